@@ -1,0 +1,35 @@
+// Where a tensor's memory lives.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace weft {
+
+enum class DeviceKind : uint8_t { cpu, cuda };
+
+struct Device {
+  DeviceKind kind = DeviceKind::cpu;
+  int8_t index = 0;
+
+  static constexpr Device cpu() { return {}; }
+  static constexpr Device cuda(int index = 0) { return {DeviceKind::cuda, static_cast<int8_t>(index)}; }
+  constexpr bool is_cpu() const { return kind == DeviceKind::cpu; }
+  constexpr bool is_cuda() const { return kind == DeviceKind::cuda; }
+  friend constexpr bool operator==(Device, Device) = default;
+};
+
+std::string to_string(Device device);  // "cpu", "cuda:0"
+
+// Device of tensors that are made without naming one; per thread, cpu at start.
+Device default_device();
+void set_default_device(Device device);
+
+// True in builds with CUDA kernels. Callers write `if constexpr (kCuda) { if (x.is_cuda()) return cuda::f(x); }`.
+#ifdef WEFT_WITH_CUDA
+inline constexpr bool kCuda = true;
+#else
+inline constexpr bool kCuda = false;
+#endif
+
+}  // namespace weft

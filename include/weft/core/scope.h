@@ -1,0 +1,36 @@
+// The path of the module that is running on this thread ("model.layers.3.mixer.q"), for errors, traces and anomaly mode.
+// A Scope costs two pointer writes; the text is put together only when somebody asks.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace weft {
+
+// Pushes a name for its lifetime. The text behind `name` must outlive the Scope.
+class Scope {
+ public:
+  explicit Scope(std::string_view name);
+  ~Scope();
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+
+  static std::string path();               // names from outermost to innermost, joined by dots; "" outside any
+  static const Scope* innermost();         // nullptr outside any
+  const Scope* outer() const { return outer_; }
+  std::string_view name() const { return name_; }
+
+ private:
+  std::string_view name_;
+  const Scope* outer_;
+};
+
+// Which rank of how many this thread speaks for in errors; set by the communicator, 0 of 1 by default.
+struct RankLabel {
+  int rank = 0;
+  int size = 1;
+};
+RankLabel rank_label();
+void set_rank_label(RankLabel label);
+
+}  // namespace weft

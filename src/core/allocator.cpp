@@ -1,0 +1,188 @@
+// The CPU's caching allocator. Blocks come in size classes (eight per doubling); freed blocks wait in a list per class
+// together with their Storage. Blocks of 4 MiB and more are advised to use huge pages.
+#include "weft/core/allocator.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kGuardBytes = 64;
+constexpr unsigned char kGuard = 0xA5;
+constexpr size_t kNumClasses = 64 * 8;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kCaches = false;  // so that AddressSanitizer sees every free
+#else
+constexpr bool kCaches = true;
+#endif
+
+thread_local const char* tag_of_thread = "other";
+std::atomic<bool> is_poisoning{false};
+
+// Class of a size and the block size of a class: 64, 128, ... 512 bytes, then 2^k * (8..15)/8.
+size_t class_of(size_t bytes) {
+  if (bytes <= 512) return (std::max<size_t>(bytes, 1) - 1) / kAlignment;
+  size_t power = std::bit_width(bytes - 1) - 1;                 // 2^power <= bytes-1 < 2^(power+1)
+  size_t eighth = ((bytes - 1) >> (power - 3)) - 8;             // 0..7
+  return 8 + (power - 9) * 8 + eighth;
+}
+size_t size_of_class(size_t index) {
+  if (index < 8) return (index + 1) * kAlignment;
+  size_t power = (index - 8) / 8 + 9, eighth = (index - 8) % 8;
+  return (size_t{9} + eighth) << (power - 3);
+}
+
+class CpuAllocator final : public Allocator {
+ public:
+  Storage* allocate(size_t bytes) override {
+    bool is_guarded = is_poisoning.load(std::memory_order_relaxed);
+    WEFT_CHECK(bytes < (size_t{1} << 62), str("allocate: ", bytes, " bytes"), "use smaller sizes");
+    size_t index = class_of(bytes + (is_guarded ? kGuardBytes : 0));
+    Storage* storage = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      if (!free_[index].empty()) {
+        storage = free_[index].back();
+        free_[index].pop_back();
+      }
+    }
+    if (!storage) storage = from_system(size_of_class(index));
+    storage->bytes = bytes;
+    storage->references.store(1, std::memory_order_relaxed);
+    storage->version.store(0, std::memory_order_relaxed);
+    storage->is_guarded = is_guarded;
+    if (is_guarded) {
+      std::memset(storage->data, 0xFF, bytes);
+      std::memset(static_cast<char*>(storage->data) + bytes, kGuard, kGuardBytes);
+    }
+    std::lock_guard lock(mutex_);
+    storage->tag = tag_index(tag_of_thread);
+    account(storage, static_cast<int64_t>(storage->capacity));
+    ++stats_.num_allocations;
+    return storage;
+  }
+
+  void release(Storage* storage) override {
+    bool is_broken = storage->is_guarded && !guard_holds(storage);
+    std::lock_guard lock(mutex_);
+    stats_.num_guard_errors += is_broken;
+    account(storage, -static_cast<int64_t>(storage->capacity));
+    if constexpr (kCaches) free_[class_of(storage->capacity)].push_back(storage);
+    else to_system(storage);
+  }
+
+  MemoryStats stats() const override {
+    std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+  void reset_peak() override {
+    std::lock_guard lock(mutex_);
+    stats_.peak_bytes = stats_.current_bytes;
+    for (auto& tag : stats_.tags) tag.peak_bytes = tag.current_bytes;
+  }
+
+  void trim() override {
+    std::lock_guard lock(mutex_);
+    for (auto& list : free_) {
+      for (Storage* storage : list) to_system(storage);
+      list.clear();
+    }
+  }
+
+ private:
+  Storage* from_system(size_t capacity) {
+    size_t alignment = capacity >= 2 * kHugePage ? kHugePage : kAlignment;
+    size_t rounded = (capacity + alignment - 1) / alignment * alignment;
+    void* data = std::aligned_alloc(alignment, rounded);
+    if (!data) {
+      trim();
+      data = std::aligned_alloc(alignment, rounded);
+    }
+    if (!data) {
+      MemoryStats now = stats();
+      fail(str("out of memory: ", capacity, " bytes asked for, ", now.current_bytes, " in live tensors, ",
+               now.reserved_bytes, " reserved, on cpu"),
+           "use a smaller batch or sequence, or train.recompute");
+    }
+    if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+    auto* storage = new Storage;
+    storage->data = data;
+    storage->capacity = capacity;
+    storage->owner = this;
+    std::lock_guard lock(mutex_);
+    stats_.reserved_bytes += static_cast<int64_t>(capacity);
+    ++stats_.num_system_allocations;
+    return storage;
+  }
+
+  // These three under mutex_.
+  void to_system(Storage* storage) {
+    stats_.reserved_bytes -= static_cast<int64_t>(storage->capacity);
+    std::free(storage->data);
+    delete storage;
+  }
+  int tag_index(const char* name) {
+    for (size_t i = 0; i < stats_.tags.size(); ++i)
+      if (stats_.tags[i].name == name) return static_cast<int>(i);
+    stats_.tags.push_back({name, 0, 0});
+    return static_cast<int>(stats_.tags.size()) - 1;
+  }
+  void account(const Storage* storage, int64_t bytes) {
+    auto& tag = stats_.tags[static_cast<size_t>(storage->tag)];
+    tag.current_bytes += bytes;
+    tag.peak_bytes = std::max(tag.peak_bytes, tag.current_bytes);
+    stats_.current_bytes += bytes;
+    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.current_bytes);
+  }
+
+  static bool guard_holds(const Storage* storage) {
+    const auto* guard = static_cast<const unsigned char*>(storage->data) + storage->bytes;
+    return std::all_of(guard, guard + kGuardBytes, [](unsigned char byte) { return byte == kGuard; });
+  }
+
+  mutable std::mutex mutex_;
+  std::array<std::vector<Storage*>, kNumClasses> free_;
+  MemoryStats stats_;
+};
+
+}  // namespace
+
+void Storage::release() {
+  if (references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (owner) owner->release(this);
+  else delete this;
+}
+
+#ifdef WEFT_WITH_CUDA
+Allocator& cuda_allocator(int index);  // src/core/cuda
+#endif
+
+Allocator& allocator([[maybe_unused]] Device device) {
+  static CpuAllocator& cpu = *new CpuAllocator;  // never destroyed: tensors in static storage may outlive it
+#ifdef WEFT_WITH_CUDA
+  if (device.is_cuda()) return cuda_allocator(device.index);
+#endif
+  return cpu;
+}
+
+MemoryTag::MemoryTag(const char* name) : outer_(tag_of_thread) { tag_of_thread = name; }
+MemoryTag::~MemoryTag() { tag_of_thread = outer_; }
+const char* MemoryTag::current() { return tag_of_thread; }
+
+void set_memory_poison(bool is_on) { is_poisoning.store(is_on); }
+
+}  // namespace weft

@@ -1,0 +1,21 @@
+#include "weft/core/device.h"
+
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+thread_local Device device_of_thread;
+}  // namespace
+
+std::string to_string(Device device) { return device.is_cpu() ? "cpu" : str("cuda:", static_cast<int>(device.index)); }
+
+Device default_device() { return device_of_thread; }
+
+void set_default_device(Device device) {
+  WEFT_CHECK(kCuda || device.is_cpu(), str("set_default_device: ", device, " is not in this build"),
+             "configure with WEFT_CUDA=ON, or use Device::cpu()");
+  device_of_thread = device;
+}
+
+}  // namespace weft

@@ -1,0 +1,40 @@
+// main() of every test program: new memory is NaN, guards behind blocks are checked after each test, and a failure
+// prints the seed (WEFT_TEST_SEED sets it).
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "tests/support/random.h"
+#include "weft/core/allocator.h"
+
+namespace weft::test {
+
+uint64_t seed() {
+  static const uint64_t value = [] {
+    const char* text = std::getenv("WEFT_TEST_SEED");
+    return text ? std::strtoull(text, nullptr, 10) : 20260101u;
+  }();
+  return value;
+}
+
+namespace {
+
+class GuardListener : public ::testing::EmptyTestEventListener {
+  void OnTestStart(const ::testing::TestInfo&) override { errors_ = allocator(Device::cpu()).stats().num_guard_errors; }
+  void OnTestEnd(const ::testing::TestInfo& info) override {
+    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_) << "a kernel wrote behind the end of its tensor";
+    if (info.result()->Failed()) std::printf("WEFT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed()));
+  }
+  int64_t errors_ = 0;
+};
+
+}  // namespace
+}  // namespace weft::test
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  weft::set_memory_poison(true);
+  ::testing::UnitTest::GetInstance()->listeners().Append(new weft::test::GuardListener);
+  return RUN_ALL_TESTS();
+}

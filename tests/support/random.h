@@ -1,0 +1,26 @@
+// The seed of this test run and random tensors made from it.
+#pragma once
+
+#include <cstdint>
+
+#include "weft/core/rng.h"
+#include "weft/core/tensor.h"
+
+namespace weft::test {
+
+uint64_t seed();
+
+// Standard normal values, rounded to `dtype`. Different names give different values.
+inline Tensor random_normal(const Shape& shape, std::string_view name, DType dtype = kF32) {
+  Rng rng = Rng(seed())[name];
+  Tensor t = Tensor::empty(shape, dtype);
+  for (int64_t i = 0; i < t.num_elements(); ++i) {
+    float x = rng.normal(static_cast<uint64_t>(i));
+    if (dtype == kF64) t.mutable_data<double>()[i] = x;
+    else if (dtype == kBF16) t.mutable_data<BFloat16>()[i] = BFloat16(x);
+    else t.mutable_data<float>()[i] = x;
+  }
+  return t;
+}
+
+}  // namespace weft::test
