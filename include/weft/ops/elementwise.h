@@ -1,0 +1,89 @@
+// Elementwise ops on f32, bf16 (computed in f32, rounded once) and f64, with broadcasting where two tensors meet.
+// Inputs may have any strides; results are fresh and row-major. f_backward(dy, kept) returns dx.
+#pragma once
+
+#include <utility>
+
+#include "weft/core/tensor.h"
+
+namespace weft {
+class Rng;
+}
+
+namespace weft::ops {
+
+// Two tensors of one dtype, broadcast against each other.
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor sub(const Tensor& a, const Tensor& b);
+Tensor mul(const Tensor& a, const Tensor& b);
+Tensor div(const Tensor& a, const Tensor& b);
+Tensor maximum(const Tensor& a, const Tensor& b);
+Tensor minimum(const Tensor& a, const Tensor& b);
+Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);    // mask is bool; a where true, else b
+Tensor sum_to(const Tensor& x, const Shape& shape);                    // sums what broadcasting repeated: backward of it
+
+// A tensor and a number.
+Tensor scale(const Tensor& x, double factor);
+Tensor add_scalar(const Tensor& x, double number);
+
+// One tensor. The comment names what the backward keeps.
+Tensor neg(const Tensor& x);
+Tensor abs(const Tensor& x);
+Tensor square(const Tensor& x);
+Tensor sqrt(const Tensor& x);
+Tensor rsqrt(const Tensor& x);
+Tensor exp(const Tensor& x);
+Tensor log(const Tensor& x);
+Tensor sin(const Tensor& x);
+Tensor cos(const Tensor& x);
+Tensor tanh(const Tensor& x);
+Tensor sigmoid(const Tensor& x);
+Tensor log_sigmoid(const Tensor& x);
+Tensor softplus(const Tensor& x);
+Tensor relu(const Tensor& x);
+Tensor elu(const Tensor& x);                          // alpha = 1
+Tensor silu(const Tensor& x);
+Tensor gelu(const Tensor& x);                         // exact: x * Phi(x)
+Tensor gelu_tanh(const Tensor& x);                    // the tanh form of GPT-2
+Tensor softcap(const Tensor& x, double cap);          // cap * tanh(x / cap)
+
+Tensor abs_backward(const Tensor& dy, const Tensor& x);
+Tensor square_backward(const Tensor& dy, const Tensor& x);
+Tensor sqrt_backward(const Tensor& dy, const Tensor& y);
+Tensor rsqrt_backward(const Tensor& dy, const Tensor& y);
+Tensor exp_backward(const Tensor& dy, const Tensor& y);
+Tensor log_backward(const Tensor& dy, const Tensor& x);
+Tensor sin_backward(const Tensor& dy, const Tensor& x);
+Tensor cos_backward(const Tensor& dy, const Tensor& x);
+Tensor tanh_backward(const Tensor& dy, const Tensor& y);
+Tensor sigmoid_backward(const Tensor& dy, const Tensor& y);
+Tensor log_sigmoid_backward(const Tensor& dy, const Tensor& x);
+Tensor softplus_backward(const Tensor& dy, const Tensor& x);
+Tensor relu_backward(const Tensor& dy, const Tensor& y);
+Tensor elu_backward(const Tensor& dy, const Tensor& y);
+Tensor silu_backward(const Tensor& dy, const Tensor& x);
+Tensor gelu_backward(const Tensor& dy, const Tensor& x);
+Tensor gelu_tanh_backward(const Tensor& dy, const Tensor& x);
+Tensor softcap_backward(const Tensor& dy, const Tensor& y, double cap);
+
+// silu(gate) * up, and both gradients in one pass.
+Tensor swiglu(const Tensor& gate, const Tensor& up);
+std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up);   // dgate, dup
+
+// Copies and conversions between any two dtypes.
+Tensor cast(const Tensor& x, DType dtype);            // x itself if it has that dtype
+Tensor contiguous(const Tensor& x);                   // x itself if it is row-major
+Tensor clone(const Tensor& x);                        // always a fresh row-major copy
+void copy_(Tensor& to, const Tensor& from);           // converts, broadcasts `from`
+void fill_(Tensor& x, double value);
+void add_(Tensor& to, const Tensor& from, double factor = 1);  // to += factor * from; `from` may be bf16 and `to` f32
+void scale_(Tensor& x, double factor);
+
+// Random values that depend on (rng, element index in row-major order) only.
+void fill_normal_(Tensor& x, Rng rng, double mean, double std);
+void fill_uniform_(Tensor& x, Rng rng, double low, double high);
+// x * keep / (1 - p), keep drawn per (row index, position, channel); x is [B, T, D], positions [B, T] i32.
+// The same call is its own backward.
+Tensor dropout(const Tensor& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
+
+}  // namespace weft::ops

@@ -1,0 +1,12 @@
+// All ops.
+#pragma once
+
+#include "weft/ops/attention.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/loss.h"
+#include "weft/ops/matmul.h"
+#include "weft/ops/norm.h"
+#include "weft/ops/optim.h"
+#include "weft/ops/reduce.h"
+#include "weft/ops/select.h"
+#include "weft/ops/sequence.h"

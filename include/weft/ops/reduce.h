@@ -1,0 +1,28 @@
+// Reductions over f32, bf16 and f64, accumulated in f32 (f64 for f64) in a fixed order that does not depend on threads.
+#pragma once
+
+#include <span>
+#include <utility>
+
+#include "weft/core/tensor.h"
+
+namespace weft::ops {
+
+Tensor sum(const Tensor& x, std::span<const int> dims, bool keep_dims = false);
+Tensor mean(const Tensor& x, std::span<const int> dims, bool keep_dims = false);
+Tensor sum(const Tensor& x, int64_t dim, bool keep_dims = false);
+Tensor mean(const Tensor& x, int64_t dim, bool keep_dims = false);
+Tensor sum_all(const Tensor& x);                      // scalar, shape []
+Tensor max(const Tensor& x, int64_t dim, bool keep_dims = false);
+Tensor argmax(const Tensor& x, int64_t dim);          // i64; the lowest index wins a tie
+double sum_of_squares(const Tensor& x);               // accumulated in f64
+bool all_finite(const Tensor& x);
+
+// Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out.
+struct CumsumOptions {
+  bool reverse = false;
+  bool exclusive = false;
+};
+Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options = {});   // backward: the same with reverse flipped
+
+}  // namespace weft::ops
