@@ -64,6 +64,7 @@ class Tensor {
   template <class T>
   std::vector<T> to_vector() const;                     // elements in row-major order, any strides, CPU
   uint64_t version() const { return storage_ ? storage_->version.load(std::memory_order_relaxed) : 0; }
+  bool is_unshared() const { return storage_ && storage_->references.load(std::memory_order_acquire) == 1; }
   bool shares_memory_with(const Tensor& other) const { return storage_ && storage_ == other.storage_; }
 
   // Views: same memory, no copy. reshape() of strides that cannot be merged is an Error (call ops::contiguous).

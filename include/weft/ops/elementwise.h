@@ -19,6 +19,7 @@ Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
+Tensor equal(const Tensor& a, const Tensor& b);                        // bool
 Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);    // mask is bool; a where true, else b
 Tensor sum_to(const Tensor& x, const Shape& shape);                    // sums what broadcasting repeated: backward of it
 

@@ -1,0 +1,69 @@
+// What the tape keeps of a node besides its closure. A node is one block: [NodeHeader | NodeOf<closure> | edges | outputs].
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "weft/autograd/record.h"
+
+namespace weft::autograd {
+
+// Where an input came from: output `output` of `node`; node is nullptr if that input wants no gradient.
+struct Edge {
+  Node* node = nullptr;
+  int output = 0;
+};
+
+struct Output {
+  Shape shape;
+  DType dtype = kF32;
+  Tensor grad;                     // collected during backward
+};
+
+struct Hook {
+  int output;
+  std::function<void(Tensor&)> call;
+};
+
+struct alignas(16) NodeHeader {
+  std::atomic<int64_t> references{1};
+  const char* op = "";
+  uint64_t sequence = 0;           // creation order on all threads: consumers have higher numbers than what they consume
+  Edge* edges = nullptr;
+  Output* outputs = nullptr;
+  uint32_t num_edges = 0, num_outputs = 0;
+  uint32_t block_bytes = 0;
+  bool is_leaf = false, is_queued = false, was_used = false;
+  std::vector<Hook>* hooks = nullptr;      // rare
+  std::string* path = nullptr;             // module path, in anomaly mode only
+
+  std::span<Edge> inputs() { return {edges, num_edges}; }
+  std::span<Output> results() { return {outputs, num_outputs}; }
+};
+
+inline NodeHeader& header(Node* node) {
+  return *std::launder(reinterpret_cast<NodeHeader*>(reinterpret_cast<char*>(node) - sizeof(NodeHeader)));
+}
+
+// A variable(): collects gradients instead of passing them on.
+class Leaf final : public Node {
+ public:
+  explicit Leaf(std::string_view leaf_name) : name(leaf_name) {}
+  Grads run(std::span<const Tensor>, Wants) override { return Grads{}; }
+  void drop_closure() override {}
+
+  std::string name;
+  Tensor grad;                     // f32 (f64 for f64)
+};
+
+bool set_recording(bool is_on);                                               // returns what it was
+// One backward from several roots; undefined seeds are skipped.
+void backward_through(std::span<const Var> roots, std::span<const Tensor> seeds);
+Tensor take_grad(const Var& leaf);                                             // moves the collected gradient out, in the leaf's dtype
+
+}  // namespace weft::autograd

@@ -1,0 +1,39 @@
+// Normalisations over the last dimension.
+#include "weft/ops/norm.h"
+
+#include "weft/autograd/functions.h"
+#include "weft/autograd/record.h"
+
+namespace weft {
+
+Var rms_norm(const Var& x, const Var& weight, double eps) {
+  auto [y, inv_rms] = ops::rms_norm(x.value(), weight.value(), eps);
+  return record("rms_norm", y, {x, weight},
+                [x = Saved(x.value()), w = Saved(weight.value()), inv_rms = Saved(inv_rms)](const Tensor& dy, Wants) {
+                  auto [dx, dweight] = ops::rms_norm_backward(dy, x, w, inv_rms);
+                  return Grads{dx, dweight};
+                });
+}
+
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps) {
+  auto [y, mean, inv_std] = ops::layer_norm(x.value(), weight.value(), bias.value(), eps);
+  return record("layer_norm", y, {x, weight, bias},
+                [x = Saved(x.value()), w = Saved(weight.value()), mean = Saved(mean), inv_std = Saved(inv_std)](const Tensor& dy, Wants) {
+                  auto [dx, dweight, dbias] = ops::layer_norm_backward(dy, x, w, mean, inv_std);
+                  return Grads{dx, dweight, dbias};
+                });
+}
+
+Var softmax(const Var& x) {
+  Tensor y = ops::softmax(x.value());
+  return record("softmax", y, {x}, [y = Saved(y)](const Tensor& dy, Wants) { return Grads{ops::softmax_backward(dy, y)}; });
+}
+
+Var logsumexp(const Var& x) {
+  Tensor l = ops::logsumexp(x.value());
+  return record("logsumexp", l, {x}, [x = Saved(x.value()), l = Saved(l)](const Tensor& dl, Wants) {
+    return Grads{ops::logsumexp_backward(dl, x, l)};
+  });
+}
+
+}  // namespace weft

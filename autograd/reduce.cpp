@@ -1,0 +1,72 @@
+// Reductions and running sums.
+#include "weft/ops/reduce.h"
+
+#include <algorithm>
+
+#include "weft/autograd/functions.h"
+#include "weft/autograd/record.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/select.h"
+
+namespace weft {
+
+namespace {
+
+Shape kept_shape(const Shape& shape, std::span<const int> dims, std::string_view op) {
+  Shape kept = shape;
+  for (int dim : dims) kept[wrap_dim(dim, shape.num_dims(), op)] = 1;
+  return kept;
+}
+
+// dy of a reduction, spread over what was reduced (a view with stride 0).
+Tensor spread(const Tensor& dy, const Shape& kept, const Shape& shape) { return ops::contiguous(dy).reshape(kept).expand(shape); }
+
+}  // namespace
+
+Var sum(const Var& x, std::span<const int> dims, bool keep_dims) {
+  return record("sum", ops::sum(x.value(), dims, keep_dims), {x},
+                [shape = x.shape(), kept = kept_shape(x.shape(), dims, "sum")](const Tensor& dy, Wants) {
+                  return Grads{spread(dy, kept, shape)};
+                });
+}
+
+Var mean(const Var& x, std::span<const int> dims, bool keep_dims) {
+  Shape kept = kept_shape(x.shape(), dims, "mean");
+  double count = static_cast<double>(x.value().num_elements()) / static_cast<double>(std::max<int64_t>(kept.num_elements(), 1));
+  return record("mean", ops::mean(x.value(), dims, keep_dims), {x}, [shape = x.shape(), kept, count](const Tensor& dy, Wants) {
+    return Grads{spread(ops::scale(dy, 1 / count), kept, shape)};
+  });
+}
+
+Var sum(const Var& x, int64_t dim, bool keep_dims) {
+  int d = wrap_dim(dim, x.num_dims(), "sum");
+  return sum(x, std::span<const int>(&d, 1), keep_dims);
+}
+
+Var mean(const Var& x, int64_t dim, bool keep_dims) {
+  int d = wrap_dim(dim, x.num_dims(), "mean");
+  return mean(x, std::span<const int>(&d, 1), keep_dims);
+}
+
+Var sum_all(const Var& x) {
+  return record("sum_all", ops::sum_all(x.value()), {x}, [shape = x.shape()](const Tensor& dy, Wants) {
+    return Grads{dy.expand(shape)};
+  });
+}
+
+Var max(const Var& x, int64_t dim, bool keep_dims) {
+  int d = wrap_dim(dim, x.num_dims(), "max");
+  Tensor at = ops::argmax(x.value(), d).unsqueeze(d);
+  Tensor y = ops::max(x.value(), d, keep_dims);
+  return record("max", y, {x}, [at = Saved(at), shape = x.shape(), d, keep_dims](const Tensor& dy, Wants) {
+    return Grads{ops::scatter_add(shape, d, at, keep_dims ? dy : dy.unsqueeze(d))};
+  });
+}
+
+Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options) {
+  return record("cumsum", ops::cumsum(x.value(), dim, options), {x}, [dim, options](const Tensor& dy, Wants) {
+    return Grads{ops::cumsum(dy, dim, {.reverse = !options.reverse, .exclusive = options.exclusive})};
+  });
+}
+
+}  // namespace weft

@@ -1,0 +1,36 @@
+// Functions that know about tokens: rotary phases, short convolution, attention.
+#include "weft/ops/sequence.h"
+
+#include "weft/autograd/functions.h"
+#include "weft/autograd/record.h"
+
+namespace weft {
+
+Var rotary(const Var& x_BTHK, const ops::RotaryTable& table) {
+  return record("rotary", ops::rotary(x_BTHK.value(), table), {x_BTHK},
+                [table](const Tensor& dy, Wants) { return Grads{ops::rotary_backward(dy, table)}; });
+}
+
+Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const Tensor& documents_BT) {
+  Tensor y = ops::causal_conv(x_BTD.value(), weight_DW.value(), bias_D.value(), documents_BT);
+  return record("causal_conv", y, {x_BTD, weight_DW, bias_D},
+                [x = Saved(x_BTD.value()), w = Saved(weight_DW.value()), documents = Saved(documents_BT),
+                 has_bias = bias_D.defined()](const Tensor& dy, Wants) {
+                  auto [dx, dweight, dbias] = ops::causal_conv_backward(dy, x, w, has_bias, documents);
+                  return Grads{dx, dweight, dbias};
+                });
+}
+
+std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
+                          const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
+  ops::Attention result = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
+  auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()), out = Saved(result.out),
+                      lse = Saved(result.lse), queries, keys, options](std::span<const Tensor> dys, Wants) {
+    Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
+    auto [dq, dk, dv] = ops::attend_backward(dout, dys[1], q, k, v, {out.get(), lse.get()}, queries, keys, options);
+    return Grads{dq, dk, dv};
+  };
+  return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV}, std::move(backward_of));
+}
+
+}  // namespace weft

@@ -1,0 +1,116 @@
+// Differentiable functions. Each is the op of the same name in weft/ops/ with its backward; shapes and errors are said there.
+#pragma once
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "weft/autograd/var.h"
+#include "weft/ops/attention.h"
+#include "weft/ops/loss.h"
+#include "weft/ops/matmul.h"
+#include "weft/ops/reduce.h"
+#include "weft/ops/sequence.h"
+
+namespace weft {
+
+// elementwise.cpp
+Var add(const Var& a, const Var& b);
+Var sub(const Var& a, const Var& b);
+Var mul(const Var& a, const Var& b);
+Var div(const Var& a, const Var& b);
+Var maximum(const Var& a, const Var& b);      // at a tie the gradient goes to a
+Var minimum(const Var& a, const Var& b);
+Var where(const Tensor& mask, const Var& a, const Var& b);
+Var scale(const Var& x, double factor);
+Var add_scalar(const Var& x, double number);
+inline Var operator+(const Var& a, const Var& b) { return add(a, b); }
+inline Var operator-(const Var& a, const Var& b) { return sub(a, b); }
+inline Var operator*(const Var& a, const Var& b) { return mul(a, b); }
+inline Var operator/(const Var& a, const Var& b) { return div(a, b); }
+inline Var operator*(const Var& x, double factor) { return scale(x, factor); }
+inline Var operator*(double factor, const Var& x) { return scale(x, factor); }
+inline Var operator+(const Var& x, double number) { return add_scalar(x, number); }
+inline Var operator-(const Var& x, double number) { return add_scalar(x, -number); }
+inline Var operator-(const Var& x) { return scale(x, -1); }
+Var neg(const Var& x);
+Var abs(const Var& x);
+Var square(const Var& x);
+Var sqrt(const Var& x);
+Var rsqrt(const Var& x);
+Var exp(const Var& x);
+Var log(const Var& x);
+Var sin(const Var& x);
+Var cos(const Var& x);
+Var tanh(const Var& x);
+Var sigmoid(const Var& x);
+Var log_sigmoid(const Var& x);
+Var softplus(const Var& x);
+Var relu(const Var& x);
+Var elu(const Var& x);
+Var silu(const Var& x);
+Var gelu(const Var& x);
+Var gelu_tanh(const Var& x);
+Var softcap(const Var& x, double cap);
+Var swiglu(const Var& gate, const Var& up);
+Var cast(const Var& x, DType dtype);          // the gradient is cast back
+Var dropout(const Var& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
+
+// view.cpp: no copies forward, except where the name says so
+Var reshape(const Var& x, const Shape& shape);       // copies if the strides cannot be merged
+Var permute(const Var& x, std::initializer_list<int> order);
+Var transpose(const Var& x, int64_t dim_a, int64_t dim_b);
+Var slice(const Var& x, int64_t dim, int64_t begin, int64_t end, int64_t step = 1);
+Var select(const Var& x, int64_t dim, int64_t index);
+Var expand(const Var& x, const Shape& shape);
+Var unsqueeze(const Var& x, int64_t dim);
+Var squeeze(const Var& x, int64_t dim);
+std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim);   // views; one join in backward
+Var concatenate(std::span<const Var> parts, int64_t dim);                            // copies
+
+// reduce.cpp
+Var sum(const Var& x, std::span<const int> dims, bool keep_dims = false);
+Var mean(const Var& x, std::span<const int> dims, bool keep_dims = false);
+Var sum(const Var& x, int64_t dim, bool keep_dims = false);
+Var mean(const Var& x, int64_t dim, bool keep_dims = false);
+Var sum_all(const Var& x);
+Var max(const Var& x, int64_t dim, bool keep_dims = false);      // the gradient goes to the lowest index of the maximum
+Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options = {});
+
+// matmul.cpp
+Var matmul(const Var& a, const Var& b, ops::MatmulOptions options = {});
+Var linear(const Var& x, const Var& weight, const Var& bias = {});
+
+// norm.cpp
+Var rms_norm(const Var& x, const Var& weight, double eps);
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);
+Var softmax(const Var& x);
+Var logsumexp(const Var& x);
+
+// sequence.cpp
+Var rotary(const Var& x_BTHK, const ops::RotaryTable& table);
+Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const Tensor& documents_BT);
+// {out, lse}, both differentiable. lse is undefined for normalisers without one.
+std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
+                          const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
+
+// select.cpp
+Var embedding(const Var& table, const Tensor& ids);
+Var gather(const Var& x, int64_t dim, const Tensor& index);
+Var scatter_add(const Shape& shape, int64_t dim, const Tensor& index, const Var& x);
+struct TopKVar {
+  Var values;
+  Tensor indices;
+};
+TopKVar topk(const Var& x, int64_t k);
+
+// loss.cpp
+Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);                     // losses per token
+struct LinearCrossEntropyVar {
+  Var loss;                                   // scalar, options.factor * sum
+  Tensor losses;                              // per token, for reports
+};
+LinearCrossEntropyVar linear_cross_entropy(const Var& x_ND, const Var& weight_VD, const Tensor& targets_N,
+                                           ops::LinearCrossEntropyOptions options = {});
+
+}  // namespace weft

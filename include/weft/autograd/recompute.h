@@ -1,0 +1,21 @@
+// Recomputation (activation checkpointing): f runs without recording; backward runs it again with recording and differentiates
+// that. What f reads besides its inputs must be the same both times; random numbers keyed by index are.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "weft/autograd/var.h"
+
+namespace weft {
+
+using VarFunction = std::function<std::vector<Var>(std::span<const Var>)>;
+
+// Outputs of f(inputs). Gradients reach the inputs and every variable() that f uses.
+std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs);
+
+// True while a backward runs some f again: reports and statistics are not taken twice.
+bool is_recomputing();
+
+}  // namespace weft
