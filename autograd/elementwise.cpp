@@ -3,6 +3,7 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/autograd/record.h"
+#include "weft/core/error.h"
 #include "weft/core/rng.h"
 
 namespace weft {
@@ -121,6 +122,11 @@ Var cast(const Var& x, DType dtype) {
   if (x.dtype() == dtype) return x;
   return record("cast", ops::cast(x.value(), dtype), {x},
                 [from = x.dtype()](const Tensor& dy, Wants) { return Grads{ops::cast(dy, from)}; });
+}
+
+void assign(Tensor& to, const Tensor& from) {
+  WEFT_CHECK(to.shape() == from.shape(), str("assign: ", from, " into ", to), "keep the shape");
+  ops::copy_(to, from);
 }
 
 Var dropout(const Var& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row) {

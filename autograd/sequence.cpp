@@ -33,4 +33,13 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
   return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV}, std::move(backward_of));
 }
 
+ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options) {
+  return ops::rotary_table(positions_BT, head_width, options);
+}
+
+Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, const ops::AttentionTokens& queries,
+                             const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
+  return ops::attention_column_mass(q_BTHK.value(), k_BSGK.value(), lse_BTH.value(), queries, keys, options);
+}
+
 }  // namespace weft

@@ -56,6 +56,9 @@ Var swiglu(const Var& gate, const Var& up);
 Var cast(const Var& x, DType dtype);          // the gradient is cast back
 Var dropout(const Var& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
 
+// Writes `from` (converted) into `to`, which must have its shape: for parameters and buffers, off the tape.
+void assign(Tensor& to, const Tensor& from);
+
 // view.cpp: no copies forward, except where the name says so
 Var reshape(const Var& x, const Shape& shape);       // copies if the strides cannot be merged
 Var permute(const Var& x, std::initializer_list<int> order);
@@ -93,6 +96,11 @@ Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const
 // {out, lse}, both differentiable. lse is undefined for normalisers without one.
 std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
                           const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
+
+// Without gradients, for layers: they reach ops through here.
+ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);
+Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, const ops::AttentionTokens& queries,
+                             const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
 
 // select.cpp
 Var embedding(const Var& table, const Tensor& ids);

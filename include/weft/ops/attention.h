@@ -21,7 +21,7 @@ struct AttentionMask {
 // What happens to scale * q.k before the normaliser.
 struct AttentionScore {
   double softcap = 0;              // if > 0: cap * tanh(s / cap)
-  Tensor alibi_slopes;             // [H] f32 or undefined: s -= slope_h * (query - key position)
+  Tensor alibi_slopes = {};        // [H] f32 or undefined: s -= slope_h * (query - key position)
 };
 
 enum class Normaliser {
@@ -41,13 +41,13 @@ struct AttentionOptions {
 
 // Positions [B, T] or [B, S] i32; documents the same shape, or undefined.
 struct AttentionTokens {
-  Tensor positions, documents;
+  Tensor positions = {}, documents = {};
 };
 
 // The normaliser's merge state. Softmax: out [B, T, H, V] f32 (f64 for f64) normalised so far, lse [B, T, H];
 // a query that has seen no key has out = 0 and lse = -inf. Sum: out only.
 struct AttentionState {
-  Tensor out, lse;
+  Tensor out = {}, lse = {};
 };
 
 // Empty state for q, ready to be passed through any number of attend_block() calls over disjoint key sets.
@@ -58,7 +58,7 @@ void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_B
 
 // One call over one key set: out in the dtype of q, lse f32 (f64 for f64; undefined for normalisers without one).
 struct Attention {
-  Tensor out, lse;
+  Tensor out = {}, lse = {};
 };
 Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
                  const AttentionTokens& keys, const AttentionOptions& options);

@@ -13,12 +13,24 @@ struct RotaryOptions {
   double base = 10000;
   bool interleaved = false;        // pairs (2m, 2m+1); default half-split pairs (m, m + K/2) as in Llama checkpoints
   double fraction = 1;             // rotates the first fraction * K channels, an even number
-  struct Linear { double factor = 1; };
-  struct Llama3 { double factor = 8, low_freq_factor = 1, high_freq_factor = 4; int64_t original_context = 8192; };
-  struct Yarn { double factor = 4, beta_fast = 32, beta_slow = 1, attention_factor = 0; int64_t original_context = 4096; };
+  struct Linear {
+    double factor = 1;
+    friend bool operator==(const Linear&, const Linear&) = default;
+  };
+  struct Llama3 {
+    double factor = 8, low_freq_factor = 1, high_freq_factor = 4;
+    int64_t original_context = 8192;
+    friend bool operator==(const Llama3&, const Llama3&) = default;
+  };
+  struct Yarn {
+    double factor = 4, beta_fast = 32, beta_slow = 1, attention_factor = 0;   // 0: 0.1 ln(factor) + 1
+    int64_t original_context = 4096;
+    friend bool operator==(const Yarn&, const Yarn&) = default;
+  };
   std::optional<Linear> linear = {};
   std::optional<Llama3> llama3 = {};
   std::optional<Yarn> yarn = {};
+  friend bool operator==(const RotaryOptions&, const RotaryOptions&) = default;
 };
 
 // Angles are computed in f64 from integer positions and stored as f32; one table serves all layers of a step.

@@ -1,0 +1,65 @@
+// A decoder-only language model put together from plain options: embedding, blocks of (norm, mixer, norm, feed-forward) on a
+// residual stream, final norm, output weight.
+//   LanguageModel model({.vocab = 256, .dim = 128, .layers = 4, .context = 256, .mixers = {{.heads = 4}}}, Rng(1));
+//   backward(model.loss(batch_tokens, targets, tokens, 1.0 / num_targets).loss);
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "weft/nn/mixers.h"
+
+namespace weft {
+
+enum class PositionKind { rotary, learned, none };
+enum class Recompute { none, mixers, blocks };
+
+struct LanguageModelOptions {
+  int64_t vocab = 0, dim = 0, layers = 0, context = 0;
+  bool has_tied_embedding = true;
+  NormOptions norm = {};
+  PositionKind position = PositionKind::rotary;
+  ops::RotaryOptions rotary = {};
+  std::vector<SoftmaxOptions> mixers = {SoftmaxOptions{}};  // dim, rotary and the stds are filled in by the model
+  std::vector<int> pattern = {};        // mixer of each layer, repeated; empty: all mixers in turn
+  FfnOptions ffn = {};                  // likewise
+  double residual_dropout = 0;
+  double std = 0.02;
+  bool scales_init_by_depth = true;     // output projections start smaller by sqrt(2 layers)
+  Recompute recompute = Recompute::none;
+};
+
+struct LanguageModelLoss {
+  Var loss;                             // factor * sum of token losses + weighted auxiliary losses
+  Tensor losses;                        // [B, T] f32 nats, 0 where the target is ignored
+};
+
+class LanguageModel final : public Module {
+ public:
+  LanguageModel(const LanguageModelOptions& options, Rng rng);
+  ~LanguageModel() override;
+
+  Var hidden(const Tensor& ids_BT, Tokens& tokens);                                // [B, T, D] after the final norm
+  // Cross-entropy of targets [B, T] i32 (-1: ignored), in chunks. `factor` is usually 1 / number of targets of the step.
+  LanguageModelLoss loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor);
+  Tensor logits(const Tensor& ids_BT, Tokens& tokens);                             // [B, T, V] f32, no gradient
+
+  const LanguageModelOptions& options() const { return options_; }
+  void set_recompute(Recompute recompute) { options_.recompute = recompute; }
+  int64_t num_matmul_params() const;     // in matrix products; a tied head once, no look-up tables
+  double flops_per_token() const;        // training: 6 per matmul parameter, plus attention with its mask
+
+ private:
+  struct Block;
+  Var run_block(Block& block, const Var& x, Tokens& tokens);
+  const Param& output_weight() const;
+
+  LanguageModelOptions options_;
+  Embedding embedding_;
+  std::unique_ptr<Embedding> positions_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  Norm norm_;
+  std::unique_ptr<Linear> head_;
+};
+
+}  // namespace weft

@@ -1,0 +1,78 @@
+// Layers that work on each token alone: linear map, embedding, norms, feed-forward networks.
+#pragma once
+
+#include <memory>
+
+#include "weft/autograd/functions.h"
+#include "weft/nn/module.h"
+
+namespace weft {
+
+// Parameter tensors: normal values of (rng, element index), and constants.
+Tensor normal_init(const Shape& shape, Rng rng, double std);
+
+struct LinearOptions {
+  bool has_bias = false;
+  double std = 0.02;            // of the initial weight; the bias starts at 0
+};
+
+// y = x W^T + bias, x [..., in], weight [out, in].
+class Linear final : public Module {
+ public:
+  Linear(int64_t in, int64_t out, Rng rng, LinearOptions options = {});
+  Var operator()(const Var& x) const;
+  Param& weight() { return weight_; }
+
+ private:
+  Param weight_;
+  std::unique_ptr<Param> bias_;
+};
+
+// Rows of a table [count, dim].
+class Embedding final : public Module {
+ public:
+  Embedding(int64_t count, int64_t dim, Rng rng, double std = 0.02);
+  Var operator()(const Tensor& ids) const;
+  Param& weight() { return weight_; }
+
+ private:
+  Param weight_;
+};
+
+enum class NormKind { rms, layer };
+struct NormOptions {
+  NormKind kind = NormKind::rms;
+  double eps = 1e-6;
+  bool has_bias = true;         // layer norm only
+};
+
+// RMSNorm (1910.07467) or LayerNorm over the last dimension, with a gain of ones.
+class Norm final : public Module {
+ public:
+  Norm(int64_t dim, const NormOptions& options);
+  Var operator()(const Var& x) const;
+
+ private:
+  NormOptions options_;
+  Param weight_;
+  std::unique_ptr<Param> bias_;
+};
+
+enum class FfnKind { swiglu, gelu };
+struct FfnOptions {
+  FfnKind kind = FfnKind::swiglu;
+  int64_t dim = 0;
+  int64_t hidden = 0;           // 0: 4 dim for gelu, 8/3 dim rounded up to a multiple of 64 for swiglu
+  bool has_bias = false;
+  double std = 0.02, out_std = 0.02;
+};
+int64_t ffn_hidden(const FfnOptions& options);
+
+// Per token: down(silu(gate x) * up x), or down(gelu(up x)) with the tanh form of GELU.
+class Ffn : public Module {
+ public:
+  virtual Var forward(const Var& x_BTD) = 0;
+};
+std::unique_ptr<Ffn> make_ffn(const FfnOptions& options, Rng rng);
+
+}  // namespace weft

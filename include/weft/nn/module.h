@@ -1,0 +1,93 @@
+// Modules and their parameters. A module names its parts once, in its constructor; names join to paths ("layers.3.mixer.q.weight").
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "weft/autograd/var.h"
+#include "weft/core/scope.h"
+
+namespace weft {
+
+// A trained tensor. The master value is f32 (f64 in gradient checks); under bf16 compute, matrices have a bf16 working copy that
+// forward reads and the optimiser rewrites. Gradients are f32.
+class Param {
+ public:
+  explicit Param(Tensor value);
+  Param(const Param&) = delete;
+  Param& operator=(const Param&) = delete;
+
+  operator const Var&() const { return leaf_; }            // NOLINT: what forward reads
+  const Tensor& value() const { return master_; }
+  const Tensor& working() const { return working_; }       // undefined unless compute is bf16 and this is a matrix
+  const Tensor& grad() const { return leaf_.grad(); }
+  void clear_grad() { leaf_.set_grad({}); }
+  void set_value(const Tensor& value);                     // copies `value` (converted) into the master and the working copy
+  void set_compute(DType compute);                         // f32, bf16, or f64 (which converts the master)
+  Var& var() { return leaf_; }
+
+ private:
+  Tensor master_, working_;
+  Var leaf_;
+};
+
+// A running statistic: f32, no gradient, named and saved like a Param.
+class Buffer {
+ public:
+  explicit Buffer(Tensor value) : value_(std::move(value)) {}
+  const Tensor& value() const { return value_; }
+  void set_value(const Tensor& value);
+
+ private:
+  Tensor value_;
+};
+
+struct NamedParam {
+  std::string name;
+  Param* param;
+};
+struct NamedBuffer {
+  std::string name;
+  Buffer* buffer;
+};
+
+class Module {
+ public:
+  Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+  virtual ~Module() = default;
+
+  std::string_view name() const { return name_; }          // inside the parent; push it as a Scope in forward
+  std::vector<NamedParam> params() const;                  // depth first, in the order of name_parts; each once
+  std::vector<NamedBuffer> buffers() const;
+  int64_t num_params() const;                              // elements
+  void set_compute(DType compute);                         // of every Param
+  void clear_grads();
+
+ protected:
+  struct Part {
+    Part(std::string part, Module& module) : name(std::move(part)), what(&module) {}
+    Part(std::string part, Param& param) : name(std::move(part)), what(&param) {}
+    Part(std::string part, Buffer& buffer) : name(std::move(part)), what(&buffer) {}
+    std::string name;
+    std::variant<Module*, Param*, Buffer*> what;
+  };
+  // Parts must live as long as this module and stay where they are (members, or held by unique_ptr).
+  void name_parts(std::initializer_list<Part> parts);
+  void name_part(Part part);
+  void set_name(std::string name) { name_ = std::move(name); }
+
+ private:
+  void collect(const std::string& prefix, std::vector<NamedParam>* params, std::vector<NamedBuffer>* buffers) const;
+
+  std::string name_;
+  std::vector<Part> parts_;
+};
+
+}  // namespace weft

@@ -1,0 +1,104 @@
+// Tokens: what a layer may use besides its input. Tokens mix only through these calls, so a layer works under every layout of
+// the sequence, in decoding, and under diagnostics, without knowing it.
+// B batch rows, T tokens here, D model width, H query heads, G key/value heads, K head width, V value width.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "weft/core/rng.h"
+#include "weft/autograd/functions.h"
+
+namespace weft {
+
+// What is known per token. Integers are i32, shape [B, T].
+struct TokenData {
+  Tensor positions;            // global position in the row
+  Tensor documents;            // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor document_positions;   // position within the document; undefined: positions
+  int64_t first_row = 0;       // global index of batch row 0 in the step
+};
+
+// Positions 0 .. T-1 in every row, one document.
+TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position = 0);
+
+// State of one decoding: keys, values, tails and sums of earlier tokens, filled by the calls of Tokens in their order.
+class Cache;
+std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
+int64_t cached_tokens(const Cache& cache);
+
+struct TokensOptions {
+  bool is_training = false;    // dropout on, auxiliary losses collected
+  Rng rng = Rng(0);            // of this step
+  std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
+};
+
+class Tokens {
+ public:
+  Tokens(TokenData data, TokensOptions options = {});
+  ~Tokens();
+  Tokens(const Tokens&) = delete;
+  Tokens& operator=(const Tokens&) = delete;
+
+  int64_t batch() const { return data_.positions.size(0); }
+  int64_t num_tokens() const { return data_.positions.size(1); }
+  const Tensor& positions() const { return data_.positions; }                      // [B, T] i32
+  const Tensor& documents() const { return data_.documents; }                      // [B, T] i32, or undefined
+  const Tensor& document_positions() const;                                        // [B, T] i32: what rotary phases read
+  bool is_training() const { return options_.is_training; }
+
+  // The softmax core over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Documents are kept
+  // apart when they are given. `mask` and the rest as in weft/ops/attention.h.
+  std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {});
+  // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t. x [B, T, ...].
+  Var scan(const Var& x);
+  // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...].
+  Var shift(const Var& x, int64_t n);
+  // Sum over all tokens of the global batch, for losses and statistics only: it sees the future. [B, T, ...] -> [...].
+  Var sum(const Var& x);
+  // Attention mass that each key receives from all queries, [B, T, H] f32, no gradient. lse from attend().
+  Tensor column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options = {});
+
+  // One table per (width, options) and step.
+  const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
+  // Random numbers of this step for one purpose of the running module.
+  Rng random(std::string_view purpose) const;
+  Var dropout(const Var& x_BTD, double p, std::string_view purpose);               // x itself outside training
+
+  // Values of an earlier layer or of the model, by name.
+  void share(std::string_view name, const Var& value);
+  const Var& shared(std::string_view name) const;                                  // Error that lists the names if it is missing
+
+  // Auxiliary losses (weighted, added to the model's) and statistics; nothing is added when a forward is recomputed.
+  struct Loss {
+    std::string name;
+    Var value;                 // scalar
+    double weight;
+  };
+  struct Report {
+    std::string name;
+    double sum, count;
+  };
+  void add_loss(std::string_view name, const Var& value, double weight);
+  void report(std::string_view name, double sum, double count);
+  const std::vector<Loss>& losses() const { return losses_; }
+  const std::vector<Report>& reports() const { return reports_; }
+
+  // Of the cache: called by the model after all layers have seen the new tokens.
+  void finish_decode_step();
+
+ private:
+  struct Rotary;
+  TokenData data_;
+  TokensOptions options_;
+  std::vector<std::unique_ptr<Rotary>> rotary_;
+  std::vector<std::pair<std::string, Var>> shared_;
+  std::vector<Loss> losses_;
+  std::vector<Report> reports_;
+  size_t next_slot_ = 0;       // of the cache
+};
+
+}  // namespace weft

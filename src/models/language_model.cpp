@@ -1,0 +1,130 @@
+// B batch, T tokens, D model width, V vocabulary.
+#include "weft/models/language_model.h"
+
+#include <cmath>
+
+#include "weft/autograd/recompute.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+LanguageModelOptions checked(LanguageModelOptions o) {
+  WEFT_CHECK(o.vocab >= 1 && o.dim >= 1 && o.layers >= 1 && o.context >= 1,
+             str("language model: vocab ", o.vocab, ", dim ", o.dim, ", layers ", o.layers, ", context ", o.context), "all must be 1 or more");
+  WEFT_CHECK(!o.mixers.empty(), "language model: no mixer", "name at least one");
+  if (o.pattern.empty())
+    for (size_t i = 0; i < o.mixers.size(); ++i) o.pattern.push_back(static_cast<int>(i));
+  for (int index : o.pattern)
+    WEFT_CHECK(0 <= index && index < static_cast<int>(o.mixers.size()),
+               str("language model: pattern names mixer ", index, " of ", o.mixers.size()), str("use 0 .. ", o.mixers.size() - 1));
+  double out_std = o.scales_init_by_depth ? o.std / std::sqrt(2.0 * static_cast<double>(o.layers)) : o.std;
+  for (SoftmaxOptions& mixer : o.mixers) {
+    mixer.dim = o.dim;
+    mixer.rotary = o.position == PositionKind::rotary ? std::optional(o.rotary) : std::nullopt;
+    mixer.std = o.std;
+    mixer.out_std = out_std;
+  }
+  o.ffn.dim = o.dim;
+  o.ffn.std = o.std;
+  o.ffn.out_std = out_std;
+  return o;
+}
+
+}  // namespace
+
+struct LanguageModel::Block final : Module {
+  Block(const LanguageModelOptions& o, const SoftmaxOptions& mixer_options, Rng rng)
+      : mixer_norm(o.dim, o.norm), ffn_norm(o.dim, o.norm), mixer(make_softmax(mixer_options, rng["mixer"])), ffn(make_ffn(o.ffn, rng["ffn"])) {
+    name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
+  }
+  Norm mixer_norm, ffn_norm;
+  std::unique_ptr<Mixer> mixer;
+  std::unique_ptr<Ffn> ffn;
+};
+
+LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
+    : options_(checked(options)),
+      embedding_(options_.vocab, options_.dim, rng["embedding"], options_.std),
+      norm_(options_.dim, options_.norm) {
+  set_name("model");
+  name_parts({{"embedding", embedding_}});
+  if (options_.position == PositionKind::learned) {
+    positions_ = std::make_unique<Embedding>(options_.context, options_.dim, rng["positions"], options_.std);
+    name_part({"positions", *positions_});
+  }
+  for (int64_t i = 0; i < options_.layers; ++i) {
+    int mixer = options_.pattern[static_cast<size_t>(i) % options_.pattern.size()];
+    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)], rng["layers"][static_cast<uint64_t>(i)]));
+    name_part({str("layers.", i), *blocks_.back()});
+  }
+  name_part({"norm", norm_});
+  if (options_.has_tied_embedding) return;
+  head_ = std::make_unique<Linear>(options_.dim, options_.vocab, rng["head"], LinearOptions{.std = options_.std});
+  name_part({"head", *head_});
+}
+
+LanguageModel::~LanguageModel() = default;
+
+const Param& LanguageModel::output_weight() const { return head_ ? head_->weight() : const_cast<Embedding&>(embedding_).weight(); }
+
+// Pre-norm: x + mixer(norm(x)), then x + ffn(norm(x)).
+Var LanguageModel::run_block(Block& block, const Var& x_BTD, Tokens& tokens) {
+  Scope scope(block.name());
+  auto mix = [&](std::span<const Var> in) {
+    return std::vector<Var>{tokens.dropout(block.mixer->forward(block.mixer_norm(in[0]), tokens), options_.residual_dropout, "mixer")};
+  };
+  Var update = options_.recompute == Recompute::mixers ? recompute(mix, {&x_BTD, 1})[0] : mix({&x_BTD, 1})[0];
+  Var x = x_BTD + update;
+  Scope ffn_scope("ffn");
+  return x + tokens.dropout(block.ffn->forward(block.ffn_norm(x)), options_.residual_dropout, "residual");
+}
+
+Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
+  Scope scope(name());
+  WEFT_CHECK(ids_BT.num_dims() == 2 && ids_BT.shape() == tokens.positions().shape(),
+             str("language model: ids are ", ids_BT, ", positions ", tokens.positions()), "give ids [B, T] of the same tokens");
+  Var x = embedding_(ids_BT);
+  if (positions_) x = x + (*positions_)(tokens.document_positions());
+  for (auto& block : blocks_) {
+    auto run = [this, &block, &tokens](std::span<const Var> in) { return std::vector<Var>{run_block(*block, in[0], tokens)}; };
+    x = options_.recompute == Recompute::blocks ? recompute(run, {&x, 1})[0] : run({&x, 1})[0];
+  }
+  tokens.finish_decode_step();
+  return norm_(x);
+}
+
+LanguageModelLoss LanguageModel::loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor) {
+  Var x = hidden(ids_BT, tokens);
+  Scope scope(name());
+  Scope head_scope("head");
+  WEFT_CHECK(targets_BT.shape() == ids_BT.shape(), str("language model: targets are ", targets_BT, ", ids ", ids_BT), "one target per token");
+  auto [loss, losses] = linear_cross_entropy(reshape(x, {-1, options_.dim}), output_weight(), targets_BT.reshape({-1}), {.factor = factor});
+  for (const Tokens::Loss& extra : tokens.losses()) loss = loss + extra.value * extra.weight;
+  return {loss, losses.reshape(ids_BT.shape())};
+}
+
+Tensor LanguageModel::logits(const Tensor& ids_BT, Tokens& tokens) {
+  NoGrad no_grad;
+  Var x = hidden(ids_BT, tokens);
+  return matmul(x, output_weight(), {.transpose_b = true, .out = x.dtype() == kF64 ? kF64 : kF32}).value();
+}
+
+int64_t LanguageModel::num_matmul_params() const {
+  int64_t count = output_weight().value().num_elements();
+  for (const NamedParam& p : params()) {
+    bool is_table = p.param == &const_cast<Embedding&>(embedding_).weight() || (positions_ && p.param == &positions_->weight());
+    bool is_head = p.param == &output_weight();
+    if (p.param->value().num_dims() == 2 && !is_table && !is_head) count += p.param->value().num_elements();
+  }
+  return count;
+}
+
+double LanguageModel::flops_per_token() const {
+  double flops = 6.0 * static_cast<double>(num_matmul_params());
+  for (const auto& block : blocks_) flops += block->mixer->flops_per_token(block->mixer->keys_per_query(options_.context));
+  return flops;
+}
+
+}  // namespace weft

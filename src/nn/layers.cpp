@@ -1,0 +1,54 @@
+#include "weft/nn/layers.h"
+
+#include "weft/core/error.h"
+
+namespace weft {
+
+Tensor normal_init(const Shape& shape, Rng rng, double std) {
+  MemoryTag tag("parameters");
+  Tensor values = Tensor::empty(shape, kF32, Device::cpu());
+  auto* out = values.mutable_data<float>();
+  for (int64_t i = 0; i < values.num_elements(); ++i) out[i] = static_cast<float>(std) * rng.normal(static_cast<uint64_t>(i));
+  return values;
+}
+
+static Tensor constant_init(const Shape& shape, double value) {
+  MemoryTag tag("parameters");
+  return Tensor::full(shape, value);
+}
+
+Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options) : weight_(normal_init({out, in}, rng["weight"], options.std)) {
+  name_parts({{"weight", weight_}});
+  if (!options.has_bias) return;
+  bias_ = std::make_unique<Param>(constant_init({out}, 0));
+  name_part({"bias", *bias_});
+}
+
+Var Linear::operator()(const Var& x) const {
+  Scope scope(name());
+  return bias_ ? linear(x, weight_, *bias_) : linear(x, weight_);
+}
+
+Embedding::Embedding(int64_t count, int64_t dim, Rng rng, double std) : weight_(normal_init({count, dim}, rng["weight"], std)) {
+  name_parts({{"weight", weight_}});
+}
+
+Var Embedding::operator()(const Tensor& ids) const {
+  Scope scope(name());
+  return embedding(weight_, ids);
+}
+
+Norm::Norm(int64_t dim, const NormOptions& options) : options_(options), weight_(constant_init({dim}, 1)) {
+  name_parts({{"weight", weight_}});
+  if (options.kind != NormKind::layer || !options.has_bias) return;
+  bias_ = std::make_unique<Param>(constant_init({dim}, 0));
+  name_part({"bias", *bias_});
+}
+
+Var Norm::operator()(const Var& x) const {
+  Scope scope(name());
+  if (options_.kind == NormKind::rms) return rms_norm(x, weight_, options_.eps);
+  return layer_norm(x, weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
+}
+
+}  // namespace weft

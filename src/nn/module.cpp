@@ -1,0 +1,85 @@
+#include "weft/nn/module.h"
+
+#include <algorithm>
+
+#include "weft/autograd/functions.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+Param::Param(Tensor value) : master_(std::move(value)), leaf_(variable(master_, "parameter")) {
+  WEFT_CHECK(master_.is_contiguous(), str("Param: ", master_, " is a strided view"), "give a row-major tensor");
+}
+
+void Param::set_value(const Tensor& value) {
+  WEFT_CHECK(value.shape() == master_.shape(), str("Param: value ", value, " for ", master_), "keep the shape");
+  NoGrad no_grad;
+  assign(master_, value);
+  if (working_.defined()) assign(working_, master_);
+}
+
+void Param::set_compute(DType compute) {
+  WEFT_CHECK(compute == kF32 || compute == kBF16 || compute == kF64, str("set_compute: ", compute), "use f32, bf16 or f64");
+  NoGrad no_grad;
+  MemoryTag tag("parameters");
+  DType master = compute == kF64 ? kF64 : kF32;
+  if (master_.dtype() != master) master_ = cast(Var(master_), master).value();
+  working_ = compute == kBF16 && master_.num_dims() >= 2 ? cast(Var(master_), kBF16).value() : Tensor();
+  leaf_.set_grad({});
+  leaf_.set_value(working_.defined() ? working_ : master_);
+}
+
+void Buffer::set_value(const Tensor& value) {
+  WEFT_CHECK(value.shape() == value_.shape(), str("Buffer: value ", value, " for ", value_), "keep the shape");
+  assign(value_, value);
+}
+
+void Module::name_parts(std::initializer_list<Part> parts) {
+  for (const Part& part : parts) name_part(part);
+}
+
+void Module::name_part(Part part) {
+  WEFT_CHECK(!part.name.empty() && std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) { return p.name == part.name; }),
+             str("name_parts: '", part.name, "' is empty or given twice"), "give every part a name of its own");
+  if (auto* module = std::get_if<Module*>(&part.what)) (*module)->set_name(part.name);
+  parts_.push_back(std::move(part));
+}
+
+void Module::collect(const std::string& prefix, std::vector<NamedParam>* params, std::vector<NamedBuffer>* buffers) const {
+  for (const Part& part : parts_) {
+    std::string path = prefix.empty() ? part.name : prefix + "." + part.name;
+    if (auto* module = std::get_if<Module*>(&part.what)) (*module)->collect(path, params, buffers);
+    else if (auto* param = std::get_if<Param*>(&part.what)) { if (params) params->push_back({path, *param}); }
+    else if (buffers) buffers->push_back({path, std::get<Buffer*>(part.what)});
+  }
+}
+
+std::vector<NamedParam> Module::params() const {
+  std::vector<NamedParam> params, unique;
+  collect("", &params, nullptr);
+  for (NamedParam& p : params)
+    if (std::none_of(unique.begin(), unique.end(), [&](const NamedParam& u) { return u.param == p.param; })) unique.push_back(std::move(p));
+  return unique;
+}
+
+std::vector<NamedBuffer> Module::buffers() const {
+  std::vector<NamedBuffer> buffers;
+  collect("", nullptr, &buffers);
+  return buffers;
+}
+
+int64_t Module::num_params() const {
+  int64_t count = 0;
+  for (const NamedParam& p : params()) count += p.param->value().num_elements();
+  return count;
+}
+
+void Module::set_compute(DType compute) {
+  for (NamedParam& p : params()) p.param->set_compute(compute);
+}
+
+void Module::clear_grads() {
+  for (NamedParam& p : params()) p.param->clear_grad();
+}
+
+}  // namespace weft

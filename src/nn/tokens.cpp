@@ -1,0 +1,163 @@
+#include "weft/nn/tokens.h"
+
+#include <algorithm>
+
+#include "src/nn/cache.h"
+#include "weft/autograd/functions.h"
+#include "weft/autograd/recompute.h"
+#include "weft/core/error.h"
+#include "weft/core/scope.h"
+
+namespace weft {
+
+struct Tokens::Rotary {
+  int64_t head_width;
+  ops::RotaryOptions options;
+  ops::RotaryTable table;
+};
+
+TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position) {
+  Tensor positions = Tensor::empty({batch, num_tokens}, kI32, Device::cpu());
+  auto* p = positions.mutable_data<int32_t>();
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t t = 0; t < num_tokens; ++t) p[b * num_tokens + t] = static_cast<int32_t>(first_position + t);
+  return {positions, {}, {}, 0};
+}
+
+Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), options_(std::move(options)) {
+  auto check = [&](const Tensor& t, std::string_view what) {
+    WEFT_CHECK(!t.defined() || (t.num_dims() == 2 && t.dtype() == kI32 && t.shape() == data_.positions.shape()),
+               str("Tokens: ", what, " is ", t, ", positions are ", data_.positions), "give i32 tensors of one shape [B, T]");
+  };
+  WEFT_CHECK(data_.positions.defined(), "Tokens: no positions", "start from plain_tokens(batch, num_tokens)");
+  check(data_.positions, "positions");
+  check(data_.documents, "documents");
+  check(data_.document_positions, "document_positions");
+  if (options_.cache) {
+    WEFT_CHECK(options_.cache->batch() == batch(), str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
+               "make the cache for this batch");
+    options_.cache->check_room(num_tokens());
+  }
+}
+
+Tokens::~Tokens() = default;
+
+const Tensor& Tokens::document_positions() const {
+  return data_.document_positions.defined() ? data_.document_positions : data_.positions;
+}
+
+std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options) {
+  ops::AttentionTokens here{data_.positions, data_.documents};
+  options.mask.same_document = data_.documents.defined();
+  options.first_row = data_.first_row;
+  if (!is_training()) options.dropout = 0;
+  if (!options_.cache) return weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
+  WEFT_CHECK(!is_recording(), "attend: decoding with a cache has no gradient", "decode under NoGrad");
+  Cache& cache = *options_.cache;
+  Cache::Slot& slot = cache.slot(next_slot_++);
+  Tensor k = cache.append(slot.a, k_BTGK.value()), v = cache.append(slot.b, v_BTGV.value());
+  return weft::attend(q_BTHK, k, v, here, cache.keys(here), options);
+}
+
+// A running sum over the row minus what it was where the document began.
+Var Tokens::scan(const Var& x) {
+  Var total = cumsum(x, 1);
+  if (options_.cache) {
+    Cache::Slot& slot = options_.cache->slot(next_slot_++);
+    WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
+    if (slot.a.defined()) total = total + Var(slot.a);
+    slot.a = total.value().slice(1, num_tokens() - 1, num_tokens());
+    return total;
+  }
+  if (!data_.documents.defined()) return total;
+  int64_t B = batch(), T = num_tokens();
+  Tensor starts = Tensor::empty({B, T}, kI64, Device::cpu());
+  auto documents = data_.documents.to_vector<int32_t>();
+  auto* start = starts.mutable_data<int64_t>();
+  for (int64_t i = 0; i < B * T; ++i)
+    start[i] = i % T && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - 1)] ? start[i - 1] : i % T;
+  Shape index_shape = x.shape();
+  for (int i = 2; i < x.num_dims(); ++i) starts = starts.unsqueeze(-1);
+  return total - gather(cumsum(x, 1, {.exclusive = true}), 1, starts.expand(index_shape));
+}
+
+Var Tokens::shift(const Var& x, int64_t n) {
+  WEFT_CHECK(n >= 0, str("shift: n is ", n), "shift looks back: n >= 0");
+  if (n == 0) return x;
+  int64_t B = batch(), T = num_tokens(), kept = std::min(n, T);
+  Shape before_shape = x.shape();
+  before_shape[1] = n;
+  Var before = Tensor::zeros(before_shape, x.dtype(), x.device());
+  if (options_.cache) {
+    Cache::Slot& slot = options_.cache->slot(next_slot_++);
+    if (slot.a.defined()) before = slot.a;
+    const Var parts[] = {before, x};
+    slot.a = concatenate(parts, 1).value().slice(1, T, T + n);
+  }
+  const Var parts[] = {before, x.size(1) > 0 ? slice(x, 1, 0, T - kept) : x};
+  Var y = kept < n ? slice(before, 1, 0, T) : concatenate(parts, 1);
+  if (!data_.documents.defined()) return y;
+  Tensor same = Tensor::empty({B, T}, kBool, Device::cpu());
+  auto documents = data_.documents.to_vector<int32_t>();
+  for (int64_t i = 0; i < B * T; ++i)
+    same.mutable_data<bool>()[i] = i % T >= n && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - n)];
+  for (int i = 2; i < x.num_dims(); ++i) same = same.unsqueeze(-1);
+  return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
+}
+
+Var Tokens::sum(const Var& x) {
+  const int dims[] = {0, 1};
+  return weft::sum(x, dims);
+}
+
+Tensor Tokens::column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options) {
+  ops::AttentionTokens here{data_.positions, data_.documents};
+  options.mask.same_document = data_.documents.defined();
+  return weft::attention_column_mass(q_BTHK, k_BTGK, lse_BTH, here, here, options);
+}
+
+const ops::RotaryTable& Tokens::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {
+  for (const auto& entry : rotary_)
+    if (entry->head_width == head_width && entry->options == options) return entry->table;
+  rotary_.push_back(std::make_unique<Rotary>(Rotary{head_width, options, make_rotary_table(document_positions(), head_width, options)}));
+  return rotary_.back()->table;
+}
+
+Rng Tokens::random(std::string_view purpose) const { return options_.rng[Scope::path()][purpose]; }
+
+Var Tokens::dropout(const Var& x_BTD, double p, std::string_view purpose) {
+  if (!is_training() || p == 0) return x_BTD;
+  return weft::dropout(x_BTD, positions(), p, random(purpose), data_.first_row);
+}
+
+void Tokens::share(std::string_view name, const Var& value) {
+  for (auto& [known, var] : shared_)
+    if (known == name) {
+      var = value;
+      return;
+    }
+  shared_.emplace_back(std::string(name), value);
+}
+
+const Var& Tokens::shared(std::string_view name) const {
+  std::string names;
+  for (const auto& [known, var] : shared_) {
+    if (known == name) return var;
+    names += names.empty() ? known : ", " + known;
+  }
+  fail(str("shared: no value '", name, "'"), str("an earlier layer must share() it; there are: ", names.empty() ? "none" : names));
+}
+
+void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
+  if (is_training() && !is_recomputing()) losses_.push_back({std::string(name), value, weight});
+}
+
+void Tokens::report(std::string_view name, double sum, double count) {
+  if (!is_recomputing()) reports_.push_back({std::string(name), sum, count});
+}
+
+void Tokens::finish_decode_step() {
+  if (options_.cache) options_.cache->advance(num_tokens());
+}
+
+}  // namespace weft
