@@ -20,16 +20,24 @@ uint64_t seed() {
 
 namespace {
 
+int64_t expected_guard_errors = 0;
+
 class GuardListener : public ::testing::EmptyTestEventListener {
-  void OnTestStart(const ::testing::TestInfo&) override { errors_ = allocator(Device::cpu()).stats().num_guard_errors; }
+  void OnTestStart(const ::testing::TestInfo&) override {
+    errors_ = allocator(Device::cpu()).stats().num_guard_errors;
+    expected_guard_errors = 0;
+  }
   void OnTestEnd(const ::testing::TestInfo& info) override {
-    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_) << "a kernel wrote behind the end of its tensor";
+    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_ + expected_guard_errors) << "a kernel wrote behind the end of its tensor";
     if (info.result()->Failed()) std::printf("WEFT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed()));
   }
   int64_t errors_ = 0;
 };
 
 }  // namespace
+
+void expect_guard_errors(int64_t count) { expected_guard_errors = count; }
+
 }  // namespace weft::test
 
 int main(int argc, char** argv) {
