@@ -1,0 +1,65 @@
+#include "trainers/sample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "weft/core/error.h"
+
+namespace weft::train {
+
+int32_t draw(std::span<const float> logits, double temperature, double top_p, double uniform) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  auto more_likely = [&](int32_t a, int32_t b) {
+    float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  };
+  if (temperature <= 0) return *std::min_element(order.begin(), order.end(), more_likely);
+  std::sort(order.begin(), order.end(), more_likely);
+  std::vector<double> mass(order.size());
+  double top = static_cast<double>(logits[static_cast<size_t>(order[0])]), sum = 0;
+  for (size_t i = 0; i < order.size(); ++i)
+    sum += mass[i] = std::exp((static_cast<double>(logits[static_cast<size_t>(order[i])]) - top) / temperature);
+  size_t kept = 0;
+  double kept_mass = 0;
+  while (kept < order.size() && (kept == 0 || kept_mass < top_p * sum)) kept_mass += mass[kept++];
+  double left = uniform * kept_mass;
+  for (size_t i = 0; i < kept; ++i)
+    if ((left -= mass[i]) < 0) return order[i];
+  return order[kept - 1];
+}
+
+std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> prompt, const SampleOptions& options) {
+  WEFT_CHECK(!prompt.empty(), "sample: the prompt has no tokens", "give at least one");
+  WEFT_CHECK(options.temperature >= 0 && options.top_p > 0 && options.top_p <= 1 && options.tokens >= 0,
+             str("sample: temperature ", options.temperature, ", top_p ", options.top_p, ", tokens ", options.tokens),
+             "temperature and tokens are 0 or more, top_p lies in (0, 1]");
+  NoGrad no_grad;
+  int64_t context = model.options().context, vocab = options.vocab ? options.vocab : model.options().vocab;
+  Rng rng = Rng(options.seed)["sample"];
+  std::vector<int32_t> ids(prompt.begin(), prompt.end()), fresh(ids), made;
+  if (static_cast<int64_t>(fresh.size()) > context) fresh.erase(fresh.begin(), fresh.end() - context);
+  std::shared_ptr<Cache> cache = make_cache(1, context);
+  for (int64_t i = 0; i < options.tokens; ++i) {
+    int64_t seen = cached_tokens(*cache), count = static_cast<int64_t>(fresh.size());
+    if (seen + count > context) {
+      cache = make_cache(1, context);
+      seen = 0;
+      fresh.assign(ids.end() - std::min<int64_t>(static_cast<int64_t>(ids.size()), std::max<int64_t>(context / 2, 1)), ids.end());
+      count = static_cast<int64_t>(fresh.size());
+    }
+    Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});
+    Tensor logits = model.logits(Tensor::from(std::span<const int32_t>(fresh), {1, count}), tokens);
+    const float* last = logits.data<float>() + (count - 1) * model.options().vocab;
+    int32_t id = draw({last, static_cast<size_t>(vocab)}, options.temperature, options.top_p,
+                      static_cast<double>(rng.uniform(static_cast<uint64_t>(i))));
+    if (options.end_of_text && id == *options.end_of_text) break;
+    made.push_back(id);
+    ids.push_back(id);
+    fresh.assign(1, id);
+  }
+  return made;
+}
+
+}  // namespace weft::train

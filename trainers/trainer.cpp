@@ -1,0 +1,75 @@
+#include "trainers/trainer.h"
+
+#include <cmath>
+
+#include "trainers/evaluate.h"
+#include "weft/core/error.h"
+
+namespace weft::train {
+
+std::vector<OptimizerParam> optimizer_params(const LanguageModel& model) {
+  std::vector<OptimizerParam> params;
+  for (const NamedParam& p : model.params()) params.push_back({p.name, p.param->value(), p.param->working()});
+  return params;
+}
+
+Trainer::Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader& loader, TrainerOptions options,
+                 std::vector<int64_t> byte_lengths)
+    : model_(model), optimizer_(optimizer), loader_(loader), options_(options), byte_lengths_(std::move(byte_lengths)),
+      guard_(options.guard), params_(model.params()) {
+  WEFT_CHECK(params_.size() == optimizer.params().size(),
+             str("trainer: the model has ", params_.size(), " parameters, the optimiser ", optimizer.params().size()),
+             "make the optimiser from optimizer_params(model)");
+}
+
+void Trainer::resume_at(int64_t step, int64_t num_skipped) {
+  step_ = step;
+  num_skipped_ = num_skipped;
+}
+
+double Trainer::forward_backward(const data::Batch& batch, int64_t first_row, double factor) {
+  TokensOptions tokens_options{.is_training = true, .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)]};
+  Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
+  MemoryTag tag("activations");
+  LanguageModelLoss result = model_.loss(batch.tokens, batch.targets, tokens, factor);
+  double loss = result.loss.value().item();
+  backward(result.loss);
+  return loss;
+}
+
+StepResult Trainer::step() {
+  const Plan& plan = options_.plan;
+  StepResult result{.lr_factor = schedule_factor(options_.schedule, step_, plan.steps)};
+  int64_t cursor = options_.overfits_one_batch ? 0 : step_ * plan.rows_per_step;
+
+  // The loss is a sum over all targets of the step divided by their number, so the number comes first.
+  std::vector<data::Batch> batches;
+  for (int64_t i = 0; i < plan.micro_batches; ++i) {
+    batches.push_back(loader_.batch(cursor + i * plan.micro_batch, plan.micro_batch));
+    const auto* targets = batches.back().targets.data<int32_t>();
+    for (int64_t t = 0; t < batches.back().targets.num_elements(); ++t) {
+      if (targets[t] < 0) continue;
+      ++result.num_targets;
+      if (!byte_lengths_.empty()) result.num_bytes += byte_lengths_[static_cast<size_t>(targets[t])];
+    }
+  }
+  WEFT_CHECK(result.num_targets > 0, str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
+             "check data.end_of_text and document_mask");
+  for (size_t i = 0; i < batches.size(); ++i)
+    result.loss += forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, 1.0 / static_cast<double>(result.num_targets));
+
+  std::vector<Tensor> grads;
+  for (const NamedParam& p : params_) grads.push_back(p.param->grad());
+  result.grad_norm = global_norm(grads);
+  result.was_skipped = guard_.refuses(result.loss, result.grad_norm);
+  WEFT_CHECK(result.was_skipped || (std::isfinite(result.loss) && std::isfinite(result.grad_norm)),
+             str("step ", step_, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
+             "lower the learning rate, set optim.skip, or find the op with train.anomaly=true");
+  if (result.was_skipped) ++num_skipped_;
+  else optimizer_.step(grads, result.lr_factor, clip_factor(result.grad_norm, options_.clip_norm));
+  for (const NamedParam& p : params_) p.param->clear_grad();
+  ++step_;
+  return result;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,61 @@
+// One optimiser step at a time: micro-batches, loss over the global count, clipping, guard, update.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "trainers/guard.h"
+#include "trainers/translate.h"
+#include "weft/data/loader.h"
+
+namespace weft::train {
+
+struct TrainerOptions {
+  Plan plan;
+  ScheduleOptions schedule;
+  double clip_norm = 0;
+  GuardOptions guard;
+  uint64_t seed = 1;
+  bool keeps_documents_apart = false;
+  bool overfits_one_batch = false;
+};
+
+struct StepResult {
+  double loss = 0;            // nats per target of the step
+  double grad_norm = 0;       // before clipping
+  double lr_factor = 0;
+  int64_t num_targets = 0;
+  int64_t num_bytes = 0;      // of the targets' texts
+  bool was_skipped = false;
+};
+
+class Trainer {
+ public:
+  Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader& loader, TrainerOptions options,
+          std::vector<int64_t> byte_lengths);
+
+  StepResult step();                                   // Error that names step and loss if it is not finite and no guard is on
+  int64_t num_steps() const { return step_; }
+  int64_t num_tokens() const { return step_ * options_.plan.tokens_per_step; }
+  int64_t num_skipped() const { return num_skipped_; }
+  const Plan& plan() const { return options_.plan; }
+  OutlierGuard& guard() { return guard_; }
+  void resume_at(int64_t step, int64_t num_skipped);   // the data cursor is step * rows per step
+
+ private:
+  double forward_backward(const data::Batch& batch, int64_t first_row, double factor);
+
+  LanguageModel& model_;
+  Optimizer& optimizer_;
+  const data::Loader& loader_;
+  TrainerOptions options_;
+  std::vector<int64_t> byte_lengths_;
+  OutlierGuard guard_;
+  std::vector<NamedParam> params_;
+  int64_t step_ = 0, num_skipped_ = 0;
+};
+
+// The parameters of a model as an optimiser wants them.
+std::vector<OptimizerParam> optimizer_params(const LanguageModel& model);
+
+}  // namespace weft::train
