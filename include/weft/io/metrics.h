@@ -1,0 +1,58 @@
+// metrics.jsonl: one JSON object per line, appended and flushed line by line.
+//   io::MetricsWriter metrics("run/metrics.jsonl");
+//   metrics.write({.step = 10, .tokens = n, .time_s = t, .wall_s = now, .kind = "train", .values = {{"train/loss", 3.2}}});
+//   for (const auto& row : io::apply_rewinds(io::read_metrics(path))) ...
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace weft::io {
+
+struct MetricsRecord {
+  int64_t step = 0;
+  int64_t tokens = 0;
+  double time_s = 0;   // training seconds, without evaluation, checkpoints and the first 10 steps
+  double wall_s = 0;   // Unix time
+  std::string kind = {};  // "train", "val", ...; "rewind" only has a step
+  std::vector<std::pair<std::string, double>> values = {};  // keys as in TensorBoard, in the order written
+
+  std::optional<double> value(std::string_view key) const;
+};
+
+// The line without its end: {"step":..,"tokens":..,"time":..,"wall":..,"kind":..,values...}. Numbers are the shortest texts that
+// read back equal; numbers that are not finite become "nan", "inf", "-inf".
+std::string to_json(const MetricsRecord& record);
+
+class MetricsWriter {
+ public:
+  // Appends to `path`, or begins it. A last line that a killed process left torn is removed.
+  explicit MetricsWriter(const std::string& path);
+  ~MetricsWriter();
+  MetricsWriter(const MetricsWriter&) = delete;
+  MetricsWriter& operator=(const MetricsWriter&) = delete;
+
+  void write(const MetricsRecord& record);
+  // To be called on resume: lines of later steps than `step` do not count any more. Writes nothing if there are none.
+  void rewind(int64_t step);
+
+ private:
+  void append(std::string line);
+
+  std::string path_;
+  int descriptor_ = -1;
+  int64_t last_step_ = -1;  // largest step that counts
+};
+
+// All lines, "rewind" ones included. Ignores keys it does not know, values that are no numbers, and a torn last line. Error with
+// path and line number if another line is damaged.
+std::vector<MetricsRecord> read_metrics(const std::string& path);
+
+// Without the records that a later "rewind" takes back, and without the "rewind" records.
+std::vector<MetricsRecord> apply_rewinds(const std::vector<MetricsRecord>& records);
+
+}  // namespace weft::io

@@ -1,0 +1,45 @@
+// The report of a run: one HTML file with everything in it, readable offline.
+//   io::ReportData data{.title = "tiny", .facts = {{"parameters", "1.9 M"}}, .plots = io::plots_of(records)};
+//   for (const std::string& warning : io::write_report("run/report.html", data)) ...
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "weft/io/metrics.h"
+
+namespace weft::io {
+
+struct PlotSeries {
+  std::string name = {};
+  std::vector<std::pair<double, double>> points = {};  // x, y; those that are not finite leave a gap
+};
+
+struct Plot {
+  std::string title = {}, x_label = {}, y_label = {};
+  bool is_log_y = false;  // then only points with y > 0 are drawn
+  std::vector<PlotSeries> series = {};
+};
+
+// Loss (training and validation), learning rates, gradient norm and tokens per second against the step. Plots without points are
+// left out. `records` as apply_rewinds() gives them.
+std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records);
+
+struct ReportData {
+  std::string title = {};
+  std::vector<std::pair<std::string, std::string>> facts = {};    // name, value: parameters, tokens, final loss, time, ...
+  std::vector<Plot> plots = {};
+  std::vector<std::pair<std::string, std::string>> samples = {};  // heading, text; any bytes
+  std::string config = {};                                        // text of config.txtpb
+};
+
+// Writes the page atomically. Curves are drawn by gnuplot; if that fails, the page says where a plot is missing and why, its
+// tables of numbers stay, and the same text is returned as a warning. Error only if the file cannot be written.
+std::vector<std::string> write_report(const std::string& path, const ReportData& data);
+
+// One plot as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several plots on a page apart.
+std::string plot_svg(const Plot& plot, const std::string& id);
+
+}  // namespace weft::io

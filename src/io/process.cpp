@@ -1,0 +1,115 @@
+#include "src/io/internal/process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "src/io/internal/posix.h"
+#include "weft/core/error.h"
+
+extern char** environ;
+
+namespace weft::io::internal {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Descriptor {
+  int value = -1;
+  Descriptor() = default;
+  explicit Descriptor(int v) : value(v) {}
+  Descriptor(Descriptor&& other) noexcept : value(std::exchange(other.value, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    close_quietly(std::exchange(value, std::exchange(other.value, -1)));
+    return *this;
+  }
+  ~Descriptor() { close_quietly(value); }
+  void close() { close_quietly(std::exchange(value, -1)); }
+};
+
+// Two connected ends. A socket, so that writing to a program that has ended is an error code instead of SIGPIPE.
+std::pair<Descriptor, Descriptor> make_channel() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) fail_errno("open a channel for", "a process", errno);
+  return {Descriptor(ends[0]), Descriptor(ends[1])};
+}
+
+pid_t start(const std::vector<std::string>& arguments, int in, int out, int messages, const std::string& install_hint) {
+  std::vector<char*> words;
+  for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
+  words.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, in, 0);
+  posix_spawn_file_actions_adddup2(&actions, out, 1);
+  posix_spawn_file_actions_adddup2(&actions, messages, 2);
+  pid_t pid = 0;
+  int code = ::posix_spawnp(&pid, words[0], &actions, nullptr, words.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (code != 0) fail(str(arguments[0], ": cannot be started: ", std::string_view(std::strerror(code))), install_hint);
+  return pid;
+}
+
+void receive(Descriptor& from, std::string& text) {
+  char buffer[16384];
+  ssize_t n = ::read(from.value, buffer, sizeof buffer);
+  if (n > 0) text.append(buffer, static_cast<size_t>(n));
+  else if (n == 0 || errno != EINTR) from.close();
+}
+
+// Moves data until the program has closed both outputs; false if the deadline passed.
+bool exchange_data(Descriptor& in, Descriptor& out, Descriptor& messages, std::string_view input, ProcessResult& result,
+                   Clock::time_point deadline) {
+  if (input.empty()) in.close();
+  while (out.value >= 0 || messages.value >= 0) {
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    if (left <= 0) return false;
+    std::array<pollfd, 3> polled{pollfd{in.value, POLLOUT, 0}, pollfd{out.value, POLLIN, 0}, pollfd{messages.value, POLLIN, 0}};
+    if (::poll(polled.data(), polled.size(), static_cast<int>(left)) < 0 && errno != EINTR) return false;
+    if (polled[0].revents) {
+      ssize_t n = ::send(in.value, input.data(), input.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n > 0) input.remove_prefix(static_cast<size_t>(n));
+      if (input.empty() || (n < 0 && errno != EAGAIN && errno != EINTR)) in.close();
+    }
+    if (polled[1].revents) receive(out, result.output);
+    if (polled[2].revents) receive(messages, result.messages);
+  }
+  return true;
+}
+
+}  // namespace
+
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input, int timeout_s,
+                          const std::string& install_hint) {
+  auto [in, child_in] = make_channel();
+  auto [out, child_out] = make_channel();
+  auto [messages, child_messages] = make_channel();
+  pid_t pid = start(arguments, child_in.value, child_out.value, child_messages.value, install_hint);
+  child_in.close();
+  child_out.close();
+  child_messages.close();
+
+  ProcessResult result;
+  bool has_ended = exchange_data(in, out, messages, input, result, Clock::now() + std::chrono::seconds(timeout_s));
+  if (!has_ended) ::kill(pid, SIGKILL);
+  in.close();
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  WEFT_CHECK(has_ended, str(arguments[0], ": has not ended after ", timeout_s, " s and was stopped"), "run it by hand to see why");
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result;
+}
+
+}  // namespace weft::io::internal

@@ -1,0 +1,183 @@
+// The report: well-formed, self-contained, hostile text, missing gnuplot.
+#include "weft/io/report.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "tests/io/faults.h"
+#include "tests/io/temp_folder.h"
+#include "weft/io/files.h"
+
+namespace weft::io {
+namespace {
+
+using test::error_of;
+using test::expect_parts;
+using test::TempFolder;
+
+// "" if `text` is well-formed XML as far as tags, attributes, entities and ids go; otherwise what is wrong.
+std::string find_fault(std::string_view text) {
+  std::vector<std::string> open;
+  std::set<std::string> ids;
+  auto until = [&](size_t at, std::string_view end) { return text.find(end, at); };
+  for (size_t at = 0; at < text.size();) {
+    if (text[at] == '&') {
+      size_t end = until(at, ";");
+      if (end == std::string_view::npos || end - at > 8) return str("open entity at ", at);
+      at = end + 1;
+    } else if (text[at] != '<') {
+      ++at;
+    } else if (text.substr(at).starts_with("<!--")) {
+      if (until(at, "-->") == std::string_view::npos) return "open comment";
+      at = until(at, "-->") + 3;
+    } else if (text.substr(at).starts_with("<!DOCTYPE")) {
+      at = until(at, ">") + 1;
+    } else if (text.substr(at).starts_with("<![CDATA[")) {
+      if (until(at, "]]>") == std::string_view::npos) return "open CDATA";
+      at = until(at, "]]>") + 3;
+    } else {
+      bool is_end = text.substr(at).starts_with("</");
+      size_t begin = at + (is_end ? 2 : 1), name_end = text.find_first_of(" \t\n/>", begin);
+      if (name_end == std::string_view::npos) return "open tag";
+      std::string name(text.substr(begin, name_end - begin));
+      if (name.empty() || !std::isalpha(static_cast<unsigned char>(name[0]))) return str("bad tag at ", at);
+      at = name_end;
+      while (at < text.size() && text[at] != '>' && text[at] != '/') {
+        if (std::isspace(static_cast<unsigned char>(text[at]))) {
+          ++at;
+          continue;
+        }
+        size_t equals = text.find('=', at);
+        if (equals == std::string_view::npos || equals + 1 >= text.size()) return str("attribute without value at ", at);
+        std::string attribute(text.substr(at, equals - at));
+        char quote = text[equals + 1];
+        size_t end = quote == '"' || quote == '\'' ? text.find(quote, equals + 2) : std::string_view::npos;
+        if (end == std::string_view::npos) return str("unquoted attribute at ", at);
+        std::string value(text.substr(equals + 2, end - equals - 2));
+        if (value.find('<') != std::string::npos) return str("'<' in an attribute at ", at);
+        if (attribute == "id" && !ids.insert(value).second) return str("id ", value, " occurs twice");
+        at = end + 1;
+      }
+      bool is_empty = at < text.size() && text[at] == '/';
+      at += is_empty ? 2 : 1;
+      if (is_end) {
+        if (open.empty() || open.back() != name) return str("</", name, "> closes nothing at ", at);
+        open.pop_back();
+      } else if (!is_empty) {
+        open.push_back(name);
+      }
+    }
+  }
+  return open.empty() ? "" : str("<", open.back(), "> is not closed");
+}
+
+// Puts another PATH in place for the time of a test.
+class PathGuard {
+ public:
+  explicit PathGuard(const std::string& path) : old_(::getenv("PATH")) { ::setenv("PATH", path.c_str(), 1); }
+  ~PathGuard() { ::setenv("PATH", old_.c_str(), 1); }
+
+ private:
+  std::string old_;
+};
+
+const std::string kHostile = "</pre><script>alert('x')</script> & \"q\" `id` $(id) \\ \x01\xff\xC0\xAF \xED\xA0\x80 \xC3\xA4 ]]> <!-- \r\n";
+
+ReportData make_report() {
+  std::vector<MetricsRecord> records;
+  for (int i = 1; i <= 5000; ++i) {
+    double loss = 4.0 / i + (i == 700 ? 5 : 1);
+    records.push_back({.step = i, .kind = "train", .values = {{"train/loss", i == 900 ? std::nan("") : loss}, {"train/lr/adam", 1e-3}, {"train/lr/muon", 2e-2},
+                       {"train/grad_norm", 1.0 / i}, {"speed/tokens_per_second", 1e4}}});
+    if (i % 1000 == 0) records.push_back({.step = i, .kind = "val", .values = {{"val/loss", 1.5}}});
+  }
+  return {.title = "tiny " + kHostile, .facts = {{"parameters", "1.9 M"}, {kHostile, kHostile}}, .plots = plots_of(records),
+          .samples = {{"step 100", kHostile}}, .config = "model { name: \"<x>\" }\n"};
+}
+
+TEST(Report, CheckerFindsFaults) {
+  for (const char* good : {"<a/>", "<a b='1'>x &lt; y<c></c></a>"}) EXPECT_EQ(find_fault(good), "");
+  for (const char* bad : {"<a>", "<a></b>", "</a>", "<a b=1></a>", "<a>&</a>", "<a id='1'/><b id='1'/>", "<a><b></a></b>"}) EXPECT_NE(find_fault(bad), "") << bad;
+}
+
+TEST(Report, IsOneWellFormedFileWithoutReferencesToOthers) {
+  TempFolder folder;
+  auto warnings = write_report(folder / "report.html", make_report());
+  EXPECT_TRUE(warnings.empty()) << warnings[0];
+  std::string html = read_file(folder / "report.html");
+  EXPECT_EQ(find_fault(html), "");
+  EXPECT_EQ(list_folder(folder.path()).size(), 1u);
+  size_t num_plots = 0;
+  for (size_t at = html.find("<svg"); at != std::string::npos; at = html.find("<svg", at + 1)) ++num_plots;
+  EXPECT_EQ(num_plots, 4u);
+  for (const char* outside : {"src=", "<link", "<script", "@import", "url(http", "href=\"http", "href='http"}) EXPECT_EQ(html.find(outside), std::string::npos) << outside;
+  for (const char* part : {"Loss", "Learning rate", "Gradient norm", "Speed", "validation", "muon", "1.9 M", "Samples", "Configuration", "&lt;x&gt;"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+  EXPECT_LT(html.size(), 1'000'000u);
+}
+
+TEST(Report, HostileTextStaysText) {
+  TempFolder folder;
+  write_report(folder / "r.html", make_report());
+  std::string html = read_file(folder / "r.html");
+  expect_parts(html, {"&lt;/pre&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;q&quot;", "\xC3\xA4"});
+  for (char bad : {'\x01', '\xff', '\r'}) EXPECT_EQ(html.find(bad), std::string::npos);
+  EXPECT_EQ(html.find("\xED\xA0\x80"), std::string::npos);
+}
+
+TEST(Report, PlotTextsAreNeverRunByThePlotter) {
+  TempFolder folder;
+  std::string touch = "`touch " + (folder / "ran") + "` '.system('touch " + (folder / "ran") + "').' \"\n!touch " + (folder / "ran") + "\n" + kHostile;
+  std::string svg = plot_svg({.title = touch, .x_label = touch, .y_label = touch, .series = {{touch, {{0, 1}, {1, 2}}}}}, "p");
+  EXPECT_EQ(find_fault(svg), "");
+  EXPECT_FALSE(file_exists(folder / "ran"));
+  EXPECT_NE(svg.find("system("), std::string::npos);
+}
+
+TEST(Report, PlotsNumbersOfAnySize) {
+  double inf = std::numeric_limits<double>::infinity();
+  for (const PlotSeries& series : std::vector<PlotSeries>{{"one", {{1, 1}}}, {"flat", {{1, 2}, {2, 2}}}, {"gap", {{1, 1}, {2, std::nan("")}, {3, inf}, {4, 2}}}, {"wide", {{0, 1e-300}, {1e18, 1e300}}}})
+    for (bool is_log : {false, true}) EXPECT_EQ(find_fault(plot_svg({.title = "t", .is_log_y = is_log, .series = {series}}, "p")), "") << series.name;
+  expect_parts(error_of([] { plot_svg({.title = "none", .is_log_y = true, .series = {{"s", {{1, -1}}}}}, "p"); }), {"plot 'none'", "no series has a point"});
+}
+
+TEST(Report, WithoutGnuplotItHasTablesAndSaysWhatIsMissing) {
+  TempFolder folder;
+  PathGuard guard(folder.path());
+  auto warnings = write_report(folder / "report.html", make_report());
+  ASSERT_EQ(warnings.size(), 4u);
+  expect_parts(warnings[0], {"plot 'Loss' is missing", "gnuplot: cannot be started", "apt-get install", "gnuplot-nox"});
+  std::string html = read_file(folder / "report.html");
+  EXPECT_EQ(find_fault(html), "");
+  expect_parts(html, {"class=\"missing\"", "gnuplot-nox", "<td>training</td><td class=\"n\">4999</td>", "1.9 M"});
+  expect_parts(error_of([] { plot_svg({.title = "t", .series = {{"s", {{1, 1}}}}}, "p"); }), {"gnuplot: cannot be started", "fix: install gnuplot"});
+}
+
+TEST(Report, PlotterThatFailsOrIgnoresItsInputIsAWarning) {
+  TempFolder folder;
+  write_file_atomically(folder / "gnuplot", "#!/bin/sh\necho broken terminal >&2\nexit 3\n");
+  ASSERT_EQ(::chmod((folder / "gnuplot").c_str(), 0755), 0);
+  PathGuard guard(folder.path());
+  auto warnings = write_report(folder / "report.html", make_report());
+  ASSERT_EQ(warnings.size(), 4u);
+  expect_parts(warnings[0], {"failed with exit code 3", "broken terminal"});
+}
+
+TEST(Report, FullDiskKeepsTheOldReport) {
+  TempFolder folder;
+  write_file_atomically(folder / "report.html", "old");
+  ReportData data{.title = "t"};
+  test::set_fault(test::Fault::disk_full, 0);
+  std::string text = error_of([&] { write_report(folder / "report.html", data); });
+  test::set_fault(test::Fault::none, 0);
+  expect_parts(text, {"report.html", "No space left on device"});
+  EXPECT_EQ(read_file(folder / "report.html"), "old");
+}
+
+}  // namespace
+}  // namespace weft::io
