@@ -1,0 +1,23 @@
+// `weft train`: from a config to a trained model in a run folder.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace weft::cli {
+class Console;
+}
+
+namespace weft::train {
+
+struct PretrainArguments {
+  std::string config_file;
+  std::vector<std::string> overrides;
+  std::string run_folder;                // empty: runs/<name>
+  std::string resume = "auto";           // auto: continue what the folder holds; never: Error if it holds a checkpoint; or a checkpoint folder
+};
+
+// Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).
+int pretrain(cli::Console& console, const PretrainArguments& arguments);
+
+}  // namespace weft::train

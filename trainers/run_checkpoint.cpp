@@ -1,0 +1,95 @@
+#include "trainers/run_checkpoint.h"
+
+#include <algorithm>
+
+#include "trainers/run_state.pb.h"
+#include "weft/core/error.h"
+
+namespace weft::train {
+
+void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
+  std::string problems;
+  auto check = [&](const std::string& name, const Tensor& here) {
+    const io::TensorEntry* entry = file.find(name);
+    if (!entry) problems += str("\n  missing: ", name, " ", here.shape());
+    else if (Shape(std::span<const int64_t>(entry->shape)) != here.shape())
+      problems += str("\n  shape: ", name, " is ", Shape(std::span<const int64_t>(entry->shape)), " in the file, ", here.shape(), " in the model");
+  };
+  std::vector<NamedParam> params = model.params();
+  std::vector<NamedBuffer> buffers = model.buffers();
+  for (const NamedParam& p : params) check(p.name, p.param->value());
+  for (const NamedBuffer& b : buffers) check(b.name, b.buffer->value());
+  for (const io::TensorEntry& entry : file.tensors()) {
+    bool is_known = std::any_of(params.begin(), params.end(), [&](const NamedParam& p) { return p.name == entry.name; }) ||
+                    std::any_of(buffers.begin(), buffers.end(), [&](const NamedBuffer& b) { return b.name == entry.name; });
+    if (!is_known) problems += str("\n  unexpected: ", entry.name);
+  }
+  WEFT_CHECK(problems.empty(), str("weights ", file.path(), " do not fit the model:", problems), "load them into the model they came from");
+  for (const NamedParam& p : params) p.param->set_value(file.map(p.name));
+  for (const NamedBuffer& b : buffers) b.buffer->set_value(file.map(b.name));
+}
+
+RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer, Trainer& trainer,
+                               std::string config_text, uint64_t seed)
+    : folder_(std::move(folder)), retention_(retention), model_(model), optimizer_(optimizer), trainer_(trainer),
+      config_text_(std::move(config_text)), seed_(seed) {}
+
+void RunCheckpoints::save(const RunProgress& progress) {
+  RunState state;
+  state.set_step(trainer_.num_steps());
+  state.set_sample_cursor(trainer_.num_steps() * trainer_.plan().rows_per_step);
+  state.set_optimizer_steps(optimizer_.num_steps());
+  state.set_num_skipped(trainer_.num_skipped());
+  state.set_time_s(progress.time_s);
+  for (const auto& entry : trainer_.guard().window()) {
+    state.add_guard_loss(entry.loss);
+    state.add_guard_grad_norm(entry.grad_norm);
+  }
+  if (progress.best_val) state.set_best_val(*progress.best_val);
+  state.set_best_step(progress.best_step);
+  state.set_seed(seed_);
+
+  io::CheckpointData data{.step = trainer_.num_steps(), .tokens = trainer_.num_tokens(), .state = state.SerializeAsString(), .config = config_text_};
+  for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
+  for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
+  for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});
+  io::save_checkpoint(folder_, data);
+  last_saved_ = data.step;
+  retention_.best_step = progress.best_step;
+  io::prune_checkpoints(folder_, retention_);
+}
+
+std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::string>& messages) {
+  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(folder_, messages);
+  if (!checkpoint) return std::nullopt;
+  return apply(*checkpoint);
+}
+
+RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) { return apply(io::load_checkpoint(checkpoint_folder)); }
+
+RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
+  RunState state;
+  WEFT_CHECK(state.ParseFromString(checkpoint.state), str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
+             "resume from another one with --resume DIR");
+  WEFT_CHECK(state.seed() == seed_, str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
+             "continue with the seed it was made with");
+  WEFT_CHECK(state.sample_cursor() == state.step() * trainer_.plan().rows_per_step,
+             str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ", state.step(), " steps"),
+             "continue with the tokens_per_step and context it was made with");
+  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(), str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
+             "resume from another one with --resume DIR");
+  load_weights(model_, checkpoint.model);
+  std::vector<std::pair<std::string, Tensor>> moments;
+  for (const io::TensorEntry& entry : checkpoint.optimizer.tensors()) moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
+  optimizer_.load_state(moments, state.optimizer_steps());
+  trainer_.resume_at(state.step(), state.num_skipped());
+  std::deque<OutlierGuard::Entry> window;
+  for (int i = 0; i < state.guard_loss_size(); ++i) window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
+  trainer_.guard().set_window(std::move(window));
+  last_saved_ = checkpoint.info.step;
+  RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};
+  if (state.has_best_val()) progress.best_val = state.best_val();
+  return progress;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,31 @@
+// Tokenizer, training loader and validation windows of a run, made from its config.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "trainers/config.h"
+#include "weft/data/loader.h"
+#include "weft/data/tokenizer.h"
+
+namespace weft::train {
+
+struct RunData {
+  std::shared_ptr<const data::Tokenizer> tokenizer;
+  std::vector<int64_t> byte_lengths;                 // per id
+  std::optional<int32_t> end_of_text;
+  data::DocumentRule documents = data::DocumentRule::none;
+  std::optional<data::Loader> loader;
+  std::optional<data::Dataset> train, validation;    // validation: absent if the config names none
+
+  bool keeps_documents_apart() const { return documents != data::DocumentRule::none; }
+  data::ValidationWindows windows(int64_t context, int64_t vocab) const;
+};
+
+// Texts are tokenised into shards below `run_folder`/data once; `progress` hears of bytes done and in total.
+RunData prepare_data(const config::Loaded& config, const std::string& run_folder,
+                     const std::function<void(const std::string& path, int64_t done, int64_t total)>& progress);
+
+}  // namespace weft::train

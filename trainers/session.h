@@ -1,0 +1,38 @@
+// A run put together: config, folder, data, model. Shared by train, eval and sample.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainers/config.h"
+#include "trainers/run_data.h"
+#include "weft/models/language_model.h"
+
+namespace weft::cli {
+class Console;
+}
+
+namespace weft::train {
+
+// Settings of the process: threads, anomaly mode, device. Error if the device is not in this build.
+void apply_process_settings(const config::Experiment& experiment);
+
+// A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of its newest good checkpoint.
+struct LoadedRun {
+  config::Loaded config;
+  RunData data;
+  std::unique_ptr<LanguageModel> model;
+  int64_t step = 0;
+};
+LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console);
+
+std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data);
+
+// The prompt as ids; without text: end of text, or the first tokens of the validation data.
+std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text);
+
+// Best matrix product rate of `dtype` here and now, FLOP/s: what MFU refers to. Takes about half a second.
+double measured_peak_flops(DType dtype);
+
+}  // namespace weft::train
