@@ -1,0 +1,47 @@
+// Commands of `weft`: each is one file with a define function, listed in table.cpp.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace weft::cli {
+
+class Console;
+struct Extensions;
+
+// What runs once the command line has been read; returns an exit code of cli.h.
+using Action = std::function<int(Console&, const Extensions&)>;
+
+struct Command {
+  const char* name;
+  const char* summary;
+  const char* examples;             // two lines, shown by --help
+  Action (*define)(CLI::App& app);  // adds the command's options; --json, --quiet, --verbose are there already
+};
+
+std::span<const Command> commands();
+
+// The argument CONFIG and the overrides after it, as commands that take a config have them.
+class ConfigArguments {
+ public:
+  void add(CLI::App& app, bool is_required);
+  const std::string& file() const { return file_; }
+  std::vector<std::string> overrides() const;   // path=value and --set path=value in the order they were given
+
+ private:
+  CLI::App* app_ = nullptr;
+  std::string file_;
+  std::vector<std::string> positional_, set_;
+};
+
+Action define_config(CLI::App& app);
+Action define_doctor(CLI::App& app);
+
+}  // namespace weft::cli

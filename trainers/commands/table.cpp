@@ -1,0 +1,39 @@
+#include <CLI/App.hpp>
+
+#include "trainers/commands/command.h"
+
+namespace weft::cli {
+
+std::span<const Command> commands() {
+  static constexpr Command kTable[] = {
+      {"config", "Print the resolved config, explain a field, or print the reference of all fields",
+       "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
+       "  weft config --explain model.mixer.softmax.window",
+       define_config},
+      {"doctor", "Show build, libraries, instruction sets, devices and memory of this machine",
+       "  weft doctor\n"
+       "  weft doctor --json",
+       define_doctor},
+  };
+  return kTable;
+}
+
+void ConfigArguments::add(CLI::App& app, bool is_required) {
+  app_ = &app;
+  app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->required(is_required);
+  app.add_option("OVERRIDES", positional_, "path=value: changes a field of the config; later wins")->type_name("path=value");
+  app.add_option("--set", set_, "The same as path=value")->type_name("path=value")->take_all()->expected(1);
+}
+
+std::vector<std::string> ConfigArguments::overrides() const {
+  std::vector<std::string> out;
+  size_t num_positional = 0, num_set = 0;
+  for (const CLI::Option* option : app_->parse_order()) {
+    if (option == app_->get_option_no_throw("OVERRIDES") && num_positional < positional_.size())
+      out.push_back(positional_[num_positional++]);
+    if (option == app_->get_option_no_throw("--set") && num_set < set_.size()) out.push_back(set_[num_set++]);
+  }
+  return out;
+}
+
+}  // namespace weft::cli

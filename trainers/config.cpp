@@ -1,0 +1,63 @@
+#include "trainers/config.h"
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "trainers/overrides.h"
+#include "trainers/text_reader.h"
+
+namespace weft::config {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxFileBytes = size_t{1} << 20;
+
+std::string read_whole(const std::string& file) {
+  std::error_code code;
+  if (fs::is_directory(file, code)) throw ConfigError(file + ": is a folder, not a config file.", "Name a .txtpb file.");
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw ConfigError(str(file, ": cannot be read: ", std::strerror(errno), "."), "Check the path of the config.");
+  std::string text(kMaxFileBytes + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kMaxFileBytes) throw ConfigError(file + ": is larger than 1 MiB.", "Name a config in text format.");
+  return text;
+}
+
+}  // namespace
+
+Loaded read_string(std::string_view text, const std::string& name, const std::string& folder,
+                   const std::vector<std::string>& overrides) {
+  Loaded out;
+  out.origins = Origins(name);
+  read_text(out.experiment, text, {name, true, "", folder}, &out.origins);
+  std::string here = fs::current_path().string();
+  for (const std::string& argument : overrides) apply_override(out.experiment, argument, here, &out.origins);
+  return out;
+}
+
+Loaded read(const std::string& file, const std::vector<std::string>& overrides) {
+  std::string folder = fs::absolute(file).parent_path().string();
+  return read_string(read_whole(file), file, folder, overrides);
+}
+
+void resolve(Loaded& config) {
+  fill_presets(config.experiment);
+  check_fields(config);
+  fill_derived(config);
+  check_model(config);
+  check_run(config);
+}
+
+Loaded load(const std::string& file, const std::vector<std::string>& overrides) {
+  Loaded out = read(file, overrides);
+  resolve(out);
+  return out;
+}
+
+}  // namespace weft::config

@@ -1,0 +1,108 @@
+#include "trainers/system_info.h"
+
+#include <sched.h>
+#include <sys/utsname.h>
+
+#include <CLI/Version.hpp>
+#include <algorithm>
+#include <fstream>
+#include <optional>
+#include <sstream>
+
+#include <fmt/core.h>
+#include <google/protobuf/stubs/common.h>
+#include <nlohmann/detail/macro_scope.hpp>
+#include <oneapi/dnnl/dnnl_version.h>
+
+#include "ops/cpu/isa.h"
+#include "weft/core/device.h"
+#include "weft/core/parallel.h"
+
+namespace weft::cli {
+
+namespace {
+
+std::string dotted(int major, int minor, int patch) { return fmt::format("{}.{}.{}", major, minor, patch); }
+
+// The value behind the first line "key ... : value" of a /proc file.
+std::string proc_value(const char* file, std::string_view key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    size_t colon = line.find(':');
+    if (!line.starts_with(key) || colon == std::string::npos) continue;
+    size_t start = line.find_first_not_of(" \t", colon + 1);
+    return start == std::string::npos ? "" : line.substr(start);
+  }
+  return "";
+}
+
+int64_t meminfo_bytes(std::string_view key) {
+  std::istringstream text(proc_value("/proc/meminfo", key));
+  int64_t kib = 0;
+  text >> kib;
+  return kib * 1024;
+}
+
+// A number in a control group file; nothing if there is no such file or no limit.
+std::optional<int64_t> cgroup_bytes(const char* file) {
+  std::ifstream in(file);
+  int64_t bytes = 0;
+  return in >> bytes ? std::optional(bytes) : std::nullopt;
+}
+
+void add_memory(SystemInfo& info) {
+  info.memory_bytes = meminfo_bytes("MemTotal");
+  info.memory_available_bytes = meminfo_bytes("MemAvailable");
+  auto limit = cgroup_bytes("/sys/fs/cgroup/memory.max");
+  auto used = cgroup_bytes("/sys/fs/cgroup/memory.current");
+  if (!limit || !used) return;
+  info.memory_bytes = std::min(info.memory_bytes, *limit);
+  info.memory_available_bytes = std::min(info.memory_available_bytes, *limit - *used);
+}
+
+void add_libraries(SystemInfo& info) {
+  info.libraries = {
+      {"oneDNN", dotted(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH)},
+      {"OpenMP", fmt::format("{}", _OPENMP)},
+      {"Protocol Buffers", dotted(GOOGLE_PROTOBUF_VERSION / 1000000, GOOGLE_PROTOBUF_VERSION / 1000 % 1000, GOOGLE_PROTOBUF_VERSION % 1000)},
+      {"fmt", dotted(FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
+      {"nlohmann-json", dotted(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
+      {"CLI11", CLI11_VERSION},
+  };
+}
+
+void add_cpu(SystemInfo& info) {
+  info.cpu = proc_value("/proc/cpuinfo", "model name");
+  std::istringstream flags(proc_value("/proc/cpuinfo", "flags"));
+  for (std::string flag; flags >> flag;)
+    for (const char* wanted : {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16"})
+      if (flag == wanted) info.cpu_features.push_back(flag);
+  info.isa = cpu::to_string(cpu::isa());
+  for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
+    if (cpu::has_isa(isa)) info.isas.emplace_back(cpu::to_string(isa));
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) info.cores = CPU_COUNT(&allowed);
+  info.threads = num_threads();
+}
+
+}  // namespace
+
+SystemInfo system_info() {
+  SystemInfo info;
+  info.version = WEFT_VERSION;
+  info.build_type = WEFT_BUILD_TYPE;
+  info.compiler = WEFT_COMPILER;
+  info.sanitizers = WEFT_SANITIZERS;
+  utsname names{};
+  if (uname(&names) == 0) {
+    info.host = names.nodename;
+    info.os = fmt::format("{} {} {}", names.sysname, names.release, names.machine);
+  }
+  add_libraries(info);
+  add_cpu(info);
+  add_memory(info);
+  info.devices = {to_string(Device::cpu())};
+  return info;
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,30 @@
+// Strict reader of protobuf text format. Errors name file:line:column or the argument, the path of the message, the
+// offending word and the nearest valid one.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace google::protobuf {
+class Message;
+}
+
+namespace weft::config {
+
+class Origins;
+
+struct TextSource {
+  std::string name;            // file or argument, for errors
+  bool is_file = true;         // errors then carry line and column
+  std::string path;            // path of the message within the config; empty for the whole
+  std::string folder;          // what relative paths in the text are relative to
+};
+
+// Merges the text into `message`, resolves relative paths against `source.folder`, and notes in `origins`, if given, where
+// each field stood. ConfigError on the first mistake.
+void read_text(google::protobuf::Message& message, std::string_view text, const TextSource& source, Origins* origins);
+
+// Makes every relative path of the message absolute; for values that came without a text around them.
+std::string resolve_path(const std::string& path, const std::string& folder);
+
+}  // namespace weft::config
