@@ -154,7 +154,7 @@ TEST(Shards, NeverCrashOnDamagedFiles) {
   TempFolder folder;
   std::string path = folder / "a.bin", good = header({20240520, 1, 40}) + std::string(80, '\3');
   Rng rng = Rng(test::seed())["damage"];
-  for (uint64_t i = 0; i < 400; ++i) {
+  for (uint64_t i = 0; i < 200; ++i) {
     std::string bytes = good;
     if (i % 4 == 0) bytes.resize(rng[i].below(bytes.size() + 1, 0));
     for (uint64_t j = 1; j < 4; ++j)
