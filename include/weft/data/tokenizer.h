@@ -1,0 +1,59 @@
+// Text to token ids and back.
+//   auto tokenizer = data::make_gpt2_tokenizer("vocab.json", "merges.txt");
+//   std::vector<int32_t> ids = tokenizer->encode("Hello world");     // 15496 995
+// Special tokens are never produced by encode(): "<|endoftext|>" in a text is ordinary text.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace weft::data {
+
+// All members may be called from several threads at once.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  // Concatenated bytes of the ids; a sequence cut inside a character gives invalid UTF-8 (show_utf8 makes it printable).
+  // Error on an id outside [0, vocab_size()).
+  virtual std::string decode(std::span<const int32_t> ids) const = 0;
+
+  virtual int64_t vocab_size() const = 0;
+  virtual int64_t byte_length(int32_t id) const = 0;  // of the id's text; 0 for special ids
+  virtual std::optional<int32_t> end_of_text() const { return std::nullopt; }
+  virtual std::string name() const = 0;               // "bytes", "characters", "gpt2"
+  virtual uint64_t fingerprint() const = 0;           // of everything that decides the ids
+
+  // The largest n such that encode(text) = encode(first n bytes) + encode(the rest), whatever bytes follow `text`;
+  // 0 if there is none. This is where a long text may be cut into parts.
+  virtual size_t last_cut(std::string_view text) const = 0;
+};
+
+// One id per byte, 256 ids.
+std::unique_ptr<Tokenizer> make_byte_tokenizer();
+
+// One id per code point of `alphabet` (ascending and distinct). encode() of anything else is an Error with its offset.
+using Alphabet = std::vector<char32_t>;
+std::unique_ptr<Tokenizer> make_character_tokenizer(Alphabet alphabet);
+
+// Distinct code points of `text`, ascending. Error with the offset if it is not UTF-8.
+Alphabet make_alphabet(std::string_view text);
+// A text file: the line "weft characters 1", then one code point per line as U+0041.
+void save_alphabet(const std::string& path, const Alphabet& alphabet);
+Alphabet load_alphabet(const std::string& path);
+
+// GPT-2 byte-level BPE from the pair of files vocab.json (encoder.json) and merges.txt (vocab.bpe).
+// decode(encode(x)) is x for every byte string. Error (path and line or byte) on files that do not fit together.
+std::unique_ptr<Tokenizer> make_gpt2_tokenizer(const std::string& vocab_path, const std::string& merges_path);
+
+// `bytes` with every byte that is not part of valid UTF-8 replaced by U+FFFD.
+std::string show_utf8(std::string_view bytes);
+
+}  // namespace weft::data

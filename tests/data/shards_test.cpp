@@ -1,0 +1,222 @@
+// Raw shards and shards with a header: byte vectors, round trips, 64-bit offsets, damaged files.
+#include "weft/data/shards.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <numeric>
+
+#include "tests/data/support.h"
+#include "tests/support/random.h"
+
+namespace weft::data {
+namespace {
+
+using test::expect_error;
+using test::TempFolder;
+using test::write_bytes;
+using Ids = std::vector<int32_t>;
+
+Ids all_ids(const Shard& shard) {
+  Ids ids(static_cast<size_t>(shard.num_tokens()));
+  shard.read(0, ids);
+  return ids;
+}
+
+void write_shard(const std::string& path, ShardKind kind, int width, const Ids& ids) {
+  ShardWriter writer(path, kind, width);
+  writer.append(ids);
+  writer.close();
+}
+
+std::string header(std::vector<int32_t> words) {
+  words.resize(256);
+  return std::string(reinterpret_cast<const char*>(words.data()), 1024);
+}
+
+TEST(Shards, WriteTheHeaderFormatByteForByte) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  write_shard(path, ShardKind::header, 2, {50256, 15496, 995});
+  std::string bytes = test::read_bytes(path);
+  EXPECT_EQ(bytes, header({20240520, 1, 3}) + std::string("\x50\xc4\x88\x3c\xe3\x03", 6));
+  EXPECT_EQ(bytes.substr(0, 4), "\x88\xd8\x34\x01");
+  write_shard(path, ShardKind::header, 4, {1, 70000});
+  bytes = test::read_bytes(path);
+  EXPECT_EQ(bytes, header({20240801, 7, 2}) + std::string("\x01\0\0\0\x70\x11\x01\0", 8));
+  EXPECT_EQ(bytes.substr(0, 4), "\xa1\xd9\x34\x01");
+  write_shard(path, ShardKind::raw, 2, {258, 65535});
+  EXPECT_EQ(test::read_bytes(path), "\x02\x01\xff\xff");
+}
+
+TEST(Shards, ReadBackWhatWasWritten) {
+  TempFolder folder;
+  Ids ids(100001);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(Rng(1).below(65536, i));
+  for (ShardKind kind : {ShardKind::raw, ShardKind::header})
+    for (int width : {2, 4}) {
+      std::string path = folder / str(kind, width);
+      ShardWriter writer(path, kind, width);
+      for (size_t at = 0; at < ids.size(); at += 999)
+        writer.append(std::span(ids).subspan(at, std::min<size_t>(999, ids.size() - at)));
+      EXPECT_FALSE(std::filesystem::exists(path)) << "nothing appears before close()";
+      writer.close();
+      Shard shard = Shard::open(path, {.raw_width = kind == ShardKind::raw ? width : 0});
+      EXPECT_EQ(shard.kind(), kind);
+      EXPECT_EQ(shard.type(), width == 2 ? "u16" : "u32");
+      EXPECT_EQ(all_ids(shard), ids);
+      Ids part(10);
+      shard.read(99991, part);
+      EXPECT_EQ(part, Ids(ids.end() - 10, ids.end()));
+      EXPECT_EQ(check_ids(shard, 65536), *std::max_element(ids.begin(), ids.end()));
+    }
+}
+
+TEST(Shards, ReadAFileOfFiveGibibytes) {
+  TempFolder folder;
+  const int64_t bytes = int64_t{5} << 30;
+  std::string raw = folder / "raw.bin", with_header = folder / "header.bin";
+  auto make = [](const std::string& path, int64_t size, int64_t at, std::string_view content) {
+    int file = ::open(path.c_str(), O_RDWR | O_CREAT, 0600);
+    EXPECT_EQ(::ftruncate(file, size), 0);
+    EXPECT_EQ(::pwrite(file, content.data(), content.size(), at), static_cast<ssize_t>(content.size()));
+    ::close(file);
+  };
+  make(raw, bytes, bytes - 4, std::string_view("\x07\x00\x09\x00", 4));
+  Shard shard = Shard::open(raw, {.raw_width = 2});
+  EXPECT_EQ(shard.num_tokens(), bytes / 2);
+  Ids ids(3);
+  shard.read(bytes / 2 - 3, ids);
+  EXPECT_EQ(ids, (Ids{0, 7, 9}));
+  expect_error([&] { shard.read(bytes / 2 - 2, ids); }, {"raw.bin", "2684354560"});
+
+  auto count = static_cast<int32_t>((bytes - 1024) / 4);
+  make(with_header, bytes, bytes - 4, std::string_view("\x05\x00\x01\x00", 4));
+  make(with_header, bytes, 0, header({20240801, 7, count}));
+  shard = Shard::open(with_header);
+  EXPECT_EQ(shard.num_tokens(), count);
+  shard.read(count - 3, ids);
+  EXPECT_EQ(ids, (Ids{0, 0, 65541}));
+}
+
+TEST(Shards, FindPlantedBadIds) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  Ids ids(9000000, 3);
+  ids[8700000] = 300;
+  ids[8999999] = 299;
+  ids[17] = 255;
+  write_shard(path, ShardKind::header, 2, ids);
+  Shard shard = Shard::open(path);
+  expect_error([&] { check_ids(shard, 256); }, {path, "id 300 at token 8700000", "vocabulary of 256"});
+  expect_error([&] { check_ids(shard, 255); }, {"id 255 at token 17"});
+  EXPECT_EQ(check_ids(shard, 301), 300);
+  Ids out(10);
+  expect_error([&] { shard.read(8699995, out, 256); }, {"id 300 at token 8700000"});
+  shard.read(8699985, out, 256);
+  write_bytes(path, header({20240801, 7, 1}) + "\xff\xff\xff\xff");
+  expect_error([&] { Shard::open(path).read(0, std::span(out).first(1)); }, {"id 4294967295 at token 0"});
+}
+
+TEST(Shards, RefuseFilesThatAreDamaged) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  auto error = [&](std::string content, std::initializer_list<std::string_view> parts, int raw_width = 0) {
+    write_bytes(path, content);
+    expect_error([&] { Shard::open(path, {.raw_width = raw_width}); }, {path});
+    expect_error([&] { Shard::open(path, {.raw_width = raw_width}); }, parts);
+  };
+  std::string six = "\1\1\1\1\1\1";
+  error("", {"empty"});
+  error("", {"empty"}, 2);
+  error(six, {"wrong magic 16843009", "20240520", "20240801", "width"});
+  error("abc", {"wrong magic"});
+  error("abc", {"3 bytes are not whole ids of 2"}, 2);
+  error(six, {"raw width 3"}, 3);
+  error(header({20240522, 1, 3}), {"multiple-choice"});
+  error(header({20240520, 1, 3}).substr(0, 1000), {"truncated", "1000 bytes"});
+  error(header({20240520, 2, 3}) + six, {"version 2", "only 1"});
+  error(header({20240801, 1, 3}) + six, {"version 1", "only 7"});
+  error(header({20240520, 1, 4}) + six, {"truncated", "6 bytes of ids", "need 8"});
+  error(header({20240520, 1, 2}) + six, {"too long", "need 4"});
+  error(header({20240801, 7, 3}) + six, {"wrong width", "3 ids of 4 bytes"});
+  error(header({20240520, 1, 0}), {"empty"});
+  error(header({20240520, 1, -5}) + six, {"-5 tokens"});
+  error(header({20240520, 1, 3}) + six, {"wrong width", "2 bytes per id", "say 4"}, 4);
+  expect_error([&] { Shard::open(folder / "absent.bin"); }, {"absent.bin", "No such file"});
+  expect_error([&] { Shard::open(folder.path()); }, {"not a regular file"});
+  expect_error([&] { Shard::in_memory({}); }, {"ids in memory: empty"});
+  expect_error([&] { Shard::in_memory({1, 2}, {0, 3}); }, {"ascend"});
+}
+
+TEST(Shards, NeverCrashOnDamagedFiles) {
+  TempFolder folder;
+  std::string path = folder / "a.bin", good = header({20240520, 1, 40}) + std::string(80, '\3');
+  Rng rng = Rng(test::seed())["damage"];
+  for (uint64_t i = 0; i < 200; ++i) {
+    std::string bytes = good;
+    if (i % 4 == 0) bytes.resize(rng[i].below(bytes.size() + 1, 0));
+    for (uint64_t j = 1; j < 4; ++j)
+      if (!bytes.empty()) bytes[rng[i].below(std::min<size_t>(bytes.size(), j == 3 ? 2000 : 12), j)] = static_cast<char>(rng[i].below(256, 9 + j));
+    write_bytes(path, bytes);
+    try {
+      Shard shard = Shard::open(path, {.raw_width = i % 2 ? 2 : 0});
+      check_ids(shard, 1000);
+    } catch (const Error& error) {
+      EXPECT_FALSE(error.fix().empty());
+    }
+  }
+}
+
+TEST(ShardWriter, RefusesIdsThatDoNotFit) {
+  TempFolder folder;
+  ShardWriter writer(folder / "a.bin", ShardKind::header, 2);
+  expect_error([&] { writer.append(Ids{1, 65536}); }, {"a.bin", "id 65536", "2 bytes"});
+  expect_error([&] { writer.append(Ids{-1}); }, {"id -1"});
+  expect_error([&] { writer.close(); }, {"a.bin", "empty"});
+  expect_error([&] { ShardWriter(folder / "a.bin", ShardKind::raw, 3); }, {"width 3"});
+  expect_error([&] { ShardWriter(folder / "no/where.bin", ShardKind::raw, 2); }, {"no/where.bin", "No such file"});
+  EXPECT_EQ(id_width(65536), 2);
+  EXPECT_EQ(id_width(65537), 4);
+}
+
+TEST(ShardWriter, LeavesTheOldFileWhenItIsNotClosed) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  write_shard(path, ShardKind::raw, 2, {1, 2, 3});
+  {
+    ShardWriter writer(path, ShardKind::raw, 2);
+    writer.append(Ids(1000000, 9));
+  }
+  EXPECT_EQ(test::read_bytes(path).size(), 6u);
+  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+}
+
+TEST(ShardWriter, SaysThatTheDiskIsFull) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  write_shard(path, ShardKind::raw, 2, {1, 2, 3});
+  rlimit old{}, small{};
+  ::getrlimit(RLIMIT_FSIZE, &old);
+  small = {1 << 16, old.rlim_max};
+  auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  expect_error([&] { write_shard(path, ShardKind::raw, 2, Ids(100000, 9)); }, {"cannot write", "a.bin", "File too large", "disk space"});
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(test::read_bytes(path).size(), 6u);
+  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+}
+
+TEST(ExpandPath, SortsWhatThePatternNames) {
+  TempFolder folder;
+  for (const char* name : {"b_1.bin", "b_0.bin", "c.bin"}) write_bytes(folder / name, "x");
+  EXPECT_EQ(expand_path(folder / "b_*.bin"), (std::vector<std::string>{folder / "b_0.bin", folder / "b_1.bin"}));
+  EXPECT_EQ(expand_path(folder / "c.bin"), (std::vector<std::string>{folder / "c.bin"}));
+  expect_error([&] { expand_path(folder / "d_*.bin"); }, {"no file matches", "d_*.bin"});
+  expect_error([&] { expand_path(folder / "d.bin"); }, {"no file", "d.bin"});
+}
+
+}  // namespace
+}  // namespace weft::data
