@@ -13,7 +13,7 @@ namespace weft::train {
 // Besides what Trainer, model and optimiser hold.
 struct RunProgress {
   double time_s = 0;
-  std::optional<double> best_val;
+  std::optional<double> best_val = {};
   int64_t best_step = -1;
 };
 

@@ -17,7 +17,7 @@ struct RunData {
   std::vector<int64_t> byte_lengths;                 // per id
   std::optional<int32_t> end_of_text;
   data::DocumentRule documents = data::DocumentRule::none;
-  std::optional<data::Loader> loader;
+  std::unique_ptr<data::Loader> loader;
   std::optional<data::Dataset> train, validation;    // validation: absent if the config names none
 
   bool keeps_documents_apart() const { return documents != data::DocumentRule::none; }

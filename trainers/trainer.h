@@ -14,7 +14,7 @@ struct TrainerOptions {
   Plan plan;
   ScheduleOptions schedule;
   double clip_norm = 0;
-  GuardOptions guard;
+  GuardOptions guard = {};
   uint64_t seed = 1;
   bool keeps_documents_apart = false;
   bool overfits_one_batch = false;

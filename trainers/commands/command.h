@@ -31,7 +31,7 @@ std::span<const Command> commands();
 // The argument CONFIG and the overrides after it, as commands that take a config have them.
 class ConfigArguments {
  public:
-  void add(CLI::App& app, bool is_required);
+  void add(CLI::App& app, bool is_required);     // `eval` and `sample` name a run folder in its place
   const std::string& file() const { return file_; }
   std::vector<std::string> overrides() const;   // path=value and --set path=value in the order they were given
 
@@ -43,5 +43,8 @@ class ConfigArguments {
 
 Action define_config(CLI::App& app);
 Action define_doctor(CLI::App& app);
+Action define_eval(CLI::App& app);
+Action define_sample(CLI::App& app);
+Action define_train(CLI::App& app);
 
 }  // namespace weft::cli

@@ -6,6 +6,18 @@ namespace weft::cli {
 
 std::span<const Command> commands() {
   static constexpr Command kTable[] = {
+      {"train", "Train a model from a config into a run folder, or continue one",
+       "  weft train trainers/recipes/shakespeare.txtpb data.train.path=input.txt\n"
+       "  weft train run.txtpb train.compute=bf16 --run runs/bf16",
+       define_train},
+      {"eval", "Validation loss of a run's newest checkpoint",
+       "  weft eval runs/shakespeare\n"
+       "  weft eval runs/shakespeare --lengths 256,1024 --json",
+       define_eval},
+      {"sample", "Let a run's newest checkpoint continue a text",
+       "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
+       "  weft sample runs/shakespeare --n 4 --temperature 0.7 --top-p 0.9",
+       define_sample},
       {"config", "Print the resolved config, explain a field, or print the reference of all fields",
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",
