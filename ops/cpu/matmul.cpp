@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/cpu/dense.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/isa.h"
 #include "ops/cpu/matmul_kernels.h"
@@ -14,35 +15,6 @@
 namespace weft::cpu {
 
 namespace {
-
-template <class T>
-void copy_dense(const Tensor& from, T* to) {
-  int last = from.num_dims() - 1, row_dim = last - 1;
-  int64_t rows = from.shape()[row_dim], cols = from.shape()[last];
-  int64_t row_stride = from.strides()[row_dim], col_stride = from.strides()[last];
-  const T* base = static_cast<const T*>(from.raw());
-  parallel_for(from.num_elements() / cols, std::max<int64_t>(1, 16384 / cols), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t offset = i % rows * row_stride;
-      for (int64_t d = row_dim - 1, rest = i / rows; d >= 0; --d) {
-        int64_t size = from.shape()[static_cast<int>(d)];
-        offset += rest % size * from.strides()[static_cast<int>(d)];
-        rest /= size;
-      }
-      for (int64_t j = 0; j < cols; ++j) to[i * cols + j] = base[offset + j * col_stride];
-    }
-  });
-}
-
-// A row-major copy, for strides that no GEMM takes (both of the last two dimensions with steps, or rows that overlap).
-Tensor dense(const Tensor& x) {
-  Tensor copy = Tensor::empty(x.shape(), x.dtype(), x.device());
-  void* to = copy.mutable_raw();
-  if (size_of(x.dtype()) == 8) copy_dense(x, static_cast<uint64_t*>(to));
-  else if (size_of(x.dtype()) == 4) copy_dense(x, static_cast<uint32_t*>(to));
-  else copy_dense(x, static_cast<uint16_t*>(to));
-  return copy;
-}
 
 // Reads the last two strides as row-major or as the transpose of row-major; false if they are neither.
 bool as_operand(const Tensor& x, Operand& operand) {
@@ -199,8 +171,9 @@ void matmul(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, d
   }
   Tensor a_dense, b_dense;
   bool takes_a = as_operand(a, g.a), takes_b = as_operand(b, g.b);
-  if (!takes_a) as_operand(a_dense = dense(a), g.a);
-  if (!takes_b) as_operand(b_dense = dense(b), g.b);
+  // Strides that no GEMM takes (steps in both of the last two dimensions, or rows that overlap) are copied away.
+  if (!takes_a) as_operand(a_dense = dense_copy(a), g.a);
+  if (!takes_b) as_operand(b_dense = dense_copy(b), g.b);
   g.c = out.mutable_raw();
   g.bias = bias.raw();
   set_batch(g, out, takes_a ? a : a_dense, takes_b ? b : b_dense);

@@ -26,20 +26,24 @@ namespace {
 }
 
 // oneDNN called inside a parallel region must not start threads of its own. A region of one thread does not count as
-// active for OpenMP, so the limit is set explicitly.
-class OneThreadWhenNested {
+// active for OpenMP, so the limit is set explicitly. Nor may it where starting them costs more than they save (3 us).
+class ThreadLimit {
  public:
-  OneThreadWhenNested() : outer_(omp_get_level() > 0 ? omp_get_max_threads() : 0) {
+  static constexpr int64_t kSerialWork = 1 << 17;
+
+  explicit ThreadLimit(const Gemm& g) {
+    if (omp_get_level() == 0 && g.m * g.n * g.k * g.num_products() > kSerialWork) return;
+    outer_ = omp_get_max_threads();
     if (outer_ > 1) omp_set_num_threads(1);
   }
-  ~OneThreadWhenNested() {
+  ~ThreadLimit() {
     if (outer_ > 1) omp_set_num_threads(outer_);
   }
-  OneThreadWhenNested(const OneThreadWhenNested&) = delete;
-  OneThreadWhenNested& operator=(const OneThreadWhenNested&) = delete;
+  ThreadLimit(const ThreadLimit&) = delete;
+  ThreadLimit& operator=(const ThreadLimit&) = delete;
 
  private:
-  int outer_;
+  int outer_ = 0;
 };
 
 // What a primitive depends on, as numbers. The thread count is one of them: some kernels plan their split when created.
@@ -197,7 +201,7 @@ Cache& cache() {
 }  // namespace
 
 void onednn_sgemm(const Gemm& g) {
-  OneThreadWhenNested limit;
+  ThreadLimit limit(g);
   auto status = dnnl_sgemm(g.a.is_transposed ? 'T' : 'N', g.b.is_transposed ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
                            static_cast<const float*>(g.a.data), g.a.ld, static_cast<const float*>(g.b.data), g.b.ld,
                            static_cast<float>(g.beta), static_cast<float*>(g.c), g.ldc);
@@ -205,7 +209,7 @@ void onednn_sgemm(const Gemm& g) {
 }
 
 bool onednn_matmul(const Gemm& g) {
-  OneThreadWhenNested limit;
+  ThreadLimit limit(g);
   Cache& mine = cache();
   Primitive& primitive = mine.find(g);
   if (!primitive.exists) return false;
@@ -214,7 +218,7 @@ bool onednn_matmul(const Gemm& g) {
 }
 
 bool onednn_has_matmul(const Gemm& g) {
-  OneThreadWhenNested limit;
+  ThreadLimit limit(g);
   return cache().find(g).exists;
 }
 

@@ -180,11 +180,11 @@ TEST(Matmul, Bf16ThroughF32PanelsEqualsTheLoopAcrossPanels) {
     }
   };
   for (bool stores_transposed : {false, true}) {
-    check(300, 4100, 20, kBF16, stores_transposed);    // two depths, two heights
-    check(300, 4100, 20, kF32, stores_transposed);
-    check(5, 4096, 600, kBF16, stores_transposed);     // two widths
-    check(257, 4097, 513, kBF16, stores_transposed);   // all three
+    check(520, 4100, 20, kBF16, stores_transposed);   // two depths, two heights
+    check(520, 4100, 20, kF32, stores_transposed);
+    check(5, 4096, 1030, kBF16, stores_transposed);   // two widths
   }
+  check(513, 4097, 1025, kBF16, false);               // all three
 }
 
 TEST(Matmul, RunsWithEveryInstructionSet) {

@@ -1,0 +1,134 @@
+#include "tools/bench/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+
+namespace weft::bench {
+
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Row make_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit, double ratio) {
+  return {std::move(name), std::move(shape), std::string(to_string(dtype)), num_threads(), value, std::move(unit), limit, ratio};
+}
+
+std::string number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, std::abs(x) >= 100 ? "%.0f" : std::abs(x) >= 10 ? "%.1f" : "%.3f", x);
+  return text;
+}
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string json_number(double x) {
+  if (!std::isfinite(x)) return "null";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", x);
+  return text;
+}
+
+}  // namespace
+
+Row rate_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit) {
+  return make_row(std::move(name), std::move(shape), dtype, value, std::move(unit), limit, value / limit);
+}
+
+Row time_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit) {
+  return make_row(std::move(name), std::move(shape), dtype, value, std::move(unit), limit, limit / value);
+}
+
+std::vector<Timing> time_in_turn(std::span<const std::function<void()>> functions, double budget_s, int min_rounds) {
+  constexpr double kMinSample = 1e-3;
+  std::vector<int> repeats(functions.size(), 1);
+  std::vector<std::vector<double>> samples(functions.size());
+  auto sample = [&](size_t i) {
+    double begin = now_s();
+    for (int r = 0; r < repeats[i]; ++r) functions[i]();
+    return (now_s() - begin) / repeats[i];
+  };
+  for (size_t i = 0; i < functions.size(); ++i) {
+    double once = sample(i);   // fills caches, creates primitives
+    if (once < 20 * kMinSample) once = sample(i);
+    while (once * repeats[i] < kMinSample) {
+      repeats[i] *= 4;
+      once = sample(i);
+    }
+  }
+  double end = now_s() + budget_s;
+  for (int round = 0; round < min_rounds || now_s() < end; ++round)
+    for (size_t j = 0; j < functions.size(); ++j) {
+      size_t i = (j + static_cast<size_t>(round)) % functions.size();   // no one is always first
+      samples[i].push_back(sample(i));
+    }
+  std::vector<Timing> timings;
+  for (auto& s : samples) {
+    std::sort(s.begin(), s.end());
+    timings.push_back({s.front(), s[s.size() / 2]});
+  }
+  return timings;
+}
+
+const Family& family(std::string_view name) {
+  std::string names;
+  for (const Family& f : families()) {
+    if (f.name == name) return f;
+    names += (names.empty() ? "" : ", ") + std::string(f.name);
+  }
+  fail(str("bench: no benchmark is called '", name, "'"), str("use one of: ", names));
+}
+
+void print_table(std::span<const Row> rows, std::FILE* to) {
+  std::vector<std::vector<std::string>> lines = {{"name", "shape", "dtype", "threads", "value", "unit", "limit", "ratio"}};
+  const size_t num_fixed = lines[0].size();
+  for (const Row& row : rows)
+    for (const auto& [heading, text] : row.extra)
+      if (std::find(lines[0].begin(), lines[0].end(), heading) == lines[0].end()) lines[0].push_back(heading);
+  for (const Row& row : rows) {
+    lines.push_back({row.name, row.shape, row.dtype, std::to_string(row.threads), number(row.value), row.unit,
+                     number(row.limit), number(row.ratio)});
+    lines.back().resize(lines[0].size());
+    for (const auto& [heading, text] : row.extra)
+      lines.back()[static_cast<size_t>(std::find(lines[0].begin(), lines[0].end(), heading) - lines[0].begin())] = text;
+  }
+  std::vector<size_t> widths(lines[0].size(), 0);
+  for (const auto& line : lines)
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+  for (const auto& line : lines) {
+    std::string text;
+    for (size_t i = 0; i < line.size(); ++i) {
+      bool is_number = i == 3 || i == 4 || i == 6 || i == 7;
+      std::string pad(widths[i] - line[i].size(), ' ');
+      text += (i ? "  " : "") + (is_number ? pad + line[i] : line[i] + (i + 1 < line.size() || i < num_fixed ? pad : ""));
+    }
+    std::fprintf(to, "%s\n", text.c_str());
+  }
+}
+
+void print_json(std::span<const Row> rows, std::FILE* to) {
+  std::string text = "{\"rows\": [";
+  for (const Row& row : rows) {
+    text += &row == rows.data() ? "\n" : ",\n";
+    text += str("  {\"name\": ", quoted(row.name), ", \"shape\": ", quoted(row.shape), ", \"dtype\": ", quoted(row.dtype),
+                ", \"threads\": ", row.threads, ", \"value\": ", json_number(row.value), ", \"unit\": ", quoted(row.unit),
+                ", \"limit\": ", json_number(row.limit), ", \"ratio\": ", json_number(row.ratio));
+    for (const auto& [heading, value] : row.extra) text += str(", ", quoted(heading), ": ", quoted(value));
+    text += "}";
+  }
+  std::fprintf(to, "%s\n]}\n", text.c_str());
+}
+
+}  // namespace weft::bench

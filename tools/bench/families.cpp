@@ -1,0 +1,17 @@
+// The table of benchmarks: `weft bench NAME`.
+#include "tools/bench/bench.h"
+
+namespace weft::bench {
+
+namespace {
+
+const Family kFamilies[] = {
+    {"gemm", "matrix products against oneDNN's own routes", run_gemm},
+    {"call", "what calling an op costs", run_call},
+};
+
+}  // namespace
+
+std::span<const Family> families() { return kFamilies; }
+
+}  // namespace weft::bench

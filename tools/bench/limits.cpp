@@ -1,0 +1,89 @@
+#include "tools/bench/limits.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "ops/cpu/onednn_gemm.h"
+#include "tools/bench/bench.h"
+#include "weft/core/parallel.h"
+
+namespace weft::bench {
+
+namespace {
+
+cpu::Operand operand(const Tensor& x) {
+  bool is_transposed = x.strides()[1] != 1;
+  return {x.raw(), is_transposed, x.strides()[is_transposed ? 1 : 0]};
+}
+
+// Same values and strides in f32.
+Tensor widened(const Tensor& x) {
+  bool is_transposed = x.strides()[1] != 1;
+  Tensor stored = is_transposed ? x.transpose(0, 1) : x;
+  Tensor copy = Tensor::empty(stored.shape(), kF32);
+  std::vector<BFloat16> values = stored.to_vector<BFloat16>();
+  std::copy(values.begin(), values.end(), copy.mutable_data<float>());
+  return is_transposed ? copy.transpose(0, 1) : copy;
+}
+
+}  // namespace
+
+GemmRoutes::GemmRoutes(const Tensor& a, const Tensor& b, DType out)
+    : a_(a), b_(b), c_(Tensor::empty({a.size(0), b.size(1)}, out)) {
+  cpu::Gemm g;
+  g.in = a.dtype(), g.out = out;
+  g.m = a.size(0), g.k = a.size(1), g.n = b.size(1), g.ldc = g.n;
+  g.a = operand(a_), g.b = operand(b_), g.c = c_.mutable_raw();
+  add_routes(g, "");
+  if (!functions_.empty()) return;
+  a_ = widened(a_), b_ = widened(b_), c_ = Tensor::empty(c_.shape(), kF32);
+  g.in = g.out = kF32;
+  g.a = operand(a_), g.b = operand(b_), g.c = c_.mutable_raw();
+  add_routes(g, "f32 ");
+}
+
+void GemmRoutes::add_routes(const cpu::Gemm& g, const std::string& prefix) {
+  const std::pair<cpu::Route, const char*> kRoutes[] = {
+      {cpu::Route::sgemm, "sgemm"}, {cpu::Route::plain, "plain"}, {cpu::Route::packed, "packed"}};
+  for (auto [route, name] : kRoutes) {
+    auto runner = std::make_shared<cpu::RouteRunner>(g, route);
+    if (!runner->exists()) continue;
+    functions_.push_back([runner] { runner->run(); });
+    names_.push_back(prefix + name);
+  }
+}
+
+double gemm_peak(DType dtype) {
+  static std::map<std::pair<DType, int>, double> measured;
+  double& peak = measured[{dtype, num_threads()}];
+  if (peak > 0) return peak;
+  struct {
+    int64_t m, k, n;
+  } const kShapes[] = {{512, 512, 512}, {1024, 1024, 1024}, {2048, 512, 1536}, {2048, 768, 2048}};
+  for (auto [m, k, n] : kShapes) {
+    Tensor a = Tensor::full({m, k}, 0.5, dtype), b = Tensor::full({n, k}, 0.25, dtype);
+    for (const Tensor& right : {b.reshape({k, n}), b.transpose(0, 1)}) {
+      GemmRoutes routes(a, right, dtype);
+      for (Timing t : time_in_turn(routes.functions(), 0.2))
+        peak = std::max(peak, 2.0 * static_cast<double>(m * k * n) / t.best_s);
+    }
+  }
+  return peak;
+}
+
+double memory_bandwidth() {
+  constexpr int64_t kBytes = int64_t{192} << 20;
+  Tensor from = Tensor::full({kBytes}, 1, kU8), to = Tensor::full({kBytes}, 2, kU8);
+  const auto* source = static_cast<const char*>(from.raw());
+  auto* target = static_cast<char*>(to.mutable_raw());
+  std::function<void()> copy = [&] {
+    parallel_for(kBytes, 1 << 20, [&](int64_t begin, int64_t end) {
+      std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
+    });
+  };
+  return 2.0 * static_cast<double>(kBytes) / time_in_turn({&copy, 1}, 0.5)[0].best_s;
+}
+
+}  // namespace weft::bench

@@ -1,0 +1,30 @@
+// oneDNN's routes for one product, as the limit of our own.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/cpu/gemm.h"
+#include "weft/core/tensor.h"
+
+namespace weft::bench {
+
+// All routes that exist for a b -> [M, N] of dtype `out`; a and b are matrices in one of the two plain layouts.
+// bf16 that oneDNN does not have on this CPU is replaced by f32 products of the same shape.
+class GemmRoutes {
+ public:
+  GemmRoutes(const Tensor& a, const Tensor& b, DType out);
+  const std::vector<std::function<void()>>& functions() const { return functions_; }
+  const std::vector<std::string>& names() const { return names_; }   // "sgemm", "plain", "packed"; "f32 sgemm", ...
+
+ private:
+  void add_routes(const cpu::Gemm& g, const std::string& prefix);
+
+  Tensor a_, b_, c_;
+  std::vector<std::function<void()>> functions_;
+  std::vector<std::string> names_;
+};
+
+}  // namespace weft::bench
