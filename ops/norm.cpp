@@ -33,14 +33,6 @@ const C* data_or_null(const Tensor& t) {
   return t.defined() ? t.data<C>() : nullptr;
 }
 
-template <class F>
-void with_floating(const Tensor& x, std::string_view op, F&& f) {
-  with_type<float, BFloat16, double>(x.dtype(), op, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    f.template operator()<T, std::conditional_t<std::is_same_v<T, double>, double, float>>();
-  });
-}
-
 // Sums over rows are made in a fixed number of blocks of rows and added in order: the result does not depend on
 // threads.
 constexpr int64_t kMaxBlocks = 64;
@@ -97,9 +89,8 @@ RmsNorm rms_norm(const Tensor& x, const Tensor& weight, double eps) {
                              .eps = eps,
                              .y = result.y.mutable_data<T>(),
                              .inv = result.inv_rms.mutable_data<C>()};
-    parallel_for(input.rows.count, grain_of(input.rows.width), [&](int64_t begin, int64_t end) {
-      with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::rms_norm(args, begin, end); });
-    });
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::NormKernels<I, T, C>::rms_norm(args, begin, end); });
   });
   return result;
 }
@@ -143,9 +134,8 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, 
                              .y = result.y.mutable_data<T>(),
                              .mean = result.mean.mutable_data<C>(),
                              .inv = result.inv_std.mutable_data<C>()};
-    parallel_for(input.rows.count, grain_of(input.rows.width), [&](int64_t begin, int64_t end) {
-      with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::layer_norm(args, begin, end); });
-    });
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::NormKernels<I, T, C>::layer_norm(args, begin, end); });
   });
   return result;
 }

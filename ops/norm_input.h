@@ -2,7 +2,9 @@
 #pragma once
 
 #include <string_view>
+#include <type_traits>
 
+#include "ops/cpu/isa.h"
 #include "ops/cpu/norm_rows.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -33,6 +35,23 @@ inline Shape without_last(const Shape& shape) {
 
 // Rows for one thread to be worth its start: about 16 Ki elements.
 inline int64_t grain_of(int64_t width) { return 1 + 16384 / (width > 0 ? width : 1); }
+
+// Calls f<T, C>() with the type of x and the type that it is computed in.
+template <class F>
+void with_floating(const Tensor& x, std::string_view op, F&& f) {
+  with_type<float, BFloat16, double>(x.dtype(), op, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    f.template operator()<T, std::conditional_t<std::is_same_v<T, double>, double, float>>();
+  });
+}
+
+// Calls f<isa>(begin, end) for pieces of the rows, on all threads.
+template <class F>
+void for_rows(const cpu::Rows& rows, F&& f) {
+  parallel_for(rows.count, grain_of(rows.width), [&](int64_t begin, int64_t end) {
+    cpu::with_isa([&]<cpu::Isa I>() { f.template operator()<I>(begin, end); });
+  });
+}
 
 inline void check_floating_rows(const Tensor& x, std::string_view name, std::string_view op) {
   WEFT_CHECK(x.defined() && x.num_dims() >= 1 && is_floating(x.dtype()) && !x.is_cuda(), str(op, ": ", name, " is ", x),

@@ -14,7 +14,6 @@ namespace weft::ops {
 namespace {
 
 using cpu::Isa;
-using cpu::with_isa;
 
 int64_t rotated_channels(int64_t head_width, const RotaryOptions& o) {
   double exact = o.fraction * static_cast<double>(head_width);
@@ -125,13 +124,11 @@ Tensor rotate(const Tensor& x_BTHK, const RotaryTable& table, double direction, 
                             .sin = table.sin.data<float>(),
                             .direction = direction,
                             .y = y.mutable_data<T>()};
-    parallel_for(input.rows.count, grain_of(input.rows.width), [&](int64_t begin, int64_t end) {
-      with_isa([&]<Isa I>() {
-        if (table.interleaved)
-          cpu::RotaryKernels<I, T>::interleaved(args, begin, end);
-        else
-          cpu::RotaryKernels<I, T>::half(args, begin, end);
-      });
+    for_rows(input.rows, [&]<Isa I>(int64_t begin, int64_t end) {
+      if (table.interleaved)
+        cpu::RotaryKernels<I, T>::interleaved(args, begin, end);
+      else
+        cpu::RotaryKernels<I, T>::half(args, begin, end);
     });
   });
   return y;

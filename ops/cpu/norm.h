@@ -8,7 +8,7 @@ namespace weft::cpu {
 
 template <class T, class C>
 struct NormArgs {
-  Rows x_rows;
+  Rows x_rows = {};
   const T* x = nullptr;
   const C* weight = nullptr;  // [D] or null for ones
   const C* bias = nullptr;    // [D] or null
@@ -20,7 +20,7 @@ struct NormArgs {
 
 template <class T, class C>
 struct NormBackwardArgs {
-  Rows dy_rows, x_rows;
+  Rows dy_rows = {}, x_rows = {};
   const T* dy = nullptr;
   const T* x = nullptr;
   const C* weight = nullptr;  // or null for ones

@@ -76,7 +76,7 @@ template <class C>
 struct Sum {
   Pack<C> value = C(0);
   HWY_INLINE void merge(const Sum& other) { value += other.value; }
-  HWY_INLINE C total() const { return sum_lanes(value); }
+  HWY_INLINE C total() const { return hn::GetLane(hn::SumOfLanes(typename Pack<C>::Tag(), value.v)); }
 };
 template <class C>
 struct TwoSums {

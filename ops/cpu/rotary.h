@@ -8,7 +8,7 @@ namespace weft::cpu {
 
 template <class T>
 struct RotaryArgs {
-  Rows x_rows;          // rows are heads: count = tokens * heads, width = K
+  Rows x_rows = {};     // rows are heads: count = tokens * heads, width = K
   int64_t heads = 1;    // consecutive rows that share an angle
   int64_t rotated = 0;  // channels that are rotated, even; the rest is copied
   const T* x = nullptr;
