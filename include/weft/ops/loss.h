@@ -24,7 +24,7 @@ struct LinearCrossEntropy {
 struct LinearCrossEntropyOptions {
   double factor = 1;           // usually 1 / number of targets of the whole step
   double softcap = 0;          // logits become cap * tanh(logits / cap); 0: off
-  int64_t chunk = 0;           // tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB
+  int64_t chunk = 0;           // tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128
   bool wants_dx = false, wants_dweight = false;
 };
 LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,

@@ -8,7 +8,8 @@
 
 namespace weft::ops {
 
-// Rotary position embedding (Su et al., 2104.09864). Pair m of a head is rotated by position * base^(-2m/K).
+// Rotary position embedding (Su et al., 2104.09864). Pair m of a head is rotated by position * base^(-2m/R), where the first
+// R = fraction * K of its K channels are rotated.
 struct RotaryOptions {
   double base = 10000;
   bool interleaved = false;        // pairs (2m, 2m+1); default half-split pairs (m, m + K/2) as in Llama checkpoints
@@ -22,7 +23,7 @@ struct RotaryOptions {
     int64_t original_context = 8192;
     friend bool operator==(const Llama3&, const Llama3&) = default;
   };
-  struct Yarn {
+  struct Yarn {                    // of the checkpoints of Peng et al., 2309.00071: the ramp runs over the pair's index
     double factor = 4, beta_fast = 32, beta_slow = 1, attention_factor = 0;   // 0: 0.1 ln(factor) + 1
     int64_t original_context = 4096;
     friend bool operator==(const Yarn&, const Yarn&) = default;

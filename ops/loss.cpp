@@ -1,0 +1,175 @@
+// Cross-entropy of materialised logits, and in chunks of tokens through the output weight.
+#include "weft/ops/loss.h"
+
+#include <algorithm>
+
+#include "ops/cpu/loss.h"
+#include "ops/norm_input.h"
+#include "weft/ops/matmul.h"
+
+namespace weft::ops {
+
+namespace {
+
+using cpu::Isa;
+
+// Targets [N] row-major, every id below V.
+Tensor checked_targets(const Tensor& targets, int64_t N, int64_t V, std::string_view op) {
+  WEFT_CHECK(targets.defined() && targets.dtype() == kI32 && targets.shape() == Shape{N} && !targets.is_cuda(),
+             str(op, ": targets are ", targets, " for ", N, " tokens"), str("pass targets as [", N, "] i32"));
+  Tensor t = contiguous(targets);
+  const int32_t* ids = t.data<int32_t>();
+  for (int64_t n = 0; n < N; ++n)
+    WEFT_CHECK(ids[n] < V, str(op, ": the target of token ", n, " is ", ids[n], ", the vocabulary has ", V, " entries"),
+               "use ids below the vocabulary size, or a negative id for a token without target");
+  return t;
+}
+
+void check_logits(const Tensor& logits, std::string_view op) {
+  check_floating_rows(logits, "logits", op);
+  WEFT_CHECK(logits.num_dims() == 2, str(op, ": logits are ", logits),
+             "pass logits [N, V]; reshape the tokens into one dimension");
+}
+
+// Tokens at a time. At least 128 where V is large: each chunk reads the weight and adds to its gradient, both V x D.
+int64_t chunk_of(int64_t asked, int64_t N, int64_t V) {
+  constexpr int64_t kBytes = 8 << 20, kFewest = 128, kMultiple = 16;
+  int64_t chunk = asked ? asked : std::max(kBytes / (4 * std::max<int64_t>(V, 1)) / kMultiple * kMultiple, kFewest);
+  return std::max<int64_t>(std::min(chunk, N), 1);
+}
+
+void check_linear(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOptions& o) {
+  check_floating_rows(x, "x", "linear_cross_entropy");
+  WEFT_CHECK(weight.defined() && weight.dtype() == x.dtype() && weight.device() == x.device() && x.num_dims() == 2 &&
+                 weight.num_dims() == 2 && x.size(1) == weight.size(1),
+             str("linear_cross_entropy: x is ", x, ", weight is ", weight),
+             "pass x [N, D] and weight [V, D] of one dtype");
+  WEFT_CHECK(o.softcap >= 0, str("linear_cross_entropy: softcap is ", o.softcap),
+             "softcap must be positive, or 0 for none");
+  WEFT_CHECK(o.chunk >= 0, str("linear_cross_entropy: chunk is ", o.chunk),
+             "chunk must be positive, or 0 to choose it");
+}
+
+// One call of linear_cross_entropy: what its chunks share. C is the type of the logits, G of their gradient (that of
+// x).
+template <class C, class G>
+class ChunkedLoss {
+ public:
+  ChunkedLoss(const Tensor& x, const Tensor& weight, const Tensor& targets, const LinearCrossEntropyOptions& o)
+      : x_(x), weight_(weight), targets_(targets), o_(o), chunk_(chunk_of(o.chunk, x.size(0), weight.size(0))) {
+    const int64_t N = x.size(0), V = weight.size(0);
+    result_.losses = Tensor::empty({N}, dtype_of<C>());
+    if (o.wants_dx) result_.dx = Tensor::empty(x.shape(), x.dtype());
+    if (o.wants_dweight) result_.dweight = Tensor::empty(weight.shape(), dtype_of<C>());
+    logits_ = Tensor::empty({chunk_, V}, dtype_of<C>());
+    if (wants_gradient()) dlogits_ = std::is_same_v<C, G> ? logits_ : Tensor::empty({chunk_, V}, dtype_of<G>());
+  }
+
+  LinearCrossEntropy run() {
+    const int64_t N = x_.size(0);
+    for (int64_t begin = 0; begin < N; begin += chunk_) add_chunk(begin, std::min(N, begin + chunk_));
+    if (o_.wants_dweight && !has_dweight_) fill_(result_.dweight, 0);
+    double sum = 0;
+    const C* losses = result_.losses.template data<C>();
+    for (int64_t n = 0; n < N; ++n) sum += losses[n];
+    result_.loss = Tensor::full({}, o_.factor * sum, dtype_of<C>());
+    return result_;
+  }
+
+ private:
+  bool wants_gradient() const { return o_.wants_dx || o_.wants_dweight; }
+
+  void add_chunk(int64_t begin, int64_t end) {
+    const int32_t* targets = targets_.data<int32_t>() + begin;
+    C* losses = result_.losses.template mutable_data<C>() + begin;
+    Tensor dx = o_.wants_dx ? result_.dx.slice(0, begin, end) : Tensor();
+    if (std::all_of(targets, targets + (end - begin), [](int32_t id) { return id < 0; })) {
+      std::fill(losses, losses + (end - begin), C(0));
+      if (dx.defined()) fill_(dx, 0);
+      return;
+    }
+    Tensor x = x_.slice(0, begin, end), logits = logits_.slice(0, 0, end - begin);
+    matmul_into(logits, x, weight_, {.transpose_b = true}, 0);
+    Tensor dlogits = wants_gradient() ? dlogits_.slice(0, 0, end - begin) : Tensor();
+    cpu::LossChunkArgs<C, G> args{.vocabulary = weight_.size(0),
+                                  .logits = logits.mutable_data<C>(),
+                                  .targets = targets,
+                                  .losses = losses,
+                                  .dlogits = dlogits.defined() ? dlogits.mutable_data<G>() : nullptr,
+                                  .factor = static_cast<C>(o_.factor),
+                                  .softcap = static_cast<C>(o_.softcap)};
+    cpu::Rows rows{.count = end - begin, .width = args.vocabulary};
+    for_rows(rows, [&]<Isa I>(int64_t first, int64_t last) { cpu::LossChunkKernels<I, C, G>::run(args, first, last); });
+    if (dx.defined()) {
+      if constexpr (std::is_same_v<C, G>)
+        matmul_into(dx, dlogits, weight_, {}, 0);
+      else
+        copy_(dx, matmul(dlogits, weight_));
+    }
+    if (o_.wants_dweight) matmul_into(result_.dweight, dlogits, x, {.transpose_a = true}, has_dweight_ ? 1 : 0);
+    has_dweight_ = true;
+  }
+
+  const Tensor &x_, &weight_, &targets_;
+  const LinearCrossEntropyOptions& o_;
+  int64_t chunk_;
+  Tensor logits_, dlogits_;
+  bool has_dweight_ = false;  // the first chunk writes it, the others add
+  LinearCrossEntropy result_;
+};
+
+}  // namespace
+
+CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
+  check_logits(logits_NV, "cross_entropy");
+  const int64_t N = logits_NV.size(0);
+  Tensor targets = checked_targets(targets_N, N, logits_NV.size(1), "cross_entropy");
+  RowsOf input(logits_NV);
+  DType dtype = statistics_dtype(logits_NV);
+  CrossEntropy result{Tensor::empty({N}, dtype), Tensor::empty({N}, dtype)};
+  with_floating(logits_NV, "cross_entropy", [&]<class T, class C>() {
+    cpu::CrossEntropyArgs<T, C> args{.logits_rows = input.rows,
+                                     .logits = input.tensor.data<T>(),
+                                     .targets = targets.data<int32_t>(),
+                                     .losses = result.losses.mutable_data<C>(),
+                                     .lse = result.lse.mutable_data<C>()};
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::CrossEntropyKernels<I, T, C>::forward(args, begin, end); });
+  });
+  return result;
+}
+
+Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
+                              const Tensor& lse_N) {
+  check_logits(logits_NV, "cross_entropy_backward");
+  Tensor targets = checked_targets(targets_N, logits_NV.size(0), logits_NV.size(1), "cross_entropy_backward");
+  Tensor dlosses = dlosses_N.defined() ? contiguous(dlosses_N) : dlosses_N;
+  check_statistic(dlosses, "dlosses", logits_NV, "cross_entropy_backward");
+  check_statistic(lse_N, "lse", logits_NV, "cross_entropy_backward");
+  RowsOf input(logits_NV);
+  Tensor dlogits = Tensor::empty(logits_NV.shape(), logits_NV.dtype());
+  with_floating(logits_NV, "cross_entropy_backward", [&]<class T, class C>() {
+    C* lse = const_cast<C*>(lse_N.data<C>());  // the backward only reads it
+    cpu::CrossEntropyArgs<T, C> args{.logits_rows = input.rows,
+                                     .logits = input.tensor.data<T>(),
+                                     .targets = targets.data<int32_t>(),
+                                     .lse = lse,
+                                     .dlosses = dlosses.data<C>(),
+                                     .dlogits = dlogits.mutable_data<T>()};
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::CrossEntropyKernels<I, T, C>::backward(args, begin, end); });
+  });
+  return dlogits;
+}
+
+LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,
+                                        const LinearCrossEntropyOptions& options) {
+  check_linear(x_ND, weight_VD, options);
+  Tensor targets = checked_targets(targets_N, x_ND.size(0), weight_VD.size(0), "linear_cross_entropy");
+  LinearCrossEntropy result;
+  with_floating(x_ND, "linear_cross_entropy",
+                [&]<class T, class C>() { result = ChunkedLoss<C, T>(x_ND, weight_VD, targets, options).run(); });
+  return result;
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,172 @@
+// Rotary phases and short causal convolution against float64 loops.
+#include "weft/ops/sequence.h"
+
+#include <numbers>
+
+#include "tests/ops/row_check.h"
+#include "tests/reference/rotary.h"
+
+namespace weft::test {
+namespace {
+
+// Positions [B, T] that differ between rows and jump, as in a shard of a sequence.
+Tensor some_positions(int64_t B, int64_t T) {
+  Tensor p = Tensor::empty({B, T}, kI32);
+  for (int64_t i = 0; i < B * T; ++i)
+    p.mutable_data<int32_t>()[i] = static_cast<int32_t>(i % T * (i % T < 2 ? 1 : 37) + i / T * 1000);
+  return p;
+}
+std::vector<int64_t> integers(const Tensor& t) {
+  std::vector<int64_t> result;
+  for (double x : numbers(t)) result.push_back(static_cast<int64_t>(x));
+  return result;
+}
+
+void check_rotary(const Tensor& x, const Tensor& dy, const ops::RotaryOptions& options, double amplitude,
+                  const std::string& what) {
+  Tensor positions = some_positions(x.size(0), x.size(1));
+  ops::RotaryTable table = ops::rotary_table(positions, x.size(3), options);
+  std::vector<double> frequencies = ops::rotary_frequencies(x.size(3), options);
+  double allowed = x.dtype() == kF64 ? 5e-7 : tolerance(x.dtype());  // the table is f32
+  auto reference = [&](const Tensor& in, double direction) {
+    return reference::rotary(numbers(in), integers(positions), x.size(2), x.size(3), frequencies, amplitude,
+                             options.interleaved, direction);
+  };
+  expect_close(ops::rotary(x, table), reference(x, 1), what + " y", allowed);
+  expect_close(ops::rotary_backward(dy, table), reference(dy, -1), what + " dx", allowed);
+}
+
+TEST(Rotary, EqualsReferenceForAllWidthsDtypesAndInstructionSets) {
+  for_each_isa([](const std::string& isa) {
+    for (DType dtype : {kF32, kBF16, kF64})
+      for (bool interleaved : {false, true})
+        for (int64_t width : {2, 6, 8, 16, 18, 30, 34, 64, 70, 128}) {
+          Tensor x = random_normal({2, 3, 2, width}, "x", dtype), dy = random_normal({2, 3, 2, width}, "dy", dtype);
+          std::string what = str(isa, " ", x, interleaved ? " interleaved" : " half");
+          check_rotary(x, dy, {.interleaved = interleaved}, 1, what);
+          if (width % 4 == 0) check_rotary(x, dy, {.interleaved = interleaved, .fraction = 0.5}, 1, what + " fraction");
+        }
+  });
+}
+
+TEST(Rotary, ReadsHeadsOfAFusedTensor) {
+  for (DType dtype : {kF32, kBF16, kF64})
+    check_rotary(fused_heads(2, 5, 3, 16, "qkv", dtype), fused_heads(2, 5, 3, 16, "d", dtype), {}, 1, "heads");
+  Tensor transposed = random_normal({2, 5, 16, 3}, "x").transpose(2, 3);
+  check_rotary(transposed, transposed, {}, 1, "transposed");
+}
+
+TEST(Rotary, AcceptsNoTokens) {
+  for (Shape shape : {Shape{0, 3, 2, 8}, Shape{2, 0, 2, 8}, Shape{2, 3, 0, 8}}) {
+    Tensor x = Tensor::empty(shape);
+    ops::RotaryTable table = ops::rotary_table(Tensor::zeros({shape[0], shape[1]}, kI64), 8, {});
+    EXPECT_EQ(ops::rotary(x, table).shape(), shape);
+  }
+}
+
+TEST(Rotary, KeepsFarPositionsExact) {
+  int64_t far = 1'000'003;
+  ops::RotaryTable table = ops::rotary_table(Tensor::from<int64_t>({far}, {1, 1}), 4, {});
+  EXPECT_FLOAT_EQ(table.cos.data<float>()[0], static_cast<float>(std::cos(1000003.0)));
+  EXPECT_FLOAT_EQ(table.sin.data<float>()[1], static_cast<float>(std::sin(10000.03)));
+}
+
+TEST(Rotary, CopiesAnglesOfEqualRows) {
+  Tensor positions = Tensor::arange(7).unsqueeze(0).expand({3, 7});
+  ops::RotaryTable table = ops::rotary_table(positions, 8, {});
+  Numbers cos = numbers(table.cos);
+  for (size_t i = 0; i < 28; ++i) EXPECT_EQ(cos[i], cos[56 + i]);
+}
+
+TEST(RotaryFrequencies, FollowTheScalings) {
+  std::vector<double> plain = ops::rotary_frequencies(64, {.base = 500000});
+  EXPECT_DOUBLE_EQ(plain[0], 1);
+  EXPECT_DOUBLE_EQ(plain[8], std::pow(500000.0, -0.25));
+  std::vector<double> partial = ops::rotary_frequencies(64, {.fraction = 0.25});
+  ASSERT_EQ(partial.size(), 8u);
+  EXPECT_DOUBLE_EQ(partial[4], 0.01);
+  std::vector<double> linear = ops::rotary_frequencies(64, {.base = 500000, .linear = {{.factor = 4}}});
+  for (size_t m = 0; m < 32; ++m) EXPECT_DOUBLE_EQ(linear[m], plain[m] / 4);
+
+  ops::RotaryOptions::Llama3 l3{.factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 8192};
+  std::vector<double> llama = ops::rotary_frequencies(64, {.base = 500000, .llama3 = l3});
+  int kept = 0, stretched = 0;
+  for (size_t m = 0; m < 32; ++m) {
+    double f = plain[m], wavelength = 2 * std::numbers::pi / f, want;
+    if (wavelength < 8192.0 / 4)
+      want = f, ++kept;
+    else if (wavelength > 8192.0)
+      want = f / 8, ++stretched;
+    else {
+      double s = (8192.0 / wavelength - 1) / 3;
+      want = (1 - s) * f / 8 + s * f;
+    }
+    EXPECT_NEAR(llama[m] / want, 1, 1e-12) << m;
+  }
+  EXPECT_TRUE(kept > 5 && stretched > 5 && kept + stretched < 32);
+}
+
+// K 64, base 10000, original context 4096: pair m turns 4096 / (2 pi) * 10000^(-m/32) times, 32 times at m = 10.47 and
+// once at m = 22.51, so the ramp runs from pair 10 to pair 23.
+TEST(RotaryFrequencies, YarnInterpolatesSlowPairsOnly) {
+  std::vector<double> plain = ops::rotary_frequencies(64, {});
+  std::vector<double> yarn = ops::rotary_frequencies(64, {.yarn = {{.factor = 4}}});
+  for (size_t m = 0; m <= 10; ++m) EXPECT_DOUBLE_EQ(yarn[m], plain[m]);
+  for (size_t m = 11; m < 23; ++m) {
+    double share = (static_cast<double>(m) - 10) / 13;
+    EXPECT_NEAR(yarn[m] / plain[m], share / 4 + 1 - share, 1e-12) << m;
+  }
+  for (size_t m = 23; m < 32; ++m) EXPECT_DOUBLE_EQ(yarn[m], plain[m] / 4);
+  Tensor x = random_normal({2, 3, 2, 64}, "x");
+  check_rotary(x, x, {.yarn = {{.factor = 4}}}, 0.1 * std::log(4.0) + 1, "yarn");
+  check_rotary(x, x, {.yarn = {{.factor = 4, .attention_factor = 0.5}}}, 0.5, "yarn with a factor");
+  check_rotary(x, x, {.yarn = {{.factor = 1}}}, 1, "yarn of nothing");
+}
+
+TEST(Rotary, RepeatsBitForBitWithAnyThreadCount) {
+  Tensor x = random_normal({3, 67, 5, 34}, "x");
+  ops::RotaryTable table = ops::rotary_table(some_positions(3, 67), 34, {});
+  expect_same_for_all_threads([&]() -> std::vector<Tensor> {
+    return {ops::rotary(x, table), ops::rotary_backward(x, table)};
+  });
+}
+
+TEST(Rotary, SaysWhatIsWrong) {
+  Tensor positions = Tensor::zeros({2, 3}, kI32), x = Tensor::zeros({2, 3, 2, 8});
+  ops::RotaryTable table = ops::rotary_table(positions, 8, {});
+  ops::RotaryOptions::Llama3 bad_llama{.low_freq_factor = 4, .high_freq_factor = 1};
+  ops::RotaryOptions::Yarn bad_yarn{.beta_fast = 1, .beta_slow = 32};
+  expect_errors({
+      {[&] {
+         ops::rotary_table(Tensor::zeros({2, 3}), 8, {});
+       },
+       {"rotary_table: positions are [2, 3] f32", "i32 or i64"}},
+      {[&] { ops::rotary_table(positions, 7, {}); }, {"a head of 7 channels", "even number"}},
+      {[&] { ops::rotary_frequencies(8, {.fraction = 0.3}); }, {"fraction 0.3", "even number"}},
+      {[&] { ops::rotary_frequencies(8, {.base = 0}); }, {"base is 0"}},
+      {[&] { ops::rotary_frequencies(8, {.linear = {{.factor = 0}}}); }, {"factor is 0", "positive"}},
+      {[&] { ops::rotary_frequencies(8, {.linear = {{2.0}}, .yarn = {{.factor = 2}}}); },
+       {"2 scalings", "at most one"}},
+      {[&] { ops::rotary_frequencies(8, {.llama3 = bad_llama}); }, {"low_freq_factor 4", "high_freq_factor 1"}},
+      {[&] { ops::rotary_frequencies(8, {.yarn = bad_yarn}); }, {"beta_fast 1", "beta_slow 32"}},
+      {[&] {
+         ops::rotary(Tensor::zeros({2, 3, 16}), table);
+       },
+       {"rotary: x is [2, 3, 16]", "[B, T, H, K]"}},
+      {[&] {
+         ops::rotary(Tensor::zeros({2, 4, 2, 8}), table);
+       },
+       {"rotary: x is [2, 4, 2, 8]", "cos is [2, 3, 4]"}},
+      {[&] {
+         ops::rotary_backward(Tensor::zeros({2, 3, 2, 6}), table);
+       },
+       {"rotary_backward", "cos is [2, 3, 4]"}},
+      {[&] {
+         ops::rotary(Tensor::zeros({2, 3, 2, 8}, kI32), table);
+       },
+       {"rotary: x is", "f32, bf16 or f64"}},
+  });
+}
+
+}  // namespace
+}  // namespace weft::test
