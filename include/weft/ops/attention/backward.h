@@ -1,0 +1,281 @@
+// Backward of the blockwise softmax core. An item is (row, key/value head, block of keys); it walks the queries of the group:
+//   S = Q K^T, dP = dO V^T (lanes are keys), W = weight(S), dS = dscore(W, dP, delta) * slope
+//   dV += W^T dO, dK += dS^T Q, dQ += dS K (lanes are channels; W and dS are read in either direction, never transposed)
+// dK, dV stay in scratch until the item ends. dQ is shared by the items of a head: block after block is added in the order
+// of the key blocks, each waiting for its predecessor, so every thread count gives the same bits.
+#pragma once
+
+#include <atomic>
+#include <thread>
+
+#include "weft/ops/attention/forward.h"
+
+namespace weft::ops::core {
+namespace {
+
+// For each (row, head, block of queries): how many key blocks have been added to dQ, counting skipped ones.
+class Turns {
+ public:
+  Turns(int64_t batch, int64_t heads, int64_t blocks)
+      : heads_(heads), blocks_(blocks), memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32)),
+        next_(memory_.template mutable_data<int32_t>()) {}
+
+  // Waits until key block `before` - 1 is in. Items start in order, so the awaited one runs or is done.
+  void wait(int64_t b, int64_t head, int64_t block, int64_t before) {
+    std::atomic_ref<int32_t> turn(at(b, head, block));
+    for (int spins = 0; turn.load(std::memory_order_acquire) < before; ++spins) {
+      if (is_abandoned_.load(std::memory_order_relaxed)) return;
+      if (spins > 64) std::this_thread::yield();
+    }
+  }
+  void done(int64_t b, int64_t head, int64_t block, int64_t key_block) {
+    std::atomic_ref<int32_t>(at(b, head, block)).store(static_cast<int32_t>(key_block + 1), std::memory_order_release);
+  }
+  void abandon() { is_abandoned_.store(true, std::memory_order_relaxed); }
+
+ private:
+  int32_t& at(int64_t b, int64_t head, int64_t block) { return next_[(b * heads_ + head) * blocks_ + block]; }
+
+  int64_t heads_, blocks_;
+  Tensor memory_;
+  int32_t* next_;
+  std::atomic<bool> is_abandoned_{false};
+};
+
+template <class T, class Mask, class Score, class Normaliser>
+class Backward {
+ public:
+  static constexpr int L = kLanes<T>, P = kPanel<T>;
+  using V = Lanes<T>;
+
+  Backward(const Problem& problem, const Mask& mask, const Score& score)
+      : p_(problem), mask_(mask), score_(score), dropout_(problem),
+        key_panels_(problem.key_tokens, problem.batch, problem.keys, P),
+        query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
+        key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
+        query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
+        key_ld_(round_up(problem.key_width, L)), value_ld_(round_up(problem.value_width, L)) {}
+
+  void run() {
+    Turns turns(p_.batch, p_.heads, query_blocks_.count());
+    int64_t groups = p_.batch * p_.kv_heads;
+    run_items(p_, groups * key_blocks_.count(), [&](int64_t i) {
+      try {
+        item(i % groups / p_.kv_heads, i % groups % p_.kv_heads, i / groups, turns);
+      } catch (...) {
+        turns.abandon();
+        throw;
+      }
+    });
+  }
+
+ private:
+  struct Scratch {
+    T *key_lanes, *value_lanes, *keys, *queries, *douts, *weights, *dscores, *dk, *dv, *statistic, *delta;
+    BlockTokens *query_tokens, *key_tokens;
+    size_t bytes;
+
+    Scratch(const Problem& p, int64_t key_ld, int64_t value_ld, std::byte* base) {
+      Carver carve(base);
+      key_lanes = carve.take<T>(kBlock * p.key_width), value_lanes = carve.take<T>(kBlock * p.value_width);
+      keys = carve.take<T>(kBlock * key_ld);
+      queries = carve.take<T>(kBlock * key_ld), douts = carve.take<T>(kBlock * value_ld);
+      weights = carve.take<T>(kBlock * kBlock), dscores = carve.take<T>(kBlock * kBlock);
+      dk = carve.take<T>(kBlock * key_ld), dv = carve.take<T>(kBlock * value_ld);
+      statistic = carve.take<T>(kBlock), delta = carve.take<T>(kBlock);
+      query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
+      bytes = carve.used(base);
+    }
+  };
+
+  // Where an item stands: one tile of one query head.
+  struct Place {
+    int64_t b, row, head, q0, k0;
+    int queries, keys;
+  };
+
+  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t key_block, Turns& turns) {
+    Scratch s(p_, key_ld_, value_ld_, scratch(Scratch(p_, key_ld_, value_ld_, nullptr).bytes));
+    int64_t k0 = key_block * kBlock, keys = smaller(kBlock, p_.keys - k0);
+    Operand k = p_.k.at(b, kv_head);
+    pack_lanes<T>(k, k0, keys, p_.key_width, T(1), s.key_lanes);
+    pack_lanes<T>(p_.v.at(b, kv_head), k0, keys, p_.value_width, T(1), s.value_lanes);
+    pack_rows<T>(k, k0, keys, p_.key_width, T(1), s.keys, key_ld_, keys);
+    s.key_tokens->gather(p_.key_tokens, b, k0, keys);
+    std::fill_n(s.dk, kBlock * key_ld_, T(0));
+    std::fill_n(s.dv, kBlock * value_ld_, T(0));
+    for (int64_t h = 0; h < p_.heads_per_group(); ++h)
+      for (int64_t block = 0; block < query_blocks_.count(); ++block) {
+        Place at{b, p_.first_row + b, kv_head * p_.heads_per_group() + h, block * kBlock, k0, 0, static_cast<int>(keys)};
+        at.queries = static_cast<int>(smaller(kBlock, p_.queries - at.q0));
+        tile(s, at, key_block, block, turns);
+      }
+    add_rows(static_cast<T*>(p_.dk), s.dk, key_ld_, p_.key_width, b, kv_head, k0, keys,
+             T(is_identity_score<Score>() && Normaliser::kIsBase2 ? kLn2 : 1.0));  // queries carry scale * unit
+    add_rows(static_cast<T*>(p_.dv), s.dv, value_ld_, p_.value_width, b, kv_head, k0, keys, T(1));
+  }
+
+  [[gnu::noinline]] void tile(Scratch& s, const Place& at, int64_t key_block, int64_t block, Turns& turns) {
+    auto cover_of = [&](int64_t j) {
+      return mask_.cover(at.row, at.head, query_blocks_.row(at.b)[block], key_blocks_.row(at.b)[j]);
+    };
+    Cover cover = cover_of(key_block);
+    if (cover == Cover::empty) return;
+    const TokenRange* panels = key_panels_.row(at.b) + key_block * kPanels<T>;
+    const TokenRange* groups = query_groups_.row(at.b) + block * kGroups;
+    TilePlan<T> plan;
+    make_plan(plan, at.keys, at.queries, cover == Cover::full,
+              [&](int panel, int group) { return mask_.cover(at.row, at.head, groups[group], panels[panel]); });
+    bool has_pairs = plan.begin < plan.end;
+    if (has_pairs) {
+      load_queries(s, at);
+      for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, plan, panel, at);
+      key_gradients(s, plan, at);
+    }
+    int64_t before = key_block;
+    while (before > 0 && cover_of(before - 1) == Cover::empty) --before;
+    turns.wait(at.b, at.head, block, before);
+    if (has_pairs) query_gradients(s, plan, at);
+    turns.done(at.b, at.head, block, key_block);
+  }
+
+  void load_queries(Scratch& s, const Place& at) {
+    int64_t padded = round_up(at.queries, kGroup);
+    pack_rows<T>(p_.q.at(at.b, at.head), at.q0, at.queries, p_.key_width,
+                 static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, key_ld_, padded);
+    pack_rows<T>(p_.dout.at(at.b, at.head), at.q0, at.queries, p_.value_width, T(1), s.douts, value_ld_, padded);
+    s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
+    T unit = Normaliser::kIsBase2 ? T(kLog2e) : T(1);
+    for (int64_t i = 0; i < padded; ++i) {
+      T statistic = T(Normaliser::kMasked), delta = 0;
+      if (i < at.queries && Normaliser::kHasStatistic) {
+        int64_t from = (at.b * p_.queries + at.q0 + i) * p_.heads + at.head;
+        statistic = static_cast<const T*>(p_.statistic)[from] * unit;
+        delta = static_cast<const T*>(p_.delta)[from];
+      }
+      s.statistic[i] = Normaliser::backward_shift(statistic);
+      s.delta[i] = delta;
+    }
+  }
+
+  // Weights (with dropout) and d scores of one panel of keys; rows of the tile that it does not need become 0.
+  [[gnu::noinline]] void panel_scores(Scratch& s, const TilePlan<T>& plan, int panel, const Place& at) {
+    int first = plan.panel_begin[panel] * kGroup, last = plan.panel_end[panel] * kGroup;
+    product(s.queries, key_ld_, s.key_lanes + panel * P * p_.key_width, p_.key_width, first, last, s.weights + panel * P);
+    product(s.douts, value_ld_, s.value_lanes + panel * P * p_.value_width, p_.value_width, first, last,
+            s.dscores + panel * P);
+    bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
+    for (int g = plan.panel_begin[panel]; g < plan.panel_end[panel]; ++g) {
+      bool is_full = plan.is_full || plan.cover[panel][g] == Cover::full;
+      if (is_plain && is_full) plain_group(s, panel, g * kGroup);
+      else masked_group(s, panel, g * kGroup, at, is_full);
+    }
+    for (int n = 0; n < 2; ++n) {
+      T *w = s.weights + panel * P + n * L, *ds = s.dscores + panel * P + n * L;
+      auto clear = [&](int64_t i) { store(w + i * kBlock, V{}), store(ds + i * kBlock, V{}); };
+      for (int64_t i = plan.begin * kGroup; i < first; ++i) clear(i);
+      for (int64_t i = larger(last, plan.begin * kGroup); i < plan.end * kGroup; ++i) clear(i);
+    }
+  }
+
+  [[gnu::always_inline]] void product(const T* rows, int64_t ld, const T* panel, int64_t depth, int first, int last, T* out) {
+    for (int r0 = first; r0 < last; r0 += kRowStep) {
+      V acc[kRowStep][2] = {};
+      multiply<2, false>(rows + r0 * ld, ld, panel, P, depth, acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRowStep; ++r) {
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; ++n) store(out + (r0 + r) * kBlock + n * L, acc[r][n]);
+      }
+    }
+  }
+
+  [[gnu::always_inline]] void plain_group(Scratch& s, int panel, int64_t row0) {
+    for (int64_t i = row0; i < row0 + kGroup; ++i) {
+      V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
+      for (int n = 0; n < 2; ++n) {
+        T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
+        V w = Normaliser::weight(load(w_at), shift);
+        store(ds_at, Normaliser::dscore(w, load(ds_at), delta));
+        store(w_at, w);
+      }
+    }
+  }
+
+  [[gnu::noinline]] void masked_group(Scratch& s, int panel, int64_t row0, const Place& at, bool is_full) {
+    V masked = broadcast<V>(T(Normaliser::kMasked));
+    for (int64_t i = row0; i < row0 + kGroup; ++i) {
+      V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
+      Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
+      for (int n = 0; n < 2; ++n) {
+        T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
+        Token<LaneInts<T>> k = lanes_at<T>(*s.key_tokens, panel * P + n * L);
+        V raw = load(w_at), x = raw, dw = load(ds_at);
+        if constexpr (!is_identity_score<Score>()) {
+          x = score_value<T>(score_, raw, at.row, at.head, q, k);
+          if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
+        }
+        LaneInts<T> keep = LaneInts<T>{} - 1;
+        if (!is_full) keep = keep_lanes<T>(mask_, at.row, at.head, q, k);
+        V w = Normaliser::weight(select(keep, x, masked), shift);
+        V drop = broadcast<V>(T(1));
+        if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k.position, at.head, at.row);
+        V ds = Normaliser::dscore(w, dw * drop, delta);
+        if constexpr (!is_identity_score<Score>()) ds *= score_slope<T>(score_, raw, at.row, at.head, q, k);
+        store(ds_at, select(keep, ds, V{}));
+        store(w_at, w * drop);
+      }
+    }
+  }
+
+  // dV += W^T dO and dK += dS^T Q, by rows of keys.
+  [[gnu::noinline]] void key_gradients(Scratch& s, const TilePlan<T>& plan, const Place& at) {
+    for (int r0 = 0; r0 < at.keys; r0 += kRowStep) {
+      int first, last;
+      plan.groups_of(r0, kRowStep, first, last);
+      if (first >= last) continue;
+      int64_t i0 = first * kGroup, depth = smaller(last * kGroup, at.queries) - i0;
+      row_product<true, false, false, T>(s.weights + i0 * kBlock + r0, kBlock, s.douts + i0 * value_ld_, value_ld_, depth,
+                                         s.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
+      row_product<true, false, false, T>(s.dscores + i0 * kBlock + r0, kBlock, s.queries + i0 * key_ld_, key_ld_, depth,
+                                         s.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+    }
+  }
+
+  // dQ += scale * dS K, into the caller's accumulator; the tile's product passes through s.queries, no longer needed.
+  [[gnu::noinline]] void query_gradients(Scratch& s, const TilePlan<T>& plan, const Place& at) {
+    T* dq = static_cast<T*>(p_.dq);
+    for (int g = plan.begin; g < plan.end; ++g) {
+      int first, last;
+      plan.panels_of(g, first, last);
+      if (first >= last) continue;
+      int64_t j0 = first * P, depth = smaller(last * P, at.keys) - j0;
+      for (int r0 = g * kGroup; r0 < (g + 1) * kGroup; r0 += kRowStep)
+        row_product<false, true, false, T>(s.dscores + r0 * kBlock + j0, kBlock, s.keys + j0 * key_ld_, key_ld_, depth,
+                                           s.queries + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+      add_rows(dq, s.queries + g * kGroup * key_ld_, key_ld_, p_.key_width, at.b, at.head, at.q0 + g * kGroup,
+               smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
+    }
+  }
+
+  // to[b, first + i, head, :] += factor * rows[i]; `to` is dq by query heads, dk or dv by key/value heads.
+  [[gnu::always_inline]] void add_rows(T* to, const T* rows, int64_t ld, int64_t width, int64_t b, int64_t head, int64_t first,
+                                       int64_t count, T factor) {
+    bool is_query = to == static_cast<T*>(p_.dq);
+    int64_t tokens = is_query ? p_.queries : p_.keys, heads = is_query ? p_.heads : p_.kv_heads;
+    for (int64_t i = 0; i < count; ++i) {
+      T* row = to + ((b * tokens + first + i) * heads + head) * width;
+      for (int64_t c = 0; c < width; ++c) row[c] += factor * rows[i * ld + c];
+    }
+  }
+
+  const Problem& p_;
+  const Mask& mask_;
+  const Score& score_;
+  Dropout dropout_;
+  Ranges key_panels_, query_groups_, key_blocks_, query_blocks_;
+  int64_t key_ld_, value_ld_;
+};
+
+}  // namespace
+}  // namespace weft::ops::core

@@ -1,0 +1,96 @@
+// Column mass: for each key the sum over queries of its softmax weight, from known lse, without values or a T x T matrix.
+// An item is (row, head, block of keys): S = Q K^T with keys in the lanes, then a vertical sum over queries.
+#pragma once
+
+#include "weft/ops/attention/backward.h"
+
+namespace weft::ops::core {
+namespace {
+
+template <class T, class Mask, class Score>
+class ColumnMass {
+ public:
+  static constexpr int L = kLanes<T>, P = kPanel<T>;
+  using V = Lanes<T>;
+  using Normaliser = SoftmaxNormaliser;
+
+  ColumnMass(const Problem& problem, const Mask& mask, const Score& score)
+      : p_(problem), mask_(mask), score_(score),
+        key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
+        query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock) {}
+
+  void run() {
+    int64_t heads = p_.batch * p_.heads;
+    run_items(p_, heads * key_blocks_.count(),
+                   [&](int64_t i) { item(i % heads / p_.heads, i % heads % p_.heads, i / heads); });
+  }
+
+ private:
+  struct Scratch {
+    T *key_lanes, *queries, *shift, *mass;
+    BlockTokens *query_tokens, *key_tokens;
+    size_t bytes;
+
+    Scratch(const Problem& p, std::byte* base) {
+      Carver carve(base);
+      key_lanes = carve.take<T>(kBlock * p.key_width), queries = carve.take<T>(kBlock * p.key_width);
+      shift = carve.take<T>(kBlock), mass = carve.take<T>(kBlock);
+      query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
+      bytes = carve.used(base);
+    }
+  };
+
+  [[gnu::noinline]] void item(int64_t b, int64_t head, int64_t key_block) {
+    Scratch s(p_, scratch(Scratch(p_, nullptr).bytes));
+    int64_t k0 = key_block * kBlock, keys = smaller(kBlock, p_.keys - k0), row = p_.first_row + b;
+    pack_lanes<T>(p_.k.at(b, head / p_.heads_per_group()), k0, keys, p_.key_width, T(1), s.key_lanes);
+    s.key_tokens->gather(p_.key_tokens, b, k0, keys);
+    std::fill_n(s.mass, kBlock, T(0));
+    for (int64_t block = 0; block < query_blocks_.count(); ++block) {
+      Cover cover = mask_.cover(row, head, query_blocks_.row(b)[block], key_blocks_.row(b)[key_block]);
+      if (cover == Cover::empty) continue;
+      int64_t q0 = block * kBlock, queries = smaller(kBlock, p_.queries - q0);
+      load_queries(s, b, head, q0, queries);
+      for (int64_t panel = 0; panel < (keys + P - 1) / P; ++panel) add(s, panel, queries, row, head, cover == Cover::full);
+    }
+    for (int64_t j = 0; j < keys; ++j) p_.mass[(b * p_.keys + k0 + j) * p_.heads + head] = static_cast<float>(s.mass[j]);
+  }
+
+  void load_queries(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
+    pack_rows<T>(p_.q.at(b, head), q0, queries, p_.key_width, static_cast<T>(p_.scale * score_unit<Score, Normaliser>()),
+                 s.queries, p_.key_width, round_up(queries, kGroup));
+    s.query_tokens->gather(p_.query_tokens, b, q0, queries);
+    for (int64_t i = 0; i < queries; ++i) {
+      T lse = static_cast<const T*>(p_.statistic)[(b * p_.queries + q0 + i) * p_.heads + head];
+      s.shift[i] = Normaliser::backward_shift(lse * T(kLog2e));
+    }
+  }
+
+  void add(Scratch& s, int64_t panel, int64_t queries, int64_t row, int64_t head, bool is_full) {
+    V mass[2] = {load(s.mass + panel * P), load(s.mass + panel * P + L)};
+    for (int64_t r0 = 0; r0 < queries; r0 += kRowStep) {
+      V acc[kRowStep][2] = {};
+      multiply<2, false>(s.queries + r0 * p_.key_width, p_.key_width, s.key_lanes + panel * P * p_.key_width, P,
+                         p_.key_width, acc);
+      for (int64_t r = 0; r < smaller(kRowStep, queries - r0); ++r) {
+        Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, r0 + r);
+        for (int n = 0; n < 2; ++n) {
+          Token<LaneInts<T>> k = lanes_at<T>(*s.key_tokens, panel * P + n * L);
+          V x = acc[r][n];
+          if constexpr (!is_identity_score<Score>()) x = score_value<T>(score_, x, row, head, q, k) * T(kLog2e);
+          if (!is_full) x = select(keep_lanes<T>(mask_, row, head, q, k), x, broadcast<V>(T(Normaliser::kMasked)));
+          mass[n] += Normaliser::weight(x, broadcast<V>(s.shift[r0 + r]));
+        }
+      }
+    }
+    store(s.mass + panel * P, mass[0]), store(s.mass + panel * P + L, mass[1]);
+  }
+
+  const Problem& p_;
+  const Mask& mask_;
+  const Score& score_;
+  Ranges key_blocks_, query_blocks_;
+};
+
+}  // namespace
+}  // namespace weft::ops::core

@@ -1,0 +1,230 @@
+// Forward of the blockwise softmax core. An item is (row, head, block of queries); it walks the key blocks:
+//   S^T = K Q^T (lanes are queries: maximum, 2^x and sum are vertical)
+//   O = O * rescale + P V (lanes are value columns; P is read transposed, so nothing is ever transposed but Q, once)
+// Memory: per thread O(block); the running state is read and written once per item.
+#pragma once
+
+#include <algorithm>
+
+#include "weft/ops/attention/normaliser.h"
+#include "weft/ops/attention/plan.h"
+#include "weft/ops/attention/score.h"
+
+namespace weft::ops::core {
+namespace {
+
+inline constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
+
+// Scores leave the product in the unit the normaliser wants, if no modifier needs natural ones first.
+template <class Score, class Normaliser>
+constexpr double score_unit() {
+  return is_identity_score<Score>() && Normaliser::kIsBase2 ? kLog2e : 1.0;
+}
+
+template <class T, class Mask, class Score, class Normaliser>
+class Forward {
+ public:
+  static constexpr int L = kLanes<T>, P = kPanel<T>;
+  using V = Lanes<T>;
+
+  Forward(const Problem& problem, const Mask& mask, const Score& score)
+      : p_(problem), mask_(mask), score_(score), dropout_(problem),
+        query_panels_(problem.query_tokens, problem.batch, problem.queries, P),
+        key_groups_(problem.key_tokens, problem.batch, problem.keys, kGroup),
+        query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
+        key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
+        value_ld_(round_up(problem.value_width, L)) {}
+
+  void run() {
+    int64_t blocks = query_blocks_.count();
+    // Longest first: later positions see more keys under the masks that matter.
+    run_items(p_, p_.batch * p_.heads * blocks, [&](int64_t i) {
+      int64_t bh = i % (p_.batch * p_.heads), block = blocks - 1 - i / (p_.batch * p_.heads);
+      item(bh / p_.heads, bh % p_.heads, block);
+    });
+  }
+
+ private:
+  struct Scratch {
+    T *queries, *keys, *values, *scores, *out, *max, *sum, *factor;
+    BlockTokens *query_tokens, *key_tokens;
+    size_t bytes;
+
+    Scratch(const Problem& p, int64_t value_ld, std::byte* base) {
+      Carver carve(base);
+      queries = carve.take<T>(kBlock * p.key_width);
+      keys = carve.take<T>(kBlock * p.key_width);
+      values = carve.take<T>(kBlock * value_ld);
+      scores = carve.take<T>(kBlock * kBlock);
+      out = carve.take<T>(kBlock * value_ld);
+      max = carve.take<T>(kBlock), sum = carve.take<T>(kBlock), factor = carve.take<T>(kBlock);
+      query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
+      bytes = carve.used(base);
+    }
+  };
+
+  [[gnu::noinline]] void item(int64_t b, int64_t head, int64_t block) {
+    Scratch s(p_, value_ld_, scratch(Scratch(p_, value_ld_, nullptr).bytes));
+    int64_t q0 = block * kBlock, queries = smaller(kBlock, p_.queries - q0);
+    int64_t row = p_.first_row + b, kv_head = head / p_.heads_per_group();
+    pack_lanes<T>(p_.q.at(b, head), q0, queries, p_.key_width,
+                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries);
+    s.query_tokens->gather(p_.query_tokens, b, q0, queries);
+    load_state(s, b, head, q0, queries);
+    const TokenRange query_range = query_blocks_.row(b)[block];
+    const TokenRange* panels = query_panels_.row(b) + block * kPanels<T>;
+    const TokenRange* key_ranges = key_blocks_.row(b);
+    Operand k = p_.k.at(b, kv_head), v = p_.v.at(b, kv_head);
+    for (int64_t t = 0; t < key_blocks_.count(); ++t) {
+      Cover cover = mask_.cover(row, head, query_range, key_ranges[t]);
+      if (cover == Cover::empty) continue;
+      int64_t k0 = t * kBlock, keys = smaller(kBlock, p_.keys - k0);
+      const TokenRange* groups = key_groups_.row(b) + t * kGroups;
+      TilePlan<T> plan;
+      make_plan(plan, queries, keys, cover == Cover::full,
+                [&](int panel, int group) { return mask_.cover(row, head, panels[panel], groups[group]); });
+      if (plan.begin >= plan.end) continue;
+      pack_rows<T>(k, k0, keys, p_.key_width, T(1), s.keys, p_.key_width, round_up(keys, kGroup));
+      if (!plan.is_full || !is_identity_score<Score>() || p_.dropout > 0) s.key_tokens->gather(p_.key_tokens, b, k0, keys);
+      weights(s, plan, row, head, keys);
+      pack_rows<T>(v, k0, keys, p_.value_width, T(1), s.values, value_ld_, keys);
+      values(s, plan, queries, keys);
+    }
+    store_state(s, b, head, q0, queries);
+  }
+
+  // Scores of the tile, then weights in their place, per panel of queries.
+  [[gnu::noinline]] void weights(Scratch& s, const TilePlan<T>& plan, int64_t row, int64_t head, int64_t keys) {
+    for (int panel = 0; panel < plan.panels; ++panel) {
+      int first = plan.panel_begin[panel], last = plan.panel_end[panel];
+      T* scores = s.scores + panel * P;
+      int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
+      V max[2] = {broadcast<V>(T(Normaliser::kMasked)), broadcast<V>(T(Normaliser::kMasked))};
+      score_product(s, panel, first, last, max);
+      if (first < last && (!is_identity_score<Score>() || !plan.is_full || last * kGroup > keys))
+        modify(s, plan, panel, row, head, row_begin, row_end, max);
+      for (int n = 0; n < 2; ++n) {
+        int64_t lane = panel * P + n * L;
+        typename Normaliser::template State<V> state = {load(s.max + lane), load(s.sum + lane)};
+        V factor = first < last ? Normaliser::rescale(state, max[n]) : broadcast<V>(T(1));
+        V shift = Normaliser::shift(state.max), total{};
+        T* column = scores + n * L;
+        for (int64_t j = row_begin; j < row_end; ++j) {
+          V w = Normaliser::weight(load(column + j * kBlock), shift);
+          total += w;
+          store(column + j * kBlock, w);
+        }
+        Normaliser::add(state, total);
+        store(s.max + lane, state.max), store(s.sum + lane, state.sum), store(s.factor + lane, factor);
+        for (int64_t j = plan.begin * kGroup; j < row_begin; ++j) store(column + j * kBlock, V{});
+        for (int64_t j = larger(row_end, plan.begin * kGroup); j < smaller(plan.end * kGroup, keys); ++j)
+          store(column + j * kBlock, V{});
+      }
+      if (p_.dropout > 0) drop(s, panel, row, head, row_begin, row_end);
+    }
+  }
+
+  [[gnu::always_inline]] void score_product(Scratch& s, int panel, int first, int last, V (&max)[2]) {
+    T* scores = s.scores + panel * P;
+    const T* queries = s.queries + panel * P * p_.key_width;
+    for (int r0 = first * kGroup; r0 < last * kGroup; r0 += kRowStep) {
+      V acc[kRowStep][2] = {};
+      multiply<2, false>(s.keys + r0 * p_.key_width, p_.key_width, queries, P, p_.key_width, acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRowStep; ++r) {
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; ++n) {
+          max[n] = lane_max(acc[r][n], max[n]);
+          store(scores + (r0 + r) * kBlock + n * L, acc[r][n]);
+        }
+      }
+    }
+  }
+
+  // Score modifier and mask; the maximum is taken again over what remains.
+  [[gnu::noinline]] void modify(Scratch& s, const TilePlan<T>& plan, int panel, int64_t row, int64_t head,
+                                int64_t row_begin, int64_t row_end, V (&max)[2]) {
+    V masked = broadcast<V>(T(Normaliser::kMasked));
+    for (int n = 0; n < 2; ++n) {
+      max[n] = masked;
+      Token<LaneInts<T>> q = lanes_at<T>(*s.query_tokens, panel * P + n * L);
+      T* column = s.scores + panel * P + n * L;
+      for (int64_t j = row_begin; j < row_end; ++j) {
+        Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
+        V x = load(column + j * kBlock);
+        if constexpr (!is_identity_score<Score>()) {
+          x = score_value<T>(score_, x, row, head, q, k);
+          if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
+        }
+        if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)
+          x = select(keep_lanes<T>(mask_, row, head, q, k), x, masked);
+        max[n] = lane_max(x, max[n]);
+        store(column + j * kBlock, x);
+      }
+    }
+  }
+
+  [[gnu::noinline]] void drop(Scratch& s, int panel, int64_t row, int64_t head, int64_t row_begin, int64_t row_end) {
+    for (int n = 0; n < 2; ++n) {
+      Token<LaneInts<T>> q = lanes_at<T>(*s.query_tokens, panel * P + n * L);
+      for (int64_t j = row_begin; j < row_end; ++j) {
+        T* at = s.scores + j * kBlock + panel * P + n * L;
+        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position, head, row));
+      }
+    }
+  }
+
+  // O = O * factor + P V, by rows of queries.
+  [[gnu::noinline]] void values(Scratch& s, const TilePlan<T>& plan, int64_t queries, int64_t keys) {
+    for (int r0 = 0; r0 < queries; r0 += kRowStep) {
+      int first, last;
+      plan.groups_of(r0, kRowStep, first, last);
+      if (first >= last) continue;
+      int64_t j0 = first * kGroup, depth = smaller(last * kGroup, keys) - j0;
+      row_product<true, false, true>(s.scores + j0 * kBlock + r0, kBlock, s.values + j0 * value_ld_, value_ld_, depth,
+                                     s.out + r0 * value_ld_, value_ld_, value_ld_, s.factor + r0);
+    }
+  }
+
+  void load_state(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
+    T unit = Normaliser::kIsBase2 ? T(kLog2e) : T(1);
+    for (int64_t i = 0; i < kBlock; ++i) {
+      bool has = p_.has_state && i < queries;
+      int64_t at = (b * p_.queries + q0 + i) * p_.heads + head;
+      T statistic = T(Normaliser::kMasked);
+      if (has && Normaliser::kHasStatistic) statistic = static_cast<const T*>(p_.statistic)[at] * unit;
+      auto state = Normaliser::init(statistic);
+      s.max[i] = state.max, s.sum[i] = state.sum;
+      T* row = s.out + i * value_ld_;
+      const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
+      for (int64_t c = 0; c < value_ld_; ++c) row[c] = has && c < p_.value_width ? old[c] : T(0);
+    }
+  }
+
+  void store_state(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
+    for (int64_t i = 0; i < queries; ++i) {
+      auto end = Normaliser::finish(s.max[i], s.sum[i]);
+      int64_t at = (b * p_.queries + q0 + i) * p_.heads + head;
+      const T* row = s.out + i * value_ld_;
+      if (p_.out_is_bf16) {
+        auto* out = static_cast<BFloat16*>(p_.out) + at * p_.value_width;
+        for (int64_t c = 0; c < p_.value_width; ++c) out[c] = BFloat16(static_cast<float>(row[c] * end.factor));
+      } else {
+        T* out = static_cast<T*>(p_.out) + at * p_.value_width;
+        for (int64_t c = 0; c < p_.value_width; ++c) out[c] = row[c] * end.factor;
+      }
+      if (Normaliser::kHasStatistic)
+        static_cast<T*>(p_.statistic)[at] = Normaliser::kIsBase2 ? end.statistic * T(kLn2) : end.statistic;
+    }
+  }
+
+  const Problem& p_;
+  const Mask& mask_;
+  const Score& score_;
+  Dropout dropout_;
+  Ranges query_panels_, key_groups_, query_blocks_, key_blocks_;
+  int64_t value_ld_;
+};
+
+}  // namespace
+}  // namespace weft::ops::core

@@ -1,0 +1,169 @@
+// Which parts of a tile of pairs are worked on: token ranges of panels and groups, and the rows each panel needs.
+// Lanes are tokens of one side (forward: queries, backward: keys), rows tokens of the other.
+#pragma once
+
+#include "weft/core/parallel.h"
+#include "weft/core/tensor.h"
+#include "weft/ops/attention/tile.h"
+#include "weft/ops/attention/tokens.h"
+
+namespace weft::ops::core {
+namespace {
+
+// Ranges of pieces of `step` tokens of one side, [B, ceil(n / step)], joined from data: positions need not be sorted.
+class Ranges {
+ public:
+  Ranges(const TokenView& tokens, int64_t batch, int64_t n, int64_t step)
+      : count_((n + step - 1) / step), memory_(Tensor::empty({batch, count_, 4}, kI32)) {
+    auto* out = reinterpret_cast<TokenRange*>(memory_.template mutable_data<int32_t>());
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t i = 0; i < count_; ++i) {
+        TokenRange range = kNoTokens;
+        for (int64_t j = i * step; j < smaller(n, (i + 1) * step); ++j) {
+          Token<int32_t> t = tokens.at(b, j);
+          range = join(range, {t.position, t.position, t.document, t.document});
+        }
+        out[b * count_ + i] = range;
+      }
+    data_ = out;
+  }
+  int64_t count() const { return count_; }
+  const TokenRange* row(int64_t b) const { return data_ + b * count_; }
+  // Range of pieces [first, first + n), clipped at the end.
+  TokenRange span(int64_t b, int64_t first, int64_t n) const {
+    TokenRange range = kNoTokens;
+    for (int64_t i = first; i < smaller(first + n, count_); ++i) range = join(range, row(b)[i]);
+    return range;
+  }
+
+ private:
+  int64_t count_;
+  Tensor memory_;
+  const TokenRange* data_;
+};
+
+// Calls f(i) for i in [0, n); on the calling thread if the whole problem is too small to be worth waking others.
+template <class F>
+void run_items(const Problem& p, int64_t n, F&& f) {
+  constexpr int64_t kSmall = 1 << 18;  // multiplications: some tens of microseconds
+  if (p.batch * p.heads * p.queries * p.keys * (p.key_width + p.value_width) > kSmall) return parallel_items(n, f);
+  for (int64_t i = 0; i < n; ++i) f(i);
+}
+
+template <class T>
+struct TilePlan {
+  bool is_full;                           // no mask test anywhere
+  int begin, end;                         // groups of rows that any panel needs
+  int panels, groups;                     // that hold tokens
+  int panel_begin[kPanels<T>], panel_end[kPanels<T>];  // groups of rows per panel; begin == end: none
+  Cover cover[kPanels<T>][kGroups];       // inside those: full, or test each pair
+
+  // Panels that need rows of group g: [first, last); empty if first >= last.
+  void panels_of(int g, int& first, int& last) const {
+    first = panels, last = 0;
+    for (int p = 0; p < panels; ++p)
+      if (panel_begin[p] <= g && g < panel_end[p]) {
+        if (first == panels) first = p;
+        last = p + 1;
+      }
+  }
+  // Groups of rows that lanes [lane, lane + n) need, over the panels they touch.
+  void groups_of(int lane, int n, int& first, int& last) const {
+    first = end, last = begin;
+    for (int p = lane / kPanel<T>; p <= (lane + n - 1) / kPanel<T> && p < panels; ++p) {
+      if (panel_begin[p] >= panel_end[p]) continue;
+      if (panel_begin[p] < first) first = panel_begin[p];
+      if (panel_end[p] > last) last = panel_end[p];
+    }
+  }
+};
+
+// cover(panel, group) is asked only if the tile as a whole is partial.
+template <class T, class F>
+[[gnu::always_inline]] inline void make_plan(TilePlan<T>& plan, int64_t lane_tokens, int64_t row_tokens, bool is_full,
+                                             F&& cover) {
+  plan.is_full = is_full;
+  plan.panels = static_cast<int>((lane_tokens + kPanel<T> - 1) / kPanel<T>);
+  plan.groups = static_cast<int>((row_tokens + kGroup - 1) / kGroup);
+  plan.begin = is_full ? 0 : plan.groups;
+  plan.end = is_full ? plan.groups : 0;
+  for (int p = 0; p < plan.panels; ++p) {
+    int first = is_full ? 0 : plan.groups, last = is_full ? plan.groups : 0;
+    if (!is_full)
+      for (int g = 0; g < plan.groups; ++g) {
+        plan.cover[p][g] = cover(p, g);
+        if (plan.cover[p][g] == Cover::empty) continue;
+        if (first > g) first = g;
+        last = g + 1;
+      }
+    if (first > last) first = last;
+    plan.panel_begin[p] = first, plan.panel_end[p] = last;
+    if (first < last) {
+      if (first < plan.begin) plan.begin = first;
+      if (last > plan.end) plan.end = last;
+    }
+  }
+}
+
+// Positions and documents of up to kBlock tokens, gathered for lane loads.
+struct BlockTokens {
+  int32_t position[kBlock], document[kBlock];
+
+  void gather(const TokenView& tokens, int64_t b, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Token<int32_t> t = tokens.at(b, first + i);
+      position[i] = t.position, document[i] = t.document;
+    }
+    for (int64_t i = count; i < kBlock; ++i) position[i] = document[i] = 0;
+  }
+};
+
+// Lanes of tokens i, i + 1, ...; or token i in every lane.
+template <class T>
+[[gnu::always_inline]] inline Token<LaneInts<T>> lanes_at(const BlockTokens& tokens, int64_t i) {
+  Token<LaneInts<T>> t;
+  __builtin_memcpy(&t.position, tokens.position + i, sizeof t.position);
+  __builtin_memcpy(&t.document, tokens.document + i, sizeof t.document);
+  return t;
+}
+template <class T>
+[[gnu::always_inline]] inline Token<LaneInts<T>> broadcast_at(const BlockTokens& tokens, int64_t i) {
+  return {LaneInts<T>{} + tokens.position[i], LaneInts<T>{} + tokens.document[i]};
+}
+
+// Factor of each weight under dropout: 0 or 1 / (1 - p), by the first word of Philox4x32-10 at
+// (query position, key position, head, global row); the same pair gives the same bit in any layout.
+struct Dropout {
+  uint32_t threshold;  // drops a pair if its 24-bit uniform number is below
+  uint64_t key;
+  double keep_factor;
+
+  explicit Dropout(const Problem& p)
+      : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))), key(p.dropout_key), keep_factor(1 / (1 - p.dropout)) {}
+
+  template <class T>
+  [[gnu::noinline]] Lanes<T> factors(LaneInts<T> query, LaneInts<T> keys, int64_t head, int64_t row) const {
+    constexpr int L = kLanes<T>;
+    uint32_t c0[L], c1[L], c2[L], c3[L];
+    for (int i = 0; i < L; ++i) {
+      c0[i] = static_cast<uint32_t>(query[i]), c1[i] = static_cast<uint32_t>(keys[i]);
+      c2[i] = static_cast<uint32_t>(head), c3[i] = static_cast<uint32_t>(row);
+    }
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < 10; ++round) {
+      for (int i = 0; i < L; ++i) {
+        uint64_t p0 = uint64_t{0xd2511f53u} * c0[i], p1 = uint64_t{0xcd9e8d57u} * c2[i];
+        c0[i] = static_cast<uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
+        c2[i] = static_cast<uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
+        c1[i] = static_cast<uint32_t>(p1), c3[i] = static_cast<uint32_t>(p0);
+      }
+      k0 += 0x9e3779b9u, k1 += 0xbb67ae85u;
+    }
+    T out[L];
+    for (int i = 0; i < L; ++i) out[i] = (c0[i] >> 8) < threshold ? T(0) : static_cast<T>(keep_factor);
+    return load(out);
+  }
+};
+
+}  // namespace
+}  // namespace weft::ops::core

@@ -1,0 +1,145 @@
+// Tile products of the attention core: register tiles of kRowStep x 2 vectors, and packing of rows into scratch.
+// Blocks are kBlock tokens; on the lane side a block is cut into panels of two vectors, on the row side into groups of kGroup.
+#pragma once
+
+#include <cstddef>
+
+#include "weft/core/dtype.h"
+#include "weft/ops/attention/lanes.h"
+#include "weft/ops/attention/problem.h"
+
+namespace weft::ops::core {
+
+inline constexpr int kBlock = 96, kGroup = 12, kGroups = kBlock / kGroup;
+static_assert(kGroup % kRowStep == 0);
+
+namespace {
+
+template <class T>
+inline constexpr int kPanel = 2 * kLanes<T>;
+template <class T>
+inline constexpr int kPanels = kBlock / kPanel<T>;
+
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> load(const T* p) {
+  Lanes<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+[[gnu::always_inline]] inline void store(T* p, Lanes<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+[[gnu::always_inline]] inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+[[gnu::always_inline]] inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+[[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// acc[r][n] += sum_p a(r, p) * b(p, n); a(r, p) = a[p * lda + r] if rows are adjacent, else a[r * lda + p].
+template <int NR, bool kRowsAdjacent, class T>
+[[gnu::always_inline]] inline void multiply(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
+                                            Lanes<T> (&acc)[kRowStep][NR]) {
+  for (int64_t p = 0; p < depth; ++p) {
+    Lanes<T> row[NR];
+#pragma GCC unroll 4
+    for (int n = 0; n < NR; ++n) row[n] = load(b + p * ldb + n * kLanes<T>);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRowStep; ++r) {
+      Lanes<T> x = broadcast<Lanes<T>>(kRowsAdjacent ? a[p * lda + r] : a[r * lda + p]);
+#pragma GCC unroll 4
+      for (int n = 0; n < NR; ++n) acc[r][n] += x * row[n];
+    }
+  }
+}
+
+// c(r, :) = factor(r) * c(r, :) + sum_p a(r, p) b(p, :) for kRowStep rows and `width` columns (a multiple of the lanes);
+// b and c are rows in scratch. kFresh: c is written, not read; kScaled: factors are given.
+template <bool kRowsAdjacent, bool kFresh, bool kScaled, class T>
+[[gnu::always_inline]] inline void row_product(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
+                                               int64_t ldc, int64_t width, const T* factors) {
+  constexpr int L = kLanes<T>;
+  auto columns = [&]<int NR>(int64_t n0) __attribute__((always_inline)) {
+    Lanes<T> acc[kRowStep][NR];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRowStep; ++r) {
+#pragma GCC unroll 4
+      for (int n = 0; n < NR; ++n) {
+        if constexpr (kFresh) acc[r][n] = Lanes<T>{};
+        else if constexpr (kScaled) acc[r][n] = load(c + r * ldc + n0 + n * L) * factors[r];
+        else acc[r][n] = load(c + r * ldc + n0 + n * L);
+      }
+    }
+    multiply<NR, kRowsAdjacent>(a, lda, b + n0, ldb, depth, acc);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRowStep; ++r) {
+#pragma GCC unroll 4
+      for (int n = 0; n < NR; ++n) store(c + r * ldc + n0 + n * L, acc[r][n]);
+    }
+  };
+  int64_t n0 = 0;
+  for (; n0 + 2 * L <= width; n0 += 2 * L) columns.template operator()<2>(n0);
+  if (n0 < width) columns.template operator()<1>(n0);
+}
+
+// Element i of a row of an operand, as the computing type.
+template <class T>
+[[gnu::always_inline]] inline T element(const Operand& x, int64_t at) {
+  if (x.is_bf16) {
+    uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(x.data)[at]) << 16;
+    return static_cast<T>(__builtin_bit_cast(float, bits));
+  }
+  return static_cast<const T*>(x.data)[at];
+}
+
+// dst[i][0..ld) = scale * row (first + i) of x, padded with zeros to `ld` columns and to `rows_padded` rows.
+template <class T>
+[[gnu::noinline]] void pack_rows(const Operand& x, int64_t first, int64_t rows, int64_t width, T scale, T* dst, int64_t ld,
+                                 int64_t rows_padded) {
+  for (int64_t i = 0; i < rows; ++i) {
+    int64_t at = (first + i) * x.token_stride;
+    T* row = dst + i * ld;
+    if (x.is_bf16) {
+      const auto* src = static_cast<const uint16_t*>(x.data) + at;
+      for (int64_t c = 0; c < width; ++c)
+        row[c] = static_cast<T>(__builtin_bit_cast(float, static_cast<uint32_t>(src[c]) << 16)) * scale;
+    } else {
+      const T* src = static_cast<const T*>(x.data) + at;
+      for (int64_t c = 0; c < width; ++c) row[c] = src[c] * scale;
+    }
+    for (int64_t c = width; c < ld; ++c) row[c] = 0;
+  }
+  for (int64_t i = rows * ld; i < rows_padded * ld; ++i) dst[i] = 0;
+}
+
+// dst[panel][c][lane] = scale * x(first + panel * kPanel + lane, c): lanes are tokens, zeros behind the last one.
+template <class T>
+[[gnu::noinline]] void pack_lanes(const Operand& x, int64_t first, int64_t rows, int64_t width, T scale, T* dst) {
+  constexpr int P = kPanel<T>;
+  for (int64_t i = 0; i < round_up(rows, P); ++i) {
+    T* to = dst + i / P * P * width + i % P;
+    int64_t at = (first + i) * x.token_stride;
+    if (i < rows) {
+      for (int64_t c = 0; c < width; ++c) to[c * P] = element<T>(x, at + c) * scale;
+    } else {
+      for (int64_t c = 0; c < width; ++c) to[c * P] = 0;
+    }
+  }
+}
+
+// Hands out pieces of the thread's scratch; every piece starts on a cache line.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : at_(base) {}
+  template <class T>
+  T* take(int64_t count) {
+    auto* p = reinterpret_cast<T*>(at_);
+    at_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return p;
+  }
+  size_t used(std::byte* base) const { return static_cast<size_t>(at_ - base); }
+
+ private:
+  std::byte* at_;
+};
+
+}  // namespace
+}  // namespace weft::ops::core

@@ -1,0 +1,263 @@
+// The blockwise softmax core: checks, then dispatch. Kernels: weft/ops/attention/*.h, instances: ops/cpu/attention/.
+#include "weft/ops/attention.h"
+
+#include <cmath>
+
+#include "ops/cpu/attention/kernels.h"
+#include "weft/core/parallel.h"
+
+namespace weft::ops {
+
+namespace core {
+
+namespace {
+
+DType compute_type(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
+
+void check_heads(std::string_view op, std::string_view name, const Tensor& t, DType dtype) {
+  WEFT_CHECK(t.defined() && t.num_dims() == 4, str(op, ": ", name, " is ", t, ", must be [batch, tokens, heads, width]"),
+             "reshape it to four dimensions");
+  WEFT_CHECK(is_floating(t.dtype()), str(op, ": ", name, " is ", t), "cast it to f32, bf16 or f64");
+  WEFT_CHECK(t.dtype() == dtype, str(op, ": ", name, " is ", t, ", dtype must be ", dtype), str("cast ", name, " to ", dtype));
+  WEFT_CHECK(t.size(3) >= 1, str(op, ": ", name, " is ", t, ", its width is 0"), "use a width of at least 1");
+  WEFT_CHECK(t.size(3) == 1 || t.strides()[3] == 1,
+             str(op, ": the last dimension of ", name, " ", t, " has stride ", t.strides()[3], ", must be 1"),
+             str("pass a contiguous copy of ", name));
+}
+
+Operand operand(const Tensor& t) {
+  return {t.raw(), t.strides()[0], t.strides()[1], t.strides()[2], t.dtype() == kBF16,
+          static_cast<int64_t>(size_of(t.dtype()))};
+}
+
+void check_token_data(std::string_view op, std::string_view name, const Tensor& t, int64_t batch, int64_t n) {
+  WEFT_CHECK(t.defined() && t.dtype() == kI32 && t.shape() == Shape({batch, n}),
+             str(op, ": ", name, " are ", t.defined() ? to_string(t) : "undefined", ", must be [", batch, ", ", n, "] i32"),
+             "give one i32 number per token of that side");
+}
+
+TokenView token_view(std::string_view op, std::string_view side, const AttentionTokens& tokens, int64_t batch, int64_t n) {
+  check_token_data(op, str(side, " positions"), tokens.positions, batch, n);
+  TokenView view;
+  view.position = tokens.positions.data<int32_t>();
+  view.batch_stride = tokens.positions.strides()[0], view.stride = tokens.positions.strides()[1];
+  if (tokens.documents.defined()) {
+    check_token_data(op, str(side, " documents"), tokens.documents, batch, n);
+    view.document = tokens.documents.data<int32_t>();
+    view.document_batch_stride = tokens.documents.strides()[0], view.document_stride = tokens.documents.strides()[1];
+  }
+  return view;
+}
+
+void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, DType dtype) {
+  WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
+             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
+             str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
+  return t.mutable_raw();
+}
+
+const void* bind_rows(std::string_view op, std::string_view name, const Tensor& t, const Problem& p) {
+  Shape shape{p.batch, p.queries, p.heads};
+  WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == p.compute && t.is_contiguous(),
+             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", p.compute),
+             str("pass the ", name, " of the forward call or of attention_delta()"));
+  return t.raw();
+}
+
+}  // namespace
+
+Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v, const AttentionTokens& queries,
+                     const AttentionTokens& keys, const AttentionOptions& options) {
+  DType dtype = q.dtype();
+  check_heads(op, "q", q, dtype);
+  check_heads(op, "k", k, dtype);
+  WEFT_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3), str(op, ": batch or key width differ: q is ", q, ", k is ", k),
+             "q is [B, T, H, K], k is [B, S, G, K]");
+  WEFT_CHECK(k.size(2) > 0 && q.size(2) % k.size(2) == 0,
+             str(op, ": ", q.size(2), " query heads are not a multiple of ", k.size(2), " key heads: q is ", q, ", k is ", k),
+             "use a number of query heads that is a multiple of the key/value heads");
+  if (v) {
+    check_heads(op, "v", *v, dtype);
+    WEFT_CHECK(v->size(0) == k.size(0) && v->size(1) == k.size(1) && v->size(2) == k.size(2),
+               str(op, ": keys and values differ: k is ", k, ", v is ", *v), "k is [B, S, G, K], v is [B, S, G, V]");
+  }
+  WEFT_CHECK(std::isfinite(options.scale), str(op, ": scale is ", options.scale), "use a finite scale, or 0 for 1/sqrt(K)");
+  WEFT_CHECK(options.dropout >= 0 && options.dropout < 1, str(op, ": dropout is ", options.dropout, ", must be in [0, 1)"),
+             "use a probability below 1");
+  Problem p;
+  p.batch = q.size(0), p.queries = q.size(1), p.keys = k.size(1), p.heads = q.size(2), p.kv_heads = k.size(2);
+  p.key_width = q.size(3), p.value_width = v ? v->size(3) : 0;
+  p.first_row = options.first_row;
+  p.scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(p.key_width));
+  p.dropout = options.dropout, p.dropout_key = options.dropout_rng.key();
+  p.q = operand(q), p.k = operand(k);
+  if (v) p.v = operand(*v);
+  p.query_tokens = token_view(op, "query", queries, p.batch, p.queries);
+  p.key_tokens = token_view(op, "key", keys, p.batch, p.keys);
+  p.compute = compute_type(dtype);
+  return p;
+}
+
+void bind_state(Problem& p, std::string_view op, AttentionState& state, bool has_statistic) {
+  p.out = bind_output(op, "state.out", state.out, {p.batch, p.queries, p.heads, p.value_width}, p.compute);
+  if (has_statistic) p.statistic = bind_output(op, "state.lse", state.lse, {p.batch, p.queries, p.heads}, p.compute);
+  p.has_state = true;
+}
+
+void bind_backward(Problem& p, std::string_view op, AttentionGrads& grads, const Tensor& dout, const Tensor& statistic,
+                   const Tensor& delta, bool has_statistic) {
+  check_heads(op, "dout", dout, dout.dtype());
+  Shape shape{p.batch, p.queries, p.heads, p.value_width};
+  WEFT_CHECK(dout.shape() == shape && compute_type(dout.dtype()) == p.compute,
+             str(op, ": dout is ", dout, ", out was ", shape, " ", p.compute), "dout has the shape of out");
+  p.dout = operand(dout);
+  if (has_statistic) {
+    p.statistic = const_cast<void*>(bind_rows(op, "lse", statistic, p));
+    p.delta = bind_rows(op, "delta", delta, p);
+  }
+  p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p.compute);
+  p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p.compute);
+  p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p.compute);
+}
+
+}  // namespace core
+
+namespace {
+
+bool has_statistic(const AttentionOptions& options) { return options.normaliser == Normaliser::softmax; }
+
+void check_options(std::string_view op, const Tensor& q, const AttentionTokens& queries, const AttentionTokens& keys,
+                   const AttentionOptions& options) {
+  const AttentionMask& mask = options.mask;
+  WEFT_CHECK(mask.window >= 0, str(op, ": window is ", mask.window), "use a window of at least 1, or 0 for none");
+  WEFT_CHECK(mask.prefix >= 0, str(op, ": prefix is ", mask.prefix), "use a prefix of at least 1, or 0 for none");
+  WEFT_CHECK(!mask.same_document || (queries.documents.defined() && keys.documents.defined()),
+             str(op, ": the mask is same_document, but ", queries.documents.defined() ? "key" : "query",
+                 " documents are undefined"),
+             "give documents of queries and keys, or leave same_document out");
+  const AttentionScore& score = options.score;
+  WEFT_CHECK(score.softcap >= 0, str(op, ": softcap is ", score.softcap), "use a positive cap, or 0 for none");
+  if (score.alibi_slopes.defined()) {
+    const Tensor& slopes = score.alibi_slopes;
+    WEFT_CHECK(slopes.shape() == Shape({q.size(2)}) && slopes.dtype() == kF32 && slopes.is_contiguous(),
+               str(op, ": alibi_slopes are ", slopes, " for q ", q), str("give one contiguous f32 slope per head: [", q.size(2), "]"));
+  }
+  WEFT_CHECK(has_statistic(options) || (score.softcap == 0 && !score.alibi_slopes.defined()),
+             str(op, ": the sum normaliser has no ", score.softcap > 0 ? "softcap" : "ALiBi", " instance"),
+             "supported: softmax with plain, softcap, ALiBi or softcap and ALiBi scores; sum with plain scores");
+}
+
+// A Problem with everything checked; `v` null for calls without values.
+core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v, const AttentionTokens& queries,
+                      const AttentionTokens& keys, const AttentionOptions& options) {
+  core::Problem p = core::make_problem(op, q, k, v, queries, keys, options);
+  check_options(op, q, queries, keys, options);
+  return p;
+}
+
+void run_forward(const core::Problem& problem, const AttentionOptions& options) {
+  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::forward(problem, options); });
+}
+
+Tensor to_bf16(const Tensor& x) {
+  Tensor y = Tensor::empty(x.shape(), kBF16);
+  const float* from = x.data<float>();
+  auto* to = y.mutable_data<BFloat16>();
+  parallel_for(x.num_elements(), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = BFloat16(from[i]);
+  });
+  return y;
+}
+
+}  // namespace
+
+AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const AttentionOptions& options) {
+  core::check_heads("attention_state", "q", q_BTHK, q_BTHK.dtype());
+  WEFT_CHECK(value_width >= 1, str("attention_state: value width is ", value_width), "use the last size of v");
+  DType dtype = core::compute_type(q_BTHK.dtype());
+  Shape rows{q_BTHK.size(0), q_BTHK.size(1), q_BTHK.size(2)}, out = rows;
+  out.push_back(value_width);
+  AttentionState state{Tensor::zeros(out, dtype), {}};
+  if (has_statistic(options)) state.lse = Tensor::full(rows, -INFINITY, dtype);
+  return state;
+}
+
+void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
+                  const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
+  core::Problem p = checked("attend_block", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  core::bind_state(p, "attend_block", state, has_statistic(options));
+  run_forward(p, options);
+}
+
+Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
+                 const AttentionTokens& keys, const AttentionOptions& options) {
+  core::Problem p = checked("attend", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  Attention result{Tensor::empty({p.batch, p.queries, p.heads, p.value_width}, q_BTHK.dtype()), {}};
+  if (has_statistic(options)) {
+    result.lse = Tensor::empty({p.batch, p.queries, p.heads}, p.compute);
+    p.statistic = result.lse.mutable_raw();
+  }
+  p.out = result.out.mutable_raw();
+  p.out_is_bf16 = q_BTHK.dtype() == kBF16;
+  run_forward(p, options);
+  return result;
+}
+
+Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Tensor& dlse_BTH,
+                       const AttentionOptions& options) {
+  constexpr std::string_view op = "attention_delta";
+  core::check_heads(op, "dout", dout_BTHV, dout_BTHV.dtype());
+  core::check_heads(op, "out", out_BTHV, out_BTHV.dtype());
+  WEFT_CHECK(dout_BTHV.shape() == out_BTHV.shape() &&
+                 core::compute_type(dout_BTHV.dtype()) == core::compute_type(out_BTHV.dtype()),
+             str(op, ": dout is ", dout_BTHV, ", out is ", out_BTHV), "dout has the shape of out");
+  core::Problem p;
+  p.batch = dout_BTHV.size(0), p.queries = dout_BTHV.size(1), p.heads = dout_BTHV.size(2), p.value_width = dout_BTHV.size(3);
+  p.compute = core::compute_type(dout_BTHV.dtype());
+  p.dout = core::operand(dout_BTHV);
+  if (!has_statistic(options)) {
+    WEFT_CHECK(!dlse_BTH.defined(), str(op, ": the sum normaliser has no lse, but dlse is ", dlse_BTH), "pass no dlse");
+    return {};
+  }
+  const void* dlse = dlse_BTH.defined() ? core::bind_rows(op, "dlse", dlse_BTH, p) : nullptr;
+  Tensor delta = Tensor::empty({p.batch, p.queries, p.heads}, p.compute);
+  void* to = delta.mutable_raw();
+  core::Operand out = core::operand(out_BTHV);
+  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::delta(p, out, dlse, to); });
+  return delta;
+}
+
+void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK,
+                           const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,
+                           const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
+  core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
+  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::backward(p, options); });
+}
+
+AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK, const Tensor& k_BSGK,
+                               const Tensor& v_BSGV, const Attention& result, const AttentionTokens& queries,
+                               const AttentionTokens& keys, const AttentionOptions& options) {
+  core::Problem p = checked("attend_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
+  AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute), Tensor::zeros(k_BSGK.shape(), p.compute),
+                       Tensor::zeros(v_BSGV.shape(), p.compute)};
+  core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
+  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::backward(p, options); });
+  if (q_BTHK.dtype() == kBF16) grads = {to_bf16(grads.dq), to_bf16(grads.dk), to_bf16(grads.dv)};
+  return grads;
+}
+
+Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH, const AttentionTokens& queries,
+                             const AttentionTokens& keys, const AttentionOptions& options) {
+  constexpr std::string_view op = "attention_column_mass";
+  core::Problem p = checked(op, q_BTHK, k_BSGK, nullptr, queries, keys, options);
+  WEFT_CHECK(has_statistic(options), str(op, ": the normaliser is sum, which has no lse"), "use the softmax normaliser");
+  p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
+  Tensor mass = Tensor::empty({p.batch, p.keys, p.heads});
+  p.mass = mass.mutable_data<float>();
+  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::column_mass(p, options); });
+  return mass;
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,76 @@
+// The list of instances: {f32, f64} x {softmax: plain, softcap, ALiBi, softcap then ALiBi; sum: plain}, one mask functor for all
+// masks (its tests run in partial tiles only). bf16 tensors are widened when rows are packed, so they need no instances.
+#include "ops/cpu/attention/kernels.h"
+#include "weft/ops/attention_core.h"
+
+namespace weft::cpu {
+
+using namespace ops;
+
+namespace {
+
+template <class F>
+void with_softmax_score(const AttentionScore& score, F&& run) {
+  SoftcapScore softcap{score.softcap};
+  AlibiScore alibi{score.alibi_slopes.defined() ? score.alibi_slopes.data<float>() : nullptr};
+  if (score.softcap > 0 && alibi.slopes) run(ScoreChain<SoftcapScore, AlibiScore>{softcap, alibi});
+  else if (score.softcap > 0) run(softcap);
+  else if (alibi.slopes) run(alibi);
+  else run(PlainScore{});
+}
+
+template <class T>
+void delta_rows(const core::Problem& p, const core::Operand& out, const T* dlse, T* delta, int64_t begin, int64_t end) {
+  using V = core::Lanes<T>;
+  int64_t ld = core::round_up(p.value_width, core::kLanes<T>);
+  T* rows = reinterpret_cast<T*>(core::scratch(static_cast<size_t>(2 * ld) * sizeof(T) + 64));
+  for (int64_t i = begin; i < end; ++i) {
+    int64_t b = i / (p.queries * p.heads), t = i / p.heads % p.queries, head = i % p.heads;
+    core::pack_rows<T>(p.dout.at(b, head), t, 1, p.value_width, T(1), rows, ld, 1);
+    core::pack_rows<T>(out.at(b, head), t, 1, p.value_width, T(1), rows + ld, ld, 1);
+    V sum{};
+    for (int64_t c = 0; c < ld; c += core::kLanes<T>) sum += core::load(rows + c) * core::load(rows + ld + c);
+    T total = 0;
+    for (int c = 0; c < core::kLanes<T>; ++c) total += sum[c];
+    delta[i] = dlse ? total - dlse[i] : total;
+  }
+}
+
+}  // namespace
+
+template <Isa I>
+void AttentionKernels<I>::forward(const core::Problem& problem, const AttentionOptions& options) {
+  StandardMask mask(options.mask);
+  if (options.normaliser == Normaliser::sum)
+    return core::run_pass<core::Forward, SumNormaliser>(problem, mask, PlainScore{});
+  with_softmax_score(options.score,
+                     [&](const auto& score) { core::run_pass<core::Forward, SoftmaxNormaliser>(problem, mask, score); });
+}
+
+template <Isa I>
+void AttentionKernels<I>::backward(const core::Problem& problem, const AttentionOptions& options) {
+  StandardMask mask(options.mask);
+  if (options.normaliser == Normaliser::sum)
+    return core::run_pass<core::Backward, SumNormaliser>(problem, mask, PlainScore{});
+  with_softmax_score(options.score,
+                     [&](const auto& score) { core::run_pass<core::Backward, SoftmaxNormaliser>(problem, mask, score); });
+}
+
+template <Isa I>
+void AttentionKernels<I>::column_mass(const core::Problem& problem, const AttentionOptions& options) {
+  StandardMask mask(options.mask);
+  with_softmax_score(options.score, [&](const auto& score) { core::run_pass<core::ColumnMass>(problem, mask, score); });
+}
+
+template <Isa I>
+void AttentionKernels<I>::delta(const core::Problem& p, const core::Operand& out, const void* dlse, void* delta) {
+  parallel_for(p.batch * p.queries * p.heads, 256, [&](int64_t begin, int64_t end) {
+    if (p.compute == kF64)
+      delta_rows<double>(p, out, static_cast<const double*>(dlse), static_cast<double*>(delta), begin, end);
+    else delta_rows<float>(p, out, static_cast<const float*>(dlse), static_cast<float*>(delta), begin, end);
+  });
+}
+
+template struct AttentionKernels<kThisIsa>;
+
+}  // namespace weft::cpu

@@ -1,0 +1,136 @@
+// Random attention problems for the attention tests, and comparison with the reference.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ops/cpu/isa.h"
+#include "tests/reference/attention.h"
+#include "tests/support/random.h"
+#include "weft/core/parallel.h"
+
+namespace weft::test {
+
+enum class Order { sorted, offset, striped, shuffled };
+
+struct AttentionSizes {
+  int64_t B = 1, T = 1, S = 1, H = 1, G = 1, K = 8, V = 8;
+};
+
+inline std::string to_string(const AttentionSizes& s) {
+  return str("B", s.B, " T", s.T, " S", s.S, " H", s.H, " G", s.G, " K", s.K, " V", s.V);
+}
+
+// n positions per row. sorted: 0 .. n-1; offset: a block further on; striped: every third; shuffled: any order.
+inline Tensor make_positions(int64_t batch, int64_t n, Order order, uint64_t salt) {
+  Tensor t = Tensor::empty({batch, n}, kI32);
+  auto* p = t.mutable_data<int32_t>();
+  Rng rng = Rng(seed())["positions"][salt];
+  for (int64_t b = 0; b < batch; ++b) {
+    auto* row = p + b * n;
+    for (int64_t i = 0; i < n; ++i)
+      row[i] = static_cast<int32_t>(order == Order::offset ? i + n / 2 : order == Order::striped ? 3 * i + 1 : i);
+    if (order == Order::shuffled)
+      for (int64_t i = n - 1; i > 0; --i)
+        std::swap(row[i], row[rng.below(static_cast<uint64_t>(i + 1), static_cast<uint64_t>(b * n + i))]);
+  }
+  return t;
+}
+
+// Documents by position, so that both sides agree; about every eighth one is padding (-1).
+inline Tensor make_documents(const Tensor& positions, int64_t length) {
+  Tensor t = Tensor::empty(positions.shape(), kI32);
+  for (int64_t i = 0; i < t.num_elements(); ++i) {
+    int32_t document = positions.data<int32_t>()[i] / static_cast<int32_t>(length);
+    t.mutable_data<int32_t>()[i] = document % 8 == 5 ? -1 : document;
+  }
+  return t;
+}
+
+struct AttentionCase {
+  Tensor q, k, v, dout, dlse;
+  ops::AttentionTokens queries, keys;
+  ops::AttentionOptions options;
+
+  AttentionCase(const AttentionSizes& s, DType dtype, Order query_order = Order::sorted, Order key_order = Order::sorted)
+      : q(random_normal({s.B, s.T, s.H, s.K}, "q", dtype)), k(random_normal({s.B, s.S, s.G, s.K}, "k", dtype)),
+        v(random_normal({s.B, s.S, s.G, s.V}, "v", dtype)), dout(random_normal({s.B, s.T, s.H, s.V}, "dout", dtype)),
+        queries{make_positions(s.B, s.T, query_order, 1), {}}, keys{make_positions(s.B, s.S, key_order, 2), {}} {
+    dlse = random_normal({s.B, s.T, s.H}, "dlse", dtype == kF64 ? kF64 : kF32);
+  }
+
+  void use_documents(int64_t length) {
+    queries.documents = make_documents(queries.positions, length);
+    keys.documents = make_documents(keys.positions, length);
+    options.mask.same_document = true;
+  }
+  const Tensor& used_dlse() const {
+    static const Tensor none;
+    return options.normaliser == ops::Normaliser::softmax ? dlse : none;
+  }
+  ops::Attention forward() const { return ops::attend(q, k, v, queries, keys, options); }
+  ops::AttentionGrads backward(const ops::Attention& y) const {
+    return ops::attend_backward(dout, used_dlse(), q, k, v, y, queries, keys, options);
+  }
+};
+
+// |got - want| <= tolerance * (1 + largest |want|); infinities must agree. `want` is a reference's vector.
+inline void expect_near(const Tensor& got_tensor, const reference::Numbers& want, double tolerance, const std::string& what) {
+  reference::Numbers got = reference::numbers(got_tensor);
+  ASSERT_EQ(got.size(), want.size()) << what;
+  double largest = 0, worst = 0;
+  size_t where = 0;
+  for (double x : want)
+    if (std::isfinite(x)) largest = std::max(largest, std::abs(x));
+  for (size_t i = 0; i < got.size(); ++i) {
+    double error = got[i] == want[i] ? 0 : std::abs(got[i] - want[i]);
+    if (!(error <= worst)) worst = error, where = i;
+    if (std::isnan(error)) break;
+  }
+  EXPECT_LE(worst, tolerance * (1 + largest)) << what << " element " << where << ": got " << got[where] << ", want " << want[where];
+}
+
+// Calls f for every instruction set of this CPU, then restores the chosen one.
+template <class F>
+void for_each_isa(F&& f) {
+  cpu::Isa chosen = cpu::isa();
+  for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
+    if (cpu::has_isa(isa)) {
+      cpu::set_isa(isa);
+      SCOPED_TRACE(str("isa ", isa));
+      f();
+    }
+  cpu::set_isa(chosen);
+}
+
+// Forward, backward and column mass of a case against the reference, on every instruction set of this CPU.
+inline void expect_equals_reference(const AttentionCase& c, double tolerance, const std::string& what) {
+  reference::AttentionReference want(c.q, c.k, c.v, c.queries, c.keys, c.options);
+  want.backward(c.dout, c.used_dlse());
+  bool has_lse = c.options.normaliser == ops::Normaliser::softmax;
+  for_each_isa([&] {
+    ops::Attention y = c.forward();
+    expect_near(y.out, want.out, tolerance, what + " out");
+    if (has_lse) expect_near(y.lse, want.lse, tolerance, what + " lse");
+    ops::AttentionGrads grads = c.backward(y);
+    expect_near(grads.dq, want.dq, tolerance, what + " dq");
+    expect_near(grads.dk, want.dk, tolerance, what + " dk");
+    expect_near(grads.dv, want.dv, tolerance, what + " dv");
+    if (has_lse)
+      expect_near(ops::attention_column_mass(c.q, c.k, y.lse, c.queries, c.keys, c.options), want.mass,
+                  std::max(tolerance, 1e-6), what + " mass");
+  });
+}
+
+inline void expect_same_bits(const Tensor& a, const Tensor& b, const std::string& what) {
+  ASSERT_EQ(a.defined(), b.defined()) << what;
+  if (!a.defined()) return;
+  ASSERT_EQ(a.num_bytes(), b.num_bytes()) << what;
+  EXPECT_EQ(0, std::memcmp(a.raw(), b.raw(), a.num_bytes())) << what;
+}
+
+}  // namespace weft::test

@@ -1,0 +1,140 @@
+// Attention, materialised, float64, plain loops: the truth the blockwise core is compared with.
+// Letters as in weft/ops/attention.h; all tensors as row-major vectors of double.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "weft/ops/attention.h"
+
+namespace weft::reference {
+
+using Numbers = std::vector<double>;
+
+inline Numbers numbers(const Tensor& t) {
+  if (!t.defined()) return {};
+  if (t.dtype() == kF64) return t.to_vector<double>();
+  Numbers out;
+  if (t.dtype() == kBF16)
+    for (BFloat16 x : t.to_vector<BFloat16>()) out.push_back(static_cast<float>(x));
+  else
+    for (float x : t.to_vector<float>()) out.push_back(x);
+  return out;
+}
+
+class AttentionReference {
+ public:
+  // Results: out [B, T, H, V], lse [B, T, H] (empty for sum), column mass [B, S, H].
+  Numbers out, lse, mass;
+  // After backward(): gradients in the shapes of q, k, v.
+  Numbers dq, dk, dv;
+
+  AttentionReference(const Tensor& q, const Tensor& k, const Tensor& v, const ops::AttentionTokens& queries,
+                     const ops::AttentionTokens& keys, const ops::AttentionOptions& options)
+      : options_(options), B_(q.size(0)), T_(q.size(1)), S_(k.size(1)), H_(q.size(2)), G_(k.size(2)), K_(q.size(3)),
+        V_(v.size(3)), q_(numbers(q)), k_(numbers(k)), v_(numbers(v)), q_pos_(queries.positions.to_vector<int32_t>()),
+        k_pos_(keys.positions.to_vector<int32_t>()) {
+    if (queries.documents.defined()) q_doc_ = queries.documents.to_vector<int32_t>();
+    if (keys.documents.defined()) k_doc_ = keys.documents.to_vector<int32_t>();
+    if (options.score.alibi_slopes.defined()) slopes_ = options.score.alibi_slopes.to_vector<float>();
+    scale_ = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(K_));
+    forward();
+  }
+
+  void backward(const Tensor& dout_tensor, const Tensor& dlse_tensor) {
+    Numbers dout = numbers(dout_tensor), dlse = numbers(dlse_tensor);
+    dq.assign(q_.size(), 0), dk.assign(k_.size(), 0), dv.assign(v_.size(), 0);
+    for (int64_t b = 0; b < B_; ++b)
+      for (int64_t h = 0; h < H_; ++h)
+        for (int64_t i = 0; i < T_; ++i) {
+          double delta = dlse.empty() ? 0 : -dlse[row(b, i, h)];
+          for (int64_t c = 0; c < V_; ++c) delta += dout[row(b, i, h) * V_ + c] * out[row(b, i, h) * V_ + c];
+          for (int64_t j = 0; j < S_; ++j) {
+            if (!is_visible(b, i, j)) continue;
+            double w = weight_[(row(b, i, h)) * S_ + j], z = drop(b, h, i, j), dw = 0;
+            for (int64_t c = 0; c < V_; ++c) {
+              dw += dout[row(b, i, h) * V_ + c] * v_[key(b, j, h) * V_ + c] * z;
+              dv[static_cast<size_t>(key(b, j, h) * V_ + c)] += w * z * dout[row(b, i, h) * V_ + c];
+            }
+            double ds = is_softmax() ? w * (dw - delta) : dw;
+            ds *= slope(raw(b, h, i, j)) * scale_;
+            for (int64_t c = 0; c < K_; ++c) {
+              dq[static_cast<size_t>(row(b, i, h) * K_ + c)] += ds * k_[key(b, j, h) * K_ + c];
+              dk[static_cast<size_t>(key(b, j, h) * K_ + c)] += ds * q_[row(b, i, h) * K_ + c];
+            }
+          }
+        }
+  }
+
+  bool is_visible(int64_t b, int64_t i, int64_t j) const {
+    int64_t q = q_pos_[b * T_ + i], k = k_pos_[b * S_ + j];
+    const ops::AttentionMask& m = options_.mask;
+    bool keep = true;
+    if (m.is_causal && k > q) keep = false;
+    if (m.window > 0 && (q - k < 0 || q - k >= m.window)) keep = false;
+    if (m.prefix > 0 && k < m.prefix) keep = true;
+    if (m.same_document && (q_doc_[b * T_ + i] != k_doc_[b * S_ + j] || k_doc_[b * S_ + j] < 0)) keep = false;
+    return keep;
+  }
+
+ private:
+  bool is_softmax() const { return options_.normaliser == ops::Normaliser::softmax; }
+  int64_t row(int64_t b, int64_t i, int64_t h) const { return (b * T_ + i) * H_ + h; }
+  int64_t key(int64_t b, int64_t j, int64_t h) const { return (b * S_ + j) * G_ + h / (H_ / G_); }
+
+  double raw(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    double s = 0;
+    for (int64_t c = 0; c < K_; ++c) s += q_[row(b, i, h) * K_ + c] * k_[key(b, j, h) * K_ + c];
+    return s * scale_;
+  }
+  double score(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    double s = raw(b, h, i, j), cap = options_.score.softcap;
+    if (cap > 0) s = cap * std::tanh(s / cap);
+    if (!slopes_.empty()) s -= double{slopes_[h]} * (q_pos_[b * T_ + i] - k_pos_[b * S_ + j]);
+    return s;
+  }
+  double slope(double raw) const {
+    double cap = options_.score.softcap, y = cap > 0 ? std::tanh(raw / cap) : 0;
+    return 1 - y * y;
+  }
+  double drop(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    if (options_.dropout == 0) return 1;
+    auto bits = philox({static_cast<uint32_t>(q_pos_[b * T_ + i]), static_cast<uint32_t>(k_pos_[b * S_ + j]),
+                        static_cast<uint32_t>(h), static_cast<uint32_t>(options_.first_row + b)}, options_.dropout_rng.key());
+    return double{uniform_from_bits(bits[0])} < options_.dropout ? 0 : 1 / (1 - options_.dropout);
+  }
+
+  void forward() {
+    constexpr double kNone = -std::numeric_limits<double>::infinity();
+    out.assign(B_ * T_ * H_ * V_, 0), weight_.assign(B_ * T_ * H_ * S_, 0), mass.assign(B_ * S_ * H_, 0);
+    if (is_softmax()) lse.assign(B_ * T_ * H_, kNone);
+    for (int64_t b = 0; b < B_; ++b)
+      for (int64_t h = 0; h < H_; ++h)
+        for (int64_t i = 0; i < T_; ++i) {
+          double* w = &weight_[row(b, i, h) * S_];
+          double max = kNone, sum = 0;
+          for (int64_t j = 0; j < S_; ++j)
+            if (is_visible(b, i, j)) w[j] = score(b, h, i, j), max = std::max(max, w[j]);
+          if (is_softmax() && max != kNone) {
+            for (int64_t j = 0; j < S_; ++j) sum += w[j] = is_visible(b, i, j) ? std::exp(w[j] - max) : 0;
+            for (int64_t j = 0; j < S_; ++j) w[j] /= sum;
+            lse[row(b, i, h)] = max + std::log(sum);
+          }
+          for (int64_t j = 0; j < S_; ++j) {
+            mass[(b * S_ + j) * H_ + h] += w[j];
+            double z = w[j] != 0 ? w[j] * drop(b, h, i, j) : 0;
+            for (int64_t c = 0; c < V_; ++c) out[row(b, i, h) * V_ + c] += z * v_[key(b, j, h) * V_ + c];
+          }
+        }
+  }
+
+  ops::AttentionOptions options_;
+  int64_t B_, T_, S_, H_, G_, K_, V_;
+  double scale_;
+  Numbers q_, k_, v_, weight_;
+  std::vector<int32_t> q_pos_, k_pos_, q_doc_, k_doc_;
+  std::vector<float> slopes_;
+};
+
+}  // namespace weft::reference
