@@ -1,11 +1,12 @@
-// Saving and loading one checkpoint folder. Order of a save, each step durable before the next begins: files and manifest in
-// step-N.partial/, the folder, its name, `latest`.
+// Saving and loading one checkpoint folder. Order of a save, each step durable before the next begins: files and
+// manifest in step-N.partial/, the folder, its name, `latest`.
 #include "weft/io/checkpoint.h"
+
+#include <fcntl.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <fcntl.h>
 #include <utility>
 
 #include "src/io/internal/checkpoint_manifest.h"
@@ -29,13 +30,19 @@ void store_text(CheckpointInfo& info, std::string_view name, std::string_view by
 
 void store_tensors(CheckpointInfo& info, std::string_view name, const std::vector<NamedTensor>& tensors, int64_t step) {
   std::string path = str(info.path, "/", name);
-  info.files.push_back(
-      {std::string(name), write_safetensors(path, tensors, {.metadata = {{"step", str(step)}}, .placement = kInPlace})});
+  info.files.push_back({std::string(name),
+                        write_safetensors(path, tensors, {.metadata = {{"step", str(step)}}, .placement = kInPlace})});
   SafetensorsFile written = SafetensorsFile::open(path);
   for (const TensorEntry& entry : written.tensors()) {
-    info.tensors.push_back({.name = entry.name, .file = std::string(name), .dtype = entry.dtype, .shape = entry.shape,
-                            .shard_begin = std::vector<int64_t>(entry.shape.size(), 0), .shard_end = entry.shape,
-                            .offset = entry.offset, .size = entry.size, .xxh3 = xxh3_64(written.bytes(entry))});
+    info.tensors.push_back({.name = entry.name,
+                            .file = std::string(name),
+                            .dtype = entry.dtype,
+                            .shape = entry.shape,
+                            .shard_begin = std::vector<int64_t>(entry.shape.size(), 0),
+                            .shard_end = entry.shape,
+                            .offset = entry.offset,
+                            .size = entry.size,
+                            .xxh3 = xxh3_64(written.bytes(entry))});
   }
 }
 
@@ -56,8 +63,8 @@ void store_everything(const std::string& partial, const CheckpointData& data) {
   sync_folder(partial);
 }
 
-// Gives `partial` the name `path`. An older checkpoint of that step is exchanged in one call, so that at every moment one of
-// the two is there under its full name, and removed afterwards.
+// Gives `partial` the name `path`. An older checkpoint of that step is exchanged in one call, so that at every moment
+// one of the two is there under its full name, and removed afterwards.
 void put_in_place(const std::string& partial, const std::string& path) {
   if (!file_exists(path)) return rename_path(partial, path);
   if (::renameat2(AT_FDCWD, partial.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
@@ -93,8 +100,10 @@ void verify_file(const CheckpointInfo& info, const CheckpointInfo::File& file) {
   auto mapped = MappedFile::open(path);
   std::string_view bytes = mapped->bytes();
   if (bytes.size() != file.digest.size)
-    refuse(info, str("file ", file.name, " has ", bytes.size(), " bytes, the manifest says ", file.digest.size, damaged_part(info, file.name, bytes)));
-  if (xxh3_64(bytes) != file.digest.xxh3) refuse(info, str("file ", file.name, " has a wrong checksum", damaged_part(info, file.name, bytes)));
+    refuse(info, str("file ", file.name, " has ", bytes.size(), " bytes, the manifest says ", file.digest.size,
+                     damaged_part(info, file.name, bytes)));
+  if (xxh3_64(bytes) != file.digest.xxh3)
+    refuse(info, str("file ", file.name, " has a wrong checksum", damaged_part(info, file.name, bytes)));
 }
 
 // A manifest with a good checksum can still have been made for other files.
@@ -141,7 +150,8 @@ std::string save_checkpoint(const std::string& folder, const CheckpointData& dat
 
 CheckpointInfo read_checkpoint_info(const std::string& path) {
   std::string manifest = str(path, "/", kManifestName);
-  WEFT_CHECK(is_folder(path) && file_exists(manifest), str("checkpoint ", path, ": there is no manifest, so this is no checkpoint"),
+  WEFT_CHECK(is_folder(path) && file_exists(manifest),
+             str("checkpoint ", path, ": there is no manifest, so this is no checkpoint"),
              "give a folder like run/checkpoints/step-00001000");
   return decode_manifest(read_file(manifest, kMaxManifestBytes), path);
 }
@@ -149,7 +159,8 @@ CheckpointInfo read_checkpoint_info(const std::string& path) {
 Checkpoint load_checkpoint(const std::string& path) {
   CheckpointInfo info = read_checkpoint_info(path);
   for (std::string_view needed : {kModelName, kOptimizerName, kStateName, kConfigName}) {
-    bool is_listed = std::any_of(info.files.begin(), info.files.end(), [&](const auto& file) { return file.name == needed; });
+    bool is_listed =
+        std::any_of(info.files.begin(), info.files.end(), [&](const auto& file) { return file.name == needed; });
     if (!is_listed) refuse(info, str("the manifest does not list the file ", needed));
   }
   for (const CheckpointInfo::File& file : info.files) verify_file(info, file);

@@ -53,7 +53,8 @@ std::vector<int64_t> list_checkpoints(const std::string& folder) {
   if (!is_folder(folder)) return steps;
   for (const std::string& name : list_folder(folder)) {
     auto step = step_of(name);
-    if (step && checkpoint_path(folder, *step) == folder + "/" + name && is_folder(folder + "/" + name)) steps.push_back(*step);
+    if (step && checkpoint_path(folder, *step) == folder + "/" + name && is_folder(folder + "/" + name))
+      steps.push_back(*step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
@@ -68,7 +69,8 @@ std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std:
   for (int64_t step : order_of_trial(steps, latest)) {
     try {
       Checkpoint checkpoint = load_checkpoint(checkpoint_path(folder, step));
-      if (!reasons.empty()) reasons.push_back(str("falling back to ", checkpoint.info.path, " (step ", checkpoint.info.step, ")"));
+      if (!reasons.empty())
+        reasons.push_back(str("falling back to ", checkpoint.info.path, " (step ", checkpoint.info.step, ")"));
       messages.insert(messages.end(), reasons.begin(), reasons.end());
       return checkpoint;
     } catch (const Error& error) {
@@ -88,8 +90,10 @@ std::optional<std::string> find_latest_checkpoint(const std::string& folder, std
 }
 
 std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retention& retention) {
-  WEFT_CHECK(retention.keep_last >= 1, str("prune_checkpoints: keep_last is ", retention.keep_last), "keep at least one");
-  WEFT_CHECK(retention.keep_every >= 0, str("prune_checkpoints: keep_every is ", retention.keep_every), "use 0 for none");
+  WEFT_CHECK(retention.keep_last >= 1, str("prune_checkpoints: keep_last is ", retention.keep_last),
+             "keep at least one");
+  WEFT_CHECK(retention.keep_every >= 0, str("prune_checkpoints: keep_every is ", retention.keep_every),
+             "use 0 for none");
   if (!is_folder(folder)) return {};
   for (const std::string& name : list_folder(folder))
     if (name.starts_with(kPrefix) && name.ends_with(kPartial)) remove_folder(folder + "/" + name);
@@ -101,7 +105,8 @@ std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retentio
   if (steps.size() <= static_cast<size_t>(retention.keep_last)) return removed;
   steps.resize(steps.size() - static_cast<size_t>(retention.keep_last));
   for (int64_t step : steps) {
-    bool is_kept = step == retention.best_step || step == latest || (retention.keep_every > 0 && step % retention.keep_every == 0);
+    bool is_kept =
+        step == retention.best_step || step == latest || (retention.keep_every > 0 && step % retention.keep_every == 0);
     if (is_kept) continue;
     // Renamed first: a folder that is half removed must not look like a damaged checkpoint.
     std::string path = checkpoint_path(folder, step);

@@ -30,7 +30,8 @@ std::string_view verified_body(std::string_view bytes, const std::string& path) 
 }
 
 void check_plain_name(const std::string& name, const std::string& path) {
-  bool is_plain = !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+  bool is_plain = !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+                  name.find('\0') == std::string::npos;
   if (!is_plain) refuse(path, str("names the file '", name, "', which is not a name within the folder"));
 }
 
@@ -74,9 +75,11 @@ std::string encode_manifest(const CheckpointInfo& info) {
 CheckpointInfo decode_manifest(std::string_view bytes, const std::string& path) {
   std::string_view body = verified_body(bytes, path);
   Manifest manifest;
-  if (!manifest.ParseFromArray(body.data(), static_cast<int>(body.size()))) refuse(path, "is damaged: it is no valid message");
+  if (!manifest.ParseFromArray(body.data(), static_cast<int>(body.size())))
+    refuse(path, "is damaged: it is no valid message");
   if (manifest.format_version() != kCheckpointFormatVersion)
-    fail(str("checkpoint ", path, ": manifest has format version ", manifest.format_version(), ", this program reads ", kCheckpointFormatVersion),
+    fail(str("checkpoint ", path, ": manifest has format version ", manifest.format_version(), ", this program reads ",
+             kCheckpointFormatVersion),
          "use the version of weft that wrote the checkpoint");
 
   CheckpointInfo info;
@@ -90,11 +93,15 @@ CheckpointInfo decode_manifest(std::string_view bytes, const std::string& path) 
     info.files.push_back({file.name(), {file.size(), file.xxh3()}});
   }
   for (const ManifestTensor& tensor : manifest.tensors()) {
-    info.tensors.push_back({.name = tensor.name(), .file = tensor.file(), .dtype = tensor.dtype(),
+    info.tensors.push_back({.name = tensor.name(),
+                            .file = tensor.file(),
+                            .dtype = tensor.dtype(),
                             .shape = {tensor.shape().begin(), tensor.shape().end()},
                             .shard_begin = {tensor.shard_begin().begin(), tensor.shard_begin().end()},
                             .shard_end = {tensor.shard_end().begin(), tensor.shard_end().end()},
-                            .offset = tensor.offset(), .size = tensor.size(), .xxh3 = tensor.xxh3()});
+                            .offset = tensor.offset(),
+                            .size = tensor.size(),
+                            .xxh3 = tensor.xxh3()});
   }
   return info;
 }

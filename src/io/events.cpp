@@ -29,7 +29,8 @@ std::string packed(const std::vector<double>& values) {
   return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(double));
 }
 
-// Opens a name that is not taken: a process that resumes within the same second must not append to its predecessor's file.
+// Opens a name that is not taken: a process that resumes within the same second must not append to its predecessor's
+// file.
 int create_event_file(const std::string& folder, double wall_s, std::string& path) {
   char host[256] = "localhost";
   if (::gethostname(host, sizeof host - 1) != 0) std::copy_n("localhost", 10, host);
@@ -107,7 +108,9 @@ void EventWriter::histogram(std::string_view tag, const Histogram& h, EventTime 
 
 void EventWriter::add_summary(std::string_view value, EventTime time) {
   WireWriter event;
-  event.real64(1, time.wall_s).varint(2, static_cast<uint64_t>(time.step)).bytes(5, WireWriter().bytes(1, value).text());
+  event.real64(1, time.wall_s)
+      .varint(2, static_cast<uint64_t>(time.step))
+      .bytes(5, WireWriter().bytes(1, value).text());
   add_record(event.text());
 }
 

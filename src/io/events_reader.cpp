@@ -35,11 +35,16 @@ bool parse_histogram(std::string_view message, Histogram& h) {
   bool is_good = true;
   while (in.next()) {
     if (in.type() == WireType::fixed64) {
-      if (in.field() == 1) h.min = in.real64();
-      else if (in.field() == 2) h.max = in.real64();
-      else if (in.field() == 3) h.num = in.real64();
-      else if (in.field() == 4) h.sum = in.real64();
-      else if (in.field() == 5) h.sum_squares = in.real64();
+      if (in.field() == 1)
+        h.min = in.real64();
+      else if (in.field() == 2)
+        h.max = in.real64();
+      else if (in.field() == 3)
+        h.num = in.real64();
+      else if (in.field() == 4)
+        h.sum = in.real64();
+      else if (in.field() == 5)
+        h.sum_squares = in.real64();
     } else if (in.is(6, WireType::bytes)) {
       is_good &= read_doubles(in.bytes(), h.bucket_limits);
     } else if (in.is(7, WireType::bytes)) {
@@ -53,9 +58,12 @@ bool parse_value(std::string_view message, EventValue& value) {
   WireReader in(message);
   bool is_good = true;
   while (in.next()) {
-    if (in.is(1, WireType::bytes)) value.tag = in.bytes();
-    else if (in.is(2, WireType::fixed32)) value.scalar = in.real32();
-    else if (in.is(5, WireType::bytes)) is_good &= parse_histogram(in.bytes(), value.histogram.emplace());
+    if (in.is(1, WireType::bytes))
+      value.tag = in.bytes();
+    else if (in.is(2, WireType::fixed32))
+      value.scalar = in.real32();
+    else if (in.is(5, WireType::bytes))
+      is_good &= parse_histogram(in.bytes(), value.histogram.emplace());
     else if (in.is(8, WireType::bytes)) {
       WireReader tensor(in.bytes());
       while (tensor.next())
@@ -70,9 +78,12 @@ bool parse_event(std::string_view message, Event& event) {
   WireReader in(message);
   bool is_good = true;
   while (in.next()) {
-    if (in.is(1, WireType::fixed64)) event.time.wall_s = in.real64();
-    else if (in.is(2, WireType::varint)) event.time.step = static_cast<int64_t>(in.varint());
-    else if (in.is(3, WireType::bytes)) event.file_version = in.bytes();
+    if (in.is(1, WireType::fixed64))
+      event.time.wall_s = in.real64();
+    else if (in.is(2, WireType::varint))
+      event.time.step = static_cast<int64_t>(in.varint());
+    else if (in.is(3, WireType::bytes))
+      event.file_version = in.bytes();
     else if (in.is(5, WireType::bytes)) {
       WireReader summary(in.bytes());
       while (summary.next())
@@ -98,14 +109,16 @@ EventFile read_events(const std::string& path) {
       break;
     }
     auto length = read_number<uint64_t>(bytes, at);
-    if (masked_crc32c(bytes.substr(at, 8)) != read_number<uint32_t>(bytes, at + 8)) refuse(at, "the checksum of the record's length is wrong");
+    if (masked_crc32c(bytes.substr(at, 8)) != read_number<uint32_t>(bytes, at + 8))
+      refuse(at, "the checksum of the record's length is wrong");
     size_t rest = bytes.size() - at - kHeadBytes;
     if (rest < kTailBytes || length > rest - kTailBytes) {
       result.has_torn_end = true;
       break;
     }
     std::string_view message = bytes.substr(at + kHeadBytes, length);
-    if (masked_crc32c(message) != read_number<uint32_t>(bytes, at + kHeadBytes + length)) refuse(at, "the checksum of the record is wrong");
+    if (masked_crc32c(message) != read_number<uint32_t>(bytes, at + kHeadBytes + length))
+      refuse(at, "the checksum of the record is wrong");
     if (!parse_event(message, result.events.emplace_back())) refuse(at, "the record is no Event message");
     at += kHeadBytes + length + kTailBytes;
   }

@@ -74,7 +74,10 @@ namespace {
 uint64_t open_regular(const std::string& path, int& descriptor) {
   descriptor = open_descriptor(path, O_RDONLY | O_NONBLOCK);  // a pipe would block here for ever
   struct stat info {};
-  int code = ::fstat(descriptor, &info) != 0 ? errno : S_ISDIR(info.st_mode) ? EISDIR : S_ISREG(info.st_mode) ? 0 : EINVAL;
+  int code = ::fstat(descriptor, &info) != 0 ? errno
+             : S_ISDIR(info.st_mode)         ? EISDIR
+             : S_ISREG(info.st_mode)         ? 0
+                                             : EINVAL;
   if (code == 0) return static_cast<uint64_t>(info.st_size);
   close_quietly(descriptor);
   fail_errno("read", path, code, code == EINVAL ? " (not a regular file)" : "");

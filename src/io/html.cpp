@@ -8,12 +8,16 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-// Bytes of the UTF-8 character at the front, whose code point is stored; 0 if there is none (also overlong forms, surrogates).
+// Bytes of the UTF-8 character at the front, whose code point is stored; 0 if there is none (also overlong forms,
+// surrogates).
 size_t decode(std::string_view bytes, uint32_t& code) {
   auto byte = [&](size_t i) { return static_cast<uint8_t>(bytes[i]); };
   uint8_t first = byte(0);
   if (first < 0x80) return code = first, 1;
-  size_t length = first >= 0xF0 && first <= 0xF4 ? 4 : first >= 0xE0 && first < 0xF0 ? 3 : first >= 0xC2 && first < 0xE0 ? 2 : 0;
+  size_t length = first >= 0xF0 && first <= 0xF4  ? 4
+                  : first >= 0xE0 && first < 0xF0 ? 3
+                  : first >= 0xC2 && first < 0xE0 ? 2
+                                                  : 0;
   if (length == 0 || bytes.size() < length) return 0;
   code = first & (0xFFu >> (length + 1));
   for (size_t i = 1; i < length; ++i) {
@@ -27,7 +31,8 @@ size_t decode(std::string_view bytes, uint32_t& code) {
 
 bool is_allowed(uint32_t code) {
   if (code == '\t' || code == '\n') return true;
-  return code >= 0x20 && !(code >= 0x7F && code < 0xA0) && (code & 0xFFFE) != 0xFFFE && !(code >= 0xFDD0 && code <= 0xFDEF);
+  return code >= 0x20 && !(code >= 0x7F && code < 0xA0) && (code & 0xFFFE) != 0xFFFE &&
+         !(code >= 0xFDD0 && code <= 0xFDEF);
 }
 
 }  // namespace
@@ -37,8 +42,10 @@ std::string clean_utf8(std::string_view bytes) {
   while (!bytes.empty()) {
     uint32_t code = 0;
     size_t length = decode(bytes, code);
-    if (length > 0 && is_allowed(code)) text += bytes.substr(0, length);
-    else if (!bytes.starts_with("\r\n")) text += kReplacement;
+    if (length > 0 && is_allowed(code))
+      text += bytes.substr(0, length);
+    else if (!bytes.starts_with("\r\n"))
+      text += kReplacement;
     bytes.remove_prefix(length > 0 ? length : 1);
   }
   return text;

@@ -36,7 +36,8 @@ std::optional<double> number_of(const Json& value) {
 
 // Whole numbers; 0 if the value is none, or does not fit.
 int64_t integer_of(const Json& value) {
-  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return 0;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+    return 0;
   return value.is_number_integer() ? value.get<int64_t>() : 0;
 }
 
@@ -46,12 +47,18 @@ std::optional<MetricsRecord> parse_line(std::string_view line) {
   if (!object.is_object()) return std::nullopt;
   MetricsRecord record;
   for (const auto& [key, value] : object.items()) {
-    if (key == "step") record.step = integer_of(value);
-    else if (key == "tokens") record.tokens = integer_of(value);
-    else if (key == "time") record.time_s = number_of(value).value_or(0);
-    else if (key == "wall") record.wall_s = number_of(value).value_or(0);
-    else if (key == "kind") record.kind = value.is_string() ? value.get<std::string>() : "";
-    else if (auto number = number_of(value)) record.values.emplace_back(key, *number);
+    if (key == "step")
+      record.step = integer_of(value);
+    else if (key == "tokens")
+      record.tokens = integer_of(value);
+    else if (key == "time")
+      record.time_s = number_of(value).value_or(0);
+    else if (key == "wall")
+      record.wall_s = number_of(value).value_or(0);
+    else if (key == "kind")
+      record.kind = value.is_string() ? value.get<std::string>() : "";
+    else if (auto number = number_of(value))
+      record.values.emplace_back(key, *number);
   }
   return record;
 }
@@ -62,8 +69,10 @@ void mend_last_line(const std::string& path) {
   std::string bytes = read_file(path, kMaxMetricsBytes);
   if (bytes.empty() || bytes.back() == '\n') return;
   size_t begin = bytes.rfind('\n') == std::string::npos ? 0 : bytes.rfind('\n') + 1;
-  if (parse_line(std::string_view(bytes).substr(begin))) bytes += '\n';
-  else bytes.resize(begin);
+  if (parse_line(std::string_view(bytes).substr(begin)))
+    bytes += '\n';
+  else
+    bytes.resize(begin);
   write_file_atomically(path, bytes);
 }
 
@@ -75,8 +84,9 @@ std::optional<double> MetricsRecord::value(std::string_view key) const {
 }
 
 std::string to_json(const MetricsRecord& record) {
-  std::string line = str("{\"step\":", record.step, ",\"tokens\":", record.tokens, ",\"time\":", json_number(record.time_s), ",\"wall\":",
-                         json_number(record.wall_s), ",\"kind\":", json_string(record.kind));
+  std::string line =
+      str("{\"step\":", record.step, ",\"tokens\":", record.tokens, ",\"time\":", json_number(record.time_s),
+          ",\"wall\":", json_number(record.wall_s), ",\"kind\":", json_string(record.kind));
   for (const auto& [key, value] : record.values) line += str(",", json_string(key), ":", json_number(value));
   return line + "}";
 }
@@ -84,7 +94,8 @@ std::string to_json(const MetricsRecord& record) {
 MetricsWriter::MetricsWriter(const std::string& path) : path_(path) {
   mend_last_line(path);
   if (file_exists(path))
-    for (const MetricsRecord& record : apply_rewinds(read_metrics(path))) last_step_ = std::max(last_step_, record.step);
+    for (const MetricsRecord& record : apply_rewinds(read_metrics(path)))
+      last_step_ = std::max(last_step_, record.step);
   descriptor_ = internal::open_descriptor(path, O_WRONLY | O_CREAT | O_APPEND);
 }
 
@@ -108,7 +119,8 @@ void MetricsWriter::append(std::string line) {
   if (code == 0) return;
   // A torn line must not stand before the next one; if even this fails, the next writer mends it.
   off_t end = ::lseek(descriptor_, 0, SEEK_END);
-  if (written > 0 && end >= static_cast<off_t>(written)) (void)!::ftruncate(descriptor_, end - static_cast<off_t>(written));
+  if (written > 0 && end >= static_cast<off_t>(written))
+    (void)!::ftruncate(descriptor_, end - static_cast<off_t>(written));
   internal::fail_errno("append to", path_, code);
 }
 
@@ -135,8 +147,10 @@ std::vector<MetricsRecord> read_metrics(const std::string& path) {
 std::vector<MetricsRecord> apply_rewinds(const std::vector<MetricsRecord>& records) {
   std::vector<MetricsRecord> kept;
   for (const MetricsRecord& record : records) {
-    if (record.kind == "rewind") std::erase_if(kept, [&](const MetricsRecord& old) { return old.step > record.step; });
-    else kept.push_back(record);
+    if (record.kind == "rewind")
+      std::erase_if(kept, [&](const MetricsRecord& old) { return old.step > record.step; });
+    else
+      kept.push_back(record);
   }
   return kept;
 }

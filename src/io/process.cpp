@@ -41,7 +41,8 @@ struct Descriptor {
 // Two connected ends. A socket, so that writing to a program that has ended is an error code instead of SIGPIPE.
 std::pair<Descriptor, Descriptor> make_channel() {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) fail_errno("open a channel for", "a process", errno);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    fail_errno("open a channel for", "a process", errno);
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
@@ -64,8 +65,10 @@ pid_t start(const std::vector<std::string>& arguments, int in, int out, int mess
 void receive(Descriptor& from, std::string& text) {
   char buffer[16384];
   ssize_t n = ::read(from.value, buffer, sizeof buffer);
-  if (n > 0) text.append(buffer, static_cast<size_t>(n));
-  else if (n == 0 || errno != EINTR) from.close();
+  if (n > 0)
+    text.append(buffer, static_cast<size_t>(n));
+  else if (n == 0 || errno != EINTR)
+    from.close();
 }
 
 // Moves data until the program has closed both outputs; false if the deadline passed.
@@ -75,7 +78,8 @@ bool exchange_data(Descriptor& in, Descriptor& out, Descriptor& messages, std::s
   while (out.value >= 0 || messages.value >= 0) {
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) return false;
-    std::array<pollfd, 3> polled{pollfd{in.value, POLLOUT, 0}, pollfd{out.value, POLLIN, 0}, pollfd{messages.value, POLLIN, 0}};
+    std::array<pollfd, 3> polled{pollfd{in.value, POLLOUT, 0}, pollfd{out.value, POLLIN, 0},
+                                 pollfd{messages.value, POLLIN, 0}};
     if (::poll(polled.data(), polled.size(), static_cast<int>(left)) < 0 && errno != EINTR) return false;
     if (polled[0].revents) {
       ssize_t n = ::send(in.value, input.data(), input.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -107,7 +111,8 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  WEFT_CHECK(has_ended, str(arguments[0], ": has not ended after ", timeout_s, " s and was stopped"), "run it by hand to see why");
+  WEFT_CHECK(has_ended, str(arguments[0], ": has not ended after ", timeout_s, " s and was stopped"),
+             "run it by hand to see why");
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }

@@ -45,14 +45,19 @@ SeriesSummary summarise(const PlotSeries& series) {
 }
 
 std::string series_table(const Plot& plot) {
-  std::string html = str("<table><thead><tr><th>curve</th><th class=\"n\">points</th><th class=\"n\">first</th><th class=\"n\">last</th>"
-                         "<th class=\"n\">lowest</th><th class=\"n\">at ", html_escape(plot.x_label),
-                         "</th><th class=\"n\">highest</th><th class=\"n\">not finite</th></tr></thead><tbody>\n");
-  auto cell = [](double value) { return str("<td class=\"n\">", std::isfinite(value) ? str(value) : std::string("-"), "</td>"); };
+  std::string html = str(
+      "<table><thead><tr><th>curve</th><th class=\"n\">points</th><th class=\"n\">first</th><th class=\"n\">last</th>"
+      "<th class=\"n\">lowest</th><th class=\"n\">at ",
+      html_escape(plot.x_label),
+      "</th><th class=\"n\">highest</th><th class=\"n\">not finite</th></tr></thead><tbody>\n");
+  auto cell = [](double value) {
+    return str("<td class=\"n\">", std::isfinite(value) ? str(value) : std::string("-"), "</td>");
+  };
   for (const PlotSeries& series : plot.series) {
     SeriesSummary s = summarise(series);
-    html += str("<tr><td>", html_escape(series.name), "</td><td class=\"n\">", s.num_points, "</td>", cell(s.first), cell(s.last),
-                cell(s.lowest), cell(s.lowest_at), cell(s.highest), "<td class=\"n\">", s.num_not_finite, "</td></tr>\n");
+    html += str("<tr><td>", html_escape(series.name), "</td><td class=\"n\">", s.num_points, "</td>", cell(s.first),
+                cell(s.last), cell(s.lowest), cell(s.lowest_at), cell(s.highest), "<td class=\"n\">", s.num_not_finite,
+                "</td></tr>\n");
   }
   return html + "</tbody></table>\n";
 }
@@ -62,7 +67,8 @@ std::string plot_section(const Plot& plot, size_t index, std::vector<std::string
   try {
     html += plot_svg(plot, str("plot", index)) + "\n";
   } catch (const Error& error) {
-    std::string warning = str("plot '", plot.title, "' is missing from the report: ", error.problem(), "; ", error.fix());
+    std::string warning =
+        str("plot '", plot.title, "' is missing from the report: ", error.problem(), "; ", error.fix());
     html += str("<p class=\"missing\">", html_escape(warning), "</p>\n");
     warnings.push_back(std::move(warning));
   }
@@ -74,8 +80,10 @@ std::string plot_section(const Plot& plot, size_t index, std::vector<std::string
 std::vector<std::string> write_report(const std::string& path, const ReportData& data) {
   std::vector<std::string> warnings;
   std::string title = html_escape(data.title);
-  std::string html = str("<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head><meta charset=\"utf-8\"/><title>", title,
-                         "</title>\n<style>", kStyle, "</style></head>\n<body>\n<h1>", title, "</h1>\n");
+  std::string html =
+      str("<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head><meta "
+          "charset=\"utf-8\"/><title>",
+          title, "</title>\n<style>", kStyle, "</style></head>\n<body>\n<h1>", title, "</h1>\n");
   if (!data.facts.empty()) {
     html += "<h2>Run</h2>\n<table><tbody>\n";
     for (const auto& [name, value] : data.facts)
@@ -85,7 +93,8 @@ std::vector<std::string> write_report(const std::string& path, const ReportData&
   if (!data.plots.empty()) html += "<h2>Curves</h2>\n";
   for (size_t i = 0; i < data.plots.size(); ++i) html += plot_section(data.plots[i], i, warnings);
   if (!data.samples.empty()) html += "<h2>Samples</h2>\n";
-  for (const auto& [heading, text] : data.samples) html += str("<h3>", html_escape(heading), "</h3>\n<pre>", html_escape(text), "</pre>\n");
+  for (const auto& [heading, text] : data.samples)
+    html += str("<h3>", html_escape(heading), "</h3>\n<pre>", html_escape(text), "</pre>\n");
   if (!data.config.empty()) html += str("<h2>Configuration</h2>\n<pre>", html_escape(data.config), "</pre>\n");
   write_file_atomically(path, html + "</body>\n</html>\n");
   return warnings;

@@ -54,15 +54,15 @@ const TensorEntry& SafetensorsFile::loadable(std::string_view name) const {
   WEFT_CHECK(entry, str("safetensors ", path(), ": there is no tensor '", name, "' among its ", tensors_.size()),
              "list the names with weft inspect");
   WEFT_CHECK(entry->is_loadable,
-             str("safetensors ", path(), ": byte ", entry->offset, ": tensor '", name, "' is ", entry->dtype, " with ", entry->shape.size(),
-                 " dimensions, which Weft does not load"),
+             str("safetensors ", path(), ": byte ", entry->offset, ": tensor '", name, "' is ", entry->dtype, " with ",
+                 entry->shape.size(), " dimensions, which Weft does not load"),
              str("convert it to F32, BF16, F64, I64, I32, U8 or BOOL with at most ", kMaxDims, " dimensions"));
   if (entry->dtype == "BOOL") {
     std::string_view data = bytes(*entry);
     auto bad = std::find_if(data.begin(), data.end(), [](char c) { return c != 0 && c != 1; });
     WEFT_CHECK(bad == data.end(),
-               str("safetensors ", path(), ": byte ", entry->offset + static_cast<uint64_t>(bad - data.begin()), ": BOOL tensor '", name,
-                   "' holds a byte that is neither 0 nor 1"),
+               str("safetensors ", path(), ": byte ", entry->offset + static_cast<uint64_t>(bad - data.begin()),
+                   ": BOOL tensor '", name, "' holds a byte that is neither 0 nor 1"),
                "the file is damaged; fetch or write it again");
   }
   return *entry;
@@ -82,14 +82,17 @@ Tensor SafetensorsFile::map(std::string_view name) const {
   return Tensor::borrow(file_->data() + entry.offset, Shape(entry.shape), dtype, file_);
 }
 
-FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors, const SafetensorsOptions& options) {
+FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                             const SafetensorsOptions& options) {
   std::vector<const NamedTensor*> order;
   std::set<std::string_view> names;
   std::set<std::tuple<const void*, size_t, DType>> memory;
   for (const NamedTensor& named : tensors) {
     const Tensor& t = named.tensor;
-    WEFT_CHECK(names.insert(named.name).second, str("safetensors ", path, ": the name '", named.name, "' is given twice"), "give unique names");
-    WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"), "use another name");
+    WEFT_CHECK(names.insert(named.name).second,
+               str("safetensors ", path, ": the name '", named.name, "' is given twice"), "give unique names");
+    WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"),
+               "use another name");
     WEFT_CHECK(t.defined() && t.device().is_cpu() && t.is_contiguous(),
                str("safetensors ", path, ": tensor '", named.name, "' is ",
                    t.defined() ? str(t, t.is_contiguous() ? "" : ", not contiguous") : std::string("undefined")),
@@ -105,8 +108,12 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
   uint64_t offset = 0;
   for (const NamedTensor* named : order) {
     const Tensor& t = named->tensor;
-    entries.push_back({.name = named->name, .dtype = std::string(safetensors_name(t.dtype())), .shape = {t.shape().begin(), t.shape().end()},
-                       .offset = offset, .size = t.num_bytes(), .is_loadable = true});
+    entries.push_back({.name = named->name,
+                       .dtype = std::string(safetensors_name(t.dtype())),
+                       .shape = {t.shape().begin(), t.shape().end()},
+                       .offset = offset,
+                       .size = t.num_bytes(),
+                       .is_loadable = true});
     offset += t.num_bytes();
   }
   std::map<std::string, std::string> metadata = options.metadata;

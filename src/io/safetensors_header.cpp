@@ -1,5 +1,5 @@
-// Header grammar: {"name": {"dtype": text, "shape": [sizes], "data_offsets": [begin, end]}, ..., "__metadata__": {text: text}}.
-// Parsed as a stream of events, because a document tree would silently drop names that occur twice.
+// Header grammar: {"name": {"dtype": text, "shape": [sizes], "data_offsets": [begin, end]}, ..., "__metadata__": {text:
+// text}}. Parsed as a stream of events, because a document tree would silently drop names that occur twice.
 #include "src/io/internal/safetensors_header.h"
 
 #include <algorithm>
@@ -26,12 +26,11 @@ struct DtypeBits {
   std::string_view name;
   int bits;
 };
-constexpr std::array<DtypeBits, 22> kDtypes{{{"BOOL", 8},       {"U8", 8},          {"I8", 8},       {"F8_E5M2", 8},
-                                             {"F8_E4M3", 8},    {"I16", 16},        {"U16", 16},     {"F16", 16},
-                                             {"BF16", 16},      {"I32", 32},        {"U32", 32},     {"F32", 32},
-                                             {"F64", 64},       {"I64", 64},        {"U64", 64},     {"C64", 64},
-                                             {"F8_E8M0", 8},    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F4", 4},
-                                             {"F6_E2M3", 6},    {"F6_E3M2", 6}}};
+constexpr std::array<DtypeBits, 22> kDtypes{
+    {{"BOOL", 8},        {"U8", 8},   {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"I16", 16},
+     {"U16", 16},        {"F16", 16}, {"BF16", 16},   {"I32", 32},    {"U32", 32},    {"F32", 32},
+     {"F64", 64},        {"I64", 64}, {"U64", 64},    {"C64", 64},    {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+     {"F8_E5M2FNUZ", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}}};
 
 [[noreturn]] void refuse(const std::string& path, uint64_t at, std::string_view problem) {
   fail(str("safetensors ", path, ": byte ", at, ": ", problem), std::string(kDamaged));
@@ -89,7 +88,8 @@ class HeaderEvents {
 
   bool string(std::string& value) {
     if (state_ == State::metadata) {
-      if (!metadata.emplace(std::move(metadata_key_), std::move(value)).second) refuse_here("a metadata key occurs twice");
+      if (!metadata.emplace(std::move(metadata_key_), std::move(value)).second)
+        refuse_here("a metadata key occurs twice");
       return true;
     }
     if (state_ != State::dtype) return unexpected("a text");
@@ -113,10 +113,14 @@ class HeaderEvents {
       metadata_key_ = std::move(name);
       return true;
     }
-    if (name == "dtype" && !tensor().dtype) state_ = State::dtype;
-    else if (name == "shape" && !tensor().shape) state_ = State::shape_array;
-    else if (name == "data_offsets" && !tensor().offsets) state_ = State::offsets_array;
-    else refuse_here(str("tensor '", current_->first, "' has the field '", name, "', which is unknown or given twice"));
+    if (name == "dtype" && !tensor().dtype)
+      state_ = State::dtype;
+    else if (name == "shape" && !tensor().shape)
+      state_ = State::shape_array;
+    else if (name == "data_offsets" && !tensor().offsets)
+      state_ = State::offsets_array;
+    else
+      refuse_here(str("tensor '", current_->first, "' has the field '", name, "', which is unknown or given twice"));
     return true;
   }
 
@@ -156,7 +160,18 @@ class HeaderEvents {
   std::map<std::string, std::string> metadata;
 
  private:
-  enum class State { start, top, tensor_object, tensor, dtype, shape_array, offsets_array, numbers, metadata_object, metadata };
+  enum class State {
+    start,
+    top,
+    tensor_object,
+    tensor,
+    dtype,
+    shape_array,
+    offsets_array,
+    numbers,
+    metadata_object,
+    metadata
+  };
 
   uint64_t position() const { return kPrefixBytes + static_cast<uint64_t>(seen_ - begin_); }
   [[noreturn]] void refuse_here(std::string_view problem) const { refuse(path_, position(), problem); }
@@ -200,7 +215,8 @@ bool weft_has(std::string_view dtype) {
   return false;
 }
 
-// Bits of all elements; nullopt if they do not fit 64 bits. Zero sizes count as one, so that no product of the others overflows.
+// Bits of all elements; nullopt if they do not fit 64 bits. Zero sizes count as one, so that no product of the others
+// overflows.
 std::optional<uint64_t> bits_of_shape(const std::vector<uint64_t>& shape, int bits) {
   uint64_t product = static_cast<uint64_t>(bits);
   bool is_empty = false;
@@ -215,15 +231,21 @@ std::optional<uint64_t> bits_of_shape(const std::vector<uint64_t>& shape, int bi
 TensorEntry check_tensor(const std::string& name, const RawTensor& raw, uint64_t data_begin, uint64_t data_bytes,
                          const std::string& path) {
   int bits = bits_of(*raw.dtype);
-  if (bits == 0) refuse(path, raw.at, str("tensor '", name, "' has dtype '", *raw.dtype, "', which the format does not have"));
-  if (raw.offsets->size() != 2) refuse(path, raw.at, str("tensor '", name, "' has ", raw.offsets->size(), " data_offsets, not 2"));
+  if (bits == 0)
+    refuse(path, raw.at, str("tensor '", name, "' has dtype '", *raw.dtype, "', which the format does not have"));
+  if (raw.offsets->size() != 2)
+    refuse(path, raw.at, str("tensor '", name, "' has ", raw.offsets->size(), " data_offsets, not 2"));
   auto [begin, end] = std::pair((*raw.offsets)[0], (*raw.offsets)[1]);
   if (begin > end || end > data_bytes)
-    refuse(path, raw.at, str("tensor '", name, "' has data_offsets [", begin, ", ", end, "], outside of the ", data_bytes, " bytes of data"));
+    refuse(path, raw.at,
+           str("tensor '", name, "' has data_offsets [", begin, ", ", end, "], outside of the ", data_bytes,
+               " bytes of data"));
   auto total_bits = bits_of_shape(*raw.shape, bits);
   if (!total_bits) refuse(path, raw.at, str("the shape of tensor '", name, "' overflows"));
   if (*total_bits % 8 != 0 || *total_bits / 8 != end - begin)
-    refuse(path, raw.at, str("tensor '", name, "' has ", end - begin, " bytes, but its shape and dtype ", *raw.dtype, " need ", *total_bits / 8));
+    refuse(path, raw.at,
+           str("tensor '", name, "' has ", end - begin, " bytes, but its shape and dtype ", *raw.dtype, " need ",
+               *total_bits / 8));
   TensorEntry entry{.name = name, .dtype = *raw.dtype, .shape = {}, .offset = data_begin + begin, .size = end - begin};
   entry.shape.assign(raw.shape->begin(), raw.shape->end());
   entry.is_loadable = weft_has(entry.dtype) && entry.shape.size() <= static_cast<size_t>(kMaxDims);
@@ -231,10 +253,12 @@ TensorEntry check_tensor(const std::string& name, const RawTensor& raw, uint64_t
 }
 
 std::string_view header_text(std::string_view file, const std::string& path) {
-  if (file.size() < kPrefixBytes) refuse(path, 0, str("the file has ", file.size(), " bytes, not even the 8 of the header's length"));
+  if (file.size() < kPrefixBytes)
+    refuse(path, 0, str("the file has ", file.size(), " bytes, not even the 8 of the header's length"));
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
-  if (length > kMaxHeaderBytes) refuse(path, 0, str("the header's length is ", length, ", more than ", kMaxHeaderBytes));
+  if (length > kMaxHeaderBytes)
+    refuse(path, 0, str("the header's length is ", length, ", more than ", kMaxHeaderBytes));
   if (length > file.size() - kPrefixBytes)
     refuse(path, 0, str("the header's length is ", length, ", but only ", file.size() - kPrefixBytes, " bytes follow"));
   std::string_view text = file.substr(kPrefixBytes, length);
@@ -260,23 +284,28 @@ SafetensorsHeader parse_safetensors_header(std::string_view file, const std::str
 
   SafetensorsHeader header;
   uint64_t data_begin = kPrefixBytes + text.size(), data_bytes = file.size() - data_begin;
-  for (const auto& [name, raw] : events.tensors) header.tensors.push_back(check_tensor(name, raw, data_begin, data_bytes, path));
+  for (const auto& [name, raw] : events.tensors)
+    header.tensors.push_back(check_tensor(name, raw, data_begin, data_bytes, path));
   std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorEntry& a, const TensorEntry& b) {
     return std::tie(a.offset, a.size, a.name) < std::tie(b.offset, b.size, b.name);
   });
   uint64_t expected = data_begin;
   for (const TensorEntry& entry : header.tensors) {
     if (entry.offset != expected)
-      refuse(path, entry.offset, str("the data of tensor '", entry.name, "' ", entry.offset < expected ? "overlaps" : "leaves a hole behind",
-                                     " what comes before, which ends at byte ", expected));
+      refuse(
+          path, entry.offset,
+          str("the data of tensor '", entry.name, "' ", entry.offset < expected ? "overlaps" : "leaves a hole behind",
+              " what comes before, which ends at byte ", expected));
     expected += entry.size;
   }
-  if (expected != file.size()) refuse(path, expected, str("the tensors end here, but the file has ", file.size(), " bytes"));
+  if (expected != file.size())
+    refuse(path, expected, str("the tensors end here, but the file has ", file.size(), " bytes"));
   header.metadata = std::move(events.metadata);
   return header;
 }
 
-std::string make_safetensors_header(const std::vector<TensorEntry>& tensors, const std::map<std::string, std::string>& metadata) {
+std::string make_safetensors_header(const std::vector<TensorEntry>& tensors,
+                                    const std::map<std::string, std::string>& metadata) {
   auto quoted = [](const std::string& text) {
     try {
       return nlohmann::json(text).dump();
@@ -292,8 +321,8 @@ std::string make_safetensors_header(const std::vector<TensorEntry>& tensors, con
   for (const TensorEntry& entry : tensors) {
     std::string shape;
     for (int64_t size : entry.shape) shape += str(shape.empty() ? "" : ",", size);
-    json += str(",", quoted(entry.name), ":{\"dtype\":\"", entry.dtype, "\",\"shape\":[", shape, "],\"data_offsets\":[", entry.offset, ",",
-                entry.offset + entry.size, "]}");
+    json += str(",", quoted(entry.name), ":{\"dtype\":\"", entry.dtype, "\",\"shape\":[", shape, "],\"data_offsets\":[",
+                entry.offset, ",", entry.offset + entry.size, "]}");
   }
   return json + "}";
 }

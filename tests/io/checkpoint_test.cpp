@@ -23,9 +23,13 @@ using test::TempFolder;
 
 CheckpointData make_data(int64_t step) {
   Tensor w = Tensor::full({3, 5}, static_cast<double>(step)), m = Tensor::full({3, 5}, 0.5 + static_cast<double>(step));
-  return {.step = step, .tokens = step * 100, .mesh = {{"data", 2}, {"context", 1}},
+  return {.step = step,
+          .tokens = step * 100,
+          .mesh = {{"data", 2}, {"context", 1}},
           .model = {{"layers.0.w", w}, {"layers.0.b", Tensor::from({BFloat16(1.0f)}, {1})}},
-          .optimizer = {{"m.layers.0.w", m}}, .state = str("state of ", step), .config = "model {}\n"};
+          .optimizer = {{"m.layers.0.w", m}},
+          .state = str("state of ", step),
+          .config = "model {}\n"};
 }
 
 void expect_is(const Checkpoint& checkpoint, int64_t step) {
@@ -34,7 +38,8 @@ void expect_is(const Checkpoint& checkpoint, int64_t step) {
   EXPECT_EQ(checkpoint.state, str("state of ", step));
   EXPECT_EQ(checkpoint.config, "model {}\n");
   EXPECT_EQ(checkpoint.model.load("layers.0.w").to_vector<float>(), std::vector<float>(15, static_cast<float>(step)));
-  EXPECT_EQ(checkpoint.optimizer.load("m.layers.0.w").to_vector<float>(), std::vector<float>(15, 0.5f + static_cast<float>(step)));
+  EXPECT_EQ(checkpoint.optimizer.load("m.layers.0.w").to_vector<float>(),
+            std::vector<float>(15, 0.5f + static_cast<float>(step)));
 }
 
 // Exit code of `body` in a child process, -1 if a signal ended it.
@@ -65,7 +70,8 @@ TEST(Checkpoint, RoundTripsEverything) {
   std::string path = save_checkpoint(root, make_data(1000));
   EXPECT_EQ(path, root + "/step-00001000");
   EXPECT_EQ(read_file(root + "/latest"), "step-00001000\n");
-  EXPECT_EQ(list_folder(path), (std::vector<std::string>{"config.txtpb", "manifest", "model.safetensors", "optimizer-0000-of-0001.safetensors", "state"}));
+  EXPECT_EQ(list_folder(path), (std::vector<std::string>{"config.txtpb", "manifest", "model.safetensors",
+                                                         "optimizer-0000-of-0001.safetensors", "state"}));
   Checkpoint checkpoint = load_checkpoint(path);
   expect_is(checkpoint, 1000);
   ASSERT_EQ(checkpoint.info.mesh.size(), 2u);
@@ -103,18 +109,23 @@ TEST(Checkpoint, EveryFlippedByteIsFoundAndNamed) {
 
 TEST(Checkpoint, DamageNamesTheTensor) {
   TempFolder folder;
-  std::string path = save_checkpoint(folder.path(), make_data(7)), model = path + "/model.safetensors", good = read_file(model);
+  std::string path = save_checkpoint(folder.path(), make_data(7)), model = path + "/model.safetensors",
+              good = read_file(model);
   overwrite(model, [](std::string& bytes) { bytes[bytes.size() - 1] ^= 1; });
-  expect_parts(error_of([&] { load_checkpoint(path); }), {"model.safetensors has a wrong checksum", "first damaged tensor is 'layers.0.b'"});
+  expect_parts(error_of([&] { load_checkpoint(path); }),
+               {"model.safetensors has a wrong checksum", "first damaged tensor is 'layers.0.b'"});
   overwrite(model, [&](std::string& bytes) { bytes = good.substr(0, good.size() - 10); });
-  expect_parts(error_of([&] { load_checkpoint(path); }), {"model.safetensors has", "the manifest says", "'layers.0.w'"});
+  expect_parts(error_of([&] { load_checkpoint(path); }),
+               {"model.safetensors has", "the manifest says", "'layers.0.w'"});
   overwrite(model, [&](std::string& bytes) { (bytes = good)[9] = 'x'; });
-  expect_parts(error_of([&] { load_checkpoint(path); }), {"wrong checksum; all tensors are whole, the header is damaged"});
+  expect_parts(error_of([&] { load_checkpoint(path); }),
+               {"wrong checksum; all tensors are whole, the header is damaged"});
 }
 
 TEST(Checkpoint, TruncatedAndMissingFilesAreNamed) {
   TempFolder folder;
-  for (const char* name : {"manifest", "model.safetensors", "optimizer-0000-of-0001.safetensors", "state", "config.txtpb"}) {
+  for (const char* name :
+       {"manifest", "model.safetensors", "optimizer-0000-of-0001.safetensors", "state", "config.txtpb"}) {
     std::string path = save_checkpoint(folder.path(), make_data(1));
     overwrite(path + "/" + name, [](std::string& bytes) { bytes.resize(bytes.size() / 2); });
     expect_parts(error_of([&] { load_checkpoint(path); }), {path, name});
@@ -132,16 +143,18 @@ TEST(Checkpoint, KillAtEveryWriteLeavesAGoodCheckpointToResumeFrom) {
     for (int at = 0; !has_finished; ++at) {
       ASSERT_LT(at, 200);
       has_finished = 0 == in_child([&] {
-        test::set_fault(Fault::kill, at);
-        save_checkpoint(folder.path(), make_data(next));
-        return 0;
-      });
+                       test::set_fault(Fault::kill, at);
+                       save_checkpoint(folder.path(), make_data(next));
+                       return 0;
+                     });
       std::vector<std::string> messages;
       auto found = load_latest_checkpoint(folder.path(), messages);
       ASSERT_TRUE(found) << "killed at call " << at;
       EXPECT_TRUE(messages.empty()) << messages[0];
       expect_is(*found, found->info.step == next ? next : 10);
-      if (has_finished) { EXPECT_EQ(found->info.step, next); }
+      if (has_finished) {
+        EXPECT_EQ(found->info.step, next);
+      }
       if (found->info.step == 20) break;
     }
     std::vector<std::string> messages;
@@ -183,14 +196,14 @@ TEST(Checkpoint, UnwritableFolderIsOneError) {
   TempFolder folder;
   ::chmod(folder.path().c_str(), 0555);
   EXPECT_EQ(0, in_child([&] {
-    if (::geteuid() == 0 && ::seteuid(65534) != 0) return 2;
-    try {
-      save_checkpoint(folder.path() + "/checkpoints", make_data(1));
-    } catch (const Error& error) {
-      return std::string(error.what()).find("Permission denied") != std::string::npos ? 0 : 3;
-    }
-    return 4;
-  }));
+              if (::geteuid() == 0 && ::seteuid(65534) != 0) return 2;
+              try {
+                save_checkpoint(folder.path() + "/checkpoints", make_data(1));
+              } catch (const Error& error) {
+                return std::string(error.what()).find("Permission denied") != std::string::npos ? 0 : 3;
+              }
+              return 4;
+            }));
   ::chmod(folder.path().c_str(), 0755);
 }
 
@@ -234,7 +247,8 @@ TEST(Checkpoint, NoneIsNoErrorButOnlyDamagedOnesAre) {
   EXPECT_TRUE(messages.empty());
   save_checkpoint(folder.path(), make_data(3));
   overwrite(checkpoint_path(folder.path(), 3) + "/manifest", [](std::string& bytes) { bytes[0] ^= 1; });
-  expect_parts(error_of([&] { load_latest_checkpoint(folder.path(), messages); }), {"none of 1 is good", "manifest is damaged", "another run folder"});
+  expect_parts(error_of([&] { load_latest_checkpoint(folder.path(), messages); }),
+               {"none of 1 is good", "manifest is damaged", "another run folder"});
 }
 
 TEST(Checkpoint, RetentionKeepsTheLastEveryNthAndTheBest) {
@@ -247,7 +261,8 @@ TEST(Checkpoint, RetentionKeepsTheLastEveryNthAndTheBest) {
   save_checkpoint(folder.path(), make_data(550));  // the run went back to 500
   EXPECT_EQ(prune_checkpoints(folder.path(), {.keep_last = 1}), (std::vector<int64_t>{300, 500}));
   EXPECT_EQ(list_checkpoints(folder.path()), (std::vector<int64_t>{550, 900, 1000}));
-  expect_parts(error_of([&] { prune_checkpoints(folder.path(), {.keep_last = 0}); }), {"keep_last is 0", "keep at least one"});
+  expect_parts(error_of([&] { prune_checkpoints(folder.path(), {.keep_last = 0}); }),
+               {"keep_last is 0", "keep at least one"});
 }
 
 TEST(Checkpoint, KillWhilePruningLeavesNoDamagedCheckpoint) {
@@ -257,11 +272,12 @@ TEST(Checkpoint, KillWhilePruningLeavesNoDamagedCheckpoint) {
     ASSERT_LT(at, 100);
     for (int64_t step : {1, 2}) save_checkpoint(folder.path(), make_data(step));
     has_finished = 0 == in_child([&] {
-      test::set_fault(Fault::kill, at);
-      prune_checkpoints(folder.path(), {.keep_last = 1});
-      return 0;
-    });
-    for (int64_t step : list_checkpoints(folder.path())) expect_is(load_checkpoint(checkpoint_path(folder.path(), step)), step);
+                     test::set_fault(Fault::kill, at);
+                     prune_checkpoints(folder.path(), {.keep_last = 1});
+                     return 0;
+                   });
+    for (int64_t step : list_checkpoints(folder.path()))
+      expect_is(load_checkpoint(checkpoint_path(folder.path(), step)), step);
   }
 }
 

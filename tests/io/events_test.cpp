@@ -23,7 +23,8 @@ std::string from_hex(std::string_view hex) {
   std::string bytes, digits;
   for (char c : hex)
     if (std::isxdigit(static_cast<unsigned char>(c))) digits.push_back(c);
-  for (size_t i = 0; i + 1 < digits.size(); i += 2) bytes.push_back(static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16)));
+  for (size_t i = 0; i + 1 < digits.size(); i += 2)
+    bytes.push_back(static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
@@ -32,9 +33,10 @@ TEST(Events, BytesAreTheVectorsOfTheFormat) {
   EventWriter writer(folder.path(), 0);
   writer.scalar("loss", 2.5, {.step = 7, .wall_s = 1});
   writer.flush();
-  EXPECT_EQ(read_file(writer.path()),
-            from_hex("18000000 00000000 a37f4b22 09 0000000000000000 1a0d 627261696e2e4576656e743a32 eedf28a3"
-                     "1a000000 00000000 129bd82d 09 000000000000f03f 10 07 2a 0d 0a 0b 0a 04 6c6f7373 15 00002040 87ccc43d"));
+  EXPECT_EQ(
+      read_file(writer.path()),
+      from_hex("18000000 00000000 a37f4b22 09 0000000000000000 1a0d 627261696e2e4576656e743a32 eedf28a3"
+               "1a000000 00000000 129bd82d 09 000000000000f03f 10 07 2a 0d 0a 0b 0a 04 6c6f7373 15 00002040 87ccc43d"));
 }
 
 TEST(Events, FileNamesAreUniqueAndContainTheRequiredWord) {
@@ -42,7 +44,8 @@ TEST(Events, FileNamesAreUniqueAndContainTheRequiredWord) {
   EventWriter a(folder.path(), 1790000000.7), b(folder.path(), 1790000000.7);
   EXPECT_NE(a.path(), b.path());
   EXPECT_NE(a.path().find("/events.out.tfevents.1790000000."), std::string::npos);
-  expect_parts(error_of([&] { EventWriter(folder / "none", 0); }), {"open", "none/events.out.tfevents", "No such file"});
+  expect_parts(error_of([&] { EventWriter(folder / "none", 0); }),
+               {"open", "none/events.out.tfevents", "No such file"});
 }
 
 TEST(Events, RoundTripsScalarsTextsAndHistograms) {
@@ -87,7 +90,9 @@ TEST(Events, TextMetadataComesWithTheFirstValueOfATag) {
   writer.text("t", "a", {1, 1});
   writer.flush();
   std::string bytes = read_file(writer.path());
-  EXPECT_EQ(std::string_view(bytes).substr(40, first - 40).find(from_hex("4a 0a 0a06 0a04 74657874 2002")) != std::string::npos, true);
+  EXPECT_EQ(std::string_view(bytes).substr(40, first - 40).find(from_hex("4a 0a 0a06 0a04 74657874 2002")) !=
+                std::string::npos,
+            true);
   EXPECT_EQ(bytes.find("text", first), std::string::npos);
 }
 
@@ -148,7 +153,8 @@ TEST(Events, HostileMessagesNeverCrash) {
   int num_refused = 0;
   for (uint64_t i = 0; i < 500; ++i) {
     std::string message = good;
-    for (uint64_t k = 0; k < 3; ++k) message[rng[i].below(message.size(), 2 * k)] = static_cast<char>(rng[i].below(256, 2 * k + 1));
+    for (uint64_t k = 0; k < 3; ++k)
+      message[rng[i].below(message.size(), 2 * k)] = static_cast<char>(rng[i].below(256, 2 * k + 1));
     std::string length = number(static_cast<uint64_t>(message.size()));
     FileWriter writer(folder / "h", FileWriter::Placement::in_place);
     writer.write(length + number(masked_crc32c(length)) + message + number(masked_crc32c(message)));

@@ -81,8 +81,12 @@ int mkdir(const char* path, mode_t mode) noexcept {
   return static_cast<int>(weft::test::counted(SYS_mkdir, reinterpret_cast<long>(path), static_cast<long>(mode)));
 }
 
-int unlink(const char* path) noexcept { return static_cast<int>(weft::test::counted(SYS_unlink, reinterpret_cast<long>(path))); }
+int unlink(const char* path) noexcept {
+  return static_cast<int>(weft::test::counted(SYS_unlink, reinterpret_cast<long>(path)));
+}
 
-int rmdir(const char* path) noexcept { return static_cast<int>(weft::test::counted(SYS_rmdir, reinterpret_cast<long>(path))); }
+int rmdir(const char* path) noexcept {
+  return static_cast<int>(weft::test::counted(SYS_rmdir, reinterpret_cast<long>(path)));
+}
 
 }  // extern "C"

@@ -37,8 +37,10 @@ TEST(Checksum, Crc32cMatchesThePublishedVectors) {
     std::string bytes;
     uint32_t crc, masked;
   };
-  for (const Row& row : {Row{"", 0, 0xa282ead8}, Row{"123456789", 0xe3069283, 0xc78ab0e5}, Row{std::string(32, '\0'), 0x8a9136aa, 0x0fd7fffa},
-                         Row{std::string(32, '\xff'), 0x62a8ab43, 0xf909b029}, Row{ascending, 0x46dd794e, 0x951f7892}}) {
+  for (const Row& row :
+       {Row{"", 0, 0xa282ead8}, Row{"123456789", 0xe3069283, 0xc78ab0e5},
+        Row{std::string(32, '\0'), 0x8a9136aa, 0x0fd7fffa}, Row{std::string(32, '\xff'), 0x62a8ab43, 0xf909b029},
+        Row{ascending, 0x46dd794e, 0x951f7892}}) {
     EXPECT_EQ(crc32c(row.bytes), row.crc);
     EXPECT_EQ(masked_crc32c(row.bytes), row.masked);
   }
@@ -49,7 +51,8 @@ TEST(Checksum, Xxh3MatchesTheReferenceAndIsTheSameInPieces) {
   std::string bytes;
   for (int i = 0; i < 5000; ++i) bytes.push_back(static_cast<char>(i * 37));
   Xxh3Stream stream;
-  for (size_t at = 0, step = 1; at < bytes.size(); at += step, step = step * 2 + 1) stream.update(std::string_view(bytes).substr(at, step));
+  for (size_t at = 0, step = 1; at < bytes.size(); at += step, step = step * 2 + 1)
+    stream.update(std::string_view(bytes).substr(at, step));
   EXPECT_EQ(stream.digest(), xxh3_64(bytes));
 }
 
@@ -103,10 +106,10 @@ TEST(Files, KillAtAnyCallLeavesTheOldOrTheNewFile) {
   for (int at = 0; !has_finished; ++at) {
     write_file_atomically(path, old_text);
     has_finished = 0 == in_child([&] {
-      test::set_fault(Fault::kill, at);
-      write_file_atomically(path, new_text);
-      return 0;
-    });
+                     test::set_fault(Fault::kill, at);
+                     write_file_atomically(path, new_text);
+                     return 0;
+                   });
     std::string found = read_file(path);
     EXPECT_TRUE(found == old_text || found == new_text) << "killed at call " << at;
     ASSERT_LT(at, 20);
@@ -118,17 +121,20 @@ TEST(Files, LimitOnTheFileSizeIsAnErrorToo) {
   std::string path = folder / "a.txt";
   write_file_atomically(path, "old");
   EXPECT_EQ(0, in_child([&] {
-    ::signal(SIGXFSZ, SIG_IGN);
-    rlimit limit{100, 100};
-    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return 2;
-    try {
-      write_file_atomically(path, std::string(1000, 'x'));
-    } catch (const Error& error) {
-      std::string text = error.what();
-      return text.find("File too large") != std::string::npos && text.find("after 100 bytes") != std::string::npos ? 0 : 3;
-    }
-    return 4;
-  }));
+              ::signal(SIGXFSZ, SIG_IGN);
+              rlimit limit{100, 100};
+              if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return 2;
+              try {
+                write_file_atomically(path, std::string(1000, 'x'));
+              } catch (const Error& error) {
+                std::string text = error.what();
+                return text.find("File too large") != std::string::npos &&
+                               text.find("after 100 bytes") != std::string::npos
+                           ? 0
+                           : 3;
+              }
+              return 4;
+            }));
   EXPECT_EQ(read_file(path), "old");
   EXPECT_EQ(list_folder(folder.path()).size(), 1u);
 }
@@ -137,27 +143,32 @@ TEST(Files, UnwritableFolderIsAnErrorThatSaysSo) {
   TempFolder folder;
   ::chmod(folder.path().c_str(), 0555);
   EXPECT_EQ(0, in_child([&] {
-    if (::geteuid() == 0 && ::seteuid(65534) != 0) return 2;  // permissions do not bind root
-    try {
-      write_file_atomically(folder / "a.txt", "x");
-    } catch (const Error& error) {
-      std::string text = error.what();
-      return text.find("Permission denied") != std::string::npos && text.find("make the folder writable") != std::string::npos ? 0 : 3;
-    }
-    return 4;
-  }));
+              if (::geteuid() == 0 && ::seteuid(65534) != 0) return 2;  // permissions do not bind root
+              try {
+                write_file_atomically(folder / "a.txt", "x");
+              } catch (const Error& error) {
+                std::string text = error.what();
+                return text.find("Permission denied") != std::string::npos &&
+                               text.find("make the folder writable") != std::string::npos
+                           ? 0
+                           : 3;
+              }
+              return 4;
+            }));
   ::chmod(folder.path().c_str(), 0755);
 }
 
 TEST(Files, ErrorsNameThePathAndTheFix) {
   TempFolder folder;
   write_file_atomically(folder / "file", "12345");
-  expect_parts(error_of([&] { read_file(folder / "none"); }), {"open " + (folder / "none"), "No such file", "check the path"});
+  expect_parts(error_of([&] { read_file(folder / "none"); }),
+               {"open " + (folder / "none"), "No such file", "check the path"});
   expect_parts(error_of([&] { read_file(folder.path()); }), {"Is a directory", "it is a folder"});
   expect_parts(error_of([&] { read_file(folder / "file", 4); }), {"5 bytes, at most 4"});
   expect_parts(error_of([&] { MappedFile::open("/dev/zero"); }), {"not a regular file"});
   expect_parts(error_of([&] { make_folders(folder / "file/sub"); }), {"make folder", "File exists"});
-  expect_parts(error_of([&] { write_file_atomically(folder / "none/a", "x"); }), {"No such file", "folders on the way must exist"});
+  expect_parts(error_of([&] { write_file_atomically(folder / "none/a", "x"); }),
+               {"No such file", "folders on the way must exist"});
 }
 
 TEST(Files, MappedFileIsReadableWritableInMemoryAndNeverChangesTheFile) {

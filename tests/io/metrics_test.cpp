@@ -17,20 +17,41 @@ using test::error_of;
 using test::expect_parts;
 using test::TempFolder;
 
-MetricsRecord train_line(int64_t step) { return {.step = step, .tokens = step * 10, .time_s = 1.5, .wall_s = 2, .kind = "train", .values = {{"train/loss", 3.25}}}; }
+MetricsRecord train_line(int64_t step) {
+  return {
+      .step = step, .tokens = step * 10, .time_s = 1.5, .wall_s = 2, .kind = "train", .values = {{"train/loss", 3.25}}};
+}
 
 TEST(Metrics, LineIsExactlyAsPromised) {
-  MetricsRecord record{.step = 1240, .tokens = 650117120, .time_s = 339.2, .wall_s = 1790000000.1, .kind = "train",
-                       .values = {{"train/loss", 3.2184}, {"train/grad_norm", std::nan("")}, {"a", HUGE_VAL}, {"b", -HUGE_VAL}, {"train/skipped", 2}, {"tiny", 1e-30}}};
-  EXPECT_EQ(to_json(record), R"({"step":1240,"tokens":650117120,"time":339.2,"wall":1790000000.1,"kind":"train","train/loss":3.2184,)"
-                             R"("train/grad_norm":"nan","a":"inf","b":"-inf","train/skipped":2,"tiny":1e-30})");
+  MetricsRecord record{.step = 1240,
+                       .tokens = 650117120,
+                       .time_s = 339.2,
+                       .wall_s = 1790000000.1,
+                       .kind = "train",
+                       .values = {{"train/loss", 3.2184},
+                                  {"train/grad_norm", std::nan("")},
+                                  {"a", HUGE_VAL},
+                                  {"b", -HUGE_VAL},
+                                  {"train/skipped", 2},
+                                  {"tiny", 1e-30}}};
+  EXPECT_EQ(to_json(record),
+            R"({"step":1240,"tokens":650117120,"time":339.2,"wall":1790000000.1,"kind":"train","train/loss":3.2184,)"
+            R"("train/grad_norm":"nan","a":"inf","b":"-inf","train/skipped":2,"tiny":1e-30})");
 }
 
 TEST(Metrics, NumbersReadBackEqualBitForBit) {
   TempFolder folder;
-  std::vector<double> numbers = {0.1, 1.0 / 3, 1e300, 5e-324, -0.0, 3.4028234663852886e38, 9007199254740993.0, std::numeric_limits<double>::infinity()};
+  std::vector<double> numbers = {0.1,
+                                 1.0 / 3,
+                                 1e300,
+                                 5e-324,
+                                 -0.0,
+                                 3.4028234663852886e38,
+                                 9007199254740993.0,
+                                 std::numeric_limits<double>::infinity()};
   MetricsRecord record = train_line(1);
-  for (size_t i = 0; i < numbers.size(); ++i) record.values.emplace_back(std::string(1, static_cast<char>('a' + i)), numbers[i]);
+  for (size_t i = 0; i < numbers.size(); ++i)
+    record.values.emplace_back(std::string(1, static_cast<char>('a' + i)), numbers[i]);
   MetricsWriter(folder / "m").write(record);
   auto read = read_metrics(folder / "m");
   ASSERT_EQ(read.size(), 1u);
@@ -93,10 +114,12 @@ TEST(Metrics, CompleteLastLineWithoutLineEndIsKept) {
 
 TEST(Metrics, ReaderIgnoresWhatItDoesNotKnow) {
   TempFolder folder;
-  write_file_atomically(folder / "m", R"({"step":1,"kind":"train","future":{"a":[1,2]},"note":"text","flag":true,"x":null,"train/loss":2})"
-                                      "\r\n\n"
-                                      R"({"step":1e3,"tokens":18446744073709551615,"wall":"soon","kind":7,"y":"inf"})"
-                                      "\n");
+  write_file_atomically(
+      folder / "m",
+      R"({"step":1,"kind":"train","future":{"a":[1,2]},"note":"text","flag":true,"x":null,"train/loss":2})"
+      "\r\n\n"
+      R"({"step":1e3,"tokens":18446744073709551615,"wall":"soon","kind":7,"y":"inf"})"
+      "\n");
   auto records = read_metrics(folder / "m");
   ASSERT_EQ(records.size(), 2u);
   EXPECT_EQ(records[0].values, (std::vector<std::pair<std::string, double>>{{"train/loss", 2}}));
@@ -107,7 +130,8 @@ TEST(Metrics, ReaderIgnoresWhatItDoesNotKnow) {
 TEST(Metrics, DamageInTheMiddleIsNamedByLine) {
   TempFolder folder;
   write_file_atomically(folder / "m", "{\"step\":1}\nrubbish\n{\"step\":2}\n");
-  expect_parts(error_of([&] { read_metrics(folder / "m"); }), {"m:2: the line is no JSON object: rubbish", "remove that line"});
+  expect_parts(error_of([&] { read_metrics(folder / "m"); }),
+               {"m:2: the line is no JSON object: rubbish", "remove that line"});
 }
 
 TEST(Metrics, FullDiskIsAnErrorAndLeavesNoTornLine) {

@@ -36,7 +36,9 @@ template <class T>
 void expect_same(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
   ASSERT_EQ(a.num_bytes(), b.num_bytes());
-  if (a.num_bytes() > 0) { EXPECT_EQ(std::memcmp(a.data<T>(), b.data<T>(), a.num_bytes()), 0); }
+  if (a.num_bytes() > 0) {
+    EXPECT_EQ(std::memcmp(a.data<T>(), b.data<T>(), a.num_bytes()), 0);
+  }
 }
 
 TEST(Safetensors, WritesTheByteVectorOfTheFormat) {
@@ -45,7 +47,8 @@ TEST(Safetensors, WritesTheByteVectorOfTheFormat) {
   FileDigest digest = write_safetensors(path, {{"w", Tensor::from({1.0f, -2.0f}, {2})}});
   std::string header = R"({"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   ASSERT_EQ(header.size(), 85u);
-  std::string expected = std::string("\x58\0\0\0\0\0\0\0", 8) + header + "   " + std::string("\0\0\x80\x3f\0\0\0\xc0", 8);
+  std::string expected =
+      std::string("\x58\0\0\0\0\0\0\0", 8) + header + "   " + std::string("\0\0\x80\x3f\0\0\0\xc0", 8);
   EXPECT_EQ(read_file(path), expected);
   EXPECT_EQ(digest.size, 104u);
   EXPECT_EQ(digest.xxh3, xxh3_64(expected));
@@ -69,13 +72,16 @@ TEST(Safetensors, RoundTripsEveryDtypeWithScalarsEmptyTensorsAndSpecialValues) {
   SafetensorsFile file = SafetensorsFile::open(path);
   EXPECT_EQ(file.metadata(), (std::map<std::string, std::string>{{"format", "pt"}, {"step", "12"}}));
   ASSERT_EQ(file.tensors().size(), tensors.size());
-  for (size_t i = 0; i + 1 < file.tensors().size(); ++i) EXPECT_LE(file.tensors()[i].offset, file.tensors()[i + 1].offset);
+  for (size_t i = 0; i + 1 < file.tensors().size(); ++i)
+    EXPECT_LE(file.tensors()[i].offset, file.tensors()[i + 1].offset);
   for (const NamedTensor& named : tensors) {
     for (const Tensor& got : {file.load(named.name), file.map(named.name)}) {
       EXPECT_EQ(got.dtype(), named.tensor.dtype());
       EXPECT_EQ(got.shape(), named.tensor.shape());
       ASSERT_EQ(got.num_bytes(), named.tensor.num_bytes());
-      if (got.num_bytes() > 0) { EXPECT_EQ(std::memcmp(got.raw(), named.tensor.raw(), got.num_bytes()), 0) << named.name; }
+      if (got.num_bytes() > 0) {
+        EXPECT_EQ(std::memcmp(got.raw(), named.tensor.raw(), got.num_bytes()), 0) << named.name;
+      }
     }
   }
 }
@@ -83,7 +89,10 @@ TEST(Safetensors, RoundTripsEveryDtypeWithScalarsEmptyTensorsAndSpecialValues) {
 TEST(Safetensors, SortsByElementSizeThenNameAndAlignsData) {
   TempFolder folder;
   std::string path = folder / "s.safetensors";
-  write_safetensors(path, {{"a", Tensor::from({uint8_t{1}}, {1})}, {"z", Tensor::from({1.0}, {1})}, {"c", Tensor::from({1.0f}, {1})}, {"b", Tensor::from({1}, {1})}});
+  write_safetensors(path, {{"a", Tensor::from({uint8_t{1}}, {1})},
+                           {"z", Tensor::from({1.0}, {1})},
+                           {"c", Tensor::from({1.0f}, {1})},
+                           {"b", Tensor::from({1}, {1})}});
   SafetensorsFile file = SafetensorsFile::open(path);
   std::string order;
   for (const TensorEntry& entry : file.tensors()) order += entry.name;
@@ -112,7 +121,8 @@ TEST(Safetensors, MappedTensorsOutliveTheFileObjectAndNeverWriteToIt) {
 
 TEST(Safetensors, MisalignedDataOfOtherWritersIsCopied) {
   TempFolder folder;
-  std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})";
+  std::string header =
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})";
   SafetensorsFile file = open_bytes(folder, make_file(header, 5));
   float expected;
   std::memcpy(&expected, "\1\2\3\4", 4);
@@ -194,15 +204,19 @@ TEST(Safetensors, RefusesEveryBrokenRuleWithPathAndOffset) {
   TempFolder folder;
   for (const Row& row : rows) {
     SCOPED_TRACE(row.header);
-    expect_parts(error_of([&] { open_bytes(folder, make_file(row.header, row.data_bytes)); }), {"x.safetensors: byte ", row.part, "fix: the file is damaged"});
+    expect_parts(error_of([&] { open_bytes(folder, make_file(row.header, row.data_bytes)); }),
+                 {"x.safetensors: byte ", row.part, "fix: the file is damaged"});
   }
 }
 
 TEST(Safetensors, RefusesFilesThatAreShorterThanTheirHeader) {
   TempFolder folder;
   for (const auto& [bytes, part] : std::vector<std::pair<std::string, std::string>>{
-           {"", "the file has 0 bytes"}, {"1234567", "the file has 7 bytes"}, {std::string("\x03\0\0\0\0\0\0\0{}", 10), "length is 3, but only 2 bytes follow"},
-           {std::string(8, '\xff') + "{}", "more than 100000000"}, {std::string("\0\xe1\xf5\x05\0\0\0\0{}", 10), "100000000, but only 2"}})
+           {"", "the file has 0 bytes"},
+           {"1234567", "the file has 7 bytes"},
+           {std::string("\x03\0\0\0\0\0\0\0{}", 10), "length is 3, but only 2 bytes follow"},
+           {std::string(8, '\xff') + "{}", "more than 100000000"},
+           {std::string("\0\xe1\xf5\x05\0\0\0\0{}", 10), "100000000, but only 2"}})
     expect_parts(error_of([&, &text = bytes] { open_bytes(folder, text); }), {"byte 0", part});
 }
 
@@ -215,13 +229,17 @@ TEST(Safetensors, AcceptsTheEmptyFileOfNoTensors) {
 
 TEST(Safetensors, DeeplyNestedHeadersNeitherCrashNorPass) {
   TempFolder folder;
-  expect_parts(error_of([&] { open_bytes(folder, make_file("{\"a\":" + std::string(200000, '['), 0)); }), {"tensor 'a' holds an array"});
+  expect_parts(error_of([&] { open_bytes(folder, make_file("{\"a\":" + std::string(200000, '['), 0)); }),
+               {"tensor 'a' holds an array"});
 }
 
-// Truncations and flipped bytes: an Error or a valid file, and loading touches only bytes of the file (address sanitizer sees others).
+// Truncations and flipped bytes: an Error or a valid file, and loading touches only bytes of the file (address
+// sanitizer sees others).
 TEST(Safetensors, RandomDamageNeverCrashes) {
   TempFolder folder;
-  write_safetensors(folder / "good", {{"a", test::random_normal({5, 3}, "a")}, {"b", test::random_normal({7}, "b", kBF16)}, {"c", Tensor::from({true}, {1})}});
+  write_safetensors(folder / "good", {{"a", test::random_normal({5, 3}, "a")},
+                                      {"b", test::random_normal({7}, "b", kBF16)},
+                                      {"c", Tensor::from({true}, {1})}});
   std::string good = read_file(folder / "good");
   Rng rng = Rng(test::seed())["damage"];
   size_t num_opened = 0, header_end = 8 + static_cast<uint8_t>(good[0]) + 256u * static_cast<uint8_t>(good[1]);
@@ -229,9 +247,12 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
     std::string bytes = good;
     auto draw = [&, number = uint64_t{0}](uint64_t bound) mutable { return rng[i].below(bound, number++); };
     uint64_t place = draw(header_end), kind = draw(4);
-    if (kind == 0) bytes.resize(draw(bytes.size()));
-    else if (kind == 1) bytes.append(1 + draw(9), ' ');
-    else bytes[place] = static_cast<char>(draw(256));
+    if (kind == 0)
+      bytes.resize(draw(bytes.size()));
+    else if (kind == 1)
+      bytes.append(1 + draw(9), ' ');
+    else
+      bytes[place] = static_cast<char>(draw(256));
     if (kind == 3) bytes[draw(header_end)] ^= static_cast<char>(1u << draw(8));
     try {
       // A plain write: this test does not need a thousand synced files.
@@ -240,7 +261,9 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
       SafetensorsFile file = SafetensorsFile::open(folder / "bad");
       ++num_opened;
       for (const TensorEntry& entry : file.tensors()) {
-        if (entry.is_loadable) { EXPECT_EQ(file.load(entry.name).num_bytes(), entry.size); }
+        if (entry.is_loadable) {
+          EXPECT_EQ(file.load(entry.name).num_bytes(), entry.size);
+        }
       }
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find("bad"), std::string::npos);
@@ -249,13 +272,56 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
   EXPECT_GT(num_opened, 0u);
 }
 
+TEST(LoadInto, ExactLoadFillsEveryTargetAlsoTiedOnes) {
+  TempFolder folder;
+  Tensor embed = test::random_normal({4, 3}, "embed"), bias = test::random_normal({3}, "bias", kBF16),
+         none = Tensor::zeros({0, 2});
+  write_safetensors(folder / "f", {{"embed", embed}, {"head", embed}, {"bias", bias}, {"none", none}});
+  Tensor embed2 = Tensor::zeros({4, 3}), bias2 = Tensor::zeros({3}, kBF16), none2 = Tensor::zeros({0, 2});
+  uint64_t version = embed2.version();
+  LoadReport report =
+      load_into(SafetensorsFile::open(folder / "f"),
+                {{"embed", embed2}, {"head", embed2}, {"bias", bias2}, {"none", none2}}, LoadRule::exact);
+  EXPECT_TRUE(report.is_complete());
+  EXPECT_EQ(to_string(report), "4 loaded");
+  expect_same<float>(embed2, embed);
+  expect_same<BFloat16>(bias2, bias);
+  EXPECT_GT(embed2.version(), version);
+}
+
+TEST(LoadInto, ReportsMissingUnexpectedAndMismatchedTensors) {
+  TempFolder folder;
+  write_safetensors(folder / "f", {{"a", Tensor::full({2}, 1)},
+                                   {"b", Tensor::full({2, 3}, 2)},
+                                   {"c", Tensor::full({2}, 3)},
+                                   {"extra", Tensor::full({1}, 4)}});
+  SafetensorsFile file = SafetensorsFile::open(folder / "f");
+  std::vector<NamedTensor> targets = {{"a", Tensor::zeros({2})},
+                                      {"b", Tensor::zeros({3, 2})},
+                                      {"c", Tensor::zeros({2}, kF64)},
+                                      {"d", Tensor::zeros({1})}};
+  expect_parts(error_of([&] { load_into(file, targets, LoadRule::exact); }),
+               {"/f does not fit the model: 1 loaded; 1 missing from the file: d; 1 unexpected in the file: extra; 2 "
+                "of another shape or dtype: ",
+                "'b' (file: [2, 3] F32, model: [3, 2] F32)", "'c' (file: [2] F32, model: [2] F64)", "load partially"});
+  EXPECT_EQ(targets[0].tensor.to_vector<float>(), (std::vector<float>{0, 0}));
+  LoadReport report = load_into(file, targets, LoadRule::partial);
+  EXPECT_EQ(report.loaded, std::vector<std::string>{"a"});
+  EXPECT_EQ(report.mismatched.size(), 2u);
+  EXPECT_EQ(targets[0].tensor.to_vector<float>(), (std::vector<float>{1, 1}));
+  expect_parts(error_of([&] { load_into(file, {targets[0], targets[0]}, LoadRule::partial); }), {"'a' is given twice"});
+}
+
 TEST(Safetensors, WriterRefusesWhatItCannotWrite) {
   TempFolder folder;
   Tensor w = Tensor::zeros({2, 3});
-  auto attempt = [&](std::vector<NamedTensor> tensors) { return error_of([&] { write_safetensors(folder / "r", tensors); }); };
+  auto attempt = [&](std::vector<NamedTensor> tensors) {
+    return error_of([&] { write_safetensors(folder / "r", tensors); });
+  };
   expect_parts(attempt({{"w", w}, {"w", w}}), {"name 'w' is given twice"});
   expect_parts(attempt({{"__metadata__", w}}), {"no tensor name"});
-  expect_parts(attempt({{"t", w.transpose(0, 1)}}), {"tensor 't' is [3, 2] f32 cpu, not contiguous", "contiguous CPU memory"});
+  expect_parts(attempt({{"t", w.transpose(0, 1)}}),
+               {"tensor 't' is [3, 2] f32 cpu, not contiguous", "contiguous CPU memory"});
   expect_parts(attempt({{"u", Tensor()}}), {"tensor 'u' is undefined"});
   expect_parts(attempt({{"\xff", w}}), {"not valid UTF-8"});
   EXPECT_TRUE(list_folder(folder.path()).empty());

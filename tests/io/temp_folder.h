@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <functional>
+#include <stdexcept>
 #include <string>
 
 #include "weft/core/error.h"
@@ -14,7 +16,8 @@ namespace weft::test {
 
 class TempFolder {
  public:
-  TempFolder() : path_(::testing::TempDir() + "weft_io_XXXXXX") {
+  // In memory where there is such a file system: thousands of synced files would keep a disk busy for seconds.
+  TempFolder() : path_((::access("/dev/shm", W_OK) == 0 ? "/dev/shm/" : ::testing::TempDir()) + "weft_io_XXXXXX") {
     if (!::mkdtemp(path_.data())) throw std::runtime_error("mkdtemp failed for " + path_);
   }
   ~TempFolder() {
@@ -42,7 +45,8 @@ inline std::string error_of(const std::function<void()>& call) {
 }
 
 inline void expect_parts(const std::string& text, std::initializer_list<std::string> parts) {
-  for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
+  for (const std::string& part : parts)
+    EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
 }
 
 }  // namespace weft::test

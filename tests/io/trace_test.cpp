@@ -16,7 +16,12 @@ TEST(Trace, WritesSpansCountersNamesAndMessagesAsJson) {
   TraceWriter trace(3);
   trace.name_process("rank 3");
   trace.name_thread(1, "main \"thread\"");
-  trace.span({.name = "matmul", .category = "op", .begin_us = 1790000000000000.5, .duration_us = 2.25, .thread = 1, .numbers = {{"flops", 1e9}}});
+  trace.span({.name = "matmul",
+              .category = "op",
+              .begin_us = 1790000000000000.5,
+              .duration_us = 2.25,
+              .thread = 1,
+              .numbers = {{"flops", 1e9}}});
   trace.counter("memory", 5, {{"activations", 1024}, {"parameters", 2048}});
   trace.message_sent("kv", 77, 6, 1);
   trace.message_received("kv", 77, 7, 1);
@@ -26,9 +31,13 @@ TEST(Trace, WritesSpansCountersNamesAndMessagesAsJson) {
   EXPECT_EQ(document["displayTimeUnit"], "ms");
   const auto& events = document["traceEvents"];
   ASSERT_EQ(events.size(), 6u);
-  EXPECT_EQ(events[0], nlohmann::json::parse(R"({"ph":"M","name":"process_name","pid":3,"tid":0,"args":{"name":"rank 3"}})"));
+  EXPECT_EQ(events[0],
+            nlohmann::json::parse(R"({"ph":"M","name":"process_name","pid":3,"tid":0,"args":{"name":"rank 3"}})"));
   EXPECT_EQ(events[1]["args"]["name"], "main \"thread\"");
-  EXPECT_EQ(events[2], nlohmann::json::parse(R"({"ph":"X","name":"matmul","cat":"op","ts":1790000000000000.5,"dur":2.25,"pid":3,"tid":1,"args":{"flops":1e9}})"));
+  EXPECT_EQ(
+      events[2],
+      nlohmann::json::parse(
+          R"({"ph":"X","name":"matmul","cat":"op","ts":1790000000000000.5,"dur":2.25,"pid":3,"tid":1,"args":{"flops":1e9}})"));
   EXPECT_EQ(events[3]["ph"], "C");
   EXPECT_EQ(events[3]["args"]["parameters"], 2048);
   EXPECT_EQ(events[4]["ph"], "s");

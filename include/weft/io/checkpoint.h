@@ -1,10 +1,10 @@
-// Checkpoint folders: <folder>/step-00001000/ with manifest, model.safetensors, optimizer-0000-of-0001.safetensors, state,
-// config.txtpb; <folder>/latest names the newest.
+// Checkpoint folders: <folder>/step-00001000/ with manifest, model.safetensors, optimizer-0000-of-0001.safetensors,
+// state, config.txtpb; <folder>/latest names the newest.
 //   io::save_checkpoint("run/checkpoints", {.step = 1000, .tokens = n, .model = weights, .optimizer = moments, ...});
 //   std::vector<std::string> messages;
 //   auto checkpoint = io::load_latest_checkpoint("run/checkpoints", messages);    // nullopt: none was written
-// A checkpoint is written aside, synced and renamed: a process that dies at any moment leaves the old ones whole. Loading
-// verifies sizes and checksums. One process writes to a folder at a time.
+// A checkpoint is written aside, synced and renamed: a process that dies at any moment leaves the old ones whole.
+// Loading verifies sizes and checksums. One process writes to a folder at a time.
 #pragma once
 
 #include <cstdint>
@@ -41,11 +41,11 @@ struct CheckpointInfo {
   };
   struct StoredTensor {
     std::string name, file, dtype;
-    std::vector<int64_t> shape, shard_begin, shard_end;   // logical sizes; the part in the file, per dimension
-    uint64_t offset = 0, size = 0, xxh3 = 0;              // of its bytes in the file
+    std::vector<int64_t> shape, shard_begin, shard_end;  // logical sizes; the part in the file, per dimension
+    uint64_t offset = 0, size = 0, xxh3 = 0;             // of its bytes in the file
   };
 
-  std::string path;        // of the checkpoint's own folder
+  std::string path;  // of the checkpoint's own folder
   int format_version = 0;
   int64_t step = 0, tokens = 0;
   std::vector<MeshAxis> mesh;
@@ -59,8 +59,8 @@ struct Checkpoint {
   std::string state, config;
 };
 
-// Writes the checkpoint and then `latest`; replaces one of the same step. Returns its folder. On failure (disk full, folder not
-// writable) throws one Error, removes what it wrote and leaves all older checkpoints as they are.
+// Writes the checkpoint and then `latest`; replaces one of the same step. Returns its folder. On failure (disk full,
+// folder not writable) throws one Error, removes what it wrote and leaves all older checkpoints as they are.
 std::string save_checkpoint(const std::string& folder, const CheckpointData& data);
 
 // Reads and checks the manifest only. Error if there is none or it is damaged: then the folder is no checkpoint.
@@ -69,23 +69,24 @@ CheckpointInfo read_checkpoint_info(const std::string& path);
 // Verifies every size and checksum of one checkpoint folder. The Error names the file and the first damaged tensor.
 Checkpoint load_checkpoint(const std::string& path);
 
-// The checkpoint that `latest` names; if that is missing or damaged, the next older good one, then younger ones, and `messages`
-// says which were passed over and why. nullopt if the folder holds no checkpoint; Error if it holds some and none is good.
+// The checkpoint that `latest` names; if that is missing or damaged, the next older good one, then younger ones, and
+// `messages` says which were passed over and why. nullopt if the folder holds no checkpoint; Error if it holds some and
+// none is good.
 std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 std::optional<std::string> find_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 
-std::vector<int64_t> list_checkpoints(const std::string& folder);             // steps, ascending; empty if there is no folder
-std::string checkpoint_path(const std::string& folder, int64_t step);         // folder + "/step-00001000"
+std::vector<int64_t> list_checkpoints(const std::string& folder);      // steps, ascending; empty if there is no folder
+std::string checkpoint_path(const std::string& folder, int64_t step);  // folder + "/step-00001000"
 
 // What prune_checkpoints() keeps. The checkpoint that `latest` names is always kept and counts as the last.
 struct Retention {
   int keep_last = 3;
-  int64_t keep_every = 0;    // also all steps divisible by this; 0: none
-  int64_t best_step = -1;    // also this step, if it is 0 or more
+  int64_t keep_every = 0;  // also all steps divisible by this; 0: none
+  int64_t best_step = -1;  // also this step, if it is 0 or more
 };
 
-// Removes other checkpoints and left-over partial folders. Steps beyond `latest`, which a run leaves that went back to an older
-// checkpoint, are kept until they are written again. Returns the steps removed.
+// Removes other checkpoints and left-over partial folders. Steps beyond `latest`, which a run leaves that went back to
+// an older checkpoint, are kept until they are written again. Returns the steps removed.
 std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retention& retention);
 
 }  // namespace weft::io

@@ -61,7 +61,7 @@ struct EventValue {
 
 struct Event {
   EventTime time;
-  std::string file_version;   // of the first record
+  std::string file_version;  // of the first record
   std::vector<EventValue> values;
 };
 

@@ -39,8 +39,9 @@ struct FileDigest {
   uint64_t xxh3 = 0;
 };
 
-// Writes a file from front to back. `aside` writes to path + ".partial", and commit() renames it; `in_place` is for files of
-// a folder that is itself written aside. Destroyed without commit(), it removes what it wrote and keeps the old file.
+// Writes a file from front to back. `aside` writes to path + ".partial", and commit() renames it; `in_place` is for
+// files of a folder that is itself written aside. Destroyed without commit(), it removes what it wrote and keeps the
+// old file.
 class FileWriter {
  public:
   enum class Placement { aside, in_place };
@@ -88,11 +89,11 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-bool file_exists(const std::string& path);                 // anything at that path
+bool file_exists(const std::string& path);  // anything at that path
 bool is_folder(const std::string& path);
 std::vector<std::string> list_folder(const std::string& path);  // names, sorted, without . and ..
-void make_folders(const std::string& path);                // with parents; fine if it exists
-void remove_folder(const std::string& path);               // with content, fine if it is absent; links are not followed
+void make_folders(const std::string& path);                     // with parents; fine if it exists
+void remove_folder(const std::string& path);  // with content, fine if it is absent; links are not followed
 void rename_path(const std::string& from, const std::string& to);  // and syncs the folder of `to`
 void sync_folder(const std::string& path);
 

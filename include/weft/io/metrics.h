@@ -1,6 +1,6 @@
 // metrics.jsonl: one JSON object per line, appended and flushed line by line.
 //   io::MetricsWriter metrics("run/metrics.jsonl");
-//   metrics.write({.step = 10, .tokens = n, .time_s = t, .wall_s = now, .kind = "train", .values = {{"train/loss", 3.2}}});
+//   metrics.write({.step = 10, .tokens = n, .kind = "train", .values = {{"train/loss", 3.2}}});
 //   for (const auto& row : io::apply_rewinds(io::read_metrics(path))) ...
 #pragma once
 
@@ -16,16 +16,16 @@ namespace weft::io {
 struct MetricsRecord {
   int64_t step = 0;
   int64_t tokens = 0;
-  double time_s = 0;   // training seconds, without evaluation, checkpoints and the first 10 steps
-  double wall_s = 0;   // Unix time
+  double time_s = 0;      // training seconds, without evaluation, checkpoints and the first 10 steps
+  double wall_s = 0;      // Unix time
   std::string kind = {};  // "train", "val", ...; "rewind" only has a step
   std::vector<std::pair<std::string, double>> values = {};  // keys as in TensorBoard, in the order written
 
   std::optional<double> value(std::string_view key) const;
 };
 
-// The line without its end: {"step":..,"tokens":..,"time":..,"wall":..,"kind":..,values...}. Numbers are the shortest texts that
-// read back equal; numbers that are not finite become "nan", "inf", "-inf".
+// The line without its end: {"step":..,"tokens":..,"time":..,"wall":..,"kind":..,values...}. Numbers are the shortest
+// texts that read back equal; numbers that are not finite become "nan", "inf", "-inf".
 std::string to_json(const MetricsRecord& record);
 
 class MetricsWriter {
@@ -48,8 +48,8 @@ class MetricsWriter {
   int64_t last_step_ = -1;  // largest step that counts
 };
 
-// All lines, "rewind" ones included. Ignores keys it does not know, values that are no numbers, and a torn last line. Error with
-// path and line number if another line is damaged.
+// All lines, "rewind" ones included. Ignores keys it does not know, values that are no numbers, and a torn last line.
+// Error with path and line number if another line is damaged.
 std::vector<MetricsRecord> read_metrics(const std::string& path);
 
 // Without the records that a later "rewind" takes back, and without the "rewind" records.

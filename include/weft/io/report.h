@@ -23,23 +23,26 @@ struct Plot {
   std::vector<PlotSeries> series = {};
 };
 
-// Loss (training and validation), learning rates, gradient norm and tokens per second against the step. Plots without points are
-// left out. `records` as apply_rewinds() gives them.
+// Loss (training and validation), learning rates, gradient norm and tokens per second against the step. Plots without
+// points are left out. `records` as apply_rewinds() gives them.
 std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records);
 
 struct ReportData {
   std::string title = {};
-  std::vector<std::pair<std::string, std::string>> facts = {};    // name, value: parameters, tokens, final loss, time, ...
+  std::vector<std::pair<std::string, std::string>> facts =
+      {};  // name, value: parameters, tokens, final loss, time, ...
   std::vector<Plot> plots = {};
   std::vector<std::pair<std::string, std::string>> samples = {};  // heading, text; any bytes
   std::string config = {};                                        // text of config.txtpb
 };
 
-// Writes the page atomically. Curves are drawn by gnuplot; if that fails, the page says where a plot is missing and why, its
-// tables of numbers stay, and the same text is returned as a warning. Error only if the file cannot be written.
+// Writes the page atomically. Curves are drawn by gnuplot; if that fails, the page says where a plot is missing and
+// why, its tables of numbers stay, and the same text is returned as a warning. Error only if the file cannot be
+// written.
 std::vector<std::string> write_report(const std::string& path, const ReportData& data);
 
-// One plot as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several plots on a page apart.
+// One plot as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several plots on a
+// page apart.
 std::string plot_svg(const Plot& plot, const std::string& id);
 
 }  // namespace weft::io

@@ -2,8 +2,9 @@
 //   io::write_safetensors("model.safetensors", {{"w", w}, {"b", b}});
 //   auto file = io::SafetensorsFile::open("model.safetensors");
 //   Tensor w = file.load("w");            // a copy;  file.map("w") borrows the mapped file instead
-// The reader takes files as hostile: every rule of the format is checked before any tensor is given out, and an Error names
-// path and byte offset. Not for: tensors on a GPU, dtypes that Weft has not (listed, refused by name when loaded).
+// The reader takes files as hostile: every rule of the format is checked before any tensor is given out, and an Error
+// names path and byte offset. Not for: tensors on a GPU, dtypes that Weft has not (listed, refused by name when
+// loaded).
 #pragma once
 
 #include <cstdint>
@@ -26,11 +27,11 @@ struct NamedTensor {
 // One entry of the header.
 struct TensorEntry {
   std::string name;
-  std::string dtype;              // as in the file: "F32", "F8_E4M3", ...
+  std::string dtype;  // as in the file: "F32", "F8_E4M3", ...
   std::vector<int64_t> shape;
-  uint64_t offset = 0;            // of the first byte, from the start of the file
-  uint64_t size = 0;              // bytes
-  bool is_loadable = false;       // Weft has this dtype and a Shape holds that many dimensions
+  uint64_t offset = 0;       // of the first byte, from the start of the file
+  uint64_t size = 0;         // bytes
+  bool is_loadable = false;  // Weft has this dtype and a Shape holds that many dimensions
 };
 
 class SafetensorsFile {
@@ -38,16 +39,17 @@ class SafetensorsFile {
   static SafetensorsFile open(const std::string& path);
 
   const std::string& path() const { return file_->path(); }
-  const std::vector<TensorEntry>& tensors() const { return tensors_; }              // in the order of their data
+  const std::vector<TensorEntry>& tensors() const { return tensors_; }  // in the order of their data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const TensorEntry* find(std::string_view name) const;                             // nullptr if absent
+  const TensorEntry* find(std::string_view name) const;  // nullptr if absent
   std::string_view bytes(const TensorEntry& entry) const { return file_->bytes().substr(entry.offset, entry.size); }
   std::string_view file_bytes() const { return file_->bytes(); }
 
-  // A tensor by name on the CPU; Error if it is absent or of a dtype that Weft cannot hold. Both check BOOL bytes for 0 or 1.
-  Tensor load(std::string_view name) const;   // own memory
-  // Shares the mapped file's pages, which live as long as the tensor; writing to it stays in this process. A tensor whose data
-  // is not aligned for its dtype (files by other writers) is copied like load().
+  // A tensor by name on the CPU; Error if it is absent or of a dtype that Weft cannot hold. Both check BOOL bytes for 0
+  // or 1.
+  Tensor load(std::string_view name) const;  // own memory
+  // Shares the mapped file's pages, which live as long as the tensor; writing to it stays in this process. A tensor
+  // whose data is not aligned for its dtype (files by other writers) is copied like load().
   Tensor map(std::string_view name) const;
 
  private:
@@ -59,16 +61,30 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+// What load_into() found: names, and for mismatches both shapes and dtypes.
+struct LoadReport {
+  std::vector<std::string> loaded, missing, unexpected, mismatched;
+  bool is_complete() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+};
+std::string to_string(const LoadReport& report);  // "12 loaded; 1 missing: head.w; ..."
+
+enum class LoadRule { exact, partial };
+
+// Copies the file's tensors into the memory of the targets with the same name, shape and dtype. `exact`: an Error with
+// the report unless everything matches, and then no target is changed. `partial`: loads what matches. A target that is
+// absent from the file but shares its memory with one that is there (tied weights) counts as loaded.
+LoadReport load_into(const SafetensorsFile& file, const std::vector<NamedTensor>& targets, LoadRule rule);
+
 struct SafetensorsOptions {
-  std::map<std::string, std::string> metadata = {};   // beside {"format": "pt"}, which common loaders ask for
+  std::map<std::string, std::string> metadata = {};  // beside {"format": "pt"}, which common loaders ask for
   FileWriter::Placement placement = FileWriter::Placement::aside;
 };
 
-// Writes contiguous CPU tensors: by descending element size, then by name. Tensors that are the same memory (tied weights)
-// are written once, under the name given first. Returns the file's size and XXH3-64.
+// Writes contiguous CPU tensors: by descending element size, then by name. Tensors that are the same memory (tied
+// weights) are written once, under the name given first. Returns the file's size and XXH3-64.
 FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                              const SafetensorsOptions& options = {});
 
-std::string_view safetensors_name(DType dtype);   // "F32", "BF16", "F64", "I64", "I32", "U8", "BOOL"
+std::string_view safetensors_name(DType dtype);  // "F32", "BF16", "F64", "I64", "I32", "U8", "BOOL"
 
 }  // namespace weft::io

@@ -35,8 +35,8 @@ class TraceWriter {
   void message_sent(std::string_view name, uint64_t id, double at_us, int thread);
   void message_received(std::string_view name, uint64_t id, double at_us, int thread);
 
-  std::string text() const;                     // the whole JSON document
-  void write(const std::string& path) const;    // atomically
+  std::string text() const;                   // the whole JSON document
+  void write(const std::string& path) const;  // atomically
 
  private:
   void add(std::string event);

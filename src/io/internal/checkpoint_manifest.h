@@ -14,7 +14,8 @@ inline constexpr std::string_view kManifestName = "manifest", kModelName = "mode
 
 std::string encode_manifest(const CheckpointInfo& info);
 
-// Error if the bytes are damaged, of another format version, or name files outside of the checkpoint. `path` is its folder.
+// Error if the bytes are damaged, of another format version, or name files outside of the checkpoint. `path` is its
+// folder.
 CheckpointInfo decode_manifest(std::string_view bytes, const std::string& path);
 
 }  // namespace weft::io::internal

@@ -6,7 +6,8 @@
 
 namespace weft::io::internal {
 
-// Valid UTF-8 without characters that XML forbids: they and bytes that are no UTF-8 become U+FFFD. Keeps tabs and line ends.
+// Valid UTF-8 without characters that XML forbids: they and bytes that are no UTF-8 become U+FFFD. Keeps tabs and line
+// ends.
 std::string clean_utf8(std::string_view bytes);
 
 // clean_utf8() with & < > " ' as entities.

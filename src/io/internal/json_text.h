@@ -7,6 +7,6 @@
 namespace weft::io::internal {
 
 std::string json_string(std::string_view text);  // quoted and escaped; bytes that are no UTF-8 become U+FFFD
-std::string json_number(double value);           // shortest text that reads back equal; "nan", "inf", "-inf" with the quotes
+std::string json_number(double value);  // shortest text that reads back equal; "nan", "inf", "-inf" with the quotes
 
 }  // namespace weft::io::internal

@@ -11,7 +11,7 @@
 namespace weft::io::internal {
 
 struct SafetensorsHeader {
-  std::vector<TensorEntry> tensors;   // by offset
+  std::vector<TensorEntry> tensors;  // by offset
   std::map<std::string, std::string> metadata;
 };
 
@@ -22,6 +22,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view file, const std::str
 int bits_of(std::string_view dtype);
 
 // The JSON text without padding; `tensors` in the order of their data, offsets relative to the data.
-std::string make_safetensors_header(const std::vector<TensorEntry>& tensors, const std::map<std::string, std::string>& metadata);
+std::string make_safetensors_header(const std::vector<TensorEntry>& tensors,
+                                    const std::map<std::string, std::string>& metadata);
 
 }  // namespace weft::io::internal

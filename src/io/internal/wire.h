@@ -23,7 +23,9 @@ class WireWriter {
   const std::string& text() const { return text_; }
 
  private:
-  WireWriter& tag(int field, WireType type) { return raw_varint(static_cast<uint64_t>(field) << 3 | static_cast<uint64_t>(type)); }
+  WireWriter& tag(int field, WireType type) {
+    return raw_varint(static_cast<uint64_t>(field) << 3 | static_cast<uint64_t>(type));
+  }
   WireWriter& raw_varint(uint64_t value) {
     for (; value >= 0x80; value >>= 7) text_.push_back(static_cast<char>(value | 0x80));
     text_.push_back(static_cast<char>(value));
