@@ -75,6 +75,14 @@ Tensor div(const Tensor& a, const Tensor& b) { return zip_floating(a, b, math::D
 Tensor maximum(const Tensor& a, const Tensor& b) { return zip(a, b, math::Maximum{}, "maximum"); }
 Tensor minimum(const Tensor& a, const Tensor& b) { return zip(a, b, math::Minimum{}, "minimum"); }
 
+Tensor equal(const Tensor& a, const Tensor& b) {
+  check_pair(a, b, "equal");
+  Tensor y = Tensor::empty(broadcast_shapes(a.shape(), b.shape(), "equal"), kBool, a.device());
+  if constexpr (kCuda) { if (a.is_cuda()) return cuda::equal(y, a, b), y; }
+  cpu::equal(y, a, b);
+  return y;
+}
+
 Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
   WEFT_CHECK(mask.defined() && mask.dtype() == kBool && mask.device() == a.device(),
              str("where: mask is ", mask, ", a is ", a), "the mask must be bool and on the same device");

@@ -60,6 +60,7 @@ Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
 
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up);
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b);
+void equal(Tensor& y, const Tensor& a, const Tensor& b);
 void scaled_add(Tensor& to, const Tensor& from, double factor);   // broadcasts `from`
 void scale(Tensor& x, double factor);
 
