@@ -1,32 +1,16 @@
 #include "trainers/run_checkpoint.h"
 
-#include <algorithm>
-
 #include "trainers/run_state.pb.h"
 #include "weft/core/error.h"
 
 namespace weft::train {
 
 void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
-  std::string problems;
-  auto check = [&](const std::string& name, const Tensor& here) {
-    const io::TensorEntry* entry = file.find(name);
-    if (!entry) problems += str("\n  missing: ", name, " ", here.shape());
-    else if (Shape(std::span<const int64_t>(entry->shape)) != here.shape())
-      problems += str("\n  shape: ", name, " is ", Shape(std::span<const int64_t>(entry->shape)), " in the file, ", here.shape(), " in the model");
-  };
-  std::vector<NamedParam> params = model.params();
-  std::vector<NamedBuffer> buffers = model.buffers();
-  for (const NamedParam& p : params) check(p.name, p.param->value());
-  for (const NamedBuffer& b : buffers) check(b.name, b.buffer->value());
-  for (const io::TensorEntry& entry : file.tensors()) {
-    bool is_known = std::any_of(params.begin(), params.end(), [&](const NamedParam& p) { return p.name == entry.name; }) ||
-                    std::any_of(buffers.begin(), buffers.end(), [&](const NamedBuffer& b) { return b.name == entry.name; });
-    if (!is_known) problems += str("\n  unexpected: ", entry.name);
-  }
-  WEFT_CHECK(problems.empty(), str("weights ", file.path(), " do not fit the model:", problems), "load them into the model they came from");
-  for (const NamedParam& p : params) p.param->set_value(file.map(p.name));
-  for (const NamedBuffer& b : buffers) b.buffer->set_value(file.map(b.name));
+  std::vector<io::NamedTensor> targets;
+  for (const NamedParam& p : model.params()) targets.push_back({p.name, p.param->value()});
+  for (const NamedBuffer& b : model.buffers()) targets.push_back({b.name, b.buffer->value()});
+  io::load_into(file, targets, io::LoadRule::exact);
+  for (const NamedParam& p : model.params()) p.param->refresh_working();
 }
 
 RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer, Trainer& trainer,

@@ -41,7 +41,7 @@ class RunCheckpoints {
   int64_t last_saved_ = -1;
 };
 
-// Weights of a checkpoint into a model; Error that lists missing, unexpected and wrongly shaped tensors.
+// Weights of a file into a model; Error that lists missing, unexpected and wrongly shaped tensors.
 void load_weights(LanguageModel& model, const io::SafetensorsFile& file);
 
 }  // namespace weft::train

@@ -13,8 +13,11 @@ Param::Param(Tensor value) : master_(std::move(value)), leaf_(variable(master_, 
 
 void Param::set_value(const Tensor& value) {
   WEFT_CHECK(value.shape() == master_.shape(), str("Param: value ", value, " for ", master_), "keep the shape");
-  NoGrad no_grad;
   assign(master_, value);
+  refresh_working();
+}
+
+void Param::refresh_working() {
   if (working_.defined()) assign(working_, master_);
 }
 

@@ -28,6 +28,7 @@ class Param {
   const Tensor& grad() const { return leaf_.grad(); }
   void clear_grad() { leaf_.set_grad({}); }
   void set_value(const Tensor& value);                     // copies `value` (converted) into the master and the working copy
+  void refresh_working();                                  // after the master was written from outside
   void set_compute(DType compute);                         // f32, bf16, or f64 (which converts the master)
   Var& var() { return leaf_; }
 

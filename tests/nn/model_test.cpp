@@ -1,0 +1,204 @@
+// Modules, Tokens and the language model: names, gradients, causality, decoding, recompute, bf16, errors.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/errors.h"
+#include "tests/support/random.h"
+#include "weft/autograd/gradient_check.h"
+#include "weft/models/language_model.h"
+
+namespace weft {
+namespace {
+
+using test::error_of;
+
+LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
+  return {.vocab = 11, .dim = 16, .layers = 2, .context = 12, .norm = {}, .position = position,
+          .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true}}, .ffn = {.hidden = 24}};
+}
+
+Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
+  Tensor t = Tensor::empty({batch, tokens}, kI32);
+  for (int64_t i = 0; i < batch * tokens; ++i) t.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(seed).below(11, static_cast<uint64_t>(i)));
+  return t;
+}
+
+double max_difference(const Tensor& a, const Tensor& b) {
+  auto x = a.to_vector<float>(), y = b.to_vector<float>();
+  EXPECT_EQ(x.size(), y.size());
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
+  return worst;
+}
+
+TEST(LanguageModel, NamesItsParametersByPath) {
+  LanguageModel model(tiny(), Rng(1));
+  std::vector<std::string> names;
+  for (const NamedParam& p : model.params()) names.push_back(p.name);
+  EXPECT_EQ(names.front(), "embedding.weight");
+  EXPECT_EQ(names.back(), "norm.weight");
+  EXPECT_NE(std::find(names.begin(), names.end(), "layers.1.mixer.q.weight"), names.end());
+  EXPECT_NE(std::find(names.begin(), names.end(), "layers.0.mixer.k_norm.weight"), names.end());
+  EXPECT_NE(std::find(names.begin(), names.end(), "layers.0.ffn.down.weight"), names.end());
+}
+
+TEST(LanguageModel, CountsParametersAndFlops) {
+  LanguageModelOptions options{.vocab = 100, .dim = 64, .layers = 3, .context = 32, .mixers = {{.heads = 4}},
+                               .ffn = {.kind = FfnKind::gelu}};
+  LanguageModel model(options, Rng(1));
+  int64_t expected = 3 * 12 * 64 * 64 + 100 * 64;
+  EXPECT_EQ(model.num_matmul_params(), expected);
+  EXPECT_NEAR(model.flops_per_token(), 6.0 * static_cast<double>(expected) + 6.0 * 3 * 64 * 33, 1);
+}
+
+TEST(LanguageModel, GradientsOfEveryParameterAreRight) {
+  LanguageModel model(tiny(), Rng(3));
+  model.set_compute(kF64);
+  std::vector<Var*> variables;
+  GradientCheckOptions options{.max_elements = 6};
+  for (const NamedParam& p : model.params()) {
+    variables.push_back(&p.param->var());
+    options.names.push_back(p.name);
+  }
+  Tensor input = ids(2, 5), targets = ids(2, 5, 2);
+  targets.mutable_data<int32_t>()[3] = -1;
+  auto f = [&](std::span<const Var>) {
+    Tokens tokens(plain_tokens(2, 5));
+    return model.loss(input, targets, tokens, 0.1).loss;
+  };
+  GradientCheck result = check_gradients(f, {}, variables, options);
+  EXPECT_TRUE(result.passed) << result.report;
+  EXPECT_GT(result.num_checked, 100);
+}
+
+TEST(LanguageModel, TheFutureChangesNothing) {
+  for (PositionKind position : {PositionKind::rotary, PositionKind::learned, PositionKind::none}) {
+    LanguageModel model(tiny(position), Rng(1));
+    Tensor a = ids(1, 9), b = a;
+    b = ids(1, 9, 77);
+    for (int64_t t = 0; t < 6; ++t) b.mutable_data<int32_t>()[t] = a.data<int32_t>()[t];
+    Tokens first(plain_tokens(1, 9)), second(plain_tokens(1, 9));
+    Tensor x = model.logits(a, first), y = model.logits(b, second);
+    EXPECT_EQ(x.slice(1, 0, 6).to_vector<float>(), y.slice(1, 0, 6).to_vector<float>());
+    EXPECT_GT(max_difference(x.slice(1, 6, 9), y.slice(1, 6, 9)), 1e-4);
+  }
+}
+
+TEST(LanguageModel, DecodingGivesTheParallelLogits) {
+  LanguageModelOptions options = tiny();
+  options.mixers.push_back({.heads = 2, .window = 3, .softcap = 5});
+  LanguageModel model(options, Rng(1));
+  Tensor all = ids(2, 10);
+  Tokens parallel(plain_tokens(2, 10));
+  Tensor expected = model.logits(all, parallel);
+  auto cache = make_cache(2, 10);
+  for (int64_t begin = 0, count = 4; begin < 10; begin += count, count = 1) {
+    Tokens tokens(plain_tokens(2, count, begin), {.cache = cache});
+    Tensor part = Tensor::empty({2, count}, kI32);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t t = 0; t < count; ++t) part.mutable_data<int32_t>()[b * count + t] = all.data<int32_t>()[b * 10 + begin + t];
+    EXPECT_LT(max_difference(model.logits(part, tokens), expected.slice(1, begin, begin + count)), 1e-5);
+  }
+  EXPECT_EQ(error_of([&] { Tokens tokens(plain_tokens(2, 1, 10), {.cache = cache}); }, {"10 tokens are cached and 1 come"}), "");
+}
+
+TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
+  LanguageModel model(tiny(), Rng(1));
+  Tensor packed = ids(1, 9);
+  TokenData data = plain_tokens(1, 9);
+  data.documents = Tensor::from<int32_t>({0, 0, 0, 0, 1, 1, 1, 1, 1}, {1, 9});
+  data.document_positions = Tensor::from<int32_t>({0, 1, 2, 3, 0, 1, 2, 3, 4}, {1, 9});
+  Tokens tokens(data);
+  Tensor together = model.logits(packed, tokens);
+  Tokens alone(plain_tokens(1, 5));
+  Tensor second = Tensor::from(std::span<const int32_t>(packed.data<int32_t>() + 4, 5), {1, 5});
+  EXPECT_LT(max_difference(together.slice(1, 4, 9), model.logits(second, alone)), 1e-5);
+}
+
+TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
+  auto grads = [](Recompute recompute) {
+    LanguageModelOptions options = tiny();
+    options.recompute = recompute;
+    options.residual_dropout = 0.2;
+    options.mixers[0].dropout = 0.1;
+    LanguageModel model(options, Rng(5));
+    Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
+    backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);
+    std::vector<std::vector<float>> all;
+    for (const NamedParam& p : model.params()) all.push_back(p.param->grad().to_vector<float>());
+    return all;
+  };
+  auto plain = grads(Recompute::none);
+  EXPECT_EQ(grads(Recompute::blocks), plain);
+  EXPECT_EQ(grads(Recompute::mixers), plain);
+}
+
+TEST(LanguageModel, Bf16StaysNearF32) {
+  LanguageModel model(tiny(), Rng(1));
+  Tokens first(plain_tokens(2, 8)), second(plain_tokens(2, 8));
+  double f32 = model.loss(ids(2, 8), ids(2, 8, 4), first, 1.0 / 16).loss.value().item();
+  model.set_compute(kBF16);
+  LanguageModelLoss loss = model.loss(ids(2, 8), ids(2, 8, 4), second, 1.0 / 16);
+  EXPECT_NEAR(loss.loss.value().item(), f32, 0.02);
+  backward(loss.loss);
+  for (const NamedParam& p : model.params()) {
+    ASSERT_TRUE(p.param->grad().defined()) << p.name;
+    EXPECT_EQ(p.param->grad().dtype(), kF32) << p.name;
+  }
+}
+
+TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
+  TokenData data = plain_tokens(1, 5);
+  data.documents = Tensor::from<int32_t>({0, 0, 1, 1, 1}, {1, 5});
+  Var x = Tensor::from<float>({1, 2, 3, 4, 5}, {1, 5, 1});
+  Tokens tokens(data);
+  EXPECT_EQ(tokens.scan(x).value().to_vector<float>(), (std::vector<float>{1, 3, 3, 7, 12}));
+  EXPECT_EQ(tokens.shift(x, 1).value().to_vector<float>(), (std::vector<float>{0, 1, 0, 3, 4}));
+  EXPECT_EQ(tokens.shift(x, 7).value().to_vector<float>(), (std::vector<float>(5, 0)));
+  EXPECT_EQ(tokens.sum(x).value().to_vector<float>(), (std::vector<float>{15}));
+
+  NoGrad no_grad;
+  auto cache = make_cache(1, 5);
+  std::vector<float> scanned, shifted;
+  for (int64_t t = 0; t < 5; ++t) {
+    Tokens one(plain_tokens(1, 1, t), {.cache = cache});
+    Var token = x.value().slice(1, t, t + 1);
+    scanned.push_back(one.scan(token).value().to_vector<float>()[0]);
+    shifted.push_back(one.shift(token, 2).value().to_vector<float>()[0]);
+    one.finish_decode_step();
+  }
+  EXPECT_EQ(scanned, (std::vector<float>{1, 3, 6, 10, 15}));
+  EXPECT_EQ(shifted, (std::vector<float>{0, 0, 1, 2, 3}));
+}
+
+TEST(Tokens, ColumnMassSumsToTheNumberOfQueries) {
+  Tokens tokens(plain_tokens(1, 6));
+  Var q = test::random_normal({1, 6, 2, 8}, "q"), k = test::random_normal({1, 6, 1, 8}, "k"), v = test::random_normal({1, 6, 1, 8}, "v");
+  auto [out, lse] = tokens.attend(q, k, v);
+  double sum = 0;
+  for (float mass : tokens.column_mass(q, k, lse).to_vector<float>()) sum += static_cast<double>(mass);
+  EXPECT_NEAR(sum, 12, 1e-4);
+}
+
+TEST(Model, RefusesImpossibleOptions) {
+  auto with = [](auto change) {
+    LanguageModelOptions options = tiny();
+    change(options);
+    return [options] { LanguageModel model(options, Rng(1)); };
+  };
+  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].heads = 3; o.mixers[0].kv_heads = 0; }), {"dim 16 is not a multiple of heads 3"}), "");
+  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].kv_heads = 3; }), {"heads 4 is not a multiple of kv_heads 3"}), "");
+  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].head_dim = 5; }), {"head_dim 5 is odd"}), "");
+  EXPECT_EQ(error_of(with([](auto& o) { o.pattern = {1}; }), {"pattern names mixer 1 of 1"}), "");
+  EXPECT_EQ(error_of(with([](auto& o) { o.layers = 0; }), {"layers 0"}), "");
+  LanguageModel model(tiny(), Rng(1));
+  Tokens tokens(plain_tokens(1, 4));
+  EXPECT_EQ(error_of([&] { model.logits(ids(1, 5), tokens); }, {"ids are [1, 5] i32 cpu, positions [1, 4]"}), "");
+  Tensor bad = Tensor::full({1, 4}, 11, kI32);
+  EXPECT_EQ(error_of([&] { model.logits(bad, tokens); }, {"11", "where: model.embedding"}), "");
+  EXPECT_EQ(error_of([&] { tokens.shared("memory"); }, {"no value 'memory'", "there are: none"}), "");
+}
+
+}  // namespace
+}  // namespace weft
