@@ -106,7 +106,7 @@ void check_pattern(const Loaded& config) {
              str("Use indices in [0, ", model.mixer_size() - 1, "], or add a mixer."));
   }
   if (count == 0) refuse(config, path, shown + "it names no mixer.", "Leave it out for the mixers in turn.");
-  if (count > model.layers() && config.origins.has(path))
+  if (count > model.layers())
     refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."), "Use at most one entry per layer.");
 }
 

@@ -2,6 +2,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <sstream>
 
@@ -45,9 +46,9 @@ void fill_message(pb::Message& message, const FieldDescriptor& field, const Fact
   fill_presets(*reflection.MutableMessage(&message, &field));
 }
 
-std::string in_turn(int count) {
+std::string in_turn(int64_t count) {
   std::string out;
-  for (int i = 0; i < count; ++i) out += str(i ? " " : "", i);
+  for (int64_t i = 0; i < count; ++i) out += str(i ? " " : "", i);
   return out;
 }
 
@@ -59,7 +60,7 @@ void derive_model(Model& model) {
     bool is_whole = model.dim() % softmax.heads() == 0;  // if not, check_model says so
     if (!softmax.has_head_dim() && is_whole) softmax.set_head_dim(model.dim() / softmax.heads());
   }
-  if (!model.has_pattern()) model.set_pattern(in_turn(model.mixer_size()));
+  if (!model.has_pattern()) model.set_pattern(in_turn(std::min<int64_t>(model.mixer_size(), model.layers())));
   if (model.ffn().has_swiglu() && !model.ffn().swiglu().has_hidden())
     model.mutable_ffn()->mutable_swiglu()->set_hidden((model.dim() * 8 / 3 + 63) / 64 * 64);
   if (model.ffn().has_gelu() && !model.ffn().gelu().has_hidden()) model.mutable_ffn()->mutable_gelu()->set_hidden(4 * model.dim());

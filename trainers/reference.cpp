@@ -81,8 +81,8 @@ void add_rows(const Descriptor& message, const std::string& path, std::string& o
   for (int i = 0; i < message.field_count(); ++i) {
     const FieldDescriptor& field = *message.field(i);
     Facts known = facts(field);
-    std::string here = child_path(path, field.name());
-    out += str("| `", here, field.is_repeated() ? "[]" : "", "` | ", in_table(type_name(field)), " | ", in_table(default_text(field)), " | ", known.range.text,
+    std::string here = str(child_path(path, field.name()), field.is_repeated() ? "[]" : "");
+    out += str("| `", here, "` | ", in_table(type_name(field)), " | ", in_table(default_text(field)), " | ", known.range.text,
                " | ", known.unit, " | ", in_table(comment(field)), " |\n");
     if (field.message_type()) add_rows(*field.message_type(), here, out);
   }

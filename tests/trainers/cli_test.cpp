@@ -1,0 +1,158 @@
+// The weft program as a process: exit codes, what stands on which stream, help, usage errors.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/trainers/config_text.h"
+#include "trainers/commands/command.h"
+
+namespace weft::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using config::test::expect_parts;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+class Cli : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / str("weft_cli_test_", static_cast<int64_t>(getpid()));
+    fs::create_directories(folder_);
+    std::ofstream(folder_ / "run.txtpb") << config::test::kTwoMixers;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  // Runs `weft ARGUMENTS` in the test's folder; the arguments are shell text.
+  Outcome weft(const std::string& arguments, const std::string& environment = "") {
+    std::string command = str("cd ", folder_.string(), " && ", environment, " " WEFT_BINARY " ", arguments, " >out 2>err </dev/null");
+    int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content("out"), content("err")};
+  }
+
+  std::string content(const char* name) {
+    std::ostringstream text;
+    text << std::ifstream(folder_ / name).rdbuf();
+    return text.str();
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Cli, PrintsTheResolvedConfigOnStdout) {
+  Outcome run = weft("config run.txtpb train.tokens=2M model.mixer[1].softmax.window=4 --as text");
+  EXPECT_EQ(run.code, 0);
+  EXPECT_EQ(run.err, "");
+  expect_parts(run.out, {"name: \"run\"", "tokens: 2000000", "window: 4", (folder_ / "a.txt").string()});
+}
+
+TEST_F(Cli, PrintsJson) {
+  for (const char* arguments : {"config run.txtpb --json", "config run.txtpb --as json", "config --as=json run.txtpb"}) {
+    Outcome run = weft(arguments);
+    EXPECT_EQ(run.code, 0) << run.err;
+    EXPECT_EQ(nlohmann::json::parse(run.out)["model"]["dim"], 64);
+  }
+}
+
+TEST_F(Cli, TakesOverridesInTheOrderGiven) {
+  EXPECT_NE(weft("config run.txtpb seed=2 --set seed=3").out.find("seed: 3"), std::string::npos);
+  EXPECT_NE(weft("config run.txtpb --set seed=3 seed=2").out.find("seed: 2"), std::string::npos);
+  EXPECT_NE(weft("config --set seed=3 run.txtpb seed=2 --set=seed=5 model.init.std=1").out.find("seed: 5"), std::string::npos);
+  EXPECT_NE(weft("config run.txtpb 'data.train=[{path:\"x.txt\"}]'").out.find("/x.txt\""), std::string::npos);
+  EXPECT_NE(weft("config run.txtpb 'name=a b' name=ab").out.find("name: \"ab\""), std::string::npos);
+}
+
+TEST_F(Cli, ExplainsFieldsAndPrintsTheReference) {
+  Outcome run = weft("config --explain train.tokens");
+  EXPECT_EQ(run.code, 0);
+  expect_parts(run.out, {"train.tokens", "required", "tokens"});
+  expect_parts(weft("config run.txtpb --explain model.dim").out, {"model.dim = 64  (run.txtpb:3:3)"});
+  run = weft("config --reference");
+  EXPECT_EQ(run.code, 0);
+  expect_parts(run.out, {"| field | type |", "| `checkpoint.keep_last` |"});
+}
+
+struct Row {
+  const char* arguments;
+  std::vector<std::string> parts;
+};
+
+TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
+  const Row rows[] = {
+      {"confg", {"error: weft has no command 'confg'. Did you mean 'config'?"}},
+      {"zzz", {"error: weft has no command 'zzz'. Commands: ", "config", "doctor"}},
+      {"config run.txtpb --jsn", {"error: weft config has no option '--jsn'. Did you mean '--json'?", "weft config --help"}},
+      {"--jsn", {"error: weft has no option '--jsn'"}},
+      {"config", {"error: weft config: the argument CONFIG is missing.", "--reference"}},
+      {"config absent.txtpb", {"error: absent.txtpb: cannot be read: No such file or directory."}},
+      {"config .", {"error: .: is a folder"}},
+      {"config run.txtpb train.tokns=3", {"error: train.tokns=3: train has no field 'tokns'. Did you mean 'tokens'?"}},
+      {"config run.txtpb model.dim=65", {"error: run.txtpb:4:21: model.mixer[0].softmax.heads is 4, which does not divide model.dim 65.\n       Use a divisor"}},
+      {"config run.txtpb --as yaml", {"error: --as yaml: no such format.", "text, json"}},
+      {"config run.txtpb --as", {"error: weft config: ", "--as"}},
+      {"config run.txtpb --quiet --verbose", {"error: weft config: ", "--quiet excludes --verbose"}},
+      {"config --explain model.dmi", {"error: model.dmi: model has no field 'dmi'. Did you mean 'dim'?"}},
+      {"doctor extra", {"error: weft doctor: ", "extra"}},
+      {"", {"Usage: weft", "config", "doctor"}},
+  };
+  for (const Row& row : rows) {
+    Outcome run = weft(row.arguments);
+    EXPECT_EQ(run.code, 2) << row.arguments;
+    EXPECT_EQ(run.out, "") << row.arguments;
+    expect_parts(run.err, row.parts);
+    EXPECT_EQ(run.err.find('\x1b'), std::string::npos) << "colour off a terminal";
+  }
+}
+
+TEST_F(Cli, HelpOfEveryCommandHasTwoExamples) {
+  EXPECT_EQ(weft("--help").code, 0);
+  for (const Command& row : commands()) {
+    const std::string command = row.name;
+    Outcome run = weft(str(command, " --help"));
+    EXPECT_EQ(run.code, 0);
+    EXPECT_EQ(run.err, "");
+    size_t examples = run.out.find("Examples:");
+    ASSERT_NE(examples, std::string::npos) << run.out;
+    int num_examples = 0;
+    for (size_t at = examples; (at = run.out.find(str("weft ", command), at)) != std::string::npos; ++at) ++num_examples;
+    EXPECT_EQ(num_examples, 2) << run.out;
+    expect_parts(run.out, {"--json", "--quiet", "--verbose", "--help"});
+  }
+}
+
+TEST_F(Cli, SaysItsVersion) {
+  Outcome run = weft("--version");
+  EXPECT_EQ(run.code, 0);
+  EXPECT_TRUE(run.out.starts_with("weft 0.")) << run.out;
+}
+
+TEST_F(Cli, DoctorDescribesTheMachine) {
+  Outcome run = weft("doctor");
+  EXPECT_EQ(run.code, 0) << run.err;
+  expect_parts(run.out, {"compiler", "oneDNN", "Protocol Buffers", "kernels", "threads", "memory", "GiB"});
+  auto json = nlohmann::json::parse(weft("doctor --json").out);
+  EXPECT_GE(json["cores"], 1);
+  EXPECT_GT(json["memory_bytes"], 0);
+  EXPECT_GE(json["memory_bytes"], json["memory_available_bytes"]);
+  EXPECT_FALSE(json["libraries"]["oneDNN"].get<std::string>().empty());
+  EXPECT_EQ(json["devices"][0], "cpu");
+}
+
+TEST_F(Cli, FailsWhenTheResultCannotBeWritten) {
+  std::string command = str("cd ", folder_.string(), " && " WEFT_BINARY " config run.txtpb >/dev/full 2>err");
+  int status = std::system(command.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  expect_parts(content("err"), {"error: cannot write the result to standard output: No space left on device"});
+}
+
+}  // namespace
+}  // namespace weft::cli
