@@ -1,0 +1,100 @@
+#include "weft/ops/optim.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/cpu/optim.h"
+#include "ops/cuda/optim.h"
+#include "weft/core/error.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/matmul.h"
+#include "weft/ops/reduce.h"
+
+namespace weft::ops {
+
+namespace {
+
+void check_state(const Tensor& param, const Tensor& other, std::string_view op, std::string_view name, DType dtype) {
+  bool fits = param.defined() && other.defined() && param.dtype() == kF32 && other.dtype() == dtype &&
+              param.shape() == other.shape() && param.device() == other.device() && param.is_contiguous() && other.is_contiguous();
+  WEFT_CHECK(fits, str(op, ": param is ", param, ", ", name, " is ", other),
+             str("use row-major tensors of one shape and device; param is f32, ", name, " is ", dtype));
+}
+
+void check_rates(double lr, double weight_decay, double grad_scale, std::string_view op) {
+  WEFT_CHECK(lr >= 0 && weight_decay >= 0 && std::isfinite(grad_scale),
+             str(op, ": lr is ", lr, ", weight_decay ", weight_decay, ", grad_scale ", grad_scale),
+             "use rates that are not negative and a finite scale");
+}
+
+}  // namespace
+
+void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working, const AdamWStep& o) {
+  check_state(param, grad, "adamw_", "grad", kF32);
+  check_state(param, moment1, "adamw_", "moment1", kF32);
+  check_state(param, moment2, "adamw_", "moment2", kF32);
+  if (working.defined()) check_state(param, working, "adamw_", "working", kBF16);
+  check_rates(o.lr, o.weight_decay, o.grad_scale, "adamw_");
+  WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.step >= 1,
+             str("adamw_: beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", step ", o.step),
+             "use betas in [0, 1), a positive eps and a step of at least 1");
+  auto steps = static_cast<double>(o.step);
+  cpu::AdamWFactors factors{
+      .beta1 = static_cast<float>(o.beta1), .rest1 = static_cast<float>(1 - o.beta1),
+      .beta2 = static_cast<float>(o.beta2), .rest2 = static_cast<float>(1 - o.beta2),
+      .grad_scale = static_cast<float>(o.grad_scale),
+      .keep = static_cast<float>(1 - o.lr * o.weight_decay),
+      .step_size = static_cast<float>(o.lr / (1 - std::pow(o.beta1, steps))),
+      .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps))),
+      .eps = static_cast<float>(o.eps)};
+  if constexpr (kCuda) { if (param.is_cuda()) return cuda::adamw(param, grad, moment1, moment2, working, factors); }
+  cpu::adamw(param, grad, moment1, moment2, working, factors);
+}
+
+// X <- a X + (b A + c A A) X with A = X X^T, from X = matrix / |matrix|. The coefficients (Jordan's Muon) push singular values
+// to about 0.7 .. 1.2 in five steps. A tall matrix uses A = X^T X on the other side: the same numbers, the smaller product.
+Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
+  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
+  WEFT_CHECK(matrix.defined() && matrix.num_dims() == 2 && (matrix.dtype() == kF32 || matrix.dtype() == kF64),
+             str("newton_schulz: matrix is ", matrix), "use a [rows, columns] matrix of dtype f32 or f64");
+  WEFT_CHECK(num_iterations >= 0, str("newton_schulz: ", num_iterations, " iterations"), "use 0 or more; 5 is usual");
+  bool is_tall = matrix.size(0) > matrix.size(1);
+  Tensor x = scale(matrix, 1 / (std::sqrt(sum_of_squares(matrix)) + 1e-7));
+  for (int i = 0; i < num_iterations; ++i) {
+    Tensor gram = matmul(x, x, {.transpose_a = is_tall, .transpose_b = !is_tall});
+    Tensor factor = matmul(gram, gram);
+    scale_(factor, c);
+    add_(factor, gram, b);
+    Tensor next = is_tall ? matmul(x, factor) : matmul(factor, x);
+    add_(next, x, a);
+    x = std::move(next);
+  }
+  return x;
+}
+
+// As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)).
+void muon_(Tensor& param, const Tensor& grad, Tensor& momentum, Tensor& working, const MuonStep& o) {
+  WEFT_CHECK(param.defined() && param.num_dims() == 2, str("muon_: param is ", param),
+             "use Muon for matrices only; give the others to adamw_");
+  check_state(param, grad, "muon_", "grad", kF32);
+  check_state(param, momentum, "muon_", "momentum", kF32);
+  if (working.defined()) check_state(param, working, "muon_", "working", kBF16);
+  check_rates(o.lr, o.weight_decay, o.grad_scale, "muon_");
+  WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("muon_: momentum is ", o.momentum), "use a momentum in [0, 1)");
+  if (param.num_elements() == 0) return;
+  Tensor update = Tensor::empty(param.shape(), kF32, param.device());
+  auto beta = static_cast<float>(o.momentum), grad_scale = static_cast<float>(o.grad_scale);
+  double ratio = static_cast<double>(param.size(0)) / static_cast<double>(param.size(1));
+  auto keep = static_cast<float>(1 - o.lr * o.weight_decay);
+  auto step_size = static_cast<float>(o.lr * std::sqrt(std::max(1.0, ratio)));
+  if constexpr (kCuda) {
+    if (param.is_cuda()) {
+      cuda::muon_momentum(momentum, grad, update, beta, grad_scale, o.is_nesterov);
+      return cuda::muon_apply(param, newton_schulz(update, o.num_iterations), working, keep, step_size);
+    }
+  }
+  cpu::muon_momentum(momentum, grad, update, beta, grad_scale, o.is_nesterov);
+  cpu::muon_apply(param, newton_schulz(update, o.num_iterations), working, keep, step_size);
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,102 @@
+// Optimiser kernels against float64 loops, over several steps.
+#include "weft/ops/optim.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/ops/isa.h"
+#include "tests/reference/optim.h"
+#include "tests/reference/values.h"
+#include "tests/support/errors.h"
+#include "tests/support/random.h"
+#include "weft/ops/elementwise.h"
+
+namespace weft {
+namespace {
+
+using reference::Numbers;
+using reference::values;
+
+void expect_near(const Tensor& got, const Numbers& want, double error) {
+  Numbers g = values(got);
+  ASSERT_EQ(g.size(), want.size());
+  for (size_t i = 0; i < g.size(); ++i) ASSERT_NEAR(g[i], want[i], error * std::max(1.0, std::abs(want[i]))) << "at " << i;
+}
+
+TEST(Optim, AdamWEqualsFloat64Loops) {
+  test::for_each_isa([] {
+    for (int64_t n : {0, 1, 7, 8, 33, 40001})
+      for (bool has_working : {false, true}) {
+        Tensor param = test::random_normal({n}, "param"), m = Tensor::zeros({n}), v = Tensor::zeros({n});
+        Tensor working = has_working ? Tensor::empty({n}, kBF16) : Tensor();
+        Numbers p = values(param), pm = values(m), pv = values(v);
+        for (int64_t step = 1; step <= 4; ++step) {
+          ops::AdamWStep o{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .step = step, .grad_scale = 0.5};
+          Tensor grad = test::random_normal({n}, str("grad", step));
+          ops::adamw_(param, grad, m, v, working, o);
+          reference::adamw(p, values(grad), pm, pv, o);
+        }
+        expect_near(param, p, 1e-6);
+        expect_near(m, pm, 1e-6);
+        expect_near(v, pv, 1e-6);
+        if (has_working) { EXPECT_EQ(values(working), values(ops::cast(param, kBF16))); }
+      }
+  });
+}
+
+TEST(Optim, AdamWOfZeroGradientsOnlyDecays) {
+  Tensor param = Tensor::full({5}, 2), zero = Tensor::zeros({5}), m = Tensor::zeros({5}), v = Tensor::zeros({5}), none;
+  ops::adamw_(param, zero, m, v, none, {.lr = 0.1, .weight_decay = 0.5, .step = 1});
+  EXPECT_EQ(values(param), Numbers(5, 2 * static_cast<double>(static_cast<float>(0.95))));
+}
+
+TEST(Optim, MuonEqualsFloat64Loops) {
+  test::for_each_isa([] {
+    for (auto [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {4, 4}, {7, 31}, {31, 7}, {1, 9}, {9, 1}, {0, 3}})
+      for (bool is_nesterov : {false, true}) {
+        SCOPED_TRACE(str(rows, " x ", columns));
+        ops::MuonStep o{.lr = 0.02, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = is_nesterov, .grad_scale = 0.5};
+        Tensor param = test::random_normal({rows, columns}, "param"), buffer = Tensor::zeros({rows, columns});
+        Tensor working = Tensor::empty({rows, columns}, kBF16);
+        Numbers p = values(param), b = values(buffer);
+        for (int step = 0; step < 3; ++step) {
+          Tensor grad = test::random_normal({rows, columns}, str("grad", step));
+          ops::muon_(param, grad, buffer, working, o);
+          reference::muon(p, values(grad), b, static_cast<size_t>(rows), static_cast<size_t>(columns), o);
+        }
+        expect_near(param, p, 1e-5);
+        expect_near(buffer, b, 1e-6);
+        EXPECT_EQ(values(working), values(ops::cast(param, kBF16)));
+      }
+  });
+}
+
+TEST(Optim, NewtonSchulzBringsSingularValuesNearOne) {
+  Tensor x = ops::newton_schulz(test::random_normal({16, 48}, "x"), 5);
+  Numbers v = values(x);
+  // The mean square of the singular values is the squared norm over the rank.
+  double square = 0;
+  for (double each : v) square += each * each;
+  EXPECT_GT(square / 16, 0.6);
+  EXPECT_LT(square / 16, 1.4);
+  Tensor wide = test::random_normal({5, 12}, "wide", kF64), tall = ops::contiguous(wide.transpose(0, 1));
+  expect_near(ops::newton_schulz(tall, 5).transpose(0, 1), values(ops::newton_schulz(wide, 5)), 1e-12);
+  for (double each : values(ops::newton_schulz(Tensor::zeros({3, 4}), 5))) EXPECT_EQ(each, 0);
+}
+
+TEST(Optim, ErrorsSayWhatAndHowToFix) {
+  Tensor p = Tensor::zeros({2, 3}), m = Tensor::zeros({2, 3}), v = Tensor::zeros({2, 3}), wrong = Tensor::zeros({3, 2}), none;
+  Tensor half = Tensor::zeros({2, 3}, kBF16), line = Tensor::zeros({6});
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, wrong, m, v, none, {}); }, {"adamw_: param is [2, 3] f32 cpu, grad is [3, 2] f32 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, half, none, {}); }, {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.beta1 = 1}); }, {"adamw_: beta1 is 1", "[0, 1)"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.step = 0}); }, {"step 0", "at least 1"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.lr = -1}); }, {"adamw_: lr is -1"}));
+  EXPECT_EQ("", test::error_of([&] { ops::muon_(line, line, line, none, {}); }, {"muon_: param is [6] f32 cpu", "adamw_"}));
+  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, wrong, m, none, {}); }, {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
+  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, v, m, none, {.momentum = 1}); }, {"muon_: momentum is 1"}));
+  EXPECT_EQ("", test::error_of([&] { ops::newton_schulz(half, 5); }, {"newton_schulz: matrix is [2, 3] bf16 cpu"}));
+}
+
+}  // namespace
+}  // namespace weft
