@@ -58,5 +58,6 @@ void print_json(std::span<const Row> rows, std::FILE* to);   // {"rows": [{"name
 
 std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_call(const BenchOptions& options);
+std::vector<Row> run_train(const BenchOptions& options);
 
 }  // namespace weft::bench

@@ -8,6 +8,7 @@ namespace {
 const Family kFamilies[] = {
     {"gemm", "matrix products against oneDNN's own routes", run_gemm},
     {"call", "what calling an op costs", run_call},
+    {"train", "training steps of GPT-2 shaped models", run_train},
 };
 
 }  // namespace

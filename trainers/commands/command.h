@@ -41,9 +41,12 @@ class ConfigArguments {
   std::vector<std::string> positional_, set_;
 };
 
+Action define_bench(CLI::App& app);
 Action define_config(CLI::App& app);
 Action define_doctor(CLI::App& app);
 Action define_eval(CLI::App& app);
+Action define_gradcheck(CLI::App& app);
+Action define_inspect(CLI::App& app);
 Action define_sample(CLI::App& app);
 Action define_train(CLI::App& app);
 

@@ -18,6 +18,18 @@ std::span<const Command> commands() {
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare --n 4 --temperature 0.7 --top-p 0.9",
        define_sample},
+      {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
+       "  weft inspect runs/shakespeare\n"
+       "  weft inspect runs/shakespeare/checkpoints/step-00001200/model.safetensors",
+       define_inspect},
+      {"bench", "Measure speed beside the limit of this machine",
+       "  weft bench gemm --quick\n"
+       "  weft bench train --json",
+       define_bench},
+      {"gradcheck", "Check gradients of mixers against differences in float64",
+       "  weft gradcheck --mixer all\n"
+       "  weft gradcheck --mixer gqa --shapes 5x16,9x8",
+       define_gradcheck},
       {"config", "Print the resolved config, explain a field, or print the reference of all fields",
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",
