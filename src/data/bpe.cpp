@@ -12,7 +12,7 @@ namespace weft::data {
 
 namespace {
 
-constexpr size_t kCacheSlots = size_t{1} << 15;   // 2 MiB per encoder
+constexpr size_t kCacheSlots = size_t{1} << 15;  // 2 MiB per encoder
 constexpr uint32_t kEnd = 0xffffffffu;
 
 uint64_t hash_bytes(std::string_view bytes) {

@@ -31,11 +31,11 @@ class MergeTable {
 
 // What the two vocabulary files say.
 struct BpeModel {
-  std::vector<std::string> bytes;      // of each id
-  std::vector<bool> is_special;        // neither a byte nor the result of a merge: never encoded
+  std::vector<std::string> bytes;  // of each id
+  std::vector<bool> is_special;    // neither a byte nor the result of a merge: never encoded
   std::array<int32_t, 256> byte_ids{};
   MergeTable merges;
-  int32_t end_of_text = -1;            // "<|endoftext|>", -1 if absent
+  int32_t end_of_text = -1;  // "<|endoftext|>", -1 if absent
   uint64_t fingerprint = 0;
 };
 
@@ -45,7 +45,7 @@ BpeModel read_gpt2_files(const std::string& vocab_path, const std::string& merge
 class BpeEncoder {
  public:
   explicit BpeEncoder(const BpeModel& model);
-  void encode(std::string_view piece, std::vector<int32_t>& out);   // appends
+  void encode(std::string_view piece, std::vector<int32_t>& out);  // appends
 
  private:
   // Direct-mapped: a piece replaces whatever stood in its slot. 64 bytes, one cache line.
@@ -55,17 +55,17 @@ class BpeEncoder {
     uint8_t num_bytes, num_ids;
     char bytes[kMaxBytes];
   };
-  struct Candidate {   // the pair of symbols `left`, `right` that begins at `at` had this rank when it was pushed
+  struct Candidate {  // the pair of symbols `left`, `right` that begins at `at` had this rank when it was pushed
     uint32_t rank, at;
     int32_t left, right;
   };
-  void merge(std::string_view piece);   // fills symbols_ and next_
+  void merge(std::string_view piece);  // fills symbols_ and next_
   void push(uint32_t at);
 
   const BpeModel& model_;
   std::vector<Cached> cache_;
-  std::vector<int32_t> symbols_;             // id, or -1 where a symbol was merged into its left neighbour
-  std::vector<uint32_t> next_, previous_;    // linked list over the symbols
+  std::vector<int32_t> symbols_;           // id, or -1 where a symbol was merged into its left neighbour
+  std::vector<uint32_t> next_, previous_;  // linked list over the symbols
   std::vector<Candidate> heap_, same_rank_;
 };
 

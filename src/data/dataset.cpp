@@ -7,7 +7,7 @@ namespace weft::data {
 
 struct Dataset::Parts {
   std::vector<Shard> shards;
-  std::vector<int64_t> begins;   // of each shard in the stream, and the end
+  std::vector<int64_t> begins;  // of each shard in the stream, and the end
 };
 
 Dataset::Dataset(std::vector<Shard> shards) {
@@ -40,7 +40,8 @@ void Dataset::read(int64_t begin, std::span<int32_t> out, int64_t vocab) const {
 }
 
 bool Dataset::has_documents() const {
-  return std::all_of(parts_->shards.begin(), parts_->shards.end(), [](const Shard& shard) { return shard.has_documents(); });
+  return std::all_of(parts_->shards.begin(), parts_->shards.end(),
+                     [](const Shard& shard) { return shard.has_documents(); });
 }
 
 int64_t Dataset::next_document(int64_t token) const {
@@ -54,7 +55,8 @@ int64_t Dataset::next_document(int64_t token) const {
 }
 
 Dataset Dataset::slice(int64_t begin, int64_t end) const {
-  WEFT_CHECK(begin >= 0 && begin < end && end <= num_tokens(), str("dataset: slice ", begin, " to ", end, " of ", num_tokens(), " tokens"),
+  WEFT_CHECK(begin >= 0 && begin < end && end <= num_tokens(),
+             str("dataset: slice ", begin, " to ", end, " of ", num_tokens(), " tokens"),
              "take at least one token inside the dataset");
   Dataset part = *this;
   part.begin_ = begin_ + begin;
@@ -63,10 +65,12 @@ Dataset Dataset::slice(int64_t begin, int64_t end) const {
 }
 
 std::pair<Dataset, Dataset> split_tail(const Dataset& dataset, double fraction) {
-  WEFT_CHECK(fraction > 0 && fraction < 1, str("split_tail: fraction ", fraction), "use a fraction between 0 and 1, such as 0.1");
+  WEFT_CHECK(fraction > 0 && fraction < 1, str("split_tail: fraction ", fraction),
+             "use a fraction between 0 and 1, such as 0.1");
   auto head = static_cast<int64_t>(static_cast<double>(dataset.num_tokens()) * (1.0 - fraction));
   WEFT_CHECK(head > 0 && head < dataset.num_tokens(),
-             str("split_tail: a fraction ", fraction, " of ", dataset.num_tokens(), " tokens leaves one part empty"), "use more data");
+             str("split_tail: a fraction ", fraction, " of ", dataset.num_tokens(), " tokens leaves one part empty"),
+             "use more data");
   return {dataset.slice(0, head), dataset.slice(head, dataset.num_tokens())};
 }
 

@@ -43,7 +43,8 @@ void write_all(int file, const std::string& path, const char* bytes, size_t num_
   while (num_bytes > 0) {
     ssize_t written = ::write(file, bytes, num_bytes);
     if (written < 0 && errno == EINTR) continue;
-    WEFT_CHECK(written > 0, str("cannot write ", path, ": ", reason()), "free some disk space or choose another folder");
+    WEFT_CHECK(written > 0, str("cannot write ", path, ": ", reason()),
+               "free some disk space or choose another folder");
     bytes += written;
     num_bytes -= static_cast<size_t>(written);
   }
@@ -96,7 +97,8 @@ MappedFile::~MappedFile() {
 
 AsideFile::AsideFile(std::string path) : path_(std::move(path)), partial_(path_ + ".partial") {
   file_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  WEFT_CHECK(file_ >= 0, str("cannot create ", partial_, ": ", reason()), "check that the folder exists and is writable");
+  WEFT_CHECK(file_ >= 0, str("cannot create ", partial_, ": ", reason()),
+             "check that the folder exists and is writable");
   buffer_.reserve(kBufferBytes);
 }
 

@@ -13,7 +13,7 @@ namespace weft::data {
 // Whole content of a regular file of at most `max_bytes`.
 std::string read_file(const std::string& path, size_t max_bytes);
 bool file_exists(const std::string& path);
-void remove_file(const std::string& path);   // no error if it is not there
+void remove_file(const std::string& path);  // no error if it is not there
 
 // A regular file mapped read-only. The file must not be shortened while it is mapped.
 class MappedFile {
@@ -42,8 +42,8 @@ class AsideFile {
   AsideFile(const AsideFile&) = delete;
   AsideFile& operator=(const AsideFile&) = delete;
 
-  void write(const void* bytes, size_t num_bytes);              // buffered
-  void write_at(uint64_t offset, const void* bytes, size_t num_bytes);   // over what was written before
+  void write(const void* bytes, size_t num_bytes);                      // buffered
+  void write_at(uint64_t offset, const void* bytes, size_t num_bytes);  // over what was written before
   void commit();
   const std::string& path() const { return path_; }
 
@@ -54,7 +54,7 @@ class AsideFile {
   int file_ = -1;
 };
 
-void write_file(const std::string& path, std::string_view content);   // through AsideFile
+void write_file(const std::string& path, std::string_view content);  // through AsideFile
 
 // FNV-1a over texts and numbers; good enough to notice a change, not against an adversary.
 class Fingerprint {

@@ -83,7 +83,8 @@ class VocabReader : public nlohmann::json_sax<nlohmann::json> {
  private:
   bool refuse(const std::string& what) const {
     fail(str(path_, ": ", what, is_inside_ ? str(" after the token \"", key_, "\"") : std::string(" at the top"),
-             " where the file must map tokens to ids"), kFix);
+             " where the file must map tokens to ids"),
+         kFix);
   }
   const std::string& path_;
   std::unordered_map<std::string, int32_t>& ids_;
@@ -105,7 +106,8 @@ IdOfBytes read_vocab(const std::string& path, const ByteAlphabet& alphabet, BpeM
   std::string bytes;
   for (const auto& [token, id] : tokens) {
     auto index = static_cast<size_t>(id);
-    WEFT_CHECK(index < tokens.size(), str(path, ": token \"", token, "\" has the id ", id, " in a vocabulary of ", tokens.size()),
+    WEFT_CHECK(index < tokens.size(),
+               str(path, ": token \"", token, "\" has the id ", id, " in a vocabulary of ", tokens.size()),
                "number the tokens 0, 1, 2 ... without gaps");
     WEFT_CHECK(!is_used[index], str(path, ": the id ", id, " belongs to two tokens, one is \"", token, "\""),
                "number the tokens 0, 1, 2 ... without gaps");
@@ -156,16 +158,21 @@ void read_merges(const std::string& path, const ByteAlphabet& alphabet, const Id
     size_t blank = text.find(' ');
     bool is_merge = blank != std::string_view::npos && blank > 0 && blank + 1 < text.size() &&
                     alphabet.to_bytes(text.substr(0, blank), left) && alphabet.to_bytes(text.substr(blank + 1), right);
-    WEFT_CHECK(is_merge, str(path, ":", number, ": not two tokens with a blank between them: \"",
-                             show_utf8(text.substr(0, 80)), "\""), kFix);
+    WEFT_CHECK(
+        is_merge,
+        str(path, ":", number, ": not two tokens with a blank between them: \"", show_utf8(text.substr(0, 80)), "\""),
+        kFix);
     auto find = [&](const std::string& bytes) {
       auto found = ids.find(bytes);
-      WEFT_CHECK(found != ids.end(), str(path, ":", number, ": the merge \"", show_utf8(text.substr(0, 80)),
-                                         "\" uses or makes a token that the vocabulary does not have"), kFix);
+      WEFT_CHECK(found != ids.end(),
+                 str(path, ":", number, ": the merge \"", show_utf8(text.substr(0, 80)),
+                     "\" uses or makes a token that the vocabulary does not have"),
+                 kFix);
       return found->second;
     };
     int32_t left_id = find(left), right_id = find(right), id = find(left + right);
-    WEFT_CHECK(id != model.end_of_text, str(path, ":", number, ": this merge makes the special token ", kEndOfText), kFix);
+    WEFT_CHECK(id != model.end_of_text, str(path, ":", number, ": this merge makes the special token ", kEndOfText),
+               kFix);
     WEFT_CHECK(model.merges.insert(left_id, right_id, static_cast<uint32_t>(rank), id),
                str(path, ":", number, ": this merge stands in the file already"), kFix);
     model.is_special[static_cast<size_t>(id)] = false;

@@ -50,7 +50,8 @@ class BpeTokenizer final : public Tokenizer {
 
  private:
   size_t index(int32_t id) const {
-    WEFT_CHECK(id >= 0 && id < vocab_size(), str("tokenizer ", name_, ": id ", id, " is outside its ", vocab_size(), " ids"),
+    WEFT_CHECK(id >= 0 && id < vocab_size(),
+               str("tokenizer ", name_, ": id ", id, " is outside its ", vocab_size(), " ids"),
                "decode with the tokenizer that made the ids");
     return static_cast<size_t>(id);
   }

@@ -17,9 +17,12 @@ Batch empty_batch(int64_t count, int64_t context) {
 }
 
 // Fills row `row` from tokens begin .. begin + length of the stream, the last being only a target; the rest is padding.
-void fill_row(Batch& batch, int64_t row, const Dataset& dataset, int64_t begin, int64_t length, const RowOptions& options) {
+void fill_row(Batch& batch, int64_t row, const Dataset& dataset, int64_t begin, int64_t length,
+              const RowOptions& options) {
   const int64_t context = options.context;
-  auto row_of = [&](Tensor& t) { return std::span(t.mutable_data<int32_t>() + row * context, static_cast<size_t>(context)); };
+  auto row_of = [&](Tensor& t) {
+    return std::span(t.mutable_data<int32_t>() + row * context, static_cast<size_t>(context));
+  };
   auto tokens = row_of(batch.tokens), targets = row_of(batch.targets), positions = row_of(batch.positions),
        documents = row_of(batch.documents), document_positions = row_of(batch.document_positions);
   auto used = static_cast<size_t>(length);
@@ -31,7 +34,7 @@ void fill_row(Batch& batch, int64_t row, const Dataset& dataset, int64_t begin, 
     positions[t] = static_cast<int32_t>(t);
     documents[t] = document;
     document_positions[t] = position++;
-    bool is_last = false;   // of its document
+    bool is_last = false;  // of its document
     switch (options.documents) {
       case DocumentRule::none: break;
       case DocumentRule::ends_with_id: is_last = tokens[t] == options.end_of_text; break;
@@ -53,12 +56,13 @@ void fill_row(Batch& batch, int64_t row, const Dataset& dataset, int64_t begin, 
 }
 
 void check_rows(const RowOptions& rows, const Dataset& dataset) {
-  WEFT_CHECK(rows.context > 0 && rows.context < std::numeric_limits<int32_t>::max(), str("loader: context is ", rows.context),
-             "use a context of at least 1 token");
+  WEFT_CHECK(rows.context > 0 && rows.context < std::numeric_limits<int32_t>::max(),
+             str("loader: context is ", rows.context), "use a context of at least 1 token");
   WEFT_CHECK(rows.vocab > 0, str("loader: vocab is ", rows.vocab), "set the vocabulary size of the model");
   if (rows.documents == DocumentRule::ends_with_id || rows.documents == DocumentRule::begins_with_id)
     WEFT_CHECK(rows.end_of_text >= 0 && rows.end_of_text < rows.vocab,
-               str("loader: documents are found by the id of end of text, which is ", rows.end_of_text, " in a vocabulary of ", rows.vocab),
+               str("loader: documents are found by the id of end of text, which is ", rows.end_of_text,
+                   " in a vocabulary of ", rows.vocab),
                "set end_of_text to the id that separates documents, or turn the document mask off");
   if (rows.documents == DocumentRule::index)
     WEFT_CHECK(dataset.has_documents(), "loader: a shard does not say where its documents begin",
@@ -66,7 +70,8 @@ void check_rows(const RowOptions& rows, const Dataset& dataset) {
 }
 
 void check_batch(int64_t first, int64_t count) {
-  WEFT_CHECK(first >= 0 && count > 0, str("loader: batch of ", count, " rows from ", first), "ask for at least one row from 0 on");
+  WEFT_CHECK(first >= 0 && count > 0, str("loader: batch of ", count, " rows from ", first),
+             "ask for at least one row from 0 on");
 }
 
 }  // namespace
@@ -87,7 +92,8 @@ Loader::Loader(std::vector<MixtureSource> sources, RowOptions rows, uint64_t see
   for (const MixtureSource& source : sources) {
     check_rows(rows, source.dataset);
     WEFT_CHECK(source.dataset.num_tokens() > rows.context,
-               str("loader: dataset ", weights.size(), " has ", source.dataset.num_tokens(), " tokens, a sample needs ", rows.context + 1),
+               str("loader: dataset ", weights.size(), " has ", source.dataset.num_tokens(), " tokens, a sample needs ",
+                   rows.context + 1),
                "use a shorter context or more data");
     weights.push_back(source.weight);
   }
@@ -122,19 +128,22 @@ Batch Loader::batch(int64_t first_sample, int64_t count) const {
   Batch batch = empty_batch(count, state_->rows.context);
   for (int64_t row = 0; row < count; ++row) {
     Place at = place(first_sample + row);
-    fill_row(batch, row, state_->sources[static_cast<size_t>(at.source)].dataset, at.begin, state_->rows.context, state_->rows);
+    fill_row(batch, row, state_->sources[static_cast<size_t>(at.source)].dataset, at.begin, state_->rows.context,
+             state_->rows);
   }
   return batch;
 }
 
 ValidationWindows::ValidationWindows(Dataset dataset, RowOptions rows) : dataset_(std::move(dataset)), rows_(rows) {
   check_rows(rows_, dataset_);
-  WEFT_CHECK(dataset_.num_tokens() >= 2, str("validation: ", dataset_.num_tokens(), " token has nothing to predict"), "use more data");
+  WEFT_CHECK(dataset_.num_tokens() >= 2, str("validation: ", dataset_.num_tokens(), " token has nothing to predict"),
+             "use more data");
 }
 
 Batch ValidationWindows::batch(int64_t first_window, int64_t count) const {
   check_batch(first_window, count);
-  WEFT_CHECK(count <= num_windows() - first_window, str("validation: windows ", first_window, " to ", first_window + count, " of ", num_windows()),
+  WEFT_CHECK(count <= num_windows() - first_window,
+             str("validation: windows ", first_window, " to ", first_window + count, " of ", num_windows()),
              "ask for windows that are there");
   Batch batch = empty_batch(count, rows_.context);
   for (int64_t row = 0; row < count; ++row) {

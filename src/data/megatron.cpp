@@ -38,7 +38,8 @@ void check_all(int64_t count, F&& check) {
 void read_index(Shard::Data& data) {
   const MappedFile& index = *data.index;
   const std::string& path = index.path();
-  bool has_magic = index.size() >= sizeof kMegatronMagic && std::memcmp(index.data(), kMegatronMagic, sizeof kMegatronMagic) == 0;
+  bool has_magic =
+      index.size() >= sizeof kMegatronMagic && std::memcmp(index.data(), kMegatronMagic, sizeof kMegatronMagic) == 0;
   WEFT_CHECK(has_magic, str("shard ", path, ": wrong magic, expected MMIDIDX"), "give the index of a Megatron pair");
   WEFT_CHECK(index.size() >= kMegatronHeaderBytes, str("shard ", path, ": truncated: ", index.size(), " bytes"), kFix);
   auto version = load<uint64_t>(index.data() + 9);
@@ -47,11 +48,14 @@ void read_index(Shard::Data& data) {
   auto sequences = load<uint64_t>(index.data() + 18), documents = load<uint64_t>(index.data() + 26);
   size_t room = index.size() - kMegatronHeaderBytes;
   bool fits = sequences <= room / 12 && documents <= room / 8 && sequences * 12 + documents * 8 <= room;
-  WEFT_CHECK(fits, str("shard ", path, ": truncated: ", index.size(), " bytes cannot hold ", sequences, " sequences and ", documents,
-                       " document indices"), kFix);
-  size_t rest = room - sequences * 12 - documents * 8;   // the optional mode bytes
+  WEFT_CHECK(fits,
+             str("shard ", path, ": truncated: ", index.size(), " bytes cannot hold ", sequences, " sequences and ",
+                 documents, " document indices"),
+             kFix);
+  size_t rest = room - sequences * 12 - documents * 8;  // the optional mode bytes
   WEFT_CHECK(rest == 0 || rest == sequences, str("shard ", path, ": ", rest, " bytes behind the index"), kFix);
-  WEFT_CHECK(sequences > 0 && documents > 1, str("shard ", path, ": empty: ", sequences, " sequences, ", documents, " document indices"),
+  WEFT_CHECK(sequences > 0 && documents > 1,
+             str("shard ", path, ": empty: ", sequences, " sequences, ", documents, " document indices"),
              "a shard has at least one token");
 
   const std::byte* lengths = index.data() + kMegatronHeaderBytes;
@@ -70,15 +74,18 @@ void read_index(Shard::Data& data) {
     bool is_inside = begin >= 0 && begin <= bin_bytes && (i > 0 || begin == 0);
     WEFT_CHECK(is_inside, str("shard ", path, ": sequence ", i, " begins at byte ", begin, " of ", bin_bytes), kFix);
     WEFT_CHECK(begin + length(i) * width == end,
-               i == last ? str("shard ", data.path, ": ", begin + length(i) * width > bin_bytes ? "truncated" : "too long", ": ", bin_bytes,
-                               " bytes, the index needs ", begin + length(i) * width)
-                         : str("shard ", path, ": sequence ", i, " ends at byte ", begin + length(i) * width, ", the next begins at ", end),
+               i == last
+                   ? str("shard ", data.path, ": ", begin + length(i) * width > bin_bytes ? "truncated" : "too long",
+                         ": ", bin_bytes, " bytes, the index needs ", begin + length(i) * width)
+                   : str("shard ", path, ": sequence ", i, " ends at byte ", begin + length(i) * width,
+                         ", the next begins at ", end),
                kFix);
   });
   check_all(data.num_documents + 1, [&](int64_t i) {
     bool is_good = i == 0 ? document(0) == 0 : document(i) >= document(i - 1);
     if (i == data.num_documents) is_good = is_good && document(i) == data.num_sequences;
-    WEFT_CHECK(is_good, str("shard ", path, ": document index ", i, " is ", document(i), " of ", sequences, " sequences"), kFix);
+    WEFT_CHECK(is_good,
+               str("shard ", path, ": document index ", i, " is ", document(i), " of ", sequences, " sequences"), kFix);
   });
   data.num_tokens = bin_bytes / width;
   WEFT_CHECK(data.num_tokens > 0, str("shard ", data.path, ": empty: no tokens"), "a shard has at least one token");

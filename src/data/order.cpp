@@ -42,7 +42,8 @@ std::vector<int64_t> shares_of(const std::vector<double>& weights) {
 
 }  // namespace
 
-// A Feistel network over (row, column) of a grid that just covers [0, n); indices outside walk on until they are inside.
+// A Feistel network over (row, column) of a grid that just covers [0, n); indices outside walk on until they are
+// inside.
 Permutation::Permutation(int64_t n, Rng rng) : n_(static_cast<uint64_t>(n)), rng_(rng) {
   WEFT_ASSERT(n > 0);
   rows_ = static_cast<uint64_t>(std::ceil(std::sqrt(static_cast<double>(n))));
@@ -66,8 +67,9 @@ int64_t Permutation::operator()(int64_t index) const {
   return static_cast<int64_t>(x);
 }
 
-// Turn j of a source with c turns in a period P must come in the slots floor(j P / c) + 1 .. ceil((j + 1) P / c); taking the
-// earliest deadline among the sources whose window is open always succeeds, and keeps every source within one turn of its share.
+// Turn j of a source with c turns in a period P must come in the slots floor(j P / c) + 1 .. ceil((j + 1) P / c);
+// taking the earliest deadline among the sources whose window is open always succeeds, and keeps every source within
+// one turn of its share.
 Mixture::Mixture(const std::vector<double>& weights) {
   for (size_t i = 0; i < weights.size(); ++i)
     WEFT_CHECK(std::isfinite(weights[i]) && weights[i] > 0, str("data mixture: weight ", i, " is ", weights[i]),

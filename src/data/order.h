@@ -12,7 +12,7 @@ namespace weft::data {
 class Permutation {
  public:
   Permutation(int64_t n, Rng rng);
-  int64_t operator()(int64_t index) const;   // 0 <= index < n
+  int64_t operator()(int64_t index) const;  // 0 <= index < n
 
  private:
   uint64_t n_, rows_, columns_;
@@ -28,11 +28,11 @@ class Mixture {
   };
   Turn turn(int64_t sample) const;
   int64_t period() const { return static_cast<int64_t>(sources_.size()); }
-  int64_t share(int64_t source) const { return shares_[static_cast<size_t>(source)]; }   // turns per period
+  int64_t share(int64_t source) const { return shares_[static_cast<size_t>(source)]; }  // turns per period
 
  private:
   std::vector<int64_t> shares_;
-  std::vector<int32_t> sources_, before_;    // of each turn of a period
+  std::vector<int32_t> sources_, before_;  // of each turn of a period
 };
 
 }  // namespace weft::data

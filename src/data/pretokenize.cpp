@@ -45,8 +45,8 @@ size_t gpt2_piece_end(std::string_view text, size_t begin) {
   return at;
 }
 
-// Before white space that follows a non-space a piece ends for certain: no piece of the pattern goes from one to the other,
-// and the look-ahead only matters behind white space. A blank or a newline is enough for real text.
+// Before white space that follows a non-space a piece ends for certain: no piece of the pattern goes from one to the
+// other, and the look-ahead only matters behind white space. A blank or a newline is enough for real text.
 size_t gpt2_last_cut(std::string_view text) {
   for (size_t at = text.size(); at-- > 1;) {
     if (text[at] != ' ' && text[at] != '\n') continue;

@@ -8,8 +8,8 @@
 namespace weft::data {
 
 struct PieceRule {
-  size_t (*piece_end)(std::string_view text, size_t begin);   // begin < text.size(), a boundary; the result is > begin
-  size_t (*last_cut)(std::string_view text);                  // see Tokenizer::last_cut
+  size_t (*piece_end)(std::string_view text, size_t begin);  // begin < text.size(), a boundary; the result is > begin
+  size_t (*last_cut)(std::string_view text);                 // see Tokenizer::last_cut
 };
 
 // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+

@@ -47,7 +47,7 @@ struct Shard::Data {
   const std::byte* document_sequences = nullptr;
   int64_t num_sequences = 0, num_documents = 0;
 
-  std::unique_ptr<MappedFile> file, index;      // what the pointers point into
+  std::unique_ptr<MappedFile> file, index;  // what the pointers point into
   std::vector<int32_t> owned;
   std::vector<int64_t> owned_documents;
 };

@@ -1,4 +1,5 @@
-// Writing shards: ids go to a file aside in their stored width; close() adds the header or the index, syncs and renames.
+// Writing shards: ids go to a file aside in their stored width; close() adds the header or the index, syncs and
+// renames.
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -26,10 +27,10 @@ struct ShardWriter::State {
   ShardKind kind;
   int width;
   int64_t num_tokens = 0;
-  int64_t document_begin = 0;              // first token of the unfinished document
-  std::vector<int32_t> lengths;            // of sequences; a very long document has several
+  int64_t document_begin = 0;    // first token of the unfinished document
+  std::vector<int32_t> lengths;  // of sequences; a very long document has several
   std::vector<int64_t> documents = {0};
-  std::vector<uint16_t> narrow;            // scratch
+  std::vector<uint16_t> narrow;  // scratch
 
   void end_document();
   void write_index();
@@ -38,7 +39,8 @@ struct ShardWriter::State {
 ShardWriter::ShardWriter(const std::string& path, ShardKind kind, int width) {
   WEFT_CHECK(width == 2 || width == 4, str("shard ", path, ": width ", width), "use 2 or 4 bytes per id");
   bool has_name = kind != ShardKind::megatron || (path.ends_with(".bin") && path.size() > 4);
-  WEFT_CHECK(has_name, str("shard ", path, ": a Megatron pair needs a name that ends with .bin"), str("write ", path, ".bin"));
+  WEFT_CHECK(has_name, str("shard ", path, ": a Megatron pair needs a name that ends with .bin"),
+             str("write ", path, ".bin"));
   state_ = std::make_unique<State>(path, kind, width);
   std::vector<char> header(kind == ShardKind::header ? kHeaderBytes : 0);
   state_->file.write(header.data(), header.size());
@@ -56,10 +58,12 @@ void ShardWriter::append(std::span<const int32_t> ids) {
   State& s = *state_;
   const std::string& path = s.file.path();
   auto count = static_cast<int64_t>(ids.size());
-  WEFT_CHECK(count <= max_tokens() - s.num_tokens, str("shard ", path, ": more than ", max_tokens(), " tokens"), "write several shards");
+  WEFT_CHECK(count <= max_tokens() - s.num_tokens, str("shard ", path, ": more than ", max_tokens(), " tokens"),
+             "write several shards");
   int64_t limit = s.width == 2 ? 65536 : int64_t{1} << 31;
   for (size_t i = 0; i < ids.size(); ++i)
-    WEFT_CHECK(ids[i] >= 0 && ids[i] < limit, str("shard ", path, ": id ", ids[i], " does not fit into ", s.width, " bytes"),
+    WEFT_CHECK(ids[i] >= 0 && ids[i] < limit,
+               str("shard ", path, ": id ", ids[i], " does not fit into ", s.width, " bytes"),
                s.width == 2 ? "write 4 bytes per id" : "ids are not negative");
   if (s.width == 2) {
     s.narrow.assign(ids.begin(), ids.end());
@@ -101,7 +105,7 @@ void ShardWriter::State::write_index() {
   write_array(index, lengths);
   write_array(index, offsets);
   write_array(index, documents);
-  remove_file(index.path());   // of an older pair; at no moment do two files stand there that do not belong together
+  remove_file(index.path());  // of an older pair; at no moment do two files stand there that do not belong together
   file.commit();
   index.commit();
 }
@@ -115,7 +119,8 @@ void ShardWriter::close() {
   }
   if (s.kind == ShardKind::header) {
     bool is_narrow = s.width == 2;
-    int32_t words[3] = {is_narrow ? kMagic16 : kMagic32, is_narrow ? kVersion16 : kVersion32, static_cast<int32_t>(s.num_tokens)};
+    int32_t words[3] = {is_narrow ? kMagic16 : kMagic32, is_narrow ? kVersion16 : kVersion32,
+                        static_cast<int32_t>(s.num_tokens)};
     s.file.write_at(0, words, sizeof words);
   }
   s.file.commit();

@@ -16,7 +16,7 @@ namespace weft::data {
 
 namespace {
 
-constexpr int64_t kLargestId = int64_t{1} << 31;   // ids are int32 in batches
+constexpr int64_t kLargestId = int64_t{1} << 31;  // ids are int32 in batches
 constexpr int64_t kScanPiece = int64_t{1} << 22;
 
 // Calls f(pointer to the ids in their stored type). The ids of every format are aligned.
@@ -41,16 +41,20 @@ void with_ids(IdType type, const std::byte* ids, F&& f) {
 // A raw or header file, by its first word.
 void read_header(Shard::Data& data, const ShardOptions& options) {
   const MappedFile& file = *data.file;
-  WEFT_CHECK(file.size() > 0, str("shard ", data.path, ": the file is empty"), "write it again; a shard has at least one token");
+  WEFT_CHECK(file.size() > 0, str("shard ", data.path, ": the file is empty"),
+             "write it again; a shard has at least one token");
   int32_t magic = file.size() >= 4 ? load<int32_t>(file.data()) : 0;
-  WEFT_CHECK(magic != kMagicChoice, str("shard ", data.path, ": this is a file of multiple-choice examples (magic ", magic, ")"),
+  WEFT_CHECK(magic != kMagicChoice,
+             str("shard ", data.path, ": this is a file of multiple-choice examples (magic ", magic, ")"),
              "give a file of training tokens");
   if (magic != kMagic16 && magic != kMagic32) {
     WEFT_CHECK(options.raw_width != 0,
-               str("shard ", data.path, ": wrong magic ", magic, ", expected ", kMagic16, " (uint16) or ", kMagic32, " (uint32)"),
+               str("shard ", data.path, ": wrong magic ", magic, ", expected ", kMagic16, " (uint16) or ", kMagic32,
+                   " (uint32)"),
                "set the width (2 or 4) if this is a raw file of ids; `weft data tokenize` makes shards of text");
     size_t width = static_cast<size_t>(options.raw_width);
-    WEFT_CHECK(width == 2 || width == 4, str("shard ", data.path, ": raw width ", width), "set the width to 2 or 4 bytes");
+    WEFT_CHECK(width == 2 || width == 4, str("shard ", data.path, ": raw width ", width),
+               "set the width to 2 or 4 bytes");
     WEFT_CHECK(file.size() % width == 0,
                str("shard ", data.path, ": ", file.size(), " bytes are not whole ids of ", width, " bytes"),
                "the file is truncated or has another width");
@@ -64,20 +68,29 @@ void read_header(Shard::Data& data, const ShardOptions& options) {
   data.type = magic == kMagic16 ? IdType::u16 : IdType::u32;
   int width = width_of(data.type);
   WEFT_CHECK(options.raw_width == 0 || options.raw_width == width,
-             str("shard ", data.path, ": wrong width: its header says ", width, " bytes per id, the options say ", options.raw_width),
+             str("shard ", data.path, ": wrong width: its header says ", width, " bytes per id, the options say ",
+                 options.raw_width),
              "leave the width out for files with a header");
-  WEFT_CHECK(file.size() >= kHeaderBytes, str("shard ", data.path, ": truncated: ", file.size(), " bytes, the header alone has ", kHeaderBytes),
+  WEFT_CHECK(file.size() >= kHeaderBytes,
+             str("shard ", data.path, ": truncated: ", file.size(), " bytes, the header alone has ", kHeaderBytes),
              "write it again");
   int32_t version = load<int32_t>(file.data() + 4), expected = width == 2 ? kVersion16 : kVersion32;
-  WEFT_CHECK(version == expected, str("shard ", data.path, ": version ", version, ", only ", expected, " is known for magic ", magic),
+  WEFT_CHECK(version == expected,
+             str("shard ", data.path, ": version ", version, ", only ", expected, " is known for magic ", magic),
              "write it again with a known version");
   int32_t count = load<int32_t>(file.data() + 8);
-  WEFT_CHECK(count >= 0, str("shard ", data.path, ": the header says ", count, " tokens"), "the header is damaged; write it again");
-  WEFT_CHECK(count > 0, str("shard ", data.path, ": empty: the header says 0 tokens"), "a shard has at least one token");
+  WEFT_CHECK(count >= 0, str("shard ", data.path, ": the header says ", count, " tokens"),
+             "the header is damaged; write it again");
+  WEFT_CHECK(count > 0, str("shard ", data.path, ": empty: the header says 0 tokens"),
+             "a shard has at least one token");
   size_t body = file.size() - kHeaderBytes, need = static_cast<size_t>(count) * static_cast<size_t>(width);
   bool is_other_width = body == static_cast<size_t>(count) * static_cast<size_t>(6 - width);
-  WEFT_CHECK(body == need, str("shard ", data.path, ": ", is_other_width ? "wrong width" : body < need ? "truncated" : "too long", ": ",
-                               body, " bytes of ids, ", count, " ids of ", width, " bytes need ", need),
+  WEFT_CHECK(body == need,
+             str("shard ", data.path, ": ",
+                 is_other_width ? "wrong width"
+                 : body < need  ? "truncated"
+                                : "too long",
+                 ": ", body, " bytes of ids, ", count, " ids of ", width, " bytes need ", need),
              "the file is damaged or unfinished; write it again");
   data.ids = file.data() + kHeaderBytes;
   data.num_tokens = count;
@@ -149,7 +162,8 @@ int64_t Shard::num_documents() const { return data_->num_documents; }
 void Shard::read(int64_t begin, std::span<int32_t> out, int64_t vocab) const {
   auto count = static_cast<int64_t>(out.size());
   WEFT_CHECK(begin >= 0 && begin <= num_tokens() && count <= num_tokens() - begin,
-             str("shard ", path(), ": tokens ", begin, " to ", begin + count, " of ", num_tokens()), "read inside the shard");
+             str("shard ", path(), ": tokens ", begin, " to ", begin + count, " of ", num_tokens()),
+             "read inside the shard");
   auto limit = static_cast<uint64_t>(std::clamp<int64_t>(vocab, 0, kLargestId));
   with_ids(data_->type, data_->ids, [&](const auto* ids) {
     bool is_bad = false;
@@ -166,7 +180,8 @@ void Shard::read(int64_t begin, std::span<int32_t> out, int64_t vocab) const {
 }
 
 int64_t Shard::document_begin(int64_t document) const {
-  WEFT_CHECK(document >= 0 && document <= num_documents(), str("shard ", path(), ": document ", document, " of ", num_documents()),
+  WEFT_CHECK(document >= 0 && document <= num_documents(),
+             str("shard ", path(), ": document ", document, " of ", num_documents()),
              "ask for a document that is there");
   if (document == num_documents()) return num_tokens();
   if (!data_->index) return data_->owned_documents[static_cast<size_t>(document)];
@@ -176,11 +191,13 @@ int64_t Shard::document_begin(int64_t document) const {
 }
 
 int64_t Shard::next_document(int64_t token) const {
-  int64_t low = 0, high = num_documents();   // the first document that begins behind `token` lies in [low, high]
+  int64_t low = 0, high = num_documents();  // the first document that begins behind `token` lies in [low, high]
   while (low < high) {
     int64_t middle = low + (high - low) / 2;
-    if (document_begin(middle) > token) high = middle;
-    else low = middle + 1;
+    if (document_begin(middle) > token)
+      high = middle;
+    else
+      low = middle + 1;
   }
   return document_begin(low);
 }
@@ -196,7 +213,8 @@ int64_t check_ids(const Shard& shard, int64_t vocab) {
     try {
       shard.read(begin, ids, vocab);
     } catch (const Error&) {
-      for (int64_t known = first_bad; piece < known && !first_bad.compare_exchange_weak(known, piece);) {}
+      for (int64_t known = first_bad; piece < known && !first_bad.compare_exchange_weak(known, piece);) {
+      }
       return;
     }
     largest[static_cast<size_t>(piece)] = *std::max_element(ids.begin(), ids.end());

@@ -68,8 +68,10 @@ class CharacterTokenizer final : public Tokenizer {
       WEFT_CHECK(i == 0 || alphabet_[i - 1] < code,
                  str("tokenizer characters: ", code_name(code), " follows ", code_name(alphabet_[i - 1])),
                  "sort the alphabet and remove repeated characters");
-      if (code < 128) ascii_[code] = static_cast<int32_t>(i);
-      else others_[code] = static_cast<int32_t>(i);
+      if (code < 128)
+        ascii_[code] = static_cast<int32_t>(i);
+      else
+        others_[code] = static_cast<int32_t>(i);
     }
   }
 
@@ -79,7 +81,8 @@ class CharacterTokenizer final : public Tokenizer {
     for (size_t at = 0; at < text.size();) {
       Char c = char_at(text, at);
       int32_t id = c.is_valid ? find(c.code) : -1;
-      if (id < 0) [[unlikely]] fail_at(c, at);
+      if (id < 0) [[unlikely]]
+        fail_at(c, at);
       ids.push_back(id);
       at += c.length;
     }
@@ -125,7 +128,8 @@ class CharacterTokenizer final : public Tokenizer {
     fail(c.is_valid ? str("tokenizer characters: ", code_name(c.code), " at byte ", at, " is not in the alphabet of ",
                           vocab_size(), " characters")
                     : str("tokenizer characters: byte ", at, " is not valid UTF-8"),
-         c.is_valid ? "make the alphabet from all the text, or use the tokenizer bytes" : "use UTF-8 text or the tokenizer bytes");
+         c.is_valid ? "make the alphabet from all the text, or use the tokenizer bytes"
+                    : "use UTF-8 text or the tokenizer bytes");
   }
 
   Alphabet alphabet_;
@@ -145,7 +149,8 @@ Alphabet make_alphabet(std::string_view text) {
   auto seen = std::make_unique<std::bitset<kCodePoints>>();
   for (size_t at = 0; at < text.size();) {
     Char c = char_at(text, at);
-    WEFT_CHECK(c.is_valid, str("make_alphabet: byte ", at, " is not valid UTF-8"), "use UTF-8 text or the tokenizer bytes");
+    WEFT_CHECK(c.is_valid, str("make_alphabet: byte ", at, " is not valid UTF-8"),
+               "use UTF-8 text or the tokenizer bytes");
     seen->set(c.code);
     at += c.length;
   }

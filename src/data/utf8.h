@@ -13,13 +13,13 @@ namespace weft::data {
 enum class CharClass : uint8_t { letter, number, space, other };
 
 struct Char {
-  char32_t code = 0;       // the byte itself if invalid
-  uint8_t length = 1;      // bytes
+  char32_t code = 0;   // the byte itself if invalid
+  uint8_t length = 1;  // bytes
   CharClass kind = CharClass::other;
   bool is_valid = true;
 };
 
-Char decode_char(std::string_view text, size_t at);      // any character, at < text.size()
+Char decode_char(std::string_view text, size_t at);  // any character, at < text.size()
 void append_utf8(std::string& out, char32_t code);
 
 namespace detail {
@@ -28,10 +28,10 @@ constexpr std::array<CharClass, 128> ascii_classes() {
   for (size_t c = 0; c < 128; ++c) {
     bool is_letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
     bool is_space = c == ' ' || (c >= 9 && c <= 13);
-    table[c] = is_letter                ? CharClass::letter
-               : c >= '0' && c <= '9'   ? CharClass::number
-               : is_space               ? CharClass::space
-                                        : CharClass::other;
+    table[c] = is_letter              ? CharClass::letter
+               : c >= '0' && c <= '9' ? CharClass::number
+               : is_space             ? CharClass::space
+                                      : CharClass::other;
   }
   return table;
 }

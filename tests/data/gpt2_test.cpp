@@ -1,9 +1,8 @@
 // GPT-2 BPE: published ids, identity on all byte strings, the naive merging rule, hostile files.
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "src/data/bpe.h"
 #include "tests/data/support.h"
@@ -37,8 +36,7 @@ struct SmallFiles {
   std::string merges = "#version: 0.2\n";
   Merges pairs;
 
-  explicit SmallFiles(Merges p = {{"a", "b"}, {"ab", "a"}, {"a", "a"}, {"aa", "b"}})
-      : pairs(std::move(p)) {
+  explicit SmallFiles(Merges p = {{"a", "b"}, {"ab", "a"}, {"a", "a"}, {"aa", "b"}}) : pairs(std::move(p)) {
     for (int byte = 0; byte < 256; ++byte) vocab[alphabet_char(byte)] = byte;
     for (auto& [left, right] : pairs) {
       merges += left + " " + right + "\n";
@@ -47,7 +45,8 @@ struct SmallFiles {
     vocab["<|endoftext|>"] = vocab.size();
   }
   std::unique_ptr<Tokenizer> make(const TempFolder& folder) const { return make(folder, vocab.dump(), merges); }
-  static std::unique_ptr<Tokenizer> make(const TempFolder& folder, std::string_view vocab_text, std::string_view merges_text) {
+  static std::unique_ptr<Tokenizer> make(const TempFolder& folder, std::string_view vocab_text,
+                                         std::string_view merges_text) {
     test::write_bytes(folder / "vocab.json", vocab_text);
     test::write_bytes(folder / "merges.txt", merges_text);
     return make_gpt2_tokenizer(folder / "vocab.json", folder / "merges.txt");
@@ -140,19 +139,21 @@ TEST(Gpt2, DecodesWhatItEncodedForAllByteStrings) {
   for (uint64_t i = 0; i < 4000; ++i) {
     std::string text;
     for (uint64_t j = 0; j < i % 60; ++j)
-      text += i % 3 == 0 ? static_cast<char>(rng[i].below(256, j)) : "aab \n\t'st1\xc3\xa9\xe3\x80\x80"[rng[i].below(18, j)];
+      text += i % 3 == 0 ? static_cast<char>(rng[i].below(256, j))
+                         : "aab \n\t'st1\xc3\xa9\xe3\x80\x80"[rng[i].below(18, j)];
     ASSERT_EQ(small->decode(small->encode(text)), text);
-    if (real) { ASSERT_EQ(real->decode(real->encode(text)), text); }
+    if (real) {
+      ASSERT_EQ(real->decode(real->encode(text)), text);
+    }
   }
 }
 
 TEST(Gpt2, MergesAsTheNaiveRuleDoes) {
   TempFolder folder;
   // Also ranks that no training gives: a merge that is only possible after a later one.
-  std::vector<Merges> lists = {
-      {{"a", "b"}, {"ab", "a"}, {"a", "a"}, {"aa", "b"}, {"aab", "ab"}, {"b", "b"}},
-      {{"aa", "a"}, {"ab", "c"}, {"c", "ab"}, {"a", "a"}, {"a", "b"}, {"b", "c"}, {"c", "a"}},
-      {{"b", "a"}, {"ba", "ba"}, {"baba", "baba"}, {"a", "ba"}, {"c", "c"}, {"cc", "c"}}};
+  std::vector<Merges> lists = {{{"a", "b"}, {"ab", "a"}, {"a", "a"}, {"aa", "b"}, {"aab", "ab"}, {"b", "b"}},
+                               {{"aa", "a"}, {"ab", "c"}, {"c", "ab"}, {"a", "a"}, {"a", "b"}, {"b", "c"}, {"c", "a"}},
+                               {{"b", "a"}, {"ba", "ba"}, {"baba", "baba"}, {"a", "ba"}, {"c", "c"}, {"cc", "c"}}};
   Rng rng = Rng(test::seed())["merge"];
   for (const auto& pairs : lists) {
     SmallFiles files(pairs);
@@ -161,7 +162,8 @@ TEST(Gpt2, MergesAsTheNaiveRuleDoes) {
       std::string piece;
       for (uint64_t j = 0; j < 1 + i % 50; ++j) piece += "abc"[rng[i].below(3, j)];
       Ids expected;
-      for (const std::string& symbol : naive_merge(piece, pairs)) expected.push_back(files.vocab[symbol].get<int32_t>());
+      for (const std::string& symbol : naive_merge(piece, pairs))
+        expected.push_back(files.vocab[symbol].get<int32_t>());
       ASSERT_EQ(tokenizer->encode(piece), expected) << piece;
     }
   }
@@ -206,9 +208,21 @@ TEST(Gpt2, RefusesFilesThatDoNotFit) {
   vocab_error(std::string(100000, '['), {"a list"});
   vocab_error(changed([](auto& v) { v["ab"] = 100000; }), {"id 100000"});
   vocab_error(changed([](auto& v) { v["ab"] = 0; }), {"id 0 belongs to two tokens"});
-  vocab_error(changed([](auto& v) { v.erase("<|endoftext|>"); v["\u4e2d"] = 260; }), {"byte alphabet"});
-  vocab_error(changed([](auto& v) { v.erase("z"); v["zz"] = 'z'; }), {"no token for byte 122"});
-  vocab_error(changed([](auto& v) { v.erase("aab"); v["xyz"] = 259; }), {"merges.txt:5", "aa b"});
+  vocab_error(changed([](auto& v) {
+                v.erase("<|endoftext|>");
+                v["\u4e2d"] = 260;
+              }),
+              {"byte alphabet"});
+  vocab_error(changed([](auto& v) {
+                v.erase("z");
+                v["zz"] = 'z';
+              }),
+              {"no token for byte 122"});
+  vocab_error(changed([](auto& v) {
+                v.erase("aab");
+                v["xyz"] = 259;
+              }),
+              {"merges.txt:5", "aa b"});
   merges_error("", {"merges.txt: no merges"});
   merges_error("#version: 0.2\na b\nab\n", {"merges.txt:3", "\"ab\""});
   merges_error("a b\n\na a\n", {"merges.txt:2"});
@@ -225,8 +239,11 @@ TEST(Gpt2, NeverCrashesOnDamagedFiles) {
   for (uint64_t i = 0; i < 150; ++i) {
     std::string vocab = good.vocab.dump(), merges = good.merges;
     std::string& victim = i % 2 ? vocab : merges;
-    if (i % 5 == 0) victim.resize(rng[i].below(victim.size(), 0));
-    else for (uint64_t j = 0; j < 1 + i % 3; ++j) victim[rng[i].below(victim.size(), j)] = static_cast<char>(rng[i].below(256, 100 + j));
+    if (i % 5 == 0)
+      victim.resize(rng[i].below(victim.size(), 0));
+    else
+      for (uint64_t j = 0; j < 1 + i % 3; ++j)
+        victim[rng[i].below(victim.size(), j)] = static_cast<char>(rng[i].below(256, 100 + j));
     try {
       auto tokenizer = SmallFiles::make(folder, vocab, merges);
       EXPECT_EQ(tokenizer->decode(tokenizer->encode("aabab c\xff")), "aabab c\xff");

@@ -24,12 +24,15 @@ Ids counting(int64_t n) {
 
 Ids row(const Tensor& t, int64_t index = 0) { return t.select(0, index).to_vector<int32_t>(); }
 
-Loader one(Dataset dataset, RowOptions rows, uint64_t seed = 1) { return Loader({{std::move(dataset), 1.0}}, rows, seed); }
+Loader one(Dataset dataset, RowOptions rows, uint64_t seed = 1) {
+  return Loader({{std::move(dataset), 1.0}}, rows, seed);
+}
 
 // Every row of every tensor of both batches.
 void append(std::vector<Ids>& rows, const Batch& batch) {
   for (int64_t b = 0; b < batch.tokens.size(0); ++b)
-    for (const Tensor* t : {&batch.tokens, &batch.targets, &batch.positions, &batch.documents, &batch.document_positions})
+    for (const Tensor* t :
+         {&batch.tokens, &batch.targets, &batch.positions, &batch.documents, &batch.document_positions})
       rows.push_back(row(*t, b));
 }
 
@@ -59,7 +62,7 @@ TEST(Loader, OrderDoesNotDependOnMicroBatchOrRanks) {
     for (int64_t at = 0; at < 48; at += micro) append(got, loader.batch(at, micro));
     EXPECT_EQ(got, expected) << micro;
   }
-  for (int64_t ranks : {1, 2, 4}) {   // rank r takes its part of each global batch of 8
+  for (int64_t ranks : {1, 2, 4}) {  // rank r takes its part of each global batch of 8
     std::vector<Ids> got;
     for (int64_t step = 0; step < 6; ++step)
       for (int64_t rank = 0; rank < ranks; ++rank) {
@@ -123,8 +126,16 @@ TEST(Loader, MarksDocumentsByEveryRule) {
       {DocumentRule::ends_with_id, {1, 9, 2, 3, 9, 4, 5}, {0, 0, 1, 1, 1, 2}, {0, 1, 0, 1, 2, 0}, {9, -1, 3, 9, -1, 5}},
       {DocumentRule::ends_with_id, {9, 9, 2, 3, 4, 5, 9}, {0, 1, 2, 2, 2, 2}, {0, 0, 0, 1, 2, 3}, {-1, -1, 3, 4, 5, 9}},
       {DocumentRule::ends_with_id, {1, 2, 3, 4, 5, 9, 1}, {0, 0, 0, 0, 0, 0}, {0, 1, 2, 3, 4, 5}, {2, 3, 4, 5, 9, -1}},
-      {DocumentRule::begins_with_id, {9, 1, 2, 9, 3, 9, 9}, {0, 0, 0, 1, 1, 2}, {0, 1, 2, 0, 1, 0}, {1, 2, -1, 3, -1, -1}},
-      {DocumentRule::begins_with_id, {1, 1, 2, 9, 3, 4, 5}, {0, 0, 0, 1, 1, 1}, {0, 1, 2, 0, 1, 2}, {1, 2, -1, 3, 4, 5}},
+      {DocumentRule::begins_with_id,
+       {9, 1, 2, 9, 3, 9, 9},
+       {0, 0, 0, 1, 1, 2},
+       {0, 1, 2, 0, 1, 0},
+       {1, 2, -1, 3, -1, -1}},
+      {DocumentRule::begins_with_id,
+       {1, 1, 2, 9, 3, 4, 5},
+       {0, 0, 0, 1, 1, 1},
+       {0, 1, 2, 0, 1, 2},
+       {1, 2, -1, 3, 4, 5}},
       {DocumentRule::index, {}, {0, 0, 1, 1, 1, 2}, {0, 1, 0, 1, 2, 0}, {2, -1, 4, 5, -1, 7}}};
   for (const DocumentCase& c : cases) {
     Dataset dataset = c.rule == DocumentRule::index ? index : Dataset(c.ids);
@@ -141,7 +152,8 @@ TEST(Loader, MarksDocumentsByEveryRule) {
 
 TEST(Loader, FindsIndexedDocumentsAcrossShardsAndSlices) {
   // Documents begin at 0 3 | 5 6 of the stream 0..8; the slice starts at 1.
-  Dataset dataset(std::vector<Shard>{Shard::in_memory({0, 1, 2, 3, 4}, {0, 3}), Shard::in_memory({5, 6, 7, 8}, {0, 1})});
+  Dataset dataset(
+      std::vector<Shard>{Shard::in_memory({0, 1, 2, 3, 4}, {0, 3}), Shard::in_memory({5, 6, 7, 8}, {0, 1})});
   ValidationWindows windows(dataset.slice(1, 9), {.context = 4, .vocab = 9, .documents = DocumentRule::index});
   ASSERT_EQ(windows.num_windows(), 2);
   Batch batch = windows.batch(0, 2);
@@ -176,7 +188,8 @@ TEST(ValidationWindows, PredictEveryTokenButTheFirstOnce) {
 }
 
 TEST(Dataset, ReadsAcrossShardsAndSplitsItsTail) {
-  Dataset dataset(std::vector<Shard>{Shard::in_memory({0, 1, 2}), Shard::in_memory({3}), Shard::in_memory({4, 5, 6, 7, 8, 9})});
+  Dataset dataset(
+      std::vector<Shard>{Shard::in_memory({0, 1, 2}), Shard::in_memory({3}), Shard::in_memory({4, 5, 6, 7, 8, 9})});
   Ids ids(6);
   dataset.read(1, ids, 10);
   EXPECT_EQ(ids, (Ids{1, 2, 3, 4, 5, 6}));
@@ -185,7 +198,7 @@ TEST(Dataset, ReadsAcrossShardsAndSplitsItsTail) {
   EXPECT_EQ(tail.num_tokens(), 2);
   tail.read(0, std::span(ids).first(2), 10);
   EXPECT_EQ(ids[0], 8);
-  EXPECT_EQ(split_tail(Dataset(Ids(1115394)), 0.1).first.num_tokens(), 1003854);   // as Python's int(n * 0.9)
+  EXPECT_EQ(split_tail(Dataset(Ids(1115394)), 0.1).first.num_tokens(), 1003854);  // as Python's int(n * 0.9)
 }
 
 TEST(Loader, MixesSourcesByWeight) {
@@ -200,7 +213,7 @@ TEST(Loader, MixesSourcesByWeight) {
     EXPECT_EQ(row(loader.batch(g, 1).tokens)[0], at.source + 1);
     if (at.source == 1) ++epochs_of_b[at.epoch];
   }
-  EXPECT_EQ(epochs_of_b[0], loader.samples_per_epoch(1));   // each source counts its own epochs
+  EXPECT_EQ(epochs_of_b[0], loader.samples_per_epoch(1));  // each source counts its own epochs
 }
 
 TEST(Loader, NamesTheShardOfABadId) {
@@ -211,8 +224,11 @@ TEST(Loader, NamesTheShardOfABadId) {
   writer.append(ids);
   writer.close();
   Loader loader = one(Dataset({Shard::open(folder / "planted.bin")}), {.context = 50, .vocab = 64});
-  expect_error([&] { for (int64_t g = 0; g < loader.samples_per_epoch(); ++g) loader.batch(g, 1); },
-               {"planted.bin", "id 77 at token 1234", "vocabulary of 64"});
+  expect_error(
+      [&] {
+        for (int64_t g = 0; g < loader.samples_per_epoch(); ++g) loader.batch(g, 1);
+      },
+      {"planted.bin", "id 77 at token 1234", "vocabulary of 64"});
 }
 
 TEST(LoaderErrors, SayWhatAndHowToFix) {
@@ -221,9 +237,13 @@ TEST(LoaderErrors, SayWhatAndHowToFix) {
   expect_error([&] { make(ten, {.context = 10, .vocab = 10}); }, {"10 tokens", "needs 11", "shorter context"});
   expect_error([&] { make(ten, {.context = 0, .vocab = 10}); }, {"context is 0"});
   expect_error([&] { make(ten, {.context = 4, .vocab = 0}); }, {"vocab is 0"});
-  expect_error([&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::ends_with_id}); }, {"which is -1", "vocabulary of 9"});
-  expect_error([&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::begins_with_id, .end_of_text = 9}); }, {"which is 9"});
-  expect_error([&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::index}); }, {"does not say", "Megatron"});
+  expect_error([&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::ends_with_id}); },
+               {"which is -1", "vocabulary of 9"});
+  expect_error(
+      [&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::begins_with_id, .end_of_text = 9}); },
+      {"which is 9"});
+  expect_error([&] { make(ten, {.context = 4, .vocab = 9, .documents = DocumentRule::index}); },
+               {"does not say", "Megatron"});
   expect_error([&] { Loader({}, {.context = 4, .vocab = 9}, 1); }, {"no data"});
   expect_error([&] { one(ten, {.context = 4, .vocab = 10}).batch(-1, 1); }, {"from -1"});
   expect_error([&] { one(ten, {.context = 4, .vocab = 10}).batch(0, 0); }, {"0 rows"});

@@ -42,7 +42,7 @@ TEST(Permutation, LooksRandom) {
   }
   EXPECT_NEAR(displacement / n / (n / 3.0), 1, 0.03);
   EXPECT_LT(std::abs(correlation / n / (n * (n / 12.0))), 0.03);
-  EXPECT_LT(near, 60);   // 20 expected
+  EXPECT_LT(near, 60);  // 20 expected
 }
 
 TEST(Permutation, OfThreeTakesEveryOrder) {
@@ -56,9 +56,10 @@ TEST(Permutation, OfThreeTakesEveryOrder) {
 }
 
 TEST(Mixture, HonoursWeightsWithinOneSampleAfterAnyNumber) {
-  std::vector<std::vector<double>> lists = {{1}, {0.9, 0.1}, {2, 1}, {1, 1, 1}, {0.5, 0.3, 0.15, 0.05}, {7, 11, 13, 17, 1}};
+  std::vector<std::vector<double>> lists = {
+      {1}, {0.9, 0.1}, {2, 1}, {1, 1, 1}, {0.5, 0.3, 0.15, 0.05}, {7, 11, 13, 17, 1}};
   lists.push_back({0.9});
-  lists.back().resize(11, 0.01);   // one large and many small
+  lists.back().resize(11, 0.01);  // one large and many small
   lists[6][0] = 0.9;
   lists.push_back({std::sqrt(2.0), 1, 3.14159});
   Rng rng = Rng(test::seed())["weights"];
@@ -74,7 +75,8 @@ TEST(Mixture, HonoursWeightsWithinOneSampleAfterAnyNumber) {
       auto [source, index] = mixture.turn(g);
       ASSERT_EQ(index, counts[static_cast<size_t>(source)]++);
       for (size_t i = 0; i < weights.size(); ++i) {
-        double share = static_cast<double>(mixture.share(static_cast<int64_t>(i))) / static_cast<double>(mixture.period());
+        double share =
+            static_cast<double>(mixture.share(static_cast<int64_t>(i))) / static_cast<double>(mixture.period());
         ASSERT_LT(std::abs(static_cast<double>(counts[i]) - share * static_cast<double>(g + 1)), 1.0);
         ASSERT_NEAR(share, weights[i] / total, 1.0 / 65536);
       }

@@ -158,7 +158,9 @@ TEST(Shards, NeverCrashOnDamagedFiles) {
     std::string bytes = good;
     if (i % 4 == 0) bytes.resize(rng[i].below(bytes.size() + 1, 0));
     for (uint64_t j = 1; j < 4; ++j)
-      if (!bytes.empty()) bytes[rng[i].below(std::min<size_t>(bytes.size(), j == 3 ? 2000 : 12), j)] = static_cast<char>(rng[i].below(256, 9 + j));
+      if (!bytes.empty())
+        bytes[rng[i].below(std::min<size_t>(bytes.size(), j == 3 ? 2000 : 12), j)] =
+            static_cast<char>(rng[i].below(256, 9 + j));
     write_bytes(path, bytes);
     try {
       Shard shard = Shard::open(path, {.raw_width = i % 2 ? 2 : 0});
@@ -202,7 +204,8 @@ TEST(ShardWriter, SaysThatTheDiskIsFull) {
   small = {1 << 16, old.rlim_max};
   auto handler = std::signal(SIGXFSZ, SIG_IGN);
   ::setrlimit(RLIMIT_FSIZE, &small);
-  expect_error([&] { write_shard(path, ShardKind::raw, 2, Ids(100000, 9)); }, {"cannot write", "a.bin", "File too large", "disk space"});
+  expect_error([&] { write_shard(path, ShardKind::raw, 2, Ids(100000, 9)); },
+               {"cannot write", "a.bin", "File too large", "disk space"});
   ::setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(test::read_bytes(path).size(), 6u);

@@ -58,10 +58,10 @@ inline std::string shared_data() {
   return "";
 }
 
-#define WEFT_NEED_SHARED(name)                                                                       \
-  std::string shared_file = ::weft::test::shared_data() + "/" + (name);                              \
-  if (!std::filesystem::exists(shared_file))                                                         \
-    GTEST_SKIP() << "no real file " << (name) << ": set WEFT_SHARED_DATA to the folder that holds it"
+#define WEFT_NEED_SHARED(name)                                          \
+  std::string shared_file = ::weft::test::shared_data() + "/" + (name); \
+  if (!std::filesystem::exists(shared_file))                            \
+  GTEST_SKIP() << "no real file " << (name) << ": set WEFT_SHARED_DATA to the folder that holds it"
 
 // f() must throw an Error whose text holds every part.
 template <class F>
@@ -71,8 +71,8 @@ void expect_error(F&& f, std::initializer_list<std::string_view> parts) {
     ADD_FAILURE() << "no error; expected one with \"" << *parts.begin() << "\"";
   } catch (const Error& error) {
     for (std::string_view part : parts)
-      EXPECT_NE(std::string_view(error.what()).find(part), std::string_view::npos)
-          << "missing \"" << part << "\" in:\n" << error.what();
+      EXPECT_NE(std::string_view(error.what()).find(part), std::string_view::npos) << "missing \"" << part << "\" in:\n"
+                                                                                   << error.what();
     EXPECT_FALSE(error.fix().empty());
   }
 }

@@ -15,7 +15,8 @@ using test::TempFolder;
 std::string random_bytes(Rng rng, uint64_t index, size_t length, std::string_view choices) {
   std::string text;
   for (size_t i = 0; i < length; ++i)
-    text += choices.empty() ? static_cast<char>(rng[index].below(256, i)) : choices[rng[index].below(choices.size(), i)];
+    text +=
+        choices.empty() ? static_cast<char>(rng[index].below(256, i)) : choices[rng[index].below(choices.size(), i)];
   return text;
 }
 
@@ -32,7 +33,8 @@ std::vector<std::string> pieces(std::string_view text) {
 using Pieces = std::vector<std::string>;
 
 TEST(Gpt2Pieces, EqualThePublishedVectors) {
-  EXPECT_EQ(pieces("Hello, I'm a language model,"), (Pieces{"Hello", ",", " I", "'m", " a", " language", " model", ","}));
+  EXPECT_EQ(pieces("Hello, I'm a language model,"),
+            (Pieces{"Hello", ",", " I", "'m", " a", " language", " model", ","}));
   EXPECT_EQ(pieces("  two  spaces\n\n tab\t end  "),
             (Pieces{" ", " two", " ", " spaces", "\n\n", " tab", "\t", " end", "  "}));
   EXPECT_EQ(pieces("don't DON'T 123abc 4567"), (Pieces{"don", "'t", " DON", "'", "T", " 123", "abc", " 4567"}));
@@ -66,7 +68,7 @@ TEST(Gpt2Pieces, AreTheSameOnBothSidesOfACut) {
 TEST(Utf8, ShowsInvalidBytesAsReplacementCharacters) {
   EXPECT_EQ(show_utf8("a\xc3\xa9z"), "a\xc3\xa9z");
   EXPECT_EQ(show_utf8("a\xc3"), "a\xef\xbf\xbd");
-  EXPECT_EQ(show_utf8("\xc0\x80"), "\xef\xbf\xbd\xef\xbf\xbd");        // overlong
+  EXPECT_EQ(show_utf8("\xc0\x80"), "\xef\xbf\xbd\xef\xbf\xbd");                    // overlong
   EXPECT_EQ(show_utf8("\xed\xa0\x80!"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd!");  // a surrogate
 }
 

@@ -18,13 +18,13 @@ namespace weft::data {
 // One stream of tokens: shards one after another, or a part of that. A handle; copies share the shards.
 class Dataset {
  public:
-  explicit Dataset(std::vector<Shard> shards);           // Error if there are none
+  explicit Dataset(std::vector<Shard> shards);  // Error if there are none
   explicit Dataset(std::vector<int32_t> ids) : Dataset(std::vector<Shard>{Shard::in_memory(std::move(ids))}) {}
 
   int64_t num_tokens() const { return end_ - begin_; }
-  void read(int64_t begin, std::span<int32_t> out, int64_t vocab) const;   // see Shard::read
-  bool has_documents() const;                            // all its shards know where documents begin
-  int64_t next_document(int64_t token) const;            // begin of the first document behind `token`, or num_tokens()
+  void read(int64_t begin, std::span<int32_t> out, int64_t vocab) const;  // see Shard::read
+  bool has_documents() const;                                             // all its shards know where documents begin
+  int64_t next_document(int64_t token) const;  // begin of the first document behind `token`, or num_tokens()
   Dataset slice(int64_t begin, int64_t end) const;
 
  private:
@@ -39,46 +39,46 @@ std::pair<Dataset, Dataset> split_tail(const Dataset& dataset, double fraction);
 // How the documents packed into a row are found; `none` makes the whole row one document.
 enum class DocumentRule : uint8_t {
   none,
-  ends_with_id,      // a document ends after its end-of-text id
-  begins_with_id,    // a document begins with its end-of-text id
-  index,             // the shards say where documents begin
+  ends_with_id,    // a document ends after its end-of-text id
+  begins_with_id,  // a document begins with its end-of-text id
+  index,           // the shards say where documents begin
 };
 
 struct RowOptions {
-  int64_t context = 0;                               // T, tokens per row
-  int64_t vocab = 0;                                 // ids must be below
+  int64_t context = 0;  // T, tokens per row
+  int64_t vocab = 0;    // ids must be below
   DocumentRule documents = DocumentRule::none;
-  int32_t end_of_text = -1;                          // for the rules with an id
+  int32_t end_of_text = -1;  // for the rules with an id
 };
 
 // int32 CPU tensors [B, T]. A row is T consecutive tokens of the stream.
 struct Batch {
   Tensor tokens;
-  Tensor targets;             // the next token of the stream; -1 (ignored) behind the last token of a document and in padding
-  Tensor positions;           // 0 .. T-1
-  Tensor documents;           // 0, 1, 2 .. within the row; -1 in padding
+  Tensor targets;    // the next token of the stream; -1 (ignored) behind the last token of a document and in padding
+  Tensor positions;  // 0 .. T-1
+  Tensor documents;  // 0, 1, 2 .. within the row; -1 in padding
   Tensor document_positions;  // from 0 in each document; a document cut by the row's begin counts from there
 };
 
 struct MixtureSource {
   Dataset dataset;
-  double weight = 1;          // share of the samples, relative to the other weights
+  double weight = 1;  // share of the samples, relative to the other weights
 };
 
-// An epoch of a source is all its windows of T + 1 tokens, from a random first token, in random order, each once; neighbours
-// share one token (the target of one is the input of the other). Fewer than 2 T tokens are left out, others in each epoch.
-// Sources alternate so that after any number n of samples each has had weight * n of them, to within one. Weights are
-// taken as fractions whose common denominator is at most 65536.
+// An epoch of a source is all its windows of T + 1 tokens, from a random first token, in random order, each once;
+// neighbours share one token (the target of one is the input of the other). Fewer than 2 T tokens are left out, others
+// in each epoch. Sources alternate so that after any number n of samples each has had weight * n of them, to within
+// one. Weights are taken as fractions whose common denominator is at most 65536.
 class Loader {
  public:
   Loader(std::vector<MixtureSource> sources, RowOptions rows, uint64_t seed);
   ~Loader();
   Loader(Loader&&) noexcept;
 
-  Batch batch(int64_t first_sample, int64_t count) const;   // samples first_sample .. first_sample + count
+  Batch batch(int64_t first_sample, int64_t count) const;  // samples first_sample .. first_sample + count
 
   struct Place {
-    int64_t source, epoch, begin;                            // tokens begin .. begin + T of that source
+    int64_t source, epoch, begin;  // tokens begin .. begin + T of that source
   };
   Place place(int64_t sample) const;
   int64_t samples_per_epoch(int64_t source = 0) const;
@@ -91,7 +91,7 @@ class Loader {
 // Every token but the first is a target exactly once, in rows without overlap; the last row is padded.
 class ValidationWindows {
  public:
-  ValidationWindows(Dataset dataset, RowOptions rows);      // Error on fewer than two tokens
+  ValidationWindows(Dataset dataset, RowOptions rows);  // Error on fewer than two tokens
   int64_t num_windows() const { return (dataset_.num_tokens() - 2) / rows_.context + 1; }
   Batch batch(int64_t first_window, int64_t count) const;
 

@@ -2,7 +2,8 @@
 //   Shard shard = Shard::open("train_000000.bin");
 //   std::vector<int32_t> ids(1024);
 //   shard.read(0, ids);
-// Kinds: `raw` (ids only), `header` (1024 bytes of header, then ids), `megatron` (name.bin with ids, name.idx with documents).
+// Kinds: `raw` (ids only), `header` (1024 bytes of header, then ids), `megatron` (name.bin with ids, name.idx with
+// documents).
 #pragma once
 
 #include <cstdint>
@@ -25,15 +26,16 @@ struct ShardOptions {
 // A handle: copies share the mapping. All members may be called from several threads at once.
 class Shard {
  public:
-  // The kind is told by the magic number; name.idx and name.bin both open a Megatron pair. Error on a wrong magic, version
-  // or width, on a size that does not fit the header, and on a shard without tokens.
+  // The kind is told by the magic number; name.idx and name.bin both open a Megatron pair. Error on a wrong magic,
+  // version or width, on a size that does not fit the header, and on a shard without tokens.
   static Shard open(const std::string& path, ShardOptions options = {});
   // Ids in memory; `document_begins` (optional, ascending from 0) says where documents begin.
-  static Shard in_memory(std::vector<int32_t> ids, std::vector<int64_t> document_begins = {}, std::string name = "ids in memory");
+  static Shard in_memory(std::vector<int32_t> ids, std::vector<int64_t> document_begins = {},
+                         std::string name = "ids in memory");
 
   const std::string& path() const;
   ShardKind kind() const;
-  std::string_view type() const;                 // of the stored ids: "u16", "u32", "i32", ...
+  std::string_view type() const;  // of the stored ids: "u16", "u32", "i32", ...
   int64_t num_tokens() const;
 
   // Ids begin .. begin + out.size(). Error (path, id, place) if an id is not in [0, vocab).
@@ -41,9 +43,10 @@ class Shard {
 
   // Documents of a Megatron pair, or those given to in_memory().
   bool has_documents() const { return num_documents() > 0; }
-  int64_t num_documents() const;                 // 0: the shard does not know
-  int64_t document_begin(int64_t document) const;   // first token; num_tokens() for document == num_documents()
-  int64_t next_document(int64_t token) const;    // begin of the first document that begins behind `token`, or num_tokens()
+  int64_t num_documents() const;                   // 0: the shard does not know
+  int64_t document_begin(int64_t document) const;  // first token; num_tokens() for document == num_documents()
+  int64_t next_document(
+      int64_t token) const;  // begin of the first document that begins behind `token`, or num_tokens()
 
   struct Data;
 
@@ -66,11 +69,11 @@ class ShardWriter {
   ~ShardWriter();
   ShardWriter(ShardWriter&&) noexcept;
 
-  void append(std::span<const int32_t> ids);   // Error on an id that does not fit the width
-  void end_document();                         // kept by megatron; the other kinds know documents only by their end-of-text id
+  void append(std::span<const int32_t> ids);  // Error on an id that does not fit the width
+  void end_document();  // kept by megatron; the other kinds know documents only by their end-of-text id
   int64_t num_tokens() const;
-  int64_t max_tokens() const;                  // what the kind can hold
-  void close();                                // Error if there are no tokens
+  int64_t max_tokens() const;  // what the kind can hold
+  void close();                // Error if there are no tokens
 
  private:
   struct State;

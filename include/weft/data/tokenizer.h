@@ -21,15 +21,15 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
-  // Concatenated bytes of the ids; a sequence cut inside a character gives invalid UTF-8 (show_utf8 makes it printable).
-  // Error on an id outside [0, vocab_size()).
+  // Concatenated bytes of the ids; a sequence cut inside a character gives invalid UTF-8 (show_utf8 makes it
+  // printable). Error on an id outside [0, vocab_size()).
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
 
   virtual int64_t vocab_size() const = 0;
   virtual int64_t byte_length(int32_t id) const = 0;  // of the id's text; 0 for special ids
   virtual std::optional<int32_t> end_of_text() const { return std::nullopt; }
-  virtual std::string name() const = 0;               // "bytes", "characters", "gpt2"
-  virtual uint64_t fingerprint() const = 0;           // of everything that decides the ids
+  virtual std::string name() const = 0;      // "bytes", "characters", "gpt2"
+  virtual uint64_t fingerprint() const = 0;  // of everything that decides the ids
 
   // The largest n such that encode(text) = encode(first n bytes) + encode(the rest), whatever bytes follow `text`;
   // 0 if there is none. This is where a long text may be cut into parts.

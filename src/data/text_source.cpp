@@ -1,0 +1,205 @@
+#include "src/data/text_source.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "weft/core/error.h"
+
+namespace weft::data {
+
+namespace {
+
+constexpr size_t kMaxChunkBytes = size_t{1} << 30;
+constexpr unsigned kGzipBufferBytes = 1 << 18;
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+std::string_view take_line(std::string_view& rest) {
+  size_t end = std::min(rest.find('\n'), rest.size());
+  std::string_view line = rest.substr(0, end);
+  rest.remove_prefix(std::min(end + 1, rest.size()));
+  return line;
+}
+
+}  // namespace
+
+ByteStream::ByteStream(const std::string& path) : path_(path) {
+  std::error_code code;
+  bool is_file = std::filesystem::is_regular_file(path, code);
+  WEFT_CHECK(
+      is_file,
+      str("cannot read ", path, ": ", std::filesystem::exists(path, code) ? "not a regular file" : "No such file"),
+      "give the path of a text or JSONL file");
+  file_ = ::gzopen(path.c_str(), "rb");
+  WEFT_CHECK(file_ != nullptr, str("cannot open ", path, ": ", std::strerror(errno)), "check its permissions");
+  ::gzbuffer(file_, kGzipBufferBytes);
+  is_gzip_ = ::gzdirect(file_) == 0;
+}
+
+ByteStream::~ByteStream() {
+  if (file_) ::gzclose_r(file_);
+}
+
+size_t ByteStream::read(char* to, size_t num_bytes) {
+  size_t done = 0;
+  while (done < num_bytes) {
+    auto part = static_cast<unsigned>(std::min<size_t>(num_bytes - done, 1 << 28));
+    int got = ::gzread(file_, to + done, part);
+    int code = Z_OK;
+    const char* text = ::gzerror(file_, &code);
+    // At the end of a gzip file that stops early, gzread() returns what there is and only gzerror() tells.
+    bool is_good = got >= 0 && (code == Z_OK || code == Z_STREAM_END);
+    WEFT_CHECK(is_good,
+               str("cannot read ", path_, ": ", code == Z_BUF_ERROR ? "the compressed file is truncated" : text),
+               "the file is damaged; fetch it again");
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  return done;
+}
+
+int64_t ByteStream::bytes_consumed() const {
+  return std::max<int64_t>(0, is_gzip_ ? ::gzoffset(file_) : ::gztell(file_));
+}
+
+Layout layout_of(const std::string& path, const TextOptions& options) {
+  std::filesystem::path name(path);
+  if (name.extension() == ".gz" || name.extension() == ".dz") name = name.stem();
+  bool is_jsonl =
+      options.format == TextFormat::jsonl ||
+      (options.format == TextFormat::automatic && (name.extension() == ".jsonl" || name.extension() == ".ndjson"));
+  if (is_jsonl) return Layout::jsonl;
+  return options.blank_lines ? Layout::blank_lines : Layout::whole_file;
+}
+
+ChunkReader::ChunkReader(std::string path, size_t file, Layout layout, Cut cut, int64_t chunk_bytes, int64_t offset,
+                         int64_t line)
+    : path_(std::move(path)),
+      file_(file),
+      layout_(layout),
+      cut_(std::move(cut)),
+      chunk_bytes_(static_cast<size_t>(chunk_bytes)),
+      stream_(path_),
+      offset_(0),
+      line_(line) {
+  std::string skipped(static_cast<size_t>(std::min<int64_t>(offset, 1 << 20)), '\0');
+  while (offset_ < offset) {
+    size_t part = std::min(skipped.size(), static_cast<size_t>(offset - offset_));
+    WEFT_CHECK(stream_.read(skipped.data(), part) == part, str(path_, " ends before byte ", offset),
+               "the file has changed; start again");
+    offset_ += static_cast<int64_t>(part);
+  }
+}
+
+bool ChunkReader::fill(size_t size) {
+  size_t have = buffer_.size();
+  if (have >= size) return true;
+  buffer_.resize(size);
+  buffer_.resize(have + stream_.read(buffer_.data() + have, size - have));
+  return buffer_.size() == size;
+}
+
+// Behind the last blank line, 0 if there is none.
+static size_t cut_at_blank_line(std::string_view text) {
+  size_t end = text.rfind('\n');
+  while (end != std::string_view::npos) {
+    size_t before = end == 0 ? std::string_view::npos : text.rfind('\n', end - 1);
+    size_t begin = before == std::string_view::npos ? 0 : before + 1;
+    if (is_blank(text.substr(begin, end - begin))) return end + 1;
+    end = before;
+  }
+  return 0;
+}
+
+size_t ChunkReader::find_cut(std::string_view text) const {
+  switch (layout_) {
+    case Layout::whole_file: return cut_(text);
+    case Layout::blank_lines: return cut_at_blank_line(text);
+    case Layout::jsonl: return text.rfind('\n') + 1;  // npos + 1 is 0
+  }
+  return 0;
+}
+
+// Where a chunk ends depends only on the bytes from its begin on, so that a resumed reader meets the same chunks.
+bool ChunkReader::next(Chunk& chunk) {
+  if (is_done_) return false;
+  size_t cut = 0;
+  for (size_t size = chunk_bytes_; cut == 0; size *= 2) {
+    WEFT_CHECK(size <= kMaxChunkBytes, str(path_, ": no line or word ends in ", size / 2, " bytes from byte ", offset_),
+               "check that this is text; break such long lines");
+    is_done_ = !fill(size);
+    if (is_done_) break;
+    cut = find_cut(std::string_view(buffer_).substr(0, size));
+  }
+  if (is_done_) cut = buffer_.size();
+  if (offset_ == 0 && cut == 0) return false;  // an empty file
+  std::string rest = buffer_.substr(cut);
+  buffer_.resize(cut);
+  chunk = {.file = file_,
+           .offset = offset_,
+           .line = line_,
+           .text = std::exchange(buffer_, std::move(rest)),
+           .is_last = is_done_};
+  offset_ += static_cast<int64_t>(cut);
+  if (layout_ == Layout::jsonl) line_ += std::count(chunk.text.begin(), chunk.text.end(), '\n');
+  return true;
+}
+
+// The text of one JSONL line.
+static std::string text_field(std::string_view line, const std::string& field) {
+  constexpr const char* kFix = "each line must be a JSON object with the text in one field; set the field's name";
+  nlohmann::json object;
+  try {
+    object = nlohmann::json::parse(line);
+  } catch (const nlohmann::json::exception& error) {
+    fail(str("not valid JSON: ", error.what()), kFix);
+  }
+  WEFT_CHECK(object.is_object(), str("a JSON ", object.type_name(), " instead of an object"), kFix);
+  auto found = object.find(field);
+  WEFT_CHECK(found != object.end(), str("no field \"", field, "\""), kFix);
+  WEFT_CHECK(found->is_string(), str("the field \"", field, "\" is a ", found->type_name(), ", not a text"), kFix);
+  return found->get<std::string>();
+}
+
+void for_each_document(const Chunk& chunk, const std::string& path, Layout layout, const std::string& field,
+                       const std::function<void(std::string_view text, bool ends)>& f) {
+  std::string_view rest = chunk.text;
+  int64_t line_number = chunk.line;
+  try {
+    switch (layout) {
+      case Layout::whole_file: f(rest, chunk.is_last); break;
+      case Layout::blank_lines:
+        while (!rest.empty()) {
+          const char* begin = rest.data();
+          const char* end = begin;
+          while (!rest.empty()) {
+            std::string_view line = take_line(rest);
+            if (is_blank(line)) break;
+            end = line.data() + line.size();
+          }
+          if (end > begin) f({begin, static_cast<size_t>(end - begin)}, true);
+        }
+        break;
+      case Layout::jsonl:
+        for (; !rest.empty(); ++line_number) {
+          std::string_view line = take_line(rest);
+          if (is_blank(line)) continue;
+          std::string text = text_field(line, field);
+          if (!text.empty()) f(text, true);
+        }
+        break;
+    }
+  } catch (const Error& error) {
+    fail(layout == Layout::jsonl ? str(path, ":", line_number, ": ", error.problem())
+                                 : str(path, ", in the text from byte ", chunk.offset, " on: ", error.problem()),
+         error.fix());
+  }
+}
+
+}  // namespace weft::data
