@@ -1,11 +1,9 @@
 // RMSNorm and LayerNorm: checks, then kernels over blocks of rows.
 #include "weft/ops/norm.h"
 
-#include <algorithm>
-#include <initializer_list>
-
 #include "ops/cpu/norm.h"
 #include "ops/norm_input.h"
+#include "ops/row_sums.h"
 
 namespace weft::ops {
 
@@ -31,35 +29,6 @@ Tensor checked_vector(const Tensor& vector, std::string_view name, const Tensor&
 template <class C>
 const C* data_or_null(const Tensor& t) {
   return t.defined() ? t.data<C>() : nullptr;
-}
-
-// Sums over rows are made in a fixed number of blocks of rows and added in order: the result does not depend on
-// threads.
-constexpr int64_t kMaxBlocks = 64;
-int64_t rows_per_block(int64_t rows, int64_t width) {
-  return std::max({(rows + kMaxBlocks - 1) / kMaxBlocks, grain_of(width) / 4, int64_t{1}});
-}
-
-// Calls f(begin, end, sums) for every block, `sums` being zeros for each of the outputs, one after the other; makes the
-// outputs.
-template <class C, class F>
-void sum_blocks(int64_t rows, int64_t width, std::initializer_list<Tensor*> outputs, F&& f) {
-  const int64_t block = rows_per_block(rows, width), blocks = (rows + block - 1) / block;
-  const int64_t length = static_cast<int64_t>(outputs.size()) * width;
-  Tensor partial = Tensor::empty({blocks, length}, dtype_of<C>());
-  C* partials = partial.mutable_data<C>();
-  parallel_items(blocks, [&](int64_t i) {
-    C* sums = partials + i * length;
-    std::fill_n(sums, length, C(0));
-    f(i * block, std::min(rows, (i + 1) * block), sums);
-  });
-  for (Tensor* output : outputs) {
-    *output = Tensor::zeros({width}, dtype_of<C>());
-    C* totals = output->mutable_data<C>();
-    for (int64_t i = 0; i < blocks; ++i)
-      for (int64_t j = 0; j < width; ++j) totals[j] += partials[i * length + j];
-    partials += width;
-  }
 }
 
 template <class T, class C>
@@ -108,10 +77,12 @@ RmsNormGrads rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& 
     auto kernel = [&](int64_t begin, int64_t end, C* dweight) {
       with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::rms_norm_backward(args, begin, end, dweight); });
     };
-    if (w.defined())
-      sum_blocks<C>(rows, width, {&grads.dweight}, kernel);
-    else
+    if (w.defined()) {
+      grads.dweight = Tensor::empty({width}, w.dtype());
+      sum_row_blocks<C>(rows, width, {&grads.dweight}, kernel);
+    } else {
       parallel_for(rows, grain_of(width), [&](int64_t begin, int64_t end) { kernel(begin, end, nullptr); });
+    }
   });
   return grads;
 }
@@ -156,12 +127,14 @@ LayerNormGrads layer_norm_backward(const Tensor& dy, const Tensor& x, const Tens
     auto kernel = [&](int64_t begin, int64_t end, C* dbias, C* dweight) {
       with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::layer_norm_backward(args, begin, end, dweight, dbias); });
     };
+    grads.dbias = Tensor::empty({width}, inv_std.dtype());
     if (w.defined()) {
-      sum_blocks<C>(rows, width, {&grads.dweight, &grads.dbias},
-                    [&](int64_t begin, int64_t end, C* sums) { kernel(begin, end, sums + width, sums); });
+      grads.dweight = Tensor::empty({width}, w.dtype());
+      sum_row_blocks<C>(rows, width, {&grads.dweight, &grads.dbias},
+                        [&](int64_t begin, int64_t end, C* sums) { kernel(begin, end, sums + width, sums); });
     } else {
-      sum_blocks<C>(rows, width, {&grads.dbias},
-                    [&](int64_t begin, int64_t end, C* sums) { kernel(begin, end, sums, nullptr); });
+      sum_row_blocks<C>(rows, width, {&grads.dbias},
+                        [&](int64_t begin, int64_t end, C* sums) { kernel(begin, end, sums, nullptr); });
     }
   });
   return grads;

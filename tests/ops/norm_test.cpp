@@ -52,8 +52,8 @@ Tensor shifted_normal(const Shape& shape, std::string_view name, DType dtype) { 
 // Forward and backward of x, which may be any view, against the reference.
 void check(const Tensor& x, const Tensor& dy, const Tensor& weight, const Tensor& bias, const std::string& what) {
   size_t width = static_cast<size_t>(x.shape().back());
-  Numbers w = weight.defined() ? numbers(weight) : Numbers(), b = bias.defined() ? numbers(bias) : Numbers();
-  reference::Norm rms = reference::norm(numbers(x), width, w, {}, kEps, false, numbers(dy));
+  Numbers w = weight.defined() ? values(weight) : Numbers(), b = bias.defined() ? values(bias) : Numbers();
+  reference::Norm rms = reference::norm(values(x), width, w, {}, kEps, false, values(dy));
   auto [y, inv_rms] = ops::rms_norm(x, weight, kEps);
   expect_close(y, rms.y, what + " rms y");
   if (width) expect_close(inv_rms, rms.inv, what + " inv_rms");
@@ -62,7 +62,7 @@ void check(const Tensor& x, const Tensor& dy, const Tensor& weight, const Tensor
   EXPECT_EQ(dweight.defined(), weight.defined());
   if (weight.defined()) expect_close(dweight, rms.dweight, what + " rms dweight", x.dtype() == kF64 ? 1e-11 : 1e-4);
 
-  reference::Norm layer = reference::norm(numbers(x), width, w, b, kEps, true, numbers(dy));
+  reference::Norm layer = reference::norm(values(x), width, w, b, kEps, true, values(dy));
   ops::LayerNorm out = ops::layer_norm(x, weight, bias, kEps);
   // Two nearly equal numbers in a row of two have a small deviation, which magnifies rounding.
   double loose = x.dtype() == kF32 ? 1e-4 : tolerance(x.dtype());
@@ -78,13 +78,13 @@ void check(const Tensor& x, const Tensor& dy, const Tensor& weight, const Tensor
 }
 
 TEST(Norm, EqualsReferenceForAllShapesDtypesAndInstructionSets) {
-  for_each_isa([](const std::string& isa) {
+  for_each_isa([] {
     for (const Case& c : cases()) {
       Tensor x = shifted_normal(c.shape, "x", c.dtype), dy = random_normal(c.shape, "dy", c.dtype);
       int64_t width = c.shape.back();
       Tensor weight = c.has_weight ? random_normal({width}, "weight", c.weight_dtype) : Tensor();
       Tensor bias = c.has_bias ? random_normal({width}, "bias", c.weight_dtype) : Tensor();
-      check(x, dy, weight, bias, str(isa, " ", x, " weight ", c.weight_dtype));
+      check(x, dy, weight, bias, str(x, " weight ", c.weight_dtype));
     }
   });
 }
@@ -110,7 +110,7 @@ TEST(Norm, IsExactAtExtremes) {
   Tensor equal = Tensor::full({2, 67}, 1e4);
   expect_close(ops::layer_norm(equal, {}, {}, kEps).y, Numbers(134, 0.0), "all equal", 1e-3);
   Tensor offset = Tensor::from<float>({10001, 10002, 10003, 10004}, {1, 4});  // cancellation
-  reference::Norm want = reference::norm(numbers(offset), 4, {}, {}, kEps, true, {});
+  reference::Norm want = reference::norm(values(offset), 4, {}, {}, kEps, true, {});
   expect_close(ops::layer_norm(offset, {}, {}, kEps).y, want.y, "offset", 1e-5);
 }
 

@@ -1,5 +1,5 @@
-// What the tests of ops over rows share: tensors as float64, comparison with a tolerance per dtype, runs under every
-// instruction set, equality bit for bit across thread counts, error texts, central differences.
+// What the tests of ops over rows share: comparison with a tolerance per dtype, equality bit for bit across thread
+// counts, error texts, central differences.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "ops/cpu/isa.h"
+#include "tests/ops/isa.h"
+#include "tests/reference/values.h"
 #include "tests/support/random.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -20,39 +21,21 @@ namespace weft::test {
 
 using Numbers = std::vector<double>;
 
-inline Numbers numbers(const Tensor& t) {
-  Numbers result;
-  with_type<float, BFloat16, double, int32_t>(t.dtype(), "numbers", [&](auto tag) {
-    for (auto x : t.to_vector<typename decltype(tag)::type>()) result.push_back(static_cast<double>(x));
-  });
-  return result;
-}
+using reference::values;
 
 // Largest allowed |got - want| / (1 + |want|) of a result stored as `dtype`.
 inline double tolerance(DType dtype) { return dtype == kF64 ? 1e-11 : dtype == kF32 ? 2e-5 : 8e-3; }
 
 inline void expect_close(const Tensor& got, const Numbers& want, const std::string& what, double allowed = 0) {
   ASSERT_TRUE(got.defined()) << what;
-  Numbers values = numbers(got);
-  ASSERT_EQ(values.size(), want.size()) << what;
+  Numbers found = values(got);
+  ASSERT_EQ(found.size(), want.size()) << what;
   if (allowed == 0) allowed = tolerance(got.dtype());
   for (size_t i = 0; i < want.size(); ++i) {
-    if (values[i] == want[i]) continue;  // infinities too
-    double error = std::abs(values[i] - want[i]) / (1 + std::abs(want[i]));
-    ASSERT_TRUE(error <= allowed) << what << ": element " << i << " is " << values[i] << ", expected " << want[i];
+    if (found[i] == want[i]) continue;  // infinities too
+    double error = std::abs(found[i] - want[i]) / (1 + std::abs(want[i]));
+    ASSERT_TRUE(error <= allowed) << what << ": element " << i << " is " << found[i] << ", expected " << want[i];
   }
-}
-
-// Runs f(name) under every instruction set that this CPU has.
-template <class F>
-void for_each_isa(F&& f) {
-  cpu::Isa before = cpu::isa();
-  for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
-    if (cpu::has_isa(isa)) {
-      cpu::set_isa(isa);
-      f(std::string(cpu::to_string(isa)));
-    }
-  cpu::set_isa(before);
 }
 
 // `f` returns tensors; they must be the same bytes with 1, 2 and 3 threads.
@@ -105,7 +88,7 @@ inline Numbers central_differences(Tensor x, const std::function<double()>& loss
   return result;
 }
 inline double dot(const Tensor& a, const Tensor& b) {
-  Numbers x = numbers(a), y = numbers(b);
+  Numbers x = values(a), y = values(b);
   double sum = 0;
   for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
   return sum;

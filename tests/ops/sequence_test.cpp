@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "tests/ops/row_check.h"
+#include "tests/reference/conv.h"
 #include "tests/reference/rotary.h"
 
 namespace weft::test {
@@ -18,7 +19,7 @@ Tensor some_positions(int64_t B, int64_t T) {
 }
 std::vector<int64_t> integers(const Tensor& t) {
   std::vector<int64_t> result;
-  for (double x : numbers(t)) result.push_back(static_cast<int64_t>(x));
+  for (double x : values(t)) result.push_back(static_cast<int64_t>(x));
   return result;
 }
 
@@ -29,7 +30,7 @@ void check_rotary(const Tensor& x, const Tensor& dy, const ops::RotaryOptions& o
   std::vector<double> frequencies = ops::rotary_frequencies(x.size(3), options);
   double allowed = x.dtype() == kF64 ? 5e-7 : tolerance(x.dtype());  // the table is f32
   auto reference = [&](const Tensor& in, double direction) {
-    return reference::rotary(numbers(in), integers(positions), x.size(2), x.size(3), frequencies, amplitude,
+    return reference::rotary(values(in), integers(positions), x.size(2), x.size(3), frequencies, amplitude,
                              options.interleaved, direction);
   };
   expect_close(ops::rotary(x, table), reference(x, 1), what + " y", allowed);
@@ -37,12 +38,12 @@ void check_rotary(const Tensor& x, const Tensor& dy, const ops::RotaryOptions& o
 }
 
 TEST(Rotary, EqualsReferenceForAllWidthsDtypesAndInstructionSets) {
-  for_each_isa([](const std::string& isa) {
+  for_each_isa([] {
     for (DType dtype : {kF32, kBF16, kF64})
       for (bool interleaved : {false, true})
         for (int64_t width : {2, 6, 8, 16, 18, 30, 34, 64, 70, 128}) {
           Tensor x = random_normal({2, 3, 2, width}, "x", dtype), dy = random_normal({2, 3, 2, width}, "dy", dtype);
-          std::string what = str(isa, " ", x, interleaved ? " interleaved" : " half");
+          std::string what = str(x, interleaved ? " interleaved" : " half");
           check_rotary(x, dy, {.interleaved = interleaved}, 1, what);
           if (width % 4 == 0) check_rotary(x, dy, {.interleaved = interleaved, .fraction = 0.5}, 1, what + " fraction");
         }
@@ -74,7 +75,7 @@ TEST(Rotary, KeepsFarPositionsExact) {
 TEST(Rotary, CopiesAnglesOfEqualRows) {
   Tensor positions = Tensor::arange(7).unsqueeze(0).expand({3, 7});
   ops::RotaryTable table = ops::rotary_table(positions, 8, {});
-  Numbers cos = numbers(table.cos);
+  Numbers cos = values(table.cos);
   for (size_t i = 0; i < 28; ++i) EXPECT_EQ(cos[i], cos[56 + i]);
 }
 
@@ -165,6 +166,112 @@ TEST(Rotary, SaysWhatIsWrong) {
          ops::rotary(Tensor::zeros({2, 3, 2, 8}, kI32), table);
        },
        {"rotary: x is", "f32, bf16 or f64"}},
+  });
+}
+
+// ---- Causal convolution
+
+// Documents [B, T] of uneven lengths, one of them a single token; the number of a document comes back later.
+Tensor some_documents(int64_t B, int64_t T) {
+  Tensor t = Tensor::empty({B, T}, kI32);
+  for (int64_t i = 0; i < B * T; ++i) t.mutable_data<int32_t>()[i] = i % T < 3 ? 0 : i % T == 3 ? 1 : i % T < 9 ? 2 : 0;
+  return t;
+}
+
+void check_conv(const Tensor& x, const Tensor& dy, int64_t W, DType weights, bool has_bias, bool has_documents,
+                const std::string& what) {
+  const int64_t B = x.size(0), T = x.size(1), D = x.size(2);
+  Tensor weight = random_normal({D, W}, "weight", weights),
+         bias = has_bias ? random_normal({D}, "bias", weights) : Tensor();
+  Tensor documents = has_documents ? some_documents(B, T) : Tensor();
+  reference::Conv want =
+      reference::causal_conv(values(x), B, T, D, values(weight), W, has_bias ? values(bias) : Numbers(),
+                             has_documents ? integers(documents) : std::vector<int64_t>(), values(dy));
+  expect_close(ops::causal_conv(x, weight, bias, documents), want.y, what + " y", x.dtype() == kBF16 ? 2e-2 : 0);
+  ops::CausalConvGrads grads = ops::causal_conv_backward(dy, x, weight, has_bias, documents);
+  expect_close(grads.dx, want.dx, what + " dx", x.dtype() == kBF16 ? 2e-2 : 0);
+  expect_close(grads.dweight, want.dweight, what + " dweight");
+  EXPECT_EQ(grads.dbias.defined(), has_bias);
+  if (has_bias) expect_close(grads.dbias, want.dbias, what + " dbias");
+}
+
+TEST(CausalConv, EqualsReferenceForAllShapesDtypesAndInstructionSets) {
+  for_each_isa([] {
+    for (DType dtype : {kF32, kBF16, kF64}) {
+      DType weights = dtype == kF64 ? kF64 : kF32;
+      for (int64_t D : {1, 16, 67})
+        for (int64_t W : {1, 4, 8, 17})
+          for (bool documents : {false, true}) {
+            Tensor x = random_normal({2, 13, D}, "x", dtype), dy = random_normal({2, 13, D}, "dy", dtype);
+            check_conv(x, dy, W, weights, W % 2 == 0, documents, str(x, " W ", W, documents ? " documents" : ""));
+          }
+      for (Shape shape : {Shape{0, 5, 3}, Shape{2, 0, 3}, Shape{2, 5, 0}, Shape{1, 1, 8}})
+        check_conv(random_normal(shape, "x", dtype), random_normal(shape, "dy", dtype), 4, weights, true, true,
+                   str(shape));
+    }
+    check_conv(random_normal({2, 5, 16}, "x", kBF16), random_normal({2, 5, 16}, "dy", kBF16), 4, kBF16, true, false,
+               "bf16 weight");
+  });
+}
+
+TEST(CausalConv, ReadsStridedViews) {
+  for (DType dtype : {kF32, kBF16, kF64}) {
+    DType weights = dtype == kF64 ? kF64 : kF32;
+    Tensor x = random_normal({2, 13, 48}, "x", dtype).slice(2, 8, 25),
+           dy = random_normal({13, 2, 17}, "dy", dtype).transpose(0, 1);
+    check_conv(x, dy, 4, weights, true, true, "slices");
+    check_conv(random_normal({2, 17, 13}, "x", dtype).transpose(1, 2), dy, 4, weights, true, false,
+               "transposed channels");
+  }
+}
+
+TEST(CausalConv, GradientEqualsCentralDifferences) {
+  Tensor x = random_normal({2, 5, 3}, "x", kF64), w = random_normal({3, 4}, "w", kF64),
+         b = random_normal({3}, "b", kF64);
+  Tensor dy = random_normal({2, 5, 3}, "dy", kF64), documents = some_documents(2, 5);
+  auto loss = [&] { return dot(ops::causal_conv(x, w, b, documents), dy); };
+  ops::CausalConvGrads grads = ops::causal_conv_backward(dy, x, w, true, documents);
+  expect_close(grads.dx, central_differences(x, loss), "dx", 1e-8);
+  expect_close(grads.dweight, central_differences(w, loss), "dweight", 1e-8);
+  expect_close(grads.dbias, central_differences(b, loss), "dbias", 1e-8);
+}
+
+TEST(CausalConv, RepeatsBitForBitWithAnyThreadCount) {
+  Tensor x = random_normal({3, 501, 67}, "x"), dy = random_normal({3, 501, 67}, "dy"), w = random_normal({67, 4}, "w");
+  expect_same_for_all_threads([&]() -> std::vector<Tensor> {
+    ops::CausalConvGrads grads = ops::causal_conv_backward(dy, x, w, true, some_documents(3, 501));
+    return {ops::causal_conv(x, w, {}, {}), grads.dx, grads.dweight, grads.dbias};
+  });
+}
+
+TEST(CausalConv, SaysWhatIsWrong) {
+  Tensor x = Tensor::zeros({2, 5, 8}), w = Tensor::zeros({8, 4});
+  expect_errors({
+      {[&] {
+         ops::causal_conv(Tensor::zeros({5, 8}), w, {}, {});
+       },
+       {"causal_conv: x is [5, 8]", "[B, T, D]"}},
+      {[&] {
+         ops::causal_conv(x, Tensor::zeros({4, 8}), {}, {});
+       },
+       {"weight is [4, 8]", "x is [2, 5, 8]", "[8, W]"}},
+      {[&] {
+         ops::causal_conv(x, Tensor::zeros({8, 0}), {}, {});
+       },
+       {"weight is [8, 0]", "at least 1"}},
+      {[&] {
+         ops::causal_conv(x, Tensor::zeros({8, 4}, kF64), {}, {});
+       },
+       {"weight is [8, 4] f64", "f32"}},
+      {[&] { ops::causal_conv(x, w, Tensor::zeros({4}), {}); }, {"bias is [4]", "must be [8]"}},
+      {[&] {
+         ops::causal_conv(x, w, {}, Tensor::zeros({2, 5}));
+       },
+       {"documents are [2, 5] f32", "i32"}},
+      {[&] {
+         ops::causal_conv_backward(Tensor::zeros({2, 4, 8}), x, w, false, {});
+       },
+       {"causal_conv_backward: dy is [2, 4, 8]"}},
   });
 }
 

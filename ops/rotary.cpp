@@ -1,13 +1,13 @@
-// Rotary phases and short causal convolution: checks, tables, then kernels over rows.
-#include "weft/ops/sequence.h"
+// Rotary phases: frequencies, tables, then kernels over heads.
+#include "ops/cpu/rotary.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
 
-#include "ops/cpu/rotary.h"
 #include "ops/norm_input.h"
+#include "weft/ops/sequence.h"
 
 namespace weft::ops {
 
