@@ -156,7 +156,7 @@ core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, con
 }
 
 void run_forward(const core::Problem& problem, const AttentionOptions& options) {
-  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::forward(problem, options); });
+  cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::forward(problem, options); });
 }
 
 Tensor to_bf16(const Tensor& x) {
@@ -223,7 +223,10 @@ Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Te
   Tensor delta = Tensor::empty({p.batch, p.queries, p.heads}, p.compute);
   void* to = delta.mutable_raw();
   core::Operand out = core::operand(out_BTHV);
-  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::delta(p, out, dlse, to); });
+  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() {
+    using T = typename Kernels::Number;
+    Kernels::delta(p, out, static_cast<const T*>(dlse), static_cast<T*>(to));
+  });
   return delta;
 }
 
@@ -232,7 +235,7 @@ void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const
                            const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
-  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::backward(p, options); });
+  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
 }
 
 AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK, const Tensor& k_BSGK,
@@ -243,7 +246,7 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
   AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute), Tensor::zeros(k_BSGK.shape(), p.compute),
                        Tensor::zeros(v_BSGV.shape(), p.compute)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
-  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::backward(p, options); });
+  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
   if (q_BTHK.dtype() == kBF16) grads = {to_bf16(grads.dq), to_bf16(grads.dk), to_bf16(grads.dv)};
   return grads;
 }
@@ -256,7 +259,7 @@ Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const T
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
   Tensor mass = Tensor::empty({p.batch, p.keys, p.heads});
   p.mass = mass.mutable_data<float>();
-  cpu::with_isa([&]<cpu::Isa I>() { cpu::AttentionKernels<I>::column_mass(p, options); });
+  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::column_mass(p, options); });
   return mass;
 }
 

@@ -23,11 +23,9 @@ namespace weft::ops {
 namespace core {
 namespace {
 
-template <template <class, class...> class Pass, class... More, class Mask, class Score>
+template <class T, template <class, class...> class Pass, class... More, class Mask, class Score>
 void run_pass(const Problem& problem, const Mask& mask, const Score& score) {
-  if (problem.batch * problem.heads == 0) return;
-  if (problem.compute == kF64) Pass<double, Mask, Score, More...>(problem, mask, score).run();
-  else Pass<float, Mask, Score, More...>(problem, mask, score).run();
+  if (problem.batch * problem.heads > 0) Pass<T, Mask, Score, More...>(problem, mask, score).run();
 }
 
 }  // namespace
@@ -42,7 +40,8 @@ void attend_block_with(const Mask& mask, const Score& score, Normaliser, Attenti
                        const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem problem = core::make_problem("attend_block_with", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_state(problem, "attend_block_with", state, Normaliser::kHasStatistic);
-  core::run_pass<core::Forward, Normaliser>(problem, mask, score);
+  if (problem.compute == kF64) core::run_pass<double, core::Forward, Normaliser>(problem, mask, score);
+  else core::run_pass<float, core::Forward, Normaliser>(problem, mask, score);
 }
 
 // attend() with functors; out is f32 (f64 for f64).
@@ -66,7 +65,8 @@ void attend_block_backward_with(const Mask& mask, const Score& score, Normaliser
   constexpr const char* op = "attend_block_backward_with";
   core::Problem problem = core::make_problem(op, q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(problem, op, grads, dout_BTHV, lse_BTH, delta_BTH, Normaliser::kHasStatistic);
-  core::run_pass<core::Backward, Normaliser>(problem, mask, score);
+  if (problem.compute == kF64) core::run_pass<double, core::Backward, Normaliser>(problem, mask, score);
+  else core::run_pass<float, core::Backward, Normaliser>(problem, mask, score);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The list of instances: {f32, f64} x {softmax: plain, softcap, ALiBi, softcap then ALiBi; sum: plain}, one mask functor for all
-// masks (its tests run in partial tiles only). bf16 tensors are widened when rows are packed, so they need no instances.
+// The list of instances: f32 in every instruction set and f64 in the baseline, each with {softmax: plain, softcap, ALiBi,
+// softcap then ALiBi; sum: plain}; one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are
+// widened when rows are packed, so they need no instances.
 #include "ops/cpu/attention/kernels.h"
 #include "weft/ops/attention_core.h"
 
@@ -38,39 +39,40 @@ void delta_rows(const core::Problem& p, const core::Operand& out, const T* dlse,
 
 }  // namespace
 
-template <Isa I>
-void AttentionKernels<I>::forward(const core::Problem& problem, const AttentionOptions& options) {
+template <Isa I, class T>
+void AttentionKernels<I, T>::forward(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
   if (options.normaliser == Normaliser::sum)
-    return core::run_pass<core::Forward, SumNormaliser>(problem, mask, PlainScore{});
+    return core::run_pass<T, core::Forward, SumNormaliser>(problem, mask, PlainScore{});
   with_softmax_score(options.score,
-                     [&](const auto& score) { core::run_pass<core::Forward, SoftmaxNormaliser>(problem, mask, score); });
+                     [&](const auto& score) { core::run_pass<T, core::Forward, SoftmaxNormaliser>(problem, mask, score); });
 }
 
-template <Isa I>
-void AttentionKernels<I>::backward(const core::Problem& problem, const AttentionOptions& options) {
+template <Isa I, class T>
+void AttentionKernels<I, T>::backward(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
   if (options.normaliser == Normaliser::sum)
-    return core::run_pass<core::Backward, SumNormaliser>(problem, mask, PlainScore{});
+    return core::run_pass<T, core::Backward, SumNormaliser>(problem, mask, PlainScore{});
   with_softmax_score(options.score,
-                     [&](const auto& score) { core::run_pass<core::Backward, SoftmaxNormaliser>(problem, mask, score); });
+                     [&](const auto& score) { core::run_pass<T, core::Backward, SoftmaxNormaliser>(problem, mask, score); });
 }
 
-template <Isa I>
-void AttentionKernels<I>::column_mass(const core::Problem& problem, const AttentionOptions& options) {
+template <Isa I, class T>
+void AttentionKernels<I, T>::column_mass(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
-  with_softmax_score(options.score, [&](const auto& score) { core::run_pass<core::ColumnMass>(problem, mask, score); });
+  with_softmax_score(options.score, [&](const auto& score) { core::run_pass<T, core::ColumnMass>(problem, mask, score); });
 }
 
-template <Isa I>
-void AttentionKernels<I>::delta(const core::Problem& p, const core::Operand& out, const void* dlse, void* delta) {
+template <Isa I, class T>
+void AttentionKernels<I, T>::delta(const core::Problem& p, const core::Operand& out, const T* dlse, T* delta) {
   parallel_for(p.batch * p.queries * p.heads, 256, [&](int64_t begin, int64_t end) {
-    if (p.compute == kF64)
-      delta_rows<double>(p, out, static_cast<const double*>(dlse), static_cast<double*>(delta), begin, end);
-    else delta_rows<float>(p, out, static_cast<const float*>(dlse), static_cast<float*>(delta), begin, end);
+    delta_rows<T>(p, out, dlse, delta, begin, end);
   });
 }
 
-template struct AttentionKernels<kThisIsa>;
+template struct AttentionKernels<kThisIsa, float>;
+#if !defined(__AVX2__)
+template struct AttentionKernels<kThisIsa, double>;
+#endif
 
 }  // namespace weft::cpu

@@ -7,13 +7,22 @@
 
 namespace weft::cpu {
 
-template <Isa I>
+// T is float (f32 and bf16 tensors) or double; double exists for Isa::baseline only: gradient checks need no speed.
+template <Isa I, class T>
 struct AttentionKernels {
+  using Number = T;
   static void forward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
   static void backward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
   static void column_mass(const ops::core::Problem& problem, const ops::AttentionOptions& options);
   // delta[b, t, h] = dout . out - dlse (contiguous, may be null), in the computing type.
-  static void delta(const ops::core::Problem& problem, const ops::core::Operand& out, const void* dlse, void* delta);
+  static void delta(const ops::core::Problem& problem, const ops::core::Operand& out, const T* dlse, T* delta);
 };
+
+// Calls f.template operator()<Kernels>() with the kernels of the chosen instruction set for that computing type.
+template <class F>
+void with_attention_kernels(DType compute, F&& f) {
+  if (compute == kF64) f.template operator()<AttentionKernels<Isa::baseline, double>>();
+  else with_isa([&]<Isa I>() { f.template operator()<AttentionKernels<I, float>>(); });
+}
 
 }  // namespace weft::cpu

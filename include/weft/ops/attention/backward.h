@@ -110,9 +110,11 @@ class Backward {
         at.queries = static_cast<int>(smaller(kBlock, p_.queries - at.q0));
         tile(s, at, key_block, block, turns);
       }
-    add_rows(static_cast<T*>(p_.dk), s.dk, key_ld_, p_.key_width, b, kv_head, k0, keys,
-             T(is_identity_score<Score>() && Normaliser::kIsBase2 ? kLn2 : 1.0));  // queries carry scale * unit
-    add_rows(static_cast<T*>(p_.dv), s.dv, value_ld_, p_.value_width, b, kv_head, k0, keys, T(1));
+    int64_t row = (b * p_.keys + k0) * p_.kv_heads + kv_head;
+    add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, s.dk, key_ld_, p_.key_width, keys,
+             T(1 / score_unit<Score, Normaliser>()));  // the packed queries carry scale * unit
+    add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, s.dv, value_ld_, p_.value_width, keys,
+             T(1));
   }
 
   [[gnu::noinline]] void tile(Scratch& s, const Place& at, int64_t key_block, int64_t block, Turns& turns) {
@@ -244,7 +246,8 @@ class Backward {
 
   // dQ += scale * dS K, into the caller's accumulator; the tile's product passes through s.queries, no longer needed.
   [[gnu::noinline]] void query_gradients(Scratch& s, const TilePlan<T>& plan, const Place& at) {
-    T* dq = static_cast<T*>(p_.dq);
+    T* dq = static_cast<T*>(p_.dq) + ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
+    int64_t stride = p_.heads * p_.key_width;
     for (int g = plan.begin; g < plan.end; ++g) {
       int first, last;
       plan.panels_of(g, first, last);
@@ -253,19 +256,18 @@ class Backward {
       for (int r0 = g * kGroup; r0 < (g + 1) * kGroup; r0 += kRowStep)
         row_product<false, true, false, T>(s.dscores + r0 * kBlock + j0, kBlock, s.keys + j0 * key_ld_, key_ld_, depth,
                                            s.queries + r0 * key_ld_, key_ld_, key_ld_, nullptr);
-      add_rows(dq, s.queries + g * kGroup * key_ld_, key_ld_, p_.key_width, at.b, at.head, at.q0 + g * kGroup,
+      add_rows(dq + g * kGroup * stride, stride, s.queries + g * kGroup * key_ld_, key_ld_, p_.key_width,
                smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
     }
   }
 
-  // to[b, first + i, head, :] += factor * rows[i]; `to` is dq by query heads, dk or dv by key/value heads.
-  [[gnu::always_inline]] void add_rows(T* to, const T* rows, int64_t ld, int64_t width, int64_t b, int64_t head, int64_t first,
-                                       int64_t count, T factor) {
-    bool is_query = to == static_cast<T*>(p_.dq);
-    int64_t tokens = is_query ? p_.queries : p_.keys, heads = is_query ? p_.heads : p_.kv_heads;
-    for (int64_t i = 0; i < count; ++i) {
-      T* row = to + ((b * tokens + first + i) * heads + head) * width;
-      for (int64_t c = 0; c < width; ++c) row[c] += factor * rows[i * ld + c];
+  // Row i of `to` (stride elements apart) += factor * row i of `rows`.
+  [[gnu::always_inline]] void add_rows(T* to, int64_t stride, const T* rows, int64_t ld, int64_t width, int64_t count,
+                                       T factor) {
+    for (int64_t i = 0; i < count; ++i, to += stride, rows += ld) {
+      int64_t c = 0;
+      for (; c + L <= width; c += L) store(to + c, load(to + c) + load(rows + c) * factor);
+      for (; c < width; ++c) to[c] += factor * rows[c];
     }
   }
 

@@ -103,7 +103,9 @@ template <class T>
         row[c] = static_cast<T>(__builtin_bit_cast(float, static_cast<uint32_t>(src[c]) << 16)) * scale;
     } else {
       const T* src = static_cast<const T*>(x.data) + at;
-      for (int64_t c = 0; c < width; ++c) row[c] = src[c] * scale;
+      int64_t c = 0;
+      for (; c + kLanes<T> <= width; c += kLanes<T>) store(row + c, load(src + c) * scale);
+      for (; c < width; ++c) row[c] = src[c] * scale;
     }
     for (int64_t c = width; c < ld; ++c) row[c] = 0;
   }
