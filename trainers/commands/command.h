@@ -43,6 +43,7 @@ class ConfigArguments {
 
 Action define_bench(CLI::App& app);
 Action define_config(CLI::App& app);
+Action define_data(CLI::App& app);
 Action define_doctor(CLI::App& app);
 Action define_eval(CLI::App& app);
 Action define_gradcheck(CLI::App& app);

@@ -18,6 +18,10 @@ std::span<const Command> commands() {
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare --n 4 --temperature 0.7 --top-p 0.9",
        define_sample},
+      {"data", "Turn texts into token shards; list, check and join shards",
+       "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
+       "  weft data check 'data/corpus_*.bin' --vocab 50257",
+       define_data},
       {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
        "  weft inspect runs/shakespeare\n"
        "  weft inspect runs/shakespeare/checkpoints/step-00001200/model.safetensors",

@@ -1,0 +1,160 @@
+// weft data tokenize|pack|info|check: texts to token shards, shards to other shards, what is in them, whether they are sound.
+#include <CLI/App.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <unistd.h>
+
+#include "trainers/commands/command.h"
+#include "trainers/config_error.h"
+#include "trainers/console.h"
+#include "trainers/live_lines.h"
+#include "weft/data/shards.h"
+#include "weft/data/tokenize.h"
+#include "weft/io/files.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  std::vector<std::string> inputs;
+  std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, kind;
+  int64_t vocab = 0;
+  int raw_width = 2;
+  bool blank_lines = false;
+  CLI::App *tokenize = nullptr, *pack = nullptr, *info = nullptr, *check = nullptr;
+};
+
+data::ShardKind kind_of(const std::string& name) {
+  for (data::ShardKind kind : {data::ShardKind::raw, data::ShardKind::header, data::ShardKind::megatron})
+    if (data::to_string(kind) == name) return kind;
+  throw config::ConfigError("--kind " + name + ": no such kind of shard.", "Use one of raw, header, megatron.");
+}
+
+std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
+  if (o.tokenizer == "bytes") return data::make_byte_tokenizer();
+  if (o.tokenizer == "gpt2") {
+    if (o.vocab_file.empty() || o.merges_file.empty()) throw config::ConfigError("--tokenizer gpt2: --vocab and --merges are missing.", "Name vocab.json and merges.txt.");
+    return data::make_gpt2_tokenizer(o.vocab_file, o.merges_file);
+  }
+  if (o.tokenizer == "characters") {
+    if (o.alphabet_file.empty()) throw config::ConfigError("--tokenizer characters: --alphabet is missing.", "Name the file of the alphabet; it is made from the texts if it does not exist.");
+    if (!io::file_exists(o.alphabet_file)) data::save_alphabet(o.alphabet_file, data::alphabet_of_files(o.inputs));
+    return data::make_character_tokenizer(data::load_alphabet(o.alphabet_file));
+  }
+  throw config::ConfigError("--tokenizer " + o.tokenizer + ": no such tokenizer.", "Use one of bytes, characters, gpt2.");
+}
+
+std::string bar(int64_t done, int64_t total) {
+  int filled = total ? static_cast<int>(40 * done / total) : 40;
+  return fmt::format("[{}{}] {:.1f} / {:.1f} MB", std::string(static_cast<size_t>(filled), '#'), std::string(static_cast<size_t>(40 - filled), '-'),
+                     static_cast<double>(done) / 1e6, static_cast<double>(total) / 1e6);
+}
+
+int tokenize(const Options& o, Console& console) {
+  if (o.out.empty()) throw config::ConfigError("weft data tokenize: --out is missing.", "Name where the shards go, such as data/corpus.");
+  auto tokenizer = make_tokenizer(o);
+  LiveLines lines(live_options(STDERR_FILENO));
+  data::TokenizeOptions how{.output = o.out, .text = {.blank_lines = o.blank_lines}};
+  if (!o.kind.empty()) how.kind = kind_of(o.kind);
+  if (console.verbosity() != Verbosity::quiet) how.progress = [&](int64_t done, int64_t total) { lines.draw({bar(done, total)}); };
+  data::TokenizeResult result = data::tokenize_files(o.inputs, *tokenizer, how);
+  lines.finish();
+  nlohmann::ordered_json out{{"shards", result.shards}, {"tokens", result.tokens}, {"documents", result.documents}, {"bytes", result.bytes}};
+  console.result(console.is_json() ? out.dump(2) + "\n"
+                                   : fmt::format("{} tokens of {} documents ({} bytes) in {} shards: {} ...\n", result.tokens, result.documents,
+                                                 result.bytes, result.shards.size(), result.shards.front()));
+  return kSuccess;
+}
+
+// Joins shards into one of another kind; documents that the inputs know are kept where the kind can.
+int pack(const Options& o, Console& console) {
+  if (o.out.empty()) throw config::ConfigError("weft data pack: --out is missing.", "Name the new shard, such as data/all.bin.");
+  std::vector<data::Shard> shards;
+  int64_t largest = 0, tokens = 0;
+  for (const std::string& input : o.inputs)
+    for (const std::string& path : data::expand_path(input)) {
+      shards.push_back(data::Shard::open(path, {.raw_width = o.raw_width}));
+      largest = std::max(largest, data::check_ids(shards.back(), int64_t{1} << 31));
+    }
+  data::ShardWriter writer(o.out, kind_of(o.kind.empty() ? "header" : o.kind), data::id_width(largest + 1));
+  std::vector<int32_t> ids;
+  for (const data::Shard& shard : shards)
+    for (int64_t begin = 0; begin < shard.num_tokens();) {
+      int64_t document_end = shard.has_documents() ? shard.next_document(begin) : shard.num_tokens();
+      int64_t end = std::min(document_end, begin + (1 << 20));
+      ids.resize(static_cast<size_t>(end - begin));
+      shard.read(begin, ids);
+      writer.append(ids);
+      if (end == document_end) writer.end_document();
+      tokens += end - begin;
+      begin = end;
+    }
+  writer.close();
+  console.result(console.is_json() ? nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}}.dump(2) + "\n" : fmt::format("{} tokens in {}\n", tokens, o.out));
+  return kSuccess;
+}
+
+// info lists; check reads every id. A shard that is not sound: exit code 4 after all have been looked at.
+int look(const Options& o, bool checks, Console& console) {
+  auto rows = nlohmann::ordered_json::array();
+  std::string text;
+  bool all_good = true;
+  for (const std::string& input : o.inputs)
+    for (const std::string& path : data::expand_path(input)) {
+      nlohmann::ordered_json row{{"path", path}};
+      try {
+        data::Shard shard = data::Shard::open(path, {.raw_width = o.raw_width});
+        row.update({{"kind", std::string(data::to_string(shard.kind()))}, {"ids", std::string(shard.type())}, {"tokens", shard.num_tokens()},
+                    {"documents", shard.num_documents()}});
+        if (checks) row["largest_id"] = data::check_ids(shard, o.vocab ? o.vocab : int64_t{1} << 31);
+        text += fmt::format("{}  {} {}  {} tokens  {} documents{}\n", path, std::string(data::to_string(shard.kind())), std::string(shard.type()),
+                            shard.num_tokens(), shard.num_documents(), checks ? fmt::format("  largest id {}  good", row["largest_id"].dump()) : "");
+      } catch (const Error& error) {
+        if (!checks) throw;
+        all_good = false;
+        row["error"] = error.problem();
+        text += fmt::format("{}  BAD: {}\n", path, error.problem());
+      }
+      rows.push_back(row);
+    }
+  console.result(console.is_json() ? nlohmann::ordered_json{{"shards", rows}, {"good", all_good}}.dump(2) + "\n" : text);
+  return all_good ? kSuccess : kCheckFailed;
+}
+
+}  // namespace
+
+Action define_data(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.require_subcommand(1);
+  auto sub = [&](const char* name, const char* help) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->add_option("INPUT", o->inputs, "Files; * and ? match names")->required();
+    return command;
+  };
+  o->tokenize = sub("tokenize", "UTF-8 text or JSONL (also gzip) to token shards");
+  o->tokenize->add_option("--out", o->out, "Shards are OUT_000000.bin ...")->type_name("PATH");
+  o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters or gpt2")->type_name("NAME");
+  o->tokenize->add_option("--vocab", o->vocab_file, "GPT-2 vocab.json")->type_name("FILE");
+  o->tokenize->add_option("--merges", o->merges_file, "GPT-2 merges.txt")->type_name("FILE");
+  o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")->type_name("FILE");
+  o->tokenize->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
+  o->tokenize->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
+  o->pack = sub("pack", "Join shards into one of another kind");
+  o->pack->add_option("--out", o->out, "The new shard")->type_name("PATH");
+  o->pack->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
+  o->info = sub("info", "Kind, ids, tokens and documents of shards");
+  o->check = sub("check", "Read every id of shards");
+  o->check->add_option("--vocab", o->vocab, "Ids must be below this")->type_name("N");
+  for (CLI::App* command : {o->pack, o->info, o->check})
+    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header")->check(CLI::IsMember({2, 4}))->type_name("N");
+  return [o](Console& console, const Extensions&) {
+    if (o->tokenize->parsed()) return tokenize(*o, console);
+    if (o->pack->parsed()) return pack(*o, console);
+    return look(*o, o->check->parsed(), console);
+  };
+}
+
+}  // namespace weft::cli
