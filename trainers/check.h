@@ -6,7 +6,8 @@
 namespace weft::config {
 
 // Throws ConfigError "<origin of path>: <path> <problem>".
-[[noreturn]] inline void refuse(const Loaded& config, const std::string& path, const std::string& problem, const std::string& fix) {
+[[noreturn]] inline void refuse(const Loaded& config, const std::string& path, const std::string& problem,
+                                const std::string& fix) {
   throw ConfigError(str(config.origins.of(path), ": ", path, " ", problem), fix);
 }
 

@@ -40,16 +40,20 @@ class FieldChecker {
     for (int i = 0; i < count; ++i) {
       std::string at = field.is_repeated() ? element_path(here, i) : here;
       if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
-        check(field.is_repeated() ? reflection.GetRepeatedMessage(message, &field, i) : reflection.GetMessage(message, &field), at);
+        check(field.is_repeated() ? reflection.GetRepeatedMessage(message, &field, i)
+                                  : reflection.GetMessage(message, &field),
+              at);
       else if (!known.range.text.empty() || field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE)
         check_number(message, field, known, i, at);
     }
   }
 
-  void check_number(const pb::Message& message, const FieldDescriptor& field, const Facts& known, int index, const std::string& path) const {
+  void check_number(const pb::Message& message, const FieldDescriptor& field, const Facts& known, int index,
+                    const std::string& path) const {
     double value = scalar_number(message, field, index);
     if (std::isfinite(value) && known.range.contains(value)) return;
-    refuse(config_, path, "is " + scalar_text(message, field, index) + ", outside the allowed range.", "Give " + expectation(field) + ".");
+    refuse(config_, path, "is " + scalar_text(message, field, index) + ", outside the allowed range.",
+           "Give " + expectation(field) + ".");
   }
 
   const Loaded& config_;
@@ -65,7 +69,8 @@ void check_rope(const Loaded& config, const Rope& rope, const Softmax& softmax, 
   double rotated = rope.fraction() * static_cast<double>(width);
   bool is_even = std::abs(rotated / 2 - std::nearbyint(rotated / 2)) < 1e-9 && rotated >= 2;
   if (!is_even)
-    refuse(config, "model.position.rope.fraction", str("is ", rope.fraction(), ": it rotates ", rotated, " of ", width, " features of a head."),
+    refuse(config, "model.position.rope.fraction",
+           str("is ", rope.fraction(), ": it rotates ", rotated, " of ", width, " features of a head."),
            "Choose a fraction that gives an even number of features, at least 2.");
 }
 
@@ -73,11 +78,13 @@ void check_scaling(const Loaded& config, const RopeScaling& scaling) {
   const std::string path = "model.position.rope.scaling.";
   if (scaling.has_llama3() && scaling.llama3().low_freq_factor() >= scaling.llama3().high_freq_factor())
     refuse(config, path + "llama3.low_freq_factor",
-           str("is ", scaling.llama3().low_freq_factor(), ", must be below high_freq_factor ", scaling.llama3().high_freq_factor(), "."),
+           str("is ", scaling.llama3().low_freq_factor(), ", must be below high_freq_factor ",
+               scaling.llama3().high_freq_factor(), "."),
            "Llama 3 uses 1 and 4.");
   if (scaling.has_yarn() && scaling.yarn().beta_slow() >= scaling.yarn().beta_fast())
     refuse(config, path + "yarn.beta_slow",
-           str("is ", scaling.yarn().beta_slow(), ", must be below beta_fast ", scaling.yarn().beta_fast(), "."), "YaRN uses 1 and 32.");
+           str("is ", scaling.yarn().beta_slow(), ", must be below beta_fast ", scaling.yarn().beta_fast(), "."),
+           "YaRN uses 1 and 32.");
 }
 
 void check_softmax(const Loaded& config, const Softmax& softmax, const std::string& path) {
@@ -86,7 +93,8 @@ void check_softmax(const Loaded& config, const Softmax& softmax, const std::stri
     refuse(config, path + ".heads", str("is ", softmax.heads(), ", which does not divide model.dim ", model.dim(), "."),
            str("Use a divisor such as ", divisors_near(model.dim(), softmax.heads()), ", or set ", path, ".head_dim."));
   if (softmax.heads() % softmax.kv_heads() != 0)
-    refuse(config, path + ".kv_heads", str("is ", softmax.kv_heads(), ", which does not divide heads ", softmax.heads(), "."),
+    refuse(config, path + ".kv_heads",
+           str("is ", softmax.kv_heads(), ", which does not divide heads ", softmax.heads(), "."),
            str("Use a divisor: ", divisors_near(softmax.heads(), softmax.kv_heads()), "."));
   if (model.position().has_rope()) check_rope(config, model.position().rope(), softmax, path);
 }
@@ -100,14 +108,18 @@ void check_pattern(const Loaded& config) {
     int64_t index = -1;
     auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), index);
     if (code != std::errc() || end != word.data() + word.size() || index < 0)
-      refuse(config, path, str(shown, "'", word, "' is not an index."), "Write indices of model.mixer separated by spaces: \"0 0 0 1\".");
+      refuse(config, path, str(shown, "'", word, "' is not an index."),
+             "Write indices of model.mixer separated by spaces: \"0 0 0 1\".");
     if (index >= model.mixer_size())
-      refuse(config, path, str(shown, "index ", index, " is out of range, there ", model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
+      refuse(config, path,
+             str(shown, "index ", index, " is out of range, there ",
+                 model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
              str("Use indices in [0, ", model.mixer_size() - 1, "], or add a mixer."));
   }
   if (count == 0) refuse(config, path, shown + "it names no mixer.", "Leave it out for the mixers in turn.");
   if (count > model.layers())
-    refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."), "Use at most one entry per layer.");
+    refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."),
+           "Use at most one entry per layer.");
 }
 
 }  // namespace
@@ -129,9 +141,11 @@ void check_fields(const Loaded& config) { FieldChecker(config).check(config.expe
 void check_model(const Loaded& config) {
   const Model& model = config.experiment.model();
   if (model.mixer_size() == 0)
-    refuse(config, "model.mixer", "is missing: layers need a token mixer.", "Add for example model.mixer+={softmax{heads:8}}.");
+    refuse(config, "model.mixer", "is missing: layers need a token mixer.",
+           "Add for example model.mixer+={softmax{heads:8}}.");
   for (int i = 0; i < model.mixer_size(); ++i)
-    if (model.mixer(i).has_softmax()) check_softmax(config, model.mixer(i).softmax(), element_path("model.mixer", i) + ".softmax");
+    if (model.mixer(i).has_softmax())
+      check_softmax(config, model.mixer(i).softmax(), element_path("model.mixer", i) + ".softmax");
   check_pattern(config);
   if (model.position().has_rope()) check_scaling(config, model.position().rope().scaling());
 }

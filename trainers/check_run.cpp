@@ -15,7 +15,8 @@ void check_name(const Loaded& config) {
     return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == '+' || c == '=' || c >= 0x80;
   });
   if (!is_plain)
-    refuse(config, "name", str("is \"", name, "\"; it names the run folder."), "Use letters, digits and - _ . + =, not starting with a dot.");
+    refuse(config, "name", str("is \"", name, "\"; it names the run folder."),
+           "Use letters, digits and - _ . + =, not starting with a dot.");
 }
 
 void check_tokens(const Loaded& config) {
@@ -23,7 +24,8 @@ void check_tokens(const Loaded& config) {
   const Model& model = config.experiment.model();
   if (!model.has_vocab()) return;
   if (data.tokenizer().has_bytes() && model.vocab() < 256)
-    refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has 256 ids."), "Use at least 256, or leave it out.");
+    refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has 256 ids."),
+           "Use at least 256, or leave it out.");
   if (data.has_end_of_text() && data.end_of_text() >= model.vocab())
     refuse(config, "data.end_of_text", str("is ", data.end_of_text(), ", but model.vocab is ", model.vocab(), "."),
            str("Use an id in [0, ", model.vocab() - 1, "]."));
@@ -32,7 +34,8 @@ void check_tokens(const Loaded& config) {
 void check_data(const Loaded& config) {
   const Data& data = config.experiment.data();
   if (data.train_size() == 0)
-    refuse(config, "data.train", "is missing: there is nothing to train on.", "Add for example data.train+={path:\"text.txt\"}.");
+    refuse(config, "data.train", "is missing: there is nothing to train on.",
+           "Add for example data.train+={path:\"text.txt\"}.");
   if (data.val().source_case() == Validation::SOURCE_NOT_SET || (data.val().has_path() && data.val().path().empty()))
     refuse(config, "data.val", "names no source of validation tokens.",
            "Set data.val.path=... or keep a part of the training data: data.val.fraction=0.1.");
@@ -46,12 +49,14 @@ void check_groups(const Loaded& config) {
     const Group& group = optim.group(i);
     const std::string path = element_path("optim.group", i);
     if (all >= 0)
-      refuse(config, path, str("is never reached: group[", all, "] matches every parameter."), "Put the narrower group first.");
+      refuse(config, path, str("is never reached: group[", all, "] matches every parameter."),
+             "Put the narrower group first.");
     if (group.has_adamw() && group.adamw().betas_size() != 2)
       refuse(config, path + ".adamw.betas", str("has ", group.adamw().betas_size(), " values, AdamW takes 2."),
              str("Write betas: [0.9, 0.95], or ", path, ".adamw.betas=[0.9,0.95]."));
     if (group.has_muon() && group.rank() != 2)
-      refuse(config, path + (group.has_rank() ? ".rank" : ".muon"), "must go with matrices: muon works on parameters with 2 dimensions.",
+      refuse(config, path + (group.has_rank() ? ".rank" : ".muon"),
+             "must go with matrices: muon works on parameters with 2 dimensions.",
              str("Set ", path, ".rank=2 and let a later group take the other parameters."));
     if (group.match() == "*" && !group.has_rank()) all = i;
   }
@@ -83,11 +88,13 @@ void check_schedule(const Loaded& config) {
   const std::string path = "optim.schedule." + kind_of(schedule);
   int64_t steps = e.train().tokens() / e.train().tokens_per_step(), warmup = warmup_of(schedule);
   if (warmup > steps)
-    refuse(config, path + ".warmup", str("is ", warmup, " steps, but the training has only ", steps, " (train.tokens / train.tokens_per_step)."),
+    refuse(config, path + ".warmup",
+           str("is ", warmup, " steps, but the training has only ", steps, " (train.tokens / train.tokens_per_step)."),
            str("Use at most ", steps, "."));
   double decay = schedule.has_wsd() ? schedule.wsd().decay_fraction() * static_cast<double>(steps) : 0;
   if (static_cast<double>(warmup) + decay > static_cast<double>(steps))
-    refuse(config, path + ".warmup", str("is ", warmup, " steps and the decay ", decay, ": together more than the ", steps, " of the training."),
+    refuse(config, path + ".warmup",
+           str("is ", warmup, " steps and the decay ", decay, ": together more than the ", steps, " of the training."),
            "Shorten warmup or decay_fraction.");
 }
 
@@ -96,28 +103,34 @@ void check_train(const Loaded& config) {
   int64_t per_pass = e.train().micro_batch() * e.model().context() * e.parallel().data();
   if (e.train().tokens_per_step() % per_pass != 0) {
     int64_t below = e.train().tokens_per_step() / per_pass * per_pass;
-    refuse(config, "train.tokens_per_step",
-           str("is ", e.train().tokens_per_step(), ", not a multiple of micro_batch ", e.train().micro_batch(), " x model.context ",
-               e.model().context(), " x parallel.data ", e.parallel().data(), " = ", per_pass, "."),
-           below > 0 ? str("Use ", below, " or ", below + per_pass, ".") : str("Use ", per_pass, "."));
+    refuse(
+        config, "train.tokens_per_step",
+        str("is ", e.train().tokens_per_step(), ", not a multiple of micro_batch ", e.train().micro_batch(),
+            " x model.context ", e.model().context(), " x parallel.data ", e.parallel().data(), " = ", per_pass, "."),
+        below > 0 ? str("Use ", below, " or ", below + per_pass, ".") : str("Use ", per_pass, "."));
   }
   if (e.train().tokens() < e.train().tokens_per_step())
-    refuse(config, "train.tokens", str("is ", e.train().tokens(), ", less than one step of ", e.train().tokens_per_step(), " tokens."),
+    refuse(config, "train.tokens",
+           str("is ", e.train().tokens(), ", less than one step of ", e.train().tokens_per_step(), " tokens."),
            str("Use at least ", e.train().tokens_per_step(), "."));
 }
 
 void check_parallel(const Loaded& config) {
   const Parallel& parallel = config.experiment.parallel();
   auto refuse_ranks = [&](const char* field, int64_t value) {
-    refuse(config, str("parallel.", field), str("is ", value, ", but this version trains on one rank."), str("Use parallel.", field, "=1."));
+    refuse(config, str("parallel.", field), str("is ", value, ", but this version trains on one rank."),
+           str("Use parallel.", field, "=1."));
   };
   if (parallel.data() != 1) refuse_ranks("data", parallel.data());
   if (parallel.context() != 1) refuse_ranks("context", parallel.context());
   if (parallel.layout() != Layout::contiguous)
-    refuse(config, "parallel.layout", str("is ", Layout::Value_Name(parallel.layout()), ", which places a sequence on several ranks; this version trains on one."),
+    refuse(config, "parallel.layout",
+           str("is ", Layout::Value_Name(parallel.layout()),
+               ", which places a sequence on several ranks; this version trains on one."),
            "Use parallel.layout=contiguous.");
   if (parallel.zero() != 0)
-    refuse(config, "parallel.zero", str("is ", parallel.zero(), ", but with one rank there is nothing to share."), "Use parallel.zero=0.");
+    refuse(config, "parallel.zero", str("is ", parallel.zero(), ", but with one rank there is nothing to share."),
+           "Use parallel.zero=0.");
 }
 
 void check_eval(const Loaded& config) {

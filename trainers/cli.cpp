@@ -22,7 +22,8 @@ struct Flags {
   bool is_quiet = false, is_verbose = false, is_json = false;
 };
 
-// "error: problem" and the fix under it, for what is wrong with the user's own words; library errors bring their own layout.
+// "error: problem" and the fix under it, for what is wrong with the user's own words; library errors bring their own
+// layout.
 std::string text_of(const ConfigError& error) {
   return error.problem() + (error.fix().empty() ? "" : "\n       " + error.fix());
 }
@@ -58,8 +59,9 @@ std::vector<std::string> option_names(const CLI::App& app) {
   size_t dashes = text.rfind("--");
   if (dynamic_cast<const CLI::ExtrasError*>(&error) && dashes != std::string::npos) {
     std::string word = text.substr(dashes, text.find_first_of(" =", dashes) - dashes);
-    throw ConfigError(str(name, " has no option '", word, "'. ", config::suggestion(word, option_names(command), "Options")),
-                      str("See ", name, " --help."));
+    throw ConfigError(
+        str(name, " has no option '", word, "'. ", config::suggestion(word, option_names(command), "Options")),
+        str("See ", name, " --help."));
   }
   throw ConfigError(str(name, ": ", text), str("See ", name, " --help."));
 }

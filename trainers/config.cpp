@@ -19,9 +19,11 @@ constexpr size_t kMaxFileBytes = size_t{1} << 20;
 
 std::string read_whole(const std::string& file) {
   std::error_code code;
-  if (fs::is_directory(file, code)) throw ConfigError(file + ": is a folder, not a config file.", "Name a .txtpb file.");
+  if (fs::is_directory(file, code))
+    throw ConfigError(file + ": is a folder, not a config file.", "Name a .txtpb file.");
   std::ifstream in(file, std::ios::binary);
-  if (!in) throw ConfigError(str(file, ": cannot be read: ", std::strerror(errno), "."), "Check the path of the config.");
+  if (!in)
+    throw ConfigError(str(file, ": cannot be read: ", std::strerror(errno), "."), "Check the path of the config.");
   std::string text(kMaxFileBytes + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(in.gcount()));

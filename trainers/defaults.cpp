@@ -28,7 +28,8 @@ void clear_unset_enum(pb::Message& message, const FieldDescriptor& field) {
 void fill_scalar(pb::Message& message, const FieldDescriptor& field, const Facts& known) {
   clear_unset_enum(message, field);
   const pb::Reflection& reflection = *message.GetReflection();
-  bool is_given = field.is_repeated() ? reflection.FieldSize(message, &field) > 0 : reflection.HasField(message, &field);
+  bool is_given =
+      field.is_repeated() ? reflection.FieldSize(message, &field) > 0 : reflection.HasField(message, &field);
   if (is_given || known.preset.empty()) return;
   std::istringstream words(field.is_repeated() ? known.preset : "");
   if (!field.is_repeated()) set_scalar(message, field, -1, known.preset, "config schema", field.name());
@@ -38,7 +39,8 @@ void fill_scalar(pb::Message& message, const FieldDescriptor& field, const Facts
 void fill_message(pb::Message& message, const FieldDescriptor& field, const Facts& known) {
   const pb::Reflection& reflection = *message.GetReflection();
   if (field.is_repeated()) {
-    for (int i = 0; i < reflection.FieldSize(message, &field); ++i) fill_presets(*reflection.MutableRepeatedMessage(&message, &field, i));
+    for (int i = 0; i < reflection.FieldSize(message, &field); ++i)
+      fill_presets(*reflection.MutableRepeatedMessage(&message, &field, i));
     return;
   }
   bool is_left_out = !known.unset.empty() || field.real_containing_oneof();
@@ -63,7 +65,8 @@ void derive_model(Model& model) {
   if (!model.has_pattern()) model.set_pattern(in_turn(std::min<int64_t>(model.mixer_size(), model.layers())));
   if (model.ffn().has_swiglu() && !model.ffn().swiglu().has_hidden())
     model.mutable_ffn()->mutable_swiglu()->set_hidden((model.dim() * 8 / 3 + 63) / 64 * 64);
-  if (model.ffn().has_gelu() && !model.ffn().gelu().has_hidden()) model.mutable_ffn()->mutable_gelu()->set_hidden(4 * model.dim());
+  if (model.ffn().has_gelu() && !model.ffn().gelu().has_hidden())
+    model.mutable_ffn()->mutable_gelu()->set_hidden(4 * model.dim());
 }
 
 }  // namespace
@@ -79,8 +82,10 @@ void fill_presets(pb::Message& message) {
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     Facts known = facts(field);
-    if (is_message(field)) fill_message(message, field, known);
-    else fill_scalar(message, field, known);
+    if (is_message(field))
+      fill_message(message, field, known);
+    else
+      fill_scalar(message, field, known);
   }
 }
 
@@ -89,7 +94,8 @@ void fill_derived(Loaded& config) {
   if (!e.has_name()) e.set_name(std::filesystem::path(config.origins.file()).stem().string());
   derive_model(*e.mutable_model());
   Train& train = *e.mutable_train();
-  if (!train.has_tokens_per_step()) train.set_tokens_per_step(train.micro_batch() * e.model().context() * e.parallel().data());
+  if (!train.has_tokens_per_step())
+    train.set_tokens_per_step(train.micro_batch() * e.model().context() * e.parallel().data());
   if (e.optim().group_size() == 0) fill_presets(*e.mutable_optim()->add_group());
 }
 

@@ -15,7 +15,9 @@ namespace {
 
 namespace pb = google::protobuf;
 
-bool is_name_char(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }
+bool is_name_char(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+}
 
 const FieldDescriptor& field_of(const Descriptor& message, const std::string& path, const std::string& name,
                                 const std::string& origin) {
@@ -50,8 +52,10 @@ class Resolver {
     }
     if (!is_last && field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
       fail_no_fields(origin_, here, field, steps_[at + 1].name);
-    if (field.is_repeated()) follow_elements(message, field, at, here, is_one_of_many);
-    else follow_message(message, field, at, here, is_one_of_many);
+    if (field.is_repeated())
+      follow_elements(message, field, at, here, is_one_of_many);
+    else
+      follow_message(message, field, at, here, is_one_of_many);
   }
 
   std::vector<Target> take(const std::string& text) {
@@ -63,7 +67,8 @@ class Resolver {
   }
 
  private:
-  void follow_message(pb::Message& message, const FieldDescriptor& field, size_t at, const std::string& here, bool is_one_of_many) {
+  void follow_message(pb::Message& message, const FieldDescriptor& field, size_t at, const std::string& here,
+                      bool is_one_of_many) {
     const pb::Reflection& reflection = *message.GetReflection();
     bool is_set = reflection.HasField(message, &field);
     const OneofDescriptor* oneof = field.real_containing_oneof();
@@ -76,7 +81,8 @@ class Resolver {
     follow(*reflection.MutableMessage(&message, &field), at + 1, here, is_one_of_many);
   }
 
-  void follow_elements(pb::Message& message, const FieldDescriptor& field, size_t at, const std::string& here, bool is_one_of_many) {
+  void follow_elements(pb::Message& message, const FieldDescriptor& field, size_t at, const std::string& here,
+                       bool is_one_of_many) {
     int size = message.GetReflection()->FieldSize(message, &field);
     int index = steps_[at].index;
     if (size == 0)
@@ -92,8 +98,11 @@ class Resolver {
     int first = is_all ? 0 : std::max(index, 0), last = is_all ? size - 1 : first;
     for (int i = first; i <= last; ++i) {
       std::string element = element_path(here, i);
-      if (at + 1 == steps_.size()) targets_.push_back({&message, &field, i, element});
-      else follow(*message.GetReflection()->MutableRepeatedMessage(&message, &field, i), at + 1, element, is_one_of_many || is_all);
+      if (at + 1 == steps_.size())
+        targets_.push_back({&message, &field, i, element});
+      else
+        follow(*message.GetReflection()->MutableRepeatedMessage(&message, &field, i), at + 1, element,
+               is_one_of_many || is_all);
     }
   }
 
@@ -108,7 +117,8 @@ class Resolver {
 
 std::vector<PathStep> parse_path(std::string_view text, const std::string& origin) {
   auto fail_path = [&](std::string_view why) {
-    throw ConfigError(str(origin, ": '", text, "' is not a path: ", why, "."), "Write it like model.mixer[0].softmax.heads.");
+    throw ConfigError(str(origin, ": '", text, "' is not a path: ", why, "."),
+                      "Write it like model.mixer[0].softmax.heads.");
   };
   std::vector<PathStep> steps;
   size_t at = 0;
@@ -123,7 +133,8 @@ std::vector<PathStep> parse_path(std::string_view text, const std::string& origi
       if (close == std::string_view::npos) fail_path("']' is missing");
       std::string_view index = text.substr(at + 1, close - at - 1);
       auto [stop, code] = std::from_chars(index.data(), index.data() + index.size(), step.index);
-      if (index == "*") step.index = kAllElements;
+      if (index == "*")
+        step.index = kAllElements;
       else if (code != std::errc() || stop != index.data() + index.size() || step.index < 0)
         fail_path(str("the index '", index, "' is neither a number nor *"));
       at = close + 1;
@@ -135,13 +146,15 @@ std::vector<PathStep> parse_path(std::string_view text, const std::string& origi
   }
 }
 
-std::vector<Target> resolve(pb::Message& message, const std::vector<PathStep>& steps, PathUse use, const std::string& origin) {
+std::vector<Target> resolve(pb::Message& message, const std::vector<PathStep>& steps, PathUse use,
+                            const std::string& origin) {
   Resolver resolver(steps, use, origin);
   resolver.follow(message, 0, "", false);
   return resolver.take(origin);
 }
 
-const FieldDescriptor& find_field(const Descriptor& message, const std::vector<PathStep>& steps, const std::string& origin) {
+const FieldDescriptor& find_field(const Descriptor& message, const std::vector<PathStep>& steps,
+                                  const std::string& origin) {
   const Descriptor* type = &message;
   const FieldDescriptor* field = nullptr;
   std::string path;

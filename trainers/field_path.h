@@ -27,16 +27,17 @@ std::vector<PathStep> parse_path(std::string_view text, const std::string& origi
 struct Target {
   google::protobuf::Message* parent = nullptr;
   const google::protobuf::FieldDescriptor* field = nullptr;
-  int index = kNoIndex;      // an element of a repeated field, or kNoIndex for the whole field
-  std::string path;          // concrete: "model.mixer[0].softmax.heads"
+  int index = kNoIndex;  // an element of a repeated field, or kNoIndex for the whole field
+  std::string path;      // concrete: "model.mixer[0].softmax.heads"
 };
 
 // What a path is followed for: `write` makes the messages on the way (which clears other members of their oneofs),
 // `clear` passes over what is not there.
 enum class PathUse { write, clear };
 
-// The fields that the path names: several with [*], otherwise one. [0] may be left out where a repeated field has exactly
-// one element. Behind [*], elements that hold another member of a oneof than the path goes through are passed over.
+// The fields that the path names: several with [*], otherwise one. [0] may be left out where a repeated field has
+// exactly one element. Behind [*], elements that hold another member of a oneof than the path goes through are passed
+// over.
 std::vector<Target> resolve(google::protobuf::Message& message, const std::vector<PathStep>& steps, PathUse use,
                             const std::string& origin);
 

@@ -20,7 +20,7 @@ namespace {
 namespace pb = google::protobuf;
 
 struct Override {
-  std::string argument;      // as written, the origin of what it sets
+  std::string argument;  // as written, the origin of what it sets
   std::vector<PathStep> path;
   std::string value;
   bool is_append = false;
@@ -45,7 +45,8 @@ bool is_wrapped(const std::string& text, char open, char close) {
 
 class Applier {
  public:
-  Applier(const Override& what, const std::string& folder, Origins* origins) : what_(what), folder_(folder), origins_(origins) {}
+  Applier(const Override& what, const std::string& folder, Origins* origins)
+      : what_(what), folder_(folder), origins_(origins) {}
 
   void apply(const Target& target) {
     const FieldDescriptor& field = *target.field;
@@ -78,7 +79,8 @@ class Applier {
 
   void append(const Target& target) {
     if (!target.field->is_repeated() || target.index != kNoIndex)
-      throw ConfigError(str(what_.argument, ": ", target.path, " is not a list, += does not fit."), str("Write ", target.path, "=..."));
+      throw ConfigError(str(what_.argument, ": ", target.path, " is not a list, += does not fit."),
+                        str("Write ", target.path, "=..."));
     int index = reflection(target).FieldSize(*target.parent, target.field);
     Target element = target;
     element.path = element_path(target.path, index);
@@ -96,7 +98,8 @@ class Applier {
     int size = reflection(target).FieldSize(*target.parent, target.field);
     if (size != 1)
       throw ConfigError(str(what_.argument, ": ", target.path, " is a list of ", size, " elements."),
-                        size == 0 ? str("Append with ", target.path, "+=", what_.value, " or give the whole list: ", target.path, "=[...].")
+                        size == 0 ? str("Append with ", target.path, "+=", what_.value,
+                                        " or give the whole list: ", target.path, "=[...].")
                                   : str("Name an element, ", target.path, "[0] to ", target.path, "[", size - 1,
                                         "], or give the whole list: ", target.path, "=[...]."));
     apply({target.parent, target.field, 0, element_path(target.path, 0)});
@@ -113,8 +116,9 @@ class Applier {
 
   void set_message(const Target& target) {
     const pb::Reflection& fields = reflection(target);
-    pb::Message* message = target.index == kNoIndex ? fields.MutableMessage(target.parent, target.field)
-                                                    : fields.MutableRepeatedMessage(target.parent, target.field, target.index);
+    pb::Message* message = target.index == kNoIndex
+                               ? fields.MutableMessage(target.parent, target.field)
+                               : fields.MutableRepeatedMessage(target.parent, target.field, target.index);
     message->Clear();
     read_message(*message, target.path);
     note(target.path);

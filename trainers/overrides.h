@@ -12,7 +12,9 @@ namespace weft::config {
 class Origins;
 
 // Applies one override. Values are parsed by the field's type; sizes take k M G and KiB MiB GiB; relative paths are
-// relative to `folder`. Setting a member of a oneof clears the others. ConfigError "<argument>: ..." if it does not fit.
-void apply_override(google::protobuf::Message& message, const std::string& argument, const std::string& folder, Origins* origins);
+// relative to `folder`. Setting a member of a oneof clears the others. ConfigError "<argument>: ..." if it does not
+// fit.
+void apply_override(google::protobuf::Message& message, const std::string& argument, const std::string& folder,
+                    Origins* origins);
 
 }  // namespace weft::config

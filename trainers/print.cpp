@@ -25,7 +25,8 @@ Json json_of(const pb::Message& message);
 Json json_value(const pb::Message& message, const FieldDescriptor& field, int index) {
   const pb::Reflection& reflection = *message.GetReflection();
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
-    return json_of(index < 0 ? reflection.GetMessage(message, &field) : reflection.GetRepeatedMessage(message, &field, index));
+    return json_of(index < 0 ? reflection.GetMessage(message, &field)
+                             : reflection.GetRepeatedMessage(message, &field, index));
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING)
     return index < 0 ? reflection.GetString(message, &field) : reflection.GetRepeatedString(message, &field, index);
   std::string text = scalar_text(message, field, index);
@@ -62,9 +63,12 @@ void collect(const pb::Message& message, const std::string& path, Leaves& out) {
     for (int i = 0; i < count; ++i) {
       std::string here = child_path(path, field->name());
       if (field->is_repeated()) here = element_path(here, i);
-      if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) out.emplace_back(here, scalar_text(message, *field, i));
-      else if (field->is_repeated()) collect(reflection.GetRepeatedMessage(message, field, i), here, out);
-      else collect(reflection.GetMessage(message, field), here, out);
+      if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
+        out.emplace_back(here, scalar_text(message, *field, i));
+      else if (field->is_repeated())
+        collect(reflection.GetRepeatedMessage(message, field, i), here, out);
+      else
+        collect(reflection.GetMessage(message, field), here, out);
     }
   }
 }
@@ -92,8 +96,10 @@ std::vector<Difference> differences(const pb::Message& a, const pb::Message& b) 
   std::vector<Difference> out;
   for (const auto& [path, value] : in_a) {
     auto found = rest.find(path);
-    if (found == rest.end()) out.push_back({path, value, ""});
-    else if (found->second != value) out.push_back({path, value, found->second});
+    if (found == rest.end())
+      out.push_back({path, value, ""});
+    else if (found->second != value)
+      out.push_back({path, value, found->second});
     if (found != rest.end()) rest.erase(found);
   }
   for (const auto& [path, value] : in_b)
@@ -107,9 +113,11 @@ void require_same(const Experiment& now, const std::string& run_folder, const st
   Loaded stored = read(file, {});
   std::string list;
   for (const Difference& d : differences(stored.experiment, now)) {
-    bool is_ignored = std::any_of(ignored.begin(), ignored.end(), [&](const std::string& path) { return d.path.starts_with(path); });
+    bool is_ignored =
+        std::any_of(ignored.begin(), ignored.end(), [&](const std::string& path) { return d.path.starts_with(path); });
     if (is_ignored) continue;
-    list += str("\n       ", d.path, ": ", d.a.empty() ? "not set" : d.a, " there, ", d.b.empty() ? "not set" : d.b, " now");
+    list += str("\n       ", d.path, ": ", d.a.empty() ? "not set" : d.a, " there, ", d.b.empty() ? "not set" : d.b,
+                " now");
   }
   if (list.empty()) return;
   throw ConfigError(str(run_folder, ": holds a run with another config:", list),

@@ -14,7 +14,9 @@ constexpr int64_t kWarmupSteps = 10;
 constexpr size_t kClockSteps = 50;
 constexpr int kBarWidth = 40;
 
-double share_done(const StepStatus& s) { return s.steps > 0 ? static_cast<double>(s.step) / static_cast<double>(s.steps) : 0; }
+double share_done(const StepStatus& s) {
+  return s.steps > 0 ? static_cast<double>(s.step) / static_cast<double>(s.steps) : 0;
+}
 double gib(int64_t bytes) { return static_cast<double>(bytes) / 1073741824.0; }
 
 }  // namespace
@@ -47,7 +49,8 @@ std::string rate_text(double tokens_per_s) {
 
 std::string step_line(const StepStatus& s) {
   size_t width = fmt::formatted_size("{}", s.steps);
-  std::string out = fmt::format("step  {:>{}}/{}  {:.1f}%  loss {:.4f}", s.step, width, s.steps, 100 * share_done(s), s.loss);
+  std::string out =
+      fmt::format("step  {:>{}}/{}  {:.1f}%  loss {:.4f}", s.step, width, s.steps, 100 * share_done(s), s.loss);
   auto to = std::back_inserter(out);
   if (s.bits_per_byte) fmt::format_to(to, "  bpb {:.3f}", *s.bits_per_byte);
   if (s.lr) fmt::format_to(to, "  lr {:.2e}", *s.lr);
@@ -72,7 +75,8 @@ std::string bar_line(const StepStatus& s) {
 }
 
 std::string plain_line(const StepStatus& s) {
-  std::string out = fmt::format("step={} steps={} percent={:.1f} loss={:.4f}", s.step, s.steps, 100 * share_done(s), s.loss);
+  std::string out =
+      fmt::format("step={} steps={} percent={:.1f} loss={:.4f}", s.step, s.steps, 100 * share_done(s), s.loss);
   auto to = std::back_inserter(out);
   if (s.bits_per_byte) fmt::format_to(to, " bpb={:.3f}", *s.bits_per_byte);
   if (s.lr) fmt::format_to(to, " lr={:.2e}", *s.lr);
@@ -101,8 +105,10 @@ void Progress::update(const StepStatus& status) {
     num_losses_ = 0;
     has_shown_loss_ = true;
   }
-  if (lines_.is_terminal()) lines_.draw({step_line(shown), bar_line(shown)});
-  else if (ends_line) lines_.log(plain_line(shown));
+  if (lines_.is_terminal())
+    lines_.draw({step_line(shown), bar_line(shown)});
+  else if (ends_line)
+    lines_.log(plain_line(shown));
 }
 
 }  // namespace weft::cli

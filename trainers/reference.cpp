@@ -36,8 +36,8 @@ std::string members(const Descriptor& message) {
   std::string out;
   for (int i = 0; i < message.field_count(); ++i) {
     const FieldDescriptor& field = *message.field(i);
-    out += str("  ", field.name(), std::string(field.name().size() < 18 ? 18 - field.name().size() : 1, ' '), comment(field), " [",
-               default_text(field), "]\n");
+    out += str("  ", field.name(), std::string(field.name().size() < 18 ? 18 - field.name().size() : 1, ' '),
+               comment(field), " [", default_text(field), "]\n");
   }
   return out;
 }
@@ -56,12 +56,15 @@ std::string values(const std::vector<PathStep>& steps, const Loaded& config) {
   for (const Target& target : resolve(copy, all, PathUse::clear, schema_path(steps))) {
     const pb::Reflection& reflection = *target.parent->GetReflection();
     bool is_list = target.field->is_repeated();
-    int count = is_list ? reflection.FieldSize(*target.parent, target.field) : reflection.HasField(*target.parent, target.field);
+    int count = is_list ? reflection.FieldSize(*target.parent, target.field)
+                        : reflection.HasField(*target.parent, target.field);
     int first = std::max(target.index, 0), last = target.index >= 0 ? target.index + 1 : count;
     if (count == 0) out += str("value:    ", target.path, " is not set\n");
     for (int i = first; i < last && !target.field->message_type(); ++i) {
       std::string path = is_list && target.index < 0 ? element_path(target.path, i) : target.path;
-      std::string origin = config.origins.has(path) ? config.origins.of(path) : config.origins.has(target.path) ? config.origins.of(target.path) : "default";
+      std::string origin = config.origins.has(path)          ? config.origins.of(path)
+                           : config.origins.has(target.path) ? config.origins.of(target.path)
+                                                             : "default";
       out += str("value:    ", path, " = ", scalar_text(*target.parent, *target.field, i), "  (", origin, ")\n");
     }
   }
@@ -82,8 +85,8 @@ void add_rows(const Descriptor& message, const std::string& path, std::string& o
     const FieldDescriptor& field = *message.field(i);
     Facts known = facts(field);
     std::string here = str(child_path(path, field.name()), field.is_repeated() ? "[]" : "");
-    out += str("| `", here, "` | ", in_table(type_name(field)), " | ", in_table(default_text(field)), " | ", known.range.text,
-               " | ", known.unit, " | ", in_table(comment(field)), " |\n");
+    out += str("| `", here, "` | ", in_table(type_name(field)), " | ", in_table(default_text(field)), " | ",
+               known.range.text, " | ", known.unit, " | ", in_table(comment(field)), " |\n");
     if (field.message_type()) add_rows(*field.message_type(), here, out);
   }
 }
@@ -99,7 +102,8 @@ std::string explain(const std::string& path, const Loaded* config) {
   if (!known.range.text.empty()) out += str("range:    ", known.range.text, "\n");
   if (!known.unit.empty()) out += str("unit:     ", known.unit, "\n");
   if (config) out += values(steps, *config);
-  if (field.message_type() && field.message_type()->field_count() > 0) out += "fields:\n" + members(*field.message_type());
+  if (field.message_type() && field.message_type()->field_count() > 0)
+    out += "fields:\n" + members(*field.message_type());
   return out;
 }
 

@@ -33,7 +33,8 @@ std::optional<int64_t> parse_size(std::string_view text) {
     std::string_view name;
     double factor;
   };
-  for (Suffix suffix : {Suffix{"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}}) {
+  for (Suffix suffix :
+       {Suffix{"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}}) {
     if (!text.ends_with(suffix.name)) continue;
     text.remove_suffix(suffix.name.size());
     auto number = parse_number<double>(text);
@@ -62,19 +63,23 @@ std::optional<std::string> parse_text(std::string_view text) {
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
     std::vector<std::string> names = value_names(*field.enum_type());
     std::string near = nearest(text, names);
-    throw ConfigError(str(origin, ": ", path, " has no value '", text, "'.", near.empty() ? "" : " Did you mean '" + near + "'?"),
-                      "Use one of " + join(names, ", ") + ".");
+    throw ConfigError(
+        str(origin, ": ", path, " has no value '", text, "'.", near.empty() ? "" : " Did you mean '" + near + "'?"),
+        "Use one of " + join(names, ", ") + ".");
   }
   throw ConfigError(str(origin, ": '", text, "' does not fit ", path, "."), "Give " + expectation(field) + ".");
 }
 
 // Calls set(value) with the reflection setter that fits singular, appended or element.
 template <class T, class Set, class SetElement, class Append>
-void store(const pb::Reflection& reflection, pb::Message& message, const FieldDescriptor& field, int index, T value, Set set,
-           SetElement set_element, Append append) {
-  if (!field.is_repeated()) (reflection.*set)(&message, &field, std::move(value));
-  else if (index >= 0) (reflection.*set_element)(&message, &field, index, std::move(value));
-  else (reflection.*append)(&message, &field, std::move(value));
+void store(const pb::Reflection& reflection, pb::Message& message, const FieldDescriptor& field, int index, T value,
+           Set set, SetElement set_element, Append append) {
+  if (!field.is_repeated())
+    (reflection.*set)(&message, &field, std::move(value));
+  else if (index >= 0)
+    (reflection.*set_element)(&message, &field, index, std::move(value));
+  else
+    (reflection.*append)(&message, &field, std::move(value));
 }
 
 }  // namespace
@@ -104,7 +109,9 @@ void set_scalar(pb::Message& message, const FieldDescriptor& field, int index, s
       if (const auto* value = field.enum_type()->FindValueByName(std::string(text)); value && value->number() != 0)
         return store(reflection, message, field, index, value, &R::SetEnum, &R::SetRepeatedEnum, &R::AddEnum);
       break;
-    default: weft::fail(str("config schema: ", field.full_name(), " has a type without a parser"), "use int64, double, bool, string or an enum");
+    default:
+      weft::fail(str("config schema: ", field.full_name(), " has a type without a parser"),
+                 "use int64, double, bool, string or an enum");
   }
   fail_value(field, text, origin, path);
 }
@@ -134,8 +141,10 @@ std::string scalar_text(const pb::Message& message, const FieldDescriptor& field
 double scalar_number(const pb::Message& message, const FieldDescriptor& field, int index) {
   const pb::Reflection& reflection = *message.GetReflection();
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE)
-    return field.is_repeated() ? reflection.GetRepeatedDouble(message, &field, index) : reflection.GetDouble(message, &field);
-  int64_t value = field.is_repeated() ? reflection.GetRepeatedInt64(message, &field, index) : reflection.GetInt64(message, &field);
+    return field.is_repeated() ? reflection.GetRepeatedDouble(message, &field, index)
+                               : reflection.GetDouble(message, &field);
+  int64_t value =
+      field.is_repeated() ? reflection.GetRepeatedInt64(message, &field, index) : reflection.GetInt64(message, &field);
   return static_cast<double>(value);
 }
 

@@ -11,8 +11,8 @@ class Message;
 
 namespace weft::config {
 
-// Sets the scalar field (`index` < 0: the field itself, or one more element of a repeated field; else that element) from
-// `text`. Integers take the suffixes k M G (powers of 1000) and KiB MiB GiB (powers of 1024); texts may be quoted.
+// Sets the scalar field (`index` < 0: the field itself, or one more element of a repeated field; else that element)
+// from `text`. Integers take the suffixes k M G (powers of 1000) and KiB MiB GiB (powers of 1024); texts may be quoted.
 // ConfigError "<origin>: <path> ..." with what the field takes when the text does not fit its type.
 void set_scalar(google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field, int index,
                 std::string_view text, const std::string& origin, const std::string& path);
@@ -21,9 +21,11 @@ void set_scalar(google::protobuf::Message& message, const google::protobuf::Fiel
 std::string expectation(const google::protobuf::FieldDescriptor& field);
 
 // The scalar as text: numbers in the shortest form that reads back equal, texts quoted, enums by name.
-std::string scalar_text(const google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field, int index);
+std::string scalar_text(const google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field,
+                        int index);
 
 // A float64 value of a numeric field, for checks of ranges.
-double scalar_number(const google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field, int index);
+double scalar_number(const google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field,
+                     int index);
 
 }  // namespace weft::config

@@ -1,18 +1,17 @@
 #include "trainers/system_info.h"
 
+#include <fmt/core.h>
+#include <google/protobuf/stubs/common.h>
+#include <oneapi/dnnl/dnnl_version.h>
 #include <sched.h>
 #include <sys/utsname.h>
 
 #include <CLI/Version.hpp>
 #include <algorithm>
 #include <fstream>
+#include <nlohmann/detail/macro_scope.hpp>
 #include <optional>
 #include <sstream>
-
-#include <fmt/core.h>
-#include <google/protobuf/stubs/common.h>
-#include <nlohmann/detail/macro_scope.hpp>
-#include <oneapi/dnnl/dnnl_version.h>
 
 #include "ops/cpu/isa.h"
 #include "weft/core/device.h"
@@ -64,7 +63,8 @@ void add_libraries(SystemInfo& info) {
   info.libraries = {
       {"oneDNN", dotted(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH)},
       {"OpenMP", fmt::format("{}", _OPENMP)},
-      {"Protocol Buffers", dotted(GOOGLE_PROTOBUF_VERSION / 1000000, GOOGLE_PROTOBUF_VERSION / 1000 % 1000, GOOGLE_PROTOBUF_VERSION % 1000)},
+      {"Protocol Buffers", dotted(GOOGLE_PROTOBUF_VERSION / 1000000, GOOGLE_PROTOBUF_VERSION / 1000 % 1000,
+                                  GOOGLE_PROTOBUF_VERSION % 1000)},
       {"fmt", dotted(FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
       {"nlohmann-json", dotted(NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
       {"CLI11", CLI11_VERSION},

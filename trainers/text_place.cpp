@@ -20,8 +20,8 @@ class IgnoreErrors : public pb::io::ErrorCollector {
   void AddError(int, pb::io::ColumnNumber, const std::string&) override {}
 };
 
-// Follows the tokens of a document and knows at each the message around it. A pushdown of four states is enough, because
-// the document was valid up to the error.
+// Follows the tokens of a document and knows at each the message around it. A pushdown of four states is enough,
+// because the document was valid up to the error.
 class Walker {
  public:
   Walker(const Descriptor* type, const std::string& path) { frames_.push_back({type, path, nullptr, false, {}}); }

@@ -60,29 +60,32 @@ std::string got_word(const std::string& text) {
   std::string word = quoted_word(error.text_, error.text_.find("field named"));
   TextPlace place = find_place(text, root, source.path, error.line_, error.column_, word);
   std::vector<std::string> names = place.type ? field_names(*place.type) : std::vector<std::string>{};
-  throw ConfigError(str(position(source, place.line, place.column), ": ", message_name(place.path), " has no field '", word,
-                        "'. ", suggestion(word, names, "Its fields")),
+  throw ConfigError(str(position(source, place.line, place.column), ": ", message_name(place.path), " has no field '",
+                        word, "'. ", suggestion(word, names, "Its fields")),
                     "");
 }
 
-[[noreturn]] void fail_enum(const TextSource& source, std::string_view text, const Descriptor& root, const FirstError& error) {
+[[noreturn]] void fail_enum(const TextSource& source, std::string_view text, const Descriptor& root,
+                            const FirstError& error) {
   std::string word = quoted_word(error.text_);
   TextPlace place = find_place(text, root, source.path, error.line_, error.column_, word);
   std::vector<std::string> names = place.field ? value_names(*place.field->enum_type()) : std::vector<std::string>{};
   std::string near = nearest(word, names);
   throw ConfigError(str(position(source, place.line, place.column), ": ",
-                        child_path(place.path, place.field ? place.field->name() : "value"), " has no value '", word, "'.",
-                        near.empty() ? "" : " Did you mean '" + near + "'?"),
+                        child_path(place.path, place.field ? place.field->name() : "value"), " has no value '", word,
+                        "'.", near.empty() ? "" : " Did you mean '" + near + "'?"),
                     "Use one of " + join(names, ", ") + ".");
 }
 
 // Turns the parser's message into one with the path; the parser's words stay where they say it best.
-[[noreturn]] void fail_text(const TextSource& source, std::string_view text, const Descriptor& root, const FirstError& error) {
+[[noreturn]] void fail_text(const TextSource& source, std::string_view text, const Descriptor& root,
+                            const FirstError& error) {
   if (error.text_.find("has no field named") != std::string::npos) fail_unknown_field(source, text, root, error);
   if (error.text_.find("Unknown enumeration value") != std::string::npos) fail_enum(source, text, root, error);
   std::string word = got_word(error.text_);
   TextPlace place = find_place(text, root, source.path, error.line_, error.column_, word);
-  bool is_value = error.text_.find("Expected") != std::string::npos || error.text_.find("nteger out of range") != std::string::npos ||
+  bool is_value = error.text_.find("Expected") != std::string::npos ||
+                  error.text_.find("nteger out of range") != std::string::npos ||
                   error.text_.find("Invalid value") != std::string::npos;
   bool is_scalar = place.field && place.field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE;
   std::string at = position(source, error.line_, error.column_);
@@ -91,8 +94,9 @@ std::string got_word(const std::string& text) {
     throw ConfigError(str(at, ": ", shown, " does not fit ", child_path(place.path, place.field->name()), "."),
                       "Give " + expectation(*place.field) + ".");
   }
-  throw ConfigError(str(at, ": ", error.text_, " (in ", message_name(place.path), ")"),
-                    "See `weft config --explain " + (place.path.empty() ? "PATH" : place.path) + "` for what is allowed there.");
+  throw ConfigError(
+      str(at, ": ", error.text_, " (in ", message_name(place.path), ")"),
+      "See `weft config --explain " + (place.path.empty() ? "PATH" : place.path) + "` for what is allowed there.");
 }
 
 // Walks what was read: resolves paths, notes origins.

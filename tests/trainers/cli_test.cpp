@@ -34,7 +34,8 @@ class Cli : public ::testing::Test {
 
   // Runs `weft ARGUMENTS` in the test's folder; the arguments are shell text.
   Outcome weft(const std::string& arguments, const std::string& environment = "") {
-    std::string command = str("cd ", folder_.string(), " && ", environment, " " WEFT_BINARY " ", arguments, " >out 2>err </dev/null");
+    std::string command =
+        str("cd ", folder_.string(), " && ", environment, " " WEFT_BINARY " ", arguments, " >out 2>err </dev/null");
     int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content("out"), content("err")};
   }
@@ -56,7 +57,8 @@ TEST_F(Cli, PrintsTheResolvedConfigOnStdout) {
 }
 
 TEST_F(Cli, PrintsJson) {
-  for (const char* arguments : {"config run.txtpb --json", "config run.txtpb --as json", "config --as=json run.txtpb"}) {
+  for (const char* arguments :
+       {"config run.txtpb --json", "config run.txtpb --as json", "config --as=json run.txtpb"}) {
     Outcome run = weft(arguments);
     EXPECT_EQ(run.code, 0) << run.err;
     EXPECT_EQ(nlohmann::json::parse(run.out)["model"]["dim"], 64);
@@ -66,7 +68,8 @@ TEST_F(Cli, PrintsJson) {
 TEST_F(Cli, TakesOverridesInTheOrderGiven) {
   EXPECT_NE(weft("config run.txtpb seed=2 --set seed=3").out.find("seed: 3"), std::string::npos);
   EXPECT_NE(weft("config run.txtpb --set seed=3 seed=2").out.find("seed: 2"), std::string::npos);
-  EXPECT_NE(weft("config --set seed=3 run.txtpb seed=2 --set=seed=5 model.init.std=1").out.find("seed: 5"), std::string::npos);
+  EXPECT_NE(weft("config --set seed=3 run.txtpb seed=2 --set=seed=5 model.init.std=1").out.find("seed: 5"),
+            std::string::npos);
   EXPECT_NE(weft("config run.txtpb 'data.train=[{path:\"x.txt\"}]'").out.find("/x.txt\""), std::string::npos);
   EXPECT_NE(weft("config run.txtpb 'name=a b' name=ab").out.find("name: \"ab\""), std::string::npos);
 }
@@ -90,13 +93,16 @@ TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
   const Row rows[] = {
       {"confg", {"error: weft has no command 'confg'. Did you mean 'config'?"}},
       {"zzz", {"error: weft has no command 'zzz'. Commands: ", "config", "doctor"}},
-      {"config run.txtpb --jsn", {"error: weft config has no option '--jsn'. Did you mean '--json'?", "weft config --help"}},
+      {"config run.txtpb --jsn",
+       {"error: weft config has no option '--jsn'. Did you mean '--json'?", "weft config --help"}},
       {"--jsn", {"error: weft has no option '--jsn'"}},
       {"config", {"error: weft config: the argument CONFIG is missing.", "--reference"}},
       {"config absent.txtpb", {"error: absent.txtpb: cannot be read: No such file or directory."}},
       {"config .", {"error: .: is a folder"}},
       {"config run.txtpb train.tokns=3", {"error: train.tokns=3: train has no field 'tokns'. Did you mean 'tokens'?"}},
-      {"config run.txtpb model.dim=65", {"error: run.txtpb:4:21: model.mixer[0].softmax.heads is 4, which does not divide model.dim 65.\n       Use a divisor"}},
+      {"config run.txtpb model.dim=65",
+       {"error: run.txtpb:4:21: model.mixer[0].softmax.heads is 4, which does not divide model.dim 65.\n       Use a "
+        "divisor"}},
       {"config run.txtpb --as yaml", {"error: --as yaml: no such format.", "text, json"}},
       {"config run.txtpb --as", {"error: weft config: ", "--as"}},
       {"config run.txtpb --quiet --verbose", {"error: weft config: ", "--quiet excludes --verbose"}},
@@ -123,7 +129,8 @@ TEST_F(Cli, HelpOfEveryCommandHasTwoExamples) {
     size_t examples = run.out.find("Examples:");
     ASSERT_NE(examples, std::string::npos) << run.out;
     int num_examples = 0;
-    for (size_t at = examples; (at = run.out.find(str("weft ", command), at)) != std::string::npos; ++at) ++num_examples;
+    for (size_t at = examples; (at = run.out.find(str("weft ", command), at)) != std::string::npos; ++at)
+      ++num_examples;
     EXPECT_EQ(num_examples, 2) << run.out;
     expect_parts(run.out, {"--json", "--quiet", "--verbose", "--help"});
   }

@@ -107,12 +107,16 @@ struct TextRow {
 // Line and column, path, offending word and what was meant, for mistakes of syntax.
 TEST(Config, NamesLineColumnPathAndNearestWord) {
   const TextRow rows[] = {
-      {"heads: 4", "heads: 4 windw: 3", {"tiny.txtpb:4:30: model.mixer[0].softmax has no field 'windw'. Did you mean 'window'?"}},
+      {"heads: 4",
+       "heads: 4 windw: 3",
+       {"tiny.txtpb:4:30: model.mixer[0].softmax has no field 'windw'. Did you mean 'window'?"}},
       {"dim: 64", "dimension: 64", {"tiny.txtpb:3:3: model has no field 'dimension'. Did you mean 'dim'?"}},
       {"seed: 1", "sead: 1", {"tiny.txtpb:1:1: the config has no field 'sead'. Did you mean 'seed'?"}},
       {"seed: 1", "zzz: 1", {"the config has no field 'zzz'. Its fields: name, seed, model"}},
       {"softmax {", "softmux {", {"tiny.txtpb:4:11: model.mixer[0] has no field 'softmux'. Did you mean 'softmax'?"}},
-      {"tokens: 6400", "tokens: 6400 compute: bf61", {"tiny.txtpb:10:31: train.compute has no value 'bf61'. Did you mean 'bf16'?", "one of f32, bf16"}},
+      {"tokens: 6400",
+       "tokens: 6400 compute: bf61",
+       {"tiny.txtpb:10:31: train.compute has no value 'bf61'. Did you mean 'bf16'?", "one of f32, bf16"}},
       {"dim: 64", "dim: wide", {"tiny.txtpb:3:8: 'wide' does not fit model.dim.", "an integer in [1, inf) features"}},
       {"dim: 64", "dim: 64.5", {"tiny.txtpb:3:", "model.dim", "an integer in [1, inf)"}},
       {"dim: 64", "dim: 64k", {"tiny.txtpb:3:"}},
@@ -139,10 +143,13 @@ struct CheckRow {
 // Impossible configs: argument, path, value, allowed range or fix.
 TEST(Config, RefusesImpossibleConfigs) {
   const CheckRow rows[] = {
-      {{"model.mixer[0].softmax.heads=5"}, {"model.mixer[0].softmax.heads=5: model.mixer[0].softmax.heads is 5, which does not divide model.dim 64.", "2, 4, 8"}},
+      {{"model.mixer[0].softmax.heads=5"},
+       {"model.mixer[0].softmax.heads=5: model.mixer[0].softmax.heads is 5, which does not divide model.dim 64.",
+        "2, 4, 8"}},
       {{"model.mixer[0].softmax.kv_heads=3"}, {"kv_heads is 3, which does not divide heads 4.", "1, 2, 4"}},
       {{"model.mixer[0].softmax.kv_heads=8"}, {"kv_heads is 8, which does not divide heads 4."}},
-      {{"model.mixer[0].softmax.window=0"}, {"window is 0, outside the allowed range.", "an integer in [1, inf) tokens"}},
+      {{"model.mixer[0].softmax.window=0"},
+       {"window is 0, outside the allowed range.", "an integer in [1, inf) tokens"}},
       {{"model.mixer[0].softmax.dropout=1"}, {"dropout is 1, outside", "[0, 1)"}},
       {{"model.mixer[0].softmax.dropout=-0.1"}, {"dropout is -0.1, outside", "[0, 1)"}},
       {{"model.mixer[0].softmax.soft_cap=0"}, {"soft_cap is 0, outside", "(0, inf)"}},
@@ -150,9 +157,12 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.dim=12"}, {"tiny.txtpb:4:21: model.mixer[0].softmax.heads gives heads of width 3", "even"}},
       {{"model.position.rope.fraction=0.3"}, {"model.position.rope.fraction is 0.3: it rotates 4.8 of 16 features"}},
       {{"model.position.rope.fraction=0"}, {"fraction is 0, outside", "(0, 1]"}},
-      {{"model.position.rope.scaling.llama3.low_freq_factor=4"}, {"low_freq_factor is 4, must be below high_freq_factor 4"}},
-      {{"model.position.rope.scaling={yarn{factor:2 original_context:64 beta_slow:40}}"}, {"beta_slow is 40, must be below beta_fast 32"}},
-      {{"model.position.rope.scaling={linear{}}"}, {"model.position.rope.scaling.linear.factor is missing", "a number in [1, inf)"}},
+      {{"model.position.rope.scaling.llama3.low_freq_factor=4"},
+       {"low_freq_factor is 4, must be below high_freq_factor 4"}},
+      {{"model.position.rope.scaling={yarn{factor:2 original_context:64 beta_slow:40}}"},
+       {"beta_slow is 40, must be below beta_fast 32"}},
+      {{"model.position.rope.scaling={linear{}}"},
+       {"model.position.rope.scaling.linear.factor is missing", "a number in [1, inf)"}},
       {{"model.pattern=0 1"}, {"model.pattern is \"0 1\": index 1 is out of range, there is 1 mixer.", "[0, 0]"}},
       {{"model.pattern=0 x"}, {"'x' is not an index"}},
       {{"model.pattern=\" \""}, {"names no mixer"}},
@@ -173,7 +183,9 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"data.val.fraction=1"}, {"data.val.fraction is 1, outside", "(0, 1)"}},
       {{"data.tokenizer.gpt2.vocab=v.json"}, {"data.tokenizer.gpt2.merges is missing"}},
       {{"train.tokens="}, {"train.tokens is missing"}},
-      {{"train.tokens_per_step=33"}, {"train.tokens_per_step is 33, not a multiple of micro_batch 1 x model.context 32 x parallel.data 1 = 32.", "32 or 64"}},
+      {{"train.tokens_per_step=33"},
+       {"train.tokens_per_step is 33, not a multiple of micro_batch 1 x model.context 32 x parallel.data 1 = 32.",
+        "32 or 64"}},
       {{"train.micro_batch=3", "train.tokens_per_step=64"}, {"not a multiple of micro_batch 3", "Use 96"}},
       {{"train.tokens=31"}, {"train.tokens is 31, less than one step of 32 tokens"}},
       {{"train.max_seconds=0"}, {"train.max_seconds is 0, outside", "seconds"}},
@@ -186,12 +198,14 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"optim.group+={muon{}}"}, {"optim.group[0].muon must go with matrices", "rank=2"}},
       {{"optim.group+={rank:1 muon{}}"}, {"optim.group[0].rank must go with matrices"}},
       {{"optim.group+={}", "optim.group+={rank:2}"}, {"optim.group[1] is never reached"}},
-      {{"optim.schedule.cosine.warmup=201"}, {"optim.schedule.cosine.warmup is 201 steps, but the training has only 200", "at most 200"}},
+      {{"optim.schedule.cosine.warmup=201"},
+       {"optim.schedule.cosine.warmup is 201 steps, but the training has only 200", "at most 200"}},
       {{"optim.schedule.wsd.warmup=180"}, {"warmup is 180 steps and the decay 40: together more than the 200"}},
       {{"optim.schedule.wsd.decay_fraction=1.1"}, {"decay_fraction is 1.1, outside", "[0, 1]"}},
       {{"optim.clip_norm=-1"}, {"optim.clip_norm is -1, outside", "[0, inf)"}},
       {{"optim.skip.window=1"}, {"optim.skip.window is 1, outside", "[2, inf) steps"}},
-      {{"parallel.data=2", "train.tokens_per_step=64"}, {"parallel.data=2: parallel.data is 2, but this version trains on one rank.", "parallel.data=1"}},
+      {{"parallel.data=2", "train.tokens_per_step=64"},
+       {"parallel.data=2: parallel.data is 2, but this version trains on one rank.", "parallel.data=1"}},
       {{"parallel.context=4"}, {"parallel.context is 4, but this version trains on one rank."}},
       {{"parallel.layout=striped"}, {"parallel.layout=striped: parallel.layout is striped", "contiguous"}},
       {{"parallel.zero=1"}, {"parallel.zero is 1"}},
@@ -221,7 +235,8 @@ TEST(Config, PointsAtTheLineOfAValueInTheFile) {
 
 TEST(Config, ListsDifferencesByPath) {
   Experiment a = load_string(kTiny).experiment;
-  Experiment b = load_string(kTiny, {"model.mixer[0].softmax.window=8", "optim.schedule.linear={}", "seed=2"}).experiment;
+  Experiment b =
+      load_string(kTiny, {"model.mixer[0].softmax.window=8", "optim.schedule.linear={}", "seed=2"}).experiment;
   std::vector<Difference> all = differences(a, b);
   auto find = [&](const std::string& path) {
     for (const Difference& d : all)
@@ -266,9 +281,11 @@ void check_documented(const Descriptor& message, const std::string& path) {
       check_documented(*field.message_type(), here);
       continue;
     }
-    bool has_default = known.is_required || !known.preset.empty() || !known.unset.empty() || field.real_containing_oneof();
+    bool has_default =
+        known.is_required || !known.preset.empty() || !known.unset.empty() || field.real_containing_oneof();
     EXPECT_TRUE(has_default) << here;
-    bool is_number = field.cpp_type() == FieldDescriptor::CPPTYPE_INT64 || field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE;
+    bool is_number =
+        field.cpp_type() == FieldDescriptor::CPPTYPE_INT64 || field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE;
     bool is_free = path.ends_with("custom.number");
     EXPECT_TRUE(!is_number || is_free || !known.range.text.empty()) << here;
     if (field.enum_type()) {
@@ -280,14 +297,16 @@ void check_documented(const Descriptor& message, const std::string& path) {
 TEST(Config, SchemaDocumentsEveryField) { check_documented(*Experiment::descriptor(), ""); }
 
 TEST(Config, PrintsTheReferenceOfAllFields) {
-  expect_parts(reference(), {"| `model.dim` | integer | required | [1, inf) | features | Width of the residual stream. |",
-                             "| `train.compute` | f32 \\| bf16 | f32 |", "| `optim.group[].adamw.betas[]` |",
-                             "| `optim.schedule.cosine` | message | the default choice |"});
+  expect_parts(reference(),
+               {"| `model.dim` | integer | required | [1, inf) | features | Width of the residual stream. |",
+                "| `train.compute` | f32 \\| bf16 | f32 |", "| `optim.group[].adamw.betas[]` |",
+                "| `optim.schedule.cosine` | message | the default choice |"});
 }
 
 TEST(Config, ExplainsAFieldItsValueAndWhereItWasSet) {
   expect_parts(explain("model.mixer[0].softmax.window", nullptr),
-               {"model.mixer.softmax.window", "A token sees itself", "type:     integer", "all earlier tokens", "[1, inf)", "tokens"});
+               {"model.mixer.softmax.window", "A token sees itself", "type:     integer", "all earlier tokens",
+                "[1, inf)", "tokens"});
   Loaded config = load_string(kTwoMixers, {"train.tokens=64k"});
   expect_parts(explain("model.mixer.softmax.window", &config),
                {"model.mixer[0].softmax.window = 8  (tiny.txtpb:4:30)", "model.mixer[1].softmax.window is not set"});

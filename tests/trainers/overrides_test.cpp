@@ -19,8 +19,8 @@ Experiment with(const char* text, const std::vector<std::string>& overrides) {
 }
 
 TEST(Overrides, SetsFieldsByTheirType) {
-  Experiment e = with(kTiny, {"model.dim=128", "model.init.std=1e-2", "model.embedding.tied=false", "name=with = and spaces",
-                              "train.compute=bf16", "model.position.rope.base=500000"});
+  Experiment e = with(kTiny, {"model.dim=128", "model.init.std=1e-2", "model.embedding.tied=false",
+                              "name=with = and spaces", "train.compute=bf16", "model.position.rope.base=500000"});
   EXPECT_EQ(e.model().dim(), 128);
   EXPECT_DOUBLE_EQ(e.model().init().std(), 0.01);
   EXPECT_FALSE(e.model().embedding().tied());
@@ -53,8 +53,8 @@ TEST(Overrides, ReachesElementsByIndexStarOrAlone) {
 }
 
 TEST(Overrides, AppendsToLists) {
-  Experiment e = with(kTiny, {"data.train+={path:\"b\" weight:2}", "optim.group+={adamw{}}", "optim.group.adamw.betas+=0.8",
-                              "optim.group.adamw.betas+=0.9", "eval.at_end+=mqar"});
+  Experiment e = with(kTiny, {"data.train+={path:\"b\" weight:2}", "optim.group+={adamw{}}",
+                              "optim.group.adamw.betas+=0.8", "optim.group.adamw.betas+=0.9", "eval.at_end+=mqar"});
   ASSERT_EQ(e.data().train_size(), 2);
   EXPECT_EQ(e.data().train(1).weight(), 2);
   ASSERT_EQ(e.optim().group(0).adamw().betas_size(), 2);
@@ -86,7 +86,8 @@ TEST(Overrides, ClearsFieldsElementsAndLists) {
   EXPECT_EQ(e.data().train(0).weight(), 2);
   EXPECT_EQ(with(kTwoMixers, {"data.train[*]="}).data().train_size(), 0);
   EXPECT_EQ(with(kTwoMixers, {"model.mixer="}).model().mixer_size(), 0);
-  EXPECT_FALSE(with(kTiny, {"model.position.rope.scaling.yarn="}).model().position().has_rope()) << "clearing makes nothing";
+  EXPECT_FALSE(with(kTiny, {"model.position.rope.scaling.yarn="}).model().position().has_rope())
+      << "clearing makes nothing";
 }
 
 TEST(Overrides, SettingAMemberOfAOneofClearsTheOthers) {
@@ -107,7 +108,8 @@ TEST(Overrides, StarPassesOverElementsOfAnotherKind) {
 
 TEST(Overrides, ResolvesPathsAgainstTheWorkingDirectory) {
   std::string here = std::filesystem::current_path().string();
-  Experiment e = with(kTiny, {"data.train.path=x/../text.txt", "data.train+={path:\"b.txt\"}", "data.val.path=/abs/v.txt"});
+  Experiment e =
+      with(kTiny, {"data.train.path=x/../text.txt", "data.train+={path:\"b.txt\"}", "data.val.path=/abs/v.txt"});
   EXPECT_EQ(e.data().train(0).path(), here + "/text.txt");
   EXPECT_EQ(e.data().train(1).path(), here + "/b.txt");
   EXPECT_EQ(e.data().val().path(), "/abs/v.txt");
@@ -133,10 +135,12 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
       {"model.mixer[x].softmax.heads=3", {"the index 'x' is neither a number nor *"}},
       {"model.mixer[-1].softmax.heads=3", {"the index '-1'"}},
       {"model dim=3", {"unexpected ' ' at character 6"}},
-      {"model.mixer[0].softmax.windw=3", {"model.mixer[0].softmax.windw=3: model.mixer[0].softmax has no field 'windw'. Did you mean 'window'?"}},
+      {"model.mixer[0].softmax.windw=3",
+       {"model.mixer[0].softmax.windw=3: model.mixer[0].softmax has no field 'windw'. Did you mean 'window'?"}},
       {"modle.dim=3", {"the config has no field 'modle'. Did you mean 'model'?"}},
       {"model.mixer[2].softmax.heads=3", {"model.mixer[2] does not exist: model.mixer has 2 elements.", "[0, 1]"}},
-      {"model.mixer.softmax.heads=3", {"model.mixer has 2 elements; which one is meant?", "model.mixer[0] to model.mixer[1]", "model.mixer[*]"}},
+      {"model.mixer.softmax.heads=3",
+       {"model.mixer has 2 elements; which one is meant?", "model.mixer[0] to model.mixer[1]", "model.mixer[*]"}},
       {"optim.group.match=x", {"optim.group has no elements", "optim.group+="}},
       {"model.dim[0]=3", {"model.dim is not repeated"}},
       {"model.dim.x=3", {"model.dim has no field 'x': it is integer."}},
@@ -152,7 +156,8 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
       {"train.device=unset", {"train.device has no value 'unset'", "auto, cpu, cuda"}},
       {"model.ffn=swiglu", {"model.ffn is a message with the fields swiglu, gelu.", "model.ffn={...}"}},
       {"model.ffn={swiglo{}}", {"model.ffn={swiglo{}}: model.ffn has no field 'swiglo'. Did you mean 'swiglu'?"}},
-      {"model.mixer[1]={softmax{heads:4 widow:2}}", {"model.mixer[1].softmax has no field 'widow'. Did you mean 'window'?"}},
+      {"model.mixer[1]={softmax{heads:4 widow:2}}",
+       {"model.mixer[1].softmax has no field 'widow'. Did you mean 'window'?"}},
       {"data.train=x", {"data.train is a list of 2 elements.", "data.train[0] to data.train[1]", "data.train=[...]"}},
       {"data.train=[{pth:\"x\"}]", {"data.train[0] has no field 'pth'. Did you mean 'path'?"}},
       {"data.train+=x", {"data.train[2] is a message with the fields path, weight."}},
@@ -163,7 +168,8 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
 }
 
 TEST(Overrides, BlamesTheLastArgumentThatSetAValue) {
-  expect_parts(error_of(kTiny, {"model.dim=64", "model.mixer[0].softmax.window=0"}), {"model.mixer[0].softmax.window=0: "});
+  expect_parts(error_of(kTiny, {"model.dim=64", "model.mixer[0].softmax.window=0"}),
+               {"model.mixer[0].softmax.window=0: "});
   expect_parts(error_of(kTiny, {"model.mixer[0]={softmax{heads:4 window:0}}"}),
                {"model.mixer[0]={softmax{heads:4 window:0}}: model.mixer[0].softmax.window is 0"});
 }

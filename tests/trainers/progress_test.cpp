@@ -38,7 +38,8 @@ StepStatus example() {
 
 TEST(Progress, WritesTheStepLineAndBar) {
   EXPECT_EQ(step_line(example()),
-            "step  1240/4768  26.0%  loss 3.2184  bpb 1.012  lr 2.00e-02  gn 0.41  1.92 Mtok/s  MFU 46.1%  mem 30.9 GiB  ETA 0:15:58");
+            "step  1240/4768  26.0%  loss 3.2184  bpb 1.012  lr 2.00e-02  gn 0.41  1.92 Mtok/s  MFU 46.1%  mem 30.9 "
+            "GiB  ETA 0:15:58");
   EXPECT_EQ(bar_line(example()),
             "[##########------------------------------]  val 3.2417 @1000  best 3.2417  ckpt @1000  skipped 1");
 }
@@ -106,7 +107,8 @@ TEST(Progress, OffATerminalWritesOneLineEveryNStepsWithTheMeanLoss) {
   std::istringstream lines(recorder.text);
   std::vector<std::string> all;
   for (std::string line; std::getline(lines, line);) all.push_back(line.substr(0, line.find(" skipped")));
-  EXPECT_EQ(all, (std::vector<std::string>{"step=2 steps=5 percent=40.0 loss=1.5000", "step=4 steps=5 percent=80.0 loss=3.5000",
+  EXPECT_EQ(all, (std::vector<std::string>{"step=2 steps=5 percent=40.0 loss=1.5000",
+                                           "step=4 steps=5 percent=80.0 loss=3.5000",
                                            "step=5 steps=5 percent=100.0 loss=5.0000", "done"}));
 }
 
@@ -129,11 +131,16 @@ class Screen {
  public:
   void feed(const std::string& bytes) {
     for (size_t i = 0; i < bytes.size(); ++i) {
-      if (bytes[i] == '\r') column_ = 0;
-      else if (bytes[i] == '\n') line(++row_);
-      else if (bytes.compare(i, 4, "\x1b[2K") == 0) line(row_).clear(), i += 3;
-      else if (bytes.compare(i, 4, "\x1b[1A") == 0) --row_, i += 3;
-      else put(bytes[i]);
+      if (bytes[i] == '\r')
+        column_ = 0;
+      else if (bytes[i] == '\n')
+        line(++row_);
+      else if (bytes.compare(i, 4, "\x1b[2K") == 0)
+        line(row_).clear(), i += 3;
+      else if (bytes.compare(i, 4, "\x1b[1A") == 0)
+        --row_, i += 3;
+      else
+        put(bytes[i]);
     }
   }
   std::vector<std::string> lines() const { return lines_; }
@@ -168,7 +175,8 @@ class Pty {
   int terminal() const { return terminal_; }
   void show_on(Screen& screen) {
     char buffer[4096];
-    for (ssize_t n; (n = read(master_, buffer, sizeof buffer)) > 0;) screen.feed(std::string(buffer, static_cast<size_t>(n)));
+    for (ssize_t n; (n = read(master_, buffer, sizeof buffer)) > 0;)
+      screen.feed(std::string(buffer, static_cast<size_t>(n)));
   }
 
  private:

@@ -25,7 +25,8 @@ int run(const Options& options, Console& console) {
   }
   if (options.config.file().empty()) {
     if (options.explained.empty())
-      throw ConfigError("weft config: the argument CONFIG is missing.", "Name a config, or use --explain PATH or --reference.");
+      throw ConfigError("weft config: the argument CONFIG is missing.",
+                        "Name a config, or use --explain PATH or --reference.");
     console.result(config::explain(options.explained, nullptr));
     return kSuccess;
   }
@@ -33,8 +34,10 @@ int run(const Options& options, Console& console) {
     throw ConfigError("--as " + options.format + ": no such format.", "Use one of text, json.");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   bool is_json = options.format == "json" || console.is_json();
-  if (!options.explained.empty()) console.result(config::explain(options.explained, &loaded));
-  else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
+  if (!options.explained.empty())
+    console.result(config::explain(options.explained, &loaded));
+  else
+    console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
   return kSuccess;
 }
 
@@ -44,7 +47,8 @@ Action define_config(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, false);
   app.add_option("--as", options->format, "Format of the resolved config: text or json")->type_name("FORMAT");
-  app.add_option("--explain", options->explained, "Explain one field; with CONFIG also its value and where it was set")->type_name("PATH");
+  app.add_option("--explain", options->explained, "Explain one field; with CONFIG also its value and where it was set")
+      ->type_name("PATH");
   app.add_flag("--reference", options->wants_reference, "Print every field as a Markdown table");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

@@ -1,6 +1,7 @@
 // weft doctor: build, libraries, instruction sets, devices, threads, memory.
-#include <CLI/App.hpp>
 #include <fmt/format.h>
+
+#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
@@ -19,12 +20,23 @@ double gib(int64_t bytes) { return static_cast<double>(bytes) / 1073741824.0; }
 std::string json_text(const SystemInfo& info) {
   nlohmann::ordered_json libraries = nlohmann::ordered_json::object();
   for (const auto& [name, version] : info.libraries) libraries[name] = version;
-  nlohmann::ordered_json out = {
-      {"version", info.version}, {"build_type", info.build_type}, {"compiler", info.compiler}, {"sanitizers", info.sanitizers},
-      {"cuda_build", kCuda},     {"libraries", libraries},        {"host", info.host},         {"os", info.os},
-      {"cpu", info.cpu},         {"cpu_features", info.cpu_features}, {"isa", info.isa},       {"isas", info.isas},
-      {"devices", info.devices}, {"cores", info.cores},           {"threads", info.threads},   {"memory_bytes", info.memory_bytes},
-      {"memory_available_bytes", info.memory_available_bytes}};
+  nlohmann::ordered_json out = {{"version", info.version},
+                                {"build_type", info.build_type},
+                                {"compiler", info.compiler},
+                                {"sanitizers", info.sanitizers},
+                                {"cuda_build", kCuda},
+                                {"libraries", libraries},
+                                {"host", info.host},
+                                {"os", info.os},
+                                {"cpu", info.cpu},
+                                {"cpu_features", info.cpu_features},
+                                {"isa", info.isa},
+                                {"isas", info.isas},
+                                {"devices", info.devices},
+                                {"cores", info.cores},
+                                {"threads", info.threads},
+                                {"memory_bytes", info.memory_bytes},
+                                {"memory_available_bytes", info.memory_available_bytes}};
   return out.dump(2) + "\n";
 }
 
@@ -35,7 +47,8 @@ std::string text(const SystemInfo& info) {
                           info.sanitizers.empty() ? "" : ", sanitizers " + info.sanitizers));
   row("compiler", info.compiler);
   std::string libraries;
-  for (const auto& [name, version] : info.libraries) libraries += fmt::format("{}{} {}", libraries.empty() ? "" : ", ", name, version);
+  for (const auto& [name, version] : info.libraries)
+    libraries += fmt::format("{}{} {}", libraries.empty() ? "" : ", ", name, version);
   row("libraries", libraries);
   row("host", info.host + ", " + info.os);
   row("cpu", info.cpu);
@@ -43,7 +56,8 @@ std::string text(const SystemInfo& info) {
   row("kernels", fmt::format("{} (this CPU runs {})", info.isa, config::join(info.isas, ", ")));
   row("devices", config::join(info.devices, ", "));
   row("threads", fmt::format("{} of {} cores", info.threads, info.cores));
-  row("memory", fmt::format("{:.1f} GiB, {:.1f} GiB available", gib(info.memory_bytes), gib(info.memory_available_bytes)));
+  row("memory",
+      fmt::format("{:.1f} GiB, {:.1f} GiB available", gib(info.memory_bytes), gib(info.memory_available_bytes)));
   return out;
 }
 
