@@ -67,10 +67,6 @@ void read_header(Shard::Data& data, const ShardOptions& options) {
   data.kind = ShardKind::header;
   data.type = magic == kMagic16 ? IdType::u16 : IdType::u32;
   int width = width_of(data.type);
-  WEFT_CHECK(options.raw_width == 0 || options.raw_width == width,
-             str("shard ", data.path, ": wrong width: its header says ", width, " bytes per id, the options say ",
-                 options.raw_width),
-             "leave the width out for files with a header");
   WEFT_CHECK(file.size() >= kHeaderBytes,
              str("shard ", data.path, ": truncated: ", file.size(), " bytes, the header alone has ", kHeaderBytes),
              "write it again");
