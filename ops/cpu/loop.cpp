@@ -42,6 +42,27 @@ void copy_strided(char* to, int64_t step_to, const char* from, int64_t step_from
   }
 }
 
+// Transposes a tile of at most one cache line per row, rows x columns of `from`, through a buffer: every line is touched once.
+template <class T>
+void copy_tile_as(char* to, int64_t step_to, const char* from, int64_t step_from, int64_t rows, int64_t columns) {
+  constexpr int64_t kEdge = 64 / sizeof(T);
+  T tile[kEdge][kEdge];
+  for (int64_t r = 0; r < rows; ++r) {
+    T line[kEdge];
+    std::memcpy(line, from + r * step_from, static_cast<size_t>(columns) * sizeof(T));
+    for (int64_t c = 0; c < columns; ++c) tile[c][r] = line[c];
+  }
+  for (int64_t c = 0; c < columns; ++c) std::memcpy(to + c * step_to, tile[c], static_cast<size_t>(rows) * sizeof(T));
+}
+void copy_tile(char* to, int64_t step_to, const char* from, int64_t step_from, int64_t rows, int64_t columns, int64_t bytes) {
+  switch (bytes) {
+    case 1: return copy_tile_as<uint8_t>(to, step_to, from, step_from, rows, columns);
+    case 2: return copy_tile_as<uint16_t>(to, step_to, from, step_from, rows, columns);
+    case 4: return copy_tile_as<uint32_t>(to, step_to, from, step_from, rows, columns);
+    default: return copy_tile_as<uint64_t>(to, step_to, from, step_from, rows, columns);
+  }
+}
+
 }  // namespace
 
 // A place in the loop: the index of every dimension, and the operands' addresses of the start of the innermost row.
@@ -214,8 +235,38 @@ bool Loop::is_dense(int operand) const {
 void Loop::copy() {
   if (num_elements_ == 0) return;
   collapse();
+  // Contiguous in one dimension of `from` and in another one of `to`: a transpose.
+  int last = num_dims_ - 1;
+  if (operands_[0].strides[last] == operands_[0].bytes && sizes_[last] >= 8)
+    for (int d = 0; d < last; ++d)
+      if (operands_[1].strides[d] == operands_[1].bytes && sizes_[d] >= 8) return copy_transposed(d);
   if (num_elements_ <= kGrain) copy_range(0, num_elements_);
   else parallel_for(num_elements_, kGrain, [&](int64_t begin, int64_t end) { copy_range(begin, end); });
+}
+
+// `from` is contiguous along dimension `along`, `to` along the last one. An item is a strip of tiles: one cache line of `from`
+// wide, as long as the last dimension.
+void Loop::copy_transposed(int along) const {
+  int last = num_dims_ - 1;
+  const int64_t bytes = operands_[0].bytes, edge = 64 / bytes, num_strips = (sizes_[along] + edge - 1) / edge;
+  int64_t num_items = num_elements_ / sizes_[along] / sizes_[last] * num_strips;
+  parallel_for(num_items, std::max<int64_t>(1, kGrain / (edge * sizes_[last])), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      int64_t column = item % num_strips * edge, rest = item / num_strips;
+      int64_t columns = std::min(edge, sizes_[along] - column);
+      char* to = operands_[0].data + column * operands_[0].strides[along];
+      const char* from = operands_[1].data + column * bytes;
+      for (int d = last - 1; d >= 0; --d) {
+        if (d == along) continue;
+        to += rest % sizes_[d] * operands_[0].strides[d];
+        from += rest % sizes_[d] * operands_[1].strides[d];
+        rest /= sizes_[d];
+      }
+      for (int64_t row = 0; row < sizes_[last]; row += edge)
+        copy_tile(to + row * bytes, operands_[0].strides[along], from + row * operands_[1].strides[last],
+                  operands_[1].strides[last], std::min(edge, sizes_[last] - row), columns, bytes);
+    }
+  });
 }
 
 void Loop::copy_range(int64_t begin, int64_t end) const {

@@ -44,6 +44,7 @@ class Loop {
   void run_rows(Chunk chunk, const void* functor, int64_t begin, int64_t end) const;
   void run_blocks(Chunk chunk, const void* functor, int64_t begin, int64_t end) const;
   void copy_range(int64_t begin, int64_t end) const;
+  void copy_transposed(int along) const;
 
   int64_t num_elements_ = 1;
   int num_dims_ = 0, num_operands_ = 0, num_outputs_ = 0;

@@ -28,6 +28,15 @@ HWY_INLINE F32 polynomial(F32 x, F32 first, C... rest) {
   else return fused(polynomial(x, F32(rest)...), x, first);
 }
 
+// x between two bounds; NaN stays NaN.
+HWY_INLINE F32 clamp(F32 x, float low, float high) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  return F32(hn::Min(hn::Set(F32::Tag(), high), hn::Max(hn::Set(F32::Tag(), low), x.v)));  // NaN: the second operand
+#else
+  return select(x > F32(high), F32(high), select(x < F32(low), F32(low), x));
+#endif
+}
+
 // ---- exp
 
 // x = n ln 2 + r with |r| <= ln(2) / 2; expm1_r = exp(r) - 1.
@@ -36,19 +45,20 @@ struct ExpParts {
   F32 expm1_r;
 };
 HWY_INLINE ExpParts exp_parts(F32 x) {
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   hn::RebindToSigned<F32::Tag> di;
+  const F32 magic(0x1.8p23f);
+  F32 shifted = fused(x, F32(1.44269504088896341f), magic);
   ExpParts parts;
-  F32 scaled = x * F32(1.44269504088896341f);
-  parts.n = hn::NearestInt(scaled.v);
-  (void)di;
-  F32 n(hn::ConvertTo(F32::Tag(), parts.n));
+  parts.n = hn::Sub(hn::BitCast(di, shifted.v), hn::BitCast(di, magic.v));
+  F32 n = shifted - magic;
   F32 r = fused(n, F32(-0.693145751953125f), x);   // ln 2 in two parts; the first has 8 zero bits at its end
   r = fused(n, F32(-1.42860677e-6f), r);
   F32 q = polynomial(r, 4.999999404e-01f, 1.666651517e-01f, 4.166845605e-02f, 8.369418792e-03f, 1.381314243e-03f);
   parts.expm1_r = fused(r * r, q, r);
   return parts;
 }
-// 2^n for -126 <= n <= 127.
+// 2^n for -126 <= n <= 127; 0 for -127, inf for 128.
 HWY_INLINE F32 power_of_two(hn::Vec<hn::RebindToSigned<F32::Tag>> n) {
   hn::RebindToSigned<F32::Tag> di;
   return F32(hn::BitCast(F32::Tag(), hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)))));
@@ -56,9 +66,7 @@ HWY_INLINE F32 power_of_two(hn::Vec<hn::RebindToSigned<F32::Tag>> n) {
 
 // Overflows to inf and underflows gradually: the scaling is done in two steps.
 HWY_INLINE F32 exp(F32 x) {
-  x = select(x > F32(89.0f), F32(89.0f), x);
-  x = select(x < F32(-104.0f), F32(-104.0f), x);
-  ExpParts parts = exp_parts(x);
+  ExpParts parts = exp_parts(clamp(x, -104.0f, 89.0f));
   auto half = hn::ShiftRight<1>(parts.n);
   F32 scale = power_of_two(half);
   return fused(parts.expm1_r, scale, scale) * power_of_two(hn::Sub(parts.n, half));
@@ -67,22 +75,27 @@ HWY_INLINE F64 exp(F64 x) { return lane_by_lane(x, ::exp); }
 
 // exp(x) - 1 for x <= 88.
 HWY_INLINE F32 expm1(F32 x) {
-  x = select(x < F32(-25.0f), F32(-25.0f), x);
-  ExpParts parts = exp_parts(x);
+  ExpParts parts = exp_parts(clamp(x, -25.0f, 88.0f));
   F32 scale = power_of_two(parts.n);
   return fused(parts.expm1_r, scale, scale - F32(1));
 }
 HWY_INLINE F64 expm1(F64 x) { return lane_by_lane(x, ::expm1); }
 
-template <class T>
-HWY_INLINE Pack<T> sigmoid(Pack<T> x) { return Pack<T>(1) / (Pack<T>(1) + exp(-x)); }
+// As exp(x), a third cheaper: 0 below 2^-126.5 and inf above 2^127.5, for sums with 1 and for tails.
+HWY_INLINE F32 exp_flushed(F32 x) {
+  ExpParts parts = exp_parts(clamp(x, -88.0f, 88.8f));
+  return (parts.expm1_r + F32(1)) * power_of_two(parts.n);
+}
+
+HWY_INLINE F32 sigmoid(F32 x) { return F32(1) / (F32(1) + exp_flushed(-x)); }
+HWY_INLINE F64 sigmoid(F64 x) { return F64(1) / (F64(1) + exp(-x)); }
 
 // tanh: odd polynomial up to 0.625, beyond it 1 - 2 / (exp(2 |x|) + 1).
 HWY_INLINE F32 tanh(F32 x) {
   F32 size = abs(x), square = x * x;
   F32 q = polynomial(square, -3.333327770e-01f, 1.333132833e-01f, -5.372922868e-02f, 2.060199901e-02f, -5.660780706e-03f);
   F32 near = fused(x * square, q, x);
-  F32 far = F32(1) - F32(2) / (exp(size + size) + F32(1));
+  F32 far = F32(1) - F32(2) / (exp_flushed(size + size) + F32(1));
   return select(size < F32(0.625f), near, F32(hn::CopySign(far.v, x.v)));
 }
 HWY_INLINE F64 tanh(F64 x) { return lane_by_lane(x, ::tanh); }
@@ -157,15 +170,17 @@ struct NormalPack {
 // Phi(-|x|) = exp(-x^2 / 2) t P(t) with t = 1 / (1 + 0.3 |x|): accurate relative to Phi in the left tail too. The rounding error
 // of x^2 / 2, which exp would magnify, is put back to first order.
 HWY_INLINE NormalPack<float> normal(F32 x) {
-  F32 size = abs(x);
-  size = select(size > F32(20), F32(20), size);
+  F32 size = clamp(abs(x), 0.0f, 20.0f);
   F32 half = F32(0.5f) * size, exponent = size * half;
   F32 lost(hn::MulSub(size.v, half.v, exponent.v));
-  F32 e = exp(-exponent);
+  F32 e = exp_flushed(-exponent);
   e = e - e * lost;
   F32 t = F32(1) / fused(size, F32(0.3f), F32(1));
-  F32 p = polynomial(t, 1.196866706e-01f, 1.195721477e-01f, 1.102327928e-01f, 7.840130478e-02f, 9.612471610e-02f,
-                     -7.936635613e-02f, 1.917187572e-01f, -2.281662375e-01f, 1.124162152e-01f, -2.062002197e-02f);
+  // Even and odd coefficients apart: two short chains instead of a long one.
+  F32 square = t * t;
+  F32 even = polynomial(square, 1.196866706e-01f, 1.102327928e-01f, 9.612471610e-02f, 1.917187572e-01f, 1.124162152e-01f);
+  F32 odd = polynomial(square, 1.195721477e-01f, 7.840130478e-02f, -7.936635613e-02f, -2.281662375e-01f, -2.062002197e-02f);
+  F32 p = fused(odd, t, even);
   F32 tail = e * t * p;
   return {select(x > F32(0), F32(1) - tail, tail), F32(0.39894228040143268f) * e};
 }
