@@ -1,4 +1,5 @@
-// Backward of the blockwise softmax core. An item is (row, key/value head, block of keys); it walks the queries of the group:
+// Backward of the blockwise softmax core. An item is (row, key/value head, one or two blocks of keys); it walks the queries of
+// the group, packed once for all its key blocks:
 //   S = Q K^T, dP = dO V^T (lanes are keys), W = weight(S), dS = dscore(W, dP, delta) * slope
 //   dV += W^T dO, dK += dS^T Q, dQ += dS K (lanes are channels; W and dS are read in either direction, never transposed)
 // dK, dV stay in scratch until the item ends. dQ is shared by the items of a head: block after block is added in the order
@@ -58,10 +59,13 @@ class Backward {
 
   void run() {
     Turns turns(p_.batch, p_.heads, query_blocks_.count());
-    int64_t groups = p_.batch * p_.kv_heads;
-    run_items(p_, groups * key_blocks_.count(), [&](int64_t i) {
+    int64_t groups = p_.batch * p_.kv_heads, blocks = key_blocks_.count();
+    int64_t strip_bytes = kBlock * (3 * key_ld_ + 2 * value_ld_) * static_cast<int64_t>(sizeof(T));
+    int64_t span = choose_span(strip_bytes, groups * blocks, kMaxSpan);
+    run_items(p_, groups * ((blocks + span - 1) / span), [&](int64_t i) {
+      int64_t group = i % groups, first = i / groups * span;
       try {
-        item(i % groups / p_.kv_heads, i % groups % p_.kv_heads, i / groups, turns);
+        item(group / p_.kv_heads, group % p_.kv_heads, first, smaller(blocks, first + span), turns);
       } catch (...) {
         turns.abandon();
         throw;
@@ -70,75 +74,101 @@ class Backward {
   }
 
  private:
+  static constexpr int kMaxSpan = 2;
+
+  struct Strip {
+    T *key_lanes, *value_lanes, *keys, *dk, *dv;
+    BlockTokens* tokens;
+    int64_t block, k0;
+    int count;
+  };
   struct Scratch {
-    T *key_lanes, *value_lanes, *keys, *queries, *douts, *weights, *dscores, *dk, *dv, *statistic, *delta;
-    BlockTokens *query_tokens, *key_tokens;
+    T *queries, *douts, *weights, *dscores, *product, *statistic, *delta;
+    BlockTokens* query_tokens;
+    Strip strips[kMaxSpan];
     size_t bytes;
 
-    Scratch(const Problem& p, int64_t key_ld, int64_t value_ld, std::byte* base) {
+    Scratch(const Problem& p, int64_t key_ld, int64_t value_ld, int64_t span, std::byte* base) {
       Carver carve(base);
-      key_lanes = carve.take<T>(kBlock * p.key_width), value_lanes = carve.take<T>(kBlock * p.value_width);
-      keys = carve.take<T>(kBlock * key_ld);
       queries = carve.take<T>(kBlock * key_ld), douts = carve.take<T>(kBlock * value_ld);
       weights = carve.take<T>(kBlock * kBlock), dscores = carve.take<T>(kBlock * kBlock);
-      dk = carve.take<T>(kBlock * key_ld), dv = carve.take<T>(kBlock * value_ld);
+      product = carve.take<T>(kGroup * key_ld);
       statistic = carve.take<T>(kBlock), delta = carve.take<T>(kBlock);
-      query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
-      bytes = carve.used(base);
+      query_tokens = carve.take<BlockTokens>(1);
+      for (int64_t i = 0; i < span; ++i) {
+        Strip& s = strips[i];
+        s.key_lanes = carve.take<T>(kBlock * p.key_width), s.value_lanes = carve.take<T>(kBlock * p.value_width);
+        s.keys = carve.take<T>(kBlock * key_ld);
+        s.dk = carve.take<T>(kBlock * key_ld), s.dv = carve.take<T>(kBlock * value_ld);
+        s.tokens = carve.take<BlockTokens>(1);
+      }
+      bytes = carve.used();
     }
   };
-
-  // Where an item stands: one tile of one query head.
+  // One block of queries of one head as the strips of an item see it.
   struct Place {
-    int64_t b, row, head, q0, k0;
-    int queries, keys;
+    int64_t b, row, head, block, q0;
+    int queries;
+    bool is_packed;
   };
 
-  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t key_block, Turns& turns) {
-    Scratch s(p_, key_ld_, value_ld_, scratch(Scratch(p_, key_ld_, value_ld_, nullptr).bytes));
-    int64_t k0 = key_block * kBlock, keys = smaller(kBlock, p_.keys - k0);
-    Operand k = p_.k.at(b, kv_head);
-    pack_lanes<T>(k, k0, keys, p_.key_width, T(1), s.key_lanes);
-    pack_lanes<T>(p_.v.at(b, kv_head), k0, keys, p_.value_width, T(1), s.value_lanes);
-    pack_rows<T>(k, k0, keys, p_.key_width, T(1), s.keys, key_ld_, keys);
-    s.key_tokens->gather(p_.key_tokens, b, k0, keys);
-    std::fill_n(s.dk, kBlock * key_ld_, T(0));
-    std::fill_n(s.dv, kBlock * value_ld_, T(0));
+  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last, Turns& turns) {
+    int64_t span = last - first;
+    Scratch s(p_, key_ld_, value_ld_, span, scratch(Scratch(p_, key_ld_, value_ld_, span, nullptr).bytes));
+    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
     for (int64_t h = 0; h < p_.heads_per_group(); ++h)
       for (int64_t block = 0; block < query_blocks_.count(); ++block) {
-        Place at{b, p_.first_row + b, kv_head * p_.heads_per_group() + h, block * kBlock, k0, 0, static_cast<int>(keys)};
-        at.queries = static_cast<int>(smaller(kBlock, p_.queries - at.q0));
-        tile(s, at, key_block, block, turns);
+        int64_t q0 = block * kBlock;
+        Place at{b, p_.first_row + b, kv_head * p_.heads_per_group() + h, block, q0,
+                 static_cast<int>(smaller(kBlock, p_.queries - q0)), false};
+        for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], at, turns);
       }
-    int64_t row = (b * p_.keys + k0) * p_.kv_heads + kv_head;
-    add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, s.dk, key_ld_, p_.key_width, keys,
-             T(1 / score_unit<Score, Normaliser>()));  // the packed queries carry scale * unit
-    add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, s.dv, value_ld_, p_.value_width, keys,
-             T(1));
+    for (int64_t i = 0; i < span; ++i) finish_strip(s.strips[i], b, kv_head);
   }
 
-  [[gnu::noinline]] void tile(Scratch& s, const Place& at, int64_t key_block, int64_t block, Turns& turns) {
+  void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t block) {
+    strip.block = block, strip.k0 = block * kBlock;
+    strip.count = static_cast<int>(smaller(kBlock, p_.keys - strip.k0));
+    Operand k = p_.k.at(b, kv_head);
+    pack_lanes<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.key_lanes);
+    pack_lanes<T>(p_.v.at(b, kv_head), strip.k0, strip.count, p_.value_width, T(1), strip.value_lanes);
+    pack_rows<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.keys, key_ld_, strip.count);
+    strip.tokens->gather(p_.key_tokens, b, strip.k0, strip.count);
+    std::fill_n(strip.dk, kBlock * key_ld_, T(0));
+    std::fill_n(strip.dv, kBlock * value_ld_, T(0));
+  }
+
+  void finish_strip(Strip& strip, int64_t b, int64_t kv_head) {
+    int64_t row = (b * p_.keys + strip.k0) * p_.kv_heads + kv_head;
+    add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
+             strip.count, T(1 / score_unit<Score, Normaliser>()));  // the packed queries carry scale * unit
+    add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
+             p_.value_width, strip.count, T(1));
+  }
+
+  [[gnu::noinline]] void tile(Scratch& s, Strip& strip, Place& at, Turns& turns) {
     auto cover_of = [&](int64_t j) {
-      return mask_.cover(at.row, at.head, query_blocks_.row(at.b)[block], key_blocks_.row(at.b)[j]);
+      return mask_.cover(at.row, at.head, query_blocks_.row(at.b)[at.block], key_blocks_.row(at.b)[j]);
     };
-    Cover cover = cover_of(key_block);
+    Cover cover = cover_of(strip.block);
     if (cover == Cover::empty) return;
-    const TokenRange* panels = key_panels_.row(at.b) + key_block * kPanels<T>;
-    const TokenRange* groups = query_groups_.row(at.b) + block * kGroups;
+    const TokenRange* panels = key_panels_.row(at.b) + strip.block * kPanels<T>;
+    const TokenRange* groups = query_groups_.row(at.b) + at.block * kGroups;
     TilePlan<T> plan;
-    make_plan(plan, at.keys, at.queries, cover == Cover::full,
+    make_plan(plan, strip.count, at.queries, cover == Cover::full,
               [&](int panel, int group) { return mask_.cover(at.row, at.head, groups[group], panels[panel]); });
     bool has_pairs = plan.begin < plan.end;
     if (has_pairs) {
-      load_queries(s, at);
-      for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, plan, panel, at);
-      key_gradients(s, plan, at);
+      if (!at.is_packed) load_queries(s, at);
+      at.is_packed = true;
+      for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, strip, plan, panel, at);
+      key_gradients(s, strip, plan, at);
     }
-    int64_t before = key_block;
+    int64_t before = strip.block;
     while (before > 0 && cover_of(before - 1) == Cover::empty) --before;
-    turns.wait(at.b, at.head, block, before);
-    if (has_pairs) query_gradients(s, plan, at);
-    turns.done(at.b, at.head, block, key_block);
+    turns.wait(at.b, at.head, at.block, before);
+    if (has_pairs) query_gradients(s, strip, plan, at);
+    turns.done(at.b, at.head, at.block, strip.block);
   }
 
   void load_queries(Scratch& s, const Place& at) {
@@ -161,16 +191,16 @@ class Backward {
   }
 
   // Weights (with dropout) and d scores of one panel of keys; rows of the tile that it does not need become 0.
-  [[gnu::noinline]] void panel_scores(Scratch& s, const TilePlan<T>& plan, int panel, const Place& at) {
+  [[gnu::noinline]] void panel_scores(Scratch& s, Strip& strip, const TilePlan<T>& plan, int panel, const Place& at) {
     int first = plan.panel_begin[panel] * kGroup, last = plan.panel_end[panel] * kGroup;
-    product(s.queries, key_ld_, s.key_lanes + panel * P * p_.key_width, p_.key_width, first, last, s.weights + panel * P);
-    product(s.douts, value_ld_, s.value_lanes + panel * P * p_.value_width, p_.value_width, first, last,
+    product(s.queries, key_ld_, strip.key_lanes + panel * P * p_.key_width, p_.key_width, first, last, s.weights + panel * P);
+    product(s.douts, value_ld_, strip.value_lanes + panel * P * p_.value_width, p_.value_width, first, last,
             s.dscores + panel * P);
     bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
     for (int g = plan.panel_begin[panel]; g < plan.panel_end[panel]; ++g) {
       bool is_full = plan.is_full || plan.cover[panel][g] == Cover::full;
       if (is_plain && is_full) plain_group(s, panel, g * kGroup);
-      else masked_group(s, panel, g * kGroup, at, is_full);
+      else masked_group(s, strip, panel, g * kGroup, at, is_full);
     }
     for (int n = 0; n < 2; ++n) {
       T *w = s.weights + panel * P + n * L, *ds = s.dscores + panel * P + n * L;
@@ -204,14 +234,15 @@ class Backward {
     }
   }
 
-  [[gnu::noinline]] void masked_group(Scratch& s, int panel, int64_t row0, const Place& at, bool is_full) {
+  [[gnu::noinline]] void masked_group(Scratch& s, const Strip& strip, int panel, int64_t row0, const Place& at,
+                                      bool is_full) {
     V masked = broadcast<V>(T(Normaliser::kMasked));
     for (int64_t i = row0; i < row0 + kGroup; ++i) {
       V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
       Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
       for (int n = 0; n < 2; ++n) {
         T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
-        Token<LaneInts<T>> k = lanes_at<T>(*s.key_tokens, panel * P + n * L);
+        Token<LaneInts<T>> k = lanes_at<T>(*strip.tokens, panel * P + n * L);
         V raw = load(w_at), x = raw, dw = load(ds_at);
         if constexpr (!is_identity_score<Score>()) {
           x = score_value<T>(score_, raw, at.row, at.head, q, k);
@@ -231,32 +262,32 @@ class Backward {
   }
 
   // dV += W^T dO and dK += dS^T Q, by rows of keys.
-  [[gnu::noinline]] void key_gradients(Scratch& s, const TilePlan<T>& plan, const Place& at) {
-    for (int r0 = 0; r0 < at.keys; r0 += kRowStep) {
+  [[gnu::noinline]] void key_gradients(Scratch& s, Strip& strip, const TilePlan<T>& plan, const Place& at) {
+    for (int r0 = 0; r0 < strip.count; r0 += kRowStep) {
       int first, last;
       plan.groups_of(r0, kRowStep, first, last);
       if (first >= last) continue;
       int64_t i0 = first * kGroup, depth = smaller(last * kGroup, at.queries) - i0;
       row_product<true, false, false, T>(s.weights + i0 * kBlock + r0, kBlock, s.douts + i0 * value_ld_, value_ld_, depth,
-                                         s.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
+                                         strip.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
       row_product<true, false, false, T>(s.dscores + i0 * kBlock + r0, kBlock, s.queries + i0 * key_ld_, key_ld_, depth,
-                                         s.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+                                         strip.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
     }
   }
 
-  // dQ += scale * dS K, into the caller's accumulator; the tile's product passes through s.queries, no longer needed.
-  [[gnu::noinline]] void query_gradients(Scratch& s, const TilePlan<T>& plan, const Place& at) {
+  // dQ += scale * dS K, into the caller's accumulator.
+  [[gnu::noinline]] void query_gradients(Scratch& s, const Strip& strip, const TilePlan<T>& plan, const Place& at) {
     T* dq = static_cast<T*>(p_.dq) + ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
     int64_t stride = p_.heads * p_.key_width;
     for (int g = plan.begin; g < plan.end; ++g) {
       int first, last;
       plan.panels_of(g, first, last);
       if (first >= last) continue;
-      int64_t j0 = first * P, depth = smaller(last * P, at.keys) - j0;
-      for (int r0 = g * kGroup; r0 < (g + 1) * kGroup; r0 += kRowStep)
-        row_product<false, true, false, T>(s.dscores + r0 * kBlock + j0, kBlock, s.keys + j0 * key_ld_, key_ld_, depth,
-                                           s.queries + r0 * key_ld_, key_ld_, key_ld_, nullptr);
-      add_rows(dq + g * kGroup * stride, stride, s.queries + g * kGroup * key_ld_, key_ld_, p_.key_width,
+      int64_t j0 = first * P, depth = smaller(last * P, strip.count) - j0;
+      for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
+        row_product<false, true, false, T>(s.dscores + (g * kGroup + r0) * kBlock + j0, kBlock, strip.keys + j0 * key_ld_,
+                                           key_ld_, depth, s.product + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+      add_rows(dq + g * kGroup * stride, stride, s.product, key_ld_, p_.key_width,
                smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
     }
   }

@@ -36,7 +36,7 @@ class ColumnMass {
       key_lanes = carve.take<T>(kBlock * p.key_width), queries = carve.take<T>(kBlock * p.key_width);
       shift = carve.take<T>(kBlock), mass = carve.take<T>(kBlock);
       query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
-      bytes = carve.used(base);
+      bytes = carve.used();
     }
   };
 

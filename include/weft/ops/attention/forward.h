@@ -1,7 +1,8 @@
-// Forward of the blockwise softmax core. An item is (row, head, block of queries); it walks the key blocks:
+// Forward of the blockwise softmax core. A strip is (row, head, block of queries); an item is a few strips of one key/value
+// head, which share its packed keys and values while it walks the key blocks:
 //   S^T = K Q^T (lanes are queries: maximum, 2^x and sum are vertical)
 //   O = O * rescale + P V (lanes are value columns; P is read transposed, so nothing is ever transposed but Q, once)
-// Memory: per thread O(block); the running state is read and written once per item.
+// Memory: per thread O(block); the running state is read and written once per strip.
 #pragma once
 
 #include <algorithm>
@@ -36,76 +37,107 @@ class Forward {
         value_ld_(round_up(problem.value_width, L)) {}
 
   void run() {
-    int64_t blocks = query_blocks_.count();
+    int64_t strips = query_blocks_.count() * p_.heads_per_group(), groups = p_.batch * p_.kv_heads;
+    int64_t strip_bytes = kBlock * (p_.key_width + value_ld_) * static_cast<int64_t>(sizeof(T));
+    int64_t span = choose_span(strip_bytes, groups * strips, kMaxSpan);
+    int64_t items = (strips + span - 1) / span;
     // Longest first: later positions see more keys under the masks that matter.
-    run_items(p_, p_.batch * p_.heads * blocks, [&](int64_t i) {
-      int64_t bh = i % (p_.batch * p_.heads), block = blocks - 1 - i / (p_.batch * p_.heads);
-      item(bh / p_.heads, bh % p_.heads, block);
+    run_items(p_, groups * items, [&](int64_t i) {
+      int64_t group = i % groups, last = strips - i / groups * span;
+      item(group / p_.kv_heads, group % p_.kv_heads, larger(0, last - span), last);
     });
   }
 
  private:
+  static constexpr int kMaxSpan = 4;
+
+  struct Strip {
+    T *queries, *out, *max, *sum, *factor;
+    BlockTokens* tokens;
+    int64_t head, block, q0;
+    int count;
+  };
   struct Scratch {
-    T *queries, *keys, *values, *scores, *out, *max, *sum, *factor;
-    BlockTokens *query_tokens, *key_tokens;
+    T *keys, *values, *scores;
+    BlockTokens* key_tokens;
+    Strip strips[kMaxSpan];
     size_t bytes;
 
-    Scratch(const Problem& p, int64_t value_ld, std::byte* base) {
+    Scratch(const Problem& p, int64_t value_ld, int64_t span, std::byte* base) {
       Carver carve(base);
-      queries = carve.take<T>(kBlock * p.key_width);
-      keys = carve.take<T>(kBlock * p.key_width);
-      values = carve.take<T>(kBlock * value_ld);
+      keys = carve.take<T>(kBlock * p.key_width), values = carve.take<T>(kBlock * value_ld);
       scores = carve.take<T>(kBlock * kBlock);
-      out = carve.take<T>(kBlock * value_ld);
-      max = carve.take<T>(kBlock), sum = carve.take<T>(kBlock), factor = carve.take<T>(kBlock);
-      query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
-      bytes = carve.used(base);
+      key_tokens = carve.take<BlockTokens>(1);
+      for (int64_t i = 0; i < span; ++i) {
+        Strip& s = strips[i];
+        s.queries = carve.take<T>(kBlock * p.key_width), s.out = carve.take<T>(kBlock * value_ld);
+        s.max = carve.take<T>(kBlock), s.sum = carve.take<T>(kBlock), s.factor = carve.take<T>(kBlock);
+        s.tokens = carve.take<BlockTokens>(1);
+      }
+      bytes = carve.used();
     }
   };
+  // One key block as the strips of an item see it.
+  struct Keys {
+    int64_t b, row, first, count, block;
+    bool is_packed;
+  };
 
-  [[gnu::noinline]] void item(int64_t b, int64_t head, int64_t block) {
-    Scratch s(p_, value_ld_, scratch(Scratch(p_, value_ld_, nullptr).bytes));
-    int64_t q0 = block * kBlock, queries = smaller(kBlock, p_.queries - q0);
-    int64_t row = p_.first_row + b, kv_head = head / p_.heads_per_group();
-    pack_lanes<T>(p_.q.at(b, head), q0, queries, p_.key_width,
-                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries);
-    s.query_tokens->gather(p_.query_tokens, b, q0, queries);
-    load_state(s, b, head, q0, queries);
-    const TokenRange query_range = query_blocks_.row(b)[block];
-    const TokenRange* panels = query_panels_.row(b) + block * kPanels<T>;
-    const TokenRange* key_ranges = key_blocks_.row(b);
-    Operand k = p_.k.at(b, kv_head), v = p_.v.at(b, kv_head);
+  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last) {
+    int64_t span = last - first, row = p_.first_row + b;
+    Scratch s(p_, value_ld_, span, scratch(Scratch(p_, value_ld_, span, nullptr).bytes));
+    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
     for (int64_t t = 0; t < key_blocks_.count(); ++t) {
-      Cover cover = mask_.cover(row, head, query_range, key_ranges[t]);
-      if (cover == Cover::empty) continue;
-      int64_t k0 = t * kBlock, keys = smaller(kBlock, p_.keys - k0);
-      const TokenRange* groups = key_groups_.row(b) + t * kGroups;
-      TilePlan<T> plan;
-      make_plan(plan, queries, keys, cover == Cover::full,
-                [&](int panel, int group) { return mask_.cover(row, head, panels[panel], groups[group]); });
-      if (plan.begin >= plan.end) continue;
-      pack_rows<T>(k, k0, keys, p_.key_width, T(1), s.keys, p_.key_width, round_up(keys, kGroup));
-      if (!plan.is_full || !is_identity_score<Score>() || p_.dropout > 0) s.key_tokens->gather(p_.key_tokens, b, k0, keys);
-      weights(s, plan, row, head, keys);
-      pack_rows<T>(v, k0, keys, p_.value_width, T(1), s.values, value_ld_, keys);
-      values(s, plan, queries, keys);
+      Keys keys{b, row, t * kBlock, smaller(kBlock, p_.keys - t * kBlock), t, false};
+      for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], keys, kv_head);
     }
-    store_state(s, b, head, q0, queries);
+    for (int64_t i = 0; i < span; ++i) store_state(s.strips[i], b);
+  }
+
+  void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t index) {
+    strip.head = kv_head * p_.heads_per_group() + index % p_.heads_per_group();
+    strip.block = index / p_.heads_per_group(), strip.q0 = strip.block * kBlock;
+    strip.count = static_cast<int>(smaller(kBlock, p_.queries - strip.q0));
+    pack_lanes<T>(p_.q.at(b, strip.head), strip.q0, strip.count, p_.key_width,
+                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), strip.queries);
+    strip.tokens->gather(p_.query_tokens, b, strip.q0, strip.count);
+    load_state(strip, b);
+  }
+
+  [[gnu::always_inline]] void tile(Scratch& s, Strip& strip, Keys& keys, int64_t kv_head) {
+    const TokenRange& query_range = query_blocks_.row(keys.b)[strip.block];
+    Cover cover = mask_.cover(keys.row, strip.head, query_range, key_blocks_.row(keys.b)[keys.block]);
+    if (cover == Cover::empty) return;
+    const TokenRange* panels = query_panels_.row(keys.b) + strip.block * kPanels<T>;
+    const TokenRange* groups = key_groups_.row(keys.b) + keys.block * kGroups;
+    TilePlan<T> plan;
+    make_plan(plan, strip.count, keys.count, cover == Cover::full,
+              [&](int panel, int group) { return mask_.cover(keys.row, strip.head, panels[panel], groups[group]); });
+    if (plan.begin >= plan.end) return;
+    if (!keys.is_packed) {
+      pack_rows<T>(p_.k.at(keys.b, kv_head), keys.first, keys.count, p_.key_width, T(1), s.keys, p_.key_width,
+                   round_up(keys.count, kGroup));
+      pack_rows<T>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, T(1), s.values, value_ld_, keys.count);
+      s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
+      keys.is_packed = true;
+    }
+    weights(s, strip, plan, keys.row, keys.count);
+    values(s, strip, plan, keys.count);
   }
 
   // Scores of the tile, then weights in their place, per panel of queries.
-  [[gnu::noinline]] void weights(Scratch& s, const TilePlan<T>& plan, int64_t row, int64_t head, int64_t keys) {
+  [[gnu::noinline]] void weights(Scratch& s, Strip& strip, const TilePlan<T>& plan, int64_t row, int64_t keys) {
     for (int panel = 0; panel < plan.panels; ++panel) {
       int first = plan.panel_begin[panel], last = plan.panel_end[panel];
       T* scores = s.scores + panel * P;
       int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
       V max[2] = {broadcast<V>(T(Normaliser::kMasked)), broadcast<V>(T(Normaliser::kMasked))};
-      score_product(s, panel, first, last, max);
+      score_product(s, strip, panel, first, last, max);
       if (first < last && (!is_identity_score<Score>() || !plan.is_full || last * kGroup > keys))
-        modify(s, plan, panel, row, head, row_begin, row_end, max);
+        modify(s, strip, plan, panel, row, row_begin, row_end, max);
       for (int n = 0; n < 2; ++n) {
         int64_t lane = panel * P + n * L;
-        typename Normaliser::template State<V> state = {load(s.max + lane), load(s.sum + lane)};
+        typename Normaliser::template State<V> state = {load(strip.max + lane), load(strip.sum + lane)};
         V factor = first < last ? Normaliser::rescale(state, max[n]) : broadcast<V>(T(1));
         V shift = Normaliser::shift(state.max), total{};
         T* column = scores + n * L;
@@ -115,18 +147,18 @@ class Forward {
           store(column + j * kBlock, w);
         }
         Normaliser::add(state, total);
-        store(s.max + lane, state.max), store(s.sum + lane, state.sum), store(s.factor + lane, factor);
+        store(strip.max + lane, state.max), store(strip.sum + lane, state.sum), store(strip.factor + lane, factor);
         for (int64_t j = plan.begin * kGroup; j < row_begin; ++j) store(column + j * kBlock, V{});
         for (int64_t j = larger(row_end, plan.begin * kGroup); j < smaller(plan.end * kGroup, keys); ++j)
           store(column + j * kBlock, V{});
       }
-      if (p_.dropout > 0) drop(s, panel, row, head, row_begin, row_end);
+      if (p_.dropout > 0) drop(s, strip, panel, row, row_begin, row_end);
     }
   }
 
-  [[gnu::always_inline]] void score_product(Scratch& s, int panel, int first, int last, V (&max)[2]) {
+  [[gnu::always_inline]] void score_product(Scratch& s, const Strip& strip, int panel, int first, int last, V (&max)[2]) {
     T* scores = s.scores + panel * P;
-    const T* queries = s.queries + panel * P * p_.key_width;
+    const T* queries = strip.queries + panel * P * p_.key_width;
     for (int r0 = first * kGroup; r0 < last * kGroup; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
       multiply<2, false>(s.keys + r0 * p_.key_width, p_.key_width, queries, P, p_.key_width, acc);
@@ -142,55 +174,55 @@ class Forward {
   }
 
   // Score modifier and mask; the maximum is taken again over what remains.
-  [[gnu::noinline]] void modify(Scratch& s, const TilePlan<T>& plan, int panel, int64_t row, int64_t head,
+  [[gnu::noinline]] void modify(Scratch& s, const Strip& strip, const TilePlan<T>& plan, int panel, int64_t row,
                                 int64_t row_begin, int64_t row_end, V (&max)[2]) {
     V masked = broadcast<V>(T(Normaliser::kMasked));
     for (int n = 0; n < 2; ++n) {
       max[n] = masked;
-      Token<LaneInts<T>> q = lanes_at<T>(*s.query_tokens, panel * P + n * L);
+      Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
       T* column = s.scores + panel * P + n * L;
       for (int64_t j = row_begin; j < row_end; ++j) {
         Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
         V x = load(column + j * kBlock);
         if constexpr (!is_identity_score<Score>()) {
-          x = score_value<T>(score_, x, row, head, q, k);
+          x = score_value<T>(score_, x, row, strip.head, q, k);
           if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
         }
         if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)
-          x = select(keep_lanes<T>(mask_, row, head, q, k), x, masked);
+          x = select(keep_lanes<T>(mask_, row, strip.head, q, k), x, masked);
         max[n] = lane_max(x, max[n]);
         store(column + j * kBlock, x);
       }
     }
   }
 
-  [[gnu::noinline]] void drop(Scratch& s, int panel, int64_t row, int64_t head, int64_t row_begin, int64_t row_end) {
+  [[gnu::noinline]] void drop(Scratch& s, const Strip& strip, int panel, int64_t row, int64_t row_begin, int64_t row_end) {
     for (int n = 0; n < 2; ++n) {
-      Token<LaneInts<T>> q = lanes_at<T>(*s.query_tokens, panel * P + n * L);
+      Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
       for (int64_t j = row_begin; j < row_end; ++j) {
         T* at = s.scores + j * kBlock + panel * P + n * L;
-        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position, head, row));
+        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position, strip.head, row));
       }
     }
   }
 
   // O = O * factor + P V, by rows of queries.
-  [[gnu::noinline]] void values(Scratch& s, const TilePlan<T>& plan, int64_t queries, int64_t keys) {
-    for (int r0 = 0; r0 < queries; r0 += kRowStep) {
+  [[gnu::noinline]] void values(Scratch& s, Strip& strip, const TilePlan<T>& plan, int64_t keys) {
+    for (int r0 = 0; r0 < strip.count; r0 += kRowStep) {
       int first, last;
       plan.groups_of(r0, kRowStep, first, last);
       if (first >= last) continue;
       int64_t j0 = first * kGroup, depth = smaller(last * kGroup, keys) - j0;
       row_product<true, false, true>(s.scores + j0 * kBlock + r0, kBlock, s.values + j0 * value_ld_, value_ld_, depth,
-                                     s.out + r0 * value_ld_, value_ld_, value_ld_, s.factor + r0);
+                                     strip.out + r0 * value_ld_, value_ld_, value_ld_, strip.factor + r0);
     }
   }
 
-  void load_state(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
+  void load_state(Strip& s, int64_t b) {
     T unit = Normaliser::kIsBase2 ? T(kLog2e) : T(1);
     for (int64_t i = 0; i < kBlock; ++i) {
-      bool has = p_.has_state && i < queries;
-      int64_t at = (b * p_.queries + q0 + i) * p_.heads + head;
+      bool has = p_.has_state && i < s.count;
+      int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
       T statistic = T(Normaliser::kMasked);
       if (has && Normaliser::kHasStatistic) statistic = static_cast<const T*>(p_.statistic)[at] * unit;
       auto state = Normaliser::init(statistic);
@@ -201,10 +233,10 @@ class Forward {
     }
   }
 
-  void store_state(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
-    for (int64_t i = 0; i < queries; ++i) {
+  void store_state(const Strip& s, int64_t b) {
+    for (int64_t i = 0; i < s.count; ++i) {
       auto end = Normaliser::finish(s.max[i], s.sum[i]);
-      int64_t at = (b * p_.queries + q0 + i) * p_.heads + head;
+      int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
       const T* row = s.out + i * value_ld_;
       if (p_.out_is_bf16) {
         auto* out = static_cast<BFloat16*>(p_.out) + at * p_.value_width;

@@ -50,6 +50,14 @@ void run_items(const Problem& p, int64_t n, F&& f) {
   for (int64_t i = 0; i < n; ++i) f(i);
 }
 
+// How many blocks an item takes together, so that what they read is packed once: as many as leave work for every thread and
+// room in a second-level cache. Results do not depend on it.
+inline int64_t choose_span(int64_t block_bytes, int64_t blocks, int64_t most) {
+  constexpr int64_t kCacheBytes = 224 << 10;
+  int64_t span = smaller(smaller(most, kCacheBytes / block_bytes), blocks / (8 * int64_t{num_threads()}));
+  return larger(span, 1);
+}
+
 template <class T>
 struct TilePlan {
   bool is_full;                           // no mask test anywhere

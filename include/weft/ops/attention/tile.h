@@ -127,20 +127,21 @@ template <class T>
   }
 }
 
-// Hands out pieces of the thread's scratch; every piece starts on a cache line.
+// Hands out pieces of the thread's scratch; every piece starts on a cache line. Without a base it only counts.
 class Carver {
  public:
-  explicit Carver(std::byte* base) : at_(base) {}
+  explicit Carver(std::byte* base) : base_(base) {}
   template <class T>
   T* take(int64_t count) {
-    auto* p = reinterpret_cast<T*>(at_);
-    at_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    auto* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(T)), 64));
     return p;
   }
-  size_t used(std::byte* base) const { return static_cast<size_t>(at_ - base); }
+  size_t used() const { return used_; }
 
  private:
-  std::byte* at_;
+  std::byte* base_;
+  size_t used_ = 0;
 };
 
 }  // namespace
