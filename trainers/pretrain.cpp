@@ -9,7 +9,7 @@
 #include "trainers/console.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
-#include "trainers/sample.h"
+#include "weft/models/sample.h"
 #include "trainers/session.h"
 #include "trainers/stop_signal.h"
 #include "weft/core/error.h"
@@ -172,7 +172,7 @@ void Run::write_sample() {
   std::vector<int32_t> prompt = prompt_ids(data_, e_.log().sample_prompt());
   for (int64_t i = 0; i < e_.log().samples(); ++i) {
     uint64_t seed = Rng(static_cast<uint64_t>(e_.seed()))["samples"][static_cast<uint64_t>(i)].key();
-    std::vector<int32_t> ids = sample(*model_, prompt, {.tokens = e_.log().sample_tokens(), .temperature = e_.log().sample_temperature(),
+    std::vector<int32_t> ids = weft::sample(*model_, prompt, {.tokens = e_.log().sample_tokens(), .temperature = e_.log().sample_temperature(),
                                                        .top_p = e_.log().sample_top_p(), .seed = seed,
                                                        .vocab = data_.tokenizer->vocab_size(), .end_of_text = data_.end_of_text});
     recorder_.sample(trainer_.num_steps(), data::show_utf8(data_.tokenizer->decode(prompt)), data::show_utf8(data_.tokenizer->decode(ids)));

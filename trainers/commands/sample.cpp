@@ -4,7 +4,7 @@
 
 #include "trainers/commands/command.h"
 #include "trainers/console.h"
-#include "trainers/sample.h"
+#include "weft/models/sample.h"
 #include "trainers/session.h"
 #include "weft/trainers/cli.h"
 
@@ -26,7 +26,7 @@ int run(const Options& options, Console& console) {
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
   for (int64_t i = 0; i < options.count; ++i) {
-    auto ids = train::sample(*run.model, prompt, {.tokens = options.tokens, .temperature = options.temperature, .top_p = options.top_p,
+    auto ids = weft::sample(*run.model, prompt, {.tokens = options.tokens, .temperature = options.temperature, .top_p = options.top_p,
                                                   .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
                                                   .vocab = run.data.tokenizer->vocab_size(), .end_of_text = run.data.end_of_text});
     std::string text = data::show_utf8(run.data.tokenizer->decode(ids));

@@ -8,7 +8,7 @@
 
 #include "weft/models/language_model.h"
 
-namespace weft::train {
+namespace weft {
 
 struct SampleOptions {
   int64_t tokens = 200;                       // at most this many new ones
@@ -25,4 +25,4 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
 // Draws one id from logits with a uniform number in [0, 1).
 int32_t draw(std::span<const float> logits, double temperature, double top_p, double uniform);
 
-}  // namespace weft::train
+}  // namespace weft

@@ -1,4 +1,4 @@
-#include "trainers/sample.h"
+#include "weft/models/sample.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "weft/core/error.h"
 
-namespace weft::train {
+namespace weft {
 
 int32_t draw(std::span<const float> logits, double temperature, double top_p, double uniform) {
   std::vector<int32_t> order(logits.size());
@@ -62,4 +62,4 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
   return made;
 }
 
-}  // namespace weft::train
+}  // namespace weft

@@ -1,0 +1,22 @@
+// All of Weft that a program needs. Single layers have headers of their own: weft/core/tensor.h, weft/ops/ops.h, ...
+#pragma once
+
+#include "weft/autograd/functions.h"
+#include "weft/autograd/gradient_check.h"
+#include "weft/autograd/recompute.h"
+#include "weft/autograd/record.h"
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+#include "weft/core/scope.h"
+#include "weft/data/loader.h"
+#include "weft/data/tokenize.h"
+#include "weft/data/tokenizer.h"
+#include "weft/io/checkpoint.h"
+#include "weft/io/metrics.h"
+#include "weft/io/safetensors.h"
+#include "weft/models/language_model.h"
+#include "weft/models/sample.h"
+#include "weft/ops/ops.h"
+#include "weft/optim/optimizer.h"
+#include "weft/optim/schedule.h"
+#include "weft/trainers/cli.h"
