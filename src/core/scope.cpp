@@ -10,6 +10,9 @@ thread_local RankLabel label;
 Scope::Scope(std::string_view name) : name_(name), outer_(innermost_scope) { innermost_scope = this; }
 Scope::~Scope() { innermost_scope = outer_; }
 
+ScopeRoot::ScopeRoot() : hidden_(innermost_scope) { innermost_scope = nullptr; }
+ScopeRoot::~ScopeRoot() { innermost_scope = hidden_; }
+
 const Scope* Scope::innermost() { return innermost_scope; }
 
 std::string Scope::path() {

@@ -25,6 +25,18 @@ class Scope {
   const Scope* outer_;
 };
 
+// Hides all outer names for its lifetime: work that belongs to another place than the code that runs it.
+class ScopeRoot {
+ public:
+  ScopeRoot();
+  ~ScopeRoot();
+  ScopeRoot(const ScopeRoot&) = delete;
+  ScopeRoot& operator=(const ScopeRoot&) = delete;
+
+ private:
+  const Scope* hidden_;
+};
+
 // Which rank of how many this thread speaks for in errors; set by the communicator, 0 of 1 by default.
 struct RankLabel {
   int rank = 0;

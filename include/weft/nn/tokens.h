@@ -16,9 +16,9 @@ namespace weft {
 
 // What is known per token. Integers are i32, shape [B, T].
 struct TokenData {
-  Tensor positions;            // global position in the row
-  Tensor documents;            // document of the row it belongs to, -1 for padding; undefined: one document per row
-  Tensor document_positions;   // position within the document; undefined: positions
+  Tensor positions = {};       // global position in the row
+  Tensor documents = {};       // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor document_positions = {};  // position within the document; undefined: positions
   int64_t first_row = 0;       // global index of batch row 0 in the step
 };
 
