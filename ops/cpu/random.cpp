@@ -41,30 +41,18 @@ void fill_uniform(Tensor& x, Rng rng, double low, double high) {
 }
 
 void dropout(Tensor& y, const Tensor& x, const Tensor& positions, double p, Rng rng, int64_t first_row) {
-  int64_t tokens = x.size(1), dim = x.size(2);
+  const int64_t tokens = x.size(1), dim = x.size(2), bytes = dim * static_cast<int64_t>(size_of(x.dtype()));
   const int32_t* position = positions.data<int32_t>();
-  with_type<float, BFloat16, double>(x.dtype(), "dropout", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using Computed = std::conditional_t<std::same_as<T, double>, double, float>;
-    const T* from = x.data<T>();
-    T* to = y.mutable_data<T>();
-    const auto factor = static_cast<Computed>(1 / (1 - p));
-    // uniform < p  <=>  24 bits < ceil(p * 2^24)
-    const auto dropped = static_cast<uint32_t>(std::ceil(p * 0x1p24));
-    parallel_for(x.size(0) * tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(dim, 1)), [&](int64_t begin, int64_t end) {
-      for (int64_t token = begin; token < end; ++token) {
-        uint64_t high = static_cast<uint64_t>(static_cast<uint32_t>(position[token])) << 32;
-        auto row = static_cast<uint64_t>(first_row + token / tokens);
-        for (int64_t d = 0; d < dim; d += 4) {
-          auto words = rng.bits(high | static_cast<uint64_t>(d / 4), row);
-          for (int64_t k = 0; k < std::min<int64_t>(4, dim - d); ++k) {
-            int64_t i = token * dim + d + k;
-            bool is_kept = (words[static_cast<size_t>(k)] >> 8) >= dropped;
-            to[i] = T(is_kept ? static_cast<Computed>(from[i]) * factor : Computed(0));
-          }
-        }
-      }
-    });
+  const char* from = static_cast<const char*>(x.raw());
+  char* to = static_cast<char*>(y.mutable_raw());
+  // uniform < p  <=>  its 24 bits < ceil(p * 2^24)
+  const auto dropped = static_cast<uint32_t>(std::ceil(p * 0x1p24));
+  parallel_for(x.size(0) * tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(dim, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      DropoutToken token{dim, static_cast<uint32_t>(position[i]), static_cast<uint64_t>(first_row + i / tokens), rng.key(), dropped,
+                         1 / (1 - p)};
+      with_isa([&]<Isa I>() { RandomKernels<I>::dropout(x.dtype(), token, from + i * bytes, to + i * bytes); });
+    }
   });
 }
 
