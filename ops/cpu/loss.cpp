@@ -25,9 +25,9 @@ HWY_INLINE void set_element(T* at, Lane<T> value) {
   store_part(Pack<Lane<T>>(value), at, 1);
 }
 
-template <class T, class C>
-HWY_INLINE C loss_of(const ExpSum<C>& r, const T* z, int32_t target) {
-  return static_cast<C>(::log(static_cast<double>(r.sum))) + (r.top - element(z + target));
+template <class C>
+HWY_INLINE C loss_of(const ExpSum<C>& r, C at_target) {
+  return static_cast<C>(::log(static_cast<double>(r.sum))) + (r.top - at_target);
 }
 // exp(z_t - lse) - 1 from the loss, which is lse - z_t.
 template <class C>
@@ -46,18 +46,20 @@ HWY_INLINE void cap_row(C* z, int64_t width, C softcap) {
   for_row<C>(width, [&](int64_t i, auto count) { store(cap * tanh(load(z + i, count) * per_cap), z + i, count); });
 }
 
-// `z` and `d` may be the same memory: the target's logit is read before.
+// d = factor * softmax(z), through the cap if there is one; the target's own element is left to the caller. z holds the
+// capped logits, without a cap their exp(z - top). `z` and `d` may be the same memory.
 template <class C, class G>
-HWY_INLINE void chunk_gradient(const LossChunkArgs<C, G>& args, const C* z, G* d, const ExpSum<C>& r, int32_t target,
-                               C loss) {
-  const C per_cap = args.softcap > 0 ? C(1) / args.softcap : C(0);  // 0 makes the slope of the cap 1
-  const C at_target = z[target] * per_cap, target_slope = 1 - at_target * at_target;
+HWY_INLINE void spread_gradient(const LossChunkArgs<C, G>& args, const C* z, G* d, const ExpSum<C>& r) {
   const Pack<C> top(r.top), share(args.factor / r.sum), one(1);
+  if (args.softcap == 0) {
+    for_row<C>(args.vocabulary, [&](int64_t i, auto count) { store(load(z + i, count) * share, d + i, count); });
+    return;
+  }
+  const Pack<C> per_cap(C(1) / args.softcap);
   for_row<C>(args.vocabulary, [&](int64_t i, auto count) {
-    Pack<C> logit = load(z + i, count), e = exp(logit - top) * share, relative = logit * Pack<C>(per_cap);
-    store(args.softcap > 0 ? e * (one - relative * relative) : e, d + i, count);
+    Pack<C> logit = load(z + i, count), relative = logit * per_cap;
+    store(exp(logit - top) * share * (one - relative * relative), d + i, count);
   });
-  set_element(d + target, args.factor * target_gradient(loss) * target_slope);
 }
 
 }  // namespace
@@ -68,7 +70,7 @@ void CrossEntropyKernels<I, T, C>::forward(const CrossEntropyArgs<T, C>& args, i
   for (int64_t n = begin; n < end; ++n, row.next()) {
     const ExpSum<C> r = exp_sum<T, C>(row.get(), args.logits_rows.width);
     args.lse[n] = r.log_sum();
-    args.losses[n] = args.targets[n] < 0 ? C(0) : loss_of(r, row.get(), args.targets[n]);
+    args.losses[n] = args.targets[n] < 0 ? C(0) : loss_of<C>(r, element(row.get() + args.targets[n]));
   }
 }
 
@@ -103,9 +105,13 @@ void LossChunkKernels<I, C, G>::run(const LossChunkArgs<C, G>& args, int64_t beg
       continue;
     }
     if (args.softcap > 0) cap_row(z, width, args.softcap);
-    const ExpSum<C> r = exp_sum<C, C>(z, width);
-    args.losses[n] = loss_of(r, z, target);
-    if (d) chunk_gradient(args, z, d, r, target, args.losses[n]);
+    const C at_target = z[target], relative = args.softcap > 0 ? at_target / args.softcap : C(0);
+    const ExpSum<C> r = exp_sum<C, C>(z, width, d && args.softcap == 0 ? z : nullptr);
+    const C loss = loss_of(r, at_target);
+    args.losses[n] = loss;
+    if (!d) continue;
+    spread_gradient(args, z, d, r);
+    set_element(d + target, args.factor * target_gradient(loss) * (1 - relative * relative));
   }
 }
 

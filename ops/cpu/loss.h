@@ -22,7 +22,7 @@ struct CrossEntropyArgs {
 template <class C, class G>
 struct LossChunkArgs {
   int64_t vocabulary = 0;
-  C* logits = nullptr;               // [n, V], overwritten by the capped logits if there is a softcap
+  C* logits = nullptr;               // [n, V], overwritten by what the gradient needs
   const int32_t* targets = nullptr;  // [n]
   C* losses = nullptr;               // [n]
   G* dlogits = nullptr;              // [n, V] or null: factor * d loss / d logits before the cap

@@ -16,10 +16,18 @@ void SoftmaxKernels<I, T, C>::softmax(const SoftmaxArgs<T, C>& args, int64_t beg
   for (int64_t row = begin; row < end; ++row, x_row.next()) {
     const T* x = x_row.get();
     T* y = args.y + row * width;
-    const ExpSum<C> r = exp_sum<T, C>(x, width);
+    constexpr bool keeps =
+        std::is_same_v<T, C>;  // bf16 has no place for exp in f32: it is computed twice, and rounded once
+    C* kept = nullptr;
+    if constexpr (keeps) kept = y;
+    const ExpSum<C> r = exp_sum<T, C>(x, width, kept);
     const Pack<C> top(r.top), share(r.sum == 0 ? C(0) : C(1) / r.sum);
-    // exp again instead of a stored one: cheaper than another trip to memory, and bf16 is rounded once.
-    for_row<C>(width, [&](int64_t i, auto count) { store(exp(load(x + i, count) - top) * share, y + i, count); });
+    for_row<C>(width, [&](int64_t i, auto count) {
+      if constexpr (keeps)
+        store(load(static_cast<const T*>(y) + i, count) * share, y + i, count);
+      else
+        store(exp(load(x + i, count) - top) * share, y + i, count);
+    });
   }
 }
 

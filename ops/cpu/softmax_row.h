@@ -22,12 +22,15 @@ HWY_INLINE C row_top(const T* x, int64_t width) {
   return top > -infinity && top < infinity ? top : C(0);
 }
 
+// Also writes exp(x - top) to `kept`, unless that is null; it may be x.
 template <class T, class C>
-HWY_INLINE ExpSum<C> exp_sum(const T* x, int64_t width) {
+HWY_INLINE ExpSum<C> exp_sum(const T* x, int64_t width, C* kept = nullptr) {
   ExpSum<C> r;
   r.top = row_top<T, C>(x, width);
   r.sum = reduce_row<C>(width, Sum<C>{}, [&](Sum<C>& part, int64_t i, auto count) {
-            part.value += keep(exp(load(x + i, count) - Pack<C>(r.top)), count, 0);
+            Pack<C> e = exp(load(x + i, count) - Pack<C>(r.top));
+            if (kept) store(e, kept + i, count);
+            part.value += keep(e, count, 0);
           }).total();
   return r;
 }

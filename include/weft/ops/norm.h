@@ -1,4 +1,5 @@
 // Normalisations over the last dimension D: RMSNorm, LayerNorm, softmax, logsumexp. Statistics are f32 (f64 for f64).
+// weight and bias are of that type or of x's; their gradients are of that type, and the same for any number of threads.
 #pragma once
 
 #include <utility>
