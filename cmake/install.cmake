@@ -1,1 +1,35 @@
-# Filled in with the installed package.
+# The installed package: weft::weft is one shared library made of all layers, with its headers, and the weft command.
+# Only symbols of namespace weft leave the library, and what it is built from (oneDNN, Protocol Buffers, ...) is linked
+# privately: a program that uses it needs none of that, and gets no flags but C++20.
+include(CMakePackageConfigHelpers)
+
+# A sanitizer's run-time library belongs to the program, so those builds have no shared library to install.
+if(WEFT_SANITIZE)
+  return()
+endif()
+
+set(exports ${PROJECT_SOURCE_DIR}/cmake/exports.map)
+add_library(weft SHARED ${exports})
+add_library(weft::weft ALIAS weft)
+set_target_properties(weft PROPERTIES
+  LINKER_LANGUAGE CXX VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} LINK_DEPENDS ${exports})
+target_include_directories(weft INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_compile_features(weft INTERFACE cxx_std_20)
+# Layers link each other too; the override makes each of those mentions the whole archive as well.
+list(JOIN WEFT_LAYERS "," layers)
+set_target_properties(weft PROPERTIES LINK_LIBRARY_OVERRIDE "WHOLE_ARCHIVE,${layers}")
+target_link_libraries(weft PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,${WEFT_LAYERS}>)
+target_link_options(weft PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined -Wl,--as-needed
+  -Wl,-Bsymbolic-functions)  # calls inside the library need no table
+
+install(TARGETS weft EXPORT weftTargets)
+if(TARGET weft_command)
+  install(TARGETS weft_command)
+endif()
+install(DIRECTORY include/weft TYPE INCLUDE FILES_MATCHING PATTERN "*.h")
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/weft)
+install(EXPORT weftTargets NAMESPACE weft:: DESTINATION ${package})
+configure_package_config_file(cmake/weftConfig.cmake.in ${PROJECT_BINARY_DIR}/weftConfig.cmake INSTALL_DESTINATION ${package})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/weftConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/weftConfig.cmake ${PROJECT_BINARY_DIR}/weftConfigVersion.cmake DESTINATION ${package})
