@@ -1,0 +1,162 @@
+// Whole runs through the command: training, resume to the same bits after kills and signals, evaluation, sampling, bad input.
+#include <gtest/gtest.h>
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "tests/trainers/process.h"
+#include "weft/io/files.h"
+#include "weft/io/metrics.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder with a text and a config of a tiny model: 40 steps of 128 tokens.
+class Run : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("weft_run_" + std::to_string(getpid()) + "_" + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "line " + std::to_string(i * 7919 % 1000) + " of a text that repeats itself\n";
+    write("text.txt", text);
+    write("tiny.txtpb", R"(
+model { dim: 16 layers: 1 context: 32 mixer { softmax { heads: 2 dropout: 0.1 } } ffn { swiglu { hidden: 32 } } }
+data { tokenizer { characters {} } train { path: "text.txt" } val { fraction: 0.1 } }
+optim { group { match: "layers.*.weight" rank: 2 muon { lr: 0.01 } } group { match: "*" adamw { lr: 3e-3 } } skip {} }
+train { tokens: 5120 tokens_per_step: 128 micro_batch: 2 threads: 1 }
+eval { every: 10 } log { every: 5 samples_every: 20 sample_tokens: 10 } checkpoint { every: 5 keep_last: 2 }
+)");
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  void write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::vector<std::string> train(const std::string& run, std::vector<std::string> more = {}) const {
+    std::vector<std::string> words{"train", path("tiny.txtpb"), "--run", path(run)};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  std::string weights(const std::string& run) const { return io::read_file(path(run) + "/checkpoints/step-00000040/model.safetensors"); }
+  std::string moments(const std::string& run) const { return io::read_file(path(run) + "/checkpoints/step-00000040/optimizer-0000-of-0001.safetensors"); }
+
+  fs::path folder_;
+};
+
+TEST_F(Run, LeavesWhatTheDocumentsPromise) {
+  auto result = test::run_weft(train("a", {"--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* name : {"config.txtpb", "overrides.txt", "environment.txtpb", "metrics.jsonl", "log.txt", "samples.txt", "report.html",
+                           "checkpoints/latest", "checkpoints/step-00000040/model.safetensors"})
+    EXPECT_TRUE(io::file_exists(path("a/") + name)) << name;
+  EXPECT_NE(result.out.find("\"val_loss\""), std::string::npos) << result.out;
+  auto records = io::read_metrics(path("a/metrics.jsonl"));
+  EXPECT_EQ(records.back().kind, "val");
+  EXPECT_EQ(records.back().step, 40);
+  double first = records.front().value("train/loss").value(), last = records[records.size() - 2].value("train/loss").value();
+  EXPECT_LT(last, first - 0.3);
+
+  auto evaluated = test::run_weft({"eval", path("a"), "--lengths", "16,32", "--json"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  EXPECT_NE(evaluated.out.find("\"length\": 16"), std::string::npos);
+  auto sampled = test::run_weft({"sample", path("a"), "--prompt", "line", "--tokens", "20", "--n", "2"});
+  EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
+  EXPECT_EQ(sampled.out.substr(0, 4), "line");
+  EXPECT_EQ(test::run_weft({"sample", path("a"), "--prompt", "line", "--tokens", "20", "--n", "2"}).out, sampled.out);
+  auto inspected = test::run_weft({"inspect", path("a")});
+  EXPECT_EQ(inspected.exit_code, 0) << inspected.err;
+  EXPECT_NE(inspected.out.find("val/loss"), std::string::npos);
+}
+
+TEST_F(Run, KilledAnywhereItResumesToTheSameBits) {
+  ASSERT_EQ(test::run_weft(train("whole")).exit_code, 0);
+  int kills = 0;
+  for (int attempt = 0; attempt < 60; ++attempt) {
+    pid_t child = test::start_weft(train("killed"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(60 + 37 * attempt % 400));
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status)) {
+      ASSERT_EQ(WEXITSTATUS(status), 0);
+      break;
+    }
+    if (++kills >= 6) break;
+  }
+  auto result = test::run_weft(train("killed"));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_GE(kills, 2);
+  EXPECT_TRUE(weights("whole") == weights("killed"));
+  EXPECT_TRUE(moments("whole") == moments("killed"));
+}
+
+TEST_F(Run, StopsOnASignalWithACheckpointAndExitCode3) {
+  ASSERT_EQ(test::run_weft(train("whole")).exit_code, 0);
+  auto stopped = test::run_weft(train("timed", {"train.max_seconds=0.0001"}));
+  EXPECT_EQ(stopped.exit_code, 3) << stopped.err;
+  EXPECT_NE(stopped.err.find("the same command continues"), std::string::npos) << stopped.err;
+  auto result = test::run_weft(train("timed"));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(weights("whole") == weights("timed"));
+
+  pid_t child = test::start_weft(train("signalled", {"train.tokens=51200000"}));
+  for (int i = 0; i < 200 && !io::file_exists(path("signalled/metrics.jsonl")); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  kill(child, SIGTERM);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 3);
+  EXPECT_TRUE(io::file_exists(path("signalled/checkpoints/latest")));
+}
+
+TEST_F(Run, FallsBackToTheLastGoodCheckpointAndSaysSo) {
+  ASSERT_EQ(test::run_weft(train("whole")).exit_code, 0);
+  ASSERT_EQ(test::run_weft(train("damaged", {"checkpoint.keep_last=8"})).exit_code, 0);
+  std::string file = path("damaged/checkpoints/step-00000040/model.safetensors");
+  fs::resize_file(file, fs::file_size(file) - 1);
+  auto result = test::run_weft(train("damaged", {"checkpoint.keep_last=8"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("step-00000040"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("resumed at step 35"), std::string::npos) << result.err;
+  EXPECT_TRUE(weights("whole") == weights("damaged"));
+}
+
+TEST_F(Run, RefusesBadInputWithTheRightCode) {
+  auto expect = [](const test::ProcessResult& result, int code, const std::string& text) {
+    EXPECT_EQ(result.exit_code, code) << result.err;
+    EXPECT_NE(result.err.find(text), std::string::npos) << result.err;
+  };
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  expect(test::run_weft(train("a", {"optim.group[1].adamw.lr=1e-4"})), 2, "optim.group[1].adamw.lr");
+  expect(test::run_weft(train("a", {"--resume", "never"})), 1, "already holds checkpoints");
+  expect(test::run_weft(train("b", {"data.train.path=" + path("absent.txt")})), 1, "absent.txt");
+  expect(test::run_weft(train("c", {"train.device=cuda"})), 2, "no CUDA");
+  expect(test::run_weft(train("d", {"model.mixer[0].softmax.heads=3"})), 2, "heads");
+  expect(test::run_weft(train("e", {"--ranks", "2"})), 2, "one rank");
+  expect(test::run_weft({"train", path("tiny.txtpb"), "--run", "/proc/weft"}), 1, "/proc/weft");
+  expect(test::run_weft({"eval", path("nothing")}), 2, "is not a run");
+  expect(test::run_weft({"eval", path("a"), "--tasks", "mqar"}), 2, "no tasks");
+  expect(test::run_weft({"inspect", path("text.txt")}), 2, "unknown kind");
+  expect(test::run_weft({"gradcheck", "--mixer", "nonsense"}), 2, "no such mixer");
+  write("bad.bin", std::string("\x88\xd8\x34\x01", 4) + std::string(1100, '\0'));
+  expect(test::run_weft({"data", "info", path("bad.bin")}), 1, "bad.bin");
+  EXPECT_EQ(test::run_weft({"data", "check", path("bad.bin")}).exit_code, 4);
+}
+
+TEST_F(Run, GradcheckPassesForEveryMixer) {
+  auto result = test::run_weft({"gradcheck", "--mixer", "all", "--shapes", "fuzz:1"});
+  EXPECT_EQ(result.exit_code, 0) << result.out;
+  EXPECT_NE(result.out.find("gqa"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace weft
