@@ -1,14 +1,17 @@
-// Copies between strided views of one dtype, for kernels that want plain memory or write into a part of a tensor.
+// Row-major memory for kernels that want it.
 #pragma once
 
-#include "weft/core/tensor.h"
+#include "ops/cpu/copy.h"
 
 namespace weft::cpu {
 
-// to = from, element by element: equal shapes and dtypes, any strides, no overlap.
-void copy_elements(Tensor& to, const Tensor& from);
-// x itself if it is row-major, else a row-major copy.
-Tensor dense(const Tensor& x);
-Tensor dense_copy(const Tensor& x);
+inline Tensor dense_copy(const Tensor& x) {
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  copy(y, x);
+  return y;
+}
+
+// x itself if it is row-major.
+inline Tensor dense(const Tensor& x) { return x.is_contiguous() ? x : dense_copy(x); }
 
 }  // namespace weft::cpu

@@ -98,6 +98,18 @@ bool prefers_sgemm(const Gemm& g) {
   return g.num_batch_dims == 0 && !g.bias && (!onednn_has_avx512() || (g.k >= 1536 && g.m >= 256 && g.n >= 256));
 }
 
+// c = bias first, then c = a b + c. A bias comes without beta.
+void sgemm_with_bias(Gemm g) {
+  if (g.bias) {
+    WEFT_ASSERT(g.beta == 0);
+    for (int64_t i = 0; i < g.m; ++i)
+      std::memcpy(static_cast<float*>(g.c) + i * g.ldc, g.bias, static_cast<size_t>(g.n) * sizeof(float));
+    g.bias = nullptr;
+    g.beta = 1;
+  }
+  onednn_sgemm(g);
+}
+
 }  // namespace
 
 Gemm product(const Gemm& g, int64_t i) {
@@ -120,18 +132,11 @@ Gemm product(const Gemm& g, int64_t i) {
 }
 
 void gemm_f32(const Gemm& g) {
+  // A small product is all overhead, and dnnl_sgemm has half of the primitive's.
+  bool is_small = g.num_batch_dims == 0 && g.m * g.n * g.k <= 1 << 15;
+  if (is_small) return sgemm_with_bias(g);
   if (prefers_sgemm(g)) return onednn_sgemm(g);
-  if (onednn_matmul(g)) return;
-  for_each_product(g, [](Gemm one) {
-    if (one.bias) {   // c = bias first, then c = a b + c
-      WEFT_ASSERT(one.beta == 0);
-      for (int64_t i = 0; i < one.m; ++i)
-        std::memcpy(static_cast<float*>(one.c) + i * one.ldc, one.bias, static_cast<size_t>(one.n) * sizeof(float));
-      one.bias = nullptr;
-      one.beta = 1;
-    }
-    onednn_sgemm(one);
-  });
+  if (!onednn_matmul(g)) for_each_product(g, sgemm_with_bias);
 }
 
 void gemm_f64(const Gemm& g) {

@@ -21,7 +21,7 @@ Tensor checked_indices(const Tensor& index, int64_t bound, std::string_view op, 
   Tensor plain = dense(index);
   if (plain.dtype() == kI32) {
     Tensor wide = Tensor::empty(plain.shape(), kI64, Device::cpu());
-    std::copy_n(plain.data<int32_t>(), plain.num_elements(), wide.mutable_data<int64_t>());
+    copy(wide, plain);
     plain = wide;
   }
   const int64_t* at = plain.data<int64_t>();
@@ -197,7 +197,7 @@ void concatenate(Tensor& out, std::span<const Tensor> parts, int dim) {
   int64_t begin = 0;
   for (const Tensor& part : parts) {
     Tensor place = out.slice(dim, begin, begin + part.size(dim));
-    copy_elements(place, part);
+    copy(place, part);
     begin += part.size(dim);
   }
 }

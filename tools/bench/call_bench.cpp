@@ -2,7 +2,10 @@
 #include <functional>
 
 #include "tools/bench/bench.h"
+#include "weft/autograd/functions.h"
+#include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"
+#include "weft/ops/reduce.h"
 
 namespace weft::bench {
 
@@ -15,14 +18,27 @@ struct Call {
   std::function<void()> run;
 };
 
-// Calls without a graph.
-std::vector<Call> op_calls() {
-  Tensor a = Tensor::full({8, 8}, 0.5), b = Tensor::full({8, 8}, 0.25), bias = Tensor::full({8}, 1);
-  Tensor out = Tensor::zeros({8, 8});
+std::vector<Call> calls_without_tape() {
+  Tensor x = Tensor::full({64}, 0.5), y = Tensor::full({64}, 0.25);
+  Tensor a = x.reshape({8, 8}), b = y.reshape({8, 8}), bias = Tensor::full({8}, 1), out = Tensor::zeros({8, 8});
   return {
-      {"matmul", "8x8x8", 1.0, [=] { ops::matmul(a, b); }},
-      {"matmul_into", "8x8x8", 1.0, [=]() mutable { ops::matmul_into(out, a, b, {}, 0); }},
-      {"linear with bias", "8x8x8", 1.0, [=] { ops::linear(a, b, bias); }},
+      {"add", "64", 1, [=] { ops::add(x, y); }},
+      {"silu", "64", 1, [=] { ops::silu(x); }},
+      {"sum", "8x8", 1, [=] { ops::sum(a, -1); }},
+      {"matmul", "8x8x8", 1, [=] { ops::matmul(a, b); }},
+      {"matmul_into", "8x8x8", 1, [=]() mutable { ops::matmul_into(out, a, b, {}, 0); }},
+      {"linear with bias", "8x8x8", 1, [=] { ops::linear(a, b, bias); }},
+  };
+}
+
+// Recording alone: the forward op and its node, which is freed with the result.
+std::vector<Call> calls_with_tape() {
+  Var x = variable(Tensor::full({64}, 0.5)), y = variable(Tensor::full({64}, 0.25));
+  Var a = variable(Tensor::full({8, 8}, 0.5)), b = variable(Tensor::full({8, 8}, 0.25));
+  return {
+      {"add with tape", "64", 2, [=] { add(x, y); }},
+      {"silu with tape", "64", 2, [=] { silu(x); }},
+      {"matmul with tape", "8x8x8", 2, [=] { matmul(a, b); }},
   };
 }
 
@@ -37,7 +53,8 @@ void add_rows(std::vector<Row>& rows, const std::vector<Call>& calls, const Benc
 
 std::vector<Row> run_call(const BenchOptions& options) {
   std::vector<Row> rows;
-  add_rows(rows, op_calls(), options);
+  add_rows(rows, calls_without_tape(), options);
+  add_rows(rows, calls_with_tape(), options);
   return rows;
 }
 
