@@ -57,6 +57,7 @@ void print_table(std::span<const Row> rows, std::FILE* to);
 void print_json(std::span<const Row> rows, std::FILE* to);   // {"rows": [{"name", "shape", "dtype", ...}]}
 
 std::vector<Row> run_gemm(const BenchOptions& options);
+std::vector<Row> run_attention(const BenchOptions& options);
 std::vector<Row> run_call(const BenchOptions& options);
 std::vector<Row> run_train(const BenchOptions& options);
 

@@ -7,6 +7,7 @@ namespace {
 
 const Family kFamilies[] = {
     {"gemm", "matrix products against oneDNN's own routes", run_gemm},
+    {"attention", "the blockwise softmax core, forward and backward, and its memory", run_attention},
     {"call", "what calling an op costs", run_call},
     {"train", "training steps of GPT-2 shaped models", run_train},
 };

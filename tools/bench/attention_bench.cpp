@@ -1,0 +1,161 @@
+// `weft bench attention`: the blockwise softmax core beside the best GEMM rate. Two matrix products forward and five backward on
+// unmasked pairs, whatever the kernel repeats. The memory rows show peak bytes per token, which must not grow with T.
+#include <cmath>
+
+#include "tools/bench/bench.h"
+#include "weft/core/allocator.h"
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+#include "weft/ops/attention.h"
+
+namespace weft::bench {
+
+namespace {
+
+struct Case {
+  const char* name;          // beside forward and backward; "" is plain causal
+  DType dtype;
+  ops::AttentionMask mask = {};
+  double softcap = 0;
+  bool has_alibi = false;
+  int64_t document_length = 0;
+};
+
+constexpr int64_t kTokens = 4096, kHeads = 8, kWidth = 64;
+
+const Case kCases[] = {
+    {"", kF32},
+    {"", kBF16},
+    {" window 512", kF32, {.window = 512}},
+    {" documents 512", kF32, {.same_document = true}, 0, false, 512},
+    {" softcap", kF32, {}, 30},
+    {" alibi", kF32, {}, 0, true},
+};
+
+Tensor values(const Shape& shape, DType dtype, uint64_t salt) {
+  Rng rng = Rng(7)[salt];
+  Tensor t = Tensor::empty(shape, dtype);
+  with_type<float, BFloat16>(dtype, "bench attention", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* x = t.mutable_data<T>();
+    for (int64_t i = 0; i < t.num_elements(); ++i) x[i] = T(2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
+  });
+  return t;
+}
+
+struct Problem {
+  Tensor q, k, v, dout;
+  ops::AttentionTokens tokens;
+  ops::AttentionOptions options;
+  double pairs = 0;          // visible ones, of one head
+
+  Problem(const Case& c, int64_t n, int64_t heads)
+      : q(values({1, n, heads, kWidth}, c.dtype, 1)), k(values({1, n, heads, kWidth}, c.dtype, 2)),
+        v(values({1, n, heads, kWidth}, c.dtype, 3)), dout(values({1, n, heads, kWidth}, c.dtype, 4)),
+        tokens{Tensor::empty({1, n}, kI32), Tensor::empty({1, n}, kI32)} {
+    options.mask = c.mask;
+    options.score.softcap = c.softcap;
+    if (c.has_alibi) options.score.alibi_slopes = Tensor::full({heads}, 0.01);
+    for (int64_t i = 0; i < n; ++i) {
+      tokens.positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(i);
+      tokens.documents.mutable_data<int32_t>()[i] = static_cast<int32_t>(c.document_length > 0 ? i / c.document_length : 0);
+      pairs += static_cast<double>(i - first_key(i) + 1);
+    }
+  }
+  int64_t first_key(int64_t i) const {
+    int64_t first = options.mask.window > 0 ? std::max<int64_t>(0, i - options.mask.window + 1) : 0;
+    const int32_t* document = tokens.documents.data<int32_t>();
+    while (options.mask.same_document && document[first] != document[i]) ++first;
+    return first;
+  }
+  ops::Attention forward() const { return ops::attend(q, k, v, tokens, tokens, options); }
+  ops::AttentionGrads backward(const ops::Attention& y) const {
+    return ops::attend_backward(dout, {}, q, k, v, y, tokens, tokens, options);
+  }
+};
+
+double at(const Tensor& t, int64_t i, int64_t head, int64_t c) {
+  int64_t element = (i * t.size(2) + head) * t.size(3) + c;
+  return t.dtype() == kBF16 ? float(t.data<BFloat16>()[element]) : t.data<float>()[element];
+}
+
+double dot(const Tensor& a, int64_t i, const Tensor& b, int64_t j, int64_t head) {
+  double sum = 0;
+  for (int64_t c = 0; c < kWidth; ++c) sum += at(a, i, head, c) * at(b, j, head, c);
+  return sum;
+}
+
+// Row i of out and of dq against float64 loops.
+void check_row(const Problem& p, const ops::Attention& y, const ops::AttentionGrads& grads, int64_t i, int64_t head) {
+  int64_t first = p.first_key(i);
+  std::vector<double> weight, slope, out(kWidth), dq(kWidth);
+  double sum = 0, delta = 0, cap = p.options.score.softcap;
+  for (int64_t j = first; j <= i; ++j) {
+    double s = dot(p.q, i, p.k, j, head) / std::sqrt(double{kWidth}), t = cap > 0 ? std::tanh(s / cap) : 0;
+    if (cap > 0) s = cap * t;
+    if (p.options.score.alibi_slopes.defined()) s -= double{p.options.score.alibi_slopes.data<float>()[head]} * double(i - j);
+    slope.push_back(1 - t * t);
+    weight.push_back(std::exp(s));
+    sum += weight.back();
+  }
+  for (int64_t j = first; j <= i; ++j)
+    for (int64_t c = 0; c < kWidth; ++c) out[c] += weight[j - first] / sum * at(p.v, j, head, c);
+  for (int64_t c = 0; c < kWidth; ++c) delta += at(p.dout, i, head, c) * out[c];
+  for (int64_t j = first; j <= i; ++j) {
+    double ds = weight[j - first] / sum * (dot(p.dout, i, p.v, j, head) - delta) * slope[j - first] / std::sqrt(double{kWidth});
+    for (int64_t c = 0; c < kWidth; ++c) dq[c] += ds * at(p.k, j, head, c);
+  }
+  double allowed = p.q.dtype() == kBF16 ? 0x1p-7 : 1e-5;
+  for (int64_t c = 0; c < kWidth; ++c)
+    WEFT_CHECK(std::abs(at(y.out, i, head, c) - out[c]) <= allowed * (1 + std::abs(out[c])) &&
+                   std::abs(at(grads.dq, i, head, c) - dq[c]) <= allowed * (1 + std::abs(dq[c])),
+               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y.out, i, head, c), ", must be ", out[c],
+                   ", dq ", at(grads.dq, i, head, c), ", must be ", dq[c]),
+               "please report this");
+}
+
+void run_case(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem p(c, kTokens, kHeads);
+  ops::Attention y = p.forward();
+  ops::AttentionGrads grads = p.backward(y);
+  for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, kTokens - 1}) check_row(p, y, grads, i, i % kHeads);
+
+  double peak = gemm_peak(c.dtype) * 1e-9;
+  const std::function<void()> functions[] = {[&] { p.forward(); }, [&] { p.backward(y); }};
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1.5 : 6, options.quick ? 2 : 5);
+  double product = 2.0 * kWidth * kHeads * p.pairs * 1e-9;
+  std::string shape = str("B1 H", kHeads, " d", kWidth, " T", kTokens);
+  auto add = [&](const char* name, double products, const Timing& time) {
+    rows.push_back(rate_row(str(name, c.name), shape, c.dtype, products * product / time.best_s, "GFLOP/s", peak));
+    rows.back().extra.emplace_back("time", str(std::round(time.best_s * 1e5) / 100, " ms"));
+  };
+  add("forward", 2, times[0]);
+  add("backward", 5, times[1]);
+}
+
+// Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
+void run_memory(std::vector<Row>& rows) {
+  Allocator& cpu = allocator(Device::cpu());
+  double first = 0;
+  for (int64_t n = 4096; n <= 32768; n *= 2) {
+    Problem p({"", kF32}, n, 1);
+    cpu.reset_peak();
+    int64_t before = cpu.stats().current_bytes;
+    p.backward(p.forward());
+    double bytes = static_cast<double>(cpu.stats().peak_bytes - before) / static_cast<double>(n);
+    if (first == 0) first = bytes;
+    rows.push_back(time_row("memory", str("B1 H1 d", kWidth, " T", n), kF32, bytes, "B/token", first));
+    rows.back().extra.emplace_back("peak", str(std::round(bytes * static_cast<double>(n) / 1e4) / 100, " MB"));
+  }
+}
+
+}  // namespace
+
+std::vector<Row> run_attention(const BenchOptions& options) {
+  std::vector<Row> rows;
+  for (const Case& c : kCases) run_case(c, options, rows);
+  run_memory(rows);
+  return rows;
+}
+
+}  // namespace weft::bench
