@@ -16,10 +16,19 @@ set_target_properties(weft PROPERTIES
 target_include_directories(weft INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(weft INTERFACE cxx_std_20)
-# Layers link each other too; the override makes each of those mentions the whole archive as well.
-list(JOIN WEFT_LAYERS "," layers)
-set_target_properties(weft PROPERTIES LINK_LIBRARY_OVERRIDE "WHOLE_ARCHIVE,${layers}")
-target_link_libraries(weft PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,${WEFT_LAYERS}>)
+# Whole archives by path: a layer that is named as a target would come a second time with each layer that links it.
+set(archives ${WEFT_LAYERS})
+list(TRANSFORM archives REPLACE "(.+)" "$<TARGET_FILE:\\1>")
+find_package(Protobuf REQUIRED)  # imported targets are known in the folder that finds them
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(ZLIB REQUIRED)
+set(third_party ${WEFT_PRIVATE_LIBRARIES})
+list(REMOVE_ITEM third_party ${WEFT_LAYERS})
+list(REMOVE_DUPLICATES third_party)
+add_dependencies(weft ${WEFT_LAYERS})
+set_property(TARGET weft APPEND PROPERTY LINK_DEPENDS ${archives})
+target_link_libraries(weft PRIVATE -Wl,--whole-archive ${archives} -Wl,--no-whole-archive ${third_party})
 target_link_options(weft PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined -Wl,--as-needed
   -Wl,-Bsymbolic-functions)  # calls inside the library need no table
 

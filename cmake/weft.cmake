@@ -40,6 +40,7 @@ endif()
 
 # weft_library(NAME SOURCES ... DEPS layers... [PRIVATE third-party...]): one static library per layer, target weft_NAME.
 set(WEFT_LAYERS "" CACHE INTERNAL "")
+set(WEFT_PRIVATE_LIBRARIES "" CACHE INTERNAL "")
 function(weft_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS;PRIVATE" ${ARGN})
   if(NOT arg_SOURCES)  # a layer without files of its own
@@ -55,6 +56,7 @@ function(weft_library name)
   endforeach()
   target_link_libraries(weft_${name} PRIVATE weft_flags ${arg_PRIVATE})
   set(WEFT_LAYERS ${WEFT_LAYERS} weft_${name} CACHE INTERNAL "")
+  set(WEFT_PRIVATE_LIBRARIES ${WEFT_PRIVATE_LIBRARIES} ${arg_PRIVATE} CACHE INTERNAL "")   # for the installed library
 endfunction()
 
 # weft_kernels(LAYER sources...): compiles each source once per instruction set, with WEFT_ISA set to its name, into weft_LAYER.
