@@ -1,5 +1,6 @@
 // `weft bench attention`: the blockwise softmax core beside the best GEMM rate. Two matrix products forward and five backward on
 // unmasked pairs, whatever the kernel repeats. The memory rows show peak bytes per token, which must not grow with T.
+#include <algorithm>
 #include <cmath>
 
 #include "tools/bench/bench.h"
