@@ -1,7 +1,7 @@
 #!/bin/sh
 # isa_symbols.sh ISA OBJECT...: fails if an object that is compiled with wider instructions defines a weak function (a template
 # or inline function) that other objects could define too. The linker keeps one of them, and if it keeps the wide one, a CPU
-# without these instructions dies on it. Names that hold the instruction set (Isa of weft, N_AVX2.. of Highway) are safe.
+# without these instructions dies on it. References to data (DW.ref) hold no instructions. Names that hold the instruction set (Isa of weft, N_AVX2.. of Highway) are safe.
 set -e
 isa=$1
 shift
@@ -12,7 +12,7 @@ case $isa in
 esac
 [ $# -gt 0 ] || { echo "isa_symbols.sh: no objects"; exit 2; }
 pattern=$(printf '%s' "$mine" | sed 's/[()]/\\&/g')
-bad=$(nm -C --defined-only "$@" | grep -E '^[0-9a-f]+ [WVu] ' | grep -Ev "$pattern" | cut -d' ' -f2- | sort -u || true)
+bad=$(nm -C --defined-only "$@" | grep -E '^[0-9a-f]+ [WVu] ' | grep -Ev "$pattern|DW\.ref\." | cut -d' ' -f2- | sort -u || true)
 if [ -n "$bad" ]; then
   echo "weak symbols compiled with $isa flags that other objects may share:"
   echo "$bad"
