@@ -225,6 +225,7 @@ void Run::print_result(const std::string& report) {
       out["val_ppl"] = last_evaluation_->perplexity();
       if (last_evaluation_->num_bytes > 0) out["val_bpb"] = last_evaluation_->bits_per_byte();
     }
+    if (!recorder_.samples().empty()) out["sample"] = recorder_.samples().back().second;
     out["time_s"] = progress_.time_s;
     out["tokens_per_second"] = recorder_.tokens_per_s();
     console_.result(out.dump(2) + "\n");
@@ -239,6 +240,7 @@ void Run::print_result(const std::string& report) {
   } else {
     text += str("training loss ", last_loss_, " nats per token\n");
   }
+  if (!recorder_.samples().empty()) text += "sample\n" + recorder_.samples().back().second + "\n";
   console_.result(text + "report " + report + "\n");
 }
 

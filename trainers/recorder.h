@@ -37,6 +37,7 @@ class Recorder {
   void sample(int64_t step, const std::string& prompt, const std::string& text);
   void finish() { progress_.finish(); }
 
+  const std::vector<std::pair<std::string, std::string>>& samples() const { return samples_; }   // heading, text
   double tokens_per_s() const { return tokens_per_s_; }               // of the last line
   // Writes report.html from all that is recorded; returns its path.
   std::string report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title);

@@ -65,7 +65,10 @@ data::DocumentRule document_rule(const Loaded& config, const RunData& run, const
   if (!config.experiment.data().document_mask()) return data::DocumentRule::none;
   if (dataset.has_documents())   // a single document needs no walls
     return dataset.next_document(0) < dataset.num_tokens() ? data::DocumentRule::index : data::DocumentRule::none;
-  return run.end_of_text ? data::DocumentRule::ends_with_id : data::DocumentRule::none;
+  if (!run.end_of_text) return data::DocumentRule::none;
+  int32_t first = -1;   // shards in the style of llm.c put the id before each document
+  dataset.read(0, {&first, 1}, run.tokenizer->vocab_size());
+  return first == *run.end_of_text ? data::DocumentRule::begins_with_id : data::DocumentRule::ends_with_id;
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ void apply_process_settings(const config::Experiment& experiment) {
   if (experiment.train().has_threads()) set_num_threads(static_cast<int>(experiment.train().threads()));
   set_anomaly_mode(experiment.train().anomaly());
   if (experiment.train().device() == config::DeviceChoice::cuda)
-    throw config::ConfigError("train.device=cuda: this build has no CUDA", "use train.device=cpu, or a build with WEFT_CUDA=on");
+    throw config::ConfigError("train.device=cuda: this build has no CUDA", "use train.device=cpu or auto");
 }
 
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {

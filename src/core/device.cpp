@@ -14,7 +14,7 @@ Device default_device() { return device_of_thread; }
 
 void set_default_device(Device device) {
   WEFT_CHECK(kCuda || device.is_cpu(), str("set_default_device: ", device, " is not in this build"),
-             "configure with WEFT_CUDA=ON, or use Device::cpu()");
+             "use Device::cpu()");
   device_of_thread = device;
 }
 
