@@ -37,7 +37,7 @@ std::vector<double> losses(DType compute) {
 }
 
 TEST(Golden, LossesOfTenStepsStay) {
-  const double expected[] = {};
+  const double expected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342, 4.093783, 4.119906, 4.084484, 4.089096, 4.091913};
   std::vector<double> actual = losses(kF32);
   for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-4) << "step " << i;
 }
