@@ -46,12 +46,12 @@ class Backward {
       std::pop_heap(queue_.begin(), queue_.end(), older);
       Node* node = queue_.back();
       queue_.pop_back();
+      Held held{node};
       NodeHeader& h = header(node);
       h.is_queued = false;
       if (h.hooks) call_hooks(h);
       if (h.is_leaf) finish_leaf(static_cast<Leaf&>(*node), h);
       else visit(node, h);
-      autograd::release(node);
     }
   }
 
@@ -59,13 +59,20 @@ class Backward {
   void abandon() {
     for (Node* node : queue_) {
       header(node).is_queued = false;
-      for (Output& output : header(node).results()) output.grad = Tensor();
-      autograd::release(node);
+      Held{node};
     }
     queue_.clear();
   }
 
  private:
+  struct Held {   // the queue's reference to a node that leaves it, given back also when a hook or a closure throws
+    Node* node;
+    ~Held() {
+      for (Output& output : header(node).results()) output.grad = Tensor();
+      autograd::release(node);
+    }
+  };
+
   void give(Node* node, int output, Tensor grad) {
     NodeHeader& h = header(node);
     collect(h.outputs[output].grad, std::move(grad));

@@ -100,6 +100,19 @@ TEST(Tape, HooksSeeAndReplaceGradients) {
   EXPECT_EQ(x.grad().to_vector<float>(), (Floats{60, 60}));
 }
 
+TEST(Tape, AnErrorHalfWayLeavesNothingForTheNextBackward) {
+  Var x = leaf({1, 2});
+  Var y = x * 3.0;
+  bool throws = true;
+  y.on_grad([&](Tensor&) { WEFT_CHECK(!throws, "planted", "none"); });
+  Var z = sum_all(y + square(x));
+  EXPECT_EQ(error_of([&] { backward(z, {}, {.keeps_graph = true}); }, {"planted"}), "");
+  EXPECT_FALSE(x.grad().defined());
+  throws = false;
+  backward(z);
+  EXPECT_EQ(x.grad().to_vector<float>(), (Floats{5, 7}));
+}
+
 TEST(Tape, LeavesOfBf16CollectInF32) {
   Var w = variable(ops::cast(Tensor::from<float>({1, 2}, {2}), kBF16));
   backward(sum_all(w * w));

@@ -124,7 +124,11 @@ TEST(AttentionBlock, MemoryBeyondTheResultsIsSmall) {
   MemoryStats stats = allocator(Device::cpu()).stats();
   int64_t tensor = 2048 * 2 * 16 * 4;
   EXPECT_LT(stats.peak_bytes - before, 5 * tensor);
+#if !defined(__SANITIZE_ADDRESS__)   // there every block comes from the system, so that its redzones are real
   EXPECT_EQ(stats.num_system_allocations, system);
+#else
+  (void)system;
+#endif
 }
 
 // d(out, lse) by central differences, through the state that goes in and out.
