@@ -2,7 +2,6 @@
 
 #include <fmt/core.h>
 #include <google/protobuf/stubs/common.h>
-#include <oneapi/dnnl/dnnl_version.h>
 #include <sched.h>
 #include <sys/utsname.h>
 
@@ -14,6 +13,7 @@
 #include <sstream>
 
 #include "ops/cpu/isa.h"
+#include "ops/cpu/onednn_gemm.h"
 #include "weft/core/device.h"
 #include "weft/core/parallel.h"
 
@@ -61,7 +61,7 @@ void add_memory(SystemInfo& info) {
 
 void add_libraries(SystemInfo& info) {
   info.libraries = {
-      {"oneDNN", dotted(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH)},
+      {"oneDNN", cpu::onednn_version()},
       {"OpenMP", fmt::format("{}", _OPENMP)},
       {"Protocol Buffers", dotted(GOOGLE_PROTOBUF_VERSION / 1000000, GOOGLE_PROTOBUF_VERSION / 1000 % 1000,
                                   GOOGLE_PROTOBUF_VERSION % 1000)},

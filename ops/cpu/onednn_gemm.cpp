@@ -230,7 +230,7 @@ bool onednn_has_avx512() {
 std::string onednn_version() {
   const dnnl_version_t* version = dnnl_version();
   const char* isa = onednn_has_avx512() ? "avx512" : dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx2 ? "avx2" : "baseline";
-  return str("oneDNN ", version->major, ".", version->minor, ".", version->patch, ", ", isa);
+  return str(version->major, ".", version->minor, ".", version->patch, ", ", isa);
 }
 
 struct RouteRunner::State {

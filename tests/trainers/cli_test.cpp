@@ -152,6 +152,18 @@ TEST_F(Cli, DoctorDescribesTheMachine) {
   EXPECT_GE(json["memory_bytes"], json["memory_available_bytes"]);
   EXPECT_FALSE(json["libraries"]["oneDNN"].get<std::string>().empty());
   EXPECT_EQ(json["devices"][0], "cpu");
+  EXPECT_GT(json["measured"]["f32_flops"], 1e6);
+}
+
+TEST_F(Cli, DoctorTestsTheKernelsOfEveryInstructionSet) {
+  Outcome run = weft("doctor --kernels --json");
+  EXPECT_EQ(run.code, 0) << run.out << run.err;
+  auto json = nlohmann::json::parse(run.out);
+  EXPECT_EQ(json["kernels"].size(), 14 * json["isas"].size());
+  for (const auto& row : json["kernels"]) {
+    EXPECT_TRUE(row["passed"].get<bool>()) << row;
+    EXPECT_GT(row["error"].get<double>(), row["dtype"] == "bf16" ? 1e-5 : 0) << "compared with itself: " << row;
+  }
 }
 
 TEST_F(Cli, FailsWhenTheResultCannotBeWritten) {

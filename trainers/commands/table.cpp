@@ -38,9 +38,9 @@ std::span<const Command> commands() {
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",
        define_config},
-      {"doctor", "Show build, libraries, instruction sets, devices and memory of this machine",
+      {"doctor", "Show build, libraries, devices, memory and measured limits of this machine; test its kernels",
        "  weft doctor\n"
-       "  weft doctor --json",
+       "  weft doctor --kernels --json",
        define_doctor},
   };
   return kTable;
