@@ -9,10 +9,19 @@ namespace weft::train {
 
 namespace {
 
-// Sums of one cluster (a document in a window).
+// Sums of one cluster: a document, also across windows; of a text without documents, a window.
 struct Cluster {
   double nats = 0;
   int64_t targets = 0;
+};
+
+struct Counter {
+  const EvaluateOptions& options;
+  Evaluation result = {};
+  std::vector<Cluster> clusters = {};
+  bool document_goes_on = false;   // from the window before into the next one
+
+  void add(const data::Batch& batch, const Tensor& losses);
 };
 
 // Standard error of a ratio of sums over independent clusters: sqrt(n/(n-1) sum (nats_c - loss targets_c)^2) / targets.
@@ -26,22 +35,25 @@ double clustered_error(const std::vector<Cluster>& clusters, double loss, int64_
   return std::sqrt(n / (n - 1) * sum) / static_cast<double>(num_targets);
 }
 
-void count(const data::Batch& batch, const Tensor& losses, std::span<const int64_t> byte_lengths, Evaluation& result,
-           std::vector<Cluster>& clusters) {
+void Counter::add(const data::Batch& batch, const Tensor& losses) {
   auto nats = losses.to_vector<float>();
   auto targets = batch.targets.to_vector<int32_t>();
   auto documents = batch.documents.to_vector<int32_t>();
-  int64_t context = batch.targets.size(1);
+  auto context = static_cast<size_t>(batch.targets.size(1));
+  bool opens = false;   // a cluster, with the next target
   for (size_t i = 0; i < targets.size(); ++i) {
-    bool opens = i % static_cast<size_t>(context) == 0 || documents[i] != documents[i - 1];
-    if (opens && documents[i] >= 0) clusters.push_back({});
+    if (i % context == 0) opens |= !document_goes_on;
+    else opens |= documents[i] != documents[i - 1];
+    if (i % context == context - 1) document_goes_on = options.keeps_documents_apart && targets[i] >= 0;
     if (targets[i] < 0) continue;
+    if (opens) clusters.push_back({});
+    opens = false;
     double loss = static_cast<double>(nats[i]);
     result.nats += loss;
     ++result.num_targets;
     clusters.back().nats += loss;
     ++clusters.back().targets;
-    int64_t bytes = byte_lengths.empty() ? 0 : byte_lengths[static_cast<size_t>(targets[i])];
+    int64_t bytes = options.byte_lengths.empty() ? 0 : options.byte_lengths[static_cast<size_t>(targets[i])];
     result.num_bytes += bytes;
     if (bytes > 0) result.byte_nats += loss;
   }
@@ -61,8 +73,7 @@ TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64
 
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options) {
   NoGrad no_grad;
-  Evaluation result;
-  std::vector<Cluster> clusters;
+  Counter counter{options};
   int64_t total = windows.num_windows();
   for (int64_t first = 0; first < total; first += options.batch) {
     data::Batch batch = windows.batch(first, std::min(options.batch, total - first));
@@ -70,10 +81,11 @@ Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows
       total = std::clamp<int64_t>(options.max_tokens / batch.tokens.size(1), 1, total);
     Tokens tokens(token_data(batch, options.keeps_documents_apart, first));
     LanguageModelLoss loss = model.loss(batch.tokens, batch.targets, tokens, 1);
-    count(batch, loss.losses, options.byte_lengths, result, clusters);
+    counter.add(batch, loss.losses);
     if (options.progress) options.progress(std::min(first + options.batch, total), total);
   }
-  result.standard_error = clustered_error(clusters, result.loss(), result.num_targets);
+  Evaluation result = counter.result;
+  result.standard_error = clustered_error(counter.clusters, result.loss(), result.num_targets);
   return result;
 }
 

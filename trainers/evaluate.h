@@ -15,7 +15,7 @@ struct Evaluation {
   int64_t num_targets = 0;
   int64_t num_bytes = 0;        // of the targets' texts; special ids count neither here nor in byte_nats
   double byte_nats = 0;         // sum over targets that have bytes
-  double standard_error = 0;    // of loss(), over documents as they appear in the windows
+  double standard_error = 0;    // of loss(), over documents; over windows where documents are not kept apart
 
   double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }   // nats per token
   double perplexity() const;

@@ -1,0 +1,121 @@
+// Parts of the training loop: the outlier guard, the numbers of an evaluation.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <numbers>
+
+#include "tests/support/errors.h"
+#include "trainers/evaluate.h"
+#include "trainers/guard.h"
+
+namespace weft::train {
+namespace {
+
+using test::error_of;
+
+double wave(int step) { return 3 + 0.1 * std::sin(step); }
+
+TEST(OutlierGuard, SkipsAPlantedSpikeAndLearnsNothingFromIt) {
+  OutlierGuard guard({.is_on = true, .loss_z = 6, .grad_z = 6, .window = 16});
+  for (int step = 0; step < 16; ++step) EXPECT_FALSE(guard.refuses(wave(step), 1 + 0.05 * std::cos(step))) << step;
+  std::deque<OutlierGuard::Entry> before = guard.window();
+  EXPECT_TRUE(guard.refuses(6, 1)) << "loss";
+  EXPECT_TRUE(guard.refuses(3, 4)) << "gradient norm";
+  ASSERT_EQ(guard.window().size(), before.size());
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_EQ(guard.window()[i].loss, before[i].loss);
+  EXPECT_FALSE(guard.refuses(wave(16), 1)) << "an ordinary step after the spike";
+  EXPECT_FALSE(guard.refuses(0.5, 0.01)) << "a step far below the mean is no outlier";
+  EXPECT_EQ(guard.window().size(), 16u);
+}
+
+TEST(OutlierGuard, JudgesByZScoreOnceTheWindowIsFull) {
+  OutlierGuard guard({.is_on = true, .loss_z = 2, .grad_z = 100, .window = 4});
+  EXPECT_FALSE(guard.refuses(1, 1));
+  EXPECT_FALSE(guard.refuses(1000, 1)) << "the window is not full: nothing finite is refused";
+  guard.set_window({{1, 1}, {2, 1}, {3, 1}, {4, 1}});   // mean 2.5, standard deviation sqrt(5/3): the bound is 5.08
+  EXPECT_TRUE(guard.refuses(5.09, 1));
+  EXPECT_FALSE(guard.refuses(5.07, 1));
+}
+
+TEST(OutlierGuard, SkipsWhatIsNotFiniteAtOnceAndNothingWhenOff) {
+  OutlierGuard guard({.is_on = true});
+  EXPECT_TRUE(guard.refuses(NAN, 1));
+  EXPECT_TRUE(guard.refuses(1, INFINITY));
+  EXPECT_TRUE(guard.window().empty());
+  OutlierGuard off({.is_on = false});
+  EXPECT_FALSE(off.refuses(NAN, INFINITY));
+}
+
+LanguageModel tiny_model() {
+  return LanguageModel({.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(3));
+}
+
+// Two documents of 5 and 6 tokens that end with id 6, in windows of 4; the second goes on in the padded last window.
+struct Windows {
+  std::vector<int32_t> ids{1, 2, 3, 4, 6, 2, 2, 5, 1, 0, 6};
+  data::ValidationWindows windows{data::Dataset(ids), {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6}};
+};
+
+TEST(Evaluation, EqualsItsFormulasOverEveryTargetOnce) {
+  LanguageModel model = tiny_model();
+  Windows data;
+  std::vector<int64_t> bytes{1, 1, 2, 3, 1, 1, 0};   // the end of text has no bytes: it counts in the loss, not per byte
+  Evaluation got = evaluate(model, data.windows, {.batch = 2, .keeps_documents_apart = true, .byte_lengths = bytes});
+
+  // By hand: each window alone, targets and documents written out.
+  struct Target { int64_t window, position, id, document; };
+  const Target targets[] = {{0, 0, 2, 0}, {0, 1, 3, 0}, {0, 2, 4, 0}, {0, 3, 6, 0},
+                            {1, 1, 2, 2}, {1, 2, 5, 2}, {1, 3, 1, 2}, {2, 0, 0, 2}, {2, 1, 6, 2}};
+  NoGrad no_grad;
+  double nats = 0, byte_nats = 0;
+  int64_t num_bytes = 0;
+  std::map<int64_t, std::pair<double, double>> clusters;
+  const std::vector<std::vector<int32_t>> inputs{{1, 2, 3, 4}, {6, 2, 2, 5}, {1, 0}};
+  const std::vector<std::vector<int32_t>> documents{{0, 0, 0, 0}, {0, 1, 1, 1}, {0, 0}};
+  for (int64_t w = 0; w < 3; ++w) {
+    int64_t count = static_cast<int64_t>(inputs[static_cast<size_t>(w)].size());
+    TokenData token_data = plain_tokens(1, count);
+    token_data.documents = Tensor::from(std::span<const int32_t>(documents[static_cast<size_t>(w)]), {1, count});
+    std::vector<int32_t> places(static_cast<size_t>(count));
+    for (size_t t = 0, begin = 0; t < places.size(); ++t) {
+      if (t > 0 && documents[static_cast<size_t>(w)][t] != documents[static_cast<size_t>(w)][t - 1]) begin = t;
+      places[t] = static_cast<int32_t>(t - begin);
+    }
+    token_data.document_positions = Tensor::from(std::span<const int32_t>(places), {1, count});
+    Tokens tokens(token_data);
+    auto logits = model.logits(Tensor::from(std::span<const int32_t>(inputs[static_cast<size_t>(w)]), {1, count}), tokens).to_vector<float>();
+    for (const Target& t : targets) {
+      if (t.window != w) continue;
+      double sum = 0;
+      for (int64_t v = 0; v < 7; ++v) sum += std::exp(static_cast<double>(logits[static_cast<size_t>(t.position * 7 + v)]));
+      double loss = std::log(sum) - static_cast<double>(logits[static_cast<size_t>(t.position * 7 + t.id)]);
+      nats += loss;
+      num_bytes += bytes[static_cast<size_t>(t.id)];
+      if (bytes[static_cast<size_t>(t.id)] > 0) byte_nats += loss;
+      clusters[t.document].first += loss;
+      clusters[t.document].second += 1;
+    }
+  }
+  double residuals = 0, n = static_cast<double>(clusters.size());
+  for (const auto& [document, sums] : clusters) residuals += std::pow(sums.first - nats / 9 * sums.second, 2);
+
+  EXPECT_EQ(got.num_targets, 9);
+  EXPECT_EQ(got.num_bytes, num_bytes);
+  EXPECT_NEAR(got.loss(), nats / 9, 1e-5);
+  EXPECT_NEAR(got.perplexity(), std::exp(nats / 9), 1e-4);
+  EXPECT_NEAR(got.bits_per_byte(), byte_nats / (std::numbers::ln2 * static_cast<double>(num_bytes)), 1e-5);
+  EXPECT_NEAR(got.standard_error, std::sqrt(n / (n - 1) * residuals) / 9, 1e-5);
+}
+
+TEST(Evaluation, LooksAtNoMoreTokensThanAskedAndReportsProgress) {
+  LanguageModel model = tiny_model();
+  Windows data;
+  std::vector<std::pair<int64_t, int64_t>> progress;
+  EvaluateOptions options{.max_tokens = 8, .progress = [&](int64_t done, int64_t total) { progress.emplace_back(done, total); }};
+  EXPECT_EQ(evaluate(model, data.windows, options).num_targets, 7);
+  EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
+}
+
+}  // namespace
+}  // namespace weft::train
