@@ -12,6 +12,7 @@
 #include "weft/models/sample.h"
 #include "trainers/session.h"
 #include "trainers/stop_signal.h"
+#include "trainers/system_info.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/data/tokenizer.h"
@@ -111,8 +112,8 @@ void Run::resume(const std::string& how) {
 
 void Run::announce() {
   const Plan& plan = trainer_.plan();
-  recorder_.message(str("run ", folder_.path(), ": ", e_.name(), ", seed ", e_.seed(), ", 1 rank, ", num_threads(), " threads, ",
-                        compute_dtype(e_), " on cpu"));
+  recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ", e_.seed(), ", 1 rank, ", num_threads(),
+                        " threads, ", compute_dtype(e_), " on cpu"));
   recorder_.message(str("model: ", model_->num_params(), " parameters, ", model_->flops_per_token() / 1e6, " MFLOP per token; measured peak ",
                         peak_flops_ / 1e9, " GFLOP/s ", compute_dtype(e_)));
   recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(), " training tokens, ",
@@ -208,8 +209,15 @@ int Run::finish() {
     if (last_evaluation_->num_bytes > 0) facts.insert(facts.begin() + 2, {"bits per byte", str(last_evaluation_->bits_per_byte())});
   }
   std::string report = recorder_.report(facts, e_.name());
-  std::string summary = str("done: ", plan.steps * plan.tokens_per_step, " tokens in ", cli::duration_text(progress_.time_s), ", ",
-                            cli::rate_text(recorder_.tokens_per_s()), ", peak ", peak / 1048576, " MiB");
+  std::string summary = "done: ";
+  if (std::isfinite(last_loss_)) summary += str("training loss ", last_loss_, ", ");   // not known if nothing was left to do
+  if (last_evaluation_) {
+    summary += str("validation loss ", last_evaluation_->loss());
+    if (last_evaluation_->num_bytes > 0) summary += str(", bpb ", last_evaluation_->bits_per_byte());
+    summary += str(", perplexity ", last_evaluation_->perplexity(), ", ");
+  }
+  summary += str(plan.steps * plan.tokens_per_step, " tokens in ", cli::duration_text(progress_.time_s), ", ",
+                 cli::rate_text(recorder_.tokens_per_s()), ", peak ", peak / 1048576, " MiB, ", report);
   recorder_.message(summary);
   print_result(report);
   return cli::kSuccess;

@@ -63,7 +63,8 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
 
   if (step % options_.log_every != 0 && step != plan_.steps) return;
   tokens_per_s_ = *status_.tokens_per_s;
-  std::vector<std::pair<std::string, double>> values{{"train/loss", loss_sum_ / static_cast<double>(steps_)}};
+  status_.loss = loss_sum_ / static_cast<double>(steps_);   // the mean since the last line, as the terminal shows it
+  std::vector<std::pair<std::string, double>> values{{"train/loss", status_.loss}};
   if (status_.bits_per_byte) values.emplace_back("train/bpb", *status_.bits_per_byte);
   values.emplace_back("train/grad_norm", result.grad_norm);
   for (size_t i = 0; i < rates.size(); ++i) values.emplace_back("train/lr/" + group_names_[i], rates[i]);
