@@ -15,7 +15,8 @@ using Unary = Tensor (*)(const Tensor&);
 using UnaryBackward = Tensor (*)(const Tensor& dy, const Tensor& kept);
 
 Var from_input(const char* op, const Var& x, Unary f, UnaryBackward df) {
-  return record(op, f(x.value()), {x}, [x = Saved(x.value()), df](const Tensor& dy, Wants) { return Grads{df(dy, x)}; });
+  return record(op, f(x.value()), {x},
+                [x = Saved(x.value()), df](const Tensor& dy, Wants) { return Grads{df(dy, x)}; });
 }
 Var from_output(const char* op, const Var& x, Unary f, UnaryBackward df) {
   Tensor y = f(x.value());
@@ -25,15 +26,17 @@ Var from_output(const char* op, const Var& x, Unary f, UnaryBackward df) {
 }  // namespace
 
 Var add(const Var& a, const Var& b) {
-  return record("add", ops::add(a.value(), b.value()), {a, b}, [sa = a.shape(), sb = b.shape()](const Tensor& dy, Wants wants) {
-    return Grads{wants[0] ? ops::sum_to(dy, sa) : Tensor(), wants[1] ? ops::sum_to(dy, sb) : Tensor()};
-  });
+  return record("add", ops::add(a.value(), b.value()), {a, b},
+                [sa = a.shape(), sb = b.shape()](const Tensor& dy, Wants wants) {
+                  return Grads{wants[0] ? ops::sum_to(dy, sa) : Tensor(), wants[1] ? ops::sum_to(dy, sb) : Tensor()};
+                });
 }
 
 Var sub(const Var& a, const Var& b) {
-  return record("sub", ops::sub(a.value(), b.value()), {a, b}, [sa = a.shape(), sb = b.shape()](const Tensor& dy, Wants wants) {
-    return Grads{wants[0] ? ops::sum_to(dy, sa) : Tensor(), wants[1] ? ops::neg(ops::sum_to(dy, sb)) : Tensor()};
-  });
+  return record(
+      "sub", ops::sub(a.value(), b.value()), {a, b}, [sa = a.shape(), sb = b.shape()](const Tensor& dy, Wants wants) {
+        return Grads{wants[0] ? ops::sum_to(dy, sa) : Tensor(), wants[1] ? ops::neg(ops::sum_to(dy, sb)) : Tensor()};
+      });
 }
 
 Var mul(const Var& a, const Var& b) {
@@ -82,7 +85,8 @@ Var scale(const Var& x, double factor) {
 }
 
 Var add_scalar(const Var& x, double number) {
-  return record("add_scalar", ops::add_scalar(x.value(), number), {x}, [](const Tensor& dy, Wants) { return Grads{Tensor(dy)}; });
+  return record("add_scalar", ops::add_scalar(x.value(), number), {x},
+                [](const Tensor& dy, Wants) { return Grads{Tensor(dy)}; });
 }
 
 Var neg(const Var& x) { return scale(x, -1); }

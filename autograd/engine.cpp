@@ -22,7 +22,9 @@ using autograd::Output;
 thread_local bool recording = true;
 thread_local bool checks_anomalies = false;
 
-std::string name_of(const NodeHeader& h) { return h.path && !h.path->empty() ? str(h.op, " in ", *h.path) : std::string(h.op); }
+std::string name_of(const NodeHeader& h) {
+  return h.path && !h.path->empty() ? str(h.op, " in ", *h.path) : std::string(h.op);
+}
 
 bool older(const Node* a, const Node* b) {
   return header(const_cast<Node*>(a)).sequence < header(const_cast<Node*>(b)).sequence;
@@ -65,7 +67,7 @@ class Backward {
   }
 
  private:
-  struct Held {   // the queue's reference to a node that leaves it, given back also when a hook or a closure throws
+  struct Held {  // the queue's reference to a node that leaves it, given back also when a hook or a closure throws
     Node* node;
     ~Held() {
       for (Output& output : header(node).results()) output.grad = Tensor();
@@ -132,11 +134,13 @@ class Backward {
 
   static void check(NodeHeader& h, size_t input, const Tensor& grad) {
     const Output& wanted = header(h.edges[input].node).outputs[h.edges[input].output];
-    WEFT_CHECK(grad.shape() == wanted.shape,
-               str("backward: ", name_of(h), " returned a gradient ", grad, " for input ", input, " of shape ", wanted.shape),
-               "a gradient has the shape of its input; ops::sum_to undoes broadcasting");
+    WEFT_CHECK(
+        grad.shape() == wanted.shape,
+        str("backward: ", name_of(h), " returned a gradient ", grad, " for input ", input, " of shape ", wanted.shape),
+        "a gradient has the shape of its input; ops::sum_to undoes broadcasting");
     if (checks_anomalies)
-      WEFT_CHECK(ops::all_finite(grad), str("backward: ", name_of(h), " returned a gradient with NaN or infinity for input ", input),
+      WEFT_CHECK(ops::all_finite(grad),
+                 str("backward: ", name_of(h), " returned a gradient with NaN or infinity for input ", input),
                  "look at the forward of this op in this module");
   }
 
@@ -168,7 +172,8 @@ void backward(const Var& root, const Tensor& seed, BackwardOptions options) {
                "reduce it to a scalar, or pass the gradient of it");
     start = Tensor::full(root.shape(), 1, root.dtype(), root.device());
   }
-  WEFT_CHECK(start.shape() == root.shape(), str("backward: seed ", start, " for ", root), "the seed has the shape of the root");
+  WEFT_CHECK(start.shape() == root.shape(), str("backward: seed ", start, " for ", root),
+             "the seed has the shape of the root");
   run_from({&root, 1}, {&start, 1}, options);
 }
 

@@ -42,7 +42,7 @@ std::vector<int64_t> sample(int64_t n, const GradientCheckOptions& options, uint
 struct Checker {
   const std::function<Var(std::span<const Var>)>& f;
   const GradientCheckOptions& options;
-  std::vector<Tensor> values;       // of the inputs, private copies
+  std::vector<Tensor> values;  // of the inputs, private copies
   Tensor weights;
 
   double evaluate() const {
@@ -51,7 +51,8 @@ struct Checker {
     return sum_all(f(constants) * Var(weights)).value().item();
   }
 
-  void compare(const std::string& name, Tensor& value, const Tensor& analytic, uint64_t stream, GradientCheck& result) const {
+  void compare(const std::string& name, Tensor& value, const Tensor& analytic, uint64_t stream,
+               GradientCheck& result) const {
     for (int64_t i : sample(value.num_elements(), options, stream)) {
       double x = value.data<double>()[i], h = options.step * std::max(1.0, std::abs(x));
       value.mutable_data<double>()[i] = x + h;
@@ -65,7 +66,8 @@ struct Checker {
       ++result.num_checked;
       if (error <= result.worst_error && !result.report.empty()) continue;
       result.worst_error = std::max(result.worst_error, error);
-      result.report = str(name, "[", i, "]: gradient ", exact, ", differences give ", numeric, ", error ", error, " of the bound");
+      result.report =
+          str(name, "[", i, "]: gradient ", exact, ", differences give ", numeric, ", error ", error, " of the bound");
     }
   }
 };
@@ -77,12 +79,14 @@ GradientCheck check_gradients(const std::function<Var(std::span<const Var>)>& f,
   Checker checker{f, options, {}, {}};
   std::vector<Var> leaves;
   for (const Tensor& input : inputs) {
-    WEFT_CHECK(input.dtype() == kF64, str("check_gradients: input ", leaves.size(), " is ", input), "pass float64 tensors");
+    WEFT_CHECK(input.dtype() == kF64, str("check_gradients: input ", leaves.size(), " is ", input),
+               "pass float64 tensors");
     checker.values.push_back(ops::clone(input));
     leaves.push_back(variable(ops::clone(input), "input"));
   }
   for (Var* var : variables) {
-    WEFT_CHECK(var->dtype() == kF64, str("check_gradients: a variable is ", *var), "convert the parameters to float64 first");
+    WEFT_CHECK(var->dtype() == kF64, str("check_gradients: a variable is ", *var),
+               "convert the parameters to float64 first");
     var->set_grad({});
   }
   Var y = f(leaves);
@@ -94,7 +98,7 @@ GradientCheck check_gradients(const std::function<Var(std::span<const Var>)>& f,
   auto name = [&](size_t i) { return i < options.names.size() ? options.names[i] : str("input ", i); };
   for (size_t i = 0; i < leaves.size(); ++i) checker.compare(name(i), checker.values[i], leaves[i].grad(), i, result);
   for (size_t i = 0; i < variables.size(); ++i) {
-    Tensor value = variables[i]->value();       // the memory that f reads
+    Tensor value = variables[i]->value();  // the memory that f reads
     checker.compare(name(leaves.size() + i), value, variables[i]->grad(), leaves.size() + i, result);
     variables[i]->set_grad({});
   }

@@ -10,10 +10,11 @@ namespace weft {
 
 Var cross_entropy(const Var& logits_NV, const Tensor& targets_N) {
   auto [losses, lse] = ops::cross_entropy(logits_NV.value(), targets_N);
-  return record("cross_entropy", losses, {logits_NV},
-                [logits = Saved(logits_NV.value()), targets = Saved(targets_N), lse = Saved(lse)](const Tensor& dlosses, Wants) {
-                  return Grads{ops::cross_entropy_backward(dlosses, logits, targets, lse)};
-                });
+  return record(
+      "cross_entropy", losses, {logits_NV},
+      [logits = Saved(logits_NV.value()), targets = Saved(targets_N), lse = Saved(lse)](const Tensor& dlosses, Wants) {
+        return Grads{ops::cross_entropy_backward(dlosses, logits, targets, lse)};
+      });
 }
 
 // The gradients exist already when the forward ends; backward multiplies them by the incoming scalar, usually 1.

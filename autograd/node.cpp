@@ -10,16 +10,16 @@ namespace weft::autograd {
 
 namespace {
 
-constexpr size_t kStep = 128, kNumClasses = 32;   // blocks up to 4 KiB are pooled
+constexpr size_t kStep = 128, kNumClasses = 32;  // blocks up to 4 KiB are pooled
 
 struct Pool {
   std::array<std::vector<void*>, kNumClasses> free;
-  std::vector<Node*> dying;                       // nodes whose last reference went while another one was being freed
+  std::vector<Node*> dying;  // nodes whose last reference went while another one was being freed
   bool is_freeing = false;
 
   ~Pool();
 };
-thread_local bool pool_is_gone = false;           // Vars with static lifetime may be freed after their thread's pool
+thread_local bool pool_is_gone = false;  // Vars with static lifetime may be freed after their thread's pool
 
 Pool& pool() {
   thread_local Pool pool;
@@ -126,7 +126,8 @@ using autograd::header;
 using autograd::Leaf;
 
 Var variable(const Tensor& value, std::string_view name) {
-  WEFT_CHECK(is_floating(value.dtype()), str("variable: ", name, " is ", value), "gradients exist for f32, bf16 and f64 only");
+  WEFT_CHECK(is_floating(value.dtype()), str("variable: ", name, " is ", value),
+             "gradients exist for f32, bf16 and f64 only");
   void* memory = autograd::allocate_node(sizeof(Leaf), "variable", {&value, 1}, Inputs());
   auto* leaf = ::new (memory) Leaf(name);
   header(leaf).is_leaf = true;
@@ -142,7 +143,8 @@ static Leaf& leaf_of(const Var& var, std::string_view op) {
 const Tensor& Var::grad() const { return leaf_of(*this, "grad").grad; }
 
 void Var::set_grad(Tensor grad) {
-  WEFT_CHECK(!grad.defined() || grad.shape() == shape(), str("set_grad: ", grad, " for a variable ", *this), "keep the shape");
+  WEFT_CHECK(!grad.defined() || grad.shape() == shape(), str("set_grad: ", grad, " for a variable ", *this),
+             "keep the shape");
   leaf_of(*this, "set_grad").grad = std::move(grad);
 }
 
@@ -164,8 +166,8 @@ std::string to_string(const Var& x) { return str(x.value(), x.wants_grad() ? " (
 
 const Tensor& Saved::get() const {
   WEFT_CHECK(tensor_.version() == version_,
-             str("a tensor kept for backward was changed in place: ", tensor_, " has version ", tensor_.version(), ", was kept at ",
-                 version_),
+             str("a tensor kept for backward was changed in place: ", tensor_, " has version ", tensor_.version(),
+                 ", was kept at ", version_),
              "change it after backward(), or work on ops::clone of it");
   return tensor_;
 }

@@ -18,7 +18,8 @@ Var rms_norm(const Var& x, const Var& weight, double eps) {
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps) {
   auto [y, mean, inv_std] = ops::layer_norm(x.value(), weight.value(), bias.value(), eps);
   return record("layer_norm", y, {x, weight, bias},
-                [x = Saved(x.value()), w = Saved(weight.value()), mean = Saved(mean), inv_std = Saved(inv_std)](const Tensor& dy, Wants) {
+                [x = Saved(x.value()), w = Saved(weight.value()), mean = Saved(mean), inv_std = Saved(inv_std)](
+                    const Tensor& dy, Wants) {
                   auto [dx, dweight, dbias] = ops::layer_norm_backward(dy, x, w, mean, inv_std);
                   return Grads{dx, dweight, dbias};
                 });
@@ -26,7 +27,8 @@ Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps) {
 
 Var softmax(const Var& x) {
   Tensor y = ops::softmax(x.value());
-  return record("softmax", y, {x}, [y = Saved(y)](const Tensor& dy, Wants) { return Grads{ops::softmax_backward(dy, y)}; });
+  return record("softmax", y, {x},
+                [y = Saved(y)](const Tensor& dy, Wants) { return Grads{ops::softmax_backward(dy, y)}; });
 }
 
 Var logsumexp(const Var& x) {

@@ -43,7 +43,7 @@ std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs) {
     wants.push_back(input.wants_grad());
   }
   auto backward_of = [f, kept, wants, path = Scope::path()](std::span<const Tensor> dys, Wants) {
-    ScopeRoot root;       // the engine's names are not where f ran first, and random numbers are keyed by module path
+    ScopeRoot root;  // the engine's names are not where f ran first, and random numbers are keyed by module path
     Scope scope(path);
     Recomputing recomputing;
     std::vector<Var> leaves, results;

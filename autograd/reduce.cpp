@@ -19,7 +19,9 @@ Shape kept_shape(const Shape& shape, std::span<const int> dims, std::string_view
 }
 
 // dy of a reduction, spread over what was reduced (a view with stride 0).
-Tensor spread(const Tensor& dy, const Shape& kept, const Shape& shape) { return ops::contiguous(dy).reshape(kept).expand(shape); }
+Tensor spread(const Tensor& dy, const Shape& kept, const Shape& shape) {
+  return ops::contiguous(dy).reshape(kept).expand(shape);
+}
 
 }  // namespace
 
@@ -32,10 +34,12 @@ Var sum(const Var& x, std::span<const int> dims, bool keep_dims) {
 
 Var mean(const Var& x, std::span<const int> dims, bool keep_dims) {
   Shape kept = kept_shape(x.shape(), dims, "mean");
-  double count = static_cast<double>(x.value().num_elements()) / static_cast<double>(std::max<int64_t>(kept.num_elements(), 1));
-  return record("mean", ops::mean(x.value(), dims, keep_dims), {x}, [shape = x.shape(), kept, count](const Tensor& dy, Wants) {
-    return Grads{spread(ops::scale(dy, 1 / count), kept, shape)};
-  });
+  double count =
+      static_cast<double>(x.value().num_elements()) / static_cast<double>(std::max<int64_t>(kept.num_elements(), 1));
+  return record("mean", ops::mean(x.value(), dims, keep_dims), {x},
+                [shape = x.shape(), kept, count](const Tensor& dy, Wants) {
+                  return Grads{spread(ops::scale(dy, 1 / count), kept, shape)};
+                });
 }
 
 Var sum(const Var& x, int64_t dim, bool keep_dims) {
@@ -49,9 +53,8 @@ Var mean(const Var& x, int64_t dim, bool keep_dims) {
 }
 
 Var sum_all(const Var& x) {
-  return record("sum_all", ops::sum_all(x.value()), {x}, [shape = x.shape()](const Tensor& dy, Wants) {
-    return Grads{dy.expand(shape)};
-  });
+  return record("sum_all", ops::sum_all(x.value()), {x},
+                [shape = x.shape()](const Tensor& dy, Wants) { return Grads{dy.expand(shape)}; });
 }
 
 Var max(const Var& x, int64_t dim, bool keep_dims) {

@@ -24,21 +24,24 @@ Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const
 std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
                           const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
   ops::Attention result = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
-  auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()), out = Saved(result.out),
-                      lse = Saved(result.lse), queries, keys, options](std::span<const Tensor> dys, Wants) {
+  auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()),
+                      out = Saved(result.out), lse = Saved(result.lse), queries, keys,
+                      options](std::span<const Tensor> dys, Wants) {
     Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
     auto [dq, dk, dv] = ops::attend_backward(dout, dys[1], q, k, v, {out.get(), lse.get()}, queries, keys, options);
     return Grads{dq, dk, dv};
   };
-  return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV}, std::move(backward_of));
+  return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV},
+                std::move(backward_of));
 }
 
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options) {
   return ops::rotary_table(positions_BT, head_width, options);
 }
 
-Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, const ops::AttentionTokens& queries,
-                             const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
+Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
+                             const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
+                             const ops::AttentionOptions& options) {
   return ops::attention_column_mass(q_BTHK.value(), k_BSGK.value(), lse_BTH.value(), queries, keys, options);
 }
 

@@ -26,9 +26,8 @@ Tensor embed(const Shape& shape, const Tensor& dy, Part&& part) {
 
 Var reshape(const Var& x, const Shape& shape) {
   Tensor y = (can_view(x.value()) ? x.value() : ops::contiguous(x.value())).reshape(shape);
-  return record("reshape", y, {x}, [from = x.shape()](const Tensor& dy, Wants) {
-    return Grads{ops::contiguous(dy).reshape(from)};
-  });
+  return record("reshape", y, {x},
+                [from = x.shape()](const Tensor& dy, Wants) { return Grads{ops::contiguous(dy).reshape(from)}; });
 }
 
 Var permute(const Var& x, std::initializer_list<int> order) {
@@ -51,10 +50,9 @@ Var transpose(const Var& x, int64_t dim_a, int64_t dim_b) {
 }
 
 Var slice(const Var& x, int64_t dim, int64_t begin, int64_t end, int64_t step) {
-  return record("slice", x.value().slice(dim, begin, end, step), {x},
-                [=, shape = x.shape()](const Tensor& dy, Wants) {
-                  return Grads{embed(shape, dy, [&](Tensor& dx) { return dx.slice(dim, begin, end, step); })};
-                });
+  return record("slice", x.value().slice(dim, begin, end, step), {x}, [=, shape = x.shape()](const Tensor& dy, Wants) {
+    return Grads{embed(shape, dy, [&](Tensor& dx) { return dx.slice(dim, begin, end, step); })};
+  });
 }
 
 Var select(const Var& x, int64_t dim, int64_t index) {
@@ -69,13 +67,13 @@ Var expand(const Var& x, const Shape& shape) {
 }
 
 Var unsqueeze(const Var& x, int64_t dim) {
-  return record("unsqueeze", x.value().unsqueeze(dim), {x}, [dim](const Tensor& dy, Wants) { return Grads{dy.squeeze(dim)}; });
+  return record("unsqueeze", x.value().unsqueeze(dim), {x},
+                [dim](const Tensor& dy, Wants) { return Grads{dy.squeeze(dim)}; });
 }
 
 Var squeeze(const Var& x, int64_t dim) {
-  return record("squeeze", x.value().squeeze(dim), {x}, [dim](const Tensor& dy, Wants) {
-    return Grads{dy.unsqueeze(dim)};
-  });
+  return record("squeeze", x.value().squeeze(dim), {x},
+                [dim](const Tensor& dy, Wants) { return Grads{dy.unsqueeze(dim)}; });
 }
 
 std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim) {
@@ -83,12 +81,13 @@ std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim
   std::vector<Tensor> parts = ops::split(x.value(), sizes, d);
   std::vector<Shape> shapes;
   for (const Tensor& part : parts) shapes.push_back(part.shape());
-  return record("split", std::move(parts), {x}, [shapes, d, dtype = x.dtype(), device = x.device()](std::span<const Tensor> dys, Wants) {
-    std::vector<Tensor> filled(dys.begin(), dys.end());
-    for (size_t i = 0; i < filled.size(); ++i)
-      if (!filled[i].defined()) filled[i] = Tensor::zeros(shapes[i], dtype, device);
-    return Grads{ops::concatenate(filled, d)};
-  });
+  return record("split", std::move(parts), {x},
+                [shapes, d, dtype = x.dtype(), device = x.device()](std::span<const Tensor> dys, Wants) {
+                  std::vector<Tensor> filled(dys.begin(), dys.end());
+                  for (size_t i = 0; i < filled.size(); ++i)
+                    if (!filled[i].defined()) filled[i] = Tensor::zeros(shapes[i], dtype, device);
+                  return Grads{ops::concatenate(filled, d)};
+                });
 }
 
 Var concatenate(std::span<const Var> parts, int64_t dim) {
@@ -100,9 +99,8 @@ Var concatenate(std::span<const Var> parts, int64_t dim) {
     values.push_back(part.value());
     sizes.push_back(part.num_dims() > d ? part.size(d) : 0);
   }
-  return record("concatenate", ops::concatenate(values, d), Inputs(parts), [sizes, d](const Tensor& dy, Wants) {
-    return Grads(ops::split(dy, sizes, d));
-  });
+  return record("concatenate", ops::concatenate(values, d), Inputs(parts),
+                [sizes, d](const Tensor& dy, Wants) { return Grads(ops::split(dy, sizes, d)); });
 }
 
 }  // namespace weft

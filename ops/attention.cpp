@@ -15,10 +15,12 @@ namespace {
 DType compute_type(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
 
 void check_heads(std::string_view op, std::string_view name, const Tensor& t, DType dtype) {
-  WEFT_CHECK(t.defined() && t.num_dims() == 4, str(op, ": ", name, " is ", t, ", must be [batch, tokens, heads, width]"),
+  WEFT_CHECK(t.defined() && t.num_dims() == 4,
+             str(op, ": ", name, " is ", t, ", must be [batch, tokens, heads, width]"),
              "reshape it to four dimensions");
   WEFT_CHECK(is_floating(t.dtype()), str(op, ": ", name, " is ", t), "cast it to f32, bf16 or f64");
-  WEFT_CHECK(t.dtype() == dtype, str(op, ": ", name, " is ", t, ", dtype must be ", dtype), str("cast ", name, " to ", dtype));
+  WEFT_CHECK(t.dtype() == dtype, str(op, ": ", name, " is ", t, ", dtype must be ", dtype),
+             str("cast ", name, " to ", dtype));
   WEFT_CHECK(t.size(3) >= 1, str(op, ": ", name, " is ", t, ", its width is 0"), "use a width of at least 1");
   WEFT_CHECK(t.size(3) == 1 || t.strides()[3] == 1,
              str(op, ": the last dimension of ", name, " ", t, " has stride ", t.strides()[3], ", must be 1"),
@@ -26,17 +28,19 @@ void check_heads(std::string_view op, std::string_view name, const Tensor& t, DT
 }
 
 Operand operand(const Tensor& t) {
-  return {t.raw(), t.strides()[0], t.strides()[1], t.strides()[2], t.dtype() == kBF16,
-          static_cast<int64_t>(size_of(t.dtype()))};
+  return {t.raw(),        t.strides()[0],     t.strides()[1],
+          t.strides()[2], t.dtype() == kBF16, static_cast<int64_t>(size_of(t.dtype()))};
 }
 
 void check_token_data(std::string_view op, std::string_view name, const Tensor& t, int64_t batch, int64_t n) {
-  WEFT_CHECK(t.defined() && t.dtype() == kI32 && t.shape() == Shape({batch, n}),
-             str(op, ": ", name, " are ", t.defined() ? to_string(t) : "undefined", ", must be [", batch, ", ", n, "] i32"),
-             "give one i32 number per token of that side");
+  WEFT_CHECK(
+      t.defined() && t.dtype() == kI32 && t.shape() == Shape({batch, n}),
+      str(op, ": ", name, " are ", t.defined() ? to_string(t) : "undefined", ", must be [", batch, ", ", n, "] i32"),
+      "give one i32 number per token of that side");
 }
 
-TokenView token_view(std::string_view op, std::string_view side, const AttentionTokens& tokens, int64_t batch, int64_t n) {
+TokenView token_view(std::string_view op, std::string_view side, const AttentionTokens& tokens, int64_t batch,
+                     int64_t n) {
   check_token_data(op, str(side, " positions"), tokens.positions, batch, n);
   TokenView view;
   view.position = tokens.positions.data<int32_t>();
@@ -50,40 +54,44 @@ TokenView token_view(std::string_view op, std::string_view side, const Attention
 }
 
 void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, DType dtype) {
-  WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
-             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
-             str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
+  WEFT_CHECK(
+      t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
+      str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
+      str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
   return t.mutable_raw();
 }
 
 const void* bind_rows(std::string_view op, std::string_view name, const Tensor& t, const Problem& p) {
   Shape shape{p.batch, p.queries, p.heads};
   WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == p.compute && t.is_contiguous(),
-             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", p.compute),
+             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ",
+                 p.compute),
              str("pass the ", name, " of the forward call or of attention_delta()"));
   return t.raw();
 }
 
 }  // namespace
 
-Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v, const AttentionTokens& queries,
-                     const AttentionTokens& keys, const AttentionOptions& options) {
+Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v,
+                     const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
   DType dtype = q.dtype();
   check_heads(op, "q", q, dtype);
   check_heads(op, "k", k, dtype);
-  WEFT_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3), str(op, ": batch or key width differ: q is ", q, ", k is ", k),
-             "q is [B, T, H, K], k is [B, S, G, K]");
-  WEFT_CHECK(k.size(2) > 0 && q.size(2) % k.size(2) == 0,
-             str(op, ": ", q.size(2), " query heads are not a multiple of ", k.size(2), " key heads: q is ", q, ", k is ", k),
-             "use a number of query heads that is a multiple of the key/value heads");
+  WEFT_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3),
+             str(op, ": batch or key width differ: q is ", q, ", k is ", k), "q is [B, T, H, K], k is [B, S, G, K]");
+  WEFT_CHECK(
+      k.size(2) > 0 && q.size(2) % k.size(2) == 0,
+      str(op, ": ", q.size(2), " query heads are not a multiple of ", k.size(2), " key heads: q is ", q, ", k is ", k),
+      "use a number of query heads that is a multiple of the key/value heads");
   if (v) {
     check_heads(op, "v", *v, dtype);
     WEFT_CHECK(v->size(0) == k.size(0) && v->size(1) == k.size(1) && v->size(2) == k.size(2),
                str(op, ": keys and values differ: k is ", k, ", v is ", *v), "k is [B, S, G, K], v is [B, S, G, V]");
   }
-  WEFT_CHECK(std::isfinite(options.scale), str(op, ": scale is ", options.scale), "use a finite scale, or 0 for 1/sqrt(K)");
-  WEFT_CHECK(options.dropout >= 0 && options.dropout < 1, str(op, ": dropout is ", options.dropout, ", must be in [0, 1)"),
-             "use a probability below 1");
+  WEFT_CHECK(std::isfinite(options.scale), str(op, ": scale is ", options.scale),
+             "use a finite scale, or 0 for 1/sqrt(K)");
+  WEFT_CHECK(options.dropout >= 0 && options.dropout < 1,
+             str(op, ": dropout is ", options.dropout, ", must be in [0, 1)"), "use a probability below 1");
   Problem p;
   p.batch = q.size(0), p.queries = q.size(1), p.keys = k.size(1), p.heads = q.size(2), p.kv_heads = k.size(2);
   p.key_width = q.size(3), p.value_width = v ? v->size(3) : 0;
@@ -140,7 +148,8 @@ void check_options(std::string_view op, const Tensor& q, const AttentionTokens& 
   if (score.alibi_slopes.defined()) {
     const Tensor& slopes = score.alibi_slopes;
     WEFT_CHECK(slopes.shape() == Shape({q.size(2)}) && slopes.dtype() == kF32 && slopes.is_contiguous(),
-               str(op, ": alibi_slopes are ", slopes, " for q ", q), str("give one contiguous f32 slope per head: [", q.size(2), "]"));
+               str(op, ": alibi_slopes are ", slopes, " for q ", q),
+               str("give one contiguous f32 slope per head: [", q.size(2), "]"));
   }
   WEFT_CHECK(has_statistic(options) || (score.softcap == 0 && !score.alibi_slopes.defined()),
              str(op, ": the sum normaliser has no ", score.softcap > 0 ? "softcap" : "ALiBi", " instance"),
@@ -148,8 +157,8 @@ void check_options(std::string_view op, const Tensor& q, const AttentionTokens& 
 }
 
 // A Problem with everything checked; `v` null for calls without values.
-core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v, const AttentionTokens& queries,
-                      const AttentionTokens& keys, const AttentionOptions& options) {
+core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v,
+                      const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = core::make_problem(op, q, k, v, queries, keys, options);
   check_options(op, q, queries, keys, options);
   return p;
@@ -212,7 +221,8 @@ Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Te
                  core::compute_type(dout_BTHV.dtype()) == core::compute_type(out_BTHV.dtype()),
              str(op, ": dout is ", dout_BTHV, ", out is ", out_BTHV), "dout has the shape of out");
   core::Problem p;
-  p.batch = dout_BTHV.size(0), p.queries = dout_BTHV.size(1), p.heads = dout_BTHV.size(2), p.value_width = dout_BTHV.size(3);
+  p.batch = dout_BTHV.size(0), p.queries = dout_BTHV.size(1), p.heads = dout_BTHV.size(2),
+  p.value_width = dout_BTHV.size(3);
   p.compute = core::compute_type(dout_BTHV.dtype());
   p.dout = core::operand(dout_BTHV);
   if (!has_statistic(options)) {
@@ -232,15 +242,17 @@ Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Te
 
 void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK,
                            const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,
-                           const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
+                           const AttentionTokens& queries, const AttentionTokens& keys,
+                           const AttentionOptions& options) {
   core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
   cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
 }
 
-AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK, const Tensor& k_BSGK,
-                               const Tensor& v_BSGV, const Attention& result, const AttentionTokens& queries,
-                               const AttentionTokens& keys, const AttentionOptions& options) {
+AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK,
+                               const Tensor& k_BSGK, const Tensor& v_BSGV, const Attention& result,
+                               const AttentionTokens& queries, const AttentionTokens& keys,
+                               const AttentionOptions& options) {
   core::Problem p = checked("attend_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
   AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute), Tensor::zeros(k_BSGK.shape(), p.compute),
@@ -251,11 +263,13 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
   return grads;
 }
 
-Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH, const AttentionTokens& queries,
-                             const AttentionTokens& keys, const AttentionOptions& options) {
+Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
+                             const AttentionTokens& queries, const AttentionTokens& keys,
+                             const AttentionOptions& options) {
   constexpr std::string_view op = "attention_column_mass";
   core::Problem p = checked(op, q_BTHK, k_BSGK, nullptr, queries, keys, options);
-  WEFT_CHECK(has_statistic(options), str(op, ": the normaliser is sum, which has no lse"), "use the softmax normaliser");
+  WEFT_CHECK(has_statistic(options), str(op, ": the normaliser is sum, which has no lse"),
+             "use the softmax normaliser");
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
   Tensor mass = Tensor::empty({p.batch, p.keys, p.heads});
   p.mass = mass.mutable_data<float>();

@@ -1,7 +1,8 @@
 // Copies, conversions, ops in place and random values: the second half of weft/ops/elementwise.h.
+#include "ops/cpu/copy.h"
+
 #include <algorithm>
 
-#include "ops/cpu/copy.h"
 #include "ops/cpu/elementwise.h"
 #include "ops/cpu/random.h"
 #include "ops/cuda/elementwise.h"
@@ -65,30 +66,39 @@ Tensor clone(const Tensor& x) {
 void copy_(Tensor& to, const Tensor& from) {
   check_in_place(to, from, "copy_");
   if (is_overwritten(from, to)) return copy_(to, clone(from));
-  if constexpr (kCuda) { if (to.is_cuda() || from.is_cuda()) return cuda::copy(to, from); }
+  if constexpr (kCuda) {
+    if (to.is_cuda() || from.is_cuda()) return cuda::copy(to, from);
+  }
   cpu::copy(to, from);
 }
 
 void fill_(Tensor& x, double value) {
   check_writable(x, "fill_");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::fill(x, value); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::fill(x, value);
+  }
   cpu::fill(x, value);
 }
 
 void add_(Tensor& to, const Tensor& from, double factor) {
   check_in_place(to, from, "add_");
-  bool has_kernel = is_floating(to.dtype()) && (from.dtype() == to.dtype() || (to.dtype() == kF32 && from.dtype() == kBF16));
+  bool has_kernel =
+      is_floating(to.dtype()) && (from.dtype() == to.dtype() || (to.dtype() == kF32 && from.dtype() == kBF16));
   WEFT_CHECK(has_kernel && to.device() == from.device(), str("add_: to is ", to, ", from is ", from),
              "use one floating dtype and device for both; only bf16 may be added to f32");
   if (is_overwritten(from, to)) return add_(to, clone(from), factor);
-  if constexpr (kCuda) { if (to.is_cuda()) return cuda::scaled_add(to, from, factor); }
+  if constexpr (kCuda) {
+    if (to.is_cuda()) return cuda::scaled_add(to, from, factor);
+  }
   cpu::scaled_add(to, from, factor);
 }
 
 void scale_(Tensor& x, double factor) {
   check_writable(x, "scale_");
   WEFT_CHECK(is_floating(x.dtype()), str("scale_: x is ", x), "use a tensor of dtype f32, bf16 or f64");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::scale(x, factor); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::scale(x, factor);
+  }
   cpu::scale(x, factor);
 }
 
@@ -96,7 +106,9 @@ void fill_normal_(Tensor& x, Rng rng, double mean, double std) {
   check_writable(x, "fill_normal_");
   WEFT_CHECK(is_floating(x.dtype()) && std >= 0, str("fill_normal_: x is ", x, ", std ", std),
              "use a tensor of dtype f32, bf16 or f64 and a standard deviation that is not negative");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::fill_normal(x, rng, mean, std); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::fill_normal(x, rng, mean, std);
+  }
   cpu::fill_normal(x, rng, mean, std);
 }
 
@@ -104,7 +116,9 @@ void fill_uniform_(Tensor& x, Rng rng, double low, double high) {
   check_writable(x, "fill_uniform_");
   WEFT_CHECK(is_floating(x.dtype()) && low <= high, str("fill_uniform_: x is ", x, ", low ", low, ", high ", high),
              "use a tensor of dtype f32, bf16 or f64 and low <= high");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::fill_uniform(x, rng, low, high); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::fill_uniform(x, rng, low, high);
+  }
   cpu::fill_uniform(x, rng, low, high);
 }
 
@@ -117,7 +131,9 @@ Tensor dropout(const Tensor& x_BTD, const Tensor& positions_BT, double p, Rng rn
   WEFT_CHECK(p >= 0 && p < 1, str("dropout: p is ", p), "use 0 <= p < 1");
   WEFT_CHECK(first_row >= 0, str("dropout: first_row is ", first_row), "use the global index of row 0");
   Tensor y = Tensor::empty(x_BTD.shape(), x_BTD.dtype(), x_BTD.device());
-  if constexpr (kCuda) { if (y.is_cuda()) return cuda::dropout(y, x_BTD, positions_BT, p, rng, first_row), y; }
+  if constexpr (kCuda) {
+    if (y.is_cuda()) return cuda::dropout(y, x_BTD, positions_BT, p, rng, first_row), y;
+  }
   cpu::dropout(y, contiguous(x_BTD), contiguous(positions_BT), p, rng, first_row);
   return y;
 }

@@ -26,7 +26,9 @@ void check_pair(const Tensor& a, const Tensor& b, std::string_view op, std::stri
 template <class F>
 Tensor map(const Tensor& x, F f, std::string_view op) {
   check_floating(x, op);
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::map(x, f); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::map(x, f);
+  }
   return cpu::map(x, f);
 }
 
@@ -36,7 +38,9 @@ Tensor map_backward(const Tensor& dy, const Tensor& kept, F f, std::string_view 
   check_pair(dy, kept, op, "dy", "the kept tensor");
   WEFT_CHECK(dy.shape() == kept.shape(), str(op, ": dy is ", dy, ", the kept tensor is ", kept),
              "give the tensor that the forward op took or returned");
-  if constexpr (kCuda) { if (dy.is_cuda()) return cuda::map_backward(dy, kept, f); }
+  if constexpr (kCuda) {
+    if (dy.is_cuda()) return cuda::map_backward(dy, kept, f);
+  }
   return cpu::map_backward(dy, kept, f);
 }
 
@@ -44,7 +48,9 @@ template <class F>
 Tensor zip(const Tensor& a, const Tensor& b, F f, std::string_view op) {
   check_pair(a, b, op);
   Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(a.shape(), b.shape(), op);
-  if constexpr (kCuda) { if (a.is_cuda()) return cuda::zip(a, b, shape, f); }
+  if constexpr (kCuda) {
+    if (a.is_cuda()) return cuda::zip(a, b, shape, f);
+  }
   return cpu::zip(a, b, shape, f);
 }
 
@@ -78,7 +84,9 @@ Tensor minimum(const Tensor& a, const Tensor& b) { return zip(a, b, math::Minimu
 Tensor equal(const Tensor& a, const Tensor& b) {
   check_pair(a, b, "equal");
   Tensor y = Tensor::empty(broadcast_shapes(a.shape(), b.shape(), "equal"), kBool, a.device());
-  if constexpr (kCuda) { if (a.is_cuda()) return cuda::equal(y, a, b), y; }
+  if constexpr (kCuda) {
+    if (a.is_cuda()) return cuda::equal(y, a, b), y;
+  }
   cpu::equal(y, a, b);
   return y;
 }
@@ -89,7 +97,9 @@ Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
   check_pair(a, b, "where");
   Shape shape = broadcast_shapes(mask.shape(), broadcast_shapes(a.shape(), b.shape(), "where"), "where");
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
-  if constexpr (kCuda) { if (a.is_cuda()) return cuda::where(y, mask, a, b), y; }
+  if constexpr (kCuda) {
+    if (a.is_cuda()) return cuda::where(y, mask, a, b), y;
+  }
   cpu::where(y, mask, a, b);
   return y;
 }
@@ -140,9 +150,13 @@ Tensor softcap(const Tensor& x, double cap) {
 }
 
 Tensor abs_backward(const Tensor& dy, const Tensor& x) { return map_backward(dy, x, math::Abs{}, "abs_backward"); }
-Tensor square_backward(const Tensor& dy, const Tensor& x) { return map_backward(dy, x, math::Square{}, "square_backward"); }
+Tensor square_backward(const Tensor& dy, const Tensor& x) {
+  return map_backward(dy, x, math::Square{}, "square_backward");
+}
 Tensor sqrt_backward(const Tensor& dy, const Tensor& y) { return map_backward(dy, y, math::Sqrt{}, "sqrt_backward"); }
-Tensor rsqrt_backward(const Tensor& dy, const Tensor& y) { return map_backward(dy, y, math::Rsqrt{}, "rsqrt_backward"); }
+Tensor rsqrt_backward(const Tensor& dy, const Tensor& y) {
+  return map_backward(dy, y, math::Rsqrt{}, "rsqrt_backward");
+}
 Tensor exp_backward(const Tensor& dy, const Tensor& y) { return map_backward(dy, y, math::Exp{}, "exp_backward"); }
 Tensor log_backward(const Tensor& dy, const Tensor& x) { return map_backward(dy, x, math::Log{}, "log_backward"); }
 Tensor sin_backward(const Tensor& dy, const Tensor& x) { return map_backward(dy, x, math::Sin{}, "sin_backward"); }

@@ -101,10 +101,8 @@ class ChunkedLoss {
     cpu::Rows rows{.count = end - begin, .width = args.vocabulary};
     for_rows(rows, [&]<Isa I>(int64_t first, int64_t last) { cpu::LossChunkKernels<I, C, G>::run(args, first, last); });
     if (dx.defined()) {
-      if constexpr (std::is_same_v<C, G>)
-        matmul_into(dx, dlogits, weight_, {}, 0);
-      else
-        copy_(dx, matmul(dlogits, weight_));
+      if constexpr (std::is_same_v<C, G>) matmul_into(dx, dlogits, weight_, {}, 0);
+      else copy_(dx, matmul(dlogits, weight_));
     }
     if (o_.wants_dweight) matmul_into(result_.dweight, dlogits, x, {.transpose_a = true}, has_dweight_ ? 1 : 0);
     has_dweight_ = true;

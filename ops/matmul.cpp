@@ -24,7 +24,8 @@ void check_pair(std::string_view op, const Tensor& a, const Tensor& b) {
 }
 
 // Shape of the product of a and b, whose transposes are already applied; the texts show them as they were given.
-Shape product_shape(std::string_view op, const Tensor& a, const Tensor& b, const Tensor& given_a, const Tensor& given_b) {
+Shape product_shape(std::string_view op, const Tensor& a, const Tensor& b, const Tensor& given_a,
+                    const Tensor& given_b) {
   int64_t inner_a = a.size(-1), inner_b = b.size(-2);
   WEFT_CHECK(inner_a == inner_b, both(op, "inner sizes differ", given_a, given_b),
              str("the last size of a (", inner_a, ") must equal the second-last of b (", inner_b, "); transpose b?"));
@@ -36,7 +37,8 @@ Shape product_shape(std::string_view op, const Tensor& a, const Tensor& b, const
                str("make the leading sizes ", lead_a, " and ", lead_b, " equal, or 1, counted from the last"));
   }
   Shape shape = broadcast_shapes(lead_a, lead_b, op);
-  WEFT_CHECK(shape.num_dims() <= kMaxDims - 2, both(op, "too many dimensions", given_a, given_b), str("use at most ", kMaxDims));
+  WEFT_CHECK(shape.num_dims() <= kMaxDims - 2, both(op, "too many dimensions", given_a, given_b),
+             str("use at most ", kMaxDims));
   shape.push_back(a.size(-2));
   shape.push_back(b.size(-1));
   return shape;
@@ -89,13 +91,15 @@ void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, MatmulOptions op
   check_matrices("matmul_into", a, b);
   auto with_out = [&](std::string_view problem) { return str(both("matmul_into", problem, a, b), ", out is ", out); };
   DType dtype = a.dtype() == kF64 ? kF64 : kF32;
-  WEFT_CHECK(out.defined() && out.dtype() == dtype && options.out.value_or(dtype) == dtype, with_out("wrong result dtype"),
-             str("give an out of dtype ", dtype));
+  WEFT_CHECK(out.defined() && out.dtype() == dtype && options.out.value_or(dtype) == dtype,
+             with_out("wrong result dtype"), str("give an out of dtype ", dtype));
   WEFT_CHECK(out.device() == a.device(), with_out("devices differ"), "keep out on the device of a and b");
   Tensor left = last_two_swapped(a, options.transpose_a), right = last_two_swapped(b, options.transpose_b);
   Shape shape = product_shape("matmul_into", left, right, a, b);
-  WEFT_CHECK(out.shape() == shape && out.is_contiguous(), with_out("out does not fit"), str("give a row-major out of shape ", shape));
-  WEFT_CHECK(!overlap(out, a) && !overlap(out, b), with_out("out overlaps an input"), "give an out with memory of its own");
+  WEFT_CHECK(out.shape() == shape && out.is_contiguous(), with_out("out does not fit"),
+             str("give a row-major out of shape ", shape));
+  WEFT_CHECK(!overlap(out, a) && !overlap(out, b), with_out("out overlaps an input"),
+             "give an out with memory of its own");
   run(out, left, right, {}, beta);
 }
 
@@ -114,7 +118,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   int64_t in = weight.size(1), out = weight.size(0);
   WEFT_CHECK(x.size(-1) == in, all("inner sizes differ"),
              str("the last size of x (", x.size(-1), ") must equal the last of weight (", in, ")"));
-  WEFT_CHECK(!bias.defined() || bias.shape() == Shape{out}, all("bias does not fit"), str("give a bias of shape [", out, "]"));
+  WEFT_CHECK(!bias.defined() || bias.shape() == Shape{out}, all("bias does not fit"),
+             str("give a bias of shape [", out, "]"));
   WEFT_CHECK(!bias.defined() || bias.is_contiguous(), all("bias is strided"), "give a row-major bias");
 
   Shape shape = x.shape();

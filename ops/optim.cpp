@@ -16,7 +16,8 @@ namespace {
 
 void check_state(const Tensor& param, const Tensor& other, std::string_view op, std::string_view name, DType dtype) {
   bool fits = param.defined() && other.defined() && param.dtype() == kF32 && other.dtype() == dtype &&
-              param.shape() == other.shape() && param.device() == other.device() && param.is_contiguous() && other.is_contiguous();
+              param.shape() == other.shape() && param.device() == other.device() && param.is_contiguous() &&
+              other.is_contiguous();
   WEFT_CHECK(fits, str(op, ": param is ", param, ", ", name, " is ", other),
              str("use row-major tensors of one shape and device; param is f32, ", name, " is ", dtype));
 }
@@ -39,15 +40,18 @@ void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2,
              str("adamw_: beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", step ", o.step),
              "use betas in [0, 1), a positive eps and a step of at least 1");
   auto steps = static_cast<double>(o.step);
-  cpu::AdamWFactors factors{
-      .beta1 = static_cast<float>(o.beta1), .rest1 = static_cast<float>(1 - o.beta1),
-      .beta2 = static_cast<float>(o.beta2), .rest2 = static_cast<float>(1 - o.beta2),
-      .grad_scale = static_cast<float>(o.grad_scale),
-      .keep = static_cast<float>(1 - o.lr * o.weight_decay),
-      .step_size = static_cast<float>(o.lr / (1 - std::pow(o.beta1, steps))),
-      .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps))),
-      .eps = static_cast<float>(o.eps)};
-  if constexpr (kCuda) { if (param.is_cuda()) return cuda::adamw(param, grad, moment1, moment2, working, factors); }
+  cpu::AdamWFactors factors{.beta1 = static_cast<float>(o.beta1),
+                            .rest1 = static_cast<float>(1 - o.beta1),
+                            .beta2 = static_cast<float>(o.beta2),
+                            .rest2 = static_cast<float>(1 - o.beta2),
+                            .grad_scale = static_cast<float>(o.grad_scale),
+                            .keep = static_cast<float>(1 - o.lr * o.weight_decay),
+                            .step_size = static_cast<float>(o.lr / (1 - std::pow(o.beta1, steps))),
+                            .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps))),
+                            .eps = static_cast<float>(o.eps)};
+  if constexpr (kCuda) {
+    if (param.is_cuda()) return cuda::adamw(param, grad, moment1, moment2, working, factors);
+  }
   cpu::adamw(param, grad, moment1, moment2, working, factors);
 }
 

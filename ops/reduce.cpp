@@ -41,7 +41,9 @@ Shape reduced_shape(const Tensor& x, unsigned bits, bool keep_dims, int64_t& cou
 }
 
 void run(Tensor& out, const Tensor& x, unsigned bits, Reduction kind, double scale) {
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::reduce(out, x, bits, kind, scale); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::reduce(out, x, bits, kind, scale);
+  }
   cpu::reduce(out, x, bits, kind, scale);
 }
 
@@ -81,7 +83,8 @@ Tensor sum_all(const Tensor& x) {
 Tensor max(const Tensor& x, int64_t dim, bool keep_dims) {
   check_floating(x, "max");
   int d = wrap_dim(dim, x.num_dims(), "max");
-  WEFT_CHECK(x.shape()[d] > 0, str("max: dimension ", dim, " of ", x, " is empty"), "there is no largest of no elements");
+  WEFT_CHECK(x.shape()[d] > 0, str("max: dimension ", dim, " of ", x, " is empty"),
+             "there is no largest of no elements");
   int64_t count;
   Tensor out = Tensor::empty(reduced_shape(x, 1u << d, keep_dims, count), x.dtype(), x.device());
   if (x.num_elements() > 0) run(out, x, 1u << d, Reduction::max, 1);
@@ -91,24 +94,31 @@ Tensor max(const Tensor& x, int64_t dim, bool keep_dims) {
 Tensor argmax(const Tensor& x, int64_t dim) {
   check_floating(x, "argmax");
   int d = wrap_dim(dim, x.num_dims(), "argmax");
-  WEFT_CHECK(x.shape()[d] > 0, str("argmax: dimension ", dim, " of ", x, " is empty"), "there is no largest of no elements");
+  WEFT_CHECK(x.shape()[d] > 0, str("argmax: dimension ", dim, " of ", x, " is empty"),
+             "there is no largest of no elements");
   int64_t count;
   Tensor out = Tensor::empty(reduced_shape(x, 1u << d, false, count), kI64, x.device());
   if (x.num_elements() == 0) return out;
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::argmax(out, x, d), out; }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::argmax(out, x, d), out;
+  }
   cpu::argmax(out, x, d);
   return out;
 }
 
 double sum_of_squares(const Tensor& x) {
   check_floating(x, "sum_of_squares");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::sum_of_squares(x); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::sum_of_squares(x);
+  }
   return cpu::sum_of_squares(contiguous(x));
 }
 
 bool all_finite(const Tensor& x) {
   check_floating(x, "all_finite");
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::all_finite(x); }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::all_finite(x);
+  }
   return cpu::all_finite(contiguous(x));
 }
 
@@ -117,7 +127,9 @@ Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options) {
   int d = wrap_dim(dim, x.num_dims(), "cumsum");
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (x.num_elements() == 0) return y;
-  if constexpr (kCuda) { if (x.is_cuda()) return cuda::cumsum(y, x, d, options.reverse, options.exclusive), y; }
+  if constexpr (kCuda) {
+    if (x.is_cuda()) return cuda::cumsum(y, x, d, options.reverse, options.exclusive), y;
+  }
   cpu::cumsum(y, x, d, options.reverse, options.exclusive);
   return y;
 }

@@ -125,10 +125,8 @@ Tensor rotate(const Tensor& x_BTHK, const RotaryTable& table, double direction, 
                             .direction = direction,
                             .y = y.mutable_data<T>()};
     for_rows(input.rows, [&]<Isa I>(int64_t begin, int64_t end) {
-      if (table.interleaved)
-        cpu::RotaryKernels<I, T>::interleaved(args, begin, end);
-      else
-        cpu::RotaryKernels<I, T>::half(args, begin, end);
+      if (table.interleaved) cpu::RotaryKernels<I, T>::interleaved(args, begin, end);
+      else cpu::RotaryKernels<I, T>::half(args, begin, end);
     });
   });
   return y;

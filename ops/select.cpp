@@ -9,9 +9,12 @@ namespace weft::ops {
 namespace {
 
 void check_index(std::string_view op, const Tensor& index, std::string_view values_name, const Tensor& values) {
-  auto both = [&](std::string_view problem) { return str(op, ": ", problem, ": ", values_name, " is ", values, ", index is ", index); };
+  auto both = [&](std::string_view problem) {
+    return str(op, ": ", problem, ": ", values_name, " is ", values, ", index is ", index);
+  };
   WEFT_CHECK(values.defined() && index.defined(), both("an input is undefined"), "give both tensors");
-  WEFT_CHECK(index.dtype() == kI64 || index.dtype() == kI32, both("the index is not an integer"), "give an i64 or i32 index");
+  WEFT_CHECK(index.dtype() == kI64 || index.dtype() == kI32, both("the index is not an integer"),
+             "give an i64 or i32 index");
   WEFT_CHECK(values.device() == index.device(), both("devices differ"), "move one to the device of the other");
 }
 
@@ -56,7 +59,8 @@ Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t num_rows)
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
   check_index("gather", index, "x", x);
   int d = wrap_dim(dim, x.num_dims(), "gather");
-  WEFT_CHECK(equal_except(x.shape(), index.shape(), d), str("gather: shapes differ: x is ", x, ", index is ", index, ", dim is ", dim),
+  WEFT_CHECK(equal_except(x.shape(), index.shape(), d),
+             str("gather: shapes differ: x is ", x, ", index is ", index, ", dim is ", dim),
              str("give an index with the sizes of x except in dimension ", dim));
   Tensor out = Tensor::empty(index.shape(), x.dtype(), x.device());
   if constexpr (kCuda) {
@@ -82,7 +86,8 @@ Tensor scatter_add(const Shape& shape, int64_t dim, const Tensor& index, const T
 }
 
 TopK topk(const Tensor& x, int64_t k) {
-  WEFT_CHECK(x.defined() && x.num_dims() >= 1 && is_floating(x.dtype()), str("topk: x is ", x), "give f32, bf16 or f64 [..., N]");
+  WEFT_CHECK(x.defined() && x.num_dims() >= 1 && is_floating(x.dtype()), str("topk: x is ", x),
+             "give f32, bf16 or f64 [..., N]");
   WEFT_CHECK(1 <= k && k <= x.size(-1), str("topk: k is ", k, ", x is ", x), str("use 1 <= k <= ", x.size(-1)));
   Shape shape = x.shape();
   shape[shape.num_dims() - 1] = k;
@@ -125,7 +130,8 @@ std::vector<Tensor> split(const Tensor& x, std::span<const int64_t> sizes, int64
     is_valid = is_valid && size >= 0 && size <= x.size(d);
     sum += size;
   }
-  WEFT_CHECK(is_valid && sum == x.size(d), str("split: ", sizes.size(), " sizes with sum ", sum, " for dimension ", dim, " of ", x),
+  WEFT_CHECK(is_valid && sum == x.size(d),
+             str("split: ", sizes.size(), " sizes with sum ", sum, " for dimension ", dim, " of ", x),
              str("give sizes from 0 that add up to ", x.size(d)));
   std::vector<Tensor> parts;
   parts.reserve(sizes.size());

@@ -97,9 +97,7 @@ int run(int argc, char** argv, const Extensions& extensions) {
   } catch (const CLI::CallForVersion& version) {
     plain.result(str(version.what(), "\n"));
     return kSuccess;
-  } catch (const CLI::ParseError& error) {
-    fail_usage(app, error);
-  }
+  } catch (const CLI::ParseError& error) { fail_usage(app, error); }
   if (app.get_subcommands().empty()) {
     plain.message(app.help());
     return kUsageError;

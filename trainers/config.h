@@ -13,7 +13,7 @@ namespace weft::config {
 
 struct Loaded {
   Experiment experiment;
-  Origins origins;          // for errors of later checks: which line or argument a value came from
+  Origins origins;  // for errors of later checks: which line or argument a value came from
 };
 
 // Reads a file and applies the overrides in order; no defaults yet. Relative paths in the file are relative to it, in
@@ -30,7 +30,7 @@ Loaded load(const std::string& file, const std::vector<std::string>& overrides);
 
 // The steps of resolve(). Presets come first; what is derived needs numbers that are in range.
 void fill_presets(google::protobuf::Message& message);
-void check_fields(const Loaded& config);                // ranges and required fields, from the schema
+void check_fields(const Loaded& config);  // ranges and required fields, from the schema
 void fill_derived(Loaded& config);
 void check_model(const Loaded& config);
 void check_run(const Loaded& config);
@@ -40,7 +40,7 @@ std::string to_text(const google::protobuf::Message& message);
 std::string to_json(const google::protobuf::Message& message);
 
 struct Difference {
-  std::string path, a, b;   // values as text; empty: not set there
+  std::string path, a, b;  // values as text; empty: not set there
 };
 std::vector<Difference> differences(const google::protobuf::Message& a, const google::protobuf::Message& b);
 

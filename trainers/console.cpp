@@ -43,10 +43,8 @@ void Console::result(std::string_view text) {
 }
 
 void Console::write_line(std::string_view line) {
-  if (lines_)
-    lines_->log(line);
-  else
-    write_all(STDERR_FILENO, std::string(line) + "\n");  // nobody is left to tell if stderr is gone
+  if (lines_) lines_->log(line);
+  else write_all(STDERR_FILENO, std::string(line) + "\n");  // nobody is left to tell if stderr is gone
 }
 
 void Console::message(std::string_view line) {

@@ -14,12 +14,12 @@ class Console {
  public:
   Console(Verbosity verbosity, bool is_json);
 
-  void result(std::string_view text);           // as it is, on stdout
-  void message(std::string_view line);          // on stderr; not with --quiet
-  void detail(std::string_view line);           // on stderr; only with --verbose
-  void error(std::string_view text);            // "error: text" on stderr, red on a terminal; always
+  void result(std::string_view text);   // as it is, on stdout
+  void message(std::string_view line);  // on stderr; not with --quiet
+  void detail(std::string_view line);   // on stderr; only with --verbose
+  void error(std::string_view text);    // "error: text" on stderr, red on a terminal; always
 
-  bool is_json() const { return is_json_; }     // results are one JSON document
+  bool is_json() const { return is_json_; }  // results are one JSON document
   Verbosity verbosity() const { return verbosity_; }
 
   // Messages scroll above these lines while they are attached; null detaches.

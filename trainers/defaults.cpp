@@ -82,10 +82,8 @@ void fill_presets(pb::Message& message) {
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     Facts known = facts(field);
-    if (is_message(field))
-      fill_message(message, field, known);
-    else
-      fill_scalar(message, field, known);
+    if (is_message(field)) fill_message(message, field, known);
+    else fill_scalar(message, field, known);
   }
 }
 

@@ -19,7 +19,7 @@ struct Counter {
   const EvaluateOptions& options;
   Evaluation result = {};
   std::vector<Cluster> clusters = {};
-  bool document_goes_on = false;   // from the window before into the next one
+  bool document_goes_on = false;  // from the window before into the next one
 
   void add(const data::Batch& batch, const Tensor& losses);
 };
@@ -40,7 +40,7 @@ void Counter::add(const data::Batch& batch, const Tensor& losses) {
   auto targets = batch.targets.to_vector<int32_t>();
   auto documents = batch.documents.to_vector<int32_t>();
   auto context = static_cast<size_t>(batch.targets.size(1));
-  bool opens = false;   // a cluster, with the next target
+  bool opens = false;  // a cluster, with the next target
   for (size_t i = 0; i < targets.size(); ++i) {
     if (i % context == 0) opens |= !document_goes_on;
     else opens |= documents[i] != documents[i - 1];

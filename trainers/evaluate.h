@@ -11,22 +11,22 @@
 namespace weft::train {
 
 struct Evaluation {
-  double nats = 0;              // sum over targets
+  double nats = 0;  // sum over targets
   int64_t num_targets = 0;
-  int64_t num_bytes = 0;        // of the targets' texts; special ids count neither here nor in byte_nats
-  double byte_nats = 0;         // sum over targets that have bytes
-  double standard_error = 0;    // of loss(), over documents; over windows where documents are not kept apart
+  int64_t num_bytes = 0;      // of the targets' texts; special ids count neither here nor in byte_nats
+  double byte_nats = 0;       // sum over targets that have bytes
+  double standard_error = 0;  // of loss(), over documents; over windows where documents are not kept apart
 
-  double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }   // nats per token
+  double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }  // nats per token
   double perplexity() const;
   double bits_per_byte() const;
 };
 
 struct EvaluateOptions {
-  int64_t batch = 1;                          // windows at a time
-  int64_t max_tokens = 0;                     // 0: all windows
-  bool keeps_documents_apart = false;         // attention stays within a document
-  std::span<const int64_t> byte_lengths = {}; // per id
+  int64_t batch = 1;                           // windows at a time
+  int64_t max_tokens = 0;                      // 0: all windows
+  bool keeps_documents_apart = false;          // attention stays within a document
+  std::span<const int64_t> byte_lengths = {};  // per id
   std::function<void(int64_t done, int64_t total)> progress = {};
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);

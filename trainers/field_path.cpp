@@ -52,10 +52,8 @@ class Resolver {
     }
     if (!is_last && field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
       fail_no_fields(origin_, here, field, steps_[at + 1].name);
-    if (field.is_repeated())
-      follow_elements(message, field, at, here, is_one_of_many);
-    else
-      follow_message(message, field, at, here, is_one_of_many);
+    if (field.is_repeated()) follow_elements(message, field, at, here, is_one_of_many);
+    else follow_message(message, field, at, here, is_one_of_many);
   }
 
   std::vector<Target> take(const std::string& text) {
@@ -98,8 +96,7 @@ class Resolver {
     int first = is_all ? 0 : std::max(index, 0), last = is_all ? size - 1 : first;
     for (int i = first; i <= last; ++i) {
       std::string element = element_path(here, i);
-      if (at + 1 == steps_.size())
-        targets_.push_back({&message, &field, i, element});
+      if (at + 1 == steps_.size()) targets_.push_back({&message, &field, i, element});
       else
         follow(*message.GetReflection()->MutableRepeatedMessage(&message, &field, i), at + 1, element,
                is_one_of_many || is_all);
@@ -133,8 +130,7 @@ std::vector<PathStep> parse_path(std::string_view text, const std::string& origi
       if (close == std::string_view::npos) fail_path("']' is missing");
       std::string_view index = text.substr(at + 1, close - at - 1);
       auto [stop, code] = std::from_chars(index.data(), index.data() + index.size(), step.index);
-      if (index == "*")
-        step.index = kAllElements;
+      if (index == "*") step.index = kAllElements;
       else if (code != std::errc() || stop != index.data() + index.size() || step.index < 0)
         fail_path(str("the index '", index, "' is neither a number nor *"));
       at = close + 1;

@@ -8,8 +8,8 @@ namespace weft::train {
 
 struct GuardOptions {
   bool is_on = false;
-  double loss_z = 6, grad_z = 6;     // standard deviations above the mean of the window
-  int64_t window = 128;              // steps; nothing but non-finite values is refused before it is full
+  double loss_z = 6, grad_z = 6;  // standard deviations above the mean of the window
+  int64_t window = 128;           // steps; nothing but non-finite values is refused before it is full
 };
 
 class OutlierGuard {

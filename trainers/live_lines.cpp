@@ -60,10 +60,8 @@ void LiveLines::draw(std::vector<std::string> lines) {
 void LiveLines::log(std::string_view line) {
   std::string text(line);
   if (!text.ends_with('\n')) text += '\n';
-  if (!options_.is_terminal || lines_.empty())
-    options_.write(text);
-  else
-    redraw(erase() + text);
+  if (!options_.is_terminal || lines_.empty()) options_.write(text);
+  else redraw(erase() + text);
 }
 
 void LiveLines::clear() {

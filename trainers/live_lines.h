@@ -10,13 +10,13 @@
 namespace weft::cli {
 
 struct LiveOptions {
-  std::function<void(std::string_view)> write;     // bytes for the terminal or log
+  std::function<void(std::string_view)> write;  // bytes for the terminal or log
   bool is_terminal = false;
   std::function<int()> columns = [] { return 80; };
-  std::function<double()> now_s;                   // monotonic clock
+  std::function<double()> now_s;  // monotonic clock
 };
 
-LiveOptions live_options(int fd);                  // of a file descriptor, with the real clock
+LiveOptions live_options(int fd);  // of a file descriptor, with the real clock
 
 class LiveLines {
  public:
@@ -28,19 +28,19 @@ class LiveLines {
   // Replaces the lines; each is cut to the width of the terminal. Too soon after the last drawing they wait for the next
   // call of anything here.
   void draw(std::vector<std::string> lines);
-  void log(std::string_view line);   // one or more whole lines above
-  void clear();                      // takes the lines away until the next draw
-  void finish();                     // leaves the last lines standing and ends below them
+  void log(std::string_view line);  // one or more whole lines above
+  void clear();                     // takes the lines away until the next draw
+  void finish();                    // leaves the last lines standing and ends below them
 
   bool is_terminal() const { return options_.is_terminal; }
 
  private:
-  std::string erase() const;         // the bytes that take the drawn lines away
+  std::string erase() const;  // the bytes that take the drawn lines away
   void redraw(std::string before);
 
   LiveOptions options_;
-  std::vector<std::string> lines_;   // newest, perhaps not drawn yet
-  size_t num_drawn_ = 0;             // lines standing on the terminal; the cursor is at the end of the last
+  std::vector<std::string> lines_;  // newest, perhaps not drawn yet
+  size_t num_drawn_ = 0;            // lines standing on the terminal; the cursor is at the end of the last
   double drawn_at_s_ = -1e9;
 };
 

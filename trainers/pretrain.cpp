@@ -2,20 +2,19 @@
 
 #include <chrono>
 #include <cmath>
-#include <optional>
-
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/console.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
-#include "weft/models/sample.h"
 #include "trainers/session.h"
 #include "trainers/stop_signal.h"
 #include "trainers/system_info.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/data/tokenizer.h"
+#include "weft/models/sample.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::train {
@@ -26,11 +25,17 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 TrainerOptions trainer_options(const config::Experiment& e, const RunData& data) {
-  TrainerOptions options{.plan = make_plan(e), .schedule = schedule_options(e), .clip_norm = e.optim().clip_norm(),
-                         .seed = static_cast<uint64_t>(e.seed()), .keeps_documents_apart = data.keeps_documents_apart(),
+  TrainerOptions options{.plan = make_plan(e),
+                         .schedule = schedule_options(e),
+                         .clip_norm = e.optim().clip_norm(),
+                         .seed = static_cast<uint64_t>(e.seed()),
+                         .keeps_documents_apart = data.keeps_documents_apart(),
                          .overfits_one_batch = e.train().overfit_one_batch()};
   if (e.optim().has_skip())
-    options.guard = {.is_on = true, .loss_z = e.optim().skip().loss_z(), .grad_z = e.optim().skip().grad_z(), .window = e.optim().skip().window()};
+    options.guard = {.is_on = true,
+                     .loss_z = e.optim().skip().loss_z(),
+                     .grad_z = e.optim().skip().grad_z(),
+                     .window = e.optim().skip().window()};
   return options;
 }
 
@@ -43,17 +48,25 @@ std::vector<std::string> group_names(const Optimizer& optimizer) {
 class Run {
  public:
   Run(cli::Console& console, config::Loaded config, RunFolder& folder)
-      : console_(console), config_(std::move(config)), e_(config_.experiment), folder_(folder),
-        data_(prepare_data(config_, folder.path(), [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); })),
+      : console_(console),
+        config_(std::move(config)),
+        e_(config_.experiment),
+        folder_(folder),
+        data_(prepare_data(
+            config_, folder.path(),
+            [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); })),
         model_(make_model(config_, data_)),
         optimizer_(param_groups(e_), optimizer_params(*model_)),
         trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
-        checkpoints_(folder.file("checkpoints"),
-                     {.keep_last = static_cast<int>(e_.checkpoint().keep_last()), .keep_every = e_.checkpoint().keep_every()}, *model_,
-                     optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed())),
+        checkpoints_(
+            folder.file("checkpoints"),
+            {.keep_last = static_cast<int>(e_.checkpoint().keep_last()), .keep_every = e_.checkpoint().keep_every()},
+            *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed())),
         peak_flops_(measured_peak_flops(compute_dtype(e_))),
         recorder_(folder, console, trainer_.plan(), group_names(optimizer_),
-                  {.log_every = e_.log().every(), .writes_events = e_.log().tensorboard(), .peak_flops = peak_flops_,
+                  {.log_every = e_.log().every(),
+                   .writes_events = e_.log().tensorboard(),
+                   .peak_flops = peak_flops_,
                    .flops_per_token = model_->flops_per_token()}) {}
 
   void resume(const std::string& how);
@@ -85,7 +98,7 @@ class Run {
   RunProgress progress_;
   std::optional<Evaluation> last_evaluation_;
   double last_loss_ = NAN;
-  int64_t steps_here_ = 0;                   // of this process; the first 10 are not counted in the time
+  int64_t steps_here_ = 0;  // of this process; the first 10 are not counted in the time
   Clock::time_point started_ = Clock::now();
 };
 
@@ -112,14 +125,16 @@ void Run::resume(const std::string& how) {
 
 void Run::announce() {
   const Plan& plan = trainer_.plan();
-  recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ", e_.seed(), ", 1 rank, ", num_threads(),
-                        " threads, ", compute_dtype(e_), " on cpu"));
-  recorder_.message(str("model: ", model_->num_params(), " parameters, ", model_->flops_per_token() / 1e6, " MFLOP per token; measured peak ",
-                        peak_flops_ / 1e9, " GFLOP/s ", compute_dtype(e_)));
-  recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(), " training tokens, ",
-                        data_.validation ? data_.validation->num_tokens() : 0, " validation tokens"));
-  recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches, " x ", plan.micro_batch, " x ",
-                        plan.context, "), ", plan.steps * plan.tokens_per_step, " tokens"));
+  recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
+                        e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on cpu"));
+  recorder_.message(str("model: ", model_->num_params(), " parameters, ", model_->flops_per_token() / 1e6,
+                        " MFLOP per token; measured peak ", peak_flops_ / 1e9, " GFLOP/s ", compute_dtype(e_)));
+  recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
+                        " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
+                        " validation tokens"));
+  recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
+                        " x ", plan.micro_batch, " x ", plan.context, "), ", plan.steps * plan.tokens_per_step,
+                        " tokens"));
 }
 
 std::vector<double> Run::rates(double factor) const {
@@ -137,11 +152,13 @@ int Run::train() {
     double step_s = seconds_since(begin);
     if (++steps_here_ > 10) progress_.time_s += step_s;
     last_loss_ = result.loss;
-    recorder_.step(result, trainer_.num_steps(), rates(result.lr_factor), progress_.time_s, step_s, trainer_.num_skipped());
+    recorder_.step(result, trainer_.num_steps(), rates(result.lr_factor), progress_.time_s, step_s,
+                   trainer_.num_skipped());
     after_step(trainer_.num_steps());
     bool is_done = trainer_.num_steps() == trainer_.plan().steps;
     if (!is_done && StopSignal::was_raised()) return stop(StopSignal::name());
-    if (!is_done && e_.train().has_max_seconds() && seconds_since(started_) > e_.train().max_seconds()) return stop("train.max_seconds is over");
+    if (!is_done && e_.train().has_max_seconds() && seconds_since(started_) > e_.train().max_seconds())
+      return stop("train.max_seconds is over");
   }
   return finish();
 }
@@ -156,10 +173,11 @@ void Run::after_step(int64_t step) {
 
 void Run::validate(bool is_last) {
   if (!data_.validation) return;
-  Evaluation evaluation =
-      evaluate(*model_, data_.windows(trainer_.plan().context, model_->options().vocab),
-               {.batch = trainer_.plan().micro_batch, .max_tokens = is_last ? 0 : e_.eval().tokens(),
-                .keeps_documents_apart = data_.keeps_documents_apart(), .byte_lengths = data_.byte_lengths});
+  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context, model_->options().vocab),
+                                   {.batch = trainer_.plan().micro_batch,
+                                    .max_tokens = is_last ? 0 : e_.eval().tokens(),
+                                    .keeps_documents_apart = data_.keeps_documents_apart(),
+                                    .byte_lengths = data_.byte_lengths});
   bool is_best = !progress_.best_val || evaluation.loss() < *progress_.best_val;
   if (is_best) {
     progress_.best_val = evaluation.loss();
@@ -173,10 +191,15 @@ void Run::write_sample() {
   std::vector<int32_t> prompt = prompt_ids(data_, e_.log().sample_prompt());
   for (int64_t i = 0; i < e_.log().samples(); ++i) {
     uint64_t seed = Rng(static_cast<uint64_t>(e_.seed()))["samples"][static_cast<uint64_t>(i)].key();
-    std::vector<int32_t> ids = weft::sample(*model_, prompt, {.tokens = e_.log().sample_tokens(), .temperature = e_.log().sample_temperature(),
-                                                       .top_p = e_.log().sample_top_p(), .seed = seed,
-                                                       .vocab = data_.tokenizer->vocab_size(), .end_of_text = data_.end_of_text});
-    recorder_.sample(trainer_.num_steps(), data::show_utf8(data_.tokenizer->decode(prompt)), data::show_utf8(data_.tokenizer->decode(ids)));
+    std::vector<int32_t> ids = weft::sample(*model_, prompt,
+                                            {.tokens = e_.log().sample_tokens(),
+                                             .temperature = e_.log().sample_temperature(),
+                                             .top_p = e_.log().sample_top_p(),
+                                             .seed = seed,
+                                             .vocab = data_.tokenizer->vocab_size(),
+                                             .end_of_text = data_.end_of_text});
+    recorder_.sample(trainer_.num_steps(), data::show_utf8(data_.tokenizer->decode(prompt)),
+                     data::show_utf8(data_.tokenizer->decode(ids)));
   }
 }
 
@@ -200,17 +223,23 @@ int Run::finish() {
   const Plan& plan = trainer_.plan();
   int64_t peak = allocator(Device::cpu()).stats().peak_bytes;
   std::vector<std::pair<std::string, std::string>> facts{
-      {"parameters", str(model_->num_params())}, {"steps", str(plan.steps)}, {"tokens", str(plan.steps * plan.tokens_per_step)},
-      {"training time", cli::duration_text(progress_.time_s)}, {"tokens per second", str(std::round(recorder_.tokens_per_s()))},
+      {"parameters", str(model_->num_params())},
+      {"steps", str(plan.steps)},
+      {"tokens", str(plan.steps * plan.tokens_per_step)},
+      {"training time", cli::duration_text(progress_.time_s)},
+      {"tokens per second", str(std::round(recorder_.tokens_per_s()))},
       {"peak memory", str(std::round(static_cast<double>(peak) / 1048576.0), " MiB")}};
   if (last_evaluation_) {
-    facts.insert(facts.begin(), {"validation loss", str(last_evaluation_->loss(), " +- ", last_evaluation_->standard_error, " nats per token")});
+    facts.insert(facts.begin(), {"validation loss", str(last_evaluation_->loss(), " +- ",
+                                                        last_evaluation_->standard_error, " nats per token")});
     facts.insert(facts.begin() + 1, {"perplexity", str(last_evaluation_->perplexity())});
-    if (last_evaluation_->num_bytes > 0) facts.insert(facts.begin() + 2, {"bits per byte", str(last_evaluation_->bits_per_byte())});
+    if (last_evaluation_->num_bytes > 0)
+      facts.insert(facts.begin() + 2, {"bits per byte", str(last_evaluation_->bits_per_byte())});
   }
   std::string report = recorder_.report(facts, e_.name());
   std::string summary = "done: ";
-  if (std::isfinite(last_loss_)) summary += str("training loss ", last_loss_, ", ");   // not known if nothing was left to do
+  if (std::isfinite(last_loss_))
+    summary += str("training loss ", last_loss_, ", ");  // not known if nothing was left to do
   if (last_evaluation_) {
     summary += str("validation loss ", last_evaluation_->loss());
     if (last_evaluation_->num_bytes > 0) summary += str(", bpb ", last_evaluation_->bits_per_byte());
@@ -226,7 +255,8 @@ int Run::finish() {
 // Results on stdout: for scripts and people.
 void Run::print_result(const std::string& report) {
   if (console_.is_json()) {
-    nlohmann::ordered_json out{{"run", folder_.path()}, {"step", trainer_.num_steps()}, {"train_loss", last_loss_}, {"report", report}};
+    nlohmann::ordered_json out{
+        {"run", folder_.path()}, {"step", trainer_.num_steps()}, {"train_loss", last_loss_}, {"report", report}};
     if (last_evaluation_) {
       out["val_loss"] = last_evaluation_->loss();
       out["val_loss_se"] = last_evaluation_->standard_error;
@@ -241,8 +271,8 @@ void Run::print_result(const std::string& report) {
   }
   std::string text;
   if (last_evaluation_) {
-    text += str("validation loss ", last_evaluation_->loss(), " +- ", last_evaluation_->standard_error, " nats per token, perplexity ",
-                last_evaluation_->perplexity());
+    text += str("validation loss ", last_evaluation_->loss(), " +- ", last_evaluation_->standard_error,
+                " nats per token, perplexity ", last_evaluation_->perplexity());
     if (last_evaluation_->num_bytes > 0) text += str(", ", last_evaluation_->bits_per_byte(), " bits per byte");
     text += "\n";
   } else {

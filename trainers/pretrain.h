@@ -13,8 +13,9 @@ namespace weft::train {
 struct PretrainArguments {
   std::string config_file;
   std::vector<std::string> overrides;
-  std::string run_folder;                // empty: runs/<name>
-  std::string resume = "auto";           // auto: continue what the folder holds; never: Error if it holds a checkpoint; or a checkpoint folder
+  std::string run_folder;  // empty: runs/<name>
+  std::string resume =
+      "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or a checkpoint folder
 };
 
 // Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).

@@ -65,10 +65,8 @@ void collect(const pb::Message& message, const std::string& path, Leaves& out) {
       if (field->is_repeated()) here = element_path(here, i);
       if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
         out.emplace_back(here, scalar_text(message, *field, i));
-      else if (field->is_repeated())
-        collect(reflection.GetRepeatedMessage(message, field, i), here, out);
-      else
-        collect(reflection.GetMessage(message, field), here, out);
+      else if (field->is_repeated()) collect(reflection.GetRepeatedMessage(message, field, i), here, out);
+      else collect(reflection.GetMessage(message, field), here, out);
     }
   }
 }
@@ -96,10 +94,8 @@ std::vector<Difference> differences(const pb::Message& a, const pb::Message& b) 
   std::vector<Difference> out;
   for (const auto& [path, value] : in_a) {
     auto found = rest.find(path);
-    if (found == rest.end())
-      out.push_back({path, value, ""});
-    else if (found->second != value)
-      out.push_back({path, value, found->second});
+    if (found == rest.end()) out.push_back({path, value, ""});
+    else if (found->second != value) out.push_back({path, value, found->second});
     if (found != rest.end()) rest.erase(found);
   }
   for (const auto& [path, value] : in_b)

@@ -105,10 +105,8 @@ void Progress::update(const StepStatus& status) {
     num_losses_ = 0;
     has_shown_loss_ = true;
   }
-  if (lines_.is_terminal())
-    lines_.draw({step_line(shown), bar_line(shown)});
-  else if (ends_line)
-    lines_.log(plain_line(shown));
+  if (lines_.is_terminal()) lines_.draw({step_line(shown), bar_line(shown)});
+  else if (ends_line) lines_.log(plain_line(shown));
 }
 
 }  // namespace weft::cli

@@ -15,7 +15,7 @@ namespace weft::cli {
 class StepClock {
  public:
   void add(double step_s);
-  std::optional<double> median_s() const;   // nothing within the first 10 steps
+  std::optional<double> median_s() const;  // nothing within the first 10 steps
 
  private:
   int64_t num_steps_ = 0;
@@ -24,9 +24,9 @@ class StepClock {
 
 // One finished step. What is not known is left out of the line.
 struct StepStatus {
-  int64_t step = 0, steps = 0;               // finished, and of the whole run
-  double loss = 0;                           // nats per token of this step
-  std::optional<double> bits_per_byte, lr, grad_norm, tokens_per_s, mfu;   // mfu: 0 to 1
+  int64_t step = 0, steps = 0;                                            // finished, and of the whole run
+  double loss = 0;                                                        // nats per token of this step
+  std::optional<double> bits_per_byte, lr, grad_norm, tokens_per_s, mfu;  // mfu: 0 to 1
   std::optional<int64_t> memory_bytes;
   std::optional<double> eta_s;
   std::optional<double> val, best_val;
@@ -42,7 +42,7 @@ class Progress {
   void update(const StepStatus& status);
   void log(std::string_view line) { lines_.log(line); }
   void finish() { lines_.finish(); }
-  LiveLines& lines() { return lines_; }      // for Console::attach
+  LiveLines& lines() { return lines_; }  // for Console::attach
 
  private:
   LiveLines lines_;
@@ -52,10 +52,10 @@ class Progress {
   bool has_shown_loss_ = false;
 };
 
-std::string step_line(const StepStatus& status);    // "step  1240/4768  26.0%  loss 3.2184 ..."
-std::string bar_line(const StepStatus& status);     // "[####----]  val 3.2417 @1000 ..."
-std::string plain_line(const StepStatus& status);   // "step=1240 steps=4768 percent=26.0 loss=3.2184 ..."
-std::string duration_text(double seconds);          // "0:15:58"
-std::string rate_text(double tokens_per_s);         // "1.92 Mtok/s"
+std::string step_line(const StepStatus& status);   // "step  1240/4768  26.0%  loss 3.2184 ..."
+std::string bar_line(const StepStatus& status);    // "[####----]  val 3.2417 @1000 ..."
+std::string plain_line(const StepStatus& status);  // "step=1240 steps=4768 percent=26.0 loss=3.2184 ..."
+std::string duration_text(double seconds);         // "0:15:58"
+std::string rate_text(double tokens_per_s);        // "1.92 Mtok/s"
 
 }  // namespace weft::cli

@@ -19,26 +19,28 @@ namespace weft::train {
 struct RecorderOptions {
   int64_t log_every = 10;
   bool writes_events = true;
-  double peak_flops = 0;            // measured GEMM rate of the compute dtype
+  double peak_flops = 0;  // measured GEMM rate of the compute dtype
   double flops_per_token = 0;
 };
 
 class Recorder {
  public:
-  Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, std::vector<std::string> group_names, RecorderOptions options);
+  Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, std::vector<std::string> group_names,
+           RecorderOptions options);
   ~Recorder();
 
-  void message(const std::string& line);                              // above the bar and into log.txt
+  void message(const std::string& line);  // above the bar and into log.txt
   void rewind(int64_t step) { metrics_.rewind(step); }
   // After a step: `rates` are the groups' learning rates, `time_s` the training time so far, `step_s` of this one.
-  void step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s, int64_t num_skipped);
+  void step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
+            int64_t num_skipped);
   void validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best);
   void checkpoint(int64_t step) { status_.checkpoint_step = step; }
   void sample(int64_t step, const std::string& prompt, const std::string& text);
   void finish() { progress_.finish(); }
 
-  const std::vector<std::pair<std::string, std::string>>& samples() const { return samples_; }   // heading, text
-  double tokens_per_s() const { return tokens_per_s_; }               // of the last line
+  const std::vector<std::pair<std::string, std::string>>& samples() const { return samples_; }  // heading, text
+  double tokens_per_s() const { return tokens_per_s_; }                                         // of the last line
   // Writes report.html from all that is recorded; returns its path.
   std::string report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title);
 

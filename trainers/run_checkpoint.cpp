@@ -13,10 +13,15 @@ void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
   for (const NamedParam& p : model.params()) p.param->refresh_working();
 }
 
-RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer, Trainer& trainer,
-                               std::string config_text, uint64_t seed)
-    : folder_(std::move(folder)), retention_(retention), model_(model), optimizer_(optimizer), trainer_(trainer),
-      config_text_(std::move(config_text)), seed_(seed) {}
+RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
+                               Trainer& trainer, std::string config_text, uint64_t seed)
+    : folder_(std::move(folder)),
+      retention_(retention),
+      model_(model),
+      optimizer_(optimizer),
+      trainer_(trainer),
+      config_text_(std::move(config_text)),
+      seed_(seed) {}
 
 void RunCheckpoints::save(const RunProgress& progress) {
   RunState state;
@@ -33,7 +38,10 @@ void RunCheckpoints::save(const RunProgress& progress) {
   state.set_best_step(progress.best_step);
   state.set_seed(seed_);
 
-  io::CheckpointData data{.step = trainer_.num_steps(), .tokens = trainer_.num_tokens(), .state = state.SerializeAsString(), .config = config_text_};
+  io::CheckpointData data{.step = trainer_.num_steps(),
+                          .tokens = trainer_.num_tokens(),
+                          .state = state.SerializeAsString(),
+                          .config = config_text_};
   for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
   for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
   for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});
@@ -49,22 +57,29 @@ std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::strin
   return apply(*checkpoint);
 }
 
-RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) { return apply(io::load_checkpoint(checkpoint_folder)); }
+RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
+  return apply(io::load_checkpoint(checkpoint_folder));
+}
 
 RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
   RunState state;
-  WEFT_CHECK(state.ParseFromString(checkpoint.state), str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
+  WEFT_CHECK(state.ParseFromString(checkpoint.state),
+             str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
              "resume from another one with --resume DIR");
-  WEFT_CHECK(state.seed() == seed_, str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
+  WEFT_CHECK(state.seed() == seed_,
+             str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
              "continue with the seed it was made with");
   WEFT_CHECK(state.sample_cursor() == state.step() * trainer_.plan().rows_per_step,
-             str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ", state.step(), " steps"),
+             str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ",
+                 state.step(), " steps"),
              "continue with the tokens_per_step and context it was made with");
-  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(), str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
+  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
+             str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
              "resume from another one with --resume DIR");
   load_weights(model_, checkpoint.model);
   std::vector<std::pair<std::string, Tensor>> moments;
-  for (const io::TensorEntry& entry : checkpoint.optimizer.tensors()) moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
+  for (const io::TensorEntry& entry : checkpoint.optimizer.tensors())
+    moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
   optimizer_.load_state(moments, state.optimizer_steps());
   trainer_.resume_at(state.step(), state.num_skipped());
   std::deque<OutlierGuard::Entry> window;

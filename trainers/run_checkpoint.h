@@ -19,14 +19,14 @@ struct RunProgress {
 
 class RunCheckpoints {
  public:
-  RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer, Trainer& trainer,
-                 std::string config_text, uint64_t seed);
+  RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
+                 Trainer& trainer, std::string config_text, uint64_t seed);
 
-  void save(const RunProgress& progress);                 // of the trainer's step; then prunes
+  void save(const RunProgress& progress);  // of the trainer's step; then prunes
   // The newest good checkpoint, if there is one; `messages` says which damaged ones were passed over.
   std::optional<RunProgress> restore_latest(std::vector<std::string>& messages);
   RunProgress restore(const std::string& checkpoint_folder);
-  int64_t last_saved() const { return last_saved_; }      // step, -1 before the first
+  int64_t last_saved() const { return last_saved_; }  // step, -1 before the first
 
  private:
   RunProgress apply(const io::Checkpoint& checkpoint);

@@ -26,7 +26,8 @@ data::Alphabet alphabet_of(const Loaded& config, const std::string& folder) {
   for (int i = 0; i < sources.train_size(); ++i)
     for (const std::string& path : data::expand_path(sources.train(i).path())) {
       if (is_shard(path))
-        config::refuse(config, str("data.train[", i, "].path"), str("is ", path, ", ids without text"), "a characters tokenizer wants text");
+        config::refuse(config, str("data.train[", i, "].path"), str("is ", path, ", ids without text"),
+                       "a characters tokenizer wants text");
       files.push_back(path);
     }
   data::Alphabet alphabet = data::alphabet_of_files(files);
@@ -43,30 +44,33 @@ std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, cons
 }
 
 // All files of a path as one stream; texts become shards in the run folder.
-data::Dataset open_source(const std::string& pattern, const std::string& name, const data::Tokenizer& tokenizer, const std::string& folder,
-                          const TextProgress& progress) {
+data::Dataset open_source(const std::string& pattern, const std::string& name, const data::Tokenizer& tokenizer,
+                          const std::string& folder, const TextProgress& progress) {
   std::vector<data::Shard> shards;
   std::vector<std::string> texts;
   for (const std::string& path : data::expand_path(pattern)) {
-    if (is_shard(path)) shards.push_back(data::Shard::open(path, {.raw_width = data::id_width(tokenizer.vocab_size())}));
+    if (is_shard(path))
+      shards.push_back(data::Shard::open(path, {.raw_width = data::id_width(tokenizer.vocab_size())}));
     else texts.push_back(path);
   }
-  WEFT_CHECK(shards.empty() || texts.empty(), str("data: ", pattern, " names shards and texts"), "give them two sources");
+  WEFT_CHECK(shards.empty() || texts.empty(), str("data: ", pattern, " names shards and texts"),
+             "give them two sources");
   if (!texts.empty()) {
     io::make_folders(folder + "/data");
     data::TokenizeOptions options{.output = folder + "/data/" + name};
     if (progress) options.progress = [&](int64_t done, int64_t total) { progress(pattern, done, total); };
-    for (const std::string& shard : data::tokenize_files(texts, tokenizer, options).shards) shards.push_back(data::Shard::open(shard));
+    for (const std::string& shard : data::tokenize_files(texts, tokenizer, options).shards)
+      shards.push_back(data::Shard::open(shard));
   }
   return data::Dataset(std::move(shards));
 }
 
 data::DocumentRule document_rule(const Loaded& config, const RunData& run, const data::Dataset& dataset) {
   if (!config.experiment.data().document_mask()) return data::DocumentRule::none;
-  if (dataset.has_documents())   // a single document needs no walls
+  if (dataset.has_documents())  // a single document needs no walls
     return dataset.next_document(0) < dataset.num_tokens() ? data::DocumentRule::index : data::DocumentRule::none;
   if (!run.end_of_text) return data::DocumentRule::none;
-  int32_t first = -1;   // shards in the style of llm.c put the id before each document
+  int32_t first = -1;  // shards in the style of llm.c put the id before each document
   dataset.read(0, {&first, 1}, run.tokenizer->vocab_size());
   return first == *run.end_of_text ? data::DocumentRule::begins_with_id : data::DocumentRule::ends_with_id;
 }
@@ -75,7 +79,9 @@ data::DocumentRule document_rule(const Loaded& config, const RunData& run, const
 
 data::ValidationWindows RunData::windows(int64_t context, int64_t vocab) const {
   WEFT_CHECK(validation, "validation: the config names no validation data", "set data.val");
-  return data::ValidationWindows(*validation, {.context = context, .vocab = vocab, .documents = documents, .end_of_text = end_of_text.value_or(-1)});
+  return data::ValidationWindows(
+      *validation,
+      {.context = context, .vocab = vocab, .documents = documents, .end_of_text = end_of_text.value_or(-1)});
 }
 
 RunData prepare_data(const Loaded& config, const std::string& run_folder, const TextProgress& progress) {
@@ -84,14 +90,18 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   RunData run;
   run.tokenizer = make_tokenizer(config, run_folder);
   int64_t vocab = run.tokenizer->vocab_size();
-  for (int64_t id = 0; id < vocab; ++id) run.byte_lengths.push_back(run.tokenizer->byte_length(static_cast<int32_t>(id)));
-  run.end_of_text = d.has_end_of_text() ? std::optional(static_cast<int32_t>(d.end_of_text())) : run.tokenizer->end_of_text();
+  for (int64_t id = 0; id < vocab; ++id)
+    run.byte_lengths.push_back(run.tokenizer->byte_length(static_cast<int32_t>(id)));
+  run.end_of_text =
+      d.has_end_of_text() ? std::optional(static_cast<int32_t>(d.end_of_text())) : run.tokenizer->end_of_text();
 
   std::vector<data::MixtureSource> sources;
   for (int i = 0; i < d.train_size(); ++i)
-    sources.push_back({open_source(d.train(i).path(), str("train-", i), *run.tokenizer, run_folder, progress), d.train(i).weight()});
+    sources.push_back(
+        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, run_folder, progress), d.train(i).weight()});
   if (d.val().has_fraction()) {
-    WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"), "name a validation file with data.val.path");
+    WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"),
+               "name a validation file with data.val.path");
     auto [head, tail] = data::split_tail(sources[0].dataset, d.val().fraction());
     sources[0].dataset = head;
     run.validation = tail;
@@ -102,9 +112,12 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
     run.validation = run.validation->slice(0, d.val().tokens());
   run.train = sources[0].dataset;
   run.documents = document_rule(config, run, *run.train);
-  data::RowOptions rows{.context = config.experiment.model().context(), .vocab = vocab, .documents = run.documents,
+  data::RowOptions rows{.context = config.experiment.model().context(),
+                        .vocab = vocab,
+                        .documents = run.documents,
                         .end_of_text = run.end_of_text.value_or(-1)};
-  run.loader = std::make_unique<data::Loader>(std::move(sources), rows, static_cast<uint64_t>(config.experiment.seed()));
+  run.loader =
+      std::make_unique<data::Loader>(std::move(sources), rows, static_cast<uint64_t>(config.experiment.seed()));
   return run;
 }
 

@@ -14,11 +14,11 @@ namespace weft::train {
 
 struct RunData {
   std::shared_ptr<const data::Tokenizer> tokenizer;
-  std::vector<int64_t> byte_lengths;                 // per id
+  std::vector<int64_t> byte_lengths;  // per id
   std::optional<int32_t> end_of_text;
   data::DocumentRule documents = data::DocumentRule::none;
   std::unique_ptr<data::Loader> loader;
-  std::optional<data::Dataset> train, validation;    // validation: absent if the config names none
+  std::optional<data::Dataset> train, validation;  // validation: absent if the config names none
 
   bool keeps_documents_apart() const { return documents != data::DocumentRule::none; }
   data::ValidationWindows windows(int64_t context, int64_t vocab) const;

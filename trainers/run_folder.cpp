@@ -37,7 +37,8 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
   lock_ = open_or_fail(file("lock"), O_CREAT | O_RDWR, "the lock");
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     ::close(lock_);
-    fail(str("run folder ", path_, " is in use by another process"), "wait for it, or choose another folder with --run");
+    fail(str("run folder ", path_, " is in use by another process"),
+         "wait for it, or choose another folder with --run");
   }
   existed_ = io::file_exists(file("config.txtpb"));
   if (existed_) {
@@ -49,7 +50,7 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
       return text;
     }());
     io::write_file_atomically(file("environment.txtpb"), environment_text(experiment.seed()));
-    io::write_file_atomically(file("config.txtpb"), config_text_);   // last: a folder with it is a run
+    io::write_file_atomically(file("config.txtpb"), config_text_);  // last: a folder with it is a run
   }
   log_ = open_or_fail(file("log.txt"), O_CREAT | O_WRONLY | O_APPEND, "the log");
 }

@@ -23,7 +23,7 @@ class RunFolder {
   bool existed() const { return existed_; }
   const std::string& config_text() const { return config_text_; }
 
-  void log(std::string_view line);          // appended to log.txt
+  void log(std::string_view line);  // appended to log.txt
 
  private:
   std::string path_, config_text_;

@@ -74,12 +74,9 @@ std::optional<std::string> parse_text(std::string_view text) {
 template <class T, class Set, class SetElement, class Append>
 void store(const pb::Reflection& reflection, pb::Message& message, const FieldDescriptor& field, int index, T value,
            Set set, SetElement set_element, Append append) {
-  if (!field.is_repeated())
-    (reflection.*set)(&message, &field, std::move(value));
-  else if (index >= 0)
-    (reflection.*set_element)(&message, &field, index, std::move(value));
-  else
-    (reflection.*append)(&message, &field, std::move(value));
+  if (!field.is_repeated()) (reflection.*set)(&message, &field, std::move(value));
+  else if (index >= 0) (reflection.*set_element)(&message, &field, index, std::move(value));
+  else (reflection.*append)(&message, &field, std::move(value));
 }
 
 }  // namespace

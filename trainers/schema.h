@@ -28,8 +28,8 @@ struct Range {
 };
 
 struct Facts {
-  std::string preset;    // default in text format; empty: none
-  std::string unset;     // what "not set" means, in words
+  std::string preset;  // default in text format; empty: none
+  std::string unset;   // what "not set" means, in words
   std::string unit;
   Range range;
   bool is_required = false;
@@ -39,10 +39,10 @@ struct Facts {
 Facts facts(const FieldDescriptor& field);
 const FieldDescriptor* default_choice(const OneofDescriptor& oneof);  // null: none is taken by itself
 
-std::string type_name(const FieldDescriptor& field);      // "integer", "bool", "f32 | bf16", "message", "list of numbers"
-std::string comment(const FieldDescriptor& field);        // the schema's comment on one line
+std::string type_name(const FieldDescriptor& field);  // "integer", "bool", "f32 | bf16", "message", "list of numbers"
+std::string comment(const FieldDescriptor& field);    // the schema's comment on one line
 std::string comment(const Descriptor& message);
 std::vector<std::string> field_names(const Descriptor& message);
-std::vector<std::string> value_names(const EnumDescriptor& type);     // without `unset`
+std::vector<std::string> value_names(const EnumDescriptor& type);  // without `unset`
 
 }  // namespace weft::config

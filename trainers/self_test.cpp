@@ -35,8 +35,10 @@ struct AttentionInputs {
   Tensor q, k, v, dout;
   ops::AttentionTokens tokens;
 
-  explicit AttentionInputs(DType dtype)   // 150 tokens: tiles that are full, cut by the diagonal, and ragged
-      : q(values({1, 150, 4, 32}, 1, dtype)), k(values({1, 150, 2, 32}, 2, dtype)), v(values({1, 150, 2, 32}, 3, dtype)),
+  explicit AttentionInputs(DType dtype)  // 150 tokens: tiles that are full, cut by the diagonal, and ragged
+      : q(values({1, 150, 4, 32}, 1, dtype)),
+        k(values({1, 150, 2, 32}, 2, dtype)),
+        v(values({1, 150, 2, 32}, 3, dtype)),
         dout(values({1, 150, 4, 32}, 4, dtype)) {
     std::vector<int32_t> positions(150);
     for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
@@ -47,26 +49,38 @@ struct AttentionInputs {
 
 std::vector<Kernel> kernels() {
   return {
-      {"elementwise", [](DType t) {
+      {"elementwise",
+       [](DType t) {
          Tensor x = values({67, 131}, 5, t);
          return Tensors{ops::exp(x), ops::tanh(x), ops::gelu(x), ops::silu(x), ops::add(x, values({131}, 6, t))};
        }},
-      {"rms_norm", [](DType t) { return Tensors{ops::rms_norm(values({67, 131}, 5, t), values({131}, 6, t), 1e-6).y}; }},
-      {"layer_norm", [](DType t) {
+      {"rms_norm",
+       [](DType t) {
+         return Tensors{ops::rms_norm(values({67, 131}, 5, t), values({131}, 6, t), 1e-6).y};
+       }},
+      {"layer_norm",
+       [](DType t) {
          return Tensors{ops::layer_norm(values({67, 131}, 5, t), values({131}, 6, t), values({131}, 7, t), 1e-6).y};
        }},
-      {"softmax", [](DType t) { return Tensors{ops::softmax(values({67, 131}, 5, t))}; }},
-      {"matmul", [](DType t) {
+      {"softmax",
+       [](DType t) {
+         return Tensors{ops::softmax(values({67, 131}, 5, t))};
+       }},
+      {"matmul",
+       [](DType t) {
          return Tensors{ops::matmul(values({67, 131}, 5, t), values({131, 93}, 8, t)),
                         ops::matmul(values({67, 131}, 5, t), values({93, 131}, 9, t), {.transpose_b = true})};
        }},
-      {"attention", [](DType t) {
+      {"attention",
+       [](DType t) {
          ops::Attention y = AttentionInputs(t).forward();
          return Tensors{y.out, y.lse};
        }},
-      {"attention backward", [](DType t) {
+      {"attention backward",
+       [](DType t) {
          AttentionInputs in(t);
-         ops::AttentionGrads grads = ops::attend_backward(in.dout, {}, in.q, in.k, in.v, in.forward(), in.tokens, in.tokens, {});
+         ops::AttentionGrads grads =
+             ops::attend_backward(in.dout, {}, in.q, in.k, in.v, in.forward(), in.tokens, in.tokens, {});
          return Tensors{grads.dq, grads.dk, grads.dv};
        }},
   };
@@ -80,7 +94,7 @@ double error_against(const Tensors& got, const Tensors& want) {
     for (size_t j = 0; j < x.size(); ++j) {
       largest = std::max(largest, std::abs(y[j]));
       double d = std::abs(x[j] - y[j]);
-      difference = d <= difference ? difference : d;   // NaN stays
+      difference = d <= difference ? difference : d;  // NaN stays
     }
     double relative = difference / largest;
     error = relative <= error ? error : relative;
@@ -104,8 +118,8 @@ std::vector<KernelCheck> kernel_self_test() {
     cpu::set_isa(isa);
     for (const auto& [kernel, want] : cases)
       for (DType dtype : {kF32, kBF16})
-        checks.push_back({kernel.name, std::string(cpu::to_string(isa)), str(dtype), error_against(kernel.run(dtype), want),
-                          dtype == kF32 ? 1e-5 : 3e-2});
+        checks.push_back({kernel.name, std::string(cpu::to_string(isa)), str(dtype),
+                          error_against(kernel.run(dtype), want), dtype == kF32 ? 1e-5 : 3e-2});
   }
   cpu::set_isa(own);
   return checks;

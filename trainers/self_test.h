@@ -8,12 +8,12 @@
 namespace weft::cli {
 
 struct KernelCheck {
-  std::string kernel;   // "matmul", "attention backward", ...
-  std::string isa;      // "baseline", "avx2", "avx512"
-  std::string dtype;    // "f32", "bf16"
-  double error = 0;     // largest |kernel - float64| over the largest |float64|, inputs rounded alike
-  double bound = 0;     // what rounding explains
-  bool passed() const { return error <= bound; }   // false for NaN
+  std::string kernel;  // "matmul", "attention backward", ...
+  std::string isa;     // "baseline", "avx2", "avx512"
+  std::string dtype;   // "f32", "bf16"
+  double error = 0;    // largest |kernel - float64| over the largest |float64|, inputs rounded alike
+  double bound = 0;    // what rounding explains
+  bool passed() const { return error <= bound; }  // false for NaN
 };
 
 // Takes about a second. The process's instruction set is the same before and after.

@@ -30,7 +30,9 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
 
 LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console) {
   std::string file = folder + "/config.txtpb";
-  if (!io::file_exists(file)) throw config::ConfigError(str(folder, " is not a run: it has no config.txtpb"), "name a folder that weft train made");
+  if (!io::file_exists(file))
+    throw config::ConfigError(str(folder, " is not a run: it has no config.txtpb"),
+                              "name a folder that weft train made");
   LoadedRun run;
   run.config = config::load(file, overrides);
   apply_process_settings(run.config.experiment);

@@ -6,12 +6,12 @@ namespace weft::train {
 class StopSignal {
  public:
   StopSignal();
-  ~StopSignal();                         // restores what was there
+  ~StopSignal();  // restores what was there
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
   static bool was_raised();
-  static const char* name();             // "SIGTERM"; empty if none
+  static const char* name();  // "SIGTERM"; empty if none
 };
 
 }  // namespace weft::train

@@ -9,16 +9,16 @@
 namespace weft::cli {
 
 struct SystemInfo {
-  std::string version, build_type, compiler, sanitizers;    // sanitizers: empty for none
-  std::vector<std::pair<std::string, std::string>> libraries;   // name, version
+  std::string version, build_type, compiler, sanitizers;       // sanitizers: empty for none
+  std::vector<std::pair<std::string, std::string>> libraries;  // name, version
   std::string host, os, cpu;
-  std::vector<std::string> cpu_features;                    // of those that matter for speed
-  std::string isa;                                          // of the kernels chosen at start
-  std::vector<std::string> isas;                            // that this build has and this CPU runs
+  std::vector<std::string> cpu_features;  // of those that matter for speed
+  std::string isa;                        // of the kernels chosen at start
+  std::vector<std::string> isas;          // that this build has and this CPU runs
   std::vector<std::string> devices;
-  int cores = 0;                                            // this process may use
+  int cores = 0;  // this process may use
   int threads = 0;
-  int64_t memory_bytes = 0, memory_available_bytes = 0;     // of the machine, or of the container's limit if lower
+  int64_t memory_bytes = 0, memory_available_bytes = 0;  // of the machine, or of the container's limit if lower
 };
 
 SystemInfo system_info();

@@ -13,9 +13,9 @@ namespace weft::config {
 
 // The place of a token. Lines and columns count from 0.
 struct TextPlace {
-  std::string path;                                              // of the message around it: "model.mixer[0].softmax"
-  const google::protobuf::Descriptor* type = nullptr;            // its type; null below an unknown field
-  const google::protobuf::FieldDescriptor* field = nullptr;      // the field whose value is being read, if any
+  std::string path;                                          // of the message around it: "model.mixer[0].softmax"
+  const google::protobuf::Descriptor* type = nullptr;        // its type; null below an unknown field
+  const google::protobuf::FieldDescriptor* field = nullptr;  // the field whose value is being read, if any
   int line = 0, column = 0;
 };
 
@@ -24,7 +24,7 @@ struct TextPlace {
 TextPlace find_place(std::string_view text, const google::protobuf::Descriptor& type, const std::string& path, int line,
                      int column, const std::string& word);
 
-std::string child_path(const std::string& path, std::string_view name);              // "a" + "b" -> "a.b"
-std::string element_path(const std::string& path, int index);                        // "a" + 2 -> "a[2]"
+std::string child_path(const std::string& path, std::string_view name);  // "a" + "b" -> "a.b"
+std::string element_path(const std::string& path, int index);            // "a" + 2 -> "a[2]"
 
 }  // namespace weft::config

@@ -14,10 +14,10 @@ namespace weft::config {
 class Origins;
 
 struct TextSource {
-  std::string name;            // file or argument, for errors
-  bool is_file = true;         // errors then carry line and column
-  std::string path;            // path of the message within the config; empty for the whole
-  std::string folder;          // what relative paths in the text are relative to
+  std::string name;     // file or argument, for errors
+  bool is_file = true;  // errors then carry line and column
+  std::string path;     // path of the message within the config; empty for the whole
+  std::string folder;   // what relative paths in the text are relative to
 };
 
 // Merges the text into `message`, resolves relative paths against `source.folder`, and notes in `origins`, if given, where

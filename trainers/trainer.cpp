@@ -15,8 +15,13 @@ std::vector<OptimizerParam> optimizer_params(const LanguageModel& model) {
 
 Trainer::Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader& loader, TrainerOptions options,
                  std::vector<int64_t> byte_lengths)
-    : model_(model), optimizer_(optimizer), loader_(loader), options_(options), byte_lengths_(std::move(byte_lengths)),
-      guard_(options.guard), params_(model.params()) {
+    : model_(model),
+      optimizer_(optimizer),
+      loader_(loader),
+      options_(options),
+      byte_lengths_(std::move(byte_lengths)),
+      guard_(options.guard),
+      params_(model.params()) {
   WEFT_CHECK(params_.size() == optimizer.params().size(),
              str("trainer: the model has ", params_.size(), " parameters, the optimiser ", optimizer.params().size()),
              "make the optimiser from optimizer_params(model)");
@@ -53,10 +58,12 @@ StepResult Trainer::step() {
       if (!byte_lengths_.empty()) result.num_bytes += byte_lengths_[static_cast<size_t>(targets[t])];
     }
   }
-  WEFT_CHECK(result.num_targets > 0, str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
+  WEFT_CHECK(result.num_targets > 0,
+             str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
              "check data.end_of_text and document_mask");
   for (size_t i = 0; i < batches.size(); ++i)
-    result.loss += forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, 1.0 / static_cast<double>(result.num_targets));
+    result.loss += forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch,
+                                    1.0 / static_cast<double>(result.num_targets));
 
   std::vector<Tensor> grads;
   for (const NamedParam& p : params_) grads.push_back(p.param->grad());

@@ -21,11 +21,11 @@ struct TrainerOptions {
 };
 
 struct StepResult {
-  double loss = 0;            // nats per target of the step
-  double grad_norm = 0;       // before clipping
+  double loss = 0;       // nats per target of the step
+  double grad_norm = 0;  // before clipping
   double lr_factor = 0;
   int64_t num_targets = 0;
-  int64_t num_bytes = 0;      // of the targets' texts
+  int64_t num_bytes = 0;  // of the targets' texts
   bool was_skipped = false;
 };
 
@@ -34,13 +34,13 @@ class Trainer {
   Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader& loader, TrainerOptions options,
           std::vector<int64_t> byte_lengths);
 
-  StepResult step();                                   // Error that names step and loss if it is not finite and no guard is on
+  StepResult step();  // Error that names step and loss if it is not finite and no guard is on
   int64_t num_steps() const { return step_; }
   int64_t num_tokens() const { return step_ * options_.plan.tokens_per_step; }
   int64_t num_skipped() const { return num_skipped_; }
   const Plan& plan() const { return options_.plan; }
   OutlierGuard& guard() { return guard_; }
-  void resume_at(int64_t step, int64_t num_skipped);   // the data cursor is step * rows per step
+  void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
   double forward_backward(const data::Batch& batch, int64_t first_row, double factor);

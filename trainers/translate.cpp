@@ -12,24 +12,33 @@ using config::Experiment;
 using config::Loaded;
 
 ops::RotaryOptions rotary_options(const config::Rope& rope) {
-  ops::RotaryOptions options{.base = rope.base(), .interleaved = rope.style() == config::RopeStyle::interleaved, .fraction = rope.fraction()};
+  ops::RotaryOptions options{
+      .base = rope.base(), .interleaved = rope.style() == config::RopeStyle::interleaved, .fraction = rope.fraction()};
   if (!rope.has_scaling()) return options;
   const config::RopeScaling& scaling = rope.scaling();
   if (scaling.has_linear()) options.linear = ops::RotaryOptions::Linear{scaling.linear().factor()};
   if (scaling.has_llama3()) {
     const auto& s = scaling.llama3();
-    options.llama3 = ops::RotaryOptions::Llama3{s.factor(), s.low_freq_factor(), s.high_freq_factor(), s.original_context()};
+    options.llama3 =
+        ops::RotaryOptions::Llama3{s.factor(), s.low_freq_factor(), s.high_freq_factor(), s.original_context()};
   }
   if (scaling.has_yarn()) {
     const auto& s = scaling.yarn();
-    options.yarn = ops::RotaryOptions::Yarn{s.factor(), s.beta_fast(), s.beta_slow(), s.attention_factor(), s.original_context()};
+    options.yarn =
+        ops::RotaryOptions::Yarn{s.factor(), s.beta_fast(), s.beta_slow(), s.attention_factor(), s.original_context()};
   }
   return options;
 }
 
 SoftmaxOptions softmax_options(const config::Softmax& softmax) {
-  return {.heads = softmax.heads(), .kv_heads = softmax.kv_heads(), .head_dim = softmax.head_dim(), .qk_norm = softmax.qk_norm(),
-          .window = softmax.window(), .softcap = softmax.soft_cap(), .has_bias = softmax.bias(), .dropout = softmax.dropout()};
+  return {.heads = softmax.heads(),
+          .kv_heads = softmax.kv_heads(),
+          .head_dim = softmax.head_dim(),
+          .qk_norm = softmax.qk_norm(),
+          .window = softmax.window(),
+          .softcap = softmax.soft_cap(),
+          .has_bias = softmax.bias(),
+          .dropout = softmax.dropout()};
 }
 
 std::vector<int> pattern_of(const std::string& text) {
@@ -44,22 +53,29 @@ std::vector<int> pattern_of(const std::string& text) {
 LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   const config::Model& m = loaded.experiment.model();
   if (m.has_vocab() && m.vocab() < vocab)
-    config::refuse(loaded, "model.vocab", str("is ", m.vocab(), ", but the tokenizer has ", vocab, " ids"), "raise it, or leave it out");
-  LanguageModelOptions o{.vocab = m.has_vocab() ? m.vocab() : vocab, .dim = m.dim(), .layers = m.layers(), .context = m.context()};
+    config::refuse(loaded, "model.vocab", str("is ", m.vocab(), ", but the tokenizer has ", vocab, " ids"),
+                   "raise it, or leave it out");
+  LanguageModelOptions o{
+      .vocab = m.has_vocab() ? m.vocab() : vocab, .dim = m.dim(), .layers = m.layers(), .context = m.context()};
   o.has_tied_embedding = m.embedding().tied();
-  o.norm = m.norm().has_layer() ? NormOptions{NormKind::layer, m.norm().layer().eps()} : NormOptions{NormKind::rms, m.norm().rms().eps()};
-  o.position = m.position().has_learned() ? PositionKind::learned : m.position().has_none() ? PositionKind::none : PositionKind::rotary;
+  o.norm = m.norm().has_layer() ? NormOptions{NormKind::layer, m.norm().layer().eps()}
+                                : NormOptions{NormKind::rms, m.norm().rms().eps()};
+  o.position = m.position().has_learned() ? PositionKind::learned
+               : m.position().has_none()  ? PositionKind::none
+                                          : PositionKind::rotary;
   if (m.position().has_rope()) o.rotary = rotary_options(m.position().rope());
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i) {
     if (!m.mixer(i).has_softmax())
-      config::refuse(loaded, str("model.mixer[", i, "].custom"), str("names '", m.mixer(i).custom().type(), "', which is not registered"),
+      config::refuse(loaded, str("model.mixer[", i, "].custom"),
+                     str("names '", m.mixer(i).custom().type(), "', which is not registered"),
                      "this program knows: softmax");
     o.mixers.push_back(softmax_options(m.mixer(i).softmax()));
   }
   o.pattern = pattern_of(m.pattern());
-  o.ffn = m.ffn().has_gelu() ? FfnOptions{.kind = FfnKind::gelu, .hidden = m.ffn().gelu().hidden(), .has_bias = m.ffn().gelu().bias()}
-                             : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
+  o.ffn = m.ffn().has_gelu()
+              ? FfnOptions{.kind = FfnKind::gelu, .hidden = m.ffn().gelu().hidden(), .has_bias = m.ffn().gelu().bias()}
+              : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
   o.residual_dropout = m.residual().standard().dropout();
   o.std = m.init().std();
   o.scales_init_by_depth = m.init().scale_by_depth();
@@ -76,11 +92,17 @@ std::vector<ParamGroup> param_groups(const Experiment& experiment) {
   for (const config::Group& g : experiment.optim().group()) {
     ParamGroup group{.match = g.match(), .num_dims = static_cast<int>(g.rank())};
     if (g.has_muon()) {
-      group.algorithm = MuonOptions{.lr = g.muon().lr(), .momentum = g.muon().momentum(), .weight_decay = g.muon().weight_decay(),
-                                    .is_nesterov = g.muon().nesterov(), .num_iterations = static_cast<int>(g.muon().steps())};
+      group.algorithm = MuonOptions{.lr = g.muon().lr(),
+                                    .momentum = g.muon().momentum(),
+                                    .weight_decay = g.muon().weight_decay(),
+                                    .is_nesterov = g.muon().nesterov(),
+                                    .num_iterations = static_cast<int>(g.muon().steps())};
     } else {
-      group.algorithm = AdamWOptions{.lr = g.adamw().lr(), .beta1 = g.adamw().betas(0), .beta2 = g.adamw().betas(1),
-                                     .eps = g.adamw().eps(), .weight_decay = g.adamw().weight_decay()};
+      group.algorithm = AdamWOptions{.lr = g.adamw().lr(),
+                                     .beta1 = g.adamw().betas(0),
+                                     .beta2 = g.adamw().betas(1),
+                                     .eps = g.adamw().eps(),
+                                     .weight_decay = g.adamw().weight_decay()};
     }
     groups.push_back(std::move(group));
   }
@@ -96,7 +118,11 @@ ScheduleOptions schedule_options(const Experiment& experiment) {
     DecayTail tail = wsd.tail() == config::Tail::linear   ? DecayTail::linear
                      : wsd.tail() == config::Tail::cosine ? DecayTail::cosine
                                                           : DecayTail::one_minus_sqrt;
-    return {.kind = ScheduleKind::wsd, .warmup = wsd.warmup(), .floor = wsd.floor(), .decay_fraction = wsd.decay_fraction(), .tail = tail};
+    return {.kind = ScheduleKind::wsd,
+            .warmup = wsd.warmup(),
+            .floor = wsd.floor(),
+            .decay_fraction = wsd.decay_fraction(),
+            .tail = tail};
   }
   return {.kind = ScheduleKind::cosine, .warmup = s.cosine().warmup(), .floor = s.cosine().floor()};
 }
@@ -107,7 +133,8 @@ DType compute_dtype(const Experiment& experiment) {
 
 Plan make_plan(const Experiment& experiment) {
   const config::Train& t = experiment.train();
-  Plan plan{.context = experiment.model().context(), .micro_batch = t.micro_batch(), .tokens_per_step = t.tokens_per_step()};
+  Plan plan{
+      .context = experiment.model().context(), .micro_batch = t.micro_batch(), .tokens_per_step = t.tokens_per_step()};
   plan.rows_per_step = plan.tokens_per_step / plan.context;
   plan.micro_batches = plan.rows_per_step / plan.micro_batch;
   plan.steps = t.tokens() / plan.tokens_per_step;

@@ -19,8 +19,8 @@ DType compute_dtype(const config::Experiment& experiment);
 // Of the run as a whole.
 struct Plan {
   int64_t context = 0, micro_batch = 0;
-  int64_t rows_per_step = 0;              // sequences of an optimiser step
-  int64_t micro_batches = 0;              // per step
+  int64_t rows_per_step = 0;  // sequences of an optimiser step
+  int64_t micro_batches = 0;  // per step
   int64_t tokens_per_step = 0;
   int64_t steps = 0;
 };

@@ -22,7 +22,7 @@ struct Edge {
 struct Output {
   Shape shape;
   DType dtype = kF32;
-  Tensor grad;                     // collected during backward
+  Tensor grad;  // collected during backward
 };
 
 struct Hook {
@@ -33,14 +33,14 @@ struct Hook {
 struct alignas(16) NodeHeader {
   std::atomic<int64_t> references{1};
   const char* op = "";
-  uint64_t sequence = 0;           // creation order on all threads: consumers have higher numbers than what they consume
+  uint64_t sequence = 0;  // creation order on all threads: consumers have higher numbers than what they consume
   Edge* edges = nullptr;
   Output* outputs = nullptr;
   uint32_t num_edges = 0, num_outputs = 0;
   uint32_t block_bytes = 0;
   bool is_leaf = false, is_queued = false, was_used = false;
-  std::vector<Hook>* hooks = nullptr;      // rare
-  std::string* path = nullptr;             // module path, in anomaly mode only
+  std::vector<Hook>* hooks = nullptr;  // rare
+  std::string* path = nullptr;         // module path, in anomaly mode only
 
   std::span<Edge> inputs() { return {edges, num_edges}; }
   std::span<Output> results() { return {outputs, num_outputs}; }
@@ -58,12 +58,12 @@ class Leaf final : public Node {
   void drop_closure() override {}
 
   std::string name;
-  Tensor grad;                     // f32 (f64 for f64)
+  Tensor grad;  // f32 (f64 for f64)
 };
 
-bool set_recording(bool is_on);                                               // returns what it was
+bool set_recording(bool is_on);  // returns what it was
 // One backward from several roots; undefined seeds are skipped.
 void backward_through(std::span<const Var> roots, std::span<const Tensor> seeds);
-Tensor take_grad(const Var& leaf);                                             // moves the collected gradient out, in the leaf's dtype
+Tensor take_grad(const Var& leaf);  // moves the collected gradient out, in the leaf's dtype
 
 }  // namespace weft::autograd

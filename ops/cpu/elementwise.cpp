@@ -14,22 +14,30 @@ template <class F>
 struct Forward {
   F f;
   template <class... P>
-  HWY_INLINE auto operator()(P... x) const { return f.f(x...); }
+  HWY_INLINE auto operator()(P... x) const {
+    return f.f(x...);
+  }
 };
 template <class F>
 struct Backward {
   F f;
   template <class P>
-  HWY_INLINE P operator()(P dy, P kept) const { return dy * f.df(kept); }
+  HWY_INLINE P operator()(P dy, P kept) const {
+    return dy * f.df(kept);
+  }
 };
 struct Scaled {
   double factor;
   template <class P>
-  HWY_INLINE P operator()(P to, P from) const { return fused(P(factor), from, to); }
+  HWY_INLINE P operator()(P to, P from) const {
+    return fused(P(factor), from, to);
+  }
 };
 struct Identity {
   template <class P>
-  HWY_INLINE P operator()(P x) const { return x; }
+  HWY_INLINE P operator()(P x) const {
+    return x;
+  }
 };
 
 // operands: y of type Out, then the inputs of types In. F is copied so that its numbers stay in registers.

@@ -11,12 +11,15 @@ namespace weft::cpu {
 // Chunks for a dtype among f32, bf16, f64; nullptr for others.
 template <Isa I>
 struct ElementwiseKernels {
-  template <class F> static Chunk map(DType dtype);        // y = f(x)
-  template <class F> static Chunk backward(DType dtype);   // dx = dy * df(kept)
-  template <class F> static Chunk zip(DType dtype);        // y = f(a, b)
-  static Chunk swiglu_backward(DType dtype);               // dgate, dup = df(dy, gate, up)
-  static Chunk scaled_add(DType to, DType from);           // to += factor * from; functor: double factor
-  static Chunk convert(DType to, DType from);              // between f32 and bf16; nullptr for others
+  template <class F>
+  static Chunk map(DType dtype);  // y = f(x)
+  template <class F>
+  static Chunk backward(DType dtype);  // dx = dy * df(kept)
+  template <class F>
+  static Chunk zip(DType dtype);                  // y = f(a, b)
+  static Chunk swiglu_backward(DType dtype);      // dgate, dup = df(dy, gate, up)
+  static Chunk scaled_add(DType to, DType from);  // to += factor * from; functor: double factor
+  static Chunk convert(DType to, DType from);     // between f32 and bf16; nullptr for others
 };
 
 // Integers, and f of bool where it stays a bool. nullptr where there is no kernel. Not compiled per instruction set.
@@ -61,7 +64,7 @@ Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up);
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b);
 void equal(Tensor& y, const Tensor& a, const Tensor& b);
-void scaled_add(Tensor& to, const Tensor& from, double factor);   // broadcasts `from`
+void scaled_add(Tensor& to, const Tensor& from, double factor);  // broadcasts `from`
 void scale(Tensor& x, double factor);
 
 }  // namespace weft::cpu

@@ -50,9 +50,13 @@ Chunk integer_zip(DType dtype) {
 }
 // Division and swiglu have no integer form; their checks stand in ops/elementwise.cpp.
 template <>
-Chunk integer_zip<math::Div>(DType) { return nullptr; }
+Chunk integer_zip<math::Div>(DType) {
+  return nullptr;
+}
 template <>
-Chunk integer_zip<math::Swiglu>(DType) { return nullptr; }
+Chunk integer_zip<math::Swiglu>(DType) {
+  return nullptr;
+}
 
 template Chunk integer_zip<math::Add>(DType);
 template Chunk integer_zip<math::Sub>(DType);
@@ -91,9 +95,8 @@ void equal(Tensor& y, const Tensor& a, const Tensor& b) {
   loop.output(y);
   loop.input(a);
   loop.input(b);
-  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(a.dtype(), "equal", [&](auto tag) {
-    loop.run(run_equal<typename decltype(tag)::type>, nullptr);
-  });
+  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(
+      a.dtype(), "equal", [&](auto tag) { loop.run(run_equal<typename decltype(tag)::type>, nullptr); });
 }
 
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up) {

@@ -17,7 +17,7 @@ inline constexpr Isa kThisIsa = Isa::WEFT_ISA;  // of the file being compiled
 #endif
 
 Isa isa();
-void set_isa(Isa isa);                 // for tests; Error if this CPU or build does not have it
+void set_isa(Isa isa);  // for tests; Error if this CPU or build does not have it
 bool has_isa(Isa isa);
 std::string_view to_string(Isa isa);
 

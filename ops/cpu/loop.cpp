@@ -10,8 +10,8 @@ namespace weft::cpu {
 
 namespace {
 
-constexpr int64_t kBlock = 512;      // elements that are gathered at a time
-constexpr int64_t kMinRow = 64;      // shorter rows are gathered across their ends
+constexpr int64_t kBlock = 512;  // elements that are gathered at a time
+constexpr int64_t kMinRow = 64;  // shorter rows are gathered across their ends
 
 using Buffers = char[kMaxOperands][kBlock * 8];
 
@@ -54,7 +54,8 @@ void copy_tile_as(char* to, int64_t step_to, const char* from, int64_t step_from
   }
   for (int64_t c = 0; c < columns; ++c) std::memcpy(to + c * step_to, tile[c], static_cast<size_t>(rows) * sizeof(T));
 }
-void copy_tile(char* to, int64_t step_to, const char* from, int64_t step_from, int64_t rows, int64_t columns, int64_t bytes) {
+void copy_tile(char* to, int64_t step_to, const char* from, int64_t step_from, int64_t rows, int64_t columns,
+               int64_t bytes) {
   switch (bytes) {
     case 1: return copy_tile_as<uint8_t>(to, step_to, from, step_from, rows, columns);
     case 2: return copy_tile_as<uint16_t>(to, step_to, from, step_from, rows, columns);
@@ -200,7 +201,8 @@ void Loop::run_blocks(Chunk chunk, const void* functor, int64_t begin, int64_t e
   Cursor read(*this, begin), write = read;
   for (; begin < end; begin += kBlock) {
     int64_t n = std::min(end - begin, kBlock);
-    for (int k = 0; k < num_operands_; ++k) at[k] = dense[k] ? operands_[k].data + begin * operands_[k].bytes : buffers[k];
+    for (int k = 0; k < num_operands_; ++k)
+      at[k] = dense[k] ? operands_[k].data + begin * operands_[k].bytes : buffers[k];
     for (int64_t done = 0; done < n;) {
       int64_t run = std::min(n - done, read.left_in_row());
       for (int k = num_outputs_; k < num_operands_; ++k) {

@@ -22,7 +22,10 @@ class Loop {
   explicit Loop(const Shape& shape);
 
   // Outputs first. Shapes must broadcast to the loop's; an output must have the loop's shape. The tensors must outlive run().
-  void output(Tensor& t) { add(static_cast<char*>(t.mutable_raw()), t); ++num_outputs_; }
+  void output(Tensor& t) {
+    add(static_cast<char*>(t.mutable_raw()), t);
+    ++num_outputs_;
+  }
   void input(const Tensor& t) { add(static_cast<char*>(const_cast<void*>(t.raw())), t); }
   // An output may also be an input (ops in place).
   void run(Chunk chunk, const void* functor);
@@ -32,8 +35,8 @@ class Loop {
  private:
   struct Operand {
     char* data;
-    int64_t bytes;                // of one element
-    int64_t strides[kMaxDims];    // in bytes
+    int64_t bytes;              // of one element
+    int64_t strides[kMaxDims];  // in bytes
   };
   struct Cursor;
 
@@ -48,7 +51,7 @@ class Loop {
 
   int64_t num_elements_ = 1;
   int num_dims_ = 0, num_operands_ = 0, num_outputs_ = 0;
-  bool all_dense_ = true;         // every operand is row-major of the loop's shape
+  bool all_dense_ = true;  // every operand is row-major of the loop's shape
   int64_t sizes_[kMaxDims];
   Operand operands_[kMaxOperands];
 };

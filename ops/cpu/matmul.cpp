@@ -36,7 +36,7 @@ bool as_operand(const Tensor& x, Operand& operand) {
 
 // Leading dimensions of out as batch dimensions, merged where all three operands can step through two as through one.
 void set_batch(Gemm& g, const Tensor& out, const Tensor& a, const Tensor& b) {
-  auto step = [&](const Tensor& x, int dim) {   // dim counts in out
+  auto step = [&](const Tensor& x, int dim) {  // dim counts in out
     int own = dim - (out.num_dims() - x.num_dims());
     return own < 0 || x.shape()[own] == 1 ? 0 : x.strides()[own];
   };
@@ -45,7 +45,8 @@ void set_batch(Gemm& g, const Tensor& out, const Tensor& a, const Tensor& b) {
     if (size == 1) continue;
     int64_t a_step = step(a, dim), b_step = step(b, dim), c_step = out.strides()[dim];
     size_t n = static_cast<size_t>(g.num_batch_dims);
-    bool merges = n > 0 && g.a_step[n - 1] == a_step * size && g.b_step[n - 1] == b_step * size && g.c_step[n - 1] == c_step * size;
+    bool merges = n > 0 && g.a_step[n - 1] == a_step * size && g.b_step[n - 1] == b_step * size &&
+                  g.c_step[n - 1] == c_step * size;
     if (merges) --n;
     else g.batch[n] = 1;
     g.batch[n] *= size;
@@ -152,15 +153,18 @@ void gemm_f64(const Gemm& g) {
   auto [a, lda] = row_major(g.a, g.m, g.k, a_copy);
   auto [b, ldb] = row_major(g.b, g.k, g.n, b_copy);
   const auto* bias = static_cast<const double*>(g.bias);
-  parallel_for(g.m, std::max<int64_t>(4, 100000 / (g.n * g.k)), [&, a = a, b = b, lda = lda, ldb = ldb](int64_t begin, int64_t end) {
-    double* c = static_cast<double*>(g.c) + begin * g.ldc;
-    for (int64_t i = 0; i < end - begin; ++i)
-      for (int64_t j = 0; j < g.n; ++j) {
-        double& x = c[i * g.ldc + j];
-        x = (g.beta == 0 ? 0 : g.beta * x) + (bias ? bias[j] : 0);
-      }
-    with_isa([&]<Isa I>() { MatmulKernels<I>::gemm_f64(a + begin * lda, lda, b, ldb, c, g.ldc, end - begin, g.n, g.k); });
-  });
+  parallel_for(g.m, std::max<int64_t>(4, 100000 / (g.n * g.k)),
+               [&, a = a, b = b, lda = lda, ldb = ldb](int64_t begin, int64_t end) {
+                 double* c = static_cast<double*>(g.c) + begin * g.ldc;
+                 for (int64_t i = 0; i < end - begin; ++i)
+                   for (int64_t j = 0; j < g.n; ++j) {
+                     double& x = c[i * g.ldc + j];
+                     x = (g.beta == 0 ? 0 : g.beta * x) + (bias ? bias[j] : 0);
+                   }
+                 with_isa([&]<Isa I>() {
+                   MatmulKernels<I>::gemm_f64(a + begin * lda, lda, b, ldb, c, g.ldc, end - begin, g.n, g.k);
+                 });
+               });
 }
 
 void matmul(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, double beta) {
@@ -169,9 +173,8 @@ void matmul(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, d
   g.in = a.dtype(), g.out = out.dtype(), g.beta = beta;
   g.m = a.size(-2), g.k = a.size(-1), g.n = b.size(-1), g.ldc = g.n;
   if (g.k == 0) {
-    with_type<float, BFloat16, double>(out.dtype(), "matmul", [&](auto tag) {
-      scale_and_add_bias<typename decltype(tag)::type>(out, bias, beta);
-    });
+    with_type<float, BFloat16, double>(
+        out.dtype(), "matmul", [&](auto tag) { scale_and_add_bias<typename decltype(tag)::type>(out, bias, beta); });
     return;
   }
   Tensor a_dense, b_dense;

@@ -13,7 +13,7 @@ namespace weft::cpu {
 
 namespace {
 
-constexpr int64_t kPanelOfA = int64_t{1} << 21, kPanelOfB = int64_t{1} << 22, kPanelOfC = int64_t{1} << 22;   // elements
+constexpr int64_t kPanelOfA = int64_t{1} << 21, kPanelOfB = int64_t{1} << 22, kPanelOfC = int64_t{1} << 22;  // elements
 constexpr int64_t kMaxDepth = 4096;
 
 // Widens rows x cols of x from (row, col) on; the stored order, transposed or not, is kept.
@@ -21,7 +21,9 @@ Operand widen(const Operand& x, int64_t row, int64_t col, int64_t rows, int64_t 
   int64_t outer = x.is_transposed ? cols : rows, inner = x.is_transposed ? rows : cols;
   const auto* from = static_cast<const BFloat16*>(x.data) + (x.is_transposed ? col * x.ld + row : row * x.ld + col);
   parallel_for(outer, std::max<int64_t>(1, 16384 / inner), [&](int64_t begin, int64_t end) {
-    with_isa([&]<Isa I>() { MatmulKernels<I>::widen(from + begin * x.ld, x.ld, end - begin, inner, to + begin * inner, inner); });
+    with_isa([&]<Isa I>() {
+      MatmulKernels<I>::widen(from + begin * x.ld, x.ld, end - begin, inner, to + begin * inner, inner);
+    });
   });
   return {to, x.is_transposed, inner};
 }

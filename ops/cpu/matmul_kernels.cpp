@@ -3,7 +3,8 @@
 namespace weft::cpu {
 
 template <Isa I>
-void MatmulKernels<I>::widen(const BFloat16* from, int64_t from_ld, int64_t rows, int64_t cols, float* to, int64_t to_ld) {
+void MatmulKernels<I>::widen(const BFloat16* from, int64_t from_ld, int64_t rows, int64_t cols, float* to,
+                             int64_t to_ld) {
   for (int64_t r = 0; r < rows; ++r) {
     const BFloat16* x = from + r * from_ld;
     float* y = to + r * to_ld;
@@ -26,8 +27,8 @@ void MatmulKernels<I>::narrow(const float* from, int64_t from_ld, const BFloat16
 
 // Four rows of c share each row of b; blocks of 128 x 256 of b stay in the second-level cache.
 template <Isa I>
-void MatmulKernels<I>::gemm_f64(const double* a, int64_t lda, const double* b, int64_t ldb, double* c, int64_t ldc, int64_t m,
-                                int64_t n, int64_t k) {
+void MatmulKernels<I>::gemm_f64(const double* a, int64_t lda, const double* b, int64_t ldb, double* c, int64_t ldc,
+                                int64_t m, int64_t n, int64_t k) {
   constexpr int64_t kBlockK = 128, kBlockN = 256;
   for (int64_t n0 = 0; n0 < n; n0 += kBlockN) {
     int64_t width = n - n0 < kBlockN ? n - n0 : kBlockN;

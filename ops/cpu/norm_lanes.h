@@ -17,17 +17,13 @@ using Whole = std::integral_constant<int64_t, Pack<C>::kLanes>;  // the count of
 // `count` is Whole<C>, or a number below Pack<C>::kLanes: then the other lanes are zero, or not stored.
 template <class S, class N>
 HWY_INLINE Pack<Lane<S>> load(const S* at, N count) {
-  if constexpr (std::is_same_v<N, Whole<Lane<S>>>)
-    return load(at);
-  else
-    return load_part(at, count);
+  if constexpr (std::is_same_v<N, Whole<Lane<S>>>) return load(at);
+  else return load_part(at, count);
 }
 template <class S, class N>
 HWY_INLINE void store(Pack<Lane<S>> x, S* at, N count) {
-  if constexpr (std::is_same_v<N, Whole<Lane<S>>>)
-    store(x, at);
-  else
-    store_part(x, at, count);
+  if constexpr (std::is_same_v<N, Whole<Lane<S>>>) store(x, at);
+  else store_part(x, at, count);
 }
 // The lanes from `count` on become `rest`.
 template <class C, class N>

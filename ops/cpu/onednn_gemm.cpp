@@ -16,12 +16,12 @@ namespace {
 
 [[noreturn]] void fail_onednn(dnnl_status_t status, const Gemm& g,
                               std::source_location location = std::source_location::current()) {
-  const char* text = status == dnnl_out_of_memory        ? "out of memory"
-                     : status == dnnl_invalid_arguments  ? "invalid arguments"
-                     : status == dnnl_unimplemented      ? "not implemented"
-                                                         : "runtime error";
-  fail(str("matmul: oneDNN says ", text, " (", static_cast<int>(status), ") for ", g.num_products(), " x [", g.m, ", ", g.k,
-           "] times [", g.k, ", ", g.n, "] ", g.in, " to ", g.out),
+  const char* text = status == dnnl_out_of_memory       ? "out of memory"
+                     : status == dnnl_invalid_arguments ? "invalid arguments"
+                     : status == dnnl_unimplemented     ? "not implemented"
+                                                        : "runtime error";
+  fail(str("matmul: oneDNN says ", text, " (", static_cast<int>(status), ") for ", g.num_products(), " x [", g.m, ", ",
+           g.k, "] times [", g.k, ", ", g.n, "] ", g.in, " to ", g.out),
        "please report this", location);
 }
 
@@ -61,7 +61,8 @@ struct Key {
   }
   void add(int64_t number) { numbers[count++] = number; }
   friend bool operator==(const Key& x, const Key& y) {
-    return x.count == y.count && std::equal(x.numbers.begin(), x.numbers.begin() + static_cast<int64_t>(x.count), y.numbers.begin());
+    return x.count == y.count &&
+           std::equal(x.numbers.begin(), x.numbers.begin() + static_cast<int64_t>(x.count), y.numbers.begin());
   }
 };
 
@@ -82,7 +83,7 @@ dnnl::memory::data_type type_of(DType dtype) {
 
 // Descriptor of one matrix operand with its batch dimensions; a step of 0 is a size of 1, which oneDNN broadcasts.
 dnnl::memory::desc descriptor(const Gemm& g, DType dtype, int64_t rows, int64_t cols, bool is_transposed, int64_t ld,
-                            const std::array<int64_t, kMaxBatchDims>& step, bool any_layout = false) {
+                              const std::array<int64_t, kMaxBatchDims>& step, bool any_layout = false) {
   dnnl::memory::dims sizes, strides;
   for (size_t i = 0; i < static_cast<size_t>(g.num_batch_dims); ++i) {
     sizes.push_back(step[i] ? g.batch[i] : 1);
@@ -110,9 +111,7 @@ struct Primitive {
   Primitive(const Gemm& g, const dnnl::engine& engine, bool packs_b) {
     try {
       create(g, engine, packs_b);
-    } catch (const dnnl::error& e) {
-      fail_onednn(e.status, g);
-    }
+    } catch (const dnnl::error& e) { fail_onednn(e.status, g); }
   }
 
   void execute(const Gemm& g, const dnnl::stream& stream) {
@@ -133,7 +132,7 @@ struct Primitive {
  private:
   void create(const Gemm& g, const dnnl::engine& engine, bool packs_b) {
     for (size_t i = 0; i < static_cast<size_t>(g.num_batch_dims); ++i)
-      if (g.a_step[i] == 0 && g.b_step[i] == 0) return;   // the same product several times: oneDNN cannot say it
+      if (g.a_step[i] == 0 && g.b_step[i] == 0) return;  // the same product several times: oneDNN cannot say it
     auto a_desc = descriptor(g, g.in, g.m, g.k, g.a.is_transposed, g.a.ld, g.a_step);
     auto b_desc = descriptor(g, g.in, g.k, g.n, g.b.is_transposed, g.b.ld, g.b_step, packs_b);
     auto c_desc = descriptor(g, g.out, g.m, g.n, false, g.ldc, g.c_step);
@@ -155,8 +154,8 @@ struct Primitive {
                   : dnnl::matmul::primitive_desc(engine, a_desc, b_desc, c_desc, attr, true);
 #else
     desc = dnnl::matmul::primitive_desc(
-        g.bias ? dnnl::matmul::desc(a_desc, b_desc, bias_desc, c_desc) : dnnl::matmul::desc(a_desc, b_desc, c_desc), attr,
-        engine, true);
+        g.bias ? dnnl::matmul::desc(a_desc, b_desc, bias_desc, c_desc) : dnnl::matmul::desc(a_desc, b_desc, c_desc),
+        attr, engine, true);
 #endif
     // The reference loop of oneDNN is a hundred times slower than any of our own ways round it.
     if (!desc || std::string_view(desc.impl_info_str()).find("ref") != std::string_view::npos) return;
@@ -188,7 +187,7 @@ struct Cache {
   Primitive& find(const Gemm& g) {
     Key key(g);
     if (auto found = primitives.find(key); found != primitives.end()) return found->second;
-    if (primitives.size() >= kMaxPrimitives) primitives.clear();   // a program whose shapes never repeat
+    if (primitives.size() >= kMaxPrimitives) primitives.clear();  // a program whose shapes never repeat
     return primitives.try_emplace(key, g, engine, false).first->second;
   }
 };
@@ -229,7 +228,9 @@ bool onednn_has_avx512() {
 
 std::string onednn_version() {
   const dnnl_version_t* version = dnnl_version();
-  const char* isa = onednn_has_avx512() ? "avx512" : dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx2 ? "avx2" : "baseline";
+  const char* isa = onednn_has_avx512()                                 ? "avx512"
+                    : dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx2 ? "avx2"
+                                                                        : "baseline";
   return str(version->major, ".", version->minor, ".", version->patch, ", ", isa);
 }
 
@@ -246,23 +247,22 @@ RouteRunner::RouteRunner(const Gemm& g, Route route) : state_(std::make_unique<S
   state_->primitive = std::make_unique<Primitive>(g, mine.engine, route == Route::packed);
   Primitive& primitive = *state_->primitive;
   if (route == Route::plain || !primitive.exists) return;
-  state_->packed_b = Tensor::empty({static_cast<int64_t>(primitive.desc.weights_desc().get_size())}, kU8, Device::cpu());
+  state_->packed_b =
+      Tensor::empty({static_cast<int64_t>(primitive.desc.weights_desc().get_size())}, kU8, Device::cpu());
   try {
-    dnnl::memory from(descriptor(g, g.in, g.k, g.n, g.b.is_transposed, g.b.ld, g.b_step), mine.engine, const_cast<void*>(g.b.data));
+    dnnl::memory from(descriptor(g, g.in, g.k, g.n, g.b.is_transposed, g.b.ld, g.b_step), mine.engine,
+                      const_cast<void*>(g.b.data));
     dnnl::memory to(primitive.desc.weights_desc(), mine.engine, state_->packed_b.mutable_raw());
     dnnl::reorder(from, to).execute(mine.stream, from, to);
     mine.stream.wait();
-  } catch (const dnnl::error& e) {
-    fail_onednn(e.status, g);
-  }
+  } catch (const dnnl::error& e) { fail_onednn(e.status, g); }
   state_->g.b.data = state_->packed_b.raw();
 }
 
 RouteRunner::~RouteRunner() = default;
 
 bool RouteRunner::exists() const {
-  if (state_->route == Route::sgemm)
-    return state_->g.in == kF32 && state_->g.num_batch_dims == 0 && !state_->g.bias;
+  if (state_->route == Route::sgemm) return state_->g.in == kF32 && state_->g.num_batch_dims == 0 && !state_->g.bias;
   return state_->primitive->exists;
 }
 

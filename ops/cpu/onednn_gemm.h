@@ -17,7 +17,7 @@ bool onednn_matmul(const Gemm& g);
 bool onednn_has_matmul(const Gemm& g);
 
 bool onednn_has_avx512();
-std::string onednn_version();   // of the loaded library and what it uses of this CPU: "2.6.3, avx2"
+std::string onednn_version();  // of the loaded library and what it uses of this CPU: "2.6.3, avx2"
 
 // For benchmarks: the routes that oneDNN itself offers for a product, each held ready. `packed` has its weights (b)
 // reordered beforehand, as a library that owns its weights' layout could.
@@ -26,7 +26,7 @@ class RouteRunner {
  public:
   RouteRunner(const Gemm& g, Route route);
   ~RouteRunner();
-  bool exists() const;   // this library and CPU have the route
+  bool exists() const;  // this library and CPU have the route
   void run();
 
  private:

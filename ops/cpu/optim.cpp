@@ -15,18 +15,24 @@ HWY_INLINE void for_packs(int64_t begin, int64_t end, F&& body) {
   if (i < end) body(i, end - i);
 }
 template <class S>
-HWY_INLINE F32 load_n(const S* at, int64_t n) { return n == F32::kLanes ? load(at) : load_part(at, n); }
+HWY_INLINE F32 load_n(const S* at, int64_t n) {
+  return n == F32::kLanes ? load(at) : load_part(at, n);
+}
 template <class S>
-HWY_INLINE void store_n(F32 x, S* at, int64_t n) { n == F32::kLanes ? store(x, at) : store_part(x, at, n); }
+HWY_INLINE void store_n(F32 x, S* at, int64_t n) {
+  n == F32::kLanes ? store(x, at) : store_part(x, at, n);
+}
 
 template <bool kHasWorking>
 void adamw(AdamWMemory memory, AdamWFactors factors, int64_t begin, int64_t end) {
   for_packs(begin, end, [&](int64_t i, int64_t n) HWY_ATTR {
     F32 g = load_n(memory.grad + i, n) * F32(factors.grad_scale);
     F32 m = fused(F32(factors.beta1), load_n(static_cast<const float*>(memory.moment1 + i), n), F32(factors.rest1) * g);
-    F32 v = fused(F32(factors.beta2), load_n(static_cast<const float*>(memory.moment2 + i), n), F32(factors.rest2) * g * g);
+    F32 v =
+        fused(F32(factors.beta2), load_n(static_cast<const float*>(memory.moment2 + i), n), F32(factors.rest2) * g * g);
     F32 root = fused(sqrt(v), F32(factors.root_scale), F32(factors.eps));
-    F32 p = load_n(static_cast<const float*>(memory.param + i), n) * F32(factors.keep) - F32(factors.step_size) * m / root;
+    F32 p =
+        load_n(static_cast<const float*>(memory.param + i), n) * F32(factors.keep) - F32(factors.step_size) * m / root;
     store_n(m, memory.moment1 + i, n);
     store_n(v, memory.moment2 + i, n);
     store_n(p, memory.param + i, n);
@@ -60,7 +66,8 @@ void OptimKernels<I>::muon_apply(float* param, const float* update, BFloat16* wo
                                  int64_t begin, int64_t end) {
   using simd::F32;
   simd::for_packs(begin, end, [&](int64_t i, int64_t n) HWY_ATTR {
-    F32 p = simd::load_n(static_cast<const float*>(param + i), n) * F32(keep) - F32(step_size) * simd::load_n(update + i, n);
+    F32 p = simd::load_n(static_cast<const float*>(param + i), n) * F32(keep) -
+            F32(step_size) * simd::load_n(update + i, n);
     simd::store_n(p, param + i, n);
     if (working) simd::store_n(p, working + i, n);
   });

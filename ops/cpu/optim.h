@@ -11,12 +11,12 @@ namespace weft::cpu {
 
 // What one AdamW step multiplies with; the bias corrections are folded in.
 struct AdamWFactors {
-  float beta1, rest1;      // moment1 = beta1 * moment1 + rest1 * g, rest1 = 1 - beta1
+  float beta1, rest1;  // moment1 = beta1 * moment1 + rest1 * g, rest1 = 1 - beta1
   float beta2, rest2;
   float grad_scale;
-  float keep;              // 1 - lr * weight_decay
-  float step_size;         // lr / (1 - beta1^step)
-  float root_scale;        // 1 / sqrt(1 - beta2^step)
+  float keep;        // 1 - lr * weight_decay
+  float step_size;   // lr / (1 - beta1^step)
+  float root_scale;  // 1 / sqrt(1 - beta2^step)
   float eps;
 };
 struct AdamWMemory {
@@ -30,14 +30,15 @@ template <Isa I>
 struct OptimKernels {
   static void adamw(const AdamWMemory& memory, const AdamWFactors& factors, int64_t begin, int64_t end);
   // buffer = buffer + rest * (g - buffer), g = grad_scale * grad; update = nesterov ? g + beta * (buffer - g) : buffer.
-  static void muon_momentum(float* buffer, const float* grad, float* update, float beta, float grad_scale, bool is_nesterov,
-                            int64_t begin, int64_t end);
+  static void muon_momentum(float* buffer, const float* grad, float* update, float beta, float grad_scale,
+                            bool is_nesterov, int64_t begin, int64_t end);
   // param = keep * param - step_size * update.
-  static void muon_apply(float* param, const float* update, BFloat16* working, float keep, float step_size, int64_t begin,
-                         int64_t end);
+  static void muon_apply(float* param, const float* update, BFloat16* working, float keep, float step_size,
+                         int64_t begin, int64_t end);
 };
 
-void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working, const AdamWFactors& factors);
+void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working,
+           const AdamWFactors& factors);
 void muon_momentum(Tensor& buffer, const Tensor& grad, Tensor& update, float beta, float grad_scale, bool is_nesterov);
 void muon_apply(Tensor& param, const Tensor& update, Tensor& working, float keep, float step_size);
 

@@ -10,7 +10,8 @@ BFloat16* working_copy(Tensor& working) { return working.defined() ? working.mut
 
 }  // namespace
 
-void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working, const AdamWFactors& factors) {
+void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working,
+           const AdamWFactors& factors) {
   AdamWMemory memory{param.mutable_data<float>(), grad.data<float>(), moment1.mutable_data<float>(),
                      moment2.mutable_data<float>(), working_copy(working)};
   parallel_for(param.num_elements(), kGrain, [&](int64_t begin, int64_t end) {
@@ -22,7 +23,8 @@ void muon_momentum(Tensor& buffer, const Tensor& grad, Tensor& update, float bet
   float *to = buffer.mutable_data<float>(), *out = update.mutable_data<float>();
   const float* from = grad.data<float>();
   parallel_for(buffer.num_elements(), kGrain, [&](int64_t begin, int64_t end) {
-    with_isa([&]<Isa I>() { OptimKernels<I>::muon_momentum(to, from, out, beta, grad_scale, is_nesterov, begin, end); });
+    with_isa(
+        [&]<Isa I>() { OptimKernels<I>::muon_momentum(to, from, out, beta, grad_scale, is_nesterov, begin, end); });
   });
 }
 

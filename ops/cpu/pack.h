@@ -31,8 +31,7 @@ struct Pack {
   Pack() = default;
   HWY_INLINE explicit Pack(V lanes) : v(lanes) {}
   template <class U>
-    requires std::is_arithmetic_v<U>
-  HWY_INLINE Pack(U number) : v(hn::Set(Tag(), static_cast<T>(number))) {}
+  requires std::is_arithmetic_v<U> HWY_INLINE Pack(U number) : v(hn::Set(Tag(), static_cast<T>(number))) {}
 
   HWY_INLINE friend Pack operator+(Pack a, Pack b) { return Pack(hn::Add(a.v, b.v)); }
   HWY_INLINE friend Pack operator-(Pack a, Pack b) { return Pack(hn::Sub(a.v, b.v)); }
@@ -50,14 +49,22 @@ struct Pack {
 };
 
 template <class T>
-HWY_INLINE Pack<T> select(Mask<T> mask, Pack<T> a, Pack<T> b) { return Pack<T>(hn::IfThenElse(mask.m, a.v, b.v)); }
+HWY_INLINE Pack<T> select(Mask<T> mask, Pack<T> a, Pack<T> b) {
+  return Pack<T>(hn::IfThenElse(mask.m, a.v, b.v));
+}
 template <class T>
-HWY_INLINE Pack<T> abs(Pack<T> x) { return Pack<T>(hn::Abs(x.v)); }
+HWY_INLINE Pack<T> abs(Pack<T> x) {
+  return Pack<T>(hn::Abs(x.v));
+}
 template <class T>
-HWY_INLINE Pack<T> sqrt(Pack<T> x) { return Pack<T>(hn::Sqrt(x.v)); }
+HWY_INLINE Pack<T> sqrt(Pack<T> x) {
+  return Pack<T>(hn::Sqrt(x.v));
+}
 // a * b + c, rounded once where the instruction set can.
 template <class T>
-HWY_INLINE Pack<T> fused(Pack<T> a, Pack<T> b, Pack<T> c) { return Pack<T>(hn::MulAdd(a.v, b.v, c.v)); }
+HWY_INLINE Pack<T> fused(Pack<T> a, Pack<T> b, Pack<T> c) {
+  return Pack<T>(hn::MulAdd(a.v, b.v, c.v));
+}
 
 // ---- Memory. Storage types: float and BFloat16 for Pack<float>, double for Pack<double>. Addresses need no alignment.
 

@@ -52,7 +52,7 @@ HWY_INLINE ExpParts exp_parts(F32 x) {
   ExpParts parts;
   parts.n = hn::Sub(hn::BitCast(di, shifted.v), hn::BitCast(di, magic.v));
   F32 n = shifted - magic;
-  F32 r = fused(n, F32(-0.693145751953125f), x);   // ln 2 in two parts; the first has 8 zero bits at its end
+  F32 r = fused(n, F32(-0.693145751953125f), x);  // ln 2 in two parts; the first has 8 zero bits at its end
   r = fused(n, F32(-1.42860677e-6f), r);
   F32 q = polynomial(r, 4.999999404e-01f, 1.666651517e-01f, 4.166845605e-02f, 8.369418792e-03f, 1.381314243e-03f);
   parts.expm1_r = fused(r * r, q, r);
@@ -93,7 +93,8 @@ HWY_INLINE F64 sigmoid(F64 x) { return F64(1) / (F64(1) + exp(-x)); }
 // tanh: odd polynomial up to 0.625, beyond it 1 - 2 / (exp(2 |x|) + 1).
 HWY_INLINE F32 tanh(F32 x) {
   F32 size = abs(x), square = x * x;
-  F32 q = polynomial(square, -3.333327770e-01f, 1.333132833e-01f, -5.372922868e-02f, 2.060199901e-02f, -5.660780706e-03f);
+  F32 q =
+      polynomial(square, -3.333327770e-01f, 1.333132833e-01f, -5.372922868e-02f, 2.060199901e-02f, -5.660780706e-03f);
   F32 near = fused(x * square, q, x);
   F32 far = F32(1) - F32(2) / (exp_flushed(size + size) + F32(1));
   return select(size < F32(0.625f), near, F32(hn::CopySign(far.v, x.v)));
@@ -147,7 +148,8 @@ HWY_INLINE F32 sin_shifted(F32 x, double shift) {
     quarter[h] = n - F64(4) * F64(hn::Floor((n * F64(0.25)).v));
   }
   F32 r = narrow(wide), turn = narrow(quarter), square = r * r;
-  F32 sine = fused(r * square, polynomial(square, -1.666666716e-01f, 8.333329111e-03f, -1.983925176e-04f, 2.717519237e-06f), r);
+  F32 sine = fused(r * square,
+                   polynomial(square, -1.666666716e-01f, 8.333329111e-03f, -1.983925176e-04f, 2.717519237e-06f), r);
   F32 q = polynomial(square, 4.166664556e-02f, -1.388730248e-03f, 2.443076301e-05f);
   F32 cosine = fused(square * square, q, fused(square, F32(-0.5f), F32(1)));
   F32 y = select((turn == F32(1)) | (turn == F32(3)), cosine, sine);
@@ -178,8 +180,10 @@ HWY_INLINE NormalPack<float> normal(F32 x) {
   F32 t = F32(1) / fused(size, F32(0.3f), F32(1));
   // Even and odd coefficients apart: two short chains instead of a long one.
   F32 square = t * t;
-  F32 even = polynomial(square, 1.196866706e-01f, 1.102327928e-01f, 9.612471610e-02f, 1.917187572e-01f, 1.124162152e-01f);
-  F32 odd = polynomial(square, 1.195721477e-01f, 7.840130478e-02f, -7.936635613e-02f, -2.281662375e-01f, -2.062002197e-02f);
+  F32 even =
+      polynomial(square, 1.196866706e-01f, 1.102327928e-01f, 9.612471610e-02f, 1.917187572e-01f, 1.124162152e-01f);
+  F32 odd =
+      polynomial(square, 1.195721477e-01f, 7.840130478e-02f, -7.936635613e-02f, -2.281662375e-01f, -2.062002197e-02f);
   F32 p = fused(odd, t, even);
   F32 tail = e * t * p;
   return {select(x > F32(0), F32(1) - tail, tail), F32(0.39894228040143268f) * e};

@@ -47,13 +47,18 @@ void dropout(Tensor& y, const Tensor& x, const Tensor& positions, double p, Rng 
   char* to = static_cast<char*>(y.mutable_raw());
   // uniform < p  <=>  its 24 bits < ceil(p * 2^24)
   const auto dropped = static_cast<uint32_t>(std::ceil(p * 0x1p24));
-  parallel_for(x.size(0) * tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(dim, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      DropoutToken token{dim, static_cast<uint32_t>(position[i]), static_cast<uint64_t>(first_row + i / tokens), rng.key(), dropped,
-                         1 / (1 - p)};
-      with_isa([&]<Isa I>() { RandomKernels<I>::dropout(x.dtype(), token, from + i * bytes, to + i * bytes); });
-    }
-  });
+  parallel_for(
+      x.size(0) * tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(dim, 1)), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          DropoutToken token{dim,
+                             static_cast<uint32_t>(position[i]),
+                             static_cast<uint64_t>(first_row + i / tokens),
+                             rng.key(),
+                             dropped,
+                             1 / (1 - p)};
+          with_isa([&]<Isa I>() { RandomKernels<I>::dropout(x.dtype(), token, from + i * bytes, to + i * bytes); });
+        }
+      });
 }
 
 }  // namespace weft::cpu

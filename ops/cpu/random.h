@@ -17,11 +17,11 @@ struct DropoutToken {
   uint32_t position;
   uint64_t row, key;
   uint32_t dropped;
-  double factor;        // 1 / (1 - p)
+  double factor;  // 1 / (1 - p)
 };
 template <Isa I>
 struct RandomKernels {
-  static void dropout(DType dtype, const DropoutToken& token, const void* x, void* y);   // x, y: [dim]
+  static void dropout(DType dtype, const DropoutToken& token, const void* x, void* y);  // x, y: [dim]
 };
 
 // Channel d of the token at position t in row b is kept if word d % 4 of rng.bits(t << 32 | d / 4, first_row + b) says so.

@@ -6,7 +6,7 @@ namespace weft::cpu {
 
 namespace HWY_NAMESPACE {
 
-constexpr int64_t kGroups = F32::kLanes;   // counters at a time, four words each
+constexpr int64_t kGroups = F32::kLanes;  // counters at a time, four words each
 
 #if HWY_TARGET == HWY_SCALAR
 void philox_words(uint32_t group, uint32_t position, uint64_t row, uint64_t key, uint32_t* words) {

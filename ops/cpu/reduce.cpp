@@ -9,12 +9,24 @@ namespace weft::cpu {
 namespace HWY_NAMESPACE {
 
 struct SumOf {
-  template <class P> static HWY_INLINE P start() { return P(0); }
-  template <class P> static HWY_INLINE P join(P a, P b) { return a + b; }
+  template <class P>
+  static HWY_INLINE P start() {
+    return P(0);
+  }
+  template <class P>
+  static HWY_INLINE P join(P a, P b) {
+    return a + b;
+  }
 };
 struct MaxOf {
-  template <class P> static HWY_INLINE P start() { return P(-HUGE_VAL); }
-  template <class P> static HWY_INLINE P join(P a, P b) { return math::Maximum{}.f(a, b); }
+  template <class P>
+  static HWY_INLINE P start() {
+    return P(-HUGE_VAL);
+  }
+  template <class P>
+  static HWY_INLINE P join(P a, P b) {
+    return math::Maximum{}.f(a, b);
+  }
 };
 
 // One number of the lanes, in the order 0, 1, 2, ...
@@ -60,7 +72,8 @@ void reduce_rows_of(const S* x, int64_t stride, int64_t rows, int64_t columns, L
   int64_t whole = columns / P::kLanes * P::kLanes;
   auto four = [&](int64_t c, int64_t r, auto&& get) HWY_ATTR {
     const S* at = x + r * stride + c;
-    if (r + 4 <= rows) return R::join(R::join(get(at), get(at + stride)), R::join(get(at + 2 * stride), get(at + 3 * stride)));
+    if (r + 4 <= rows)
+      return R::join(R::join(get(at), get(at + stride)), R::join(get(at + 2 * stride), get(at + 3 * stride)));
     P joined = get(at);
     for (++r; r < rows; ++r) joined = R::join(joined, get(at += stride));
     return joined;
@@ -94,9 +107,10 @@ void rows(const ReduceJob& job, int64_t begin, int64_t end) {
 
 template <class R, class S>
 void columns(const ReduceJob& job, int64_t begin, int64_t end) {
-  int64_t num_blocks = (job.n + kColumnBlock - 1) / kColumnBlock, num_strips = (job.inner + kColumnStrip - 1) / kColumnStrip;
+  int64_t num_blocks = (job.n + kColumnBlock - 1) / kColumnBlock,
+          num_strips = (job.inner + kColumnStrip - 1) / kColumnStrip;
   for (int64_t item = begin; item < end; ++item) {
-    int64_t column = item % num_strips * kColumnStrip, block = item / num_strips;   // block: of all outer ones
+    int64_t column = item % num_strips * kColumnStrip, block = item / num_strips;  // block: of all outer ones
     int64_t row = block % num_blocks * kColumnBlock, outer = block / num_blocks;
     int64_t num_rows = job.n - row < kColumnBlock ? job.n - row : kColumnBlock;
     int64_t num_columns = job.inner - column < kColumnStrip ? job.inner - column : kColumnStrip;
@@ -149,7 +163,8 @@ namespace simd = HWY_NAMESPACE;
 template <Isa I>
 void ReduceKernels<I>::rows(const ReduceJob& job, int64_t begin, int64_t end) {
   bool is_sum = job.kind == Reduction::sum;
-  if (job.dtype == kF32) return (is_sum ? simd::rows<simd::SumOf, float> : simd::rows<simd::MaxOf, float>)(job, begin, end);
+  if (job.dtype == kF32)
+    return (is_sum ? simd::rows<simd::SumOf, float> : simd::rows<simd::MaxOf, float>)(job, begin, end);
   if (job.dtype == kBF16)
     return (is_sum ? simd::rows<simd::SumOf, BFloat16> : simd::rows<simd::MaxOf, BFloat16>)(job, begin, end);
   (is_sum ? simd::rows<simd::SumOf, double> : simd::rows<simd::MaxOf, double>)(job, begin, end);

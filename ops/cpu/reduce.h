@@ -21,21 +21,23 @@ struct ReduceJob {
   Reduction kind;
   int64_t outer, n, inner, stride_outer, stride_n;
   void* blocks;
-  double scale;                                // multiplies each block's result
+  double scale;  // multiplies each block's result
 };
 
 template <Isa I>
 struct ReduceKernels {
-  static void rows(const ReduceJob& job, int64_t begin, int64_t end);      // items: outer x blocks; inner is 1, stride_n is 1
-  static void columns(const ReduceJob& job, int64_t begin, int64_t end);   // items: outer x blocks x strips; inner has stride 1
-  static double sum_of_squares(DType dtype, const void* x, int64_t n);     // in f64
+  static void rows(const ReduceJob& job, int64_t begin,
+                   int64_t end);  // items: outer x blocks; inner is 1, stride_n is 1
+  static void columns(const ReduceJob& job, int64_t begin,
+                      int64_t end);  // items: outer x blocks x strips; inner has stride 1
+  static double sum_of_squares(DType dtype, const void* x, int64_t n);  // in f64
   static bool all_finite(DType dtype, const void* x, int64_t n);
 };
 
 // out has the shape of x without the dimensions in `reduced` (bit d for dimension d), any floating dtype; scaled for means.
 void reduce(Tensor& out, const Tensor& x, unsigned reduced, Reduction kind, double scale);
-void argmax(Tensor& out, const Tensor& x, int dim);                        // out: i64, row-major, without `dim`
-double sum_of_squares(const Tensor& x);                                    // x is row-major
+void argmax(Tensor& out, const Tensor& x, int dim);  // out: i64, row-major, without `dim`
+double sum_of_squares(const Tensor& x);              // x is row-major
 bool all_finite(const Tensor& x);
 void cumsum(Tensor& y, const Tensor& x, int dim, bool is_reverse, bool is_exclusive);
 

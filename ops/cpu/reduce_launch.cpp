@@ -49,7 +49,8 @@ DType lane_dtype(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
 
 // out[outer, inner] = the block results joined in order, in f64.
 template <class L, class T>
-void join_blocks(const L* blocks, int64_t num_blocks, int64_t outer, int64_t inner, Reduction kind, double scale, T* out) {
+void join_blocks(const L* blocks, int64_t num_blocks, int64_t outer, int64_t inner, Reduction kind, double scale,
+                 T* out) {
   parallel_for(outer * inner, std::max<int64_t>(1, kGrain / num_blocks), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const L* at = blocks + i / inner * num_blocks * inner + i % inner;
@@ -79,12 +80,22 @@ void reduce_group(Tensor& out, const Tensor& x, int begin, int end, Reduction ki
   DType lane = lane_dtype(x.dtype());
   bool is_direct = num_blocks == 1 && out.dtype() == lane;
   Tensor blocks = is_direct ? out : Tensor::empty({c.outer, num_blocks, c.inner}, lane);
-  ReduceJob job{x.raw(), x.dtype(), kind, c.outer, c.n, c.inner, c.stride_outer, c.stride_n, blocks.mutable_raw(),
+  ReduceJob job{x.raw(),
+                x.dtype(),
+                kind,
+                c.outer,
+                c.n,
+                c.inner,
+                c.stride_outer,
+                c.stride_n,
+                blocks.mutable_raw(),
                 is_direct ? scale : 1};
   int64_t item_elements = std::min(c.n, block) * std::min(c.inner, kColumnStrip);
-  parallel_for(c.outer * num_blocks * num_strips, std::max<int64_t>(1, kGrain / item_elements), [&](int64_t first, int64_t last) {
-    with_isa([&]<Isa I>() { (is_rows ? ReduceKernels<I>::rows : ReduceKernels<I>::columns)(job, first, last); });
-  });
+  parallel_for(
+      c.outer * num_blocks * num_strips, std::max<int64_t>(1, kGrain / item_elements),
+      [&](int64_t first, int64_t last) {
+        with_isa([&]<Isa I>() { (is_rows ? ReduceKernels<I>::rows : ReduceKernels<I>::columns)(job, first, last); });
+      });
   if (is_direct) return;
   with_type<float, double>(lane, "reduce", [&](auto lane_tag) {
     using L = typename decltype(lane_tag)::type;
@@ -155,12 +166,14 @@ constexpr int64_t kScanBlock = 32 * 1024;  // elements of one block of sum_of_sq
 
 template <class F>
 double sum_over_blocks(const Tensor& x, F&& of_block) {
-  int64_t n = x.num_elements(), bytes = static_cast<int64_t>(size_of(x.dtype())), num_blocks = (n + kScanBlock - 1) / kScanBlock;
+  int64_t n = x.num_elements(), bytes = static_cast<int64_t>(size_of(x.dtype())),
+          num_blocks = (n + kScanBlock - 1) / kScanBlock;
   Tensor sums = Tensor::empty({num_blocks}, kF64);
   double* sum = sums.mutable_data<double>();
   parallel_for(num_blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
-      sum[b] = of_block(static_cast<const char*>(x.raw()) + b * kScanBlock * bytes, std::min(kScanBlock, n - b * kScanBlock));
+      sum[b] = of_block(static_cast<const char*>(x.raw()) + b * kScanBlock * bytes,
+                        std::min(kScanBlock, n - b * kScanBlock));
   });
   double total = 0;
   for (int64_t b = 0; b < num_blocks; ++b) total += sum[b];

@@ -118,10 +118,8 @@ void RotaryKernels<I, T>::interleaved(const RotaryArgs<T>& args, int64_t begin, 
       if (rest < 0)
         return store(rotated(load_part(x + i, 2 * count), twice.lower(c), twice.lower(s)), y + i, 2 * count);
       store(rotated(load(x + i), twice.lower(c), twice.lower(s)), y + i);
-      if (rest == L)
-        store(rotated(load(x + i + L), twice.upper(c), twice.upper(s)), y + i + L);
-      else if (rest > 0)
-        store(rotated(load_part(x + i + L, rest), twice.upper(c), twice.upper(s)), y + i + L, rest);
+      if (rest == L) store(rotated(load(x + i + L), twice.upper(c), twice.upper(s)), y + i + L);
+      else if (rest > 0) store(rotated(load_part(x + i + L, rest), twice.upper(c), twice.upper(s)), y + i + L, rest);
     });
   });
 }

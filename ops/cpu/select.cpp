@@ -26,7 +26,8 @@ Tensor checked_indices(const Tensor& index, int64_t bound, std::string_view op, 
   }
   const int64_t* at = plain.data<int64_t>();
   for (int64_t i = 0; i < plain.num_elements(); ++i)
-    WEFT_CHECK(0 <= at[i] && at[i] < bound, str(op, ": ", what, " ", at[i], " at place ", i, " of ", index, " is out of range"),
+    WEFT_CHECK(0 <= at[i] && at[i] < bound,
+               str(op, ": ", what, " ", at[i], " at place ", i, " of ", index, " is out of range"),
                str("use 0 <= ", what, " < ", bound));
   return plain;
 }
@@ -43,12 +44,14 @@ struct Split {
 
 template <class T>
 void gather_rows(T* y, const T* x, const int64_t* index, Split to, int64_t from_size) {
-  parallel_for(to.outer * to.size, std::max<int64_t>(1, kGrain / std::max<int64_t>(to.inner, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* base = x + row / to.size * from_size * to.inner;
-      for (int64_t j = 0; j < to.inner; ++j) y[row * to.inner + j] = base[index[row * to.inner + j] * to.inner + j];
-    }
-  });
+  parallel_for(to.outer * to.size, std::max<int64_t>(1, kGrain / std::max<int64_t>(to.inner, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t row = begin; row < end; ++row) {
+                   const T* base = x + row / to.size * from_size * to.inner;
+                   for (int64_t j = 0; j < to.inner; ++j)
+                     y[row * to.inner + j] = base[index[row * to.inner + j] * to.inner + j];
+                 }
+               });
 }
 
 // y[o, index[o, i, j], j] += x[o, i, j]; a thread owns lanes (o, j).
@@ -70,9 +73,8 @@ void scatter_add_lanes(Sum* y, const T* x, const int64_t* index, Split from, int
 
 void set_zero(Tensor& t) {
   auto* bytes = static_cast<char*>(t.mutable_raw());
-  parallel_for(static_cast<int64_t>(t.num_bytes()), int64_t{1} << 16, [&](int64_t begin, int64_t end) {
-    std::memset(bytes + begin, 0, static_cast<size_t>(end - begin));
-  });
+  parallel_for(static_cast<int64_t>(t.num_bytes()), int64_t{1} << 16,
+               [&](int64_t begin, int64_t end) { std::memset(bytes + begin, 0, static_cast<size_t>(end - begin)); });
 }
 
 template <class T>

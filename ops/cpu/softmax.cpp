@@ -23,10 +23,8 @@ void SoftmaxKernels<I, T, C>::softmax(const SoftmaxArgs<T, C>& args, int64_t beg
     const ExpSum<C> r = exp_sum<T, C>(x, width, kept);
     const Pack<C> top(r.top), share(r.sum == 0 ? C(0) : C(1) / r.sum);
     for_row<C>(width, [&](int64_t i, auto count) {
-      if constexpr (keeps)
-        store(load(static_cast<const T*>(y) + i, count) * share, y + i, count);
-      else
-        store(exp(load(x + i, count) - top) * share, y + i, count);
+      if constexpr (keeps) store(load(static_cast<const T*>(y) + i, count) * share, y + i, count);
+      else store(exp(load(x + i, count) - top) * share, y + i, count);
     });
   }
 }

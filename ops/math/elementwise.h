@@ -9,112 +9,249 @@ namespace weft::math {
 
 // Beyond these bounds silu and gelu equal their limits in every dtype, and products with zero stay finite.
 template <class T>
-WEFT_HD T clamp_low(T x) { return select(x < T(-1e4), T(-1e4), x); }
+WEFT_HD T clamp_low(T x) {
+  return select(x < T(-1e4), T(-1e4), x);
+}
 template <class T>
-WEFT_HD T clamp_both(T x) { return select(x > T(1e4), T(1e4), clamp_low(x)); }
+WEFT_HD T clamp_both(T x) {
+  return select(x > T(1e4), T(1e4), clamp_low(x));
+}
 
 // ---- Two inputs.
 
-struct Add { template <class T> WEFT_HD T f(T a, T b) const { return a + b; } };
-struct Sub { template <class T> WEFT_HD T f(T a, T b) const { return a - b; } };
-struct Mul { template <class T> WEFT_HD T f(T a, T b) const { return a * b; } };
-struct Div { template <class T> WEFT_HD T f(T a, T b) const { return a / b; } };
+struct Add {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return a + b;
+  }
+};
+struct Sub {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return a - b;
+  }
+};
+struct Mul {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return a * b;
+  }
+};
+struct Div {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return a / b;
+  }
+};
 // NaN if either is NaN.
-struct Maximum { template <class T> WEFT_HD T f(T a, T b) const { return select(a != a, a, select(a > b, a, b)); } };
-struct Minimum { template <class T> WEFT_HD T f(T a, T b) const { return select(a != a, a, select(a < b, a, b)); } };
+struct Maximum {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return select(a != a, a, select(a > b, a, b));
+  }
+};
+struct Minimum {
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return select(a != a, a, select(a < b, a, b));
+  }
+};
 
 // ---- One input.
 
 struct Scale {
   double factor;
-  template <class T> WEFT_HD T f(T x) const { return x * T(factor); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return x * T(factor);
+  }
 };
 struct AddScalar {
   double number;
-  template <class T> WEFT_HD T f(T x) const { return x + T(number); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return x + T(number);
+  }
 };
-struct Neg { template <class T> WEFT_HD T f(T x) const { return -x; } };
+struct Neg {
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return -x;
+  }
+};
 struct Abs {
-  template <class T> WEFT_HD T f(T x) const { return abs(x); }
-  template <class T> WEFT_HD T df(T x) const { return select(x > T(0), T(1), select(x < T(0), T(-1), x)); }  // 0 at 0
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return abs(x);
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return select(x > T(0), T(1), select(x < T(0), T(-1), x));
+  }  // 0 at 0
 };
 struct Square {
-  template <class T> WEFT_HD T f(T x) const { return x * x; }
-  template <class T> WEFT_HD T df(T x) const { return x + x; }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return x * x;
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return x + x;
+  }
 };
 struct Sqrt {
-  template <class T> WEFT_HD T f(T x) const { return sqrt(x); }
-  template <class T> WEFT_HD T df(T y) const { return T(0.5) / y; }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return sqrt(x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return T(0.5) / y;
+  }  // of y
 };
 struct Rsqrt {
-  template <class T> WEFT_HD T f(T x) const { return T(1) / sqrt(x); }
-  template <class T> WEFT_HD T df(T y) const { return T(-0.5) * y * y * y; }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return T(1) / sqrt(x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return T(-0.5) * y * y * y;
+  }  // of y
 };
 struct Exp {
-  template <class T> WEFT_HD T f(T x) const { return exp(x); }
-  template <class T> WEFT_HD T df(T y) const { return y; }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return exp(x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return y;
+  }  // of y
 };
 struct Log {
-  template <class T> WEFT_HD T f(T x) const { return log(x); }
-  template <class T> WEFT_HD T df(T x) const { return T(1) / x; }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return log(x);
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return T(1) / x;
+  }
 };
 struct Sin {
-  template <class T> WEFT_HD T f(T x) const { return sin(x); }
-  template <class T> WEFT_HD T df(T x) const { return cos(x); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return sin(x);
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return cos(x);
+  }
 };
 struct Cos {
-  template <class T> WEFT_HD T f(T x) const { return cos(x); }
-  template <class T> WEFT_HD T df(T x) const { return -sin(x); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return cos(x);
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return -sin(x);
+  }
 };
 struct Tanh {
-  template <class T> WEFT_HD T f(T x) const { return tanh(x); }
-  template <class T> WEFT_HD T df(T y) const { return T(1) - y * y; }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return tanh(x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return T(1) - y * y;
+  }  // of y
 };
 struct Sigmoid {
-  template <class T> WEFT_HD T f(T x) const { return sigmoid(x); }
-  template <class T> WEFT_HD T df(T y) const { return y * (T(1) - y); }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return sigmoid(x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return y * (T(1) - y);
+  }  // of y
 };
 // log(1 + exp(x)), from the side that does not overflow.
 struct Softplus {
-  template <class T> WEFT_HD T f(T x) const { return select(x < T(0), T(0), x) + log1p(exp(-abs(x))); }
-  template <class T> WEFT_HD T df(T x) const { return sigmoid(x); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return select(x < T(0), T(0), x) + log1p(exp(-abs(x)));
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return sigmoid(x);
+  }
 };
 struct LogSigmoid {
-  template <class T> WEFT_HD T f(T x) const { return -Softplus{}.f(-x); }
-  template <class T> WEFT_HD T df(T x) const { return sigmoid(-x); }
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return -Softplus{}.f(-x);
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    return sigmoid(-x);
+  }
 };
 struct Relu {
-  template <class T> WEFT_HD T f(T x) const { return select(x < T(0), T(0), x); }
-  template <class T> WEFT_HD T df(T y) const { return select(y > T(0), T(1), select(y != y, y, T(0))); }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return select(x < T(0), T(0), x);
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return select(y > T(0), T(1), select(y != y, y, T(0)));
+  }  // of y
 };
 struct Elu {
-  template <class T> WEFT_HD T f(T x) const { return select(x > T(0), x, expm1(select(x > T(0), T(0), x))); }
-  template <class T> WEFT_HD T df(T y) const { return select(y > T(0), T(1), y + T(1)); }  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return select(x > T(0), x, expm1(select(x > T(0), T(0), x)));
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {
+    return select(y > T(0), T(1), y + T(1));
+  }  // of y
 };
 struct Silu {
-  template <class T> WEFT_HD T f(T x) const {
+  template <class T>
+  WEFT_HD T f(T x) const {
     return clamp_low(x) * sigmoid(x);
   }
-  template <class T> WEFT_HD T df(T x) const {
+  template <class T>
+  WEFT_HD T df(T x) const {
     T s = sigmoid(x);
     return s * (T(1) + clamp_both(x) * (T(1) - s));
   }
 };
 // x * Phi(x), Phi the normal distribution function.
 struct Gelu {
-  template <class T> WEFT_HD T f(T x) const { return clamp_low(x) * normal(x).cdf; }
-  template <class T> WEFT_HD T df(T x) const {
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return clamp_low(x) * normal(x).cdf;
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
     auto [cdf, pdf] = normal(x);
     return cdf + clamp_both(x) * pdf;
   }
 };
 // x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), written as x * sigmoid(2 u): no cancellation on the left.
 struct GeluTanh {
-  template <class T> WEFT_HD T f(T x) const {
+  template <class T>
+  WEFT_HD T f(T x) const {
     T low = clamp_low(x);
     return low * sigmoid(low * (T(kLinear) + T(kCubic) * low * low));
   }
-  template <class T> WEFT_HD T df(T x) const {
+  template <class T>
+  WEFT_HD T df(T x) const {
     T c = clamp_both(x), square = c * c;
     T s = sigmoid(c * (T(kLinear) + T(kCubic) * square));
     return s + s * (T(1) - s) * c * (T(kLinear) + T(3 * kCubic) * square);
@@ -124,8 +261,12 @@ struct GeluTanh {
 // cap * tanh(x / cap). The derivative 1 - (y / cap)^2 needs only the output.
 struct Softcap {
   double cap;
-  template <class T> WEFT_HD T f(T x) const { return T(cap) * tanh(x / T(cap)); }
-  template <class T> WEFT_HD T df(T y) const {  // of y
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return T(cap) * tanh(x / T(cap));
+  }
+  template <class T>
+  WEFT_HD T df(T y) const {  // of y
     T r = y / T(cap);
     return T(1) - r * r;
   }
@@ -134,8 +275,12 @@ struct Softcap {
 // ---- silu(gate) * up; dgate and dup share the sigmoid.
 
 struct Swiglu {
-  template <class T> WEFT_HD T f(T gate, T up) const { return Silu{}.f(gate) * up; }
-  template <class T> WEFT_HD void df(T dy, T gate, T up, T& dgate, T& dup) const {
+  template <class T>
+  WEFT_HD T f(T gate, T up) const {
+    return Silu{}.f(gate) * up;
+  }
+  template <class T>
+  WEFT_HD void df(T dy, T gate, T up, T& dgate, T& dup) const {
     T s = sigmoid(gate);
     dup = dy * clamp_low(gate) * s;
     dgate = dy * up * s * (T(1) + clamp_both(gate) * (T(1) - s));

@@ -35,8 +35,8 @@ std::atomic<bool> is_poisoning{false};
 // Class of a size and the block size of a class: 64, 128, ... 512 bytes, then 2^k * (8..15)/8.
 size_t class_of(size_t bytes) {
   if (bytes <= 512) return (std::max<size_t>(bytes, 1) - 1) / kAlignment;
-  size_t power = std::bit_width(bytes - 1) - 1;                 // 2^power <= bytes-1 < 2^(power+1)
-  size_t eighth = ((bytes - 1) >> (power - 3)) - 8;             // 0..7
+  size_t power = std::bit_width(bytes - 1) - 1;      // 2^power <= bytes-1 < 2^(power+1)
+  size_t eighth = ((bytes - 1) >> (power - 3)) - 8;  // 0..7
   return 8 + (power - 9) * 8 + eighth;
 }
 size_t size_of_class(size_t index) {

@@ -47,11 +47,12 @@ namespace detail {
 
 void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t, int64_t)) {
   if (n <= 0) return;
-  int64_t pieces = std::min<int64_t>(num_threads(), (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1));
+  int64_t pieces =
+      std::min<int64_t>(num_threads(), (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1));
   if (pieces <= 1 || omp_in_parallel()) return body(context, 0, n);
   FirstException first;
   const RankLabel label = rank_label();
-#pragma omp parallel num_threads(static_cast<int>(pieces))
+#pragma omp parallel num_threads(static_cast <int>(pieces))
   {
     int64_t count = omp_get_num_threads(), me = omp_get_thread_num();
     if (me) set_rank_label(label);

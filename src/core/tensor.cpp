@@ -56,14 +56,24 @@ double element_as_double(const void* at, DType dtype) {
 }  // namespace
 
 Tensor::Tensor(const Tensor& other, Storage* storage)
-    : storage_(storage), offset_(other.offset_), num_elements_(other.num_elements_), shape_(other.shape_),
-      strides_(other.strides_), dtype_(other.dtype_), is_contiguous_(other.is_contiguous_) {
+    : storage_(storage),
+      offset_(other.offset_),
+      num_elements_(other.num_elements_),
+      shape_(other.shape_),
+      strides_(other.strides_),
+      dtype_(other.dtype_),
+      is_contiguous_(other.is_contiguous_) {
   if (storage_) storage_->retain();
 }
 
 Tensor::Tensor(Tensor&& other) noexcept
-    : storage_(std::exchange(other.storage_, nullptr)), offset_(other.offset_), num_elements_(other.num_elements_),
-      shape_(other.shape_), strides_(other.strides_), dtype_(other.dtype_), is_contiguous_(other.is_contiguous_) {}
+    : storage_(std::exchange(other.storage_, nullptr)),
+      offset_(other.offset_),
+      num_elements_(other.num_elements_),
+      shape_(other.shape_),
+      strides_(other.strides_),
+      dtype_(other.dtype_),
+      is_contiguous_(other.is_contiguous_) {}
 
 Tensor& Tensor::operator=(const Tensor& other) { return *this = Tensor(other); }
 
@@ -85,7 +95,8 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   t.strides_ = contiguous_strides(shape);
   t.num_elements_ = shape.num_elements();
   t.dtype_ = dtype;
-  WEFT_CHECK(t.num_elements_ <= (int64_t{1} << 60), str("tensor: ", shape, " ", dtype, " is too large"), "use smaller sizes");
+  WEFT_CHECK(t.num_elements_ <= (int64_t{1} << 60), str("tensor: ", shape, " ", dtype, " is too large"),
+             "use smaller sizes");
   t.storage_ = allocator(device).allocate(t.num_bytes());
   return t;
 }
@@ -110,7 +121,8 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device
 #endif
   with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(dtype, "full", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if constexpr (std::same_as<T, BFloat16>) std::fill_n(t.mutable_data<T>(), t.num_elements(), BFloat16(static_cast<float>(value)));
+    if constexpr (std::same_as<T, BFloat16>)
+      std::fill_n(t.mutable_data<T>(), t.num_elements(), BFloat16(static_cast<float>(value)));
     else std::fill_n(t.mutable_data<T>(), t.num_elements(), static_cast<T>(value));
   });
   return t;
@@ -128,7 +140,8 @@ Tensor Tensor::arange(int64_t n, DType dtype) {
 template <class T>
 Tensor Tensor::from(std::span<const T> values, const Shape& shape) {
   WEFT_CHECK(shape.num_elements() == static_cast<int64_t>(values.size()),
-             str("Tensor::from: ", values.size(), " values for shape ", shape), "give as many values as the shape has elements");
+             str("Tensor::from: ", values.size(), " values for shape ", shape),
+             "give as many values as the shape has elements");
   Tensor t = empty(shape, dtype_of<T>(), Device::cpu());
   if (!values.empty()) std::memcpy(t.mutable_raw(), values.data(), values.size_bytes());
   return t;
@@ -164,7 +177,8 @@ void* Tensor::mutable_raw() {
 }
 
 void Tensor::check_type(DType asked) const {
-  WEFT_CHECK(dtype_ == asked, str("data: the tensor is ", *this, ", asked for ", asked), "ask for the tensor's own type, or cast");
+  WEFT_CHECK(dtype_ == asked, str("data: the tensor is ", *this, ", asked for ", asked),
+             "ask for the tensor's own type, or cast");
 }
 
 double Tensor::item() const {
@@ -209,11 +223,13 @@ Tensor Tensor::as_strided(const Shape& shape, const Shape& strides, int64_t offs
   WEFT_CHECK(shape.num_dims() == strides.num_dims(), str("as_strided: shape ", shape, ", strides ", strides),
              "give one stride per dimension");
   int64_t low = offset_ + offset, high = low;
-  for (int i = 0; i < shape.num_dims(); ++i) (strides[i] < 0 ? low : high) += strides[i] * std::max<int64_t>(shape[i] - 1, 0);
+  for (int i = 0; i < shape.num_dims(); ++i)
+    (strides[i] < 0 ? low : high) += strides[i] * std::max<int64_t>(shape[i] - 1, 0);
   auto held = storage_ ? static_cast<int64_t>(storage_->bytes / size_of(dtype_)) : 0;
-  WEFT_CHECK(shape.num_elements() == 0 || (0 <= low && high < held),
-             str("as_strided: shape ", shape, ", strides ", strides, ", offset ", offset, " leave the memory of ", *this),
-             "stay inside the tensor's memory");
+  WEFT_CHECK(
+      shape.num_elements() == 0 || (0 <= low && high < held),
+      str("as_strided: shape ", shape, ", strides ", strides, ", offset ", offset, " leave the memory of ", *this),
+      "stay inside the tensor's memory");
   return view(shape, strides, offset_ + offset);
 }
 
@@ -222,12 +238,16 @@ Tensor Tensor::reshape(const Shape& wanted) const {
   int unknown = -1;
   int64_t known = 1;
   for (int i = 0; i < shape.num_dims(); ++i) {
-    if (shape[i] != -1) { known *= shape[i]; continue; }
+    if (shape[i] != -1) {
+      known *= shape[i];
+      continue;
+    }
     WEFT_CHECK(unknown < 0, str("reshape: ", *this, " to ", wanted), "leave at most one size as -1");
     unknown = i;
   }
   if (unknown >= 0) shape[unknown] = known ? num_elements_ / known : 0;
-  WEFT_CHECK(shape.num_elements() == num_elements_, str("reshape: ", *this, " to ", wanted), "keep the number of elements");
+  WEFT_CHECK(shape.num_elements() == num_elements_, str("reshape: ", *this, " to ", wanted),
+             "keep the number of elements");
   if (is_contiguous_) return view(shape, contiguous_strides(shape), offset_);
 
   // Walk both shapes from the front, matching runs of equal size; each run of old dimensions must be mergeable.

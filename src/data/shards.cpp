@@ -190,10 +190,8 @@ int64_t Shard::next_document(int64_t token) const {
   int64_t low = 0, high = num_documents();  // the first document that begins behind `token` lies in [low, high]
   while (low < high) {
     int64_t middle = low + (high - low) / 2;
-    if (document_begin(middle) > token)
-      high = middle;
-    else
-      low = middle + 1;
+    if (document_begin(middle) > token) high = middle;
+    else low = middle + 1;
   }
   return document_begin(low);
 }
@@ -209,8 +207,7 @@ int64_t check_ids(const Shard& shard, int64_t vocab) {
     try {
       shard.read(begin, ids, vocab);
     } catch (const Error&) {
-      for (int64_t known = first_bad; piece < known && !first_bad.compare_exchange_weak(known, piece);) {
-      }
+      for (int64_t known = first_bad; piece < known && !first_bad.compare_exchange_weak(known, piece);) {}
       return;
     }
     largest[static_cast<size_t>(piece)] = *std::max_element(ids.begin(), ids.end());

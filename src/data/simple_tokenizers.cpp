@@ -68,10 +68,8 @@ class CharacterTokenizer final : public Tokenizer {
       WEFT_CHECK(i == 0 || alphabet_[i - 1] < code,
                  str("tokenizer characters: ", code_name(code), " follows ", code_name(alphabet_[i - 1])),
                  "sort the alphabet and remove repeated characters");
-      if (code < 128)
-        ascii_[code] = static_cast<int32_t>(i);
-      else
-        others_[code] = static_cast<int32_t>(i);
+      if (code < 128) ascii_[code] = static_cast<int32_t>(i);
+      else others_[code] = static_cast<int32_t>(i);
     }
   }
 

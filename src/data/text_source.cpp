@@ -157,9 +157,7 @@ static std::string text_field(std::string_view line, const std::string& field) {
   nlohmann::json object;
   try {
     object = nlohmann::json::parse(line);
-  } catch (const nlohmann::json::exception& error) {
-    fail(str("not valid JSON: ", error.what()), kFix);
-  }
+  } catch (const nlohmann::json::exception& error) { fail(str("not valid JSON: ", error.what()), kFix); }
   WEFT_CHECK(object.is_object(), str("a JSON ", object.type_name(), " instead of an object"), kFix);
   auto found = object.find(field);
   WEFT_CHECK(found != object.end(), str("no field \"", field, "\""), kFix);

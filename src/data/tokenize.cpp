@@ -172,10 +172,8 @@ class Job {
     try {
       for_each_document(chunk, paths_[chunk.file], layout, options_.text.field, [&](std::string_view text, bool ends) {
         std::vector<int32_t> ids = tokenizer_.encode(text);
-        if (out.ids.empty())
-          out.ids = std::move(ids);
-        else
-          out.ids.insert(out.ids.end(), ids.begin(), ids.end());
+        if (out.ids.empty()) out.ids = std::move(ids);
+        else out.ids.insert(out.ids.end(), ids.begin(), ids.end());
         if (!ends) return;
         if (auto end = tokenizer_.end_of_text()) out.ids.push_back(*end);
         out.document_ends.push_back(out.ids.size());

@@ -65,10 +65,8 @@ std::string show_utf8(std::string_view bytes) {
   out.reserve(bytes.size());
   for (size_t at = 0; at < bytes.size();) {
     Char c = char_at(bytes, at);
-    if (c.is_valid)
-      out.append(bytes.substr(at, c.length));
-    else
-      out += "\xef\xbf\xbd";
+    if (c.is_valid) out.append(bytes.substr(at, c.length));
+    else out += "\xef\xbf\xbd";
     at += c.length;
   }
   return out;

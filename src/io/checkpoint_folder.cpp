@@ -73,9 +73,7 @@ std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std:
         reasons.push_back(str("falling back to ", checkpoint.info.path, " (step ", checkpoint.info.step, ")"));
       messages.insert(messages.end(), reasons.begin(), reasons.end());
       return checkpoint;
-    } catch (const Error& error) {
-      reasons.push_back(error.problem());
-    }
+    } catch (const Error& error) { reasons.push_back(error.problem()); }
   }
   std::string all;
   for (const std::string& reason : reasons) all += "\n  " + reason;

@@ -35,16 +35,11 @@ bool parse_histogram(std::string_view message, Histogram& h) {
   bool is_good = true;
   while (in.next()) {
     if (in.type() == WireType::fixed64) {
-      if (in.field() == 1)
-        h.min = in.real64();
-      else if (in.field() == 2)
-        h.max = in.real64();
-      else if (in.field() == 3)
-        h.num = in.real64();
-      else if (in.field() == 4)
-        h.sum = in.real64();
-      else if (in.field() == 5)
-        h.sum_squares = in.real64();
+      if (in.field() == 1) h.min = in.real64();
+      else if (in.field() == 2) h.max = in.real64();
+      else if (in.field() == 3) h.num = in.real64();
+      else if (in.field() == 4) h.sum = in.real64();
+      else if (in.field() == 5) h.sum_squares = in.real64();
     } else if (in.is(6, WireType::bytes)) {
       is_good &= read_doubles(in.bytes(), h.bucket_limits);
     } else if (in.is(7, WireType::bytes)) {
@@ -58,12 +53,9 @@ bool parse_value(std::string_view message, EventValue& value) {
   WireReader in(message);
   bool is_good = true;
   while (in.next()) {
-    if (in.is(1, WireType::bytes))
-      value.tag = in.bytes();
-    else if (in.is(2, WireType::fixed32))
-      value.scalar = in.real32();
-    else if (in.is(5, WireType::bytes))
-      is_good &= parse_histogram(in.bytes(), value.histogram.emplace());
+    if (in.is(1, WireType::bytes)) value.tag = in.bytes();
+    else if (in.is(2, WireType::fixed32)) value.scalar = in.real32();
+    else if (in.is(5, WireType::bytes)) is_good &= parse_histogram(in.bytes(), value.histogram.emplace());
     else if (in.is(8, WireType::bytes)) {
       WireReader tensor(in.bytes());
       while (tensor.next())
@@ -78,12 +70,9 @@ bool parse_event(std::string_view message, Event& event) {
   WireReader in(message);
   bool is_good = true;
   while (in.next()) {
-    if (in.is(1, WireType::fixed64))
-      event.time.wall_s = in.real64();
-    else if (in.is(2, WireType::varint))
-      event.time.step = static_cast<int64_t>(in.varint());
-    else if (in.is(3, WireType::bytes))
-      event.file_version = in.bytes();
+    if (in.is(1, WireType::fixed64)) event.time.wall_s = in.real64();
+    else if (in.is(2, WireType::varint)) event.time.step = static_cast<int64_t>(in.varint());
+    else if (in.is(3, WireType::bytes)) event.file_version = in.bytes();
     else if (in.is(5, WireType::bytes)) {
       WireReader summary(in.bytes());
       while (summary.next())

@@ -42,10 +42,8 @@ std::string clean_utf8(std::string_view bytes) {
   while (!bytes.empty()) {
     uint32_t code = 0;
     size_t length = decode(bytes, code);
-    if (length > 0 && is_allowed(code))
-      text += bytes.substr(0, length);
-    else if (!bytes.starts_with("\r\n"))
-      text += kReplacement;
+    if (length > 0 && is_allowed(code)) text += bytes.substr(0, length);
+    else if (!bytes.starts_with("\r\n")) text += kReplacement;
     bytes.remove_prefix(length > 0 ? length : 1);
   }
   return text;

@@ -54,10 +54,8 @@ LoadReport compare(const SafetensorsFile& file, const std::vector<NamedTensor>& 
   for (const NamedTensor& target : targets) {
     bool is_tied = target.tensor.num_bytes() > 0 && memory.contains({target.tensor.raw(), target.tensor.num_bytes()});
     const TensorEntry* entry = file.find(target.name);
-    if (entry ? fits(*entry, target.tensor) : is_tied)
-      report.loaded.push_back(target.name);
-    else if (!entry)
-      report.missing.push_back(target.name);
+    if (entry ? fits(*entry, target.tensor) : is_tied) report.loaded.push_back(target.name);
+    else if (!entry) report.missing.push_back(target.name);
   }
   for (const TensorEntry& entry : file.tensors())
     if (!names.contains(entry.name)) report.unexpected.push_back(entry.name);

@@ -47,18 +47,12 @@ std::optional<MetricsRecord> parse_line(std::string_view line) {
   if (!object.is_object()) return std::nullopt;
   MetricsRecord record;
   for (const auto& [key, value] : object.items()) {
-    if (key == "step")
-      record.step = integer_of(value);
-    else if (key == "tokens")
-      record.tokens = integer_of(value);
-    else if (key == "time")
-      record.time_s = number_of(value).value_or(0);
-    else if (key == "wall")
-      record.wall_s = number_of(value).value_or(0);
-    else if (key == "kind")
-      record.kind = value.is_string() ? value.get<std::string>() : "";
-    else if (auto number = number_of(value))
-      record.values.emplace_back(key, *number);
+    if (key == "step") record.step = integer_of(value);
+    else if (key == "tokens") record.tokens = integer_of(value);
+    else if (key == "time") record.time_s = number_of(value).value_or(0);
+    else if (key == "wall") record.wall_s = number_of(value).value_or(0);
+    else if (key == "kind") record.kind = value.is_string() ? value.get<std::string>() : "";
+    else if (auto number = number_of(value)) record.values.emplace_back(key, *number);
   }
   return record;
 }
@@ -69,10 +63,8 @@ void mend_last_line(const std::string& path) {
   std::string bytes = read_file(path, kMaxMetricsBytes);
   if (bytes.empty() || bytes.back() == '\n') return;
   size_t begin = bytes.rfind('\n') == std::string::npos ? 0 : bytes.rfind('\n') + 1;
-  if (parse_line(std::string_view(bytes).substr(begin)))
-    bytes += '\n';
-  else
-    bytes.resize(begin);
+  if (parse_line(std::string_view(bytes).substr(begin))) bytes += '\n';
+  else bytes.resize(begin);
   write_file_atomically(path, bytes);
 }
 
@@ -147,10 +139,8 @@ std::vector<MetricsRecord> read_metrics(const std::string& path) {
 std::vector<MetricsRecord> apply_rewinds(const std::vector<MetricsRecord>& records) {
   std::vector<MetricsRecord> kept;
   for (const MetricsRecord& record : records) {
-    if (record.kind == "rewind")
-      std::erase_if(kept, [&](const MetricsRecord& old) { return old.step > record.step; });
-    else
-      kept.push_back(record);
+    if (record.kind == "rewind") std::erase_if(kept, [&](const MetricsRecord& old) { return old.step > record.step; });
+    else kept.push_back(record);
   }
   return kept;
 }

@@ -64,8 +64,7 @@ std::string make_script(const Plot& plot) {
     for (const auto& point : thinned(series.points)) {
       if (is_drawable(point, plot.is_log_y))
         rows += str(number(point.first), " ", number(point.second), "\n"), ++num_drawn;
-      else
-        rows += "\n";  // an empty line ends the curve, the next one begins anew
+      else rows += "\n";  // an empty line ends the curve, the next one begins anew
     }
     if (num_drawn == 0) continue;
     std::string block = str("$series", commands.size());

@@ -65,10 +65,8 @@ pid_t start(const std::vector<std::string>& arguments, int in, int out, int mess
 void receive(Descriptor& from, std::string& text) {
   char buffer[16384];
   ssize_t n = ::read(from.value, buffer, sizeof buffer);
-  if (n > 0)
-    text.append(buffer, static_cast<size_t>(n));
-  else if (n == 0 || errno != EINTR)
-    from.close();
+  if (n > 0) text.append(buffer, static_cast<size_t>(n));
+  else if (n == 0 || errno != EINTR) from.close();
 }
 
 // Moves data until the program has closed both outputs; false if the deadline passed.
@@ -109,8 +107,7 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   if (!has_ended) ::kill(pid, SIGKILL);
   in.close();
   int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
   WEFT_CHECK(has_ended, str(arguments[0], ": has not ended after ", timeout_s, " s and was stopped"),
              "run it by hand to see why");
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

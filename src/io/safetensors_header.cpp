@@ -113,14 +113,10 @@ class HeaderEvents {
       metadata_key_ = std::move(name);
       return true;
     }
-    if (name == "dtype" && !tensor().dtype)
-      state_ = State::dtype;
-    else if (name == "shape" && !tensor().shape)
-      state_ = State::shape_array;
-    else if (name == "data_offsets" && !tensor().offsets)
-      state_ = State::offsets_array;
-    else
-      refuse_here(str("tensor '", current_->first, "' has the field '", name, "', which is unknown or given twice"));
+    if (name == "dtype" && !tensor().dtype) state_ = State::dtype;
+    else if (name == "shape" && !tensor().shape) state_ = State::shape_array;
+    else if (name == "data_offsets" && !tensor().offsets) state_ = State::offsets_array;
+    else refuse_here(str("tensor '", current_->first, "' has the field '", name, "', which is unknown or given twice"));
     return true;
   }
 

@@ -12,13 +12,15 @@ namespace {
 
 LanguageModelOptions checked(LanguageModelOptions o) {
   WEFT_CHECK(o.vocab >= 1 && o.dim >= 1 && o.layers >= 1 && o.context >= 1,
-             str("language model: vocab ", o.vocab, ", dim ", o.dim, ", layers ", o.layers, ", context ", o.context), "all must be 1 or more");
+             str("language model: vocab ", o.vocab, ", dim ", o.dim, ", layers ", o.layers, ", context ", o.context),
+             "all must be 1 or more");
   WEFT_CHECK(!o.mixers.empty(), "language model: no mixer", "name at least one");
   if (o.pattern.empty())
     for (size_t i = 0; i < o.mixers.size(); ++i) o.pattern.push_back(static_cast<int>(i));
   for (int index : o.pattern)
     WEFT_CHECK(0 <= index && index < static_cast<int>(o.mixers.size()),
-               str("language model: pattern names mixer ", index, " of ", o.mixers.size()), str("use 0 .. ", o.mixers.size() - 1));
+               str("language model: pattern names mixer ", index, " of ", o.mixers.size()),
+               str("use 0 .. ", o.mixers.size() - 1));
   double out_std = o.scales_init_by_depth ? o.std / std::sqrt(2.0 * static_cast<double>(o.layers)) : o.std;
   for (SoftmaxOptions& mixer : o.mixers) {
     mixer.dim = o.dim;
@@ -36,7 +38,10 @@ LanguageModelOptions checked(LanguageModelOptions o) {
 
 struct LanguageModel::Block final : Module {
   Block(const LanguageModelOptions& o, const SoftmaxOptions& mixer_options, Rng rng)
-      : mixer_norm(o.dim, o.norm), ffn_norm(o.dim, o.norm), mixer(make_softmax(mixer_options, rng["mixer"])), ffn(make_ffn(o.ffn, rng["ffn"])) {
+      : mixer_norm(o.dim, o.norm),
+        ffn_norm(o.dim, o.norm),
+        mixer(make_softmax(mixer_options, rng["mixer"])),
+        ffn(make_ffn(o.ffn, rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
   Norm mixer_norm, ffn_norm;
@@ -56,7 +61,8 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
   }
   for (int64_t i = 0; i < options_.layers; ++i) {
     int mixer = options_.pattern[static_cast<size_t>(i) % options_.pattern.size()];
-    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)], rng["layers"][static_cast<uint64_t>(i)]));
+    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)],
+                                              rng["layers"][static_cast<uint64_t>(i)]));
     name_part({str("layers.", i), *blocks_.back()});
   }
   name_part({"norm", norm_});
@@ -67,13 +73,16 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
 
 LanguageModel::~LanguageModel() = default;
 
-const Param& LanguageModel::output_weight() const { return head_ ? head_->weight() : const_cast<Embedding&>(embedding_).weight(); }
+const Param& LanguageModel::output_weight() const {
+  return head_ ? head_->weight() : const_cast<Embedding&>(embedding_).weight();
+}
 
 // Pre-norm: x + mixer(norm(x)), then x + ffn(norm(x)).
 Var LanguageModel::run_block(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
   auto mix = [&](std::span<const Var> in) {
-    return std::vector<Var>{tokens.dropout(block.mixer->forward(block.mixer_norm(in[0]), tokens), options_.residual_dropout, "mixer")};
+    return std::vector<Var>{
+        tokens.dropout(block.mixer->forward(block.mixer_norm(in[0]), tokens), options_.residual_dropout, "mixer")};
   };
   Var update = options_.recompute == Recompute::mixers ? recompute(mix, {&x_BTD, 1})[0] : mix({&x_BTD, 1})[0];
   Var x = x_BTD + update;
@@ -84,11 +93,14 @@ Var LanguageModel::run_block(Block& block, const Var& x_BTD, Tokens& tokens) {
 Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
   Scope scope(name());
   WEFT_CHECK(ids_BT.num_dims() == 2 && ids_BT.shape() == tokens.positions().shape(),
-             str("language model: ids are ", ids_BT, ", positions ", tokens.positions()), "give ids [B, T] of the same tokens");
+             str("language model: ids are ", ids_BT, ", positions ", tokens.positions()),
+             "give ids [B, T] of the same tokens");
   Var x = embedding_(ids_BT);
   if (positions_) x = x + (*positions_)(tokens.document_positions());
   for (auto& block : blocks_) {
-    auto run = [this, &block, &tokens](std::span<const Var> in) { return std::vector<Var>{run_block(*block, in[0], tokens)}; };
+    auto run = [this, &block, &tokens](std::span<const Var> in) {
+      return std::vector<Var>{run_block(*block, in[0], tokens)};
+    };
     x = options_.recompute == Recompute::blocks ? recompute(run, {&x, 1})[0] : run({&x, 1})[0];
   }
   tokens.finish_decode_step();
@@ -99,8 +111,10 @@ LanguageModelLoss LanguageModel::loss(const Tensor& ids_BT, const Tensor& target
   Var x = hidden(ids_BT, tokens);
   Scope scope(name());
   Scope head_scope("head");
-  WEFT_CHECK(targets_BT.shape() == ids_BT.shape(), str("language model: targets are ", targets_BT, ", ids ", ids_BT), "one target per token");
-  auto [loss, losses] = linear_cross_entropy(reshape(x, {-1, options_.dim}), output_weight(), targets_BT.reshape({-1}), {.factor = factor});
+  WEFT_CHECK(targets_BT.shape() == ids_BT.shape(), str("language model: targets are ", targets_BT, ", ids ", ids_BT),
+             "one target per token");
+  auto [loss, losses] = linear_cross_entropy(reshape(x, {-1, options_.dim}), output_weight(), targets_BT.reshape({-1}),
+                                             {.factor = factor});
   for (const Tokens::Loss& extra : tokens.losses()) loss = loss + extra.value * extra.weight;
   return {loss, losses.reshape(ids_BT.shape())};
 }
@@ -114,7 +128,8 @@ Tensor LanguageModel::logits(const Tensor& ids_BT, Tokens& tokens) {
 int64_t LanguageModel::num_matmul_params() const {
   int64_t count = output_weight().value().num_elements();
   for (const NamedParam& p : params()) {
-    bool is_table = p.param == &const_cast<Embedding&>(embedding_).weight() || (positions_ && p.param == &positions_->weight());
+    bool is_table =
+        p.param == &const_cast<Embedding&>(embedding_).weight() || (positions_ && p.param == &positions_->weight());
     bool is_head = p.param == &output_weight();
     if (p.param->value().num_dims() == 2 && !is_table && !is_head) count += p.param->value().num_elements();
   }
@@ -123,7 +138,8 @@ int64_t LanguageModel::num_matmul_params() const {
 
 double LanguageModel::flops_per_token() const {
   double flops = 6.0 * static_cast<double>(num_matmul_params());
-  for (const auto& block : blocks_) flops += block->mixer->flops_per_token(block->mixer->keys_per_query(options_.context));
+  for (const auto& block : blocks_)
+    flops += block->mixer->flops_per_token(block->mixer->keys_per_query(options_.context));
   return flops;
 }
 

@@ -37,7 +37,8 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
              "temperature and tokens are 0 or more, top_p lies in (0, 1]");
   NoGrad no_grad;
   int64_t context = model.options().context, vocab = options.vocab ? options.vocab : model.options().vocab;
-  WEFT_CHECK(vocab > 0 && vocab <= model.options().vocab, str("sample: vocab ", vocab, " of a model with ", model.options().vocab, " ids"),
+  WEFT_CHECK(vocab > 0 && vocab <= model.options().vocab,
+             str("sample: vocab ", vocab, " of a model with ", model.options().vocab, " ids"),
              "give at most the model's, or 0 for all of it");
   Rng rng = Rng(options.seed)["sample"];
   std::vector<int32_t> ids(prompt.begin(), prompt.end()), fresh(ids), made;
@@ -48,7 +49,8 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     if (seen + count > context) {
       cache = make_cache(1, context);
       seen = 0;
-      fresh.assign(ids.end() - std::min<int64_t>(static_cast<int64_t>(ids.size()), std::max<int64_t>(context / 2, 1)), ids.end());
+      fresh.assign(ids.end() - std::min<int64_t>(static_cast<int64_t>(ids.size()), std::max<int64_t>(context / 2, 1)),
+                   ids.end());
       count = static_cast<int64_t>(fresh.size());
     }
     Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});

@@ -6,12 +6,15 @@
 namespace weft {
 
 Cache::Cache(int64_t batch, int64_t max_tokens) : batch_(batch), max_tokens_(max_tokens) {
-  WEFT_CHECK(batch >= 1 && max_tokens >= 1, str("make_cache: batch ", batch, ", max_tokens ", max_tokens), "both must be 1 or more");
+  WEFT_CHECK(batch >= 1 && max_tokens >= 1, str("make_cache: batch ", batch, ", max_tokens ", max_tokens),
+             "both must be 1 or more");
   positions_ = Tensor::zeros({batch, max_tokens}, kI32);
   documents_ = Tensor::zeros({batch, max_tokens}, kI32);
 }
 
-std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens) { return std::make_shared<Cache>(batch, max_tokens); }
+std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens) {
+  return std::make_shared<Cache>(batch, max_tokens);
+}
 int64_t cached_tokens(const Cache& cache) { return cache.num_tokens(); }
 
 Cache::Slot& Cache::slot(size_t index) {
@@ -20,7 +23,8 @@ Cache::Slot& Cache::slot(size_t index) {
 }
 
 void Cache::check_room(int64_t more) const {
-  WEFT_CHECK(num_tokens_ + more <= max_tokens_, str("decode: ", num_tokens_, " tokens are cached and ", more, " come, room is for ", max_tokens_),
+  WEFT_CHECK(num_tokens_ + more <= max_tokens_,
+             str("decode: ", num_tokens_, " tokens are cached and ", more, " come, room is for ", max_tokens_),
              "make the cache larger");
 }
 

@@ -8,7 +8,8 @@ Tensor normal_init(const Shape& shape, Rng rng, double std) {
   MemoryTag tag("parameters");
   Tensor values = Tensor::empty(shape, kF32, Device::cpu());
   auto* out = values.mutable_data<float>();
-  for (int64_t i = 0; i < values.num_elements(); ++i) out[i] = static_cast<float>(std) * rng.normal(static_cast<uint64_t>(i));
+  for (int64_t i = 0; i < values.num_elements(); ++i)
+    out[i] = static_cast<float>(std) * rng.normal(static_cast<uint64_t>(i));
   return values;
 }
 
@@ -17,7 +18,8 @@ static Tensor constant_init(const Shape& shape, double value) {
   return Tensor::full(shape, value);
 }
 
-Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options) : weight_(normal_init({out, in}, rng["weight"], options.std)) {
+Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options)
+    : weight_(normal_init({out, in}, rng["weight"], options.std)) {
   name_parts({{"weight", weight_}});
   if (!options.has_bias) return;
   bias_ = std::make_unique<Param>(constant_init({out}, 0));
@@ -29,7 +31,8 @@ Var Linear::operator()(const Var& x) const {
   return bias_ ? linear(x, weight_, *bias_) : linear(x, weight_);
 }
 
-Embedding::Embedding(int64_t count, int64_t dim, Rng rng, double std) : weight_(normal_init({count, dim}, rng["weight"], std)) {
+Embedding::Embedding(int64_t count, int64_t dim, Rng rng, double std)
+    : weight_(normal_init({count, dim}, rng["weight"], std)) {
   name_parts({{"weight", weight_}});
 }
 

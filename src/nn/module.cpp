@@ -22,7 +22,8 @@ void Param::refresh_working() {
 }
 
 void Param::set_compute(DType compute) {
-  WEFT_CHECK(compute == kF32 || compute == kBF16 || compute == kF64, str("set_compute: ", compute), "use f32, bf16 or f64");
+  WEFT_CHECK(compute == kF32 || compute == kBF16 || compute == kF64, str("set_compute: ", compute),
+             "use f32, bf16 or f64");
   NoGrad no_grad;
   MemoryTag tag("parameters");
   DType master = compute == kF64 ? kF64 : kF32;
@@ -42,18 +43,21 @@ void Module::name_parts(std::initializer_list<Part> parts) {
 }
 
 void Module::name_part(Part part) {
-  WEFT_CHECK(!part.name.empty() && std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) { return p.name == part.name; }),
+  WEFT_CHECK(!part.name.empty() &&
+                 std::none_of(parts_.begin(), parts_.end(), [&](const Part& p) { return p.name == part.name; }),
              str("name_parts: '", part.name, "' is empty or given twice"), "give every part a name of its own");
   if (auto* module = std::get_if<Module*>(&part.what)) (*module)->set_name(part.name);
   parts_.push_back(std::move(part));
 }
 
-void Module::collect(const std::string& prefix, std::vector<NamedParam>* params, std::vector<NamedBuffer>* buffers) const {
+void Module::collect(const std::string& prefix, std::vector<NamedParam>* params,
+                     std::vector<NamedBuffer>* buffers) const {
   for (const Part& part : parts_) {
     std::string path = prefix.empty() ? part.name : prefix + "." + part.name;
     if (auto* module = std::get_if<Module*>(&part.what)) (*module)->collect(path, params, buffers);
-    else if (auto* param = std::get_if<Param*>(&part.what)) { if (params) params->push_back({path, *param}); }
-    else if (buffers) buffers->push_back({path, std::get<Buffer*>(part.what)});
+    else if (auto* param = std::get_if<Param*>(&part.what)) {
+      if (params) params->push_back({path, *param});
+    } else if (buffers) buffers->push_back({path, std::get<Buffer*>(part.what)});
   }
 }
 
@@ -61,7 +65,8 @@ std::vector<NamedParam> Module::params() const {
   std::vector<NamedParam> params, unique;
   collect("", &params, nullptr);
   for (NamedParam& p : params)
-    if (std::none_of(unique.begin(), unique.end(), [&](const NamedParam& u) { return u.param == p.param; })) unique.push_back(std::move(p));
+    if (std::none_of(unique.begin(), unique.end(), [&](const NamedParam& u) { return u.param == p.param; }))
+      unique.push_back(std::move(p));
   return unique;
 }
 

@@ -27,14 +27,16 @@ TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position
 Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), options_(std::move(options)) {
   auto check = [&](const Tensor& t, std::string_view what) {
     WEFT_CHECK(!t.defined() || (t.num_dims() == 2 && t.dtype() == kI32 && t.shape() == data_.positions.shape()),
-               str("Tokens: ", what, " is ", t, ", positions are ", data_.positions), "give i32 tensors of one shape [B, T]");
+               str("Tokens: ", what, " is ", t, ", positions are ", data_.positions),
+               "give i32 tensors of one shape [B, T]");
   };
   WEFT_CHECK(data_.positions.defined(), "Tokens: no positions", "start from plain_tokens(batch, num_tokens)");
   check(data_.positions, "positions");
   check(data_.documents, "documents");
   check(data_.document_positions, "document_positions");
   if (options_.cache) {
-    WEFT_CHECK(options_.cache->batch() == batch(), str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
+    WEFT_CHECK(options_.cache->batch() == batch(),
+               str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
                "make the cache for this batch");
     options_.cache->check_room(num_tokens());
   }
@@ -46,7 +48,8 @@ const Tensor& Tokens::document_positions() const {
   return data_.document_positions.defined() ? data_.document_positions : data_.positions;
 }
 
-std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options) {
+std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                                  ops::AttentionOptions options) {
   ops::AttentionTokens here{data_.positions, data_.documents};
   options.mask.same_document = data_.documents.defined();
   options.first_row = data_.first_row;
@@ -75,7 +78,8 @@ Var Tokens::scan(const Var& x) {
   auto documents = data_.documents.to_vector<int32_t>();
   auto* start = starts.mutable_data<int64_t>();
   for (int64_t i = 0; i < B * T; ++i)
-    start[i] = i % T && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - 1)] ? start[i - 1] : i % T;
+    start[i] =
+        i % T && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - 1)] ? start[i - 1] : i % T;
   Shape index_shape = x.shape();
   for (int i = 2; i < x.num_dims(); ++i) starts = starts.unsqueeze(-1);
   return total - gather(cumsum(x, 1, {.exclusive = true}), 1, starts.expand(index_shape));
@@ -100,7 +104,8 @@ Var Tokens::shift(const Var& x, int64_t n) {
   Tensor same = Tensor::empty({B, T}, kBool, Device::cpu());
   auto documents = data_.documents.to_vector<int32_t>();
   for (int64_t i = 0; i < B * T; ++i)
-    same.mutable_data<bool>()[i] = i % T >= n && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - n)];
+    same.mutable_data<bool>()[i] =
+        i % T >= n && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - n)];
   for (int i = 2; i < x.num_dims(); ++i) same = same.unsqueeze(-1);
   return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
 }
@@ -119,7 +124,8 @@ Tensor Tokens::column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_
 const ops::RotaryTable& Tokens::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {
   for (const auto& entry : rotary_)
     if (entry->head_width == head_width && entry->options == options) return entry->table;
-  rotary_.push_back(std::make_unique<Rotary>(Rotary{head_width, options, make_rotary_table(document_positions(), head_width, options)}));
+  rotary_.push_back(std::make_unique<Rotary>(
+      Rotary{head_width, options, make_rotary_table(document_positions(), head_width, options)}));
   return rotary_.back()->table;
 }
 
@@ -145,7 +151,8 @@ const Var& Tokens::shared(std::string_view name) const {
     if (known == name) return var;
     names += names.empty() ? known : ", " + known;
   }
-  fail(str("shared: no value '", name, "'"), str("an earlier layer must share() it; there are: ", names.empty() ? "none" : names));
+  fail(str("shared: no value '", name, "'"),
+       str("an earlier layer must share() it; there are: ", names.empty() ? "none" : names));
 }
 
 void Tokens::add_loss(std::string_view name, const Var& value, double weight) {

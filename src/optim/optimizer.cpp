@@ -36,8 +36,8 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
   for (size_t i = 0; i < groups_.size(); ++i)
     if (groups_[i].name.empty()) groups_[i].name = str(i);
   for (const OptimizerParam& param : params_) {
-    WEFT_CHECK(param.value.dtype() == kF32 && param.value.is_contiguous(), str("optimizer: ", param.name, " is ", param.value),
-               "masters are row-major f32");
+    WEFT_CHECK(param.value.dtype() == kF32 && param.value.is_contiguous(),
+               str("optimizer: ", param.name, " is ", param.value), "masters are row-major f32");
     size_t g = 0;
     while (g < groups_.size() && !(matches_pattern(groups_[g].match, param.name) &&
                                    (groups_[g].num_dims == 0 || groups_[g].num_dims == param.value.num_dims())))
@@ -46,7 +46,8 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
                "end the groups with one that matches \"*\"");
     bool is_muon = std::holds_alternative<MuonOptions>(groups_[g].algorithm);
     WEFT_CHECK(!is_muon || param.value.num_dims() == 2,
-               str("optimizer: group ", groups_[g].name, " (", groups_[g].match, ") gives ", param.name, " ", param.value, " to Muon"),
+               str("optimizer: group ", groups_[g].name, " (", groups_[g].match, ") gives ", param.name, " ",
+                   param.value, " to Muon"),
                "Muon takes matrices: set rank: 2 in the group, or narrow its pattern");
     group_of_.push_back(g);
     moment1_.push_back(Tensor::zeros(param.value.shape(), kF32, param.value.device()));
@@ -59,7 +60,8 @@ double Optimizer::lr(size_t group) const {
 }
 
 void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double grad_factor) {
-  WEFT_CHECK(grads.size() == params_.size(), str("optimizer: ", grads.size(), " gradients for ", params_.size(), " parameters"),
+  WEFT_CHECK(grads.size() == params_.size(),
+             str("optimizer: ", grads.size(), " gradients for ", params_.size(), " parameters"),
              "pass one per parameter, undefined where there is none");
   ++num_steps_;
   for (size_t i = 0; i < params_.size(); ++i) {
@@ -68,13 +70,22 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
     const auto& algorithm = groups_[group_of_[i]].algorithm;
     if (const auto* adamw = std::get_if<AdamWOptions>(&algorithm)) {
       ops::adamw_(p.value, grads[i], moment1_[i], moment2_[i], p.working,
-                  {.lr = adamw->lr * lr_factor, .beta1 = adamw->beta1, .beta2 = adamw->beta2, .eps = adamw->eps,
-                   .weight_decay = adamw->weight_decay, .step = num_steps_, .grad_scale = grad_factor});
+                  {.lr = adamw->lr * lr_factor,
+                   .beta1 = adamw->beta1,
+                   .beta2 = adamw->beta2,
+                   .eps = adamw->eps,
+                   .weight_decay = adamw->weight_decay,
+                   .step = num_steps_,
+                   .grad_scale = grad_factor});
     } else {
       const auto& muon = std::get<MuonOptions>(algorithm);
       ops::muon_(p.value, grads[i], moment1_[i], p.working,
-                 {.lr = muon.lr * lr_factor, .momentum = muon.momentum, .weight_decay = muon.weight_decay,
-                  .is_nesterov = muon.is_nesterov, .num_iterations = muon.num_iterations, .grad_scale = grad_factor});
+                 {.lr = muon.lr * lr_factor,
+                  .momentum = muon.momentum,
+                  .weight_decay = muon.weight_decay,
+                  .is_nesterov = muon.is_nesterov,
+                  .num_iterations = muon.num_iterations,
+                  .grad_scale = grad_factor});
     }
   }
 }
@@ -94,11 +105,14 @@ void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state
     const Tensor* found = nullptr;
     for (const auto& [other, value] : state)
       if (other == name) found = &value;
-    WEFT_CHECK(found, str("optimizer: the state has no ", name), "load a checkpoint of the same model and optimiser groups");
+    WEFT_CHECK(found, str("optimizer: the state has no ", name),
+               "load a checkpoint of the same model and optimiser groups");
     WEFT_CHECK(found->shape() == tensor.shape() && found->dtype() == tensor.dtype(),
-               str("optimizer: ", name, " is ", *found, " in the state, ", tensor, " here"), "load a checkpoint of the same model");
+               str("optimizer: ", name, " is ", *found, " in the state, ", tensor, " here"),
+               "load a checkpoint of the same model");
   }
-  WEFT_CHECK(state.size() == mine.size(), str("optimizer: ", state.size(), " tensors in the state, ", mine.size(), " here"),
+  WEFT_CHECK(state.size() == mine.size(),
+             str("optimizer: ", state.size(), " tensors in the state, ", mine.size(), " here"),
              "load a checkpoint of the same model and optimiser groups");
   for (auto& [name, tensor] : mine)
     for (const auto& [other, value] : state)

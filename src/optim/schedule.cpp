@@ -18,9 +18,10 @@ static double decayed(DecayTail tail, double r, double floor) {
 }
 
 double schedule_factor(const ScheduleOptions& o, int64_t step, int64_t steps) {
-  WEFT_CHECK(step >= 0 && o.warmup >= 0 && o.floor >= 0 && o.decay_fraction >= 0 && o.decay_fraction <= 1,
-             str("schedule: step ", step, ", warmup ", o.warmup, ", floor ", o.floor, ", decay_fraction ", o.decay_fraction),
-             "use values of 0 or more and a decay_fraction of at most 1");
+  WEFT_CHECK(
+      step >= 0 && o.warmup >= 0 && o.floor >= 0 && o.decay_fraction >= 0 && o.decay_fraction <= 1,
+      str("schedule: step ", step, ", warmup ", o.warmup, ", floor ", o.floor, ", decay_fraction ", o.decay_fraction),
+      "use values of 0 or more and a decay_fraction of at most 1");
   double s = static_cast<double>(step), warmup = static_cast<double>(o.warmup), total = static_cast<double>(steps);
   if (step < o.warmup) return (s + 1) / warmup;
   double r = total > warmup ? std::min((s - warmup) / (total - warmup), 1.0) : 0;

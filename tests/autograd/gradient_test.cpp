@@ -1,10 +1,9 @@
 // Gradients of every differentiable function against central differences in float64. To add a function: one row.
-#include "weft/autograd/gradient_check.h"
-
 #include <gtest/gtest.h>
 
 #include "tests/support/random.h"
 #include "weft/autograd/functions.h"
+#include "weft/autograd/gradient_check.h"
 #include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/ops/elementwise.h"
@@ -18,7 +17,7 @@ struct Row {
   const char* name;
   std::vector<Shape> shapes;
   std::function<Var(In)> f;
-  enum Domain { any, positive, off_zero } domain = any;   // off_zero: |x| > 0.05, for functions with a kink
+  enum Domain { any, positive, off_zero } domain = any;  // off_zero: |x| > 0.05, for functions with a kink
 };
 
 Tensor ints(std::initializer_list<int32_t> values, const Shape& shape) { return Tensor::from<int32_t>(values, shape); }
@@ -44,7 +43,11 @@ std::vector<Row> elementwise_rows() {
       {"div", {{3, 4}, {4}}, [](In in) { return in[0] / in[1]; }, Row::off_zero},
       {"maximum", {{3, 4}, {4}}, [](In in) { return maximum(in[0], in[1]); }},
       {"minimum", {{3, 4}, {3, 1}}, [](In in) { return minimum(in[0], in[1]); }},
-      {"where", {{2, 2}, {2}}, [](In in) { return where(Tensor::from<bool>({true, false, false, true}, {2, 2}), in[0], in[1]); }},
+      {"where",
+       {{2, 2}, {2}},
+       [](In in) {
+         return where(Tensor::from<bool>({true, false, false, true}, {2, 2}), in[0], in[1]);
+       }},
       {"scale", {{7}}, [](In in) { return in[0] * -2.5 + 1.0; }},
       {"neg", {{7}}, [](In in) { return neg(in[0]); }},
       {"abs", {{7}}, [](In in) { return abs(in[0]); }, Row::off_zero},
@@ -72,14 +75,31 @@ std::vector<Row> elementwise_rows() {
 
 std::vector<Row> shape_rows() {
   return {
-      {"reshape", {{3, 4}}, [](In in) { return reshape(transpose(in[0], 0, 1), {2, 6}) * Var(Tensor::full({2, 6}, 2, kF64)); }},
-      {"permute", {{2, 3, 4}}, [](In in) { return permute(in[0], {2, 0, 1}); }},
+      {"reshape",
+       {{3, 4}},
+       [](In in) {
+         return reshape(transpose(in[0], 0, 1), {2, 6}) * Var(Tensor::full({2, 6}, 2, kF64));
+       }},
+      {"permute",
+       {{2, 3, 4}},
+       [](In in) {
+         return permute(in[0], {2, 0, 1});
+       }},
       {"transpose", {{2, 3, 4}}, [](In in) { return transpose(in[0], 0, -1); }},
       {"slice", {{5, 6}}, [](In in) { return slice(in[0], 1, 1, 6, 2); }},
       {"select", {{5, 6}}, [](In in) { return select(in[0], 0, -2); }},
-      {"expand", {{3, 1}}, [](In in) { return expand(in[0], {2, 3, 4}); }},
+      {"expand",
+       {{3, 1}},
+       [](In in) {
+         return expand(in[0], {2, 3, 4});
+       }},
       {"unsqueeze", {{3, 2}}, [](In in) { return squeeze(unsqueeze(in[0], 1), 1); }},
-      {"split", {{2, 5}}, [](In in) { auto p = split(in[0], kSizes, 1); return sum_all(square(p[0])) + sum_all(exp(p[1])); }},
+      {"split",
+       {{2, 5}},
+       [](In in) {
+         auto p = split(in[0], kSizes, 1);
+         return sum_all(square(p[0])) + sum_all(exp(p[1]));
+       }},
       {"split_unused", {{2, 5}}, [](In in) { return exp(split(in[0], kSizes, 1)[1]); }},
       {"concatenate", {{2, 3}, {2, 1}}, [](In in) { return concatenate(in, 1); }},
       {"sum", {{2, 3, 4}}, [](In in) { return sum(in[0], kBoth); }},
@@ -89,9 +109,21 @@ std::vector<Row> shape_rows() {
       {"max_keep", {{4, 5}}, [](In in) { return max(in[0], 0, true); }},
       {"cumsum", {{3, 5}}, [](In in) { return cumsum(in[0], 1); }},
       {"cumsum_reverse", {{3, 5}}, [](In in) { return cumsum(in[0], 0, {.reverse = true, .exclusive = true}); }},
-      {"embedding", {{5, 3}}, [](In in) { return embedding(in[0], ints({4, 0, 4, 2}, {2, 2})); }},
-      {"gather", {{3, 4}}, [](In in) { return gather(in[0], 1, longs({0, 0, 3, 1, 2, 2}, {3, 2})); }},
-      {"scatter_add", {{3, 2}}, [](In in) { return scatter_add({3, 4}, 1, longs({0, 0, 3, 1, 2, 2}, {3, 2}), in[0]); }},
+      {"embedding",
+       {{5, 3}},
+       [](In in) {
+         return embedding(in[0], ints({4, 0, 4, 2}, {2, 2}));
+       }},
+      {"gather",
+       {{3, 4}},
+       [](In in) {
+         return gather(in[0], 1, longs({0, 0, 3, 1, 2, 2}, {3, 2}));
+       }},
+      {"scatter_add",
+       {{3, 2}},
+       [](In in) {
+         return scatter_add({3, 4}, 1, longs({0, 0, 3, 1, 2, 2}, {3, 2}), in[0]);
+       }},
       {"topk", {{3, 5}}, [](In in) { return topk(in[0], 2).values; }},
   };
 }
@@ -101,7 +133,9 @@ std::vector<Row> layer_rows() {
       {"matmul", {{2, 3, 4}, {4, 5}}, [](In in) { return matmul(in[0], in[1]); }},
       {"matmul_ta", {{2, 4, 3}, {2, 4, 5}}, [](In in) { return matmul(in[0], in[1], {.transpose_a = true}); }},
       {"matmul_tb", {{3, 4}, {2, 5, 4}}, [](In in) { return matmul(in[0], in[1], {.transpose_b = true}); }},
-      {"matmul_tab", {{4, 3}, {5, 4}}, [](In in) { return matmul(in[0], in[1], {.transpose_a = true, .transpose_b = true}); }},
+      {"matmul_tab",
+       {{4, 3}, {5, 4}},
+       [](In in) { return matmul(in[0], in[1], {.transpose_a = true, .transpose_b = true}); }},
       {"linear", {{2, 3, 4}, {5, 4}, {5}}, [](In in) { return linear(in[0], in[1], in[2]); }},
       {"linear_no_bias", {{3, 4}, {5, 4}}, [](In in) { return linear(in[0], in[1]); }},
       {"rms_norm", {{3, 7}, {7}}, [](In in) { return rms_norm(in[0], in[1], 1e-6); }},
@@ -109,23 +143,52 @@ std::vector<Row> layer_rows() {
       {"softmax", {{3, 7}}, [](In in) { return softmax(in[0]); }},
       {"logsumexp", {{3, 7}}, [](In in) { return logsumexp(in[0]); }},
       {"rotary", {{2, 3, 2, 6}}, [](In in) { return rotary(in[0], ops::rotary_table(positions(2, 3), 6, {})); }},
-      {"rotary_interleaved", {{1, 3, 2, 8}}, [](In in) {
-         return rotary(in[0], ops::rotary_table(positions(1, 3), 8, {.interleaved = true, .fraction = 0.5})); }},
-      {"causal_conv", {{2, 5, 3}, {3, 4}, {3}}, [](In in) {
-         return causal_conv(in[0], in[1], in[2], ints({0, 0, 1, 1, 1, 0, 0, 0, 0, 0}, {2, 5})); }},
-      {"attend", {{1, 6, 4, 8}, {1, 6, 2, 8}, {1, 6, 2, 4}}, [](In in) {
-         return both(attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)}, {})); }},
-      {"attend_window_softcap", {{2, 7, 2, 4}, {2, 7, 1, 4}, {2, 7, 1, 4}}, [](In in) {
-         return both(attend(in[0], in[1], in[2], {positions(2, 7)}, {positions(2, 7)}, {.mask = {.window = 3}, .score = {.softcap = 2}})); }},
-      {"attend_sum", {{1, 5, 2, 4}, {1, 5, 2, 4}, {1, 5, 2, 3}}, [](In in) {
-         return attend(in[0], in[1], in[2], {positions(1, 5)}, {positions(1, 5)}, {.normaliser = ops::Normaliser::sum})[0]; }},
-      {"attend_dropout", {{1, 6, 2, 4}, {1, 6, 2, 4}, {1, 6, 2, 4}}, [](In in) {
-         return attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)}, {.dropout = 0.3, .dropout_rng = Rng(9)})[0]; }},
-      {"cross_entropy", {{4, 5}}, [](In in) { return cross_entropy(in[0], ints({1, -1, 4, 0}, {4})); }},
-      {"linear_cross_entropy", {{4, 3}, {5, 3}}, [](In in) {
-         return linear_cross_entropy(in[0], in[1], ints({1, -1, 4, 0}, {4}), {.factor = 0.5, .softcap = 3, .chunk = 3}).loss * 2.0; }},
-      {"recompute", {{3, 4}, {4}}, [](In in) {
-         return recompute([](In x) { return std::vector<Var>{tanh(x[0] * x[1])}; }, in)[0]; }},
+      {"rotary_interleaved",
+       {{1, 3, 2, 8}},
+       [](In in) {
+         return rotary(in[0], ops::rotary_table(positions(1, 3), 8, {.interleaved = true, .fraction = 0.5}));
+       }},
+      {"causal_conv",
+       {{2, 5, 3}, {3, 4}, {3}},
+       [](In in) {
+         return causal_conv(in[0], in[1], in[2], ints({0, 0, 1, 1, 1, 0, 0, 0, 0, 0}, {2, 5}));
+       }},
+      {"attend",
+       {{1, 6, 4, 8}, {1, 6, 2, 8}, {1, 6, 2, 4}},
+       [](In in) { return both(attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)}, {})); }},
+      {"attend_window_softcap",
+       {{2, 7, 2, 4}, {2, 7, 1, 4}, {2, 7, 1, 4}},
+       [](In in) {
+         return both(attend(in[0], in[1], in[2], {positions(2, 7)}, {positions(2, 7)},
+                            {.mask = {.window = 3}, .score = {.softcap = 2}}));
+       }},
+      {"attend_sum",
+       {{1, 5, 2, 4}, {1, 5, 2, 4}, {1, 5, 2, 3}},
+       [](In in) {
+         return attend(in[0], in[1], in[2], {positions(1, 5)}, {positions(1, 5)},
+                       {.normaliser = ops::Normaliser::sum})[0];
+       }},
+      {"attend_dropout",
+       {{1, 6, 2, 4}, {1, 6, 2, 4}, {1, 6, 2, 4}},
+       [](In in) {
+         return attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)},
+                       {.dropout = 0.3, .dropout_rng = Rng(9)})[0];
+       }},
+      {"cross_entropy",
+       {{4, 5}},
+       [](In in) {
+         return cross_entropy(in[0], ints({1, -1, 4, 0}, {4}));
+       }},
+      {"linear_cross_entropy",
+       {{4, 3}, {5, 3}},
+       [](In in) {
+         return linear_cross_entropy(in[0], in[1], ints({1, -1, 4, 0}, {4}), {.factor = 0.5, .softcap = 3, .chunk = 3})
+                    .loss *
+                2.0;
+       }},
+      {"recompute",
+       {{3, 4}, {4}},
+       [](In in) { return recompute([](In x) { return std::vector<Var>{tanh(x[0] * x[1])}; }, in)[0]; }},
   };
 }
 
@@ -146,9 +209,15 @@ void check(const Row& row) {
   EXPECT_GT(result.num_checked, 0);
 }
 
-TEST(Gradient, OfElementwiseFunctions) { for (const Row& row : elementwise_rows()) check(row); }
-TEST(Gradient, OfViewsReductionsAndLookups) { for (const Row& row : shape_rows()) check(row); }
-TEST(Gradient, OfProductsNormsAttentionAndLosses) { for (const Row& row : layer_rows()) check(row); }
+TEST(Gradient, OfElementwiseFunctions) {
+  for (const Row& row : elementwise_rows()) check(row);
+}
+TEST(Gradient, OfViewsReductionsAndLookups) {
+  for (const Row& row : shape_rows()) check(row);
+}
+TEST(Gradient, OfProductsNormsAttentionAndLosses) {
+  for (const Row& row : layer_rows()) check(row);
+}
 
 TEST(GradientCheck, FindsAPlantedErrorAndNamesIt) {
   auto wrong = [](In in) {

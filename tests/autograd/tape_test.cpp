@@ -17,7 +17,9 @@ namespace {
 using test::error_of;
 using Floats = std::vector<float>;
 
-Var leaf(std::initializer_list<float> values) { return variable(Tensor::from<float>(values, {static_cast<int64_t>(values.size())})); }
+Var leaf(std::initializer_list<float> values) {
+  return variable(Tensor::from<float>(values, {static_cast<int64_t>(values.size())}));
+}
 
 TEST(Tape, AddsUpAllPathsAndAllBackwards) {
   Var x = leaf({1, 2});
@@ -29,7 +31,7 @@ TEST(Tape, AddsUpAllPathsAndAllBackwards) {
 
 TEST(Tape, ASharedGradientIsNotOverwritten) {
   Var x = leaf({1, 2}), y = leaf({3, 4});
-  Var s = x + y;                       // both get the same dy
+  Var s = x + y;  // both get the same dy
   backward(sum_all(s) + sum_all(x) + sum_all(x));
   EXPECT_EQ(x.grad().to_vector<float>(), (Floats{3, 3}));
   EXPECT_EQ(y.grad().to_vector<float>(), (Floats{1, 1}));
@@ -86,14 +88,18 @@ TEST(Tape, ChangingAKeptTensorIsAnError) {
   Var x = variable(value);
   Var y = sum_all(square(x));
   ops::scale_(value, 2);
-  EXPECT_EQ(error_of([&] { backward(y); }, {"kept for backward was changed in place", "[2] f32 cpu", "ops::clone"}), "");
+  EXPECT_EQ(error_of([&] { backward(y); }, {"kept for backward was changed in place", "[2] f32 cpu", "ops::clone"}),
+            "");
 }
 
 TEST(Tape, HooksSeeAndReplaceGradients) {
   Var x = leaf({1, 2});
   Var y = x * 3.0;
   int calls = 0;
-  y.on_grad([&](Tensor& grad) { ++calls; grad = ops::scale(grad, 10); });
+  y.on_grad([&](Tensor& grad) {
+    ++calls;
+    grad = ops::scale(grad, 10);
+  });
   x.on_grad([&](Tensor&) { ++calls; });
   backward(sum_all(y) + sum_all(y));
   EXPECT_EQ(calls, 2);
@@ -139,10 +145,14 @@ TEST(Tape, WrongGradientsOfAFunctionAreNamed) {
     return record("bad", ops::square(x.value()), {x}, [](const Tensor&, Wants) { return Grads{Tensor::zeros({3})}; });
   };
   auto bad_count = [](const Var& x) {
-    return record("bad", ops::square(x.value()), {x}, [](const Tensor& dy, Wants) { return Grads{Tensor(dy), Tensor(dy)}; });
+    return record("bad", ops::square(x.value()), {x}, [](const Tensor& dy, Wants) {
+      return Grads{Tensor(dy), Tensor(dy)};
+    });
   };
   Var x = leaf({1, 2});
-  EXPECT_EQ(error_of([&] { backward(sum_all(bad_shape(x))); }, {"bad returned a gradient [3] f32 cpu for input 0 of shape [2]"}), "");
+  EXPECT_EQ(error_of([&] { backward(sum_all(bad_shape(x))); },
+                     {"bad returned a gradient [3] f32 cpu for input 0 of shape [2]"}),
+            "");
   EXPECT_EQ(error_of([&] { backward(sum_all(bad_count(x))); }, {"bad returned 2 gradients for 1 inputs"}), "");
   EXPECT_EQ(error_of([&] { backward(x * 2.0); }, {"more than one element"}), "");
   EXPECT_EQ(error_of([&] { backward(Var(Tensor::zeros({}))); }, {"does not depend on a variable()"}), "");

@@ -20,8 +20,8 @@ TEST(Philox, GivesThePublishedVectors) {
 TEST(Rng, StreamsAreIndependentAndRepeatable) {
   Rng rng(7);
   EXPECT_EQ(rng["a"].bits(3), Rng(7)["a"].bits(3));
-  std::set<uint64_t> keys{rng.key(), rng["a"].key(), rng["b"].key(), rng["a"]["b"].key(), rng["b"]["a"].key(), rng[uint64_t{0}].key(),
-                          rng[uint64_t{1}].key(), Rng(8)["a"].key()};
+  std::set<uint64_t> keys{rng.key(),           rng["a"].key(),         rng["b"].key(),         rng["a"]["b"].key(),
+                          rng["b"]["a"].key(), rng[uint64_t{0}].key(), rng[uint64_t{1}].key(), Rng(8)["a"].key()};
   EXPECT_EQ(keys.size(), 8u);
 }
 
@@ -32,7 +32,10 @@ TEST(Rng, MomentsOfUniformAndNormalAreRight) {
   for (uint64_t i = 0; i < n; ++i) {
     double u = rng.uniform(i), z = rng.normal(i);
     ASSERT_TRUE(0 <= u && u < 1 && std::isfinite(z));
-    sum += u; sum2 += u * u; normal += z; normal2 += z * z;
+    sum += u;
+    sum2 += u * u;
+    normal += z;
+    normal2 += z * z;
   }
   EXPECT_NEAR(sum / n, 0.5, 0.005);
   EXPECT_NEAR(sum2 / n, 1.0 / 3, 0.005);

@@ -65,7 +65,7 @@ TEST(Allocator, NoticesAWriteBehindTheEnd) {
   Storage* storage = cpu.allocate(100);
   auto* bytes = static_cast<unsigned char*>(storage->data);
   unsigned char kept = bytes[100];
-  bytes[100] = 0;                       // inside the block, behind the tensor
+  bytes[100] = 0;  // inside the block, behind the tensor
   Storage* copy = storage;
   copy->release();
   EXPECT_EQ(cpu.stats().num_guard_errors, before + 1);
@@ -77,8 +77,9 @@ TEST(Error, SaysWhatWhereAndFix) {
   Scope model("model");
   Scope layer("layers.3");
   set_rank_label({2, 4});
-  std::string wrong = test::error_of([] { fail("matmul: bad", "transpose b?"); },
-                                     {"matmul: bad\n", "where: model.layers.3, rank 2 of 4 (", "runtime_test.cpp:", "fix: transpose b?"});
+  std::string wrong = test::error_of(
+      [] { fail("matmul: bad", "transpose b?"); },
+      {"matmul: bad\n", "where: model.layers.3, rank 2 of 4 (", "runtime_test.cpp:", "fix: transpose b?"});
   set_rank_label({});
   EXPECT_EQ(wrong, "");
   EXPECT_EQ(str("a", 1, -2, 3.5, true, 'c', Shape{1, 2}, kBF16), "a1-23.5truec[1, 2]bf16");
@@ -96,8 +97,16 @@ TEST(Parallel, CoversEveryIndexOnce) {
 }
 
 TEST(Parallel, PassesErrorsToTheCaller) {
-  EXPECT_EQ(test::error_of([] { parallel_for(100, 1, [](int64_t, int64_t) { fail("inside", "none"); }); }, {"inside"}), "");
-  EXPECT_EQ(test::error_of([] { parallel_items(100, [](int64_t i) { if (i == 57) fail("item 57", "none"); }); }, {"item 57"}), "");
+  EXPECT_EQ(test::error_of([] { parallel_for(100, 1, [](int64_t, int64_t) { fail("inside", "none"); }); }, {"inside"}),
+            "");
+  EXPECT_EQ(test::error_of(
+                [] {
+                  parallel_items(100, [](int64_t i) {
+                    if (i == 57) fail("item 57", "none");
+                  });
+                },
+                {"item 57"}),
+            "");
 }
 
 TEST(Parallel, WorksFromSeveralThreads) {

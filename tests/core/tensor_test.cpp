@@ -99,7 +99,7 @@ TEST(Tensor, ErrorsNameValuesAndFix) {
 }
 
 TEST(BFloat16, RoundsToNearestEvenAndKeepsNan) {
-  EXPECT_EQ(BFloat16(1.00390625f).bits, 0x3f80);               // half way: to even
+  EXPECT_EQ(BFloat16(1.00390625f).bits, 0x3f80);  // half way: to even
   EXPECT_EQ(BFloat16(1.01171875f).bits, 0x3f82);
   EXPECT_EQ(BFloat16(std::numeric_limits<float>::infinity()).bits, 0x7f80);
   EXPECT_EQ(BFloat16(std::numeric_limits<float>::max()).bits, 0x7f80);

@@ -142,9 +142,7 @@ TEST(Gpt2, DecodesWhatItEncodedForAllByteStrings) {
       text += i % 3 == 0 ? static_cast<char>(rng[i].below(256, j))
                          : "aab \n\t'st1\xc3\xa9\xe3\x80\x80"[rng[i].below(15, j)];
     ASSERT_EQ(small->decode(small->encode(text)), text);
-    if (real) {
-      ASSERT_EQ(real->decode(real->encode(text)), text);
-    }
+    if (real) { ASSERT_EQ(real->decode(real->encode(text)), text); }
   }
 }
 
@@ -239,17 +237,14 @@ TEST(Gpt2, NeverCrashesOnDamagedFiles) {
   for (uint64_t i = 0; i < 150; ++i) {
     std::string vocab = good.vocab.dump(), merges = good.merges;
     std::string& victim = i % 2 ? vocab : merges;
-    if (i % 5 == 0)
-      victim.resize(rng[i].below(victim.size(), 0));
+    if (i % 5 == 0) victim.resize(rng[i].below(victim.size(), 0));
     else
       for (uint64_t j = 0; j < 1 + i % 3; ++j)
         victim[rng[i].below(victim.size(), j)] = static_cast<char>(rng[i].below(256, 100 + j));
     try {
       auto tokenizer = SmallFiles::make(folder, vocab, merges);
       EXPECT_EQ(tokenizer->decode(tokenizer->encode("aabab c\xff")), "aabab c\xff");
-    } catch (const Error& error) {
-      EXPECT_FALSE(error.fix().empty());
-    }
+    } catch (const Error& error) { EXPECT_FALSE(error.fix().empty()); }
   }
 }
 

@@ -134,9 +134,7 @@ TEST(Megatron, NeverCrashesOnDamagedFiles) {
       Shard shard = Shard::open(folder / "a.idx");
       check_ids(shard, 1000);
       for (int64_t d = 0; d <= shard.num_documents(); ++d) shard.next_document(shard.document_begin(d));
-    } catch (const Error& error) {
-      EXPECT_FALSE(error.fix().empty());
-    }
+    } catch (const Error& error) { EXPECT_FALSE(error.fix().empty()); }
   }
 }
 

@@ -170,9 +170,7 @@ TEST(Shards, NeverCrashOnDamagedFiles) {
     try {
       Shard shard = Shard::open(path, {.raw_width = i % 2 ? 2 : 0});
       check_ids(shard, 1000);
-    } catch (const Error& error) {
-      EXPECT_FALSE(error.fix().empty());
-    }
+    } catch (const Error& error) { EXPECT_FALSE(error.fix().empty()); }
   }
 }
 

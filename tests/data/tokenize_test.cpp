@@ -182,9 +182,7 @@ TEST(Tokenize, GoesOnWhereItWasStopped) {
         try {
           result = tokenize_files(paths, tokenizer, options);
           is_done = true;
-        } catch (int) {
-          ++interruptions;
-        }
+        } catch (int) { ++interruptions; }
       }
       EXPECT_GT(interruptions, 0);
       ASSERT_EQ(result.shards.size(), whole.shards.size());

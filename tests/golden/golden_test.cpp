@@ -14,13 +14,19 @@ std::vector<double> losses(DType compute) {
   std::vector<int32_t> ids;
   for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % 61);
   data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = 24, .vocab = 61}, 3);
-  LanguageModel model({.vocab = 61, .dim = 32, .layers = 2, .context = 24, .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true, .window = 16}},
+  LanguageModel model({.vocab = 61,
+                       .dim = 32,
+                       .layers = 2,
+                       .context = 24,
+                       .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true, .window = 16}},
                        .ffn = {.hidden = 48}},
                       Rng(3));
   model.set_compute(compute);
   std::vector<OptimizerParam> params;
   for (const NamedParam& p : model.params()) params.push_back({p.name, p.param->value(), p.param->working()});
-  Optimizer optimizer({{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}}, {.algorithm = AdamWOptions{.lr = 3e-3}}}, params);
+  Optimizer optimizer({{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}},
+                       {.algorithm = AdamWOptions{.lr = 3e-3}}},
+                      params);
   std::vector<double> losses;
   for (int64_t step = 0; step < 10; ++step) {
     data::Batch b = loader.batch(step * 4, 4);
@@ -30,14 +36,16 @@ std::vector<double> losses(DType compute) {
     losses.push_back(loss.value().item());
     std::vector<Tensor> grads;
     for (const NamedParam& p : model.params()) grads.push_back(p.param->grad());
-    optimizer.step(grads, schedule_factor({.kind = ScheduleKind::cosine, .warmup = 2}, step, 10), clip_factor(global_norm(grads), 1));
+    optimizer.step(grads, schedule_factor({.kind = ScheduleKind::cosine, .warmup = 2}, step, 10),
+                   clip_factor(global_norm(grads), 1));
     model.clear_grads();
   }
   return losses;
 }
 
 TEST(Golden, LossesOfTenStepsStay) {
-  const double expected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342, 4.093783, 4.119906, 4.084484, 4.089096, 4.091913};
+  const double expected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342,
+                             4.093783, 4.119906, 4.084484, 4.089096, 4.091913};
   std::vector<double> actual = losses(kF32);
   for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-4) << "step " << i;
 }

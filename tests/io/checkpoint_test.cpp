@@ -152,9 +152,7 @@ TEST(Checkpoint, KillAtEveryWriteLeavesAGoodCheckpointToResumeFrom) {
       ASSERT_TRUE(found) << "killed at call " << at;
       EXPECT_TRUE(messages.empty()) << messages[0];
       expect_is(*found, found->info.step == next ? next : 10);
-      if (has_finished) {
-        EXPECT_EQ(found->info.step, next);
-      }
+      if (has_finished) { EXPECT_EQ(found->info.step, next); }
       if (found->info.step == 20) break;
     }
     std::vector<std::string> messages;

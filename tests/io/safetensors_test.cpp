@@ -36,9 +36,7 @@ template <class T>
 void expect_same(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
   ASSERT_EQ(a.num_bytes(), b.num_bytes());
-  if (a.num_bytes() > 0) {
-    EXPECT_EQ(std::memcmp(a.data<T>(), b.data<T>(), a.num_bytes()), 0);
-  }
+  if (a.num_bytes() > 0) { EXPECT_EQ(std::memcmp(a.data<T>(), b.data<T>(), a.num_bytes()), 0); }
 }
 
 TEST(Safetensors, WritesTheByteVectorOfTheFormat) {
@@ -247,12 +245,9 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
     std::string bytes = good;
     auto draw = [&, number = uint64_t{0}](uint64_t bound) mutable { return rng[i].below(bound, number++); };
     uint64_t place = draw(header_end), kind = draw(4);
-    if (kind == 0)
-      bytes.resize(draw(bytes.size()));
-    else if (kind == 1)
-      bytes.append(1 + draw(9), ' ');
-    else
-      bytes[place] = static_cast<char>(draw(256));
+    if (kind == 0) bytes.resize(draw(bytes.size()));
+    else if (kind == 1) bytes.append(1 + draw(9), ' ');
+    else bytes[place] = static_cast<char>(draw(256));
     if (kind == 3) bytes[draw(header_end)] ^= static_cast<char>(1u << draw(8));
     try {
       // A plain write: this test does not need a thousand synced files.
@@ -261,13 +256,9 @@ TEST(Safetensors, RandomDamageNeverCrashes) {
       SafetensorsFile file = SafetensorsFile::open(folder / "bad");
       ++num_opened;
       for (const TensorEntry& entry : file.tensors()) {
-        if (entry.is_loadable) {
-          EXPECT_EQ(file.load(entry.name).num_bytes(), entry.size);
-        }
+        if (entry.is_loadable) { EXPECT_EQ(file.load(entry.name).num_bytes(), entry.size); }
       }
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find("bad"), std::string::npos);
-    }
+    } catch (const Error& error) { EXPECT_NE(std::string(error.what()).find("bad"), std::string::npos); }
   }
   EXPECT_GT(num_opened, 0u);
 }

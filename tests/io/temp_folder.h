@@ -37,9 +37,7 @@ class TempFolder {
 inline std::string error_of(const std::function<void()>& call) {
   try {
     call();
-  } catch (const Error& error) {
-    return error.what();
-  }
+  } catch (const Error& error) { return error.what(); }
   ADD_FAILURE() << "no Error was thrown";
   return "";
 }

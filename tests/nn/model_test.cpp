@@ -14,13 +14,20 @@ namespace {
 using test::error_of;
 
 LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
-  return {.vocab = 11, .dim = 16, .layers = 2, .context = 12, .norm = {}, .position = position,
-          .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true}}, .ffn = {.hidden = 24}};
+  return {.vocab = 11,
+          .dim = 16,
+          .layers = 2,
+          .context = 12,
+          .norm = {},
+          .position = position,
+          .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true}},
+          .ffn = {.hidden = 24}};
 }
 
 Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
   Tensor t = Tensor::empty({batch, tokens}, kI32);
-  for (int64_t i = 0; i < batch * tokens; ++i) t.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(seed).below(11, static_cast<uint64_t>(i)));
+  for (int64_t i = 0; i < batch * tokens; ++i)
+    t.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(seed).below(11, static_cast<uint64_t>(i)));
   return t;
 }
 
@@ -28,7 +35,8 @@ double max_difference(const Tensor& a, const Tensor& b) {
   auto x = a.to_vector<float>(), y = b.to_vector<float>();
   EXPECT_EQ(x.size(), y.size());
   double worst = 0;
-  for (size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
+  for (size_t i = 0; i < x.size(); ++i)
+    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
   return worst;
 }
 
@@ -44,8 +52,8 @@ TEST(LanguageModel, NamesItsParametersByPath) {
 }
 
 TEST(LanguageModel, CountsParametersAndFlops) {
-  LanguageModelOptions options{.vocab = 100, .dim = 64, .layers = 3, .context = 32, .mixers = {{.heads = 4}},
-                               .ffn = {.kind = FfnKind::gelu}};
+  LanguageModelOptions options{
+      .vocab = 100, .dim = 64, .layers = 3, .context = 32, .mixers = {{.heads = 4}}, .ffn = {.kind = FfnKind::gelu}};
   LanguageModel model(options, Rng(1));
   int64_t expected = 3 * 12 * 64 * 64 + 100 * 64;
   EXPECT_EQ(model.num_matmul_params(), expected);
@@ -97,10 +105,13 @@ TEST(LanguageModel, DecodingGivesTheParallelLogits) {
     Tokens tokens(plain_tokens(2, count, begin), {.cache = cache});
     Tensor part = Tensor::empty({2, count}, kI32);
     for (int64_t b = 0; b < 2; ++b)
-      for (int64_t t = 0; t < count; ++t) part.mutable_data<int32_t>()[b * count + t] = all.data<int32_t>()[b * 10 + begin + t];
+      for (int64_t t = 0; t < count; ++t)
+        part.mutable_data<int32_t>()[b * count + t] = all.data<int32_t>()[b * 10 + begin + t];
     EXPECT_LT(max_difference(model.logits(part, tokens), expected.slice(1, begin, begin + count)), 1e-5);
   }
-  EXPECT_EQ(error_of([&] { Tokens tokens(plain_tokens(2, 1, 10), {.cache = cache}); }, {"10 tokens are cached and 1 come"}), "");
+  EXPECT_EQ(
+      error_of([&] { Tokens tokens(plain_tokens(2, 1, 10), {.cache = cache}); }, {"10 tokens are cached and 1 come"}),
+      "");
 }
 
 TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
@@ -174,7 +185,8 @@ TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
 
 TEST(Tokens, ColumnMassSumsToTheNumberOfQueries) {
   Tokens tokens(plain_tokens(1, 6));
-  Var q = test::random_normal({1, 6, 2, 8}, "q"), k = test::random_normal({1, 6, 1, 8}, "k"), v = test::random_normal({1, 6, 1, 8}, "v");
+  Var q = test::random_normal({1, 6, 2, 8}, "q"), k = test::random_normal({1, 6, 1, 8}, "k"),
+      v = test::random_normal({1, 6, 1, 8}, "v");
   auto [out, lse] = tokens.attend(q, k, v);
   double sum = 0;
   for (float mass : tokens.column_mass(q, k, lse).to_vector<float>()) sum += static_cast<double>(mass);
@@ -187,7 +199,12 @@ TEST(Model, RefusesImpossibleOptions) {
     change(options);
     return [options] { LanguageModel model(options, Rng(1)); };
   };
-  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].heads = 3; o.mixers[0].kv_heads = 0; }), {"dim 16 is not a multiple of heads 3"}), "");
+  EXPECT_EQ(error_of(with([](auto& o) {
+                       o.mixers[0].heads = 3;
+                       o.mixers[0].kv_heads = 0;
+                     }),
+                     {"dim 16 is not a multiple of heads 3"}),
+            "");
   EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].kv_heads = 3; }), {"heads 4 is not a multiple of kv_heads 3"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].head_dim = 5; }), {"head_dim 5 is odd"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.pattern = {1}; }), {"pattern names mixer 1 of 1"}), "");

@@ -1,8 +1,9 @@
 // Modules name their parts; parameters keep their shapes.
+#include "weft/nn/module.h"
+
 #include <gtest/gtest.h>
 
 #include "tests/support/errors.h"
-#include "weft/nn/module.h"
 
 namespace weft {
 namespace {

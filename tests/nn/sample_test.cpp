@@ -1,18 +1,20 @@
 // Drawing tokens, and the loop that draws a text.
+#include "weft/models/sample.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cmath>
 
 #include "tests/support/errors.h"
-#include "weft/models/sample.h"
 
 namespace weft {
 namespace {
 
 using test::error_of;
 
-const std::array<float, 4> kLogits{std::log(0.1F), std::log(0.4F), std::log(0.2F), std::log(0.3F)};   // most likely: 1, 3, 2, 0
+const std::array<float, 4> kLogits{std::log(0.1F), std::log(0.4F), std::log(0.2F),
+                                   std::log(0.3F)};  // most likely: 1, 3, 2, 0
 
 TEST(Draw, InvertsTheDistributionFromTheMostLikelyDown) {
   EXPECT_EQ(draw(kLogits, 1, 1, 0.0), 1);
@@ -50,7 +52,8 @@ TEST(Draw, TiesGoToTheSmallerId) {
 }
 
 LanguageModel tiny_model() {
-  return LanguageModel({.vocab = 9, .dim = 16, .layers = 1, .context = 8, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(4));
+  return LanguageModel(
+      {.vocab = 9, .dim = 16, .layers = 1, .context = 8, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(4));
 }
 
 // The greedy continuation by full forward passes, for as long as it fits into the context.
@@ -72,7 +75,7 @@ TEST(Sample, GreedyEqualsTheArgmaxOfFullForwardPasses) {
 
 TEST(Sample, GoesOnBeyondTheContextFromItsLastHalf) {
   LanguageModel model = tiny_model();
-  std::vector<int32_t> prompt{1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3};   // longer than the context: its last 8 are read
+  std::vector<int32_t> prompt{1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3};  // longer than the context: its last 8 are read
   std::vector<int32_t> made = sample(model, prompt, {.tokens = 30, .temperature = 0});
   ASSERT_EQ(made.size(), 30u);
   std::vector<int32_t> tail(prompt.end() - 8, prompt.end());

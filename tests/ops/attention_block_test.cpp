@@ -13,12 +13,14 @@ ops::AttentionTokens part_of(const ops::AttentionTokens& t, int64_t begin, int64
 }
 
 // The case's keys in pieces at `cuts`, merged through attend_block and summed through attend_block_backward.
-void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<int64_t>& cuts, double tolerance, const std::string& what) {
+void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<int64_t>& cuts, double tolerance,
+                               const std::string& what) {
   ops::Attention whole = c.forward();
   ops::AttentionGrads want = c.backward(whole);
   ops::AttentionState state = ops::attention_state(c.q, c.v.size(3), c.options);
   DType dtype = c.q.dtype() == kF64 ? kF64 : kF32;
-  ops::AttentionGrads got{Tensor::zeros(c.q.shape(), dtype), Tensor::zeros(c.k.shape(), dtype), Tensor::zeros(c.v.shape(), dtype)};
+  ops::AttentionGrads got{Tensor::zeros(c.q.shape(), dtype), Tensor::zeros(c.k.shape(), dtype),
+                          Tensor::zeros(c.v.shape(), dtype)};
   for (size_t i = 0; i + 1 < cuts.size(); ++i)
     ops::attend_block(state, c.q, c.k.slice(1, cuts[i], cuts[i + 1]), c.v.slice(1, cuts[i], cuts[i + 1]), c.queries,
                       part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
@@ -29,8 +31,9 @@ void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<int64_t
     Shape k_shape = c.k.shape(), v_shape = c.v.shape();
     k_shape[1] = v_shape[1] = cuts[i + 1] - cuts[i];
     ops::AttentionGrads piece{got.dq, Tensor::zeros(k_shape, dtype), Tensor::zeros(v_shape, dtype)};
-    ops::attend_block_backward(piece, c.dout, c.q, c.k.slice(1, cuts[i], cuts[i + 1]), c.v.slice(1, cuts[i], cuts[i + 1]),
-                               whole.lse, delta, c.queries, part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
+    ops::attend_block_backward(piece, c.dout, c.q, c.k.slice(1, cuts[i], cuts[i + 1]),
+                               c.v.slice(1, cuts[i], cuts[i + 1]), whole.lse, delta, c.queries,
+                               part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
     auto part = [&](const Tensor& t) { return reference::numbers(t.slice(1, cuts[i], cuts[i + 1])); };
     expect_near(piece.dk, part(want.dk), tolerance, what + " dk");
     expect_near(piece.dv, part(want.dv), tolerance, what + " dv");
@@ -124,7 +127,7 @@ TEST(AttentionBlock, MemoryBeyondTheResultsIsSmall) {
   MemoryStats stats = allocator(Device::cpu()).stats();
   int64_t tensor = 2048 * 2 * 16 * 4;
   EXPECT_LT(stats.peak_bytes - before, 5 * tensor);
-#if !defined(__SANITIZE_ADDRESS__)   // there every block comes from the system, so that its redzones are real
+#if !defined(__SANITIZE_ADDRESS__)  // there every block comes from the system, so that its redzones are real
   EXPECT_EQ(stats.num_system_allocations, system);
 #else
   (void)system;

@@ -56,10 +56,14 @@ struct AttentionCase {
   ops::AttentionTokens queries, keys;
   ops::AttentionOptions options;
 
-  AttentionCase(const AttentionSizes& s, DType dtype, Order query_order = Order::sorted, Order key_order = Order::sorted)
-      : q(random_normal({s.B, s.T, s.H, s.K}, "q", dtype)), k(random_normal({s.B, s.S, s.G, s.K}, "k", dtype)),
-        v(random_normal({s.B, s.S, s.G, s.V}, "v", dtype)), dout(random_normal({s.B, s.T, s.H, s.V}, "dout", dtype)),
-        queries{make_positions(s.B, s.T, query_order, 1), {}}, keys{make_positions(s.B, s.S, key_order, 2), {}} {
+  AttentionCase(const AttentionSizes& s, DType dtype, Order query_order = Order::sorted,
+                Order key_order = Order::sorted)
+      : q(random_normal({s.B, s.T, s.H, s.K}, "q", dtype)),
+        k(random_normal({s.B, s.S, s.G, s.K}, "k", dtype)),
+        v(random_normal({s.B, s.S, s.G, s.V}, "v", dtype)),
+        dout(random_normal({s.B, s.T, s.H, s.V}, "dout", dtype)),
+        queries{make_positions(s.B, s.T, query_order, 1), {}},
+        keys{make_positions(s.B, s.S, key_order, 2), {}} {
     dlse = random_normal({s.B, s.T, s.H}, "dlse", dtype == kF64 ? kF64 : kF32);
   }
 
@@ -79,7 +83,8 @@ struct AttentionCase {
 };
 
 // |got - want| <= tolerance * (1 + largest |want|); infinities must agree. `want` is a reference's vector.
-inline void expect_near(const Tensor& got_tensor, const reference::Numbers& want, double tolerance, const std::string& what) {
+inline void expect_near(const Tensor& got_tensor, const reference::Numbers& want, double tolerance,
+                        const std::string& what) {
   reference::Numbers got = reference::numbers(got_tensor);
   ASSERT_EQ(got.size(), want.size()) << what;
   double largest = 0, worst = 0;
@@ -91,7 +96,8 @@ inline void expect_near(const Tensor& got_tensor, const reference::Numbers& want
     if (!(error <= worst)) worst = error, where = i;
     if (std::isnan(error)) break;
   }
-  EXPECT_LE(worst, tolerance * (1 + largest)) << what << " element " << where << ": got " << got[where] << ", want " << want[where];
+  EXPECT_LE(worst, tolerance * (1 + largest))
+      << what << " element " << where << ": got " << got[where] << ", want " << want[where];
 }
 
 // Calls f for every instruction set of this CPU, then restores the chosen one.

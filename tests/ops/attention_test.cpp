@@ -30,8 +30,8 @@ const std::vector<MaskRow>& mask_rows() {
 
 const std::vector<AttentionSizes>& sizes() {
   static const std::vector<AttentionSizes> rows = {
-      {1, 1, 1, 1, 1, 1, 1},      {2, 1, 97, 2, 1, 8, 5},    {1, 95, 96, 2, 2, 16, 16}, {1, 97, 95, 1, 1, 7, 13},
-      {2, 13, 29, 4, 2, 24, 8},   {1, 96, 193, 3, 1, 5, 33}, {1, 130, 130, 1, 1, 40, 64}, {1, 11, 12, 6, 3, 31, 9},
+      {1, 1, 1, 1, 1, 1, 1},    {2, 1, 97, 2, 1, 8, 5},    {1, 95, 96, 2, 2, 16, 16},   {1, 97, 95, 1, 1, 7, 13},
+      {2, 13, 29, 4, 2, 24, 8}, {1, 96, 193, 3, 1, 5, 33}, {1, 130, 130, 1, 1, 40, 64}, {1, 11, 12, 6, 3, 31, 9},
   };
   return rows;
 }
@@ -76,7 +76,8 @@ TEST(Attention, PermutingTheLayoutPermutesTheResult) {
   shuffled.queries.positions = make_positions(1, 150, Order::shuffled, 7);
   for (int64_t i = 0; i < 150; ++i) {
     int64_t from = shuffled.queries.positions.data<int32_t>()[i];
-    std::memcpy(shuffled.q.mutable_data<float>() + i * 32, random_normal({1, 150, 2, 16}, "q").data<float>() + from * 32, 128);
+    std::memcpy(shuffled.q.mutable_data<float>() + i * 32,
+                random_normal({1, 150, 2, 16}, "q").data<float>() + from * 32, 128);
   }
   c.q = random_normal({1, 150, 2, 16}, "q");
   ops::Attention a = c.forward(), b = shuffled.forward();
@@ -90,10 +91,13 @@ TEST(Attention, PermutingTheLayoutPermutesTheResult) {
 TEST(Attention, EqualsTheReferenceForEveryScore) {
   for (DType dtype : {kF64, kF32})
     for (int kind = 1; kind < 4; ++kind)
-      for (const AttentionSizes& s : {AttentionSizes{2, 33, 40, 4, 2, 8, 8}, AttentionSizes{1, 101, 101, 2, 1, 16, 20}}) {
+      for (const AttentionSizes& s :
+           {AttentionSizes{2, 33, 40, 4, 2, 8, 8}, AttentionSizes{1, 101, 101, 2, 1, 16, 20}}) {
         AttentionCase c(s, dtype);
         if (kind & 1) c.options.score.softcap = 1.5;
-        if (kind & 2) c.options.score.alibi_slopes = Tensor::from<float>(std::vector<float>{0.5f, 0.25f, 0.06f, -0.01f}, {4}).slice(0, 0, s.H);
+        if (kind & 2)
+          c.options.score.alibi_slopes =
+              Tensor::from<float>(std::vector<float>{0.5f, 0.25f, 0.06f, -0.01f}, {4}).slice(0, 0, s.H);
         c.options.scale = 0.7;
         expect_equals_reference(c, dtype == kF64 ? 1e-10 : 4e-6, str("score ", kind, " ", s));
       }

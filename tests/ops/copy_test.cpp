@@ -63,7 +63,8 @@ TEST(Copy, FloatToBFloat16RoundsToNearestEvenAndKeepsNan) {
 TEST(Copy, FloatToIntegerTruncatesAndSaturates) {
   double inf = std::numeric_limits<double>::infinity();
   Tensor x = make({6}, {-1.9, 2.9, 1e30, -inf, std::nan(""), 255.5});
-  EXPECT_EQ(ops::cast(x, kI32).to_vector<int32_t>(), (std::vector<int32_t>{-1, 2, 2147483647, -2147483647 - 1, 0, 255}));
+  EXPECT_EQ(ops::cast(x, kI32).to_vector<int32_t>(),
+            (std::vector<int32_t>{-1, 2, 2147483647, -2147483647 - 1, 0, 255}));
   EXPECT_EQ(ops::cast(x, kU8).to_vector<uint8_t>(), (std::vector<uint8_t>{0, 2, 255, 0, 0, 255}));
   EXPECT_EQ(ops::cast(x, kI64).to_vector<int64_t>()[2], std::numeric_limits<int64_t>::max());
   EXPECT_EQ(ops::cast(x, kI64).to_vector<int64_t>()[3], std::numeric_limits<int64_t>::min());
@@ -79,7 +80,7 @@ TEST(Copy, EveryStridePatternOnEveryDtype) {
       EXPECT_TRUE(y.is_contiguous() && !y.shares_memory_with(view));
       EXPECT_EQ(values(y), values(view));
       EXPECT_EQ(values(ops::contiguous(view)), values(view));
-      Tensor z = Tensor::zeros({6, 70, 20}, dtype);   // into the same view of another tensor
+      Tensor z = Tensor::zeros({6, 70, 20}, dtype);  // into the same view of another tensor
       Tensor into = z.as_strided(view.shape(), view.strides(), 0);
       ops::copy_(into, view);
       EXPECT_EQ(values(into), values(view));
@@ -122,7 +123,8 @@ TEST(Copy, AddTakesBFloat16IntoFloat32) {
       ops::add_(to, from, 0.5);
       std::vector<double> got = values(to);
       for (size_t i = 0; i < got.size(); ++i)
-        EXPECT_NEAR(got[i], want[i] + 0.5 * add[i], 1.01 * reference::epsilon(to_type) * std::abs(want[i] + 0.5 * add[i]));
+        EXPECT_NEAR(got[i], want[i] + 0.5 * add[i],
+                    1.01 * reference::epsilon(to_type) * std::abs(want[i] + 0.5 * add[i]));
     }
   });
 }
@@ -159,10 +161,15 @@ TEST(Copy, WritesAreSeenByTheVersion) {
 TEST(Copy, ErrorsSayWhatAndHowToFix) {
   Tensor x = Tensor::zeros({2, 3}), i = Tensor::zeros({2, 3}, kI64), h = Tensor::zeros({2, 3}, kBF16), none;
   Tensor wide = Tensor::zeros({1}).expand({4});
-  EXPECT_EQ("", test::error_of([&] { ops::copy_(x, Tensor::zeros({4, 2, 3})); }, {"copy_: to is [2, 3] f32 cpu, from is [4, 2, 3]"}));
+  EXPECT_EQ("", test::error_of(
+                    [&] {
+                      ops::copy_(x, Tensor::zeros({4, 2, 3}));
+                    },
+                    {"copy_: to is [2, 3] f32 cpu, from is [4, 2, 3]"}));
   EXPECT_EQ("", test::error_of([&] { ops::copy_(x, none); }, {"copy_", "from is undefined"}));
   EXPECT_EQ("", test::error_of([&] { ops::fill_(wide, 1); }, {"fill_: to is [4] f32 cpu, an expanded view", "clone"}));
-  EXPECT_EQ("", test::error_of([&] { ops::add_(h, x); }, {"add_: to is [2, 3] bf16 cpu, from is [2, 3] f32 cpu", "bf16"}));
+  EXPECT_EQ("",
+            test::error_of([&] { ops::add_(h, x); }, {"add_: to is [2, 3] bf16 cpu, from is [2, 3] f32 cpu", "bf16"}));
   EXPECT_EQ("", test::error_of([&] { ops::add_(i, i); }, {"add_: to is [2, 3] i64 cpu", "floating"}));
   EXPECT_EQ("", test::error_of([&] { ops::scale_(i, 2); }, {"scale_: x is [2, 3] i64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::cast(none, kF32); }, {"cast: x is undefined"}));

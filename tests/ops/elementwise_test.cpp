@@ -44,22 +44,25 @@ const Row kRows[] = {
     {"abs", ops::abs, ops::abs_backward, Keeps::x, [](double x) { return std::abs(x); }, -9, 9, 0.5, kInf, kInf},
     {"square", ops::square, ops::square_backward, Keeps::x, [](double x) { return x * x; }, -9, 9, 0.5, kInf, kInf},
     {"sqrt", ops::sqrt, ops::sqrt_backward, Keeps::y, [](double x) { return std::sqrt(x); }, 0.01, 9, 0.5, kNan, kInf},
-    {"rsqrt", ops::rsqrt, ops::rsqrt_backward, Keeps::y, [](double x) { return 1 / std::sqrt(x); }, 0.01, 9, 1, kNan, 0},
+    {"rsqrt", ops::rsqrt, ops::rsqrt_backward, Keeps::y, [](double x) { return 1 / std::sqrt(x); }, 0.01, 9, 1, kNan,
+     0},
     {"exp", ops::exp, ops::exp_backward, Keeps::y, [](double x) { return std::exp(x); }, -87, 88, 1, 0, kInf},
     {"log", ops::log, ops::log_backward, Keeps::x, [](double x) { return std::log(x); }, 0.02, 9, 1, kNan, kInf},
     {"sin", ops::sin, ops::sin_backward, Keeps::x, [](double x) { return std::sin(x); }, -50, 50, 1.5, kNan, kNan},
     {"cos", ops::cos, ops::cos_backward, Keeps::x, [](double x) { return std::cos(x); }, -50, 50, 1.5, kNan, kNan},
     {"tanh", ops::tanh, ops::tanh_backward, Keeps::y, [](double x) { return std::tanh(x); }, -5, 5, 1.5, -1, 1},
     {"sigmoid", ops::sigmoid, ops::sigmoid_backward, Keeps::y, sigmoid, -80, 10, 2, 0, 1},
-    {"log_sigmoid", ops::log_sigmoid, ops::log_sigmoid_backward, Keeps::x, [](double x) { return -softplus(-x); }, -9, 80, 2,
-     -kInf, 0},
+    {"log_sigmoid", ops::log_sigmoid, ops::log_sigmoid_backward, Keeps::x, [](double x) { return -softplus(-x); }, -9,
+     80, 2, -kInf, 0},
     {"softplus", ops::softplus, ops::softplus_backward, Keeps::x, softplus, -80, 9, 2, 0, kInf},
     {"relu", ops::relu, ops::relu_backward, Keeps::y, [](double x) { return std::max(x, 0.0); }, -9, 9, 0.5, 0, kInf},
-    {"elu", ops::elu, ops::elu_backward, Keeps::y, [](double x) { return x > 0 ? x : std::expm1(x); }, -9, 9, 1, -1, kInf},
+    {"elu", ops::elu, ops::elu_backward, Keeps::y, [](double x) { return x > 0 ? x : std::expm1(x); }, -9, 9, 1, -1,
+     kInf},
     {"silu", ops::silu, ops::silu_backward, Keeps::x, [](double x) { return x * sigmoid(x); }, -80, 9, 2, 0, kInf},
     {"gelu", ops::gelu, ops::gelu_backward, Keeps::x, [](double x) { return x * cdf(x); }, -5, 9, 8, 0, kInf},
     {"gelu_tanh", ops::gelu_tanh, ops::gelu_tanh_backward, Keeps::x, gelu_tanh, -5, 9, 24, 0, kInf},
-    {"softcap", softcap2, softcap2_backward, Keeps::y, [](double x) { return 2 * std::tanh(x / 2); }, -9, 9, 1.5, -2, 2},
+    {"softcap", softcap2, softcap2_backward, Keeps::y, [](double x) { return 2 * std::tanh(x / 2); }, -9, 9, 1.5, -2,
+     2},
 };
 
 Tensor uniform(const Shape& shape, const char* name, double low, double high, DType dtype) {
@@ -90,7 +93,8 @@ void expect_close(const Tensor& got, const std::vector<double>& want, double rel
   ASSERT_EQ(g.size(), want.size());
   for (size_t i = 0; i < g.size(); ++i) {
     if (g[i] == want[i] || (std::isnan(g[i]) && std::isnan(want[i]))) continue;
-    ASSERT_LE(std::abs(g[i] - want[i]), relative * std::abs(want[i]) + absolute) << "at " << i << ": " << g[i] << ", not " << want[i];
+    ASSERT_LE(std::abs(g[i] - want[i]), relative * std::abs(want[i]) + absolute)
+        << "at " << i << ": " << g[i] << ", not " << want[i];
   }
 }
 
@@ -152,7 +156,8 @@ TEST(Elementwise, InfinitiesGiveLimitsAndNanStaysNan) {
     for (auto backward : {ops::silu_backward, ops::gelu_backward, ops::gelu_tanh_backward, ops::softplus_backward})
       EXPECT_EQ(values(backward(make({2}, {1, 1}), make({2}, {-kInf, kInf}))), (std::vector<double>{0, 1}));
     EXPECT_EQ(values(ops::softplus(make({2}, {1000, -1000}))), (std::vector<double>{1000, 0}));
-    EXPECT_EQ(values(ops::exp(make({3}, {-104, 89, 88.5}))), (std::vector<double>{0, kInf, static_cast<float>(std::exp(88.5))}));
+    EXPECT_EQ(values(ops::exp(make({3}, {-104, 89, 88.5}))),
+              (std::vector<double>{0, kInf, static_cast<float>(std::exp(88.5))}));
     EXPECT_NEAR(ops::exp(make({}, {-95})).item() / std::exp(-95.0), 1, 1e-3);  // gradual underflow
     EXPECT_EQ(values(ops::log(make({2}, {0, -1})))[0], -kInf);
     EXPECT_NEAR(ops::log(make({}, {1e-41})).item(), std::log(static_cast<double>(1e-41f)), 1e-5);
@@ -192,13 +197,22 @@ struct PairShapes {
   Shape a, b, y;
 };
 const PairShapes kPairShapes[] = {
-    {{}, {}, {}}, {{5}, {5}, {5}}, {{0}, {1}, {0}}, {{67, 131}, {67, 131}, {67, 131}},
-    {{67, 131}, {}, {67, 131}}, {{1}, {67, 131}, {67, 131}},                       // a number
-    {{67, 131}, {131}, {67, 131}}, {{67, 13}, {13}, {67, 13}},                     // a row, long and short
-    {{67, 131}, {67, 1}, {67, 131}}, {{67, 1}, {67, 3}, {67, 3}},                  // a column
-    {{67, 1}, {1, 131}, {67, 131}}, {{2, 1, 5, 1}, {3, 1, 7}, {2, 3, 5, 7}},       // both
-    {{4, 3, 5, 2}, {4, 1, 5, 1}, {4, 3, 5, 2}}, {{1, 700}, {3, 700}, {3, 700}}, {{2, 0, 3}, {1, 3}, {2, 0, 3}},
-    {{300, 150}, {1, 150}, {300, 150}},                                            // more than one thread's grain
+    {{}, {}, {}},
+    {{5}, {5}, {5}},
+    {{0}, {1}, {0}},
+    {{67, 131}, {67, 131}, {67, 131}},
+    {{67, 131}, {}, {67, 131}},
+    {{1}, {67, 131}, {67, 131}},  // a number
+    {{67, 131}, {131}, {67, 131}},
+    {{67, 13}, {13}, {67, 13}},  // a row, long and short
+    {{67, 131}, {67, 1}, {67, 131}},
+    {{67, 1}, {67, 3}, {67, 3}},  // a column
+    {{67, 1}, {1, 131}, {67, 131}},
+    {{2, 1, 5, 1}, {3, 1, 7}, {2, 3, 5, 7}},  // both
+    {{4, 3, 5, 2}, {4, 1, 5, 1}, {4, 3, 5, 2}},
+    {{1, 700}, {3, 700}, {3, 700}},
+    {{2, 0, 3}, {1, 3}, {2, 0, 3}},
+    {{300, 150}, {1, 150}, {300, 150}},  // more than one thread's grain
 };
 
 TEST(Elementwise, BinaryOpsBroadcastOnEveryDtype) {
@@ -223,9 +237,11 @@ TEST(Elementwise, BinaryOpsTakeStridedViews) {
     for (const PairRow& row : kPairRows)
       for (DType dtype : kFloating) {
         SCOPED_TRACE(str(row.name, " ", dtype));
-        Tensor a = uniform({90, 40}, "a", -9, 9, dtype).transpose(0, 1), b = uniform({40, 181}, "b", -9, 9, dtype).slice(1, 0, 180, 2);
+        Tensor a = uniform({90, 40}, "a", -9, 9, dtype).transpose(0, 1),
+               b = uniform({40, 181}, "b", -9, 9, dtype).slice(1, 0, 180, 2);
         expect_close(row.op(a, b), reference::broadcast(a, b, {40, 90}, row.f), reference::epsilon(dtype) * 1.001, 0);
-        Tensor c = uniform({3, 4, 5}, "c", -9, 9, dtype).permute({1, 2, 0}), d = uniform({9, 3}, "d", -9, 9, dtype).slice(0, 2, 7);
+        Tensor c = uniform({3, 4, 5}, "c", -9, 9, dtype).permute({1, 2, 0}),
+               d = uniform({9, 3}, "d", -9, 9, dtype).slice(0, 2, 7);
         expect_close(row.op(c, d), reference::broadcast(c, d, {4, 5, 3}, row.f), reference::epsilon(dtype) * 1.001, 0);
       }
   });
@@ -243,7 +259,8 @@ TEST(Elementwise, MaximumAndMinimumPassNanOn) {
 TEST(Elementwise, IntegersWrapAround) {
   Tensor big = Tensor::from({std::numeric_limits<int64_t>::max()}, {1}), one = Tensor::from({int64_t{1}}, {1});
   EXPECT_EQ(ops::add(big, one).to_vector<int64_t>()[0], std::numeric_limits<int64_t>::min());
-  EXPECT_EQ(ops::mul(Tensor::from({int32_t{1} << 30}, {1}), Tensor::from({int32_t{4}}, {1})).to_vector<int32_t>()[0], 0);
+  EXPECT_EQ(ops::mul(Tensor::from({int32_t{1} << 30}, {1}), Tensor::from({int32_t{4}}, {1})).to_vector<int32_t>()[0],
+            0);
 }
 
 TEST(Elementwise, WhereSelectsOnEveryDtype) {
@@ -251,7 +268,8 @@ TEST(Elementwise, WhereSelectsOnEveryDtype) {
   for (DType dtype : {kF32, kBF16, kF64, kI64, kI32, kU8, kBool}) {
     Tensor a = make({2, 1}, {1, 0}, dtype), b = make({3}, {0, 1, 1}, dtype);
     EXPECT_EQ(values(ops::where(mask, a, b)), (std::vector<double>{1, 1, 1, 0, 1, 0})) << to_string(dtype);
-    EXPECT_EQ(values(ops::where(mask.transpose(0, 1), b.reshape({3, 1}), a.reshape({2}))), (std::vector<double>{0, 0, 1, 0, 1, 1}));
+    EXPECT_EQ(values(ops::where(mask.transpose(0, 1), b.reshape({3, 1}), a.reshape({2}))),
+              (std::vector<double>{0, 0, 1, 0, 1, 1}));
   }
 }
 
@@ -314,9 +332,11 @@ TEST(Elementwise, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", test::error_of([&] { ops::add(f, Tensor()); }, {"add: a is [2, 3] f32 cpu, b is undefined"}));
   EXPECT_EQ("", test::error_of([&] { ops::where(f, f, f); }, {"where: mask is [2, 3] f32 cpu", "bool"}));
   EXPECT_EQ("", test::error_of([&] { ops::softcap(f, 0); }, {"softcap: cap is 0", "leave softcap out"}));
-  EXPECT_EQ("", test::error_of([&] { ops::gelu_backward(f, Tensor::zeros({3})); }, {"gelu_backward: dy is [2, 3] f32 cpu", "[3] f32 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::gelu_backward(f, Tensor::zeros({3})); },
+                               {"gelu_backward: dy is [2, 3] f32 cpu", "[3] f32 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::swiglu(f, Tensor::zeros({3})); }, {"swiglu: gate is [2, 3]", "up is [3]"}));
-  EXPECT_EQ("", test::error_of([&] { ops::swiglu_backward(f, f, b); }, {"swiglu_backward: dy is [2, 3] f32", "up is [2, 3] bf16"}));
+  EXPECT_EQ("", test::error_of([&] { ops::swiglu_backward(f, f, b); },
+                               {"swiglu_backward: dy is [2, 3] f32", "up is [2, 3] bf16"}));
   EXPECT_EQ("", test::error_of([&] { ops::sum_to(f, {4, 3}); }, {"sum_to: x is [2, 3] f32 cpu, shape is [4, 3]"}));
 }
 

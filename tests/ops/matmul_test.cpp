@@ -32,11 +32,12 @@ void expect_close(const Tensor& y, const reference::Product& want, DType in, con
   double sum_error = 8 * (in == kF64 ? 0x1p-53 : 0x1p-24);
   for (size_t i = 0; i < got.size(); ++i) {
     double k_error = sum_error * want.magnitudes[i] * 4;
-    ASSERT_NEAR(got[i], want.values[i], k_error + 1.01 * rounding(y.dtype()) * std::abs(want.values[i])) << name << " element " << i;
+    ASSERT_NEAR(got[i], want.values[i], k_error + 1.01 * rounding(y.dtype()) * std::abs(want.values[i]))
+        << name << " element " << i;
   }
 }
 
-Tensor transposed_storage(const Tensor& x) {   // equal values, stored as the transpose
+Tensor transposed_storage(const Tensor& x) {  // equal values, stored as the transpose
   Shape shape = x.shape();
   std::swap(shape[x.num_dims() - 1], shape[x.num_dims() - 2]);
   Tensor copy = Tensor::empty(shape, x.dtype()).transpose(-1, -2);
@@ -71,13 +72,31 @@ struct Case {
 };
 
 const Case kCases[] = {
-    {{1, 1}, {1, 1}},       {{1, 7}, {7, 1}},       {{5, 1}, {1, 3}},         {{1, 64}, {64, 33}},
-    {{31, 17}, {17, 1}},    {{16, 16}, {16, 16}},   {{33, 65}, {65, 31}},     {{63, 64}, {64, 65}},
-    {{97, 129}, {129, 47}}, {{0, 4}, {4, 3}},       {{3, 4}, {4, 0}},         {{3, 0}, {0, 4}},
-    {{2, 3, 5}, {5, 7}},    {{2, 3, 5}, {2, 5, 7}}, {{3, 5}, {4, 5, 7}},      {{2, 1, 6, 5}, {3, 5, 4}},
-    {{2, 3, 6, 5}, {2, 3, 5, 4}},                   {{2, 1, 6, 5}, {1, 3, 5, 4}}, {{0, 3, 5}, {5, 7}},
-    {{4, 1, 5}, {5, 3}},    {{3, 0, 4}, {4, 2}},    {{2, 1, 3, 4, 5}, {1, 2, 1, 5, 6}},
-    {{130, 70}, {70, 150}}, {{3, 300}, {300, 3}},   {{20, 33, 34}, {20, 34, 35}},
+    {{1, 1}, {1, 1}},
+    {{1, 7}, {7, 1}},
+    {{5, 1}, {1, 3}},
+    {{1, 64}, {64, 33}},
+    {{31, 17}, {17, 1}},
+    {{16, 16}, {16, 16}},
+    {{33, 65}, {65, 31}},
+    {{63, 64}, {64, 65}},
+    {{97, 129}, {129, 47}},
+    {{0, 4}, {4, 3}},
+    {{3, 4}, {4, 0}},
+    {{3, 0}, {0, 4}},
+    {{2, 3, 5}, {5, 7}},
+    {{2, 3, 5}, {2, 5, 7}},
+    {{3, 5}, {4, 5, 7}},
+    {{2, 1, 6, 5}, {3, 5, 4}},
+    {{2, 3, 6, 5}, {2, 3, 5, 4}},
+    {{2, 1, 6, 5}, {1, 3, 5, 4}},
+    {{0, 3, 5}, {5, 7}},
+    {{4, 1, 5}, {5, 3}},
+    {{3, 0, 4}, {4, 2}},
+    {{2, 1, 3, 4, 5}, {1, 2, 1, 5, 6}},
+    {{130, 70}, {70, 150}},
+    {{3, 300}, {300, 3}},
+    {{20, 33, 34}, {20, 34, 35}},
 };
 
 TEST(Matmul, EqualsTheFloat64LoopForEveryShapeDtypeAndTranspose) {
@@ -91,8 +110,8 @@ TEST(Matmul, EqualsTheFloat64LoopForEveryShapeDtypeAndTranspose) {
       expect_close(ops::matmul(at, b), want, dtype, name + " a stored transposed");
       expect_close(ops::matmul(a, bt), want, dtype, name + " b stored transposed");
       expect_close(ops::matmul(at, bt), want, dtype, name + " both stored transposed");
-      expect_close(ops::matmul(at.transpose(-1, -2), bt.transpose(-1, -2), {.transpose_a = true, .transpose_b = true}), want,
-                   dtype, name + " transposed by option");
+      expect_close(ops::matmul(at.transpose(-1, -2), bt.transpose(-1, -2), {.transpose_a = true, .transpose_b = true}),
+                   want, dtype, name + " transposed by option");
       if (dtype == kBF16) expect_close(ops::matmul(a, bt, {.out = kF32}), want, dtype, name + " to f32");
     }
 }
@@ -110,7 +129,8 @@ TEST(Matmul, TakesStridedViews) {
         {"both with steps", wide.slice(2, 1, 41, 2).slice(1, 1, 40, 3)},
         {"heads before tokens", wide.slice(2, 0, 20).permute({1, 0, 2})},
         {"rows from the batch, columns from the rows", wide.slice(1, 0, 20).permute({2, 0, 1})},
-        {"columns from the batch and steps", wide.slice(0, 0, 12).slice(1, 0, 20).slice(2, 3, 50, 4).permute({0, 2, 1})},
+        {"columns from the batch and steps",
+         wide.slice(0, 0, 12).slice(1, 0, 20).slice(2, 3, 50, 4).permute({0, 2, 1})},
         {"a repeated row", wide.slice(0, 0, 1).slice(1, 3, 4).slice(2, 0, 20).expand({5, 6, 20})},
         {"a repeated matrix", wide.slice(0, 2, 3).slice(2, 0, 20).expand({3, 40, 20})},
         {"a repeated number", wide.slice(0, 2, 3).slice(1, 0, 1).slice(2, 9, 10).expand({2, 3, 20})},
@@ -134,7 +154,7 @@ TEST(Matmul, AddsToTheResultWithBeta) {
         auto want = reference::matmul(a, b);
         Tensor out = random_normal(want.shape, "out", out_dtype);
         std::vector<double> before = reference::to_doubles(out);
-        if (beta == 0) out = Tensor::empty(want.shape, out_dtype);   // NaN: beta 0 must not read it
+        if (beta == 0) out = Tensor::empty(want.shape, out_dtype);  // NaN: beta 0 must not read it
         for (size_t i = 0; i < before.size(); ++i) {
           want.values[i] += beta * before[i];
           want.magnitudes[i] += std::abs(before[i]);
@@ -165,7 +185,8 @@ TEST(Matmul, Bf16ThroughF32PanelsEqualsTheLoopAcrossPanels) {
   auto check = [](int64_t m, int64_t k, int64_t n, DType out_dtype, bool stores_transposed) {
     Tensor a = many_values({m, k}, 1, kBF16), b = many_values({k, n}, 2, kBF16);
     Tensor bias = random_normal({n}, "bias", kBF16), out = Tensor::empty({m, n}, out_dtype);
-    Tensor a_stored = stores_transposed ? transposed_storage(a) : a, b_stored = stores_transposed ? transposed_storage(b) : b;
+    Tensor a_stored = stores_transposed ? transposed_storage(a) : a,
+           b_stored = stores_transposed ? transposed_storage(b) : b;
     cpu::Gemm g;
     g.in = kBF16, g.out = out_dtype, g.m = m, g.n = n, g.k = k;
     g.a = {a_stored.raw(), stores_transposed, stores_transposed ? m : k};
@@ -175,16 +196,17 @@ TEST(Matmul, Bf16ThroughF32PanelsEqualsTheLoopAcrossPanels) {
     cpu::gemm_bf16_by_f32(g);
     for (int64_t row : {int64_t{0}, m - 1}) {
       auto want = reference::matmul(a.slice(0, row, row + 1), b);
-      for (int64_t i = 0; out_dtype == kBF16 && i < n; ++i) want.values[static_cast<size_t>(i)] += static_cast<float>(bias.data<BFloat16>()[i]);
+      for (int64_t i = 0; out_dtype == kBF16 && i < n; ++i)
+        want.values[static_cast<size_t>(i)] += static_cast<float>(bias.data<BFloat16>()[i]);
       expect_close(out.slice(0, row, row + 1), want, kBF16, str(m, " x ", k, " x ", n, " ", out_dtype, " row ", row));
     }
   };
   for (bool stores_transposed : {false, true}) {
-    check(520, 4100, 20, kBF16, stores_transposed);   // two depths, two heights
+    check(520, 4100, 20, kBF16, stores_transposed);  // two depths, two heights
     check(520, 4100, 20, kF32, stores_transposed);
-    check(5, 4096, 1030, kBF16, stores_transposed);   // two widths
+    check(5, 4096, 1030, kBF16, stores_transposed);  // two widths
   }
-  check(513, 4097, 1025, kBF16, false);               // all three
+  check(513, 4097, 1025, kBF16, false);  // all three
 }
 
 TEST(Matmul, RunsWithEveryInstructionSet) {
@@ -236,8 +258,12 @@ TEST(Matmul, WorksInsideAParallelLoop) {
 }
 
 TEST(Matmul, TakesNoNewMemoryInSteadyState) {
-  Tensor a = random_normal({64, 96}, "a", kBF16), b = random_normal({96, 80}, "b", kBF16), strided = b.slice(1, 0, 80, 2);
-  auto step = [&] { ops::matmul(a, b); ops::matmul(a, strided); };
+  Tensor a = random_normal({64, 96}, "a", kBF16), b = random_normal({96, 80}, "b", kBF16),
+         strided = b.slice(1, 0, 80, 2);
+  auto step = [&] {
+    ops::matmul(a, b);
+    ops::matmul(a, strided);
+  };
   step();
   auto before = allocator(Device::cpu()).stats().num_system_allocations;
   for (int i = 0; i < 5; ++i) step();
@@ -259,20 +285,40 @@ TEST(Matmul, ErrorsNameTheShapesAndTheFix) {
       {[&] { ops::matmul(a, b); },
        {"matmul: inner sizes differ: a is [8, 512, 768] f32 cpu, b is [512, 768] f32 cpu",
         "the last size of a (768) must equal the second-last of b (512); transpose b?"}},
-      {[&] { ops::matmul(Tensor::zeros({2, 4, 4}), Tensor::zeros({3, 4, 4})); },
+      {[&] {
+         ops::matmul(Tensor::zeros({2, 4, 4}), Tensor::zeros({3, 4, 4}));
+       },
        {"leading sizes do not broadcast", "[2, 4, 4]", "[3, 4, 4]", "leading sizes [2] and [3]"}},
-      {[&] { ops::matmul(square, Tensor::zeros({4, 4}, kBF16)); }, {"dtypes differ", "f32", "bf16", "cast"}},
-      {[&] { ops::matmul(Tensor::zeros({4, 4}, kI64), Tensor::zeros({4, 4}, kI64)); }, {"not a floating dtype", "i64"}},
+      {[&] {
+         ops::matmul(square, Tensor::zeros({4, 4}, kBF16));
+       },
+       {"dtypes differ", "f32", "bf16", "cast"}},
+      {[&] {
+         ops::matmul(Tensor::zeros({4, 4}, kI64), Tensor::zeros({4, 4}, kI64));
+       },
+       {"not a floating dtype", "i64"}},
       {[&] { ops::matmul(Tensor::zeros({4}), square); }, {"fewer than two dimensions", "[4] f32", "unsqueeze"}},
       {[&] { ops::matmul(Tensor(), square); }, {"undefined"}},
       {[&] { ops::matmul(square, square, {.out = kF64}); }, {"unsupported result dtype", "out is f64"}},
-      {[&] { Tensor out = Tensor::zeros({4, 5}); ops::matmul_into(out, square, square, {}, 1); },
+      {[&] {
+         Tensor out = Tensor::zeros({4, 5});
+         ops::matmul_into(out, square, square, {}, 1);
+       },
        {"matmul_into: out does not fit", "out is [4, 5]", "[4, 4]"}},
-      {[&] { Tensor out = Tensor::zeros({4, 4}, kBF16); ops::matmul_into(out, square, square, {}, 1); },
+      {[&] {
+         Tensor out = Tensor::zeros({4, 4}, kBF16);
+         ops::matmul_into(out, square, square, {}, 1);
+       },
        {"wrong result dtype", "give an out of dtype f32"}},
-      {[&] { Tensor out = whole.select(0, 0); ops::matmul_into(out, out.transpose(0, 1), square, {}, 1); },
+      {[&] {
+         Tensor out = whole.select(0, 0);
+         ops::matmul_into(out, out.transpose(0, 1), square, {}, 1);
+       },
        {"out overlaps an input"}},
-      {[&] { ops::linear(a, Tensor::zeros({512, 512})); }, {"linear: inner sizes differ", "[8, 512, 768]", "(768)", "(512)"}},
+      {[&] {
+         ops::linear(a, Tensor::zeros({512, 512}));
+       },
+       {"linear: inner sizes differ", "[8, 512, 768]", "(768)", "(512)"}},
       {[&] { ops::linear(a, b, Tensor::zeros({768})); }, {"bias does not fit", "shape [512]"}},
       {[&] { ops::linear(a, b.select(0, 0)); }, {"wrong number of dimensions", "[out, in]"}},
       {[&] { ops::linear(a, b, Tensor::zeros({512}, kBF16)); }, {"dtypes differ", "bf16"}},
@@ -282,11 +328,12 @@ TEST(Matmul, ErrorsNameTheShapesAndTheFix) {
       row.call();
       ADD_FAILURE() << "no error that says " << row.parts[0];
     } catch (const Error& e) {
-      for (const char* part : row.parts) EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what() << "\nlacks " << part;
+      for (const char* part : row.parts)
+        EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what() << "\nlacks " << part;
     }
   }
   Tensor out = whole.select(0, 0);
-  ops::matmul_into(out, whole.select(0, 1), square, {}, 0);   // the same memory, but another part of it
+  ops::matmul_into(out, whole.select(0, 1), square, {}, 0);  // the same memory, but another part of it
 }
 
 }  // namespace

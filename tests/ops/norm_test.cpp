@@ -39,12 +39,9 @@ Tensor shifted_normal(const Shape& shape, std::string_view name, DType dtype) { 
   Tensor x = random_normal(shape, name, kF64), y = Tensor::empty(shape, dtype);
   for (int64_t i = 0; i < x.num_elements(); ++i) {
     double value = x.data<double>()[i] * 2 + 3;
-    if (dtype == kF64)
-      y.mutable_data<double>()[i] = value;
-    else if (dtype == kF32)
-      y.mutable_data<float>()[i] = static_cast<float>(value);
-    else
-      y.mutable_data<BFloat16>()[i] = BFloat16(static_cast<float>(value));
+    if (dtype == kF64) y.mutable_data<double>()[i] = value;
+    else if (dtype == kF32) y.mutable_data<float>()[i] = static_cast<float>(value);
+    else y.mutable_data<BFloat16>()[i] = BFloat16(static_cast<float>(value));
   }
   return y;
 }

@@ -19,7 +19,8 @@ using reference::values;
 void expect_near(const Tensor& got, const Numbers& want, double error) {
   Numbers g = values(got);
   ASSERT_EQ(g.size(), want.size());
-  for (size_t i = 0; i < g.size(); ++i) ASSERT_NEAR(g[i], want[i], error * std::max(1.0, std::abs(want[i]))) << "at " << i;
+  for (size_t i = 0; i < g.size(); ++i)
+    ASSERT_NEAR(g[i], want[i], error * std::max(1.0, std::abs(want[i]))) << "at " << i;
 }
 
 TEST(Optim, AdamWEqualsFloat64Loops) {
@@ -30,7 +31,13 @@ TEST(Optim, AdamWEqualsFloat64Loops) {
         Tensor working = has_working ? Tensor::empty({n}, kBF16) : Tensor();
         Numbers p = values(param), pm = values(m), pv = values(v);
         for (int64_t step = 1; step <= 4; ++step) {
-          ops::AdamWStep o{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .step = step, .grad_scale = 0.5};
+          ops::AdamWStep o{.lr = 0.01,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .eps = 1e-8,
+                           .weight_decay = 0.1,
+                           .step = step,
+                           .grad_scale = 0.5};
           Tensor grad = test::random_normal({n}, str("grad", step));
           ops::adamw_(param, grad, m, v, working, o);
           reference::adamw(p, values(grad), pm, pv, o);
@@ -54,7 +61,8 @@ TEST(Optim, MuonEqualsFloat64Loops) {
     for (auto [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {4, 4}, {7, 31}, {31, 7}, {1, 9}, {9, 1}, {0, 3}})
       for (bool is_nesterov : {false, true}) {
         SCOPED_TRACE(str(rows, " x ", columns));
-        ops::MuonStep o{.lr = 0.02, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = is_nesterov, .grad_scale = 0.5};
+        ops::MuonStep o{
+            .lr = 0.02, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = is_nesterov, .grad_scale = 0.5};
         Tensor param = test::random_normal({rows, columns}, "param"), buffer = Tensor::zeros({rows, columns});
         Tensor working = Tensor::empty({rows, columns}, kBF16);
         Numbers p = values(param), b = values(buffer);
@@ -84,16 +92,22 @@ TEST(Optim, NewtonSchulzBringsSingularValuesNearOne) {
 }
 
 TEST(Optim, ErrorsSayWhatAndHowToFix) {
-  Tensor p = Tensor::zeros({2, 3}), m = Tensor::zeros({2, 3}), v = Tensor::zeros({2, 3}), wrong = Tensor::zeros({3, 2}), none;
+  Tensor p = Tensor::zeros({2, 3}), m = Tensor::zeros({2, 3}), v = Tensor::zeros({2, 3}), wrong = Tensor::zeros({3, 2}),
+         none;
   Tensor half = Tensor::zeros({2, 3}, kBF16), line = Tensor::zeros({6});
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, wrong, m, v, none, {}); }, {"adamw_: param is [2, 3] f32 cpu, grad is [3, 2] f32 cpu"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, half, none, {}); }, {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, wrong, m, v, none, {}); },
+                               {"adamw_: param is [2, 3] f32 cpu, grad is [3, 2] f32 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, half, none, {}); },
+                               {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
+  EXPECT_EQ("",
+            test::error_of([&] { ops::adamw_(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
   EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.beta1 = 1}); }, {"adamw_: beta1 is 1", "[0, 1)"}));
   EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.step = 0}); }, {"step 0", "at least 1"}));
   EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.lr = -1}); }, {"adamw_: lr is -1"}));
-  EXPECT_EQ("", test::error_of([&] { ops::muon_(line, line, line, none, {}); }, {"muon_: param is [6] f32 cpu", "adamw_"}));
-  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, wrong, m, none, {}); }, {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
+  EXPECT_EQ("",
+            test::error_of([&] { ops::muon_(line, line, line, none, {}); }, {"muon_: param is [6] f32 cpu", "adamw_"}));
+  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, wrong, m, none, {}); },
+                               {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
   EXPECT_EQ("", test::error_of([&] { ops::muon_(p, v, m, none, {.momentum = 1}); }, {"muon_: momentum is 1"}));
   EXPECT_EQ("", test::error_of([&] { ops::newton_schulz(half, 5); }, {"newton_schulz: matrix is [2, 3] bf16 cpu"}));
 }

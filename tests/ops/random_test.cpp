@@ -1,10 +1,11 @@
 // Random fills and dropout: values are functions of (rng, global index) only.
+#include "tests/support/random.h"
+
 #include <gtest/gtest.h>
 
 #include "tests/ops/isa.h"
 #include "tests/reference/values.h"
 #include "tests/support/errors.h"
-#include "tests/support/random.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft {
@@ -54,15 +55,20 @@ TEST(Random, DropoutIsKeyedByRowPositionAndChannel) {
         for (int64_t row = 0; row < 3; ++row)
           for (int64_t token = 0; token < 10; ++token)
             for (int64_t d = 0; d < dim; ++d) {
-              auto words = rng.bits(static_cast<uint64_t>(token + 5) << 32 | static_cast<uint64_t>(d / 4), static_cast<uint64_t>(row + 7));
+              auto words = rng.bits(static_cast<uint64_t>(token + 5) << 32 | static_cast<uint64_t>(d / 4),
+                                    static_cast<uint64_t>(row + 7));
               bool is_kept = uniform_from_bits(words[static_cast<size_t>(d % 4)]) >= 0.25f;
               double value = in[static_cast<size_t>((row * 10 + token) * dim + d)];
-              want.push_back(is_kept ? value * (dtype == kF64 ? 1 / 0.75 : static_cast<double>(static_cast<float>(1 / 0.75))) : 0);
+              want.push_back(
+                  is_kept ? value * (dtype == kF64 ? 1 / 0.75 : static_cast<double>(static_cast<float>(1 / 0.75))) : 0);
             }
-        for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], want[i], 1.01 * reference::epsilon(dtype) * std::abs(want[i]));
+        for (size_t i = 0; i < out.size(); ++i)
+          ASSERT_NEAR(out[i], want[i], 1.01 * reference::epsilon(dtype) * std::abs(want[i]));
         // Shards see what the whole sees.
-        EXPECT_EQ(values(ops::dropout(x.slice(1, 4, 10), positions_of(3, 6, 9), 0.25, rng, 7)), values(y.slice(1, 4, 10)));
-        EXPECT_EQ(values(ops::dropout(x.slice(0, 2, 3), positions_of(1, 10, 5), 0.25, rng, 9)), values(y.slice(0, 2, 3)));
+        EXPECT_EQ(values(ops::dropout(x.slice(1, 4, 10), positions_of(3, 6, 9), 0.25, rng, 7)),
+                  values(y.slice(1, 4, 10)));
+        EXPECT_EQ(values(ops::dropout(x.slice(0, 2, 3), positions_of(1, 10, 5), 0.25, rng, 9)),
+                  values(y.slice(0, 2, 3)));
       }
   });
 }
@@ -86,8 +92,10 @@ TEST(Random, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", test::error_of([&] { ops::fill_normal_(x, Rng(), 0, -1); }, {"fill_normal_", "std -1"}));
   EXPECT_EQ("", test::error_of([&] { ops::fill_uniform_(x, Rng(), 1, 0); }, {"fill_uniform_", "low 1, high 0"}));
   EXPECT_EQ("", test::error_of([&] { ops::dropout(x, at, 1, Rng()); }, {"dropout: p is 1", "0 <= p < 1"}));
-  EXPECT_EQ("", test::error_of([&] { ops::dropout(x, ints, 0.5, Rng()); }, {"dropout: x is [2, 3, 4] f32 cpu, positions are [2] i64 cpu"}));
-  EXPECT_EQ("", test::error_of([&] { ops::dropout(x.select(0, 0), at, 0.5, Rng()); }, {"dropout: x is [3, 4] f32 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::dropout(x, ints, 0.5, Rng()); },
+                               {"dropout: x is [2, 3, 4] f32 cpu, positions are [2] i64 cpu"}));
+  EXPECT_EQ("",
+            test::error_of([&] { ops::dropout(x.select(0, 0), at, 0.5, Rng()); }, {"dropout: x is [3, 4] f32 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::dropout(x, at, 0.5, Rng(), -1); }, {"dropout: first_row is -1"}));
 }
 

@@ -32,7 +32,8 @@ Reduced reduce(const Tensor& x, std::span<const int> dims) {
   unsigned bits = 0;
   int64_t n = 1;
   for (int d : dims) bits |= 1u << (d < 0 ? d + x.num_dims() : d);
-  for (int d = 0; d < x.num_dims(); ++d) (bits >> d & 1u) ? void(r.count *= static_cast<double>(x.shape()[d])) : void(n *= x.shape()[d]);
+  for (int d = 0; d < x.num_dims(); ++d)
+    (bits >> d & 1u) ? void(r.count *= static_cast<double>(x.shape()[d])) : void(n *= x.shape()[d]);
   r.sum.resize(static_cast<size_t>(n));
   r.size = r.sum;
   r.max.assign(static_cast<size_t>(n), -kInf);
@@ -60,8 +61,9 @@ void expect_sums(const Tensor& got, const Reduced& want, double factor) {
   ASSERT_EQ(g.size(), want.sum.size());
   double lane = got.dtype() == kF64 ? 0x1p-53 : 0x1p-24;
   for (size_t i = 0; i < g.size(); ++i)
-    ASSERT_NEAR(g[i], want.sum[i] * factor,
-                8 * lane * want.size[i] * factor + 1.01 * reference::epsilon(got.dtype()) * std::abs(want.sum[i] * factor))
+    ASSERT_NEAR(
+        g[i], want.sum[i] * factor,
+        8 * lane * want.size[i] * factor + 1.01 * reference::epsilon(got.dtype()) * std::abs(want.sum[i] * factor))
         << "at " << i;
 }
 
@@ -70,10 +72,31 @@ struct Case {
   std::vector<int> dims;
 };
 const Case kCases[] = {
-    {{}, {}}, {{1}, {0}}, {{5}, {0}}, {{1023}, {0}}, {{1025}, {0}}, {{40003}, {0}}, {{3, 70}, {1}}, {{3, 5000}, {1}},
-    {{3, 70}, {0}}, {{127, 7}, {0}}, {{128, 8}, {0}}, {{129, 9}, {0}}, {{300, 1030}, {0}}, {{2, 300, 17}, {1}},
-    {{4, 5, 6}, {0, 1}}, {{4, 5, 6}, {1, 2}}, {{4, 5, 6}, {0, 2}}, {{4, 5, 6}, {-1, -3}}, {{4, 5, 6}, {0, 1, 2}}, {{4, 5, 6}, {}},
-    {{3, 1, 4, 1, 5}, {0, 2, 4}}, {{3, 1, 4, 1, 5}, {1}}, {{2, 3, 2, 3, 2, 3}, {1, 3, 5}}, {{7, 1}, {0}}, {{1, 7}, {0}},
+    {{}, {}},
+    {{1}, {0}},
+    {{5}, {0}},
+    {{1023}, {0}},
+    {{1025}, {0}},
+    {{40003}, {0}},
+    {{3, 70}, {1}},
+    {{3, 5000}, {1}},
+    {{3, 70}, {0}},
+    {{127, 7}, {0}},
+    {{128, 8}, {0}},
+    {{129, 9}, {0}},
+    {{300, 1030}, {0}},
+    {{2, 300, 17}, {1}},
+    {{4, 5, 6}, {0, 1}},
+    {{4, 5, 6}, {1, 2}},
+    {{4, 5, 6}, {0, 2}},
+    {{4, 5, 6}, {-1, -3}},
+    {{4, 5, 6}, {0, 1, 2}},
+    {{4, 5, 6}, {}},
+    {{3, 1, 4, 1, 5}, {0, 2, 4}},
+    {{3, 1, 4, 1, 5}, {1}},
+    {{2, 3, 2, 3, 2, 3}, {1, 3, 5}},
+    {{7, 1}, {0}},
+    {{1, 7}, {0}},
 };
 
 TEST(Reduce, SumsAndMeansEqualFloat64Loops) {
@@ -96,8 +119,8 @@ TEST(Reduce, TakesStridedViews) {
   test::for_each_isa([] {
     for (DType dtype : kFloating) {
       Tensor x = test::random_normal({6, 50, 40}, "x", dtype);
-      for (const Tensor& view : {x.transpose(1, 2), x.permute({2, 0, 1}), x.slice(2, 3, 20), x.slice(2, 0, 40, 2), x.slice(1, 9, 11),
-                                 x.select(2, 1).unsqueeze(1), x.slice(0, 2, 3).expand({4, 50, 40})})
+      for (const Tensor& view : {x.transpose(1, 2), x.permute({2, 0, 1}), x.slice(2, 3, 20), x.slice(2, 0, 40, 2),
+                                 x.slice(1, 9, 11), x.select(2, 1).unsqueeze(1), x.slice(0, 2, 3).expand({4, 50, 40})})
         for (int dim : {0, 1, 2}) {
           int dims[] = {dim};
           Reduced want = reduce(view, dims);
@@ -124,7 +147,8 @@ TEST(Reduce, EmptyTensors) {
 
 TEST(Reduce, SumToUndoesBroadcasting) {
   Tensor x = test::random_normal({4, 3, 5, 2}, "x");
-  for (Shape shape : {Shape{4, 3, 5, 2}, Shape{2}, Shape{}, Shape{5, 1}, Shape{3, 1, 2}, Shape{4, 1, 5, 1}, Shape{1, 1, 1, 1}}) {
+  for (Shape shape :
+       {Shape{4, 3, 5, 2}, Shape{2}, Shape{}, Shape{5, 1}, Shape{3, 1, 2}, Shape{4, 1, 5, 1}, Shape{1, 1, 1, 1}}) {
     std::vector<int> dims;
     for (int d = 0; d < 4; ++d) {
       int shift = 4 - shape.num_dims();
@@ -183,8 +207,10 @@ TEST(Reduce, MaximaAndTheirPlaces) {
         if (c.shape.num_dims() > 2) continue;
         size_t n = static_cast<size_t>(rows.size(-1));
         for (size_t r = 0; r < at.size(); ++r)
-          EXPECT_EQ(std::max_element(v.begin() + static_cast<int64_t>(r * n), v.begin() + static_cast<int64_t>((r + 1) * n)) - v.begin(),
-                    static_cast<int64_t>(r * n + static_cast<size_t>(at[r])));
+          EXPECT_EQ(
+              std::max_element(v.begin() + static_cast<int64_t>(r * n), v.begin() + static_cast<int64_t>((r + 1) * n)) -
+                  v.begin(),
+              static_cast<int64_t>(r * n + static_cast<size_t>(at[r])));
       }
   });
 }
@@ -229,7 +255,8 @@ TEST(Reduce, SumOfSquaresAndFiniteness) {
 
 TEST(Reduce, CumulativeSums) {
   for (DType dtype : kFloating)
-    for (auto [shape, dim] : {std::pair{Shape{9}, 0}, {Shape{3, 200}, 1}, {Shape{31, 70}, 0}, {Shape{2, 5, 3}, 1}, {Shape{2, 5, 3}, -1}})
+    for (auto [shape, dim] :
+         {std::pair{Shape{9}, 0}, {Shape{3, 200}, 1}, {Shape{31, 70}, 0}, {Shape{2, 5, 3}, 1}, {Shape{2, 5, 3}, -1}})
       for (bool reverse : {false, true})
         for (bool exclusive : {false, true}) {
           SCOPED_TRACE(str(shape, " ", dtype, " ", dim, reverse ? " reverse" : "", exclusive ? " exclusive" : ""));

@@ -37,8 +37,10 @@ TEST(Select, EmbeddingTakesRowsOfTheTable) {
     for (DType id_dtype : {kI64, kI32})
       for (Shape ids_shape : {Shape{}, Shape{1}, Shape{0}, Shape{3, 5}, Shape{2, 3, 17}})
         for (int64_t dim : {1, 7, 64}) {
-          Tensor wide = random_normal({11, 2 * dim}, "table", dtype), ids = random_index(ids_shape, 11, "ids", id_dtype);
-          for (const Tensor& table : {wide.slice(1, 0, dim), wide.slice(1, 0, 2 * dim, 2), wide.slice(1, dim, 2 * dim)}) {
+          Tensor wide = random_normal({11, 2 * dim}, "table", dtype),
+                 ids = random_index(ids_shape, 11, "ids", id_dtype);
+          for (const Tensor& table :
+               {wide.slice(1, 0, dim), wide.slice(1, 0, 2 * dim, 2), wide.slice(1, dim, 2 * dim)}) {
             Tensor y = ops::embedding(table, ids);
             Shape expected = ids_shape;
             expected.push_back(dim);
@@ -46,7 +48,8 @@ TEST(Select, EmbeddingTakesRowsOfTheTable) {
             auto got = to_doubles(y), rows = to_doubles(table);
             std::vector<int64_t> id;
             if (id_dtype == kI64) id = ids.to_vector<int64_t>();
-            else for (int32_t i : ids.to_vector<int32_t>()) id.push_back(i);
+            else
+              for (int32_t i : ids.to_vector<int32_t>()) id.push_back(i);
             for (size_t i = 0; i < got.size(); ++i)
               ASSERT_EQ(got[i], rows[at(id[i / at(dim)] * dim) + i % at(dim)]) << str(table, " ", ids);
           }
@@ -84,12 +87,13 @@ TEST(Select, SumsDoNotDependOnTheNumberOfThreads) {
 
 struct GatherCase {
   Shape x;
-  int64_t dim, size;   // of the index along dim
+  int64_t dim, size;  // of the index along dim
 };
 
 TEST(Select, GatherAndScatterAddEqualTheLoops) {
-  const GatherCase cases[] = {{{5}, 0, 3}, {{3, 4}, 1, 9}, {{3, 4}, 0, 2}, {{2, 5, 7}, 1, 6}, {{2, 5, 7}, -1, 1},
-                              {{2, 5, 7}, 0, 4}, {{2, 5, 7}, 1, 0}, {{0, 5}, 1, 3}, {{3, 1, 2}, 1, 4}};
+  const GatherCase cases[] = {{{5}, 0, 3},       {{3, 4}, 1, 9},     {{3, 4}, 0, 2},
+                              {{2, 5, 7}, 1, 6}, {{2, 5, 7}, -1, 1}, {{2, 5, 7}, 0, 4},
+                              {{2, 5, 7}, 1, 0}, {{0, 5}, 1, 3},     {{3, 1, 2}, 1, 4}};
   for (DType dtype : {kF32, kBF16, kF64})
     for (const GatherCase& c : cases) {
       std::string name = str(c.x, " dim ", c.dim, " ", dtype);
@@ -111,7 +115,7 @@ TEST(Select, GatherAndScatterAddEqualTheLoops) {
       }
       for (size_t i = 0; i < want.size(); ++i)
         ASSERT_NEAR(back[i], want[i], (dtype == kBF16 ? 0.004 : 1e-6) * std::abs(want[i])) << name;
-      if (c.x.num_dims() >= 2) {   // strided views of the same values
+      if (c.x.num_dims() >= 2) {  // strided views of the same values
         Tensor xt = ops::gather(x.transpose(0, 1), dim <= 1 ? 1 - dim : dim, index.transpose(0, 1));
         ASSERT_EQ(to_doubles(xt), to_doubles(y.transpose(0, 1))) << name;
       }
@@ -182,26 +186,54 @@ TEST(Select, ErrorsNameTheIndexAndTheRange) {
       {[&] { ops::embedding(table, negative); }, {"embedding: id -1 at place 1", "0 <= id < 5"}},
       {[&] { ops::embedding(table, x); }, {"the index is not an integer", "[2, 4] f32"}},
       {[&] { ops::embedding(x.select(0, 0), ids); }, {"the table is [4] f32", "[V, D]"}},
-      {[&] { ops::embedding_backward(Tensor::zeros({3, 2}), ids, 5); }, {"embedding_backward: id 5 at place 2"}},
+      {[&] {
+         ops::embedding_backward(Tensor::zeros({3, 2}), ids, 5);
+       },
+       {"embedding_backward: id 5 at place 2"}},
       {[&] { ops::embedding_backward(x, ids, 5); }, {"embedding_backward: dy is [2, 4]", "[3] plus [D]"}},
-      {[&] { ops::gather(x, 1, Tensor::full({2, 1}, 4, kI64)); }, {"gather: index 4 at place 0", "0 <= index < 4"}},
-      {[&] { ops::gather(x, 1, Tensor::zeros({3, 1}, kI64)); }, {"gather: shapes differ", "[2, 4]", "[3, 1]"}},
-      {[&] { ops::gather(x, 2, Tensor::zeros({2, 1}, kI64)); }, {"gather", "2"}},
-      {[&] { ops::scatter_add({2, 3}, 1, Tensor::full({2, 4}, 3, kI64), x); }, {"scatter_add: index 3", "0 <= index < 3"}},
-      {[&] { ops::scatter_add({3, 3}, 1, Tensor::zeros({2, 4}, kI64), x); }, {"scatter_add: shapes differ", "result [3, 3]"}},
+      {[&] {
+         ops::gather(x, 1, Tensor::full({2, 1}, 4, kI64));
+       },
+       {"gather: index 4 at place 0", "0 <= index < 4"}},
+      {[&] {
+         ops::gather(x, 1, Tensor::zeros({3, 1}, kI64));
+       },
+       {"gather: shapes differ", "[2, 4]", "[3, 1]"}},
+      {[&] {
+         ops::gather(x, 2, Tensor::zeros({2, 1}, kI64));
+       },
+       {"gather", "2"}},
+      {[&] {
+         ops::scatter_add({2, 3}, 1, Tensor::full({2, 4}, 3, kI64), x);
+       },
+       {"scatter_add: index 3", "0 <= index < 3"}},
+      {[&] {
+         ops::scatter_add({3, 3}, 1, Tensor::zeros({2, 4}, kI64), x);
+       },
+       {"scatter_add: shapes differ", "result [3, 3]"}},
       {[&] { ops::topk(x, 5); }, {"topk: k is 5", "1 <= k <= 4"}},
       {[&] { ops::topk(x, 0); }, {"topk: k is 0"}},
       {[&] { ops::concatenate({}, 0); }, {"concatenate: no parts"}},
-      {[&] { ops::concatenate(std::array{x, table}, 0); }, {"part 1 is [5, 3] f32 cpu", "part 0 is [2, 4] f32 cpu"}},
-      {[&] { ops::split(x, std::array<int64_t, 2>{1, 2}, 1); }, {"split: 2 sizes with sum 3", "add up to 4"}},
-      {[&] { ops::split(x, std::array<int64_t, 2>{5, -1}, 1); }, {"split", "add up to 4"}},
+      {[&] {
+         ops::concatenate(std::array{x, table}, 0);
+       },
+       {"part 1 is [5, 3] f32 cpu", "part 0 is [2, 4] f32 cpu"}},
+      {[&] {
+         ops::split(x, std::array<int64_t, 2>{1, 2}, 1);
+       },
+       {"split: 2 sizes with sum 3", "add up to 4"}},
+      {[&] {
+         ops::split(x, std::array<int64_t, 2>{5, -1}, 1);
+       },
+       {"split", "add up to 4"}},
   };
   for (const Row& row : rows) {
     try {
       row.call();
       ADD_FAILURE() << "no error that says " << row.parts[0];
     } catch (const Error& e) {
-      for (const char* part : row.parts) EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what() << "\nlacks " << part;
+      for (const char* part : row.parts)
+        EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what() << "\nlacks " << part;
     }
   }
 }

@@ -94,10 +94,8 @@ TEST(RotaryFrequencies, FollowTheScalings) {
   int kept = 0, stretched = 0;
   for (size_t m = 0; m < 32; ++m) {
     double f = plain[m], wavelength = 2 * std::numbers::pi / f, want;
-    if (wavelength < 8192.0 / 4)
-      want = f, ++kept;
-    else if (wavelength > 8192.0)
-      want = f / 8, ++stretched;
+    if (wavelength < 8192.0 / 4) want = f, ++kept;
+    else if (wavelength > 8192.0) want = f / 8, ++stretched;
     else {
       double s = (8192.0 / wavelength - 1) / 3;
       want = (1 - s) * f / 8 + s * f;

@@ -17,8 +17,10 @@ TEST(Schedule, GivesThePublishedTable) {
   auto value = [](ScheduleOptions options, int64_t step) { return 1e-3 * schedule_factor(options, step, 100); };
   ScheduleOptions cosine{.kind = ScheduleKind::cosine, .warmup = 10, .floor = 0.1};
   ScheduleOptions wsd{.kind = ScheduleKind::wsd, .warmup = 10, .floor = 0.1};
-  const std::pair<int64_t, double> cosine_rows[] = {{0, 1e-4}, {9, 1e-3}, {10, 1e-3}, {55, 5.5e-4}, {99, 1.00274128e-4}};
-  const std::pair<int64_t, double> wsd_rows[] = {{0, 1e-4}, {9, 1e-3}, {50, 1e-3}, {80, 1e-3}, {90, 3.63603897e-4}, {99, 1.22788509e-4}};
+  const std::pair<int64_t, double> cosine_rows[] = {
+      {0, 1e-4}, {9, 1e-3}, {10, 1e-3}, {55, 5.5e-4}, {99, 1.00274128e-4}};
+  const std::pair<int64_t, double> wsd_rows[] = {{0, 1e-4},  {9, 1e-3},           {50, 1e-3},
+                                                 {80, 1e-3}, {90, 3.63603897e-4}, {99, 1.22788509e-4}};
   for (auto [step, expected] : cosine_rows) EXPECT_NEAR(value(cosine, step), expected, 1e-11) << step;
   for (auto [step, expected] : wsd_rows) EXPECT_NEAR(value(wsd, step), expected, 1e-11) << step;
   EXPECT_NEAR(value({.kind = ScheduleKind::linear, .warmup = 10, .floor = 0.1}, 55), 5.5e-4, 1e-12);
@@ -74,7 +76,8 @@ TEST(Optimizer, MuonMovesAlongAnOrthogonalMatrix) {
 }
 
 TEST(Optimizer, WritesTheWorkingCopy) {
-  Tensor value = test::random_normal({4, 4}, "w"), working = Tensor::zeros({4, 4}, kBF16), grad = test::random_normal({4, 4}, "g");
+  Tensor value = test::random_normal({4, 4}, "w"), working = Tensor::zeros({4, 4}, kBF16),
+         grad = test::random_normal({4, 4}, "g");
   Optimizer optimizer({{}}, {{"w", value, working}});
   optimizer.step({&grad, 1}, 1);
   for (int64_t i = 0; i < 16; ++i) EXPECT_EQ(working.data<BFloat16>()[i].bits, BFloat16(value.data<float>()[i]).bits);
@@ -88,7 +91,8 @@ TEST(Optimizer, StateMovesToAnotherOptimizerBitForBit) {
   Optimizer a = make(m1, v1);
   std::vector<Tensor> grads{test::random_normal({4, 6}, "gm"), test::random_normal({5}, "gv")};
   a.step(grads, 1);
-  Tensor m2 = Tensor::from(std::span<const float>(m1.to_vector<float>()), {4, 6}), v2 = Tensor::from(std::span<const float>(v1.to_vector<float>()), {5});
+  Tensor m2 = Tensor::from(std::span<const float>(m1.to_vector<float>()), {4, 6}),
+         v2 = Tensor::from(std::span<const float>(v1.to_vector<float>()), {5});
   Optimizer b = make(m2, v2);
   auto state = a.state();
   EXPECT_EQ(state.size(), 3u);
@@ -104,7 +108,12 @@ TEST(Optimizer, StateMovesToAnotherOptimizerBitForBit) {
 TEST(Optimizer, RefusesWhatItCannotTrain) {
   Tensor vector = Tensor::zeros({5});
   EXPECT_EQ(error_of([&] { Optimizer({{.match = "x*"}}, {{"w", vector}}); }, {"no group matches w [5] f32 cpu"}), "");
-  EXPECT_EQ(error_of([&] { Optimizer({{.algorithm = MuonOptions{}}}, {{"w", vector}}); }, {"gives w [5] f32 cpu to Muon"}), "");
+  EXPECT_EQ(error_of(
+                [&] {
+                  Optimizer({{.algorithm = MuonOptions{}}}, {{"w", vector}});
+                },
+                {"gives w [5] f32 cpu to Muon"}),
+            "");
   Optimizer fine({{}}, {{"w", vector}});
   EXPECT_EQ(error_of([&] { fine.step({}, 1); }, {"0 gradients for 1 parameters"}), "");
 }

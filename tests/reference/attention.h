@@ -32,8 +32,18 @@ class AttentionReference {
 
   AttentionReference(const Tensor& q, const Tensor& k, const Tensor& v, const ops::AttentionTokens& queries,
                      const ops::AttentionTokens& keys, const ops::AttentionOptions& options)
-      : options_(options), B_(q.size(0)), T_(q.size(1)), S_(k.size(1)), H_(q.size(2)), G_(k.size(2)), K_(q.size(3)),
-        V_(v.size(3)), q_(numbers(q)), k_(numbers(k)), v_(numbers(v)), q_pos_(queries.positions.to_vector<int32_t>()),
+      : options_(options),
+        B_(q.size(0)),
+        T_(q.size(1)),
+        S_(k.size(1)),
+        H_(q.size(2)),
+        G_(k.size(2)),
+        K_(q.size(3)),
+        V_(v.size(3)),
+        q_(numbers(q)),
+        k_(numbers(k)),
+        v_(numbers(v)),
+        q_pos_(queries.positions.to_vector<int32_t>()),
         k_pos_(keys.positions.to_vector<int32_t>()) {
     if (queries.documents.defined()) q_doc_ = queries.documents.to_vector<int32_t>();
     if (keys.documents.defined()) k_doc_ = keys.documents.to_vector<int32_t>();
@@ -101,7 +111,8 @@ class AttentionReference {
   double drop(int64_t b, int64_t h, int64_t i, int64_t j) const {
     if (options_.dropout == 0) return 1;
     auto bits = philox({static_cast<uint32_t>(q_pos_[b * T_ + i]), static_cast<uint32_t>(k_pos_[b * S_ + j]),
-                        static_cast<uint32_t>(h), static_cast<uint32_t>(options_.first_row + b)}, options_.dropout_rng.key());
+                        static_cast<uint32_t>(h), static_cast<uint32_t>(options_.first_row + b)},
+                       options_.dropout_rng.key());
     return double{uniform_from_bits(bits[0])} < options_.dropout ? 0 : 1 / (1 - options_.dropout);
   }
 

@@ -22,7 +22,7 @@ inline std::vector<double> to_doubles(const Tensor& t) {
 struct Product {
   Shape shape;
   std::vector<double> values;
-  std::vector<double> magnitudes;   // sum over k of |a b|, which rounding errors are in proportion to
+  std::vector<double> magnitudes;  // sum over k of |a b|, which rounding errors are in proportion to
 };
 
 // a [.., M, K] times b [.., K, N].

@@ -59,7 +59,8 @@ inline Numbers newton_schulz(Numbers x, size_t rows, size_t columns, int num_ite
   return is_tall ? transposed(x, rows, columns) : x;
 }
 
-inline void muon(Numbers& param, const Numbers& grad, Numbers& momentum, size_t rows, size_t columns, const ops::MuonStep& o) {
+inline void muon(Numbers& param, const Numbers& grad, Numbers& momentum, size_t rows, size_t columns,
+                 const ops::MuonStep& o) {
   Numbers update(param.size());
   for (size_t i = 0; i < param.size(); ++i) {
     double g = grad[i] * o.grad_scale;
@@ -68,7 +69,8 @@ inline void muon(Numbers& param, const Numbers& grad, Numbers& momentum, size_t 
   }
   update = newton_schulz(update, rows, columns, o.num_iterations);
   double scale = std::sqrt(std::max(1.0, static_cast<double>(rows) / static_cast<double>(columns)));
-  for (size_t i = 0; i < param.size(); ++i) param[i] = param[i] * (1 - o.lr * o.weight_decay) - o.lr * scale * update[i];
+  for (size_t i = 0; i < param.size(); ++i)
+    param[i] = param[i] * (1 - o.lr * o.weight_decay) - o.lr * scale * update[i];
 }
 
 }  // namespace weft::reference

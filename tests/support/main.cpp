@@ -28,7 +28,8 @@ class GuardListener : public ::testing::EmptyTestEventListener {
     expected_guard_errors = 0;
   }
   void OnTestEnd(const ::testing::TestInfo& info) override {
-    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_ + expected_guard_errors) << "a kernel wrote behind the end of its tensor";
+    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_ + expected_guard_errors)
+        << "a kernel wrote behind the end of its tensor";
     if (info.result()->Failed()) std::printf("WEFT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed()));
   }
   int64_t errors_ = 0;

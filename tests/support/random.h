@@ -9,7 +9,7 @@
 namespace weft::test {
 
 uint64_t seed();
-void expect_guard_errors(int64_t count);   // of this test: it breaks guards on purpose
+void expect_guard_errors(int64_t count);  // of this test: it breaks guards on purpose
 
 // Standard normal values, rounded to `dtype`. Different names give different values.
 inline Tensor random_normal(const Shape& shape, std::string_view name, DType dtype = kF32) {

@@ -288,9 +288,7 @@ void check_documented(const Descriptor& message, const std::string& path) {
         field.cpp_type() == FieldDescriptor::CPPTYPE_INT64 || field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE;
     bool is_free = path.ends_with("custom.number");
     EXPECT_TRUE(!is_number || is_free || !known.range.text.empty()) << here;
-    if (field.enum_type()) {
-      EXPECT_EQ(field.enum_type()->value(0)->name(), "unset") << here;
-    }
+    if (field.enum_type()) { EXPECT_EQ(field.enum_type()->value(0)->name(), "unset") << here; }
   }
 }
 
@@ -316,9 +314,7 @@ TEST(Config, ExplainsAFieldItsValueAndWhereItWasSet) {
   try {
     explain("model.mixer.softmax.windw", nullptr);
     ADD_FAILURE() << "no error";
-  } catch (const ConfigError& error) {
-    expect_parts(error.what(), {"has no field 'windw'. Did you mean 'window'?"});
-  }
+  } catch (const ConfigError& error) { expect_parts(error.what(), {"has no field 'windw'. Did you mean 'window'?"}); }
 }
 
 // Whatever bytes stand in a config file: an error or a config, nothing else.
@@ -333,9 +329,7 @@ TEST(Config, SurvivesTruncatedAndChangedText) {
     for (const std::string& broken : all) {
       try {
         load_string(broken);
-      } catch (const ConfigError& error) {
-        EXPECT_NE(error.problem(), "");
-      }
+      } catch (const ConfigError& error) { EXPECT_NE(error.problem(), ""); }
     }
   }
 }

@@ -43,9 +43,7 @@ inline Loaded load_string(std::string_view text, const std::vector<std::string>&
 inline std::string error_of(std::string_view text, const std::vector<std::string>& overrides = {}) {
   try {
     load_string(text, overrides);
-  } catch (const ConfigError& error) {
-    return error.problem() + "\n" + error.fix();
-  }
+  } catch (const ConfigError& error) { return error.problem() + "\n" + error.fix(); }
   ADD_FAILURE() << "no error";
   return "";
 }

@@ -28,7 +28,7 @@ inline pid_t start_weft(std::vector<std::string> words, int out = -1, int err = 
 }
 
 struct ProcessResult {
-  int exit_code = -1;        // -1: ended by a signal
+  int exit_code = -1;  // -1: ended by a signal
   std::string out, err;
 };
 

@@ -131,16 +131,11 @@ class Screen {
  public:
   void feed(const std::string& bytes) {
     for (size_t i = 0; i < bytes.size(); ++i) {
-      if (bytes[i] == '\r')
-        column_ = 0;
-      else if (bytes[i] == '\n')
-        line(++row_);
-      else if (bytes.compare(i, 4, "\x1b[2K") == 0)
-        line(row_).clear(), i += 3;
-      else if (bytes.compare(i, 4, "\x1b[1A") == 0)
-        --row_, i += 3;
-      else
-        put(bytes[i]);
+      if (bytes[i] == '\r') column_ = 0;
+      else if (bytes[i] == '\n') line(++row_);
+      else if (bytes.compare(i, 4, "\x1b[2K") == 0) line(row_).clear(), i += 3;
+      else if (bytes.compare(i, 4, "\x1b[1A") == 0) --row_, i += 3;
+      else put(bytes[i]);
     }
   }
   std::vector<std::string> lines() const { return lines_; }

@@ -1,6 +1,5 @@
 // Whole runs through the command: training, resume to the same bits after kills and signals, evaluation, sampling, bad input.
 #include <gtest/gtest.h>
-
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,11 +22,13 @@ namespace fs = std::filesystem;
 class Run : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("weft_run_" + std::to_string(getpid()) + "_" + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    folder_ = fs::temp_directory_path() / ("weft_run_" + std::to_string(getpid()) + "_" +
+                                           ::testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     std::string text;
-    for (int i = 0; i < 400; ++i) text += "line " + std::to_string(i * 7919 % 1000) + " of a text that repeats itself\n";
+    for (int i = 0; i < 400; ++i)
+      text += "line " + std::to_string(i * 7919 % 1000) + " of a text that repeats itself\n";
     write("text.txt", text);
     write("tiny.txtpb", R"(
 model { dim: 16 layers: 1 context: 32 mixer { softmax { heads: 2 dropout: 0.1 } } ffn { swiglu { hidden: 32 } } }
@@ -46,8 +47,12 @@ eval { every: 10 } log { every: 5 samples_every: 20 sample_tokens: 10 } checkpoi
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
-  std::string weights(const std::string& run) const { return io::read_file(path(run) + "/checkpoints/step-00000040/model.safetensors"); }
-  std::string moments(const std::string& run) const { return io::read_file(path(run) + "/checkpoints/step-00000040/optimizer-0000-of-0001.safetensors"); }
+  std::string weights(const std::string& run) const {
+    return io::read_file(path(run) + "/checkpoints/step-00000040/model.safetensors");
+  }
+  std::string moments(const std::string& run) const {
+    return io::read_file(path(run) + "/checkpoints/step-00000040/optimizer-0000-of-0001.safetensors");
+  }
 
   fs::path folder_;
 };
@@ -55,14 +60,16 @@ eval { every: 10 } log { every: 5 samples_every: 20 sample_tokens: 10 } checkpoi
 TEST_F(Run, LeavesWhatTheDocumentsPromise) {
   auto result = test::run_weft(train("a", {"--json"}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  for (const char* name : {"config.txtpb", "overrides.txt", "environment.txtpb", "metrics.jsonl", "log.txt", "samples.txt", "report.html",
-                           "checkpoints/latest", "checkpoints/step-00000040/model.safetensors"})
+  for (const char* name :
+       {"config.txtpb", "overrides.txt", "environment.txtpb", "metrics.jsonl", "log.txt", "samples.txt", "report.html",
+        "checkpoints/latest", "checkpoints/step-00000040/model.safetensors"})
     EXPECT_TRUE(io::file_exists(path("a/") + name)) << name;
   EXPECT_NE(result.out.find("\"val_loss\""), std::string::npos) << result.out;
   auto records = io::read_metrics(path("a/metrics.jsonl"));
   EXPECT_EQ(records.back().kind, "val");
   EXPECT_EQ(records.back().step, 40);
-  double first = records.front().value("train/loss").value(), last = records[records.size() - 2].value("train/loss").value();
+  double first = records.front().value("train/loss").value(),
+         last = records[records.size() - 2].value("train/loss").value();
   EXPECT_LT(last, first - 0.3);
 
   auto evaluated = test::run_weft({"eval", path("a"), "--lengths", "16,32", "--json"});
@@ -109,7 +116,8 @@ TEST_F(Run, StopsOnASignalWithACheckpointAndExitCode3) {
   EXPECT_TRUE(weights("whole") == weights("timed"));
 
   pid_t child = test::start_weft(train("signalled", {"train.tokens=51200000"}));
-  for (int i = 0; i < 200 && !io::file_exists(path("signalled/metrics.jsonl")); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int i = 0; i < 200 && !io::file_exists(path("signalled/metrics.jsonl")); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   kill(child, SIGTERM);
   int status = 0;
   waitpid(child, &status, 0);

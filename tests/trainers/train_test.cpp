@@ -33,7 +33,7 @@ TEST(OutlierGuard, JudgesByZScoreOnceTheWindowIsFull) {
   OutlierGuard guard({.is_on = true, .loss_z = 2, .grad_z = 100, .window = 4});
   EXPECT_FALSE(guard.refuses(1, 1));
   EXPECT_FALSE(guard.refuses(1000, 1)) << "the window is not full: nothing finite is refused";
-  guard.set_window({{1, 1}, {2, 1}, {3, 1}, {4, 1}});   // mean 2.5, standard deviation sqrt(5/3): the bound is 5.08
+  guard.set_window({{1, 1}, {2, 1}, {3, 1}, {4, 1}});  // mean 2.5, standard deviation sqrt(5/3): the bound is 5.08
   EXPECT_TRUE(guard.refuses(5.09, 1));
   EXPECT_FALSE(guard.refuses(5.07, 1));
 }
@@ -48,25 +48,29 @@ TEST(OutlierGuard, SkipsWhatIsNotFiniteAtOnceAndNothingWhenOff) {
 }
 
 LanguageModel tiny_model() {
-  return LanguageModel({.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(3));
+  return LanguageModel(
+      {.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(3));
 }
 
 // Two documents of 5 and 6 tokens that end with id 6, in windows of 4; the second goes on in the padded last window.
 struct Windows {
   std::vector<int32_t> ids{1, 2, 3, 4, 6, 2, 2, 5, 1, 0, 6};
-  data::ValidationWindows windows{data::Dataset(ids), {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6}};
+  data::ValidationWindows windows{
+      data::Dataset(ids), {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6}};
 };
 
 TEST(Evaluation, EqualsItsFormulasOverEveryTargetOnce) {
   LanguageModel model = tiny_model();
   Windows data;
-  std::vector<int64_t> bytes{1, 1, 2, 3, 1, 1, 0};   // the end of text has no bytes: it counts in the loss, not per byte
+  std::vector<int64_t> bytes{1, 1, 2, 3, 1, 1, 0};  // the end of text has no bytes: it counts in the loss, not per byte
   Evaluation got = evaluate(model, data.windows, {.batch = 2, .keeps_documents_apart = true, .byte_lengths = bytes});
 
   // By hand: each window alone, targets and documents written out.
-  struct Target { int64_t window, position, id, document; };
-  const Target targets[] = {{0, 0, 2, 0}, {0, 1, 3, 0}, {0, 2, 4, 0}, {0, 3, 6, 0},
-                            {1, 1, 2, 2}, {1, 2, 5, 2}, {1, 3, 1, 2}, {2, 0, 0, 2}, {2, 1, 6, 2}};
+  struct Target {
+    int64_t window, position, id, document;
+  };
+  const Target targets[] = {{0, 0, 2, 0}, {0, 1, 3, 0}, {0, 2, 4, 0}, {0, 3, 6, 0}, {1, 1, 2, 2},
+                            {1, 2, 5, 2}, {1, 3, 1, 2}, {2, 0, 0, 2}, {2, 1, 6, 2}};
   NoGrad no_grad;
   double nats = 0, byte_nats = 0;
   int64_t num_bytes = 0;
@@ -84,11 +88,14 @@ TEST(Evaluation, EqualsItsFormulasOverEveryTargetOnce) {
     }
     token_data.document_positions = Tensor::from(std::span<const int32_t>(places), {1, count});
     Tokens tokens(token_data);
-    auto logits = model.logits(Tensor::from(std::span<const int32_t>(inputs[static_cast<size_t>(w)]), {1, count}), tokens).to_vector<float>();
+    auto logits =
+        model.logits(Tensor::from(std::span<const int32_t>(inputs[static_cast<size_t>(w)]), {1, count}), tokens)
+            .to_vector<float>();
     for (const Target& t : targets) {
       if (t.window != w) continue;
       double sum = 0;
-      for (int64_t v = 0; v < 7; ++v) sum += std::exp(static_cast<double>(logits[static_cast<size_t>(t.position * 7 + v)]));
+      for (int64_t v = 0; v < 7; ++v)
+        sum += std::exp(static_cast<double>(logits[static_cast<size_t>(t.position * 7 + v)]));
       double loss = std::log(sum) - static_cast<double>(logits[static_cast<size_t>(t.position * 7 + t.id)]);
       nats += loss;
       num_bytes += bytes[static_cast<size_t>(t.id)];
@@ -112,7 +119,8 @@ TEST(Evaluation, LooksAtNoMoreTokensThanAskedAndReportsProgress) {
   LanguageModel model = tiny_model();
   Windows data;
   std::vector<std::pair<int64_t, int64_t>> progress;
-  EvaluateOptions options{.max_tokens = 8, .progress = [&](int64_t done, int64_t total) { progress.emplace_back(done, total); }};
+  EvaluateOptions options{.max_tokens = 8,
+                          .progress = [&](int64_t done, int64_t total) { progress.emplace_back(done, total); }};
   EXPECT_EQ(evaluate(model, data.windows, options).num_targets, 7);
   EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
 }

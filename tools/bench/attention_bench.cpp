@@ -14,7 +14,7 @@ namespace weft::bench {
 namespace {
 
 struct Case {
-  const char* name;          // beside forward and backward; "" is plain causal
+  const char* name;  // beside forward and backward; "" is plain causal
   DType dtype;
   ops::AttentionMask mask = {};
   double softcap = 0;
@@ -48,18 +48,21 @@ struct Problem {
   Tensor q, k, v, dout;
   ops::AttentionTokens tokens;
   ops::AttentionOptions options;
-  double pairs = 0;          // visible ones, of one head
+  double pairs = 0;  // visible ones, of one head
 
   Problem(const Case& c, int64_t n, int64_t heads)
-      : q(values({1, n, heads, kWidth}, c.dtype, 1)), k(values({1, n, heads, kWidth}, c.dtype, 2)),
-        v(values({1, n, heads, kWidth}, c.dtype, 3)), dout(values({1, n, heads, kWidth}, c.dtype, 4)),
+      : q(values({1, n, heads, kWidth}, c.dtype, 1)),
+        k(values({1, n, heads, kWidth}, c.dtype, 2)),
+        v(values({1, n, heads, kWidth}, c.dtype, 3)),
+        dout(values({1, n, heads, kWidth}, c.dtype, 4)),
         tokens{Tensor::empty({1, n}, kI32), Tensor::empty({1, n}, kI32)} {
     options.mask = c.mask;
     options.score.softcap = c.softcap;
     if (c.has_alibi) options.score.alibi_slopes = Tensor::full({heads}, 0.01);
     for (int64_t i = 0; i < n; ++i) {
       tokens.positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(i);
-      tokens.documents.mutable_data<int32_t>()[i] = static_cast<int32_t>(c.document_length > 0 ? i / c.document_length : 0);
+      tokens.documents.mutable_data<int32_t>()[i] =
+          static_cast<int32_t>(c.document_length > 0 ? i / c.document_length : 0);
       pairs += static_cast<double>(i - first_key(i) + 1);
     }
   }
@@ -94,7 +97,8 @@ void check_row(const Problem& p, const ops::Attention& y, const ops::AttentionGr
   for (int64_t j = first; j <= i; ++j) {
     double s = dot(p.q, i, p.k, j, head) / std::sqrt(double{kWidth}), t = cap > 0 ? std::tanh(s / cap) : 0;
     if (cap > 0) s = cap * t;
-    if (p.options.score.alibi_slopes.defined()) s -= double{p.options.score.alibi_slopes.data<float>()[head]} * double(i - j);
+    if (p.options.score.alibi_slopes.defined())
+      s -= double{p.options.score.alibi_slopes.data<float>()[head]} * double(i - j);
     slope.push_back(1 - t * t);
     weight.push_back(std::exp(s));
     sum += weight.back();
@@ -103,15 +107,16 @@ void check_row(const Problem& p, const ops::Attention& y, const ops::AttentionGr
     for (int64_t c = 0; c < kWidth; ++c) out[c] += weight[j - first] / sum * at(p.v, j, head, c);
   for (int64_t c = 0; c < kWidth; ++c) delta += at(p.dout, i, head, c) * out[c];
   for (int64_t j = first; j <= i; ++j) {
-    double ds = weight[j - first] / sum * (dot(p.dout, i, p.v, j, head) - delta) * slope[j - first] / std::sqrt(double{kWidth});
+    double ds =
+        weight[j - first] / sum * (dot(p.dout, i, p.v, j, head) - delta) * slope[j - first] / std::sqrt(double{kWidth});
     for (int64_t c = 0; c < kWidth; ++c) dq[c] += ds * at(p.k, j, head, c);
   }
   double allowed = p.q.dtype() == kBF16 ? 0x1p-7 : 1e-5;
   for (int64_t c = 0; c < kWidth; ++c)
     WEFT_CHECK(std::abs(at(y.out, i, head, c) - out[c]) <= allowed * (1 + std::abs(out[c])) &&
                    std::abs(at(grads.dq, i, head, c) - dq[c]) <= allowed * (1 + std::abs(dq[c])),
-               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y.out, i, head, c), ", must be ", out[c],
-                   ", dq ", at(grads.dq, i, head, c), ", must be ", dq[c]),
+               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y.out, i, head, c),
+                   ", must be ", out[c], ", dq ", at(grads.dq, i, head, c), ", must be ", dq[c]),
                "please report this");
 }
 

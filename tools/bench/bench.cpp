@@ -11,12 +11,18 @@ namespace weft::bench {
 
 namespace {
 
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-Row make_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit, double ratio) {
-  return {std::move(name), std::move(shape), std::string(to_string(dtype)), num_threads(), value, std::move(unit), limit, ratio};
+Row make_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit,
+             double ratio) {
+  return {std::move(name),
+          std::move(shape),
+          std::string(to_string(dtype)),
+          num_threads(),
+          value,
+          std::move(unit),
+          limit,
+          ratio};
 }
 
 std::string number(double x) {
@@ -61,7 +67,7 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
     return (now_s() - begin) / repeats[i];
   };
   for (size_t i = 0; i < functions.size(); ++i) {
-    double once = sample(i);   // fills caches, creates primitives
+    double once = sample(i);  // fills caches, creates primitives
     if (once < 20 * kMinSample) once = sample(i);
     while (once * repeats[i] < kMinSample) {
       repeats[i] *= 4;
@@ -71,7 +77,7 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
   double end = now_s() + budget_s;
   for (int round = 0; round < min_rounds || now_s() < end; ++round)
     for (size_t j = 0; j < functions.size(); ++j) {
-      size_t i = (j + static_cast<size_t>(round)) % functions.size();   // no one is always first
+      size_t i = (j + static_cast<size_t>(round)) % functions.size();  // no one is always first
       samples[i].push_back(sample(i));
     }
   std::vector<Timing> timings;
@@ -92,7 +98,8 @@ const Family& family(std::string_view name) {
 }
 
 void print_table(std::span<const Row> rows, std::FILE* to) {
-  std::vector<std::vector<std::string>> lines = {{"name", "shape", "dtype", "threads", "value", "unit", "limit", "ratio"}};
+  std::vector<std::vector<std::string>> lines = {
+      {"name", "shape", "dtype", "threads", "value", "unit", "limit", "ratio"}};
   const size_t num_fixed = lines[0].size();
   for (const Row& row : rows)
     for (const auto& [heading, text] : row.extra)
@@ -112,7 +119,8 @@ void print_table(std::span<const Row> rows, std::FILE* to) {
     for (size_t i = 0; i < line.size(); ++i) {
       bool is_number = i == 3 || i == 4 || i == 6 || i == 7;
       std::string pad(widths[i] - line[i].size(), ' ');
-      text += (i ? "  " : "") + (is_number ? pad + line[i] : line[i] + (i + 1 < line.size() || i < num_fixed ? pad : ""));
+      text +=
+          (i ? "  " : "") + (is_number ? pad + line[i] : line[i] + (i + 1 < line.size() || i < num_fixed ? pad : ""));
     }
     std::fprintf(to, "%s\n", text.c_str());
   }
@@ -122,9 +130,10 @@ void print_json(std::span<const Row> rows, std::FILE* to) {
   std::string text = "{\"rows\": [";
   for (const Row& row : rows) {
     text += &row == rows.data() ? "\n" : ",\n";
-    text += str("  {\"name\": ", quoted(row.name), ", \"shape\": ", quoted(row.shape), ", \"dtype\": ", quoted(row.dtype),
-                ", \"threads\": ", row.threads, ", \"value\": ", json_number(row.value), ", \"unit\": ", quoted(row.unit),
-                ", \"limit\": ", json_number(row.limit), ", \"ratio\": ", json_number(row.ratio));
+    text +=
+        str("  {\"name\": ", quoted(row.name), ", \"shape\": ", quoted(row.shape), ", \"dtype\": ", quoted(row.dtype),
+            ", \"threads\": ", row.threads, ", \"value\": ", json_number(row.value), ", \"unit\": ", quoted(row.unit),
+            ", \"limit\": ", json_number(row.limit), ", \"ratio\": ", json_number(row.ratio));
     for (const auto& [heading, value] : row.extra) text += str(", ", quoted(heading), ": ", quoted(value));
     text += "}";
   }

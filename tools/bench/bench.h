@@ -17,24 +17,24 @@
 namespace weft::bench {
 
 struct BenchOptions {
-  bool quick = false;   // at most 30 s for a family
+  bool quick = false;  // at most 30 s for a family
 };
 
 struct Row {
   std::string name, shape, dtype;
   int threads = 1;
   double value = 0;
-  std::string unit;         // "GFLOP/s", "us", ...
-  double limit = 0;         // best possible, measured in the same run, or the goal of a time; in the same unit
-  double ratio = 0;         // share of the limit that is reached: value / limit of a rate, limit / value of a time
-  std::vector<std::pair<std::string, std::string>> extra = {};   // further columns of the table: (heading, text)
+  std::string unit;  // "GFLOP/s", "us", ...
+  double limit = 0;  // best possible, measured in the same run, or the goal of a time; in the same unit
+  double ratio = 0;  // share of the limit that is reached: value / limit of a rate, limit / value of a time
+  std::vector<std::pair<std::string, std::string>> extra = {};  // further columns of the table: (heading, text)
 };
 
 Row rate_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 Row time_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 
 struct Timing {
-  double best_s = 0, median_s = 0;   // of one call
+  double best_s = 0, median_s = 0;  // of one call
 };
 // Runs the functions in turn, round after round, for about budget_s in all and at least min_rounds; calls shorter than
 // 1 ms are repeated within a round. Compare best with best: it is the least disturbed on a machine that others use too.
@@ -43,18 +43,18 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
 // The best rate of matrix products of a dtype that oneDNN shows on this machine, in FLOP/s, over several shapes and routes;
 // measured once per thread count. Of bf16 without hardware support that is the rate of f32.
 double gemm_peak(DType dtype);
-double memory_bandwidth();   // bytes read plus bytes written per second by a copy far larger than the caches
+double memory_bandwidth();  // bytes read plus bytes written per second by a copy far larger than the caches
 
 struct Family {
   const char* name;
-  const char* what;          // one line of help
+  const char* what;  // one line of help
   std::vector<Row> (*run)(const BenchOptions&);
 };
 std::span<const Family> families();
-const Family& family(std::string_view name);   // Error that names all families
+const Family& family(std::string_view name);  // Error that names all families
 
 void print_table(std::span<const Row> rows, std::FILE* to);
-void print_json(std::span<const Row> rows, std::FILE* to);   // {"rows": [{"name", "shape", "dtype", ...}]}
+void print_json(std::span<const Row> rows, std::FILE* to);  // {"rows": [{"name", "shape", "dtype", ...}]}
 
 std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_attention(const BenchOptions& options);

@@ -14,14 +14,14 @@ namespace {
 struct Case {
   const char* name;
   int64_t m, k, n;
-  bool transpose_a, transpose_b;   // how the operands are stored
+  bool transpose_a, transpose_b;  // how the operands are stored
 };
 
 // Squares as they come; a layer's weight is [out, in] = [3072, 768] for 4096 tokens.
 const Case kCases[] = {
-    {"square", 512, 512, 512, false, false},     {"square", 1024, 1024, 1024, false, false},
-    {"square", 2048, 2048, 2048, false, false},  {"forward", 4096, 768, 3072, false, true},
-    {"dX", 4096, 3072, 768, false, false},       {"dW", 3072, 4096, 768, true, false},
+    {"square", 512, 512, 512, false, false},    {"square", 1024, 1024, 1024, false, false},
+    {"square", 2048, 2048, 2048, false, false}, {"forward", 4096, 768, 3072, false, true},
+    {"dX", 4096, 3072, 768, false, false},      {"dW", 3072, 4096, 768, true, false},
 };
 
 Tensor stored(int64_t rows, int64_t cols, bool is_transposed, DType dtype, uint32_t state) {
@@ -31,7 +31,7 @@ Tensor stored(int64_t rows, int64_t cols, bool is_transposed, DType dtype, uint3
     T* x = t.mutable_data<T>();
     for (int64_t i = 0; i < t.num_elements(); ++i) {
       state = state * 1664525u + 1013904223u;
-      x[i] = T(static_cast<float>(state >> 25) / 64 - 1);   // [-1, 1) in steps that bf16 holds
+      x[i] = T(static_cast<float>(state >> 25) / 64 - 1);  // [-1, 1) in steps that bf16 holds
     }
   });
   return is_transposed ? t.transpose(0, 1) : t;
@@ -52,15 +52,16 @@ void check(const Tensor& a, const Tensor& b, const Tensor& y) {
       }
       double got = y.select(0, row).slice(0, col, col + 1).item();
       double allowed = 1e-6 * magnitude + (y.dtype() == kBF16 ? 0.004 * std::abs(want) : 0);
-      WEFT_CHECK(std::abs(got - want) <= allowed,
-                 str("bench gemm: element [", row, ", ", col, "] of ", a, " times ", b, " is ", got, ", must be ", want),
-                 "please report this");
+      WEFT_CHECK(
+          std::abs(got - want) <= allowed,
+          str("bench gemm: element [", row, ", ", col, "] of ", a, " times ", b, " is ", got, ", must be ", want),
+          "please report this");
     }
 }
 
 Row run_case(const Case& c, DType dtype, const BenchOptions& options) {
   Tensor a = stored(c.m, c.k, c.transpose_a, dtype, 1), b = stored(c.k, c.n, c.transpose_b, dtype, 2);
-  DType out = std::string_view(c.name) == "dW" ? kF32 : dtype;   // gradients of weights are accumulated in f32
+  DType out = std::string_view(c.name) == "dW" ? kF32 : dtype;  // gradients of weights are accumulated in f32
   check(a, b, ops::matmul(a, b, {.out = out}));
 
   GemmRoutes routes(a, b, out);
@@ -73,7 +74,8 @@ Row run_case(const Case& c, DType dtype, const BenchOptions& options) {
   for (size_t i = 1; i < times.size(); ++i)
     if (times[i].best_s < times[best].best_s) best = i;
   double gflop = 2e-9 * static_cast<double>(c.m) * static_cast<double>(c.k) * static_cast<double>(c.n);
-  Row row = rate_row(c.name, str(c.m, "x", c.k, "x", c.n), dtype, gflop / ours.best_s, "GFLOP/s", gflop / times[best].best_s);
+  Row row =
+      rate_row(c.name, str(c.m, "x", c.k, "x", c.n), dtype, gflop / ours.best_s, "GFLOP/s", gflop / times[best].best_s);
   row.extra = {{"best route", routes.names()[best]}};
   return row;
 }

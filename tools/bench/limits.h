@@ -17,7 +17,7 @@ class GemmRoutes {
  public:
   GemmRoutes(const Tensor& a, const Tensor& b, DType out);
   const std::vector<std::function<void()>>& functions() const { return functions_; }
-  const std::vector<std::string>& names() const { return names_; }   // "sgemm", "plain", "packed"; "f32 sgemm", ...
+  const std::vector<std::string>& names() const { return names_; }  // "sgemm", "plain", "packed"; "f32 sgemm", ...
 
  private:
   void add_routes(const cpu::Gemm& g, const std::string& prefix);

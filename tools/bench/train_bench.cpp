@@ -26,8 +26,14 @@ constexpr StepShape kShapes[] = {
 class TrainingStep {
  public:
   TrainingStep(const StepShape& s, DType compute)
-      : model_({.vocab = s.vocab, .dim = s.dim, .layers = s.layers, .context = s.tokens, .norm = {NormKind::layer, 1e-5},
-                .position = PositionKind::learned, .mixers = {{.heads = s.heads}}, .ffn = {.kind = FfnKind::gelu}},
+      : model_({.vocab = s.vocab,
+                .dim = s.dim,
+                .layers = s.layers,
+                .context = s.tokens,
+                .norm = {NormKind::layer, 1e-5},
+                .position = PositionKind::learned,
+                .mixers = {{.heads = s.heads}},
+                .ffn = {.kind = FfnKind::gelu}},
                Rng(1)) {
     model_.set_compute(compute);
     std::vector<OptimizerParam> params;
@@ -39,7 +45,9 @@ class TrainingStep {
     ids_ = Tensor::empty({s.batch, s.tokens}, kI32);
     targets_ = Tensor::empty({s.batch, s.tokens}, kI32);
     for (int64_t i = 0; i < ids_.num_elements(); ++i) {
-      auto draw = [&](uint64_t seed) { return static_cast<int32_t>(Rng(seed).below(static_cast<uint64_t>(s.vocab), static_cast<uint64_t>(i))); };
+      auto draw = [&](uint64_t seed) {
+        return static_cast<int32_t>(Rng(seed).below(static_cast<uint64_t>(s.vocab), static_cast<uint64_t>(i)));
+      };
       ids_.mutable_data<int32_t>()[i] = draw(1);
       targets_.mutable_data<int32_t>()[i] = draw(2);
     }
@@ -72,7 +80,7 @@ std::string rounded(double x) { return str(static_cast<int64_t>(x + 0.5)); }
 Row step_row(const StepShape& shape, DType compute, const BenchOptions& options) {
   TrainingStep step(shape, compute);
   double first = step.run();
-  step.run();                                        // warms the caches of allocator and products
+  step.run();  // warms the caches of allocator and products
   Allocator& cpu = allocator(Device::cpu());
   cpu.reset_peak();
   int64_t before = cpu.stats().num_system_allocations;
@@ -80,7 +88,8 @@ Row step_row(const StepShape& shape, DType compute, const BenchOptions& options)
   std::function<void()> run = [&] { last = step.run(); };
   Timing t = time_in_turn({&run, 1}, options.quick ? 4 : 20, 3)[0];
   MemoryStats stats = cpu.stats();
-  WEFT_CHECK(last < first, str("bench train: the loss went from ", first, " to ", last, " on one batch"), "a training step is broken");
+  WEFT_CHECK(last < first, str("bench train: the loss went from ", first, " to ", last, " on one batch"),
+             "a training step is broken");
   double rate = step.flops() / t.median_s;
   Row row = rate_row("step", shape.text, compute, rate / 1e9, "GFLOP/s", gemm_peak(compute) / 1e9);
   row.extra = {{"tokens/s", rounded(static_cast<double>(step.num_tokens()) / t.median_s)},
@@ -95,7 +104,8 @@ std::vector<Row> run_train(const BenchOptions& options) {
   std::vector<Row> rows;
   for (DType compute : {kF32, kBF16})
     for (const StepShape& shape : kShapes)
-      if (!options.quick || &shape != &kShapes[0]) rows.push_back(step_row(shape, compute, options));   // the large one takes minutes
+      if (!options.quick || &shape != &kShapes[0])
+        rows.push_back(step_row(shape, compute, options));  // the large one takes minutes
   return rows;
 }
 

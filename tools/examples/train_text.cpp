@@ -17,12 +17,14 @@ int main(int argc, char** argv) try {
   weft::data::RowOptions rows{.context = context, .vocab = tokenizer->vocab_size()};
   weft::data::Loader loader({{train, 1.0}}, rows, /*seed=*/1);
 
-  weft::LanguageModel model({.vocab = 256, .dim = 128, .layers = 4, .context = context, .mixers = {{.heads = 4, .qk_norm = true}}},
-                            weft::Rng(1));
+  weft::LanguageModel model(
+      {.vocab = 256, .dim = 128, .layers = 4, .context = context, .mixers = {{.heads = 4, .qk_norm = true}}},
+      weft::Rng(1));
   std::vector<weft::OptimizerParam> params;
   for (const auto& p : model.params()) params.push_back({p.name, p.param->value()});
   weft::Optimizer optimizer({{.match = "layers.*.weight", .num_dims = 2, .algorithm = weft::MuonOptions{}},
-                             {.algorithm = weft::AdamWOptions{.lr = 3e-3, .weight_decay = 0.01}}}, params);
+                             {.algorithm = weft::AdamWOptions{.lr = 3e-3, .weight_decay = 0.01}}},
+                            params);
   weft::ScheduleOptions schedule{.kind = weft::ScheduleKind::cosine, .warmup = 10, .floor = 0.1};
 
   for (int64_t step = 0; step < steps; ++step) {
@@ -32,12 +34,13 @@ int main(int argc, char** argv) try {
     weft::backward(loss);
     std::vector<weft::Tensor> grads;
     for (const auto& p : model.params()) grads.push_back(p.param->grad());
-    optimizer.step(grads, weft::schedule_factor(schedule, step, steps), weft::clip_factor(weft::global_norm(grads), 1.0));
+    optimizer.step(grads, weft::schedule_factor(schedule, step, steps),
+                   weft::clip_factor(weft::global_norm(grads), 1.0));
     model.clear_grads();
-    if (step % 20 == 0 || step + 1 == steps) std::printf("step %lld  loss %.4f\n", static_cast<long long>(step), loss.value().item());
+    if (step % 20 == 0 || step + 1 == steps)
+      std::printf("step %lld  loss %.4f\n", static_cast<long long>(step), loss.value().item());
   }
-  std::vector<int32_t> prompt = tokenizer->encode("The "), ids = weft::sample(model, prompt, {.tokens = 100, .temperature = 0.8});
+  std::vector<int32_t> prompt = tokenizer->encode("The "),
+                       ids = weft::sample(model, prompt, {.tokens = 100, .temperature = 0.8});
   std::printf("The %s\n", weft::data::show_utf8(tokenizer->decode(ids)).c_str());
-} catch (const weft::Error& error) {
-  return std::fprintf(stderr, "error: %s\n", error.what()), 1;
-}
+} catch (const weft::Error& error) { return std::fprintf(stderr, "error: %s\n", error.what()), 1; }

@@ -1,11 +1,12 @@
 // weft bench [NAME|all] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
+#include "tools/bench/bench.h"
+
 #include <CLI/App.hpp>
 #include <cstdio>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "tools/bench/bench.h"
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
@@ -21,21 +22,25 @@ struct Options {
   bool quick = false;
 };
 
-constexpr double kTolerance = 0.1;   // the share of a baseline's ratio that noise may take
+constexpr double kTolerance = 0.1;  // the share of a baseline's ratio that noise may take
 
 // What `weft bench --json` wrote: ratios, since they compare across machines that are differently busy.
 nlohmann::json read_baseline(const std::string& path) {
   std::ifstream in(path);
-  if (!in) throw config::ConfigError("--baseline " + path + ": cannot be read.", "Name a file that weft bench --json wrote.");
+  if (!in)
+    throw config::ConfigError("--baseline " + path + ": cannot be read.", "Name a file that weft bench --json wrote.");
   nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
   bool is_good = json.is_object() && json.contains("rows") && json["rows"].is_array();
   for (size_t i = 0; is_good && i < json["rows"].size(); ++i) {
     const nlohmann::json& row = json["rows"][i];
-    is_good = row.is_object() && row.contains("name") && row["name"].is_string() && row.contains("shape") && row["shape"].is_string() &&
-              row.contains("dtype") && row["dtype"].is_string() && row.contains("threads") && row["threads"].is_number_integer() &&
-              row.contains("ratio") && row["ratio"].is_number();
+    is_good = row.is_object() && row.contains("name") && row["name"].is_string() && row.contains("shape") &&
+              row["shape"].is_string() && row.contains("dtype") && row["dtype"].is_string() &&
+              row.contains("threads") && row["threads"].is_number_integer() && row.contains("ratio") &&
+              row["ratio"].is_number();
   }
-  if (!is_good) throw config::ConfigError("--baseline " + path + ": not what weft bench --json writes.", "Make it with weft bench NAME --json > FILE.");
+  if (!is_good)
+    throw config::ConfigError("--baseline " + path + ": not what weft bench --json writes.",
+                              "Make it with weft bench NAME --json > FILE.");
   return json["rows"];
 }
 
@@ -44,15 +49,21 @@ int compare(const std::vector<bench::Row>& rows, const nlohmann::json& baseline,
   int num_compared = 0, num_slower = 0;
   for (const bench::Row& row : rows)
     for (const nlohmann::json& old : baseline) {
-      if (old["name"] != row.name || old["shape"] != row.shape || old["dtype"] != str(row.dtype) || old["threads"] != row.threads) continue;
+      if (old["name"] != row.name || old["shape"] != row.shape || old["dtype"] != str(row.dtype) ||
+          old["threads"] != row.threads)
+        continue;
       ++num_compared;
       double was = old["ratio"].get<double>();
       if (row.ratio >= was * (1 - kTolerance)) continue;
       ++num_slower;
-      console.message(str("slower: ", row.name, " ", row.shape, " ", row.dtype, ": ratio ", row.ratio, ", baseline ", was));
+      console.message(
+          str("slower: ", row.name, " ", row.shape, " ", row.dtype, ": ratio ", row.ratio, ", baseline ", was));
     }
-  console.message(str(num_compared, " of ", rows.size(), " rows compared with the baseline, ", num_slower, " slower by more than ", 100 * kTolerance, " %"));
-  if (num_compared == 0) throw config::ConfigError("--baseline: it has none of these rows.", "Use a baseline of the same benchmark, threads and --quick.");
+  console.message(str(num_compared, " of ", rows.size(), " rows compared with the baseline, ", num_slower,
+                      " slower by more than ", 100 * kTolerance, " %"));
+  if (num_compared == 0)
+    throw config::ConfigError("--baseline: it has none of these rows.",
+                              "Use a baseline of the same benchmark, threads and --quick.");
   return num_slower > 0 ? kCheckFailed : kSuccess;
 }
 
@@ -75,9 +86,11 @@ int run(const Options& options, Console& console) {
 
 Action define_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, train, or all")->type_name("NAME");
+  app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, train, or all")
+      ->type_name("NAME");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
-  app.add_option("--baseline", options->baseline, "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
+  app.add_option("--baseline", options->baseline,
+                 "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
       ->type_name("FILE");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

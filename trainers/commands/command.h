@@ -31,9 +31,9 @@ std::span<const Command> commands();
 // The argument CONFIG and the overrides after it, as commands that take a config have them.
 class ConfigArguments {
  public:
-  void add(CLI::App& app, bool is_required);     // `eval` and `sample` name a run folder in its place
+  void add(CLI::App& app, bool is_required);  // `eval` and `sample` name a run folder in its place
   const std::string& file() const { return file_; }
-  std::vector<std::string> overrides() const;   // path=value and --set path=value in the order they were given
+  std::vector<std::string> overrides() const;  // path=value and --set path=value in the order they were given
 
  private:
   CLI::App* app_ = nullptr;

@@ -34,10 +34,8 @@ int run(const Options& options, Console& console) {
     throw ConfigError("--as " + options.format + ": no such format.", "Use one of text, json.");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   bool is_json = options.format == "json" || console.is_json();
-  if (!options.explained.empty())
-    console.result(config::explain(options.explained, &loaded));
-  else
-    console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
+  if (!options.explained.empty()) console.result(config::explain(options.explained, &loaded));
+  else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
   return kSuccess;
 }
 

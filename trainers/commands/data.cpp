@@ -1,9 +1,9 @@
 // weft data tokenize|pack|info|check: texts to token shards, shards to other shards, what is in them, whether they are sound.
-#include <CLI/App.hpp>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <unistd.h>
+
+#include <CLI/App.hpp>
+#include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
@@ -36,42 +36,54 @@ data::ShardKind kind_of(const std::string& name) {
 std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
   if (o.tokenizer == "bytes") return data::make_byte_tokenizer();
   if (o.tokenizer == "gpt2") {
-    if (o.vocab_file.empty() || o.merges_file.empty()) throw config::ConfigError("--tokenizer gpt2: --vocab and --merges are missing.", "Name vocab.json and merges.txt.");
+    if (o.vocab_file.empty() || o.merges_file.empty())
+      throw config::ConfigError("--tokenizer gpt2: --vocab and --merges are missing.",
+                                "Name vocab.json and merges.txt.");
     return data::make_gpt2_tokenizer(o.vocab_file, o.merges_file);
   }
   if (o.tokenizer == "characters") {
-    if (o.alphabet_file.empty()) throw config::ConfigError("--tokenizer characters: --alphabet is missing.", "Name the file of the alphabet; it is made from the texts if it does not exist.");
+    if (o.alphabet_file.empty())
+      throw config::ConfigError("--tokenizer characters: --alphabet is missing.",
+                                "Name the file of the alphabet; it is made from the texts if it does not exist.");
     if (!io::file_exists(o.alphabet_file)) data::save_alphabet(o.alphabet_file, data::alphabet_of_files(o.inputs));
     return data::make_character_tokenizer(data::load_alphabet(o.alphabet_file));
   }
-  throw config::ConfigError("--tokenizer " + o.tokenizer + ": no such tokenizer.", "Use one of bytes, characters, gpt2.");
+  throw config::ConfigError("--tokenizer " + o.tokenizer + ": no such tokenizer.",
+                            "Use one of bytes, characters, gpt2.");
 }
 
 std::string bar(int64_t done, int64_t total) {
   int filled = total ? static_cast<int>(40 * done / total) : 40;
-  return fmt::format("[{}{}] {:.1f} / {:.1f} MB", std::string(static_cast<size_t>(filled), '#'), std::string(static_cast<size_t>(40 - filled), '-'),
-                     static_cast<double>(done) / 1e6, static_cast<double>(total) / 1e6);
+  return fmt::format("[{}{}] {:.1f} / {:.1f} MB", std::string(static_cast<size_t>(filled), '#'),
+                     std::string(static_cast<size_t>(40 - filled), '-'), static_cast<double>(done) / 1e6,
+                     static_cast<double>(total) / 1e6);
 }
 
 int tokenize(const Options& o, Console& console) {
-  if (o.out.empty()) throw config::ConfigError("weft data tokenize: --out is missing.", "Name where the shards go, such as data/corpus.");
+  if (o.out.empty())
+    throw config::ConfigError("weft data tokenize: --out is missing.",
+                              "Name where the shards go, such as data/corpus.");
   auto tokenizer = make_tokenizer(o);
   LiveLines lines(live_options(STDERR_FILENO));
   data::TokenizeOptions how{.output = o.out, .text = {.blank_lines = o.blank_lines}};
   if (!o.kind.empty()) how.kind = kind_of(o.kind);
-  if (console.verbosity() != Verbosity::quiet) how.progress = [&](int64_t done, int64_t total) { lines.draw({bar(done, total)}); };
+  if (console.verbosity() != Verbosity::quiet)
+    how.progress = [&](int64_t done, int64_t total) { lines.draw({bar(done, total)}); };
   data::TokenizeResult result = data::tokenize_files(o.inputs, *tokenizer, how);
   lines.finish();
-  nlohmann::ordered_json out{{"shards", result.shards}, {"tokens", result.tokens}, {"documents", result.documents}, {"bytes", result.bytes}};
-  console.result(console.is_json() ? out.dump(2) + "\n"
-                                   : fmt::format("{} tokens of {} documents ({} bytes) in {} shards: {} ...\n", result.tokens, result.documents,
-                                                 result.bytes, result.shards.size(), result.shards.front()));
+  nlohmann::ordered_json out{
+      {"shards", result.shards}, {"tokens", result.tokens}, {"documents", result.documents}, {"bytes", result.bytes}};
+  console.result(console.is_json()
+                     ? out.dump(2) + "\n"
+                     : fmt::format("{} tokens of {} documents ({} bytes) in {} shards: {} ...\n", result.tokens,
+                                   result.documents, result.bytes, result.shards.size(), result.shards.front()));
   return kSuccess;
 }
 
 // Joins shards into one of another kind; documents that the inputs know are kept where the kind can.
 int pack(const Options& o, Console& console) {
-  if (o.out.empty()) throw config::ConfigError("weft data pack: --out is missing.", "Name the new shard, such as data/all.bin.");
+  if (o.out.empty())
+    throw config::ConfigError("weft data pack: --out is missing.", "Name the new shard, such as data/all.bin.");
   std::vector<data::Shard> shards;
   int64_t largest = 0, tokens = 0;
   for (const std::string& input : o.inputs)
@@ -93,7 +105,8 @@ int pack(const Options& o, Console& console) {
       begin = end;
     }
   writer.close();
-  console.result(console.is_json() ? nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}}.dump(2) + "\n" : fmt::format("{} tokens in {}\n", tokens, o.out));
+  console.result(console.is_json() ? nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}}.dump(2) + "\n"
+                                   : fmt::format("{} tokens in {}\n", tokens, o.out));
   return kSuccess;
 }
 
@@ -107,11 +120,14 @@ int look(const Options& o, bool checks, Console& console) {
       nlohmann::ordered_json row{{"path", path}};
       try {
         data::Shard shard = data::Shard::open(path, {.raw_width = o.raw_width});
-        row.update({{"kind", std::string(data::to_string(shard.kind()))}, {"ids", std::string(shard.type())}, {"tokens", shard.num_tokens()},
+        row.update({{"kind", std::string(data::to_string(shard.kind()))},
+                    {"ids", std::string(shard.type())},
+                    {"tokens", shard.num_tokens()},
                     {"documents", shard.num_documents()}});
         if (checks) row["largest_id"] = data::check_ids(shard, o.vocab ? o.vocab : int64_t{1} << 31);
-        text += fmt::format("{}  {} {}  {} tokens  {} documents{}\n", path, std::string(data::to_string(shard.kind())), std::string(shard.type()),
-                            shard.num_tokens(), shard.num_documents(), checks ? fmt::format("  largest id {}  good", row["largest_id"].dump()) : "");
+        text += fmt::format("{}  {} {}  {} tokens  {} documents{}\n", path, std::string(data::to_string(shard.kind())),
+                            std::string(shard.type()), shard.num_tokens(), shard.num_documents(),
+                            checks ? fmt::format("  largest id {}  good", row["largest_id"].dump()) : "");
       } catch (const Error& error) {
         if (!checks) throw;
         all_good = false;
@@ -120,7 +136,8 @@ int look(const Options& o, bool checks, Console& console) {
       }
       rows.push_back(row);
     }
-  console.result(console.is_json() ? nlohmann::ordered_json{{"shards", rows}, {"good", all_good}}.dump(2) + "\n" : text);
+  console.result(console.is_json() ? nlohmann::ordered_json{{"shards", rows}, {"good", all_good}}.dump(2) + "\n"
+                                   : text);
   return all_good ? kSuccess : kCheckFailed;
 }
 
@@ -139,7 +156,8 @@ Action define_data(CLI::App& app) {
   o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters or gpt2")->type_name("NAME");
   o->tokenize->add_option("--vocab", o->vocab_file, "GPT-2 vocab.json")->type_name("FILE");
   o->tokenize->add_option("--merges", o->merges_file, "GPT-2 merges.txt")->type_name("FILE");
-  o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")->type_name("FILE");
+  o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")
+      ->type_name("FILE");
   o->tokenize->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
   o->tokenize->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
   o->pack = sub("pack", "Join shards into one of another kind");
@@ -149,7 +167,9 @@ Action define_data(CLI::App& app) {
   o->check = sub("check", "Read every id of shards");
   o->check->add_option("--vocab", o->vocab, "Ids must be below this")->type_name("N");
   for (CLI::App* command : {o->pack, o->info, o->check})
-    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header")->check(CLI::IsMember({2, 4}))->type_name("N");
+    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header")
+        ->check(CLI::IsMember({2, 4}))
+        ->type_name("N");
   return [o](Console& console, const Extensions&) {
     if (o->tokenize->parsed()) return tokenize(*o, console);
     if (o->pack->parsed()) return pack(*o, console);

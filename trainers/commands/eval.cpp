@@ -1,6 +1,7 @@
 // weft eval RUN [path=value]... [--lengths 1024,4096]: validation loss of a run's newest checkpoint.
-#include <CLI/App.hpp>
 #include <fmt/format.h>
+
+#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
@@ -22,7 +23,8 @@ struct Options {
 };
 
 nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
-  nlohmann::ordered_json row{{"length", length}, {"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}};
+  nlohmann::ordered_json row{
+      {"length", length}, {"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}};
   if (e.num_bytes > 0) row["bpb"] = e.bits_per_byte();
   row["targets"] = e.num_targets;
   return row;
@@ -30,23 +32,28 @@ nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
 
 int run(const Options& options, Console& console) {
   if (!options.tasks.empty())
-    throw config::ConfigError(fmt::format("--tasks {}: this version has no tasks.", options.tasks[0]), "Leave --tasks out: the validation loss is evaluated.");
+    throw config::ConfigError(fmt::format("--tasks {}: this version has no tasks.", options.tasks[0]),
+                              "Leave --tasks out: the validation loss is evaluated.");
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console);
-  WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data", "add data.val.path=FILE after the run");
+  WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data",
+             "add data.val.path=FILE after the run");
   const auto& e = run.config.experiment;
   std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths;
   auto rows = nlohmann::ordered_json::array();
   std::string text;
   for (int64_t length : lengths) {
     if (length < 1 || (e.model().position().has_learned() && length > e.model().context()))
-      throw config::ConfigError(fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
-                                "Use lengths between 1 and the training context.");
-    train::Evaluation result = train::evaluate(*run.model, run.data.windows(length, run.model->options().vocab),
-                                               {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
-                                                .keeps_documents_apart = run.data.keeps_documents_apart(),
-                                                .byte_lengths = run.data.byte_lengths});
+      throw config::ConfigError(
+          fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
+          "Use lengths between 1 and the training context.");
+    train::Evaluation result =
+        train::evaluate(*run.model, run.data.windows(length, run.model->options().vocab),
+                        {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
+                         .keeps_documents_apart = run.data.keeps_documents_apart(),
+                         .byte_lengths = run.data.byte_lengths});
     rows.push_back(to_json(result, length));
-    text += fmt::format("length {}  loss {:.4f} +- {:.4f}  perplexity {:.4f}", length, result.loss(), result.standard_error, result.perplexity());
+    text += fmt::format("length {}  loss {:.4f} +- {:.4f}  perplexity {:.4f}", length, result.loss(),
+                        result.standard_error, result.perplexity());
     if (result.num_bytes > 0) text += fmt::format("  bits per byte {:.4f}", result.bits_per_byte());
     text += fmt::format("  targets {}\n", result.num_targets);
   }
@@ -62,7 +69,9 @@ int run(const Options& options, Console& console) {
 Action define_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->run.add(app, true);
-  app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")->delimiter(',')->type_name("N,N");
+  app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
+      ->delimiter(',')
+      ->type_name("N,N");
   app.add_option("--tasks", options->tasks, "Tasks beside the validation loss")->delimiter(',')->type_name("LIST");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

@@ -1,9 +1,9 @@
 // weft gradcheck [--mixer NAME|all] [--shapes fuzz:N|TxD,TxD]: gradients of mixers against differences in float64.
-#include <CLI/App.hpp>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
+#include <CLI/App.hpp>
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
@@ -42,7 +42,8 @@ struct Options {
 
 std::vector<Case> cases_of(const std::string& text) {
   auto refuse = [&]() -> std::vector<Case> {
-    throw config::ConfigError("--shapes " + text + ": not a list of shapes.", "Use fuzz:N, or TOKENSxDIM,TOKENSxDIM with a dim that is a multiple of 8.");
+    throw config::ConfigError("--shapes " + text + ": not a list of shapes.",
+                              "Use fuzz:N, or TOKENSxDIM,TOKENSxDIM with a dim that is a multiple of 8.");
   };
   auto number = [](std::string_view digits, int64_t& value) {
     auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
@@ -54,7 +55,8 @@ std::vector<Case> cases_of(const std::string& text) {
     if (!number(std::string_view(text).substr(5), count) || count > 1000) return refuse();
     Rng rng = Rng(1)["gradcheck"];
     for (uint64_t i = 0; i < static_cast<uint64_t>(count); ++i)
-      cases.push_back({static_cast<int64_t>(1 + rng.below(2, 3 * i)), static_cast<int64_t>(1 + rng.below(11, 3 * i + 1)),
+      cases.push_back({static_cast<int64_t>(1 + rng.below(2, 3 * i)),
+                       static_cast<int64_t>(1 + rng.below(11, 3 * i + 1)),
                        static_cast<int64_t>(8 + 8 * rng.below(3, 3 * i + 2))});
     return cases;
   }
@@ -63,7 +65,9 @@ std::vector<Case> cases_of(const std::string& text) {
     std::string_view item = std::string_view(text).substr(begin, end - begin);
     size_t x = item.find('x');
     Case c{.batch = 1, .tokens = 0, .dim = 0};
-    if (x == std::string_view::npos || !number(item.substr(0, x), c.tokens) || !number(item.substr(x + 1), c.dim) || c.dim % 8 != 0) return refuse();
+    if (x == std::string_view::npos || !number(item.substr(0, x), c.tokens) || !number(item.substr(x + 1), c.dim) ||
+        c.dim % 8 != 0)
+      return refuse();
     cases.push_back(c);
     begin = end + 1;
   }
@@ -103,13 +107,19 @@ int run(const Options& options, Console& console) {
       GradientCheck result = check(named, c);
       passed = passed && result.passed;
       std::string shape = fmt::format("B{} T{} D{}", c.batch, c.tokens, c.dim);
-      text += fmt::format("{:<10} {:<12} {}  {} elements, worst {:.2g} of the bound{}\n", named.name, shape, result.passed ? "passed" : "FAILED",
-                          result.num_checked, result.worst_error, result.passed ? "" : ": " + result.report);
-      rows.push_back({{"mixer", named.name}, {"shape", shape}, {"passed", result.passed}, {"elements", result.num_checked},
-                      {"worst", result.worst_error}, {"report", result.report}});
+      text += fmt::format("{:<10} {:<12} {}  {} elements, worst {:.2g} of the bound{}\n", named.name, shape,
+                          result.passed ? "passed" : "FAILED", result.num_checked, result.worst_error,
+                          result.passed ? "" : ": " + result.report);
+      rows.push_back({{"mixer", named.name},
+                      {"shape", shape},
+                      {"passed", result.passed},
+                      {"elements", result.num_checked},
+                      {"worst", result.worst_error},
+                      {"report", result.report}});
     }
   }
-  if (!found) throw config::ConfigError("--mixer " + options.mixer + ": no such mixer.", "Use all, or one of: " + names + ".");
+  if (!found)
+    throw config::ConfigError("--mixer " + options.mixer + ": no such mixer.", "Use all, or one of: " + names + ".");
   console.result(console.is_json() ? nlohmann::ordered_json{{"passed", passed}, {"rows", rows}}.dump(2) + "\n" : text);
   return passed ? kSuccess : kCheckFailed;
 }

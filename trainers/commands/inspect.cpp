@@ -1,6 +1,7 @@
 // weft inspect PATH: a run, a checkpoint, a safetensors file, a token shard, an event file.
-#include <CLI/App.hpp>
 #include <fmt/format.h>
+
+#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
@@ -32,11 +33,16 @@ Json inspect_safetensors(const std::string& path) {
 }
 
 Json inspect_checkpoint(const std::string& path) {
-  io::Checkpoint checkpoint = io::load_checkpoint(path);   // verifies every checksum
+  io::Checkpoint checkpoint = io::load_checkpoint(path);  // verifies every checksum
   Json files = Json::array();
-  for (const auto& f : checkpoint.info.files) files.push_back({{"name", f.name}, {"bytes", f.digest.size}, {"xxh3", fmt::format("{:016x}", f.digest.xxh3)}});
-  return {{"kind", "checkpoint"}, {"path", path}, {"step", checkpoint.info.step}, {"tokens", checkpoint.info.tokens},
-          {"files", files}, {"tensors", tensor_rows(checkpoint.model)}};
+  for (const auto& f : checkpoint.info.files)
+    files.push_back({{"name", f.name}, {"bytes", f.digest.size}, {"xxh3", fmt::format("{:016x}", f.digest.xxh3)}});
+  return {{"kind", "checkpoint"},
+          {"path", path},
+          {"step", checkpoint.info.step},
+          {"tokens", checkpoint.info.tokens},
+          {"files", files},
+          {"tensors", tensor_rows(checkpoint.model)}};
 }
 
 Json inspect_run(const std::string& path) {
@@ -62,26 +68,39 @@ Json inspect_events(const std::string& path) {
       if (value.scalar) tag["last"] = *value.scalar;
       tag["last_step"] = event.time.step;
     }
-  return {{"kind", "events"}, {"path", path}, {"events", file.events.size()}, {"torn_end", file.has_torn_end}, {"tags", tags}};
+  return {{"kind", "events"},
+          {"path", path},
+          {"events", file.events.size()},
+          {"torn_end", file.has_torn_end},
+          {"tags", tags}};
 }
 
 Json inspect_shard(const std::string& path) {
   data::Shard shard = data::Shard::open(path);
-  return {{"kind", "shard"}, {"path", path}, {"format", std::string(data::to_string(shard.kind()))}, {"ids", std::string(shard.type())},
-          {"tokens", shard.num_tokens()}, {"documents", shard.num_documents()}, {"largest_id", data::check_ids(shard, int64_t{1} << 31)}};
+  return {{"kind", "shard"},
+          {"path", path},
+          {"format", std::string(data::to_string(shard.kind()))},
+          {"ids", std::string(shard.type())},
+          {"tokens", shard.num_tokens()},
+          {"documents", shard.num_documents()},
+          {"largest_id", data::check_ids(shard, int64_t{1} << 31)}};
 }
 
 Json inspect(const std::string& path) {
-  if (!io::file_exists(path)) throw config::ConfigError(path + ": no such file or folder.", "Name a run, a checkpoint, *.safetensors, *.bin, *.idx or an event file.");
+  if (!io::file_exists(path))
+    throw config::ConfigError(path + ": no such file or folder.",
+                              "Name a run, a checkpoint, *.safetensors, *.bin, *.idx or an event file.");
   if (io::is_folder(path)) {
     if (io::file_exists(path + "/manifest")) return inspect_checkpoint(path);
     if (io::file_exists(path + "/config.txtpb")) return inspect_run(path);
-    throw config::ConfigError(path + ": neither a run nor a checkpoint.", "A run has config.txtpb, a checkpoint has manifest.");
+    throw config::ConfigError(path + ": neither a run nor a checkpoint.",
+                              "A run has config.txtpb, a checkpoint has manifest.");
   }
   if (path.ends_with(".safetensors")) return inspect_safetensors(path);
   if (path.find("tfevents") != std::string::npos) return inspect_events(path);
   if (path.ends_with(".bin") || path.ends_with(".idx")) return inspect_shard(path);
-  throw config::ConfigError(path + ": an unknown kind of file.", "Known are *.safetensors, *.bin, *.idx and event files (tfevents in the name).");
+  throw config::ConfigError(path + ": an unknown kind of file.",
+                            "Known are *.safetensors, *.bin, *.idx and event files (tfevents in the name).");
 }
 
 // "key  value" lines; tensors and tags one per line; texts indented.
@@ -92,7 +111,8 @@ std::string text_of(const Json& json) {
       out += fmt::format("{}\n", key);
       for (const Json& row : value) {
         out += " ";
-        for (const auto& [name, field] : row.items()) out += fmt::format(" {}", field.is_string() ? field.get<std::string>() : field.dump());
+        for (const auto& [name, field] : row.items())
+          out += fmt::format(" {}", field.is_string() ? field.get<std::string>() : field.dump());
         out += "\n";
       }
     } else if (value.is_object()) {

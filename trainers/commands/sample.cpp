@@ -1,10 +1,11 @@
 // weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S]
+#include "weft/models/sample.h"
+
 #include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
 #include "trainers/console.h"
-#include "weft/models/sample.h"
 #include "trainers/session.h"
 #include "weft/trainers/cli.h"
 
@@ -26,15 +27,22 @@ int run(const Options& options, Console& console) {
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
   for (int64_t i = 0; i < options.count; ++i) {
-    auto ids = weft::sample(*run.model, prompt, {.tokens = options.tokens, .temperature = options.temperature, .top_p = options.top_p,
-                                                  .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
-                                                  .vocab = run.data.tokenizer->vocab_size(), .end_of_text = run.data.end_of_text});
+    auto ids = weft::sample(*run.model, prompt,
+                            {.tokens = options.tokens,
+                             .temperature = options.temperature,
+                             .top_p = options.top_p,
+                             .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
+                             .vocab = run.data.tokenizer->vocab_size(),
+                             .end_of_text = run.data.end_of_text});
     std::string text = data::show_utf8(run.data.tokenizer->decode(ids));
     samples.push_back(text);
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
   }
   if (console.is_json())
-    console.result(nlohmann::ordered_json{{"run", options.run.file()}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}.dump(2) + "\n");
+    console.result(nlohmann::ordered_json{
+                       {"run", options.run.file()}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}
+                       .dump(2) +
+                   "\n");
   return kSuccess;
 }
 
@@ -43,11 +51,20 @@ int run(const Options& options, Console& console) {
 Action define_sample(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->run.add(app, true);
-  app.add_option("--prompt", options->prompt, "Text to continue; default the start of the validation data")->type_name("TEXT");
-  app.add_option("--n", options->count, "Number of samples")->check(CLI::Range(int64_t{1}, int64_t{10000}))->type_name("N");
-  app.add_option("--tokens", options->tokens, "Length of a sample")->check(CLI::Range(int64_t{1}, int64_t{10000000}))->type_name("N");
-  app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")->check(CLI::Range(0.0, 1.0))->type_name("P");
-  app.add_option("--temperature", options->temperature, "0: the most likely token")->check(CLI::NonNegativeNumber)->type_name("T");
+  app.add_option("--prompt", options->prompt, "Text to continue; default the start of the validation data")
+      ->type_name("TEXT");
+  app.add_option("--n", options->count, "Number of samples")
+      ->check(CLI::Range(int64_t{1}, int64_t{10000}))
+      ->type_name("N");
+  app.add_option("--tokens", options->tokens, "Length of a sample")
+      ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
+      ->type_name("N");
+  app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("P");
+  app.add_option("--temperature", options->temperature, "0: the most likely token")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("T");
   app.add_option("--seed", options->seed, "Seed of the draws")->type_name("S");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

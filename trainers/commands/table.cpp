@@ -49,8 +49,13 @@ std::span<const Command> commands() {
 void ConfigArguments::add(CLI::App& app, bool is_required) {
   app_ = &app;
   app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->required(is_required);
-  app.add_option("OVERRIDES", positional_, "path=value: changes a field of the config; later wins")->type_name("path=value");
-  app.add_option("--set", set_, "The same as path=value")->type_name("path=value")->take_all()->expected(1)->allow_extra_args(false);
+  app.add_option("OVERRIDES", positional_, "path=value: changes a field of the config; later wins")
+      ->type_name("path=value");
+  app.add_option("--set", set_, "The same as path=value")
+      ->type_name("path=value")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
 }
 
 std::vector<std::string> ConfigArguments::overrides() const {

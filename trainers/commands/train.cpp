@@ -23,12 +23,16 @@ Action define_train(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
   app.add_option("--run", options->run_folder, "Folder of the run; default runs/<name>")->type_name("DIR");
-  app.add_option("--resume", options->resume, "auto: continue what the folder holds; never: refuse to; or a checkpoint folder")->type_name("auto|never|DIR");
+  app.add_option("--resume", options->resume,
+                 "auto: continue what the folder holds; never: refuse to; or a checkpoint folder")
+      ->type_name("auto|never|DIR");
   app.add_option("--ranks", options->ranks, "Ranks as threads of this process")->type_name("N");
   return [options](Console& console, const Extensions&) {
     if (options->ranks != 1)
-      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.", "Leave --ranks out.");
-    return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder, options->resume});
+      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.",
+                                "Leave --ranks out.");
+    return train::pretrain(console,
+                           {options->config.file(), options->config.overrides(), options->run_folder, options->resume});
   };
 }
 

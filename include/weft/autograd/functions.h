@@ -19,7 +19,7 @@ Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);
 Var div(const Var& a, const Var& b);
-Var maximum(const Var& a, const Var& b);      // at a tie the gradient goes to a
+Var maximum(const Var& a, const Var& b);  // at a tie the gradient goes to a
 Var minimum(const Var& a, const Var& b);
 Var where(const Tensor& mask, const Var& a, const Var& b);
 Var scale(const Var& x, double factor);
@@ -53,14 +53,14 @@ Var gelu(const Var& x);
 Var gelu_tanh(const Var& x);
 Var softcap(const Var& x, double cap);
 Var swiglu(const Var& gate, const Var& up);
-Var cast(const Var& x, DType dtype);          // the gradient is cast back
+Var cast(const Var& x, DType dtype);  // the gradient is cast back
 Var dropout(const Var& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
 
 // Writes `from` (converted) into `to`, which must have its shape: for parameters and buffers, off the tape.
 void assign(Tensor& to, const Tensor& from);
 
 // view.cpp: no copies forward, except where the name says so
-Var reshape(const Var& x, const Shape& shape);       // copies if the strides cannot be merged
+Var reshape(const Var& x, const Shape& shape);  // copies if the strides cannot be merged
 Var permute(const Var& x, std::initializer_list<int> order);
 Var transpose(const Var& x, int64_t dim_a, int64_t dim_b);
 Var slice(const Var& x, int64_t dim, int64_t begin, int64_t end, int64_t step = 1);
@@ -68,8 +68,8 @@ Var select(const Var& x, int64_t dim, int64_t index);
 Var expand(const Var& x, const Shape& shape);
 Var unsqueeze(const Var& x, int64_t dim);
 Var squeeze(const Var& x, int64_t dim);
-std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim);   // views; one join in backward
-Var concatenate(std::span<const Var> parts, int64_t dim);                            // copies
+std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim);  // views; one join in backward
+Var concatenate(std::span<const Var> parts, int64_t dim);                           // copies
 
 // reduce.cpp
 Var sum(const Var& x, std::span<const int> dims, bool keep_dims = false);
@@ -77,7 +77,7 @@ Var mean(const Var& x, std::span<const int> dims, bool keep_dims = false);
 Var sum(const Var& x, int64_t dim, bool keep_dims = false);
 Var mean(const Var& x, int64_t dim, bool keep_dims = false);
 Var sum_all(const Var& x);
-Var max(const Var& x, int64_t dim, bool keep_dims = false);      // the gradient goes to the lowest index of the maximum
+Var max(const Var& x, int64_t dim, bool keep_dims = false);  // the gradient goes to the lowest index of the maximum
 Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options = {});
 
 // matmul.cpp
@@ -99,8 +99,9 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
 
 // Without gradients, for layers: they reach ops through here.
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);
-Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, const ops::AttentionTokens& queries,
-                             const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
+Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
+                             const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
+                             const ops::AttentionOptions& options);
 
 // select.cpp
 Var embedding(const Var& table, const Tensor& ids);
@@ -113,10 +114,10 @@ struct TopKVar {
 TopKVar topk(const Var& x, int64_t k);
 
 // loss.cpp
-Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);                     // losses per token
+Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);  // losses per token
 struct LinearCrossEntropyVar {
-  Var loss;                                   // scalar, options.factor * sum
-  Tensor losses;                              // per token, for reports
+  Var loss;       // scalar, options.factor * sum
+  Tensor losses;  // per token, for reports
 };
 LinearCrossEntropyVar linear_cross_entropy(const Var& x_ND, const Var& weight_VD, const Tensor& targets_N,
                                            ops::LinearCrossEntropyOptions options = {});

@@ -13,9 +13,9 @@
 namespace weft {
 
 struct GradientCheckOptions {
-  double step = 1e-5;              // relative to max(1, |x|)
+  double step = 1e-5;  // relative to max(1, |x|)
   double rtol = 1e-5, atol = 1e-7;
-  int64_t max_elements = 64;       // per input; more are sampled, always including the first and the last
+  int64_t max_elements = 64;  // per input; more are sampled, always including the first and the last
   uint64_t seed = 1;
   std::vector<std::string> names = {};  // of the inputs, for the report
 };
@@ -23,8 +23,8 @@ struct GradientCheckOptions {
 struct GradientCheck {
   bool passed = true;
   int64_t num_checked = 0;
-  double worst_error = 0;          // |analytic - numeric| / (atol + rtol max(|analytic|, |numeric|)); above 1 fails
-  std::string report;              // names input, index and both values of the worst element
+  double worst_error = 0;  // |analytic - numeric| / (atol + rtol max(|analytic|, |numeric|)); above 1 fails
+  std::string report;      // names input, index and both values of the worst element
 };
 
 // `f` maps float64 variables to a Var of any shape, which is reduced with fixed random weights. Integer inputs belong into the capture.

@@ -48,7 +48,7 @@ class Grads {
 class Inputs {
  public:
   template <std::same_as<Var>... V>
-  Inputs(const V&... vars) : pointers_{&vars...}, count_(sizeof...(V)) {                // NOLINT
+  Inputs(const V&... vars) : pointers_{&vars...}, count_(sizeof...(V)) {  // NOLINT
     static_assert(sizeof...(V) <= kInline, "pass a span for more");
   }
   explicit Inputs(std::span<const Var> vars) : many_(vars), count_(vars.size()) {}
@@ -69,12 +69,12 @@ class Node {
  public:
   virtual ~Node() = default;
   virtual Grads run(std::span<const Tensor> dys, Wants wants) = 0;
-  virtual void drop_closure() = 0;         // frees what the closure kept
+  virtual void drop_closure() = 0;  // frees what the closure kept
 };
 
 // Memory of a node with room for its edges and output gradients; nullptr-free. `outputs` gives shape and dtype of each output.
 void* allocate_node(size_t object_bytes, const char* op, std::span<const Tensor> outputs, const Inputs& inputs);
-void check_recorded(const char* op, std::span<const Tensor> outputs);   // anomaly mode
+void check_recorded(const char* op, std::span<const Tensor> outputs);  // anomaly mode
 bool wants_node(const Inputs& inputs);
 
 template <class F>
@@ -91,7 +91,9 @@ class NodeOf final : public Node {
   }
 
  private:
-  union { F f_; };
+  union {
+    F f_;
+  };
   bool has_closure_;
 };
 

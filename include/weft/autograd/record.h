@@ -24,7 +24,7 @@ namespace weft {
 class Saved {
  public:
   explicit Saved(const Tensor& tensor) : tensor_(tensor), version_(tensor.version()) {}
-  operator const Tensor&() const { return get(); }              // NOLINT: reads like the tensor; Error if it was changed
+  operator const Tensor&() const { return get(); }  // NOLINT: reads like the tensor; Error if it was changed
   const Tensor& get() const;
 
  private:
@@ -47,9 +47,9 @@ template <size_t N, class F>
 std::array<Var, N> record(const char* op, std::array<Tensor, N> values, const Inputs& inputs, F&& backward) {
   std::array<Var, N> vars;
   if (anomaly_mode()) autograd::check_recorded(op, values);
-  autograd::Node* node = autograd::wants_node(inputs)
-                             ? autograd::make_node(op, std::span<const Tensor>(values), inputs, std::forward<F>(backward))
-                             : nullptr;
+  autograd::Node* node = autograd::wants_node(inputs) ? autograd::make_node(op, std::span<const Tensor>(values), inputs,
+                                                                            std::forward<F>(backward))
+                                                      : nullptr;
   for (size_t i = 0; i < N; ++i) {
     if (node && i > 0) autograd::retain(node);
     vars[i] = node ? Var(std::move(values[i]), node, static_cast<int>(i)) : Var(std::move(values[i]));
@@ -60,9 +60,9 @@ template <class F>
 std::vector<Var> record(const char* op, std::vector<Tensor> values, const Inputs& inputs, F&& backward) {
   std::vector<Var> vars;
   if (anomaly_mode()) autograd::check_recorded(op, values);
-  autograd::Node* node = autograd::wants_node(inputs)
-                             ? autograd::make_node(op, std::span<const Tensor>(values), inputs, std::forward<F>(backward))
-                             : nullptr;
+  autograd::Node* node = autograd::wants_node(inputs) ? autograd::make_node(op, std::span<const Tensor>(values), inputs,
+                                                                            std::forward<F>(backward))
+                                                      : nullptr;
   for (size_t i = 0; i < values.size(); ++i) {
     if (node && i > 0) autograd::retain(node);
     vars.push_back(node ? Var(std::move(values[i]), node, static_cast<int>(i)) : Var(std::move(values[i])));

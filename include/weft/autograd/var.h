@@ -22,17 +22,22 @@ void release(Node* node);
 class Var {
  public:
   Var() = default;
-  Var(const Tensor& value) : value_(value) {}                                        // NOLINT: a constant
-  Var(Tensor&& value) : value_(std::move(value)) {}                                  // NOLINT
-  Var(const Var& other) : value_(other.value_), node_(other.node_), output_(other.output_) { if (node_) autograd::retain(node_); }
-  Var(Var&& other) noexcept : value_(std::move(other.value_)), node_(std::exchange(other.node_, nullptr)), output_(other.output_) {}
+  Var(const Tensor& value) : value_(value) {}        // NOLINT: a constant
+  Var(Tensor&& value) : value_(std::move(value)) {}  // NOLINT
+  Var(const Var& other) : value_(other.value_), node_(other.node_), output_(other.output_) {
+    if (node_) autograd::retain(node_);
+  }
+  Var(Var&& other) noexcept
+      : value_(std::move(other.value_)), node_(std::exchange(other.node_, nullptr)), output_(other.output_) {}
   Var& operator=(Var other) noexcept {
     value_ = std::move(other.value_);
     std::swap(node_, other.node_);
     output_ = other.output_;
     return *this;
   }
-  ~Var() { if (node_) autograd::release(node_); }
+  ~Var() {
+    if (node_) autograd::release(node_);
+  }
 
   const Tensor& value() const { return value_; }
   bool defined() const { return value_.defined(); }
@@ -43,11 +48,11 @@ class Var {
   Device device() const { return value_.device(); }
 
   bool wants_grad() const { return node_ != nullptr; }
-  Var detach() const { return Var(value_); }                    // the same tensor as a constant
+  Var detach() const { return Var(value_); }  // the same tensor as a constant
 
   // Of a Var made by variable(): the gradient collected so far, undefined before the first backward. f32 for bf16 values.
   const Tensor& grad() const;
-  void set_grad(Tensor grad);                                   // an undefined tensor clears it
+  void set_grad(Tensor grad);  // an undefined tensor clears it
   // Replaces the tensor of a variable() between steps (casts, loading); shape must stay.
   void set_value(const Tensor& value);
 
@@ -72,7 +77,7 @@ std::string to_string(const Var& x);
 Var variable(const Tensor& value, std::string_view name = "variable");
 
 struct BackwardOptions {
-  bool keeps_graph = false;                                     // allow another backward through the same nodes
+  bool keeps_graph = false;  // allow another backward through the same nodes
 };
 // Runs the tape from `root` back and adds to the grads of all leaves. Without `seed`, root must have one element.
 void backward(const Var& root, const Tensor& seed = {}, BackwardOptions options = {});

@@ -20,16 +20,16 @@ struct Storage {
   std::atomic<int64_t> references{0};
   std::atomic<uint64_t> version{0};
   void* data = nullptr;
-  size_t bytes = 0;               // asked for
-  size_t capacity = 0;            // size of the block
+  size_t bytes = 0;     // asked for
+  size_t capacity = 0;  // size of the block
   Device device;
-  Allocator* owner = nullptr;     // nullptr: borrowed memory
-  int tag = 0;                    // index into the allocator's tags
-  bool is_guarded = false;        // memory poison was on when it was handed out
+  Allocator* owner = nullptr;        // nullptr: borrowed memory
+  int tag = 0;                       // index into the allocator's tags
+  bool is_guarded = false;           // memory poison was on when it was handed out
   std::shared_ptr<void> keep_alive;  // of borrowed memory
 
   void retain() { references.fetch_add(1, std::memory_order_relaxed); }
-  void release();                 // gives the block back when the last view is gone
+  void release();  // gives the block back when the last view is gone
 };
 
 struct MemoryStats {
@@ -37,23 +37,24 @@ struct MemoryStats {
     std::string name;
     int64_t current_bytes = 0, peak_bytes = 0;
   };
-  int64_t current_bytes = 0;         // in live tensors
-  int64_t peak_bytes = 0;            // highest current since the start or reset_peak()
-  int64_t reserved_bytes = 0;        // held from the system, live or cached
-  int64_t num_allocations = 0;       // calls served
+  int64_t current_bytes = 0;           // in live tensors
+  int64_t peak_bytes = 0;              // highest current since the start or reset_peak()
+  int64_t reserved_bytes = 0;          // held from the system, live or cached
+  int64_t num_allocations = 0;         // calls served
   int64_t num_system_allocations = 0;  // calls that had to ask the system: does not grow in a steady state
-  int64_t num_guard_errors = 0;      // blocks freed with a broken guard behind them, see set_memory_poison
-  std::vector<Tag> tags;             // by MemoryTag; untagged memory is "other"
+  int64_t num_guard_errors = 0;        // blocks freed with a broken guard behind them, see set_memory_poison
+  std::vector<Tag> tags;               // by MemoryTag; untagged memory is "other"
 };
 
 class Allocator {
  public:
   virtual ~Allocator() = default;
-  virtual Storage* allocate(size_t bytes) = 0;     // one reference, 64-byte aligned; Error with the sizes when memory is out
-  virtual void release(Storage* storage) = 0;      // called by Storage::release
+  virtual Storage* allocate(
+      size_t bytes) = 0;  // one reference, 64-byte aligned; Error with the sizes when memory is out
+  virtual void release(Storage* storage) = 0;  // called by Storage::release
   virtual MemoryStats stats() const = 0;
   virtual void reset_peak() = 0;
-  virtual void trim() = 0;                         // returns cached blocks to the system
+  virtual void trim() = 0;  // returns cached blocks to the system
 };
 
 Allocator& allocator(Device device);

@@ -48,9 +48,9 @@ struct BFloat16 {
   }
 };
 
-size_t size_of(DType dtype);                  // bytes of one element
-std::string_view to_string(DType dtype);      // "f32", "bf16", "f64", "i64", "i32", "u8", "bool"
-bool is_floating(DType dtype);                // f32, bf16, f64
+size_t size_of(DType dtype);              // bytes of one element
+std::string_view to_string(DType dtype);  // "f32", "bf16", "f64", "i64", "i32", "u8", "bool"
+bool is_floating(DType dtype);            // f32, bf16, f64
 
 template <class T>
 struct TypeTag {

@@ -57,18 +57,18 @@ std::string str(const T&... parts) {
 
 }  // namespace weft
 
-#define WEFT_CHECK(condition, what, fix)            \
-  do {                                              \
-    if (!(condition)) [[unlikely]]                  \
-      ::weft::fail((what), (fix));                  \
+#define WEFT_CHECK(condition, what, fix) \
+  do {                                   \
+    if (!(condition)) [[unlikely]]       \
+      ::weft::fail((what), (fix));       \
   } while (0)
 
 #ifdef NDEBUG
 #define WEFT_ASSERT(condition) ((void)0)
 #else
-#define WEFT_ASSERT(condition)                                                           \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]]                                                       \
+#define WEFT_ASSERT(condition)                                                            \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
       ::weft::fail("internal error: " #condition " does not hold", "please report this"); \
   } while (0)
 #endif

@@ -9,7 +9,7 @@
 namespace weft {
 
 int num_threads();
-void set_num_threads(int n);   // for this thread's loops; also what oneDNN uses
+void set_num_threads(int n);  // for this thread's loops; also what oneDNN uses
 
 namespace detail {
 void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t begin, int64_t end));

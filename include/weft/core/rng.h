@@ -30,16 +30,17 @@ WEFT_HD float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits 
 class Rng {
  public:
   explicit Rng(uint64_t seed = 0) : key_(seed) {}
-  Rng operator[](std::string_view purpose) const;   // an independent stream per name
-  Rng operator[](uint64_t index) const;             // and per number (layer, step)
+  Rng operator[](std::string_view purpose) const;  // an independent stream per name
+  Rng operator[](uint64_t index) const;            // and per number (layer, step)
 
   uint64_t key() const { return key_; }
   std::array<uint32_t, 4> bits(uint64_t index, uint64_t index2 = 0) const {
     return philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(index2),
-                   static_cast<uint32_t>(index2 >> 32)}, key_);
+                   static_cast<uint32_t>(index2 >> 32)},
+                  key_);
   }
   float uniform(uint64_t index, uint64_t index2 = 0) const { return uniform_from_bits(bits(index, index2)[0]); }
-  float normal(uint64_t index) const;               // standard normal, Box-Muller on numbers 0 and 1 of the block
+  float normal(uint64_t index) const;                    // standard normal, Box-Muller on numbers 0 and 1 of the block
   uint64_t below(uint64_t bound, uint64_t index) const;  // uniform integer in [0, bound)
 
  private:

@@ -15,8 +15,8 @@ class Scope {
   Scope(const Scope&) = delete;
   Scope& operator=(const Scope&) = delete;
 
-  static std::string path();               // names from outermost to innermost, joined by dots; "" outside any
-  static const Scope* innermost();         // nullptr outside any
+  static std::string path();        // names from outermost to innermost, joined by dots; "" outside any
+  static const Scope* innermost();  // nullptr outside any
   const Scope* outer() const { return outer_; }
   std::string_view name() const { return name_; }
 

@@ -20,7 +20,7 @@ class Shape {
 
   int num_dims() const { return num_dims_; }
   bool empty() const { return num_dims_ == 0; }
-  int64_t operator[](int dim) const { return sizes_[static_cast<size_t>(dim)]; }   // 0 <= dim < num_dims(), unchecked
+  int64_t operator[](int dim) const { return sizes_[static_cast<size_t>(dim)]; }  // 0 <= dim < num_dims(), unchecked
   int64_t& operator[](int dim) { return sizes_[static_cast<size_t>(dim)]; }
   int64_t back() const { return sizes_[static_cast<size_t>(num_dims_ - 1)]; }
   const int64_t* begin() const { return sizes_.data(); }
@@ -30,7 +30,7 @@ class Shape {
   void push_back(int64_t size);
   void insert(int dim, int64_t size);
   void erase(int dim);
-  int64_t num_elements() const;                      // product; Error on negative sizes or overflow
+  int64_t num_elements() const;  // product; Error on negative sizes or overflow
 
   friend bool operator==(const Shape& a, const Shape& b) {
     if (a.num_dims_ != b.num_dims_) return false;
@@ -44,8 +44,8 @@ class Shape {
   int num_dims_ = 0;
 };
 
-std::string to_string(const Shape& shape);           // "[8, 512, 768]"
-Shape contiguous_strides(const Shape& sizes);        // row-major, in elements
+std::string to_string(const Shape& shape);     // "[8, 512, 768]"
+Shape contiguous_strides(const Shape& sizes);  // row-major, in elements
 // Shape of an elementwise result (sizes equal, or 1, aligned at the last dimension); `op` opens the Error if there is none.
 Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view op);
 // Turns -1 .. into a dimension from the front; Error that names `op` if it is outside.

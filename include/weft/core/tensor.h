@@ -20,20 +20,22 @@ namespace weft {
 
 class Tensor {
  public:
-  Tensor() = default;                                                                  // undefined
+  Tensor() = default;  // undefined
   Tensor(const Tensor& other) : Tensor(other, other.storage_) {}
   Tensor(Tensor&& other) noexcept;
   Tensor& operator=(const Tensor& other);
   Tensor& operator=(Tensor&& other) noexcept;
-  ~Tensor() { if (storage_) storage_->release(); }
+  ~Tensor() {
+    if (storage_) storage_->release();
+  }
 
   // Fresh row-major tensors. empty() is uninitialised.
   static Tensor empty(const Shape& shape, DType dtype = kF32, Device device = default_device());
   static Tensor zeros(const Shape& shape, DType dtype = kF32, Device device = default_device());
   static Tensor full(const Shape& shape, double value, DType dtype = kF32, Device device = default_device());
-  static Tensor arange(int64_t n, DType dtype = kI64);                                 // 0 .. n-1 on the CPU
+  static Tensor arange(int64_t n, DType dtype = kI64);  // 0 .. n-1 on the CPU
   template <class T>
-  static Tensor from(std::span<const T> values, const Shape& shape);                   // copies, CPU
+  static Tensor from(std::span<const T> values, const Shape& shape);  // copies, CPU
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
     return from(std::span<const T>(values.begin(), values.size()), shape);
@@ -43,9 +45,9 @@ class Tensor {
 
   bool defined() const { return storage_ != nullptr; }
   const Shape& shape() const { return shape_; }
-  const Shape& strides() const { return strides_; }                                    // in elements
+  const Shape& strides() const { return strides_; }  // in elements
   int num_dims() const { return shape_.num_dims(); }
-  int64_t size(int64_t dim) const;                                                     // negative: from the back
+  int64_t size(int64_t dim) const;  // negative: from the back
   int64_t num_elements() const { return num_elements_; }
   size_t num_bytes() const { return static_cast<size_t>(num_elements_) * size_of(dtype_); }
   DType dtype() const { return dtype_; }
@@ -55,25 +57,31 @@ class Tensor {
 
   // Element access. data() reads; mutable_data() says that the memory is about to be written, which autograd checks.
   template <class T>
-  const T* data() const { check_type(dtype_of<T>()); return static_cast<const T*>(raw()); }
+  const T* data() const {
+    check_type(dtype_of<T>());
+    return static_cast<const T*>(raw());
+  }
   template <class T>
-  T* mutable_data() { check_type(dtype_of<T>()); return static_cast<T*>(mutable_raw()); }
+  T* mutable_data() {
+    check_type(dtype_of<T>());
+    return static_cast<T*>(mutable_raw());
+  }
   const void* raw() const { return storage_ ? static_cast<const char*>(storage_->data) + offset_bytes() : nullptr; }
   void* mutable_raw();
-  double item() const;                                  // the one element of a CPU tensor, any dtype
+  double item() const;  // the one element of a CPU tensor, any dtype
   template <class T>
-  std::vector<T> to_vector() const;                     // elements in row-major order, any strides, CPU
+  std::vector<T> to_vector() const;  // elements in row-major order, any strides, CPU
   uint64_t version() const { return storage_ ? storage_->version.load(std::memory_order_relaxed) : 0; }
   bool is_unshared() const { return storage_ && storage_->references.load(std::memory_order_acquire) == 1; }
   bool shares_memory_with(const Tensor& other) const { return storage_ && storage_ == other.storage_; }
 
   // Views: same memory, no copy. reshape() of strides that cannot be merged is an Error (call ops::contiguous).
-  Tensor reshape(const Shape& shape) const;             // one size may be -1
+  Tensor reshape(const Shape& shape) const;  // one size may be -1
   Tensor permute(std::initializer_list<int> order) const;
   Tensor transpose(int64_t dim_a, int64_t dim_b) const;
-  Tensor slice(int64_t dim, int64_t begin, int64_t end, int64_t step = 1) const;   // begin, end may be negative
-  Tensor select(int64_t dim, int64_t index) const;      // slice of one, dimension dropped
-  Tensor expand(const Shape& shape) const;              // sizes of 1 repeat with stride 0
+  Tensor slice(int64_t dim, int64_t begin, int64_t end, int64_t step = 1) const;  // begin, end may be negative
+  Tensor select(int64_t dim, int64_t index) const;                                // slice of one, dimension dropped
+  Tensor expand(const Shape& shape) const;                                        // sizes of 1 repeat with stride 0
   Tensor unsqueeze(int64_t dim) const;
   Tensor squeeze(int64_t dim) const;
   Tensor as_strided(const Shape& shape, const Shape& strides, int64_t offset) const;  // unchecked against overlap
@@ -92,7 +100,7 @@ class Tensor {
   bool is_contiguous_ = true;
 };
 
-std::string to_string(const Tensor& t);   // "[8, 512, 768] f32 cpu": what error texts print
+std::string to_string(const Tensor& t);                            // "[8, 512, 768] f32 cpu": what error texts print
 std::string describe(const Tensor& t, int64_t max_elements = 64);  // the values too, for people
 
 }  // namespace weft

@@ -21,17 +21,17 @@ struct LanguageModelOptions {
   PositionKind position = PositionKind::rotary;
   ops::RotaryOptions rotary = {};
   std::vector<SoftmaxOptions> mixers = {SoftmaxOptions{}};  // dim, rotary and the stds are filled in by the model
-  std::vector<int> pattern = {};        // mixer of each layer, repeated; empty: all mixers in turn
-  FfnOptions ffn = {};                  // likewise
+  std::vector<int> pattern = {};                            // mixer of each layer, repeated; empty: all mixers in turn
+  FfnOptions ffn = {};                                      // likewise
   double residual_dropout = 0;
   double std = 0.02;
-  bool scales_init_by_depth = true;     // output projections start smaller by sqrt(2 layers)
+  bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
   Recompute recompute = Recompute::none;
 };
 
 struct LanguageModelLoss {
-  Var loss;                             // factor * sum of token losses + weighted auxiliary losses
-  Tensor losses;                        // [B, T] f32 nats, 0 where the target is ignored
+  Var loss;       // factor * sum of token losses + weighted auxiliary losses
+  Tensor losses;  // [B, T] f32 nats, 0 where the target is ignored
 };
 
 class LanguageModel final : public Module {
@@ -39,15 +39,15 @@ class LanguageModel final : public Module {
   LanguageModel(const LanguageModelOptions& options, Rng rng);
   ~LanguageModel() override;
 
-  Var hidden(const Tensor& ids_BT, Tokens& tokens);                                // [B, T, D] after the final norm
+  Var hidden(const Tensor& ids_BT, Tokens& tokens);  // [B, T, D] after the final norm
   // Cross-entropy of targets [B, T] i32 (-1: ignored), in chunks. `factor` is usually 1 / number of targets of the step.
   LanguageModelLoss loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor);
-  Tensor logits(const Tensor& ids_BT, Tokens& tokens);                             // [B, T, V] f32, no gradient
+  Tensor logits(const Tensor& ids_BT, Tokens& tokens);  // [B, T, V] f32, no gradient
 
   const LanguageModelOptions& options() const { return options_; }
   void set_recompute(Recompute recompute) { options_.recompute = recompute; }
-  int64_t num_matmul_params() const;     // in matrix products; a tied head once, no look-up tables
-  double flops_per_token() const;        // training: 6 per matmul parameter, plus attention with its mask
+  int64_t num_matmul_params() const;  // in matrix products; a tied head once, no look-up tables
+  double flops_per_token() const;     // training: 6 per matmul parameter, plus attention with its mask
 
  private:
   struct Block;

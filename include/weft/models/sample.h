@@ -11,12 +11,12 @@
 namespace weft {
 
 struct SampleOptions {
-  int64_t tokens = 200;                       // at most this many new ones
-  double temperature = 1;                     // 0: the most likely token
-  double top_p = 1;                           // draw among the most likely tokens that together have this probability
+  int64_t tokens = 200;    // at most this many new ones
+  double temperature = 1;  // 0: the most likely token
+  double top_p = 1;        // draw among the most likely tokens that together have this probability
   uint64_t seed = 1;
-  int64_t vocab = 0;                          // ids from here on are never drawn; 0: the model's
-  std::optional<int32_t> end_of_text = {};    // stops there; not part of the result
+  int64_t vocab = 0;                        // ids from here on are never drawn; 0: the model's
+  std::optional<int32_t> end_of_text = {};  // stops there; not part of the result
 };
 
 // New ids after `prompt` (at least one id). When the model's context is full, the last half of it is kept and read again.

@@ -13,7 +13,7 @@ Tensor normal_init(const Shape& shape, Rng rng, double std);
 
 struct LinearOptions {
   bool has_bias = false;
-  double std = 0.02;            // of the initial weight; the bias starts at 0
+  double std = 0.02;  // of the initial weight; the bias starts at 0
 };
 
 // y = x W^T + bias, x [..., in], weight [out, in].
@@ -43,7 +43,7 @@ enum class NormKind { rms, layer };
 struct NormOptions {
   NormKind kind = NormKind::rms;
   double eps = 1e-6;
-  bool has_bias = true;         // layer norm only
+  bool has_bias = true;  // layer norm only
 };
 
 // RMSNorm (1910.07467) or LayerNorm over the last dimension, with a gain of ones.
@@ -62,7 +62,7 @@ enum class FfnKind { swiglu, gelu };
 struct FfnOptions {
   FfnKind kind = FfnKind::swiglu;
   int64_t dim = 0;
-  int64_t hidden = 0;           // 0: 4 dim for gelu, 8/3 dim rounded up to a multiple of 64 for swiglu
+  int64_t hidden = 0;  // 0: 4 dim for gelu, 8/3 dim rounded up to a multiple of 64 for swiglu
   bool has_bias = false;
   double std = 0.02, out_std = 0.02;
 };

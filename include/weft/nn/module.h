@@ -22,14 +22,14 @@ class Param {
   Param(const Param&) = delete;
   Param& operator=(const Param&) = delete;
 
-  operator const Var&() const { return leaf_; }            // NOLINT: what forward reads
+  operator const Var&() const { return leaf_; }  // NOLINT: what forward reads
   const Tensor& value() const { return master_; }
-  const Tensor& working() const { return working_; }       // undefined unless compute is bf16 and this is a matrix
+  const Tensor& working() const { return working_; }  // undefined unless compute is bf16 and this is a matrix
   const Tensor& grad() const { return leaf_.grad(); }
   void clear_grad() { leaf_.set_grad({}); }
-  void set_value(const Tensor& value);                     // copies `value` (converted) into the master and the working copy
-  void refresh_working();                                  // after the master was written from outside
-  void set_compute(DType compute);                         // f32, bf16, or f64 (which converts the master)
+  void set_value(const Tensor& value);  // copies `value` (converted) into the master and the working copy
+  void refresh_working();               // after the master was written from outside
+  void set_compute(DType compute);      // f32, bf16, or f64 (which converts the master)
   Var& var() { return leaf_; }
 
  private:
@@ -64,11 +64,11 @@ class Module {
   Module& operator=(const Module&) = delete;
   virtual ~Module() = default;
 
-  std::string_view name() const { return name_; }          // inside the parent; push it as a Scope in forward
-  std::vector<NamedParam> params() const;                  // depth first, in the order of name_parts; each once
+  std::string_view name() const { return name_; }  // inside the parent; push it as a Scope in forward
+  std::vector<NamedParam> params() const;          // depth first, in the order of name_parts; each once
   std::vector<NamedBuffer> buffers() const;
-  int64_t num_params() const;                              // elements
-  void set_compute(DType compute);                         // of every Param
+  int64_t num_params() const;       // elements
+  void set_compute(DType compute);  // of every Param
   void clear_grads();
 
  protected:

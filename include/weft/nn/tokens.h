@@ -9,17 +9,17 @@
 #include <string_view>
 #include <vector>
 
-#include "weft/core/rng.h"
 #include "weft/autograd/functions.h"
+#include "weft/core/rng.h"
 
 namespace weft {
 
 // What is known per token. Integers are i32, shape [B, T].
 struct TokenData {
-  Tensor positions = {};       // global position in the row
-  Tensor documents = {};       // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor positions = {};           // global position in the row
+  Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
   Tensor document_positions = {};  // position within the document; undefined: positions
-  int64_t first_row = 0;       // global index of batch row 0 in the step
+  int64_t first_row = 0;           // global index of batch row 0 in the step
 };
 
 // Positions 0 .. T-1 in every row, one document.
@@ -31,8 +31,8 @@ std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);
 
 struct TokensOptions {
-  bool is_training = false;    // dropout on, auxiliary losses collected
-  Rng rng = Rng(0);            // of this step
+  bool is_training = false;                // dropout on, auxiliary losses collected
+  Rng rng = Rng(0);                        // of this step
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
 };
 
@@ -45,14 +45,15 @@ class Tokens {
 
   int64_t batch() const { return data_.positions.size(0); }
   int64_t num_tokens() const { return data_.positions.size(1); }
-  const Tensor& positions() const { return data_.positions; }                      // [B, T] i32
-  const Tensor& documents() const { return data_.documents; }                      // [B, T] i32, or undefined
-  const Tensor& document_positions() const;                                        // [B, T] i32: what rotary phases read
+  const Tensor& positions() const { return data_.positions; }  // [B, T] i32
+  const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
+  const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
   bool is_training() const { return options_.is_training; }
 
   // The softmax core over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Documents are kept
   // apart when they are given. `mask` and the rest as in weft/ops/attention.h.
-  std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {});
+  std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                            ops::AttentionOptions options = {});
   // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t. x [B, T, ...].
   Var scan(const Var& x);
   // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...].
@@ -66,16 +67,16 @@ class Tokens {
   const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
   // Random numbers of this step for one purpose of the running module.
   Rng random(std::string_view purpose) const;
-  Var dropout(const Var& x_BTD, double p, std::string_view purpose);               // x itself outside training
+  Var dropout(const Var& x_BTD, double p, std::string_view purpose);  // x itself outside training
 
   // Values of an earlier layer or of the model, by name.
   void share(std::string_view name, const Var& value);
-  const Var& shared(std::string_view name) const;                                  // Error that lists the names if it is missing
+  const Var& shared(std::string_view name) const;  // Error that lists the names if it is missing
 
   // Auxiliary losses (weighted, added to the model's) and statistics; nothing is added when a forward is recomputed.
   struct Loss {
     std::string name;
-    Var value;                 // scalar
+    Var value;  // scalar
     double weight;
   };
   struct Report {
@@ -98,7 +99,7 @@ class Tokens {
   std::vector<std::pair<std::string, Var>> shared_;
   std::vector<Loss> losses_;
   std::vector<Report> reports_;
-  size_t next_slot_ = 0;       // of the cache
+  size_t next_slot_ = 0;  // of the cache
 };
 
 }  // namespace weft

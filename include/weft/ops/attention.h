@@ -12,31 +12,31 @@ namespace weft::ops {
 
 // Which keys a query sees: the conjunction of what is set.
 struct AttentionMask {
-  bool is_causal = true;           // key position <= query position
-  int64_t window = 0;              // if > 0: 0 <= query - key position < window
-  int64_t prefix = 0;              // if > 0: keys at positions < prefix are seen by everyone (prefix language model)
-  bool same_document = false;      // needs document ids; an id < 0 sees and is seen by nothing
+  bool is_causal = true;       // key position <= query position
+  int64_t window = 0;          // if > 0: 0 <= query - key position < window
+  int64_t prefix = 0;          // if > 0: keys at positions < prefix are seen by everyone (prefix language model)
+  bool same_document = false;  // needs document ids; an id < 0 sees and is seen by nothing
 };
 
 // What happens to scale * q.k before the normaliser.
 struct AttentionScore {
-  double softcap = 0;              // if > 0: cap * tanh(s / cap)
-  Tensor alibi_slopes = {};        // [H] f32 or undefined: s -= slope_h * (query - key position)
+  double softcap = 0;        // if > 0: cap * tanh(s / cap)
+  Tensor alibi_slopes = {};  // [H] f32 or undefined: s -= slope_h * (query - key position)
 };
 
 enum class Normaliser {
-  softmax,                         // state (out, lse)
-  sum,                             // weights are the scores themselves, state is the plain sum; no statistic
+  softmax,  // state (out, lse)
+  sum,      // weights are the scores themselves, state is the plain sum; no statistic
 };
 
 struct AttentionOptions {
-  double scale = 0;                // 0: 1 / sqrt(K)
+  double scale = 0;  // 0: 1 / sqrt(K)
   AttentionMask mask = {};
   AttentionScore score = {};
   Normaliser normaliser = Normaliser::softmax;
-  double dropout = 0;              // probability; keep bits keyed by (rng, query position, key position, head, row)
+  double dropout = 0;  // probability; keep bits keyed by (rng, query position, key position, head, row)
   Rng dropout_rng = Rng(0);
-  int64_t first_row = 0;           // global index of batch row 0, for dropout
+  int64_t first_row = 0;  // global index of batch row 0, for dropout
 };
 
 // Positions [B, T] or [B, S] i32; documents the same shape, or undefined.
@@ -64,7 +64,8 @@ Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSG
                  const AttentionTokens& keys, const AttentionOptions& options);
 
 // delta = dout . out - dlse per (query, head), f32: computed once, before any ring. dlse may be undefined.
-Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Tensor& dlse_BTH, const AttentionOptions& options);
+Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Tensor& dlse_BTH,
+                       const AttentionOptions& options);
 // Adds this key set's contribution to dq, dk, dv (f32 or f64 accumulators of the inputs' shapes, zero at the start).
 // lse and delta are those of the whole row, so the same call serves every hop of a ring.
 struct AttentionGrads {
@@ -72,14 +73,17 @@ struct AttentionGrads {
 };
 void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK,
                            const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,
-                           const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options);
+                           const AttentionTokens& queries, const AttentionTokens& keys,
+                           const AttentionOptions& options);
 // One call over one key set: gradients in the inputs' dtypes.
-AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK, const Tensor& k_BSGK,
-                               const Tensor& v_BSGV, const Attention& result, const AttentionTokens& queries,
-                               const AttentionTokens& keys, const AttentionOptions& options);
+AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK,
+                               const Tensor& k_BSGK, const Tensor& v_BSGV, const Attention& result,
+                               const AttentionTokens& queries, const AttentionTokens& keys,
+                               const AttentionOptions& options);
 
 // Column mass: for each key, the sum over queries and the weights it received, [B, S, H] f32, by a second streaming pass.
-Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH, const AttentionTokens& queries,
-                             const AttentionTokens& keys, const AttentionOptions& options);
+Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
+                             const AttentionTokens& queries, const AttentionTokens& keys,
+                             const AttentionOptions& options);
 
 }  // namespace weft::ops

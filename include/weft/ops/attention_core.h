@@ -46,9 +46,9 @@ void attend_block_with(const Mask& mask, const Score& score, Normaliser, Attenti
 
 // attend() with functors; out is f32 (f64 for f64).
 template <class Mask, class Score, class Normaliser>
-Attention attend_with(const Mask& mask, const Score& score, Normaliser normaliser, const Tensor& q_BTHK, const Tensor& k_BSGK,
-                      const Tensor& v_BSGV, const AttentionTokens& queries, const AttentionTokens& keys,
-                      const AttentionOptions& options) {
+Attention attend_with(const Mask& mask, const Score& score, Normaliser normaliser, const Tensor& q_BTHK,
+                      const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
+                      const AttentionTokens& keys, const AttentionOptions& options) {
   AttentionOptions shape_only;
   shape_only.normaliser = Normaliser::kHasStatistic ? weft::ops::Normaliser::softmax : weft::ops::Normaliser::sum;
   AttentionState state = attention_state(q_BTHK, v_BSGV.size(-1), shape_only);
@@ -59,9 +59,10 @@ Attention attend_with(const Mask& mask, const Score& score, Normaliser normalise
 // attend_block_backward() with functors.
 template <class Mask, class Score, class Normaliser>
 void attend_block_backward_with(const Mask& mask, const Score& score, Normaliser, AttentionGrads& grads,
-                                const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
-                                const Tensor& lse_BTH, const Tensor& delta_BTH, const AttentionTokens& queries,
-                                const AttentionTokens& keys, const AttentionOptions& options) {
+                                const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK,
+                                const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,
+                                const AttentionTokens& queries, const AttentionTokens& keys,
+                                const AttentionOptions& options) {
   constexpr const char* op = "attend_block_backward_with";
   core::Problem problem = core::make_problem(op, q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(problem, op, grads, dout_BTHV, lse_BTH, delta_BTH, Normaliser::kHasStatistic);

@@ -19,9 +19,9 @@ Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
-Tensor equal(const Tensor& a, const Tensor& b);                        // bool
-Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);    // mask is bool; a where true, else b
-Tensor sum_to(const Tensor& x, const Shape& shape);                    // sums what broadcasting repeated: backward of it
+Tensor equal(const Tensor& a, const Tensor& b);                      // bool
+Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);  // mask is bool; a where true, else b
+Tensor sum_to(const Tensor& x, const Shape& shape);                  // sums what broadcasting repeated: backward of it
 
 // A tensor and a number.
 Tensor scale(const Tensor& x, double factor);
@@ -42,11 +42,11 @@ Tensor sigmoid(const Tensor& x);
 Tensor log_sigmoid(const Tensor& x);
 Tensor softplus(const Tensor& x);
 Tensor relu(const Tensor& x);
-Tensor elu(const Tensor& x);                          // alpha = 1
+Tensor elu(const Tensor& x);  // alpha = 1
 Tensor silu(const Tensor& x);
-Tensor gelu(const Tensor& x);                         // exact: x * Phi(x)
-Tensor gelu_tanh(const Tensor& x);                    // the tanh form of GPT-2
-Tensor softcap(const Tensor& x, double cap);          // cap * tanh(x / cap)
+Tensor gelu(const Tensor& x);                 // exact: x * Phi(x)
+Tensor gelu_tanh(const Tensor& x);            // the tanh form of GPT-2
+Tensor softcap(const Tensor& x, double cap);  // cap * tanh(x / cap)
 
 Tensor abs_backward(const Tensor& dy, const Tensor& x);
 Tensor square_backward(const Tensor& dy, const Tensor& x);
@@ -69,13 +69,13 @@ Tensor softcap_backward(const Tensor& dy, const Tensor& y, double cap);
 
 // silu(gate) * up, and both gradients in one pass.
 Tensor swiglu(const Tensor& gate, const Tensor& up);
-std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up);   // dgate, dup
+std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up);  // dgate, dup
 
 // Copies and conversions between any two dtypes.
-Tensor cast(const Tensor& x, DType dtype);            // x itself if it has that dtype
-Tensor contiguous(const Tensor& x);                   // x itself if it is row-major
-Tensor clone(const Tensor& x);                        // always a fresh row-major copy
-void copy_(Tensor& to, const Tensor& from);           // converts, broadcasts `from`
+Tensor cast(const Tensor& x, DType dtype);   // x itself if it has that dtype
+Tensor contiguous(const Tensor& x);          // x itself if it is row-major
+Tensor clone(const Tensor& x);               // always a fresh row-major copy
+void copy_(Tensor& to, const Tensor& from);  // converts, broadcasts `from`
 void fill_(Tensor& x, double value);
 void add_(Tensor& to, const Tensor& from, double factor = 1);  // to += factor * from; `from` may be bf16 and `to` f32
 void scale_(Tensor& x, double factor);

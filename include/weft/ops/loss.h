@@ -7,24 +7,25 @@ namespace weft::ops {
 
 // Losses per token of materialised logits [N, V], targets [N] i32.
 struct CrossEntropy {
-  Tensor losses;      // [N] f32 (f64 for f64), 0 where ignored
-  Tensor lse;         // [N]
+  Tensor losses;  // [N] f32 (f64 for f64), 0 where ignored
+  Tensor lse;     // [N]
 };
 CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N);
-Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N, const Tensor& lse_N);
+Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
+                              const Tensor& lse_N);
 
 // The same through the output weight [V, D], in chunks of tokens: logits of all tokens are never held at once, and the gradients
 // are made in the same pass (if wanted), for the scalar `factor * sum of losses`.
 struct LinearCrossEntropy {
-  Tensor loss;        // scalar: factor * sum
-  Tensor losses;      // [N], 0 where ignored; without factor
-  Tensor dx;          // [N, D], dtype of x; undefined if not wanted
-  Tensor dweight;     // [V, D] f32 (f64 for f64); undefined if not wanted
+  Tensor loss;     // scalar: factor * sum
+  Tensor losses;   // [N], 0 where ignored; without factor
+  Tensor dx;       // [N, D], dtype of x; undefined if not wanted
+  Tensor dweight;  // [V, D] f32 (f64 for f64); undefined if not wanted
 };
 struct LinearCrossEntropyOptions {
-  double factor = 1;           // usually 1 / number of targets of the whole step
-  double softcap = 0;          // logits become cap * tanh(logits / cap); 0: off
-  int64_t chunk = 0;           // tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128
+  double factor = 1;   // usually 1 / number of targets of the whole step
+  double softcap = 0;  // logits become cap * tanh(logits / cap); 0: off
+  int64_t chunk = 0;   // tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128
   bool wants_dx = false, wants_dweight = false;
 };
 LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,

@@ -10,9 +10,9 @@
 namespace weft::ops {
 
 struct MatmulOptions {
-  bool transpose_a = false;             // the last two dimensions
+  bool transpose_a = false;  // the last two dimensions
   bool transpose_b = false;
-  std::optional<DType> out = {};        // bf16 inputs may give f32; default: the inputs' dtype
+  std::optional<DType> out = {};  // bf16 inputs may give f32; default: the inputs' dtype
 };
 
 // a [..., M, K] times b [..., K, N] -> [..., M, N]. Leading dimensions broadcast. Inputs may be strided views.

@@ -12,10 +12,10 @@ Tensor sum(const Tensor& x, std::span<const int> dims, bool keep_dims = false);
 Tensor mean(const Tensor& x, std::span<const int> dims, bool keep_dims = false);
 Tensor sum(const Tensor& x, int64_t dim, bool keep_dims = false);
 Tensor mean(const Tensor& x, int64_t dim, bool keep_dims = false);
-Tensor sum_all(const Tensor& x);                      // scalar, shape []
+Tensor sum_all(const Tensor& x);  // scalar, shape []
 Tensor max(const Tensor& x, int64_t dim, bool keep_dims = false);
-Tensor argmax(const Tensor& x, int64_t dim);          // i64; the lowest index wins a tie
-double sum_of_squares(const Tensor& x);               // accumulated in f64
+Tensor argmax(const Tensor& x, int64_t dim);  // i64; the lowest index wins a tie
+double sum_of_squares(const Tensor& x);       // accumulated in f64
 bool all_finite(const Tensor& x);
 
 // Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out.
@@ -23,6 +23,6 @@ struct CumsumOptions {
   bool reverse = false;
   bool exclusive = false;
 };
-Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options = {});   // backward: the same with reverse flipped
+Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options = {});  // backward: the same with reverse flipped
 
 }  // namespace weft::ops

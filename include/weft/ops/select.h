@@ -10,7 +10,8 @@ namespace weft::ops {
 
 // Rows of table [V, D] at ids [...] (i32 or i64, 0 <= id < V, checked) -> [..., D].
 Tensor embedding(const Tensor& table, const Tensor& ids);
-Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t num_rows);   // [V, D] f32 (f64 for f64), fixed order
+Tensor embedding_backward(const Tensor& dy, const Tensor& ids,
+                          int64_t num_rows);  // [V, D] f32 (f64 for f64), fixed order
 
 // y[.., i, ..] = x[.., index[.., i, ..], ..] along `dim`; index i64 has x's shape except along dim.
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index);
@@ -18,9 +19,9 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index);
 Tensor scatter_add(const Shape& shape, int64_t dim, const Tensor& index, const Tensor& x);
 
 struct TopK {
-  Tensor values, indices;          // [..., k], largest first; the lowest index wins a tie; indices i64
+  Tensor values, indices;  // [..., k], largest first; the lowest index wins a tie; indices i64
 };
-TopK topk(const Tensor& x, int64_t k);                                // last dimension
+TopK topk(const Tensor& x, int64_t k);  // last dimension
 
 Tensor concatenate(std::span<const Tensor> parts, int64_t dim);
 std::vector<Tensor> split(const Tensor& x, std::span<const int64_t> sizes, int64_t dim);  // views

@@ -12,8 +12,8 @@ namespace weft::ops {
 // R = fraction * K of its K channels are rotated.
 struct RotaryOptions {
   double base = 10000;
-  bool interleaved = false;        // pairs (2m, 2m+1); default half-split pairs (m, m + K/2) as in Llama checkpoints
-  double fraction = 1;             // rotates the first fraction * K channels, an even number
+  bool interleaved = false;  // pairs (2m, 2m+1); default half-split pairs (m, m + K/2) as in Llama checkpoints
+  double fraction = 1;       // rotates the first fraction * K channels, an even number
   struct Linear {
     double factor = 1;
     friend bool operator==(const Linear&, const Linear&) = default;
@@ -23,8 +23,8 @@ struct RotaryOptions {
     int64_t original_context = 8192;
     friend bool operator==(const Llama3&, const Llama3&) = default;
   };
-  struct Yarn {                    // of the checkpoints of Peng et al., 2309.00071: the ramp runs over the pair's index
-    double factor = 4, beta_fast = 32, beta_slow = 1, attention_factor = 0;   // 0: 0.1 ln(factor) + 1
+  struct Yarn {  // of the checkpoints of Peng et al., 2309.00071: the ramp runs over the pair's index
+    double factor = 4, beta_fast = 32, beta_slow = 1, attention_factor = 0;  // 0: 0.1 ln(factor) + 1
     int64_t original_context = 4096;
     friend bool operator==(const Yarn&, const Yarn&) = default;
   };
@@ -36,11 +36,12 @@ struct RotaryOptions {
 
 // Angles are computed in f64 from integer positions and stored as f32; one table serves all layers of a step.
 struct RotaryTable {
-  Tensor cos, sin;                 // [B, T, rotated / 2]; Yarn's attention factor is multiplied in
+  Tensor cos, sin;  // [B, T, rotated / 2]; Yarn's attention factor is multiplied in
   bool interleaved = false;
 };
 RotaryTable rotary_table(const Tensor& positions_BT, int64_t head_width, const RotaryOptions& options);
-std::vector<double> rotary_frequencies(int64_t head_width, const RotaryOptions& options);   // radians per position, one per pair
+std::vector<double> rotary_frequencies(int64_t head_width,
+                                       const RotaryOptions& options);  // radians per position, one per pair
 Tensor rotary(const Tensor& x_BTHK, const RotaryTable& table);
 Tensor rotary_backward(const Tensor& dy_BTHK, const RotaryTable& table);
 

@@ -29,9 +29,9 @@ struct MuonOptions {
 };
 
 struct ParamGroup {
-  std::string name = {};                  // of the group in logs; empty: its number
-  std::string match = "*";                // pattern for the whole name: * any text, ? one character
-  int num_dims = 0;                       // 0: any
+  std::string name = {};    // of the group in logs; empty: its number
+  std::string match = "*";  // pattern for the whole name: * any text, ? one character
+  int num_dims = 0;         // 0: any
   std::variant<AdamWOptions, MuonOptions> algorithm = AdamWOptions{};
 };
 
@@ -54,7 +54,7 @@ class Optimizer {
   const std::vector<OptimizerParam>& params() const { return params_; }
   const std::vector<ParamGroup>& groups() const { return groups_; }
   size_t group_of(size_t param) const { return group_of_[param]; }
-  double lr(size_t group) const;                                    // peak rate
+  double lr(size_t group) const;  // peak rate
   int64_t num_steps() const { return num_steps_; }
 
   // Moments by name ("<param>.moment1", ...), sharing memory with the optimiser; load_state wants the same names and shapes.

@@ -14,8 +14,8 @@ enum class DecayTail { linear, cosine, one_minus_sqrt };
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::constant;
   int64_t warmup = 0;
-  double floor = 0;                 // final factor
-  double decay_fraction = 0.2;      // wsd
+  double floor = 0;             // final factor
+  double decay_fraction = 0.2;  // wsd
   DecayTail tail = DecayTail::one_minus_sqrt;
 };
 

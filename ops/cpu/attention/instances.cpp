@@ -44,8 +44,9 @@ void AttentionKernels<I, T>::forward(const core::Problem& problem, const Attenti
   StandardMask mask(options.mask);
   if (options.normaliser == Normaliser::sum)
     return core::run_pass<T, core::Forward, SumNormaliser>(problem, mask, PlainScore{});
-  with_softmax_score(options.score,
-                     [&](const auto& score) { core::run_pass<T, core::Forward, SoftmaxNormaliser>(problem, mask, score); });
+  with_softmax_score(options.score, [&](const auto& score) {
+    core::run_pass<T, core::Forward, SoftmaxNormaliser>(problem, mask, score);
+  });
 }
 
 template <Isa I, class T>
@@ -53,21 +54,22 @@ void AttentionKernels<I, T>::backward(const core::Problem& problem, const Attent
   StandardMask mask(options.mask);
   if (options.normaliser == Normaliser::sum)
     return core::run_pass<T, core::Backward, SumNormaliser>(problem, mask, PlainScore{});
-  with_softmax_score(options.score,
-                     [&](const auto& score) { core::run_pass<T, core::Backward, SoftmaxNormaliser>(problem, mask, score); });
+  with_softmax_score(options.score, [&](const auto& score) {
+    core::run_pass<T, core::Backward, SoftmaxNormaliser>(problem, mask, score);
+  });
 }
 
 template <Isa I, class T>
 void AttentionKernels<I, T>::column_mass(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
-  with_softmax_score(options.score, [&](const auto& score) { core::run_pass<T, core::ColumnMass>(problem, mask, score); });
+  with_softmax_score(options.score,
+                     [&](const auto& score) { core::run_pass<T, core::ColumnMass>(problem, mask, score); });
 }
 
 template <Isa I, class T>
 void AttentionKernels<I, T>::delta(const core::Problem& p, const core::Operand& out, const T* dlse, T* delta) {
-  parallel_for(p.batch * p.queries * p.heads, 256, [&](int64_t begin, int64_t end) {
-    delta_rows<T>(p, out, dlse, delta, begin, end);
-  });
+  parallel_for(p.batch * p.queries * p.heads, 256,
+               [&](int64_t begin, int64_t end) { delta_rows<T>(p, out, dlse, delta, begin, end); });
 }
 
 template struct AttentionKernels<kThisIsa, float>;

@@ -24,7 +24,8 @@ class SwigluFfn final : public Ffn {
 class GeluFfn final : public Ffn {
  public:
   GeluFfn(const FfnOptions& o, Rng rng)
-      : up_(o.dim, ffn_hidden(o), rng["up"], {o.has_bias, o.std}), down_(ffn_hidden(o), o.dim, rng["down"], {o.has_bias, o.out_std}) {
+      : up_(o.dim, ffn_hidden(o), rng["up"], {o.has_bias, o.std}),
+        down_(ffn_hidden(o), o.dim, rng["down"], {o.has_bias, o.out_std}) {
     name_parts({{"up", up_}, {"down", down_}});
   }
   Var forward(const Var& x_BTD) override { return down_(gelu_tanh(up_(x_BTD))); }

@@ -12,13 +12,16 @@ namespace {
 SoftmaxOptions checked(SoftmaxOptions o) {
   WEFT_CHECK(o.dim >= 1 && o.heads >= 1, str("softmax: dim ", o.dim, ", heads ", o.heads), "both must be 1 or more");
   if (o.kv_heads == 0) o.kv_heads = o.heads;
-  WEFT_CHECK(o.kv_heads >= 1 && o.heads % o.kv_heads == 0, str("softmax: heads ", o.heads, " is not a multiple of kv_heads ", o.kv_heads),
+  WEFT_CHECK(o.kv_heads >= 1 && o.heads % o.kv_heads == 0,
+             str("softmax: heads ", o.heads, " is not a multiple of kv_heads ", o.kv_heads),
              "choose kv_heads among the divisors of heads");
   if (o.head_dim == 0) {
-    WEFT_CHECK(o.dim % o.heads == 0, str("softmax: dim ", o.dim, " is not a multiple of heads ", o.heads), "set head_dim, or change heads");
+    WEFT_CHECK(o.dim % o.heads == 0, str("softmax: dim ", o.dim, " is not a multiple of heads ", o.heads),
+               "set head_dim, or change heads");
     o.head_dim = o.dim / o.heads;
   }
-  WEFT_CHECK(!o.rotary || o.head_dim % 2 == 0, str("softmax: head_dim ", o.head_dim, " is odd"), "rotation needs an even head_dim");
+  WEFT_CHECK(!o.rotary || o.head_dim % 2 == 0, str("softmax: head_dim ", o.head_dim, " is odd"),
+             "rotation needs an even head_dim");
   WEFT_CHECK(o.window >= 0 && o.softcap >= 0 && o.dropout >= 0 && o.dropout < 1,
              str("softmax: window ", o.window, ", softcap ", o.softcap, ", dropout ", o.dropout),
              "window and softcap are 0 (off) or positive, dropout lies in [0, 1)");
@@ -54,7 +57,8 @@ class Softmax final : public Mixer {
       q_BTHK = rotary(q_BTHK, table);
       k_BTGK = rotary(k_BTGK, table);
     }
-    ops::AttentionOptions attention{.mask = {.window = o_.window}, .score = {.softcap = o_.softcap}, .dropout = o_.dropout};
+    ops::AttentionOptions attention{
+        .mask = {.window = o_.window}, .score = {.softcap = o_.softcap}, .dropout = o_.dropout};
     if (o_.dropout > 0) attention.dropout_rng = tokens.random("attention");
     auto [y_BTHK, lse_BTH] = tokens.attend(q_BTHK, k_BTGK, v_BTGK, attention);
     return out_(merge_heads(y_BTHK));
@@ -64,7 +68,8 @@ class Softmax final : public Mixer {
     return 12.0 * static_cast<double>(o_.heads * o_.head_dim) * keys;
   }
   double keys_per_query(int64_t context) const override {
-    double n = static_cast<double>(context), w = static_cast<double>(std::min(o_.window ? o_.window : context, context));
+    double n = static_cast<double>(context),
+           w = static_cast<double>(std::min(o_.window ? o_.window : context, context));
     return (w * (w + 1) / 2 + (n - w) * w) / n;
   }
 
@@ -76,7 +81,9 @@ class Softmax final : public Mixer {
 
 }  // namespace
 
-std::unique_ptr<Mixer> make_softmax(const SoftmaxOptions& options, Rng rng) { return std::make_unique<Softmax>(options, rng); }
+std::unique_ptr<Mixer> make_softmax(const SoftmaxOptions& options, Rng rng) {
+  return std::make_unique<Softmax>(options, rng);
+}
 
 Var split_heads(const Var& x, int64_t heads) { return reshape(x, {x.size(0), x.size(1), heads, x.size(2) / heads}); }
 Var merge_heads(const Var& x) { return reshape(x, {x.size(0), x.size(1), x.size(2) * x.size(3)}); }

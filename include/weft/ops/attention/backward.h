@@ -18,7 +18,9 @@ namespace {
 class Turns {
  public:
   Turns(int64_t batch, int64_t heads, int64_t blocks)
-      : heads_(heads), blocks_(blocks), memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32)),
+      : heads_(heads),
+        blocks_(blocks),
+        memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32)),
         next_(memory_.template mutable_data<int32_t>()) {}
 
   // Waits until key block `before` - 1 is in. Items start in order, so the awaited one runs or is done.
@@ -50,12 +52,16 @@ class Backward {
   using V = Lanes<T>;
 
   Backward(const Problem& problem, const Mask& mask, const Score& score)
-      : p_(problem), mask_(mask), score_(score), dropout_(problem),
+      : p_(problem),
+        mask_(mask),
+        score_(score),
+        dropout_(problem),
         key_panels_(problem.key_tokens, problem.batch, problem.keys, P),
         query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
-        key_ld_(round_up(problem.key_width, L)), value_ld_(round_up(problem.value_width, L)) {}
+        key_ld_(round_up(problem.key_width, L)),
+        value_ld_(round_up(problem.value_width, L)) {}
 
   void run() {
     Turns turns(p_.batch, p_.heads, query_blocks_.count());
@@ -119,8 +125,13 @@ class Backward {
     for (int64_t h = 0; h < p_.heads_per_group(); ++h)
       for (int64_t block = 0; block < query_blocks_.count(); ++block) {
         int64_t q0 = block * kBlock;
-        Place at{b, p_.first_row + b, kv_head * p_.heads_per_group() + h, block, q0,
-                 static_cast<int>(smaller(kBlock, p_.queries - q0)), false};
+        Place at{b,
+                 p_.first_row + b,
+                 kv_head * p_.heads_per_group() + h,
+                 block,
+                 q0,
+                 static_cast<int>(smaller(kBlock, p_.queries - q0)),
+                 false};
         for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], at, turns);
       }
     for (int64_t i = 0; i < span; ++i) finish_strip(s.strips[i], b, kv_head);
@@ -193,7 +204,8 @@ class Backward {
   // Weights (with dropout) and d scores of one panel of keys; rows of the tile that it does not need become 0.
   [[gnu::noinline]] void panel_scores(Scratch& s, Strip& strip, const TilePlan<T>& plan, int panel, const Place& at) {
     int first = plan.panel_begin[panel] * kGroup, last = plan.panel_end[panel] * kGroup;
-    product(s.queries, key_ld_, strip.key_lanes + panel * P * p_.key_width, p_.key_width, first, last, s.weights + panel * P);
+    product(s.queries, key_ld_, strip.key_lanes + panel * P * p_.key_width, p_.key_width, first, last,
+            s.weights + panel * P);
     product(s.douts, value_ld_, strip.value_lanes + panel * P * p_.value_width, p_.value_width, first, last,
             s.dscores + panel * P);
     bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
@@ -210,7 +222,8 @@ class Backward {
     }
   }
 
-  [[gnu::always_inline]] void product(const T* rows, int64_t ld, const T* panel, int64_t depth, int first, int last, T* out) {
+  [[gnu::always_inline]] void product(const T* rows, int64_t ld, const T* panel, int64_t depth, int first, int last,
+                                      T* out) {
     for (int r0 = first; r0 < last; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
       multiply<2, false>(rows + r0 * ld, ld, panel, P, depth, acc);
@@ -268,8 +281,8 @@ class Backward {
       plan.groups_of(r0, kRowStep, first, last);
       if (first >= last) continue;
       int64_t i0 = first * kGroup, depth = smaller(last * kGroup, at.queries) - i0;
-      row_product<true, false, false, T>(s.weights + i0 * kBlock + r0, kBlock, s.douts + i0 * value_ld_, value_ld_, depth,
-                                         strip.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
+      row_product<true, false, false, T>(s.weights + i0 * kBlock + r0, kBlock, s.douts + i0 * value_ld_, value_ld_,
+                                         depth, strip.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
       row_product<true, false, false, T>(s.dscores + i0 * kBlock + r0, kBlock, s.queries + i0 * key_ld_, key_ld_, depth,
                                          strip.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
     }
@@ -285,8 +298,9 @@ class Backward {
       if (first >= last) continue;
       int64_t j0 = first * P, depth = smaller(last * P, strip.count) - j0;
       for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
-        row_product<false, true, false, T>(s.dscores + (g * kGroup + r0) * kBlock + j0, kBlock, strip.keys + j0 * key_ld_,
-                                           key_ld_, depth, s.product + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+        row_product<false, true, false, T>(s.dscores + (g * kGroup + r0) * kBlock + j0, kBlock,
+                                           strip.keys + j0 * key_ld_, key_ld_, depth, s.product + r0 * key_ld_, key_ld_,
+                                           key_ld_, nullptr);
       add_rows(dq + g * kGroup * stride, stride, s.product, key_ld_, p_.key_width,
                smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
     }

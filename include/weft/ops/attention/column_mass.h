@@ -15,14 +15,16 @@ class ColumnMass {
   using Normaliser = SoftmaxNormaliser;
 
   ColumnMass(const Problem& problem, const Mask& mask, const Score& score)
-      : p_(problem), mask_(mask), score_(score),
+      : p_(problem),
+        mask_(mask),
+        score_(score),
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock) {}
 
   void run() {
     int64_t heads = p_.batch * p_.heads;
     run_items(p_, heads * key_blocks_.count(),
-                   [&](int64_t i) { item(i % heads / p_.heads, i % heads % p_.heads, i / heads); });
+              [&](int64_t i) { item(i % heads / p_.heads, i % heads % p_.heads, i / heads); });
   }
 
  private:
@@ -51,14 +53,17 @@ class ColumnMass {
       if (cover == Cover::empty) continue;
       int64_t q0 = block * kBlock, queries = smaller(kBlock, p_.queries - q0);
       load_queries(s, b, head, q0, queries);
-      for (int64_t panel = 0; panel < (keys + P - 1) / P; ++panel) add(s, panel, queries, row, head, cover == Cover::full);
+      for (int64_t panel = 0; panel < (keys + P - 1) / P; ++panel)
+        add(s, panel, queries, row, head, cover == Cover::full);
     }
-    for (int64_t j = 0; j < keys; ++j) p_.mass[(b * p_.keys + k0 + j) * p_.heads + head] = static_cast<float>(s.mass[j]);
+    for (int64_t j = 0; j < keys; ++j)
+      p_.mass[(b * p_.keys + k0 + j) * p_.heads + head] = static_cast<float>(s.mass[j]);
   }
 
   void load_queries(Scratch& s, int64_t b, int64_t head, int64_t q0, int64_t queries) {
-    pack_rows<T>(p_.q.at(b, head), q0, queries, p_.key_width, static_cast<T>(p_.scale * score_unit<Score, Normaliser>()),
-                 s.queries, p_.key_width, round_up(queries, kGroup));
+    pack_rows<T>(p_.q.at(b, head), q0, queries, p_.key_width,
+                 static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, p_.key_width,
+                 round_up(queries, kGroup));
     s.query_tokens->gather(p_.query_tokens, b, q0, queries);
     for (int64_t i = 0; i < queries; ++i) {
       T lse = static_cast<const T*>(p_.statistic)[(b * p_.queries + q0 + i) * p_.heads + head];

@@ -29,7 +29,10 @@ class Forward {
   using V = Lanes<T>;
 
   Forward(const Problem& problem, const Mask& mask, const Score& score)
-      : p_(problem), mask_(mask), score_(score), dropout_(problem),
+      : p_(problem),
+        mask_(mask),
+        score_(score),
+        dropout_(problem),
         query_panels_(problem.query_tokens, problem.batch, problem.queries, P),
         key_groups_(problem.key_tokens, problem.batch, problem.keys, kGroup),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
@@ -117,7 +120,8 @@ class Forward {
     if (!keys.is_packed) {
       pack_rows<T>(p_.k.at(keys.b, kv_head), keys.first, keys.count, p_.key_width, T(1), s.keys, p_.key_width,
                    round_up(keys.count, kGroup));
-      pack_rows<T>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, T(1), s.values, value_ld_, keys.count);
+      pack_rows<T>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, T(1), s.values, value_ld_,
+                   keys.count);
       s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
       keys.is_packed = true;
     }
@@ -156,7 +160,8 @@ class Forward {
     }
   }
 
-  [[gnu::always_inline]] void score_product(Scratch& s, const Strip& strip, int panel, int first, int last, V (&max)[2]) {
+  [[gnu::always_inline]] void score_product(Scratch& s, const Strip& strip, int panel, int first, int last,
+                                            V (&max)[2]) {
     T* scores = s.scores + panel * P;
     const T* queries = strip.queries + panel * P * p_.key_width;
     for (int r0 = first * kGroup; r0 < last * kGroup; r0 += kRowStep) {
@@ -196,12 +201,14 @@ class Forward {
     }
   }
 
-  [[gnu::noinline]] void drop(Scratch& s, const Strip& strip, int panel, int64_t row, int64_t row_begin, int64_t row_end) {
+  [[gnu::noinline]] void drop(Scratch& s, const Strip& strip, int panel, int64_t row, int64_t row_begin,
+                              int64_t row_end) {
     for (int n = 0; n < 2; ++n) {
       Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
       for (int64_t j = row_begin; j < row_end; ++j) {
         T* at = s.scores + j * kBlock + panel * P + n * L;
-        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position, strip.head, row));
+        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position,
+                                                          strip.head, row));
       }
     }
   }

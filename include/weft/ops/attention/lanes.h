@@ -16,7 +16,7 @@ namespace weft::ops::core {
 #if defined(__AVX512F__)
 inline constexpr int kVectorBytes = 64, kRowStep = 12;  // rows of a register tile: 12 x 2 of 32 registers
 #elif defined(__AVX2__)
-inline constexpr int kVectorBytes = 32, kRowStep = 6;   // 6 x 2 of 16 registers
+inline constexpr int kVectorBytes = 32, kRowStep = 6;  // 6 x 2 of 16 registers
 #else
 inline constexpr int kVectorBytes = 16, kRowStep = 6;
 #endif
@@ -28,9 +28,9 @@ struct VectorOf {
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <class T>
-using Lanes = typename VectorOf<T, kLanes<T>>::type;            // values of T
+using Lanes = typename VectorOf<T, kLanes<T>>::type;  // values of T
 template <class T>
-using LaneInts = typename VectorOf<int32_t, kLanes<T>>::type;   // as many 32-bit integers: positions, documents, claims
+using LaneInts = typename VectorOf<int32_t, kLanes<T>>::type;  // as many 32-bit integers: positions, documents, claims
 
 // Element type and the integer of the same shape, of scalars and of lanes alike.
 template <class V>
@@ -110,7 +110,8 @@ template <class V>
       p = p * y + inverse;
   }
   constexpr int mantissa = is_float ? 23 : 52;
-  using UBits = typename std::conditional_t<std::is_arithmetic_v<V>, std::make_unsigned<std::conditional_t<is_float, int32_t, int64_t>>,
+  using UBits = typename std::conditional_t<std::is_arithmetic_v<V>,
+                                            std::make_unsigned<std::conditional_t<is_float, int32_t, int64_t>>,
                                             std::type_identity<Bits>>::type;
   return bit_cast_lanes<V>(bit_cast_lanes<UBits>(p) + (bit_cast_lanes<UBits>(shifted) << mantissa));
 }
@@ -126,8 +127,11 @@ template <class V>
   V far = (e - T(1)) / (e + T(1));
   // Taylor series below 1/8, where the quotient cancels.
   V s = c * c;
-  V near = c * (T(1) + s * (T(-1.0 / 3) + s * (T(2.0 / 15) + s * (T(-17.0 / 315) + s * (T(62.0 / 2835) +
-           s * (T(-1382.0 / 155925) + s * T(21844.0 / 6081075)))))));
+  V near =
+      c * (T(1) +
+           s * (T(-1.0 / 3) +
+                s * (T(2.0 / 15) + s * (T(-17.0 / 315) +
+                                        s * (T(62.0 / 2835) + s * (T(-1382.0 / 155925) + s * T(21844.0 / 6081075)))))));
   V small = V{} + T(0.125);
   return (c < small) & (c > -small) ? near : far;
 }

@@ -40,7 +40,7 @@ class StandardMask {
 
  private:
   static constexpr int32_t kFar = INT32_MAX;
-  int32_t behind_;        // largest distance that is seen
+  int32_t behind_;  // largest distance that is seen
   bool is_ahead_seen_;
   int32_t prefix_;
   bool same_document_;

@@ -40,9 +40,13 @@ struct SoftmaxNormaliser {
     return max == none ? zero : max;
   }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V weight(V score, V shift) { return core::lane_exp2(score - shift); }
+  [[gnu::always_inline]] WEFT_HD static V weight(V score, V shift) {
+    return core::lane_exp2(score - shift);
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static void add(State<V>& state, V weights) { state.sum += weights; }
+  [[gnu::always_inline]] WEFT_HD static void add(State<V>& state, V weights) {
+    state.sum += weights;
+  }
 
   template <class T>
   struct Final {
@@ -68,9 +72,13 @@ struct SoftmaxNormaliser {
 
   // Backward: the final weight from the stored statistic (rows without keys: weight 0), and d score.
   template <class T>
-  [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) { return lse == T(kMasked) ? -T(kMasked) : lse; }
+  [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) {
+    return lse == T(kMasked) ? -T(kMasked) : lse;
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V dscore(V weight, V dweight, V delta) { return weight * (dweight - delta); }
+  [[gnu::always_inline]] WEFT_HD static V dscore(V weight, V dweight, V delta) {
+    return weight * (dweight - delta);
+  }
 };
 
 // out = sum_j s_j v_j: weights are the scores themselves. State: out alone, merged by +.
@@ -84,13 +92,21 @@ struct SumNormaliser {
   };
 
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static State<V> init(V) { return {V{}, V{}}; }
+  [[gnu::always_inline]] WEFT_HD static State<V> init(V) {
+    return {V{}, V{}};
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V rescale(State<V>&, V) { return V{} + 1; }
+  [[gnu::always_inline]] WEFT_HD static V rescale(State<V>&, V) {
+    return V{} + 1;
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V shift(V max) { return max; }
+  [[gnu::always_inline]] WEFT_HD static V shift(V max) {
+    return max;
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V weight(V score, V) { return score; }
+  [[gnu::always_inline]] WEFT_HD static V weight(V score, V) {
+    return score;
+  }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static void add(State<V>&, V) {}
   template <class T>
@@ -98,17 +114,25 @@ struct SumNormaliser {
     T factor, statistic;
   };
   template <class T>
-  static Final<T> finish(T, T) { return {T(1), T(0)}; }
+  static Final<T> finish(T, T) {
+    return {T(1), T(0)};
+  }
   template <class T>
   struct Merged {
     T a, b, statistic;
   };
   template <class T>
-  static Merged<T> merge(T, T) { return {T(1), T(1), T(0)}; }
+  static Merged<T> merge(T, T) {
+    return {T(1), T(1), T(0)};
+  }
   template <class T>
-  [[gnu::always_inline]] WEFT_HD static T backward_shift(T) { return T(0); }
+  [[gnu::always_inline]] WEFT_HD static T backward_shift(T) {
+    return T(0);
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V dscore(V, V dweight, V) { return dweight; }
+  [[gnu::always_inline]] WEFT_HD static V dscore(V, V dweight, V) {
+    return dweight;
+  }
 };
 
 }  // namespace weft::ops

@@ -60,11 +60,11 @@ inline int64_t choose_span(int64_t block_bytes, int64_t blocks, int64_t most) {
 
 template <class T>
 struct TilePlan {
-  bool is_full;                           // no mask test anywhere
-  int begin, end;                         // groups of rows that any panel needs
-  int panels, groups;                     // that hold tokens
+  bool is_full;                                        // no mask test anywhere
+  int begin, end;                                      // groups of rows that any panel needs
+  int panels, groups;                                  // that hold tokens
   int panel_begin[kPanels<T>], panel_end[kPanels<T>];  // groups of rows per panel; begin == end: none
-  Cover cover[kPanels<T>][kGroups];       // inside those: full, or test each pair
+  Cover cover[kPanels<T>][kGroups];                    // inside those: full, or test each pair
 
   // Panels that need rows of group g: [first, last); empty if first >= last.
   void panels_of(int g, int& first, int& last) const {
@@ -147,7 +147,9 @@ struct Dropout {
   double keep_factor;
 
   explicit Dropout(const Problem& p)
-      : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))), key(p.dropout_key), keep_factor(1 / (1 - p.dropout)) {}
+      : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))),
+        key(p.dropout_key),
+        keep_factor(1 / (1 - p.dropout)) {}
 
   template <class T>
   [[gnu::noinline]] Lanes<T> factors(LaneInts<T> query, LaneInts<T> keys, int64_t head, int64_t row) const {

@@ -12,7 +12,7 @@ namespace weft::ops::core {
 struct Operand {
   const void* data = nullptr;
   int64_t batch_stride = 0, token_stride = 0, head_stride = 0;
-  bool is_bf16 = false;        // otherwise the type the kernel computes in
+  bool is_bf16 = false;  // otherwise the type the kernel computes in
 
   Operand at(int64_t b, int64_t head) const {
     Operand o = *this;
@@ -36,18 +36,18 @@ struct Problem {
   // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type.
   const void* delta = nullptr;
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
-  float* mass = nullptr;       // column mass [B, S, H]
-  DType compute = kF32;        // f64 for f64 tensors
+  float* mass = nullptr;  // column mass [B, S, H]
+  DType compute = kF32;   // f64 for f64 tensors
 
   int64_t heads_per_group() const { return heads / kv_heads; }
 };
 
 // Checks everything a user can get wrong and fills a Problem; `op` opens the error texts.
-Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v, const AttentionTokens& queries,
-                     const AttentionTokens& keys, const AttentionOptions& options);
+Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v,
+                     const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options);
 void bind_state(Problem& problem, std::string_view op, AttentionState& state, bool has_statistic);
-void bind_backward(Problem& problem, std::string_view op, AttentionGrads& grads, const Tensor& dout, const Tensor& statistic,
-                   const Tensor& delta, bool has_statistic);
+void bind_backward(Problem& problem, std::string_view op, AttentionGrads& grads, const Tensor& dout,
+                   const Tensor& statistic, const Tensor& delta, bool has_statistic);
 
 // This thread's scratch memory: at least `bytes`, 64-byte aligned, kept and grown, never shrunk. One user at a time.
 std::byte* scratch(size_t bytes);

@@ -11,9 +11,13 @@ namespace weft::ops {
 struct PlainScore {
   static constexpr bool kIsIdentity = true;
   template <class V, class I>
-  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t, int64_t, Token<I>, Token<I>) const { return s; }
+  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t, int64_t, Token<I>, Token<I>) const {
+    return s;
+  }
   template <class V, class I>
-  [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const { return V{} + 1; }
+  [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const {
+    return V{} + 1;
+  }
 };
 
 // cap * tanh(s / cap)
@@ -42,7 +46,9 @@ struct AlibiScore {
     else return s - T(slopes[head]) * __builtin_convertvector(q.position - k.position, V);
   }
   template <class V, class I>
-  [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const { return V{} + 1; }
+  [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const {
+    return V{} + 1;
+  }
 };
 
 // First, then Second on its result.

@@ -92,8 +92,8 @@ template <class T>
 
 // dst[i][0..ld) = scale * row (first + i) of x, padded with zeros to `ld` columns and to `rows_padded` rows.
 template <class T>
-[[gnu::noinline]] void pack_rows(const Operand& x, int64_t first, int64_t rows, int64_t width, T scale, T* dst, int64_t ld,
-                                 int64_t rows_padded) {
+[[gnu::noinline]] void pack_rows(const Operand& x, int64_t first, int64_t rows, int64_t width, T scale, T* dst,
+                                 int64_t ld, int64_t rows_padded) {
   for (int64_t i = 0; i < rows; ++i) {
     int64_t at = (first + i) * x.token_stride;
     T* row = dst + i * ld;

@@ -30,8 +30,8 @@ inline constexpr TokenRange kNoTokens = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_
 [[gnu::always_inline]] inline TokenRange join(const TokenRange& a, const TokenRange& b) {
   auto low = [](int32_t x, int32_t y) { return x < y ? x : y; };
   auto high = [](int32_t x, int32_t y) { return x > y ? x : y; };
-  return {low(a.position_min, b.position_min), high(a.position_max, b.position_max), low(a.document_min, b.document_min),
-          high(a.document_max, b.document_max)};
+  return {low(a.position_min, b.position_min), high(a.position_max, b.position_max),
+          low(a.document_min, b.document_min), high(a.document_max, b.document_max)};
 }
 
 // Positions and documents of one side, [B, n]; documents may be absent (all 0).
@@ -42,7 +42,8 @@ struct TokenView {
   int64_t document_batch_stride = 0, document_stride = 1;
 
   Token<int32_t> at(int64_t b, int64_t i) const {
-    return {position[b * batch_stride + i * stride], document ? document[b * document_batch_stride + i * document_stride] : 0};
+    return {position[b * batch_stride + i * stride],
+            document ? document[b * document_batch_stride + i * document_stride] : 0};
   }
 };
 
@@ -52,13 +53,17 @@ namespace {
 template <class T, class Mask>
 [[gnu::always_inline]] inline LaneInts<T> keep_lanes(const Mask& mask, int64_t row, int64_t head, Token<LaneInts<T>> q,
                                                      Token<LaneInts<T>> k) {
-  if constexpr (requires { { mask.keep(row, head, q, k) } -> std::same_as<LaneInts<T>>; }) {
+  if constexpr (requires {
+                  { mask.keep(row, head, q, k) } -> std::same_as<LaneInts<T>>;
+                }) {
     return mask.keep(row, head, q, k);
   } else {
     LaneInts<T> keep{};
     for (int i = 0; i < kLanes<T>; ++i)
       keep[i] = mask.keep(row, head, Token<int32_t>{q.position[i], q.document[i]},
-                          Token<int32_t>{k.position[i], k.document[i]}) ? -1 : 0;
+                          Token<int32_t>{k.position[i], k.document[i]})
+                    ? -1
+                    : 0;
     return keep;
   }
 }
@@ -66,7 +71,9 @@ template <class T, class Mask>
 template <class T, class Score>
 [[gnu::always_inline]] inline Lanes<T> score_value(const Score& score, Lanes<T> s, int64_t row, int64_t head,
                                                    Token<LaneInts<T>> q, Token<LaneInts<T>> k) {
-  if constexpr (requires { { score.value(s, row, head, q, k) } -> std::same_as<Lanes<T>>; }) {
+  if constexpr (requires {
+                  { score.value(s, row, head, q, k) } -> std::same_as<Lanes<T>>;
+                }) {
     return score.value(s, row, head, q, k);
   } else {
     for (int i = 0; i < kLanes<T>; ++i)
@@ -79,7 +86,9 @@ template <class T, class Score>
 template <class T, class Score>
 [[gnu::always_inline]] inline Lanes<T> score_slope(const Score& score, Lanes<T> s, int64_t row, int64_t head,
                                                    Token<LaneInts<T>> q, Token<LaneInts<T>> k) {
-  if constexpr (requires { { score.slope(s, row, head, q, k) } -> std::same_as<Lanes<T>>; }) {
+  if constexpr (requires {
+                  { score.slope(s, row, head, q, k) } -> std::same_as<Lanes<T>>;
+                }) {
     return score.slope(s, row, head, q, k);
   } else {
     for (int i = 0; i < kLanes<T>; ++i)
