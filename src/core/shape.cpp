@@ -53,7 +53,8 @@ Shape contiguous_strides(const Shape& sizes) {
   int64_t stride = 1;
   for (int i = sizes.num_dims() - 1; i >= 0; --i) {
     strides[i] = stride;
-    stride *= std::max<int64_t>(sizes[i], 1);
+    // Wraps for shapes beyond 2^63, which num_elements() refuses or which have no element.
+    (void)__builtin_mul_overflow(stride, std::max<int64_t>(sizes[i], 1), &stride);
   }
   return strides;
 }
