@@ -1,5 +1,7 @@
 #include "trainers/evaluate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -64,6 +66,13 @@ void Counter::add(const data::Batch& batch, const Tensor& losses) {
 double Evaluation::perplexity() const { return std::exp(loss()); }
 double Evaluation::bits_per_byte() const {
   return num_bytes ? byte_nats / (std::numbers::ln2 * static_cast<double>(num_bytes)) : 0;
+}
+
+std::string Evaluation::text() const {
+  std::string out = fmt::format("validation loss {:.4f} +- {:.4f} nats per token, perplexity {:.4g}", loss(),
+                                standard_error, perplexity());
+  if (num_bytes > 0) out += fmt::format(", {:.4f} bits per byte", bits_per_byte());
+  return out;
 }
 
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "weft/data/loader.h"
 #include "weft/models/language_model.h"
@@ -20,6 +21,7 @@ struct Evaluation {
   double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }  // nats per token
   double perplexity() const;
   double bits_per_byte() const;
+  std::string text() const;  // "validation loss 1.4850 +- 0.0092 nats per token, perplexity 4.415, 2.142 bits per byte"
 };
 
 struct EvaluateOptions {

@@ -1,11 +1,16 @@
 #include "trainers/pretrain.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "trainers/console.h"
+#include "trainers/live_lines.h"
+#include "trainers/progress.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
 #include "trainers/session.h"
@@ -52,9 +57,9 @@ class Run {
         config_(std::move(config)),
         e_(config_.experiment),
         folder_(folder),
-        data_(prepare_data(
-            config_, folder.path(),
-            [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); })),
+        data_(prepare_data(config_, folder.path(),
+                           {.progress = [&](const std::string& path, int64_t done,
+                                            int64_t total) { show_tokenising(path, done, total); }})),
         model_(make_model(config_, data_)),
         optimizer_(param_groups(e_), optimizer_params(*model_)),
         trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
@@ -88,6 +93,7 @@ class Run {
   config::Loaded config_;
   const config::Experiment& e_;
   RunFolder& folder_;
+  cli::LiveLines tokenising_{cli::live_options(STDERR_FILENO)};
   RunData data_;
   std::unique_ptr<LanguageModel> model_;
   Optimizer optimizer_;
@@ -103,7 +109,10 @@ class Run {
 };
 
 void Run::show_tokenising(const std::string& path, int64_t done, int64_t total) {
-  if (done == total) console_.message(str("tokenised ", path, ": ", total, " bytes"));
+  if (console_.verbosity() != cli::Verbosity::quiet) tokenising_.draw({cli::bytes_bar(done, total)});
+  if (done < total) return;
+  tokenising_.clear();
+  console_.message(str("tokenised ", path, ": ", total, " bytes"));
 }
 
 void Run::resume(const std::string& how) {
@@ -127,8 +136,9 @@ void Run::announce() {
   const Plan& plan = trainer_.plan();
   recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
                         e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on cpu"));
-  recorder_.message(str("model: ", model_->num_params(), " parameters, ", model_->flops_per_token() / 1e6,
-                        " MFLOP per token; measured peak ", peak_flops_ / 1e9, " GFLOP/s ", compute_dtype(e_)));
+  recorder_.message(fmt::format("model: {} parameters, {:.3g} MFLOP per token; measured peak {:.0f} GFLOP/s {}",
+                                model_->num_params(), model_->flops_per_token() / 1e6, peak_flops_ / 1e9,
+                                str(compute_dtype(e_))));
   recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
                         " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
                         " validation tokens"));
@@ -230,21 +240,17 @@ int Run::finish() {
       {"tokens per second", str(std::round(recorder_.tokens_per_s()))},
       {"peak memory", str(std::round(static_cast<double>(peak) / 1048576.0), " MiB")}};
   if (last_evaluation_) {
-    facts.insert(facts.begin(), {"validation loss", str(last_evaluation_->loss(), " +- ",
-                                                        last_evaluation_->standard_error, " nats per token")});
-    facts.insert(facts.begin() + 1, {"perplexity", str(last_evaluation_->perplexity())});
-    if (last_evaluation_->num_bytes > 0)
-      facts.insert(facts.begin() + 2, {"bits per byte", str(last_evaluation_->bits_per_byte())});
+    const Evaluation& v = *last_evaluation_;
+    facts.insert(facts.begin(),
+                 {{"validation loss", fmt::format("{:.4f} +- {:.4f} nats per token", v.loss(), v.standard_error)},
+                  {"perplexity", fmt::format("{:.4g}", v.perplexity())}});
+    if (v.num_bytes > 0) facts.insert(facts.begin() + 2, {"bits per byte", fmt::format("{:.4f}", v.bits_per_byte())});
   }
   std::string report = recorder_.report(facts, e_.name());
   std::string summary = "done: ";
   if (std::isfinite(last_loss_))
-    summary += str("training loss ", last_loss_, ", ");  // not known if nothing was left to do
-  if (last_evaluation_) {
-    summary += str("validation loss ", last_evaluation_->loss());
-    if (last_evaluation_->num_bytes > 0) summary += str(", bpb ", last_evaluation_->bits_per_byte());
-    summary += str(", perplexity ", last_evaluation_->perplexity(), ", ");
-  }
+    summary += fmt::format("training loss {:.4f}, ", last_loss_);  // not if nothing was left to do
+  if (last_evaluation_) summary += last_evaluation_->text() + ", ";
   summary += str(plan.steps * plan.tokens_per_step, " tokens in ", cli::duration_text(progress_.time_s), ", ",
                  cli::rate_text(recorder_.tokens_per_s()), ", peak ", peak / 1048576, " MiB, ", report);
   recorder_.message(summary);
@@ -270,14 +276,8 @@ void Run::print_result(const std::string& report) {
     return;
   }
   std::string text;
-  if (last_evaluation_) {
-    text += str("validation loss ", last_evaluation_->loss(), " +- ", last_evaluation_->standard_error,
-                " nats per token, perplexity ", last_evaluation_->perplexity());
-    if (last_evaluation_->num_bytes > 0) text += str(", ", last_evaluation_->bits_per_byte(), " bits per byte");
-    text += "\n";
-  } else {
-    text += str("training loss ", last_loss_, " nats per token\n");
-  }
+  if (last_evaluation_) text += last_evaluation_->text() + "\n";
+  else text += fmt::format("training loss {:.4f} nats per token\n", last_loss_);
   if (!recorder_.samples().empty()) text += "sample\n" + recorder_.samples().back().second + "\n";
   console_.result(text + "report " + report + "\n");
 }

@@ -17,6 +17,10 @@ constexpr int kBarWidth = 40;
 double share_done(const StepStatus& s) {
   return s.steps > 0 ? static_cast<double>(s.step) / static_cast<double>(s.steps) : 0;
 }
+std::string bar(double share) {
+  auto filled = static_cast<int>(std::clamp(share, 0.0, 1.0) * kBarWidth);
+  return fmt::format("[{:#<{}}{:-<{}}]", "", filled, "", kBarWidth - filled);
+}
 double gib(int64_t bytes) { return static_cast<double>(bytes) / 1073741824.0; }
 
 }  // namespace
@@ -62,9 +66,14 @@ std::string step_line(const StepStatus& s) {
   return out;
 }
 
+std::string bytes_bar(int64_t done, int64_t total) {
+  double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1;
+  return fmt::format("{}  {:.1f} / {:.1f} MB", bar(share), static_cast<double>(done) / 1e6,
+                     static_cast<double>(total) / 1e6);
+}
+
 std::string bar_line(const StepStatus& s) {
-  auto filled = static_cast<int>(std::clamp(share_done(s), 0.0, 1.0) * kBarWidth);
-  std::string out = fmt::format("[{:#<{}}{:-<{}}]", "", filled, "", kBarWidth - filled);
+  std::string out = bar(share_done(s));
   auto to = std::back_inserter(out);
   if (s.val) fmt::format_to(to, "  val {:.4f}", *s.val);
   if (s.val && s.val_step) fmt::format_to(to, " @{}", *s.val_step);

@@ -103,9 +103,7 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
                                                      {"val/loss_se", evaluation.standard_error},
                                                      {"val/ppl", evaluation.perplexity()}};
   if (evaluation.num_bytes > 0) values.emplace_back("val/bpb", evaluation.bits_per_byte());
-  message(str("step ", step, ": validation loss ", evaluation.loss(), " +- ", evaluation.standard_error, " over ",
-              evaluation.num_targets, " targets, perplexity ", evaluation.perplexity(),
-              evaluation.num_bytes > 0 ? str(", bits per byte ", evaluation.bits_per_byte()) : std::string()));
+  message(str("step ", step, ": ", evaluation.text(), " (", evaluation.num_targets, " targets)"));
   write("val", step, time_s, std::move(values));
 }
 

@@ -13,7 +13,6 @@ namespace weft::train {
 namespace {
 
 using config::Loaded;
-using TextProgress = std::function<void(const std::string&, int64_t, int64_t)>;
 
 bool is_shard(const std::string& path) { return path.ends_with(".bin") || path.ends_with(".idx"); }
 
@@ -45,8 +44,13 @@ std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, cons
 
 // All files of a path as one stream; texts become shards in the run folder.
 data::Dataset open_source(const std::string& pattern, const std::string& name, const data::Tokenizer& tokenizer,
-                          const std::string& folder, const TextProgress& progress) {
+                          const std::string& folder, const PrepareOptions& prepare) {
   std::vector<data::Shard> shards;
+  const std::string output = folder + "/data/" + name;
+  if (auto done = prepare.keeps_shards ? data::tokenized_before(output) : std::nullopt) {
+    for (const std::string& shard : done->shards) shards.push_back(data::Shard::open(shard));
+    return data::Dataset(std::move(shards));
+  }
   std::vector<std::string> texts;
   for (const std::string& path : data::expand_path(pattern)) {
     if (is_shard(path))
@@ -57,8 +61,9 @@ data::Dataset open_source(const std::string& pattern, const std::string& name, c
              "give them two sources");
   if (!texts.empty()) {
     io::make_folders(folder + "/data");
-    data::TokenizeOptions options{.output = folder + "/data/" + name};
-    if (progress) options.progress = [&](int64_t done, int64_t total) { progress(pattern, done, total); };
+    data::TokenizeOptions options{.output = output};
+    if (prepare.progress)
+      options.progress = [&](int64_t done, int64_t total) { prepare.progress(pattern, done, total); };
     for (const std::string& shard : data::tokenize_files(texts, tokenizer, options).shards)
       shards.push_back(data::Shard::open(shard));
   }
@@ -84,7 +89,7 @@ data::ValidationWindows RunData::windows(int64_t context, int64_t vocab) const {
       {.context = context, .vocab = vocab, .documents = documents, .end_of_text = end_of_text.value_or(-1)});
 }
 
-RunData prepare_data(const Loaded& config, const std::string& run_folder, const TextProgress& progress) {
+RunData prepare_data(const Loaded& config, const std::string& run_folder, const PrepareOptions& options) {
   MemoryTag tag("data");
   const config::Data& d = config.experiment.data();
   RunData run;
@@ -98,7 +103,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   std::vector<data::MixtureSource> sources;
   for (int i = 0; i < d.train_size(); ++i)
     sources.push_back(
-        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, run_folder, progress), d.train(i).weight()});
+        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, run_folder, options), d.train(i).weight()});
   if (d.val().has_fraction()) {
     WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"),
                "name a validation file with data.val.path");
@@ -106,7 +111,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
     sources[0].dataset = head;
     run.validation = tail;
   } else if (d.val().has_path()) {
-    run.validation = open_source(d.val().path(), "val", *run.tokenizer, run_folder, progress);
+    run.validation = open_source(d.val().path(), "val", *run.tokenizer, run_folder, options);
   }
   if (run.validation && d.val().has_tokens() && d.val().tokens() < run.validation->num_tokens())
     run.validation = run.validation->slice(0, d.val().tokens());

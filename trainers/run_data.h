@@ -24,8 +24,11 @@ struct RunData {
   data::ValidationWindows windows(int64_t context, int64_t vocab) const;
 };
 
-// Texts are tokenised into shards below `run_folder`/data once; `progress` hears of bytes done and in total.
-RunData prepare_data(const config::Loaded& config, const std::string& run_folder,
-                     const std::function<void(const std::string& path, int64_t done, int64_t total)>& progress);
+struct PrepareOptions {
+  bool keeps_shards = false;  // use the shards of texts that the run folder has, though the texts changed or are gone
+  std::function<void(const std::string& path, int64_t done, int64_t total)> progress = {};  // bytes
+};
+// Texts are tokenised into shards below `run_folder`/data once.
+RunData prepare_data(const config::Loaded& config, const std::string& run_folder, const PrepareOptions& options);
 
 }  // namespace weft::train

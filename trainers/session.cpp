@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "trainers/check.h"
 #include "trainers/console.h"
 #include "trainers/run_checkpoint.h"
+#include "trainers/system_info.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/io/files.h"
@@ -20,10 +22,35 @@ void apply_process_settings(const config::Experiment& experiment) {
     throw config::ConfigError("train.device=cuda: this build has no CUDA", "use train.device=cpu or auto");
 }
 
+namespace {
+
+// Without norms and biases, which are small; a double, since no product overflows it.
+double matrix_elements(const LanguageModelOptions& o) {
+  auto dim = static_cast<double>(o.dim);
+  double elements = static_cast<double>(o.vocab) * dim * (o.has_tied_embedding ? 1 : 2), mixers = 0;
+  if (o.position == PositionKind::learned) elements += static_cast<double>(o.context) * dim;
+  for (const SoftmaxOptions& m : o.mixers) {
+    int64_t kv_heads = m.kv_heads > 0 ? m.kv_heads : m.heads;
+    double width = m.head_dim > 0 ? static_cast<double>(m.head_dim) : dim / static_cast<double>(m.heads);
+    mixers += 2 * dim * width * static_cast<double>(m.heads + kv_heads) / static_cast<double>(o.mixers.size());
+  }
+  FfnOptions ffn = o.ffn;
+  ffn.dim = o.dim;
+  double hidden = static_cast<double>(ffn_hidden(ffn)), ffn_matrices = ffn.kind == FfnKind::swiglu ? 3 : 2;
+  return elements + static_cast<double>(o.layers) * (mixers + ffn_matrices * dim * hidden);
+}
+
+}  // namespace
+
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
   MemoryTag tag("parameters");
-  auto model = std::make_unique<LanguageModel>(model_options(config, data.tokenizer->vocab_size()),
-                                               Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
+  LanguageModelOptions options = model_options(config, data.tokenizer->vocab_size());
+  double bytes = 4 * matrix_elements(options), memory = static_cast<double>(cli::system_info().memory_bytes);
+  if (bytes > memory)
+    throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
+                                  " GiB, and the machine has ", std::round(memory / 1073741824)),
+                              "lower dim, layers, hidden or vocab");
+  auto model = std::make_unique<LanguageModel>(options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
   model->set_compute(compute_dtype(config.experiment));
   return model;
 }
@@ -36,7 +63,7 @@ LoadedRun load_run(const std::string& folder, const std::vector<std::string>& ov
   LoadedRun run;
   run.config = config::load(file, overrides);
   apply_process_settings(run.config.experiment);
-  run.data = prepare_data(run.config, folder, {});
+  run.data = prepare_data(run.config, folder, {.keeps_shards = true});
   run.model = make_model(run.config, run.data);
   std::vector<std::string> messages;
   auto checkpoint = io::load_latest_checkpoint(folder + "/checkpoints", messages);

@@ -83,6 +83,17 @@ class Inputs {
 
 size_t chunks_at_once() { return static_cast<size_t>(num_threads()) * 4; }
 
+std::string shard_of(const std::string& output, size_t number) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "_%06zu.bin", number);
+  return output + digits;
+}
+
+// The shards lie beside the record, also after their folder was moved.
+void rebase(TokenizeRecord& record, const std::string& output) {
+  for (size_t i = 0; i < record.result.shards.size(); ++i) record.result.shards[i] = shard_of(output, i);
+}
+
 class Job {
  public:
   Job(const std::vector<std::string>& inputs, const Tokenizer& tokenizer, const TokenizeOptions& options)
@@ -146,6 +157,7 @@ class Job {
       return record_.save(record_path_);
     }
     record_ = TokenizeRecord::load(record_path_);
+    rebase(record_, options_.output);
     WEFT_CHECK(
         record_.fingerprint == fingerprint,
         str(record_path_, " belongs to other inputs (or files changed since), another tokenizer, or other options"),
@@ -161,11 +173,7 @@ class Job {
     }
   }
 
-  std::string shard_path(size_t number) const {
-    char digits[16];
-    std::snprintf(digits, sizeof digits, "_%06zu.bin", number);
-    return options_.output + digits;
-  }
+  std::string shard_path(size_t number) const { return shard_of(options_.output, number); }
 
   Encoded encode(const Chunk& chunk, Layout layout) const {
     Encoded out;
@@ -263,6 +271,15 @@ class Job {
 };
 
 }  // namespace
+
+std::optional<TokenizeResult> tokenized_before(const std::string& output) {
+  std::string path = output + ".json";
+  if (!file_exists(path)) return std::nullopt;
+  TokenizeRecord record = TokenizeRecord::load(path);
+  if (!record.is_complete) return std::nullopt;
+  rebase(record, output);
+  return record.result;
+}
 
 TokenizeResult tokenize_files(const std::vector<std::string>& inputs, const Tokenizer& tokenizer,
                               const TokenizeOptions& options) {

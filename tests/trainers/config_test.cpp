@@ -117,11 +117,13 @@ TEST(Config, NamesLineColumnPathAndNearestWord) {
       {"tokens: 6400",
        "tokens: 6400 compute: bf61",
        {"tiny.txtpb:10:31: train.compute has no value 'bf61'. Did you mean 'bf16'?", "one of f32, bf16"}},
-      {"dim: 64", "dim: wide", {"tiny.txtpb:3:8: 'wide' does not fit model.dim.", "an integer in [1, inf) features"}},
-      {"dim: 64", "dim: 64.5", {"tiny.txtpb:3:", "model.dim", "an integer in [1, inf)"}},
+      {"dim: 64",
+       "dim: wide",
+       {"tiny.txtpb:3:8: 'wide' does not fit model.dim.", "an integer in [1, 1048576] features"}},
+      {"dim: 64", "dim: 64.5", {"tiny.txtpb:3:", "model.dim", "an integer in [1, 1048576]"}},
       {"dim: 64", "dim: 64k", {"tiny.txtpb:3:"}},
       {"fraction: 0.1", "fraction: \"x\"", {"tiny.txtpb:8:", "data.val.fraction", "a number in (0, 1)"}},
-      {"layers: 4", "layers: 99999999999999999999", {"tiny.txtpb:3:", "model.layers", "an integer in [1, inf)"}},
+      {"layers: 4", "layers: 99999999999999999999", {"tiny.txtpb:3:", "model.layers", "an integer in [1, 65536]"}},
       {"dim: 64", "dim: 64 dim: 65", {"tiny.txtpb:3:", "specified multiple times", "model"}},
       {"fraction: 0.1", "fraction: 0.1 path: \"x\"", {"tiny.txtpb:8:", "another member of oneof", "data.val"}},
       {"train { tokens: 6400 }", "train { tokens: 6400", {"tiny.txtpb:11:1: "}},
@@ -149,7 +151,7 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.mixer[0].softmax.kv_heads=3"}, {"kv_heads is 3, which does not divide heads 4.", "1, 2, 4"}},
       {{"model.mixer[0].softmax.kv_heads=8"}, {"kv_heads is 8, which does not divide heads 4."}},
       {{"model.mixer[0].softmax.window=0"},
-       {"window is 0, outside the allowed range.", "an integer in [1, inf) tokens"}},
+       {"window is 0, outside the allowed range.", "an integer in [1, 2147483647] tokens"}},
       {{"model.mixer[0].softmax.dropout=1"}, {"dropout is 1, outside", "[0, 1)"}},
       {{"model.mixer[0].softmax.dropout=-0.1"}, {"dropout is -0.1, outside", "[0, 1)"}},
       {{"model.mixer[0].softmax.soft_cap=0"}, {"soft_cap is 0, outside", "(0, inf)"}},
@@ -170,7 +172,7 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.mixer="}, {"model.mixer is missing"}},
       {{"model.mixer={custom{}}"}, {"model.mixer[0].custom.type is missing"}},
       {{"model.dim="}, {"model.dim=: model.dim is missing: Width of the residual stream.", "model.dim=..."}},
-      {{"model.layers=0"}, {"model.layers is 0, outside", "[1, inf)"}},
+      {{"model.layers=0"}, {"model.layers is 0, outside", "[1, 65536]"}},
       {{"model.vocab=100"}, {"model.vocab is 100, but the bytes tokenizer has 256 ids."}},
       {{"model.vocab=300", "data.end_of_text=300"}, {"data.end_of_text is 300, but model.vocab is 300.", "[0, 299]"}},
       {{"model.norm.layer.eps=0"}, {"model.norm.layer.eps is 0, outside", "(0, 1)"}},
@@ -203,14 +205,14 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"optim.schedule.wsd.warmup=180"}, {"warmup is 180 steps and the decay 40: together more than the 200"}},
       {{"optim.schedule.wsd.decay_fraction=1.1"}, {"decay_fraction is 1.1, outside", "[0, 1]"}},
       {{"optim.clip_norm=-1"}, {"optim.clip_norm is -1, outside", "[0, inf)"}},
-      {{"optim.skip.window=1"}, {"optim.skip.window is 1, outside", "[2, inf) steps"}},
+      {{"optim.skip.window=1"}, {"optim.skip.window is 1, outside", "[2, 1048576] steps"}},
       {{"parallel.data=2", "train.tokens_per_step=64"},
        {"parallel.data=2: parallel.data is 2, but this version trains on one rank.", "parallel.data=1"}},
       {{"parallel.context=4"}, {"parallel.context is 4, but this version trains on one rank."}},
       {{"parallel.layout=striped"}, {"parallel.layout=striped: parallel.layout is striped", "contiguous"}},
       {{"parallel.zero=1"}, {"parallel.zero is 1"}},
       {{"eval.at_end+=mqar"}, {"eval.at_end[0] is \"mqar\"", "no evaluation tasks"}},
-      {{"log.every=0"}, {"log.every is 0, outside", "[1, inf) steps"}},
+      {{"log.every=0"}, {"log.every is 0, outside", "[1, 1000000000000000] steps"}},
       {{"checkpoint.keep_last=0"}, {"checkpoint.keep_last is 0, outside"}},
       {{"name=a/b"}, {"name is \"a/b\"", "letters"}},
       {{"seed=-1"}, {"seed is -1, outside", "[0, inf)"}},
@@ -296,7 +298,7 @@ TEST(Config, SchemaDocumentsEveryField) { check_documented(*Experiment::descript
 
 TEST(Config, PrintsTheReferenceOfAllFields) {
   expect_parts(reference(),
-               {"| `model.dim` | integer | required | [1, inf) | features | Width of the residual stream. |",
+               {"| `model.dim` | integer | required | [1, 1048576] | features | Width of the residual stream. |",
                 "| `train.compute` | f32 \\| bf16 | f32 |", "| `optim.group[].adamw.betas[]` |",
                 "| `optim.schedule.cosine` | message | the default choice |"});
 }
@@ -304,7 +306,7 @@ TEST(Config, PrintsTheReferenceOfAllFields) {
 TEST(Config, ExplainsAFieldItsValueAndWhereItWasSet) {
   expect_parts(explain("model.mixer[0].softmax.window", nullptr),
                {"model.mixer.softmax.window", "A token sees itself", "type:     integer", "all earlier tokens",
-                "[1, inf)", "tokens"});
+                "[1, 2147483647]", "tokens"});
   Loaded config = load_string(kTwoMixers, {"train.tokens=64k"});
   expect_parts(explain("model.mixer.softmax.window", &config),
                {"model.mixer[0].softmax.window = 8  (tiny.txtpb:4:30)", "model.mixer[1].softmax.window is not set"});

@@ -144,7 +144,7 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
       {"optim.group.match=x", {"optim.group has no elements", "optim.group+="}},
       {"model.dim[0]=3", {"model.dim is not repeated"}},
       {"model.dim.x=3", {"model.dim has no field 'x': it is integer."}},
-      {"model.dim=wide", {"model.dim=wide: 'wide' does not fit model.dim.", "an integer in [1, inf) features"}},
+      {"model.dim=wide", {"model.dim=wide: 'wide' does not fit model.dim.", "an integer in [1, 1048576] features"}},
       {"model.dim=1.5", {"'1.5' does not fit model.dim"}},
       {"model.dim=0.5k1", {"does not fit model.dim"}},
       {"model.dim=1.0005k", {"'1.0005k' does not fit model.dim"}},

@@ -160,6 +160,64 @@ TEST_F(Run, RefusesBadInputWithTheRightCode) {
   EXPECT_EQ(test::run_weft({"data", "check", path("bad.bin")}).exit_code, 4);
 }
 
+TEST_F(Run, RefusesSizesThatNoMachineHolds) {
+  auto refused = [&](const std::vector<std::string>& overrides, const std::string& text) {
+    auto result = test::run_weft(train("huge", overrides));
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_NE(result.err.find(text), std::string::npos) << result.err;
+  };
+  refused({"train.micro_batch=9223372036854775807"},
+          "train.micro_batch is 9223372036854775807, outside the allowed range");
+  refused({"train.tokens_per_step=9223372036854775807"}, "outside the allowed range");
+  refused({"model.layers=1000000000"}, "outside the allowed range");
+  refused({"model.layers=60000", "model.dim=100000"}, "its matrices alone need");
+}
+
+// A run keeps its own shards: evaluation and samples need neither the text nor the folder's old name.
+TEST_F(Run, CanBeMovedAndReadWithoutItsText) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  auto before = test::run_weft({"eval", path("a"), "--json"});
+  ASSERT_EQ(before.exit_code, 0) << before.err;
+  fs::remove(folder_ / "text.txt");
+  fs::rename(folder_ / "a", folder_ / "b");
+  auto after = test::run_weft({"eval", path("b"), "--json"});
+  EXPECT_EQ(after.exit_code, 0) << after.err;
+  EXPECT_EQ(after.out.substr(after.out.find("step")), before.out.substr(before.out.find("step")));
+  EXPECT_EQ(test::run_weft({"sample", path("b"), "--prompt", "line", "--tokens", "5"}).exit_code, 0);
+  for (const auto& entry : fs::directory_iterator(folder_ / "b"))
+    if (entry.path().filename().string().find("tfevents") != std::string::npos) {
+      auto events = test::run_weft({"inspect", entry.path().string()});
+      EXPECT_EQ(events.exit_code, 0) << events.err;
+      EXPECT_NE(events.out.find("train/loss"), std::string::npos) << events.out;
+    }
+  write("text.txt", "another text\n");
+  auto trained = test::run_weft({"train", path("tiny.txtpb"), "--run", path("b")});
+  EXPECT_EQ(trained.exit_code, 1) << trained.err;
+  EXPECT_NE(trained.err.find("files changed since"), std::string::npos) << trained.err;
+}
+
+TEST_F(Run, BenchComparesRatiosWithABaseline) {
+  auto measured = test::run_weft({"bench", "call", "--quick", "--json"});
+  ASSERT_EQ(measured.exit_code, 0) << measured.err;
+  auto with_ratios = [&](const std::string& ratio) {
+    std::string text = measured.out;
+    for (size_t at = 0; (at = text.find("\"ratio\": ", at)) != std::string::npos;) {
+      at += 9;
+      text.replace(at, text.find_first_of(",}\n", at) - at, ratio);
+    }
+    return text;
+  };
+  write("easy.json", with_ratios("0"));
+  write("hard.json", with_ratios("1e9"));
+  EXPECT_EQ(test::run_weft({"bench", "call", "--quick", "--baseline", path("easy.json")}).exit_code, 0);
+  auto slower = test::run_weft({"bench", "call", "--quick", "--baseline", path("hard.json")});
+  EXPECT_EQ(slower.exit_code, 4);
+  EXPECT_NE(slower.err.find("slower: add"), std::string::npos) << slower.err;
+  write("foreign.json", R"({"rows": [{"name": 3}]})");
+  EXPECT_EQ(test::run_weft({"bench", "call", "--baseline", path("foreign.json")}).exit_code, 2);
+  EXPECT_EQ(test::run_weft({"bench", "nonsense"}).exit_code, 2);
+}
+
 TEST_F(Run, GradcheckPassesForEveryMixer) {
   auto result = test::run_weft({"gradcheck", "--mixer", "all", "--shapes", "fuzz:1"});
   EXPECT_EQ(result.exit_code, 0) << result.out;

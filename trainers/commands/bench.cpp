@@ -67,7 +67,17 @@ int compare(const std::vector<bench::Row>& rows, const nlohmann::json& baseline,
   return num_slower > 0 ? kCheckFailed : kSuccess;
 }
 
+void check_name(const std::string& name) {
+  std::string names = "all";
+  for (const bench::Family& family : bench::families()) {
+    if (family.name == name || name == "all") return;
+    names += std::string(", ") + family.name;
+  }
+  throw config::ConfigError("weft bench has no benchmark '" + name + "'.", "Use one of " + names + ".");
+}
+
 int run(const Options& options, Console& console) {
+  check_name(options.name);
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
   bench::BenchOptions how{.quick = options.quick};

@@ -9,6 +9,7 @@
 #include "trainers/config_error.h"
 #include "trainers/console.h"
 #include "trainers/live_lines.h"
+#include "trainers/progress.h"
 #include "weft/data/shards.h"
 #include "weft/data/tokenize.h"
 #include "weft/io/files.h"
@@ -52,13 +53,6 @@ std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
                             "Use one of bytes, characters, gpt2.");
 }
 
-std::string bar(int64_t done, int64_t total) {
-  int filled = total ? static_cast<int>(40 * done / total) : 40;
-  return fmt::format("[{}{}] {:.1f} / {:.1f} MB", std::string(static_cast<size_t>(filled), '#'),
-                     std::string(static_cast<size_t>(40 - filled), '-'), static_cast<double>(done) / 1e6,
-                     static_cast<double>(total) / 1e6);
-}
-
 int tokenize(const Options& o, Console& console) {
   if (o.out.empty())
     throw config::ConfigError("weft data tokenize: --out is missing.",
@@ -68,7 +62,7 @@ int tokenize(const Options& o, Console& console) {
   data::TokenizeOptions how{.output = o.out, .text = {.blank_lines = o.blank_lines}};
   if (!o.kind.empty()) how.kind = kind_of(o.kind);
   if (console.verbosity() != Verbosity::quiet)
-    how.progress = [&](int64_t done, int64_t total) { lines.draw({bar(done, total)}); };
+    how.progress = [&](int64_t done, int64_t total) { lines.draw({bytes_bar(done, total)}); };
   data::TokenizeResult result = data::tokenize_files(o.inputs, *tokenizer, how);
   lines.finish();
   nlohmann::ordered_json out{

@@ -52,10 +52,7 @@ int run(const Options& options, Console& console) {
                          .keeps_documents_apart = run.data.keeps_documents_apart(),
                          .byte_lengths = run.data.byte_lengths});
     rows.push_back(to_json(result, length));
-    text += fmt::format("length {}  loss {:.4f} +- {:.4f}  perplexity {:.4f}", length, result.loss(),
-                        result.standard_error, result.perplexity());
-    if (result.num_bytes > 0) text += fmt::format("  bits per byte {:.4f}", result.bits_per_byte());
-    text += fmt::format("  targets {}\n", result.num_targets);
+    text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
   }
   nlohmann::ordered_json out{{"run", options.run.file()}, {"step", run.step}, {"validation", rows}};
   io::make_folders(options.run.file() + "/eval");

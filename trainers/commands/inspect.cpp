@@ -63,7 +63,7 @@ Json inspect_events(const std::string& path) {
   Json tags = Json::object();
   for (const io::Event& event : file.events)
     for (const io::EventValue& value : event.values) {
-      Json& tag = tags[value.tag];
+      Json& tag = tags.emplace(value.tag, Json::object()).first.value();
       tag["count"] = tag.value("count", 0) + 1;
       if (value.scalar) tag["last"] = *value.scalar;
       tag["last_step"] = event.time.step;

@@ -63,7 +63,7 @@ Action define_sample(CLI::App& app) {
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("P");
   app.add_option("--temperature", options->temperature, "0: the most likely token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1000.0))
       ->type_name("T");
   app.add_option("--seed", options->seed, "Seed of the draws")->type_name("S");
   return [options](Console& console, const Extensions&) { return run(*options, console); };

@@ -48,6 +48,9 @@ struct TokenizeResult {
 TokenizeResult tokenize_files(const std::vector<std::string>& inputs, const Tokenizer& tokenizer,
                               const TokenizeOptions& options);
 
+// What a finished tokenize_files() with this output left, without a look at its inputs; nothing if there is none.
+std::optional<TokenizeResult> tokenized_before(const std::string& output);
+
 // Distinct characters of all documents, for make_character_tokenizer().
 Alphabet alphabet_of_files(const std::vector<std::string>& inputs, const TextOptions& options = {});
 
