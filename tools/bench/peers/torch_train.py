@@ -2,7 +2,7 @@
 
     python tools/bench/peers/torch_train.py [--threads 2] [--steps 5] [--compile] [--dtype f32|bf16] [--shape large|small]
 
-Same model: pre-LN, GELU (exact) of width 4d, learned positions, tied head, no biases in products, fused scaled dot product
+Same model: pre-LN, GELU (tanh form) of width 4d, learned positions, tied head, no biases in products, fused scaled dot product
 attention, cross-entropy over random tokens, gradient norm clipped at 1, AdamW (foreach). bf16 is autocast over float32 weights.
 Prints the median time of a step and GFLOP/s by the same count: 6 N + 6 L d (T + 1) per token, N without look-up tables.
 """
@@ -30,7 +30,7 @@ class Block(nn.Module):
         q, k, v = (y.view(b, t, self.heads, d // self.heads).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
 class Model(nn.Module):
