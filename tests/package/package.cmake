@@ -31,5 +31,7 @@ endif()
 run(${CMAKE_COMMAND} -S ${ROOT}/tests/package/consumer -B ${work}/build -DCMAKE_PREFIX_PATH=${work}/prefix
   -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_BUILD_TYPE=Debug -DEXAMPLES=${ROOT}/tools/examples)
 run(${CMAKE_COMMAND} --build ${work}/build --parallel 2)
+run(${work}/build/own_function)
+run(${work}/build/train_text ${ROOT}/README.md 3)
 run(${work}/build/consumer)
 message(NOTICE "${num_symbols} symbols exported, the outside project says: ${text}")
