@@ -56,7 +56,6 @@ void set_batch(Gemm& g, const Tensor& out, const Tensor& a, const Tensor& b) {
   // [batch, M, K] times one [K, N] is a single taller product.
   while (g.num_batch_dims > 0) {
     size_t n = static_cast<size_t>(g.num_batch_dims - 1);
-    if (g.a.is_transposed && g.m == 1) g.a = {g.a.data, false, g.k};
     if (g.b_step[n] != 0 || g.a.is_transposed || g.c_step[n] != g.m * g.ldc) break;
     if (g.m == 1 ? g.a_step[n] < g.k : g.a_step[n] != g.m * g.a.ld) break;
     if (g.m == 1) g.a.ld = g.a_step[n];

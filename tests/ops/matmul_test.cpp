@@ -135,6 +135,8 @@ TEST(Matmul, TakesStridedViews) {
         {"a repeated matrix", wide.slice(0, 2, 3).slice(2, 0, 20).expand({3, 40, 20})},
         {"a repeated number", wide.slice(0, 2, 3).slice(1, 0, 1).slice(2, 9, 10).expand({2, 3, 20})},
         {"one row each, far apart", wide.slice(1, 4, 5).slice(2, 0, 20)},
+        {"one row each, every second column", wide.slice(1, 4, 5).slice(2, 0, 40, 2)},
+        {"one row each, out of a column", wide.slice(1, 0, 20).slice(2, 4, 5).permute({0, 2, 1})},
     };
     for (const View& v : views) {
       std::string name = str(v.name, " ", dtype);
