@@ -1,4 +1,6 @@
 // Error texts of the attention calls, and functors of the user's own.
+#include <thread>
+
 #include "tests/ops/attention_case.h"
 #include "weft/ops/attention_core.h"
 
@@ -146,6 +148,81 @@ TEST(AttentionCore, TakesMasksAndScoresOfTheUsersOwn) {
       EXPECT_NEAR(lanes.lse.data<double>()[i * 2 + h], std::log(sum), 1e-12);
       EXPECT_NEAR(lanes.out.data<double>()[(i * 2 + h) * 8], first / sum, 1e-12);
     }
+}
+
+TEST(AttentionCore, ComposedMasksEqualTheStandardOne) {
+  using namespace ops;
+  auto expect_same = [](const auto& mask, const AttentionMask& standard, const std::string& what) {
+    for (Order order : {static_cast<Order>(0), static_cast<Order>(1), static_cast<Order>(2)}) {
+      AttentionCase c({2, 150, 170, 2, 1, 8, 8}, kF32, order, order);
+      c.use_documents(40);
+      c.options.mask = standard;
+      ops::Attention want = c.forward();
+      ops::Attention got =
+          attend_with(mask, PlainScore{}, SoftmaxNormaliser{}, c.q, c.k, c.v, c.queries, c.keys, c.options);
+      expect_near(got.out, reference::numbers(want.out), 1e-6, what);
+      expect_near(got.lse, reference::numbers(want.lse), 1e-6, what);
+    }
+  };
+  expect_same(Causal{}, {}, "causal");
+  expect_same(And{Causal{}, Window{30}}, {.window = 30}, "window");
+  expect_same(Or{Causal{}, Prefix{20}}, {.prefix = 20}, "prefix");
+  expect_same(And{Document{}, Or{And{Causal{}, Window{9}}, Prefix{4}}},
+              {.window = 9, .prefix = 4, .same_document = true}, "all");
+  expect_same(Not{Not{And{Document{}, Causal{}}}}, {.same_document = true}, "twice not");
+  expect_same(Not{Or{Not{Causal{}}, Not{Window{30}}}}, {.window = 30}, "De Morgan");
+}
+
+// A tile is never called empty or full wrongly: what cover says holds for each of its pairs.
+TEST(AttentionCore, CoversOfComposedMasksAreNeverWrong) {
+  using namespace ops;
+  auto expect_sound = [](const auto& mask, const char* what) {
+    Rng rng = Rng(seed())["cover"];
+    int certain = 0;
+    for (uint64_t round = 0; round < 3000; ++round) {
+      auto below = [&](uint64_t bound, uint64_t n) { return static_cast<int32_t>(rng.below(bound, round * 16 + n)); };
+      int32_t q0 = below(40, 0), k0 = below(40, 1), dq = below(3, 2) - 1, dk = below(3, 3) - 1;
+      TokenRange q{q0, q0 + below(6, 4), dq, dq + below(2, 5)}, k{k0, k0 + below(6, 6), dk, dk + below(2, 7)};
+      Cover cover = mask.cover(0, 0, q, k);
+      if (cover == Cover::partial) continue;
+      ++certain;
+      for (int32_t i = q.position_min; i <= q.position_max; ++i)
+        for (int32_t j = k.position_min; j <= k.position_max; ++j)
+          for (int32_t a = q.document_min; a <= q.document_max; ++a)
+            for (int32_t b = k.document_min; b <= k.document_max; ++b)
+              ASSERT_EQ(bool(mask.keep(0, 0, Token<int32_t>{i, a}, Token<int32_t>{j, b})), cover == Cover::full)
+                  << what;
+    }
+    EXPECT_GT(certain, 300) << what;
+  };
+  expect_sound(Causal{}, "causal");
+  expect_sound(Window{7}, "window");
+  expect_sound(Prefix{20}, "prefix");
+  expect_sound(Document{}, "document");
+  expect_sound(And{Causal{}, Document{}}, "and");
+  expect_sound(Or{Causal{}, Prefix{20}}, "or");
+  expect_sound(Not{And{Causal{}, Window{7}}}, "not");
+}
+
+// dQ is added block after block by several threads; ThreadSanitizer sees these threads, it does not see OpenMP's.
+TEST(AttentionCore, TurnsOrderThreads) {
+  constexpr int kKeyBlocks = 4, kBlocks = 64;
+  for (int round = 0; round < 20; ++round) {
+    ops::core::Turns turns(1, 1, kBlocks);
+    std::vector<int> sum(kBlocks, 0);
+    std::vector<std::thread> threads;
+    for (int key_block = 0; key_block < kKeyBlocks; ++key_block)
+      threads.emplace_back([&, key_block] {
+        for (int block = 0; block < kBlocks; ++block) {
+          turns.wait(0, 0, block, key_block);
+          auto& slot = sum[static_cast<size_t>(block)];
+          slot = slot * 10 + key_block + 1;
+          turns.done(0, 0, block, key_block);
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(sum, std::vector<int>(kBlocks, 1234));
+  }
 }
 
 TEST(AttentionCore, BackwardOfUsersFunctorsEqualsFiniteDifferences) {
