@@ -87,7 +87,10 @@ class Backward {
 
   static void call_hooks(NodeHeader& h) {
     for (auto& hook : *h.hooks)
-      if (Tensor& grad = h.outputs[hook.output].grad; grad.defined()) hook.call(grad);
+      if (Tensor& grad = h.outputs[hook.output].grad; grad.defined()) {
+        if (!grad.is_unshared()) grad = ops::clone(grad);  // a hook may write in place; others may hold this tensor
+        hook.call(grad);
+      }
   }
 
   // The leaf takes the tensor itself if nobody else holds it.

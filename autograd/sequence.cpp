@@ -8,7 +8,10 @@ namespace weft {
 
 Var rotary(const Var& x_BTHK, const ops::RotaryTable& table) {
   return record("rotary", ops::rotary(x_BTHK.value(), table), {x_BTHK},
-                [table](const Tensor& dy, Wants) { return Grads{ops::rotary_backward(dy, table)}; });
+                [cos = Saved(table.cos), sin = Saved(table.sin), table](const Tensor& dy, Wants) {
+                  cos.get(), sin.get();  // an Error if they changed
+                  return Grads{ops::rotary_backward(dy, table)};
+                });
 }
 
 Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const Tensor& documents_BT) {
@@ -25,8 +28,11 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
                           const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
   ops::Attention result = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
   auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()),
-                      out = Saved(result.out), lse = Saved(result.lse), queries, keys,
-                      options](std::span<const Tensor> dys, Wants) {
+                      out = Saved(result.out), lse = Saved(result.lse),
+                      kept = std::array{Saved(queries.positions), Saved(queries.documents), Saved(keys.positions),
+                                        Saved(keys.documents), Saved(options.score.alibi_slopes)},
+                      queries, keys, options](std::span<const Tensor> dys, Wants) {
+    for (const Saved& tensor : kept) tensor.get();  // an Error if one changed
     Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
     auto [dq, dk, dv] = ops::attend_backward(dout, dys[1], q, k, v, {out.get(), lse.get()}, queries, keys, options);
     return Grads{dq, dk, dv};

@@ -119,6 +119,26 @@ TEST(Tape, AnErrorHalfWayLeavesNothingForTheNextBackward) {
   EXPECT_EQ(x.grad().to_vector<float>(), (Floats{5, 7}));
 }
 
+TEST(Tape, CastReturnsGradientsInTheDtypeOfItsInput) {
+  Var x = variable(Tensor::from<double>({1, 2}, {2}));
+  Var y = cast(x, kBF16);
+  EXPECT_EQ(y.dtype(), kBF16);
+  DType seen = kI32;
+  x.on_grad([&](Tensor& grad) { seen = grad.dtype(); });
+  backward(sum_all(y * y));
+  EXPECT_EQ(seen, kF64);
+  EXPECT_EQ(x.grad().to_vector<double>(), (std::vector<double>{2, 4}));
+}
+
+TEST(Tape, AHookThatWritesInPlaceChangesOnlyItsOwnBranch) {
+  Var a = leaf({1}), b = leaf({1});
+  Var x = a * 1.0;
+  x.on_grad([](Tensor& grad) { ops::scale_(grad, 10); });
+  backward(sum_all(x + b));
+  EXPECT_EQ(a.grad().item(), 10);
+  EXPECT_EQ(b.grad().item(), 1);
+}
+
 TEST(Tape, LeavesOfBf16CollectInF32) {
   Var w = variable(ops::cast(Tensor::from<float>({1, 2}, {2}), kBF16));
   backward(sum_all(w * w));
