@@ -136,7 +136,19 @@ Var Tokens::dropout(const Var& x_BTD, double p, std::string_view purpose) {
   return weft::dropout(x_BTD, positions(), p, random(purpose), data_.first_row);
 }
 
+namespace {
+
+// The first forward of recompute() runs without recording: what left it by the side would have no gradient.
+void check_recorded(std::string_view what, std::string_view name, bool is_training) {
+  WEFT_CHECK(!is_training || is_recording(),
+             str(what, ": '", name, "' comes from a block that is recomputed, or from under NoGrad"),
+             "return it as an output of recompute() and pass it on outside");
+}
+
+}  // namespace
+
 void Tokens::share(std::string_view name, const Var& value) {
+  check_recorded("share", name, is_training());
   for (auto& [known, var] : shared_)
     if (known == name) {
       var = value;
@@ -156,6 +168,7 @@ const Var& Tokens::shared(std::string_view name) const {
 }
 
 void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
+  check_recorded("add_loss", name, is_training());
   if (is_training() && !is_recomputing()) losses_.push_back({std::string(name), value, weight});
 }
 

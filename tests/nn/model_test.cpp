@@ -6,6 +6,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/gradient_check.h"
+#include "weft/autograd/recompute.h"
 #include "weft/models/language_model.h"
 
 namespace weft {
@@ -181,6 +182,43 @@ TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   }
   EXPECT_EQ(scanned, (std::vector<float>{1, 3, 6, 10, 15}));
   EXPECT_EQ(shifted, (std::vector<float>{0, 0, 1, 2, 3}));
+}
+
+TEST(Tokens, GradientsOfScanShiftAndSumAreRight) {
+  TokenData data = plain_tokens(2, 5);
+  data.documents = Tensor::from<int32_t>({0, 0, 1, 1, 1, 0, 1, 1, 2, 2}, {2, 5});
+  Tensor x = test::random_normal({2, 5, 3}, "x", kF64);
+  auto passes = [&](auto f) {
+    GradientCheck result = check_gradients(
+        [&](std::span<const Var> in) {
+          Tokens tokens(data);
+          return f(tokens, in[0]);
+        },
+        {&x, 1});
+    EXPECT_TRUE(result.passed) << result.report;
+    EXPECT_EQ(result.num_checked, 30);
+  };
+  passes([](Tokens& tokens, const Var& v) { return tokens.scan(v); });
+  passes([](Tokens& tokens, const Var& v) { return tokens.shift(v, 1); });
+  passes([](Tokens& tokens, const Var& v) { return tokens.shift(v, 2); });
+  passes([](Tokens& tokens, const Var& v) { return tokens.sum(v); });
+}
+
+TEST(Tokens, RefusesToShareOutOfARecomputedBlock) {
+  Tokens tokens(plain_tokens(1, 2), {.is_training = true});
+  Var x = variable(Tensor::full({1, 2, 1}, 1));
+  auto block = [&](std::span<const Var> in) {
+    tokens.share("memory", in[0]);
+    return std::vector<Var>{in[0] * 2.0};
+  };
+  EXPECT_EQ(error_of(
+                [&] {
+                  recompute(block, {&x, 1});
+                },
+                {"share: 'memory' comes from a block that is recomputed"}),
+            "");
+  block({&x, 1});
+  EXPECT_TRUE(tokens.shared("memory").wants_grad());
 }
 
 TEST(Tokens, ColumnMassSumsToTheNumberOfQueries) {
