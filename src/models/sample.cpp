@@ -9,6 +9,8 @@
 namespace weft {
 
 int32_t draw(std::span<const float> logits, double temperature, double top_p, double uniform) {
+  WEFT_CHECK(std::none_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); }),
+             str("draw: logits of ", logits.size(), " ids hold NaN"), "the model's weights are damaged or diverged");
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   auto more_likely = [&](int32_t a, int32_t b) {

@@ -51,6 +51,11 @@ TEST(Draw, TiesGoToTheSmallerId) {
   EXPECT_EQ(draw(equal, 1, 1, 0.34), 1);
 }
 
+TEST(Draw, RefusesNaN) {
+  const std::array<float, 3> broken{1, NAN, 2};
+  EXPECT_EQ(error_of([&] { draw(broken, 1, 1, 0.5); }, {"3 ids hold NaN"}), "");
+}
+
 LanguageModel tiny_model() {
   return LanguageModel(
       {.vocab = 9, .dim = 16, .layers = 1, .context = 8, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(4));
