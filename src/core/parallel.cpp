@@ -75,7 +75,7 @@ void parallel_items_run(int64_t n, void* context, void (*body)(void*, int64_t)) 
 #pragma omp parallel num_threads(threads)
   {
     if (omp_get_thread_num()) set_rank_label(label);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(monotonic : dynamic, 1)
     for (int64_t i = 0; i < n; ++i) first.guard([&] { body(context, i); });
   }
   first.rethrow();
