@@ -5,6 +5,7 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <csignal>
 #include <map>
 #include <new>
 
@@ -79,6 +80,7 @@ std::map<std::string, Action> define_commands(CLI::App& app, Flags& flags) {
     sub.add_flag("--verbose", flags.is_verbose, "More messages")->excludes(quiet);
     sub.add_flag("--json", flags.is_json, "One JSON document on stdout");
     actions[command.name] = command.define(sub);
+    for (CLI::App* nested : sub.get_subcommands({})) nested->fallthrough();  // weft data info FILE --json
   }
   return actions;
 }
@@ -110,6 +112,7 @@ int run(int argc, char** argv, const Extensions& extensions) {
 }  // namespace
 
 int main(int argc, char** argv, const Extensions& extensions) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that left is an error of one write, not the end of a training
   Console console(Verbosity::normal, false);
   try {
     return run(argc, argv, extensions);

@@ -25,8 +25,10 @@ std::string cut(const std::string& line, int columns) {
 
 LiveOptions live_options(int fd) {
   LiveOptions out;
-  out.write = [fd](std::string_view text) { write_all(fd, text); };
-  out.is_terminal = is_rich_terminal(fd);
+  out.write = [fd](std::string_view text) {
+    if (fd >= 0) write_all(fd, text);
+  };
+  out.is_terminal = fd >= 0 && is_rich_terminal(fd);
   out.columns = [fd] { return terminal_columns(fd); };
   out.now_s = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
   return out;

@@ -16,7 +16,7 @@ struct LiveOptions {
   std::function<double()> now_s;  // monotonic clock
 };
 
-LiveOptions live_options(int fd);  // of a file descriptor, with the real clock
+LiveOptions live_options(int fd);  // of a file descriptor, with the real clock; -1: nothing is shown
 
 class LiveLines {
  public:

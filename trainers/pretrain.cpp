@@ -50,6 +50,8 @@ std::vector<std::string> group_names(const Optimizer& optimizer) {
   return names;
 }
 
+struct Stopped {};  // thrown where a signal interrupts the work before the first step
+
 class Run {
  public:
   Run(cli::Console& console, config::Loaded config, RunFolder& folder)
@@ -78,10 +80,11 @@ class Run {
   int train();
 
  private:
+  void say(const std::string& line);
   void show_tokenising(const std::string& path, int64_t done, int64_t total);
   void announce();
   void after_step(int64_t step);
-  void validate(bool is_last);
+  bool validate(bool is_last);  // whether it is the best so far
   void write_sample();
   void save();
   int stop(const std::string& why);
@@ -93,7 +96,7 @@ class Run {
   config::Loaded config_;
   const config::Experiment& e_;
   RunFolder& folder_;
-  cli::LiveLines tokenising_{cli::live_options(STDERR_FILENO)};
+  cli::LiveLines tokenising_{cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)};
   RunData data_;
   std::unique_ptr<LanguageModel> model_;
   Optimizer optimizer_;
@@ -108,11 +111,18 @@ class Run {
   Clock::time_point started_ = Clock::now();
 };
 
+// Before there is a recorder.
+void Run::say(const std::string& line) {
+  folder_.log(line);
+  console_.message(line);
+}
+
 void Run::show_tokenising(const std::string& path, int64_t done, int64_t total) {
-  if (console_.verbosity() != cli::Verbosity::quiet) tokenising_.draw({cli::bytes_bar(done, total)});
+  if (StopSignal::was_raised()) throw Stopped();
+  tokenising_.draw({cli::bytes_bar(done, total)});
   if (done < total) return;
   tokenising_.clear();
-  console_.message(str("tokenised ", path, ": ", total, " bytes"));
+  say(str("tokenised ", path, ": ", total, " bytes"));
 }
 
 void Run::resume(const std::string& how) {
@@ -127,6 +137,7 @@ void Run::resume(const std::string& how) {
   for (const std::string& message : messages) recorder_.message(message);
   if (!found) return;
   progress_ = *found;
+  recorder_.restore(progress_.best_val);
   recorder_.rewind(trainer_.num_steps());
   recorder_.checkpoint(trainer_.num_steps());
   recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.plan().steps));
@@ -139,6 +150,9 @@ void Run::announce() {
   recorder_.message(fmt::format("model: {} parameters, {:.3g} MFLOP per token; measured peak {:.0f} GFLOP/s {}",
                                 model_->num_params(), model_->flops_per_token() / 1e6, peak_flops_ / 1e9,
                                 str(compute_dtype(e_))));
+  cli::SystemInfo system = cli::system_info();
+  console_.detail(str("machine: ", system.host, ", ", system.cpu, ", kernels ", system.isa, ", config ",
+                      config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
   recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
                         " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
                         " validation tokens"));
@@ -154,7 +168,6 @@ std::vector<double> Run::rates(double factor) const {
 }
 
 int Run::train() {
-  StopSignal signals;
   announce();
   while (trainer_.num_steps() < trainer_.plan().steps) {
     auto begin = Clock::now();
@@ -176,14 +189,14 @@ int Run::train() {
 void Run::after_step(int64_t step) {
   bool is_last = step == trainer_.plan().steps;
   auto is_due = [&](int64_t every) { return every > 0 && step % every == 0 && !is_last; };
-  if (is_due(e_.eval().every())) validate(false);
+  bool is_best = is_due(e_.eval().every()) && validate(false);
   if (is_due(e_.log().samples_every())) write_sample();
-  if (is_due(e_.checkpoint().every())) save();
+  if (is_due(e_.checkpoint().every()) || (is_best && e_.checkpoint().every() > 0)) save();
 }
 
-void Run::validate(bool is_last) {
-  if (!data_.validation) return;
-  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context, model_->options().vocab),
+bool Run::validate(bool is_last) {
+  if (!data_.validation) return false;
+  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context),
                                    {.batch = trainer_.plan().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
                                     .keeps_documents_apart = data_.keeps_documents_apart(),
@@ -195,6 +208,7 @@ void Run::validate(bool is_last) {
   }
   last_evaluation_ = evaluation;
   recorder_.validation(evaluation, trainer_.num_steps(), progress_.time_s, is_best);
+  return is_best;
 }
 
 void Run::write_sample() {
@@ -222,6 +236,10 @@ int Run::stop(const std::string& why) {
   if (checkpoints_.last_saved() != trainer_.num_steps()) save();
   recorder_.finish();
   recorder_.message(str("stopped after step ", trainer_.num_steps(), " (", why, "); the same command continues"));
+  if (console_.is_json())
+    console_.result(
+        nlohmann::ordered_json{{"run", folder_.path()}, {"step", trainer_.num_steps()}, {"stopped", why}}.dump(2) +
+        "\n");
   return cli::kStopped;
 }
 
@@ -289,9 +307,18 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   apply_process_settings(config.experiment);
   std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
   RunFolder folder(path, config.experiment, arguments.overrides);
-  Run run(console, std::move(config), folder);
-  run.resume(arguments.resume);
-  return run.train();
+  StopSignal signals;
+  try {
+    Run run(console, std::move(config), folder);
+    run.resume(arguments.resume);
+    return run.train();
+  } catch (const Stopped&) {
+    console.message(str("stopped before the first step (", StopSignal::name(), "); the same command continues"));
+    return cli::kStopped;
+  } catch (const std::exception& error) {
+    folder.log(str("error: ", error.what()));
+    throw;
+  }
 }
 
 }  // namespace weft::train

@@ -25,7 +25,8 @@ Recorder::Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, s
       group_names_(std::move(group_names)),
       options_(options),
       metrics_(folder.file("metrics.jsonl")),
-      progress_(cli::live_options(STDERR_FILENO), options.log_every) {
+      progress_(cli::live_options(console.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO),
+                options.log_every) {
   if (options_.writes_events) events_ = std::make_unique<io::EventWriter>(folder.path(), wall_now_s());
   console_.attach(&progress_.lines());
 }
@@ -56,7 +57,7 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
                     int64_t num_skipped) {
   clock_.add(step_s);
   loss_sum_ += result.loss;
-  nats_ += result.loss * static_cast<double>(result.num_targets);
+  nats_ += result.byte_nats;
   bytes_ += result.num_bytes;
   seconds_ += step_s;
   ++steps_;

@@ -35,6 +35,7 @@ class Recorder {
   void step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
             int64_t num_skipped);
   void validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best);
+  void restore(std::optional<double> best_val) { status_.best_val = best_val; }  // for the bar of a resumed run
   void checkpoint(int64_t step) { status_.checkpoint_step = step; }
   void sample(int64_t step, const std::string& prompt, const std::string& text);
   void finish() { progress_.finish(); }

@@ -1,5 +1,7 @@
 #include "trainers/run_checkpoint.h"
 
+#include <filesystem>
+
 #include "trainers/run_state.pb.h"
 #include "weft/core/error.h"
 
@@ -58,7 +60,13 @@ std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::strin
 }
 
 RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
-  return apply(io::load_checkpoint(checkpoint_folder));
+  RunProgress progress = apply(io::load_checkpoint(checkpoint_folder));
+  // What comes from elsewhere is saved here at once, so that the next start continues it and not an older own one.
+  std::error_code code;
+  if (!std::filesystem::equivalent(std::filesystem::path(checkpoint_folder + "/").parent_path().parent_path(), folder_,
+                                   code))
+    save(progress);
+  return progress;
 }
 
 RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {

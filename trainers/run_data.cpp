@@ -46,7 +46,7 @@ std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, cons
 data::Dataset open_source(const std::string& pattern, const std::string& name, const data::Tokenizer& tokenizer,
                           const std::string& folder, const PrepareOptions& prepare) {
   std::vector<data::Shard> shards;
-  const std::string output = folder + "/data/" + name;
+  const std::string output = folder + "/" + name;
   if (auto done = prepare.keeps_shards ? data::tokenized_before(output) : std::nullopt) {
     for (const std::string& shard : done->shards) shards.push_back(data::Shard::open(shard));
     return data::Dataset(std::move(shards));
@@ -60,7 +60,7 @@ data::Dataset open_source(const std::string& pattern, const std::string& name, c
   WEFT_CHECK(shards.empty() || texts.empty(), str("data: ", pattern, " names shards and texts"),
              "give them two sources");
   if (!texts.empty()) {
-    io::make_folders(folder + "/data");
+    io::make_folders(folder);
     data::TokenizeOptions options{.output = output};
     if (prepare.progress)
       options.progress = [&](int64_t done, int64_t total) { prepare.progress(pattern, done, total); };
@@ -70,8 +70,7 @@ data::Dataset open_source(const std::string& pattern, const std::string& name, c
   return data::Dataset(std::move(shards));
 }
 
-data::DocumentRule document_rule(const Loaded& config, const RunData& run, const data::Dataset& dataset) {
-  if (!config.experiment.data().document_mask()) return data::DocumentRule::none;
+data::DocumentRule document_rule(const RunData& run, const data::Dataset& dataset) {
   if (dataset.has_documents())  // a single document needs no walls
     return dataset.next_document(0) < dataset.num_tokens() ? data::DocumentRule::index : data::DocumentRule::none;
   if (!run.end_of_text) return data::DocumentRule::none;
@@ -80,19 +79,44 @@ data::DocumentRule document_rule(const Loaded& config, const RunData& run, const
   return first == *run.end_of_text ? data::DocumentRule::begins_with_id : data::DocumentRule::ends_with_id;
 }
 
+// One rule for all data sets of a run; a single document goes with every rule that finds the others' documents by itself.
+data::DocumentRule document_rule(const Loaded& config, const RunData& run,
+                                 const std::vector<data::MixtureSource>& sources) {
+  using data::DocumentRule;
+  if (!config.experiment.data().document_mask()) return DocumentRule::none;
+  std::vector<data::Dataset> datasets;
+  for (const data::MixtureSource& source : sources) datasets.push_back(source.dataset);
+  if (run.validation) datasets.push_back(*run.validation);
+  DocumentRule rule = DocumentRule::none;
+  bool all_have_index = true;
+  for (const data::Dataset& dataset : datasets) {
+    DocumentRule own = document_rule(run, dataset);
+    all_have_index &= dataset.has_documents();
+    if (own == DocumentRule::none || own == rule) continue;
+    WEFT_CHECK(rule == DocumentRule::none, "data: the sources mark their documents in different ways",
+               "tokenise them alike, or set data.document_mask=false");
+    rule = own;
+  }
+  WEFT_CHECK(rule != DocumentRule::index || all_have_index, "data: some sources know their documents and others do not",
+             "tokenise them alike, or set data.document_mask=false");
+  return rule;
+}
+
 }  // namespace
 
-data::ValidationWindows RunData::windows(int64_t context, int64_t vocab) const {
+data::ValidationWindows RunData::windows(int64_t context) const {
   WEFT_CHECK(validation, "validation: the config names no validation data", "set data.val");
-  return data::ValidationWindows(
-      *validation,
-      {.context = context, .vocab = vocab, .documents = documents, .end_of_text = end_of_text.value_or(-1)});
+  return data::ValidationWindows(*validation, {.context = context,
+                                               .vocab = tokenizer->vocab_size(),
+                                               .documents = documents,
+                                               .end_of_text = end_of_text.value_or(-1)});
 }
 
 RunData prepare_data(const Loaded& config, const std::string& run_folder, const PrepareOptions& options) {
   MemoryTag tag("data");
   const config::Data& d = config.experiment.data();
   RunData run;
+  std::string shards = options.shards.empty() ? run_folder + "/data" : options.shards;
   run.tokenizer = make_tokenizer(config, run_folder);
   int64_t vocab = run.tokenizer->vocab_size();
   for (int64_t id = 0; id < vocab; ++id)
@@ -103,7 +127,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   std::vector<data::MixtureSource> sources;
   for (int i = 0; i < d.train_size(); ++i)
     sources.push_back(
-        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, run_folder, options), d.train(i).weight()});
+        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, shards, options), d.train(i).weight()});
   if (d.val().has_fraction()) {
     WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"),
                "name a validation file with data.val.path");
@@ -111,12 +135,12 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
     sources[0].dataset = head;
     run.validation = tail;
   } else if (d.val().has_path()) {
-    run.validation = open_source(d.val().path(), "val", *run.tokenizer, run_folder, options);
+    run.validation = open_source(d.val().path(), "val", *run.tokenizer, shards, options);
   }
   if (run.validation && d.val().has_tokens() && d.val().tokens() < run.validation->num_tokens())
     run.validation = run.validation->slice(0, d.val().tokens());
   run.train = sources[0].dataset;
-  run.documents = document_rule(config, run, *run.train);
+  run.documents = document_rule(config, run, sources);
   data::RowOptions rows{.context = config.experiment.model().context(),
                         .vocab = vocab,
                         .documents = run.documents,

@@ -21,11 +21,12 @@ struct RunData {
   std::optional<data::Dataset> train, validation;  // validation: absent if the config names none
 
   bool keeps_documents_apart() const { return documents != data::DocumentRule::none; }
-  data::ValidationWindows windows(int64_t context, int64_t vocab) const;
+  data::ValidationWindows windows(int64_t context) const;
 };
 
 struct PrepareOptions {
-  bool keeps_shards = false;  // use the shards of texts that the run folder has, though the texts changed or are gone
+  bool keeps_shards = false;  // use the shards of texts that are there, though the texts changed or are gone
+  std::string shards = {};    // folder of the shards; default `run_folder`/data
   std::function<void(const std::string& path, int64_t done, int64_t total)> progress = {};  // bytes
 };
 // Texts are tokenised into shards below `run_folder`/data once.

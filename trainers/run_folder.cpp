@@ -40,7 +40,9 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
     fail(str("run folder ", path_, " is in use by another process"),
          "wait for it, or choose another folder with --run");
   }
-  existed_ = io::file_exists(file("config.txtpb"));
+  // A start that failed before its first metric (a wrong path, say) left a config that binds nobody.
+  existed_ = io::file_exists(file("config.txtpb")) &&
+             (io::file_exists(file("metrics.jsonl")) || io::file_exists(file("checkpoints")));
   if (existed_) {
     config::require_same(experiment, path_, resumable_fields());
   } else {

@@ -40,6 +40,22 @@ double matrix_elements(const LanguageModelOptions& o) {
   return elements + static_cast<double>(o.layers) * (mixers + ffn_matrices * dim * hidden);
 }
 
+// The run's own shards; texts that an override names become shards in a folder of their own.
+PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
+                       const std::vector<std::string>& overrides) {
+  PrepareOptions options{.keeps_shards = true};
+  for (const std::string& override : overrides) {
+    if (override.starts_with("data.tokenizer"))
+      throw config::ConfigError(override + ": a trained model keeps its tokenizer.",
+                                "Leave data.tokenizer as the run has it.");
+    if (!override.starts_with("data")) continue;
+    options.keeps_shards = false;
+    size_t name = std::hash<std::string>{}(config.experiment.data().SerializeAsString());
+    options.shards = str(folder, "/eval/data-", name);
+  }
+  return options;
+}
+
 }  // namespace
 
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
@@ -63,7 +79,7 @@ LoadedRun load_run(const std::string& folder, const std::vector<std::string>& ov
   LoadedRun run;
   run.config = config::load(file, overrides);
   apply_process_settings(run.config.experiment);
-  run.data = prepare_data(run.config, folder, {.keeps_shards = true});
+  run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
   run.model = make_model(run.config, run.data);
   std::vector<std::string> messages;
   auto checkpoint = io::load_latest_checkpoint(folder + "/checkpoints", messages);

@@ -32,14 +32,19 @@ void Trainer::resume_at(int64_t step, int64_t num_skipped) {
   num_skipped_ = num_skipped;
 }
 
-double Trainer::forward_backward(const data::Batch& batch, int64_t first_row, double factor) {
+void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, StepResult& step) {
   TokensOptions tokens_options{.is_training = true, .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)]};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
   MemoryTag tag("activations");
-  LanguageModelLoss result = model_.loss(batch.tokens, batch.targets, tokens, factor);
-  double loss = result.loss.value().item();
+  LanguageModelLoss result =
+      model_.loss(batch.tokens, batch.targets, tokens, 1.0 / static_cast<double>(step.num_targets));
+  step.loss += result.loss.value().item();
+  const auto* targets = batch.targets.data<int32_t>();
+  const auto* nats = result.losses.data<float>();
+  for (int64_t i = 0; i < batch.targets.num_elements() && !byte_lengths_.empty(); ++i)
+    if (targets[i] >= 0 && byte_lengths_[static_cast<size_t>(targets[i])] > 0)
+      step.byte_nats += static_cast<double>(nats[i]);
   backward(result.loss);
-  return loss;
 }
 
 StepResult Trainer::step() {
@@ -62,8 +67,7 @@ StepResult Trainer::step() {
              str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
              "check data.end_of_text and document_mask");
   for (size_t i = 0; i < batches.size(); ++i)
-    result.loss += forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch,
-                                    1.0 / static_cast<double>(result.num_targets));
+    forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result);
 
   std::vector<Tensor> grads;
   for (const NamedParam& p : params_) grads.push_back(p.param->grad());

@@ -26,6 +26,7 @@ struct StepResult {
   double lr_factor = 0;
   int64_t num_targets = 0;
   int64_t num_bytes = 0;  // of the targets' texts
+  double byte_nats = 0;   // loss summed over the targets that have bytes
   bool was_skipped = false;
 };
 
@@ -43,7 +44,7 @@ class Trainer {
   void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
-  double forward_backward(const data::Batch& batch, int64_t first_row, double factor);
+  void forward_backward(const data::Batch& batch, int64_t first_row, StepResult& result);
 
   LanguageModel& model_;
   Optimizer& optimizer_;

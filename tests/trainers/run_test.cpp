@@ -116,7 +116,9 @@ TEST_F(Run, StopsOnASignalWithACheckpointAndExitCode3) {
   EXPECT_TRUE(weights("whole") == weights("timed"));
 
   pid_t child = test::start_weft(train("signalled", {"train.tokens=51200000"}));
-  for (int i = 0; i < 200 && !io::file_exists(path("signalled/metrics.jsonl")); ++i)
+  for (int i = 0; i < 500 && (!io::file_exists(path("signalled/metrics.jsonl")) ||
+                              fs::file_size(path("signalled/metrics.jsonl")) == 0);
+       ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   kill(child, SIGTERM);
   int status = 0;
@@ -171,6 +173,61 @@ TEST_F(Run, RefusesSizesThatNoMachineHolds) {
   refused({"train.tokens_per_step=9223372036854775807"}, "outside the allowed range");
   refused({"model.layers=1000000000"}, "outside the allowed range");
   refused({"model.layers=60000", "model.dim=100000"}, "its matrices alone need");
+}
+
+TEST_F(Run, AFailedFirstStartBlocksNothing) {
+  auto first = test::run_weft(train("a", {"data.train.path=" + path("absent.txt")}));
+  EXPECT_EQ(first.exit_code, 1) << first.err;
+  EXPECT_NE(io::read_file(path("a/log.txt")).find("absent.txt"), std::string::npos);
+  auto second = test::run_weft(train("a"));
+  EXPECT_EQ(second.exit_code, 0) << second.err;
+}
+
+TEST_F(Run, ResumesFromANamedCheckpointAndRefusesAForeignOne) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  std::string half = path("a/checkpoints/step-00000035");
+  auto resumed = test::run_weft(train("b", {"--resume", half}));
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("resumed at step 35"), std::string::npos) << resumed.err;
+  EXPECT_TRUE(weights("a") == weights("b"));
+  auto done = test::run_weft(train("c", {"--resume", path("a/checkpoints/step-00000040")}));
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_TRUE(weights("a") == weights("c")) << "a run ends with a checkpoint of its own";
+
+  auto refused = [&](const std::string& run, const std::vector<std::string>& more, const std::string& text) {
+    auto result = test::run_weft(train(run, more));
+    EXPECT_EQ(result.exit_code, 1) << result.err;
+    EXPECT_NE(result.err.find(text), std::string::npos) << result.err;
+  };
+  refused("d", {"--resume", path("a/checkpoints/step-00000777")}, "step-00000777");
+  refused("e", {"--resume", half, "seed=2"}, "has seed 1, the config has 2");
+  refused("f", {"--resume", half, "train.tokens_per_step=256"}, "has read 140 sequences in 35 steps");
+  refused("g", {"--resume", half, "model.dim=32"}, "embedding.weight");
+}
+
+TEST_F(Run, EvaluatesOtherTextsWithoutTouchingItsOwn) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  auto loss = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"eval", path("a"), "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    auto result = test::run_weft(words);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  };
+  std::string own = loss({});
+  write("x.txt", std::string(500, 'x') + "line 1 of a text\n");
+  write("y.txt", "line 12 of a text that repeats itself\nline 13 of a text that repeats itself\n");
+  std::string x = loss({"data.val.path=" + path("x.txt")}), y = loss({"data.val.path=" + path("y.txt")});
+  EXPECT_NE(x, own);
+  EXPECT_NE(y, own);
+  EXPECT_NE(x, y);
+  EXPECT_EQ(loss({}), own);
+  EXPECT_EQ(test::run_weft({"eval", path("a"), "data.tokenizer={bytes{}}"}).exit_code, 2);
+  EXPECT_EQ(test::run_weft({"eval", path("a"), "--lengths", "0"}).exit_code, 2);
+  EXPECT_EQ(test::run_weft({"sample", path("a"), "--top-p", "0"}).exit_code, 2);
+  auto info = test::run_weft({"data", "info", path("a/data/train-0_000000.bin"), "--json"});
+  EXPECT_EQ(info.exit_code, 0) << info.err;
+  EXPECT_EQ(info.out.substr(0, 1), "{");
 }
 
 // A run keeps its own shards: evaluation and samples need neither the text nor the folder's old name.

@@ -2,6 +2,7 @@
 #include "trainers/config.h"
 
 #include <CLI/App.hpp>
+#include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
 #include "trainers/console.h"
@@ -17,24 +18,28 @@ struct Options {
   bool wants_reference = false;
 };
 
+void print(const std::string& text, const char* key, Console& console) {
+  console.result(console.is_json() ? nlohmann::ordered_json{{key, text}}.dump(2) + "\n" : text);
+}
+
 int run(const Options& options, Console& console) {
   using config::ConfigError;
   if (options.wants_reference) {
-    console.result(config::reference());
+    print(config::reference(), "reference", console);
     return kSuccess;
   }
   if (options.config.file().empty()) {
     if (options.explained.empty())
       throw ConfigError("weft config: the argument CONFIG is missing.",
                         "Name a config, or use --explain PATH or --reference.");
-    console.result(config::explain(options.explained, nullptr));
+    print(config::explain(options.explained, nullptr), "explanation", console);
     return kSuccess;
   }
   if (options.format != "text" && options.format != "json")
     throw ConfigError("--as " + options.format + ": no such format.", "Use one of text, json.");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   bool is_json = options.format == "json" || console.is_json();
-  if (!options.explained.empty()) console.result(config::explain(options.explained, &loaded));
+  if (!options.explained.empty()) print(config::explain(options.explained, &loaded), "explanation", console);
   else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
   return kSuccess;
 }

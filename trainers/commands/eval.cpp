@@ -34,6 +34,9 @@ int run(const Options& options, Console& console) {
   if (!options.tasks.empty())
     throw config::ConfigError(fmt::format("--tasks {}: this version has no tasks.", options.tasks[0]),
                               "Leave --tasks out: the validation loss is evaluated.");
+  for (int64_t length : options.lengths)
+    if (length < 1)
+      throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console);
   WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data",
              "add data.val.path=FILE after the run");
@@ -42,12 +45,12 @@ int run(const Options& options, Console& console) {
   auto rows = nlohmann::ordered_json::array();
   std::string text;
   for (int64_t length : lengths) {
-    if (length < 1 || (e.model().position().has_learned() && length > e.model().context()))
+    if (e.model().position().has_learned() && length > e.model().context())
       throw config::ConfigError(
           fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
           "Use lengths between 1 and the training context.");
     train::Evaluation result =
-        train::evaluate(*run.model, run.data.windows(length, run.model->options().vocab),
+        train::evaluate(*run.model, run.data.windows(length),
                         {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
                          .keeps_documents_apart = run.data.keeps_documents_apart(),
                          .byte_lengths = run.data.byte_lengths});

@@ -60,7 +60,11 @@ Action define_sample(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
       ->type_name("N");
   app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check([](const std::string& text) {
+        double p = 0;
+        return CLI::detail::lexical_cast(text, p) && p > 0 && p <= 1 ? std::string()
+                                                                     : "Value " + text + " not in (0, 1]";
+      })
       ->type_name("P");
   app.add_option("--temperature", options->temperature, "0: the most likely token")
       ->check(CLI::Range(0.0, 1000.0))
