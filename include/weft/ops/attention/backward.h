@@ -188,12 +188,11 @@ class Backward {
                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, key_ld_, padded);
     pack_rows<T>(p_.dout.at(at.b, at.head), at.q0, at.queries, p_.value_width, T(1), s.douts, value_ld_, padded);
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
-    T unit = Normaliser::kIsBase2 ? T(kLog2e) : T(1);
     for (int64_t i = 0; i < padded; ++i) {
-      T statistic = T(Normaliser::kMasked), delta = 0;
+      T statistic = 0, delta = 0;  // no product reads what padded rows give
       if (i < at.queries && Normaliser::kHasStatistic) {
         int64_t from = (at.b * p_.queries + at.q0 + i) * p_.heads + at.head;
-        statistic = static_cast<const T*>(p_.statistic)[from] * unit;
+        statistic = static_cast<const T*>(p_.statistic)[from];
         delta = static_cast<const T*>(p_.delta)[from];
       }
       s.statistic[i] = Normaliser::backward_shift(statistic);
@@ -240,8 +239,8 @@ class Backward {
       V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
       for (int n = 0; n < 2; ++n) {
         T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
-        V w = Normaliser::weight(load(w_at), shift);
-        store(ds_at, Normaliser::dscore(w, load(ds_at), delta));
+        V x = load(w_at), w = Normaliser::weight(x, shift);
+        store(ds_at, Normaliser::dscore(x, w, load(ds_at), delta));
         store(w_at, w);
       }
     }
@@ -263,10 +262,11 @@ class Backward {
         }
         LaneInts<T> keep = LaneInts<T>{} - 1;
         if (!is_full) keep = keep_lanes<T>(mask_, at.row, at.head, q, k);
-        V w = Normaliser::weight(select(keep, x, masked), shift);
+        x = select(keep, x, masked);
+        V w = Normaliser::weight(x, shift);
         V drop = broadcast<V>(T(1));
         if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k.position, at.head, at.row);
-        V ds = Normaliser::dscore(w, dw * drop, delta);
+        V ds = Normaliser::dscore(x, w, dw * drop, delta);
         if constexpr (!is_identity_score<Score>()) ds *= score_slope<T>(score_, raw, at.row, at.head, q, k);
         store(ds_at, select(keep, ds, V{}));
         store(w_at, w * drop);

@@ -67,7 +67,7 @@ class ColumnMass {
     s.query_tokens->gather(p_.query_tokens, b, q0, queries);
     for (int64_t i = 0; i < queries; ++i) {
       T lse = static_cast<const T*>(p_.statistic)[(b * p_.queries + q0 + i) * p_.heads + head];
-      s.shift[i] = Normaliser::backward_shift(lse * T(kLog2e));
+      s.shift[i] = Normaliser::backward_shift(lse);
     }
   }
 

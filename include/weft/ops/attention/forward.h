@@ -14,7 +14,7 @@
 namespace weft::ops::core {
 namespace {
 
-inline constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
+inline constexpr double kLog2e = 1.44269504088896340736;
 
 // Scores leave the product in the unit the normaliser wants, if no modifier needs natural ones first.
 template <class Score, class Normaliser>
@@ -55,7 +55,7 @@ class Forward {
   static constexpr int kMaxSpan = 4;
 
   struct Strip {
-    T *queries, *out, *max, *sum, *factor;
+    T *queries, *out, *state, *factor;
     BlockTokens* tokens;
     int64_t head, block, q0;
     int count;
@@ -74,7 +74,7 @@ class Forward {
       for (int64_t i = 0; i < span; ++i) {
         Strip& s = strips[i];
         s.queries = carve.take<T>(kBlock * p.key_width), s.out = carve.take<T>(kBlock * value_ld);
-        s.max = carve.take<T>(kBlock), s.sum = carve.take<T>(kBlock), s.factor = carve.take<T>(kBlock);
+        s.state = carve.take<T>(kBlock * Normaliser::kStateRows), s.factor = carve.take<T>(kBlock);
         s.tokens = carve.take<BlockTokens>(1);
       }
       bytes = carve.used();
@@ -135,23 +135,24 @@ class Forward {
       int first = plan.panel_begin[panel], last = plan.panel_end[panel];
       T* scores = s.scores + panel * P;
       int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
-      V max[2] = {broadcast<V>(T(Normaliser::kMasked)), broadcast<V>(T(Normaliser::kMasked))};
+      V lowest = Normaliser::key(broadcast<V>(T(Normaliser::kMasked))), max[2] = {lowest, lowest};
       score_product(s, strip, panel, first, last, max);
       if (first < last && (!is_identity_score<Score>() || !plan.is_full || last * kGroup > keys))
         modify(s, strip, plan, panel, row, row_begin, row_end, max);
       for (int n = 0; n < 2; ++n) {
         int64_t lane = panel * P + n * L;
-        typename Normaliser::template State<V> state = {load(strip.max + lane), load(strip.sum + lane)};
+        auto state = read_state<Normaliser, V>(strip.state, kBlock, lane);
         V factor = first < last ? Normaliser::rescale(state, max[n]) : broadcast<V>(T(1));
-        V shift = Normaliser::shift(state.max), total{};
+        V shift = Normaliser::shift(state), total{};
         T* column = scores + n * L;
         for (int64_t j = row_begin; j < row_end; ++j) {
           V w = Normaliser::weight(load(column + j * kBlock), shift);
-          total += w;
+          total += Normaliser::counted(w);
           store(column + j * kBlock, w);
         }
         Normaliser::add(state, total);
-        store(strip.max + lane, state.max), store(strip.sum + lane, state.sum), store(strip.factor + lane, factor);
+        write_state<Normaliser, V>(state, strip.state, kBlock, lane);
+        store(strip.factor + lane, factor);
         for (int64_t j = plan.begin * kGroup; j < row_begin; ++j) store(column + j * kBlock, V{});
         for (int64_t j = larger(row_end, plan.begin * kGroup); j < smaller(plan.end * kGroup, keys); ++j)
           store(column + j * kBlock, V{});
@@ -171,7 +172,7 @@ class Forward {
       for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 2
         for (int n = 0; n < 2; ++n) {
-          max[n] = lane_max(acc[r][n], max[n]);
+          max[n] = lane_max(Normaliser::key(acc[r][n]), max[n]);
           store(scores + (r0 + r) * kBlock + n * L, acc[r][n]);
         }
       }
@@ -183,7 +184,7 @@ class Forward {
                                 int64_t row_begin, int64_t row_end, V (&max)[2]) {
     V masked = broadcast<V>(T(Normaliser::kMasked));
     for (int n = 0; n < 2; ++n) {
-      max[n] = masked;
+      max[n] = Normaliser::key(masked);
       Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
       T* column = s.scores + panel * P + n * L;
       for (int64_t j = row_begin; j < row_end; ++j) {
@@ -195,7 +196,7 @@ class Forward {
         }
         if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)
           x = select(keep_lanes<T>(mask_, row, strip.head, q, k), x, masked);
-        max[n] = lane_max(x, max[n]);
+        max[n] = lane_max(Normaliser::key(x), max[n]);
         store(column + j * kBlock, x);
       }
     }
@@ -226,14 +227,11 @@ class Forward {
   }
 
   void load_state(Strip& s, int64_t b) {
-    T unit = Normaliser::kIsBase2 ? T(kLog2e) : T(1);
     for (int64_t i = 0; i < kBlock; ++i) {
       bool has = p_.has_state && i < s.count;
       int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
-      T statistic = T(Normaliser::kMasked);
-      if (has && Normaliser::kHasStatistic) statistic = static_cast<const T*>(p_.statistic)[at] * unit;
-      auto state = Normaliser::init(statistic);
-      s.max[i] = state.max, s.sum[i] = state.sum;
+      T statistic = has && Normaliser::kHasStatistic ? static_cast<const T*>(p_.statistic)[at] : T(0);
+      write_state<Normaliser, T>(Normaliser::init(statistic, has), s.state, kBlock, i);
       T* row = s.out + i * value_ld_;
       const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
       for (int64_t c = 0; c < value_ld_; ++c) row[c] = has && c < p_.value_width ? old[c] : T(0);
@@ -242,7 +240,7 @@ class Forward {
 
   void store_state(const Strip& s, int64_t b) {
     for (int64_t i = 0; i < s.count; ++i) {
-      auto end = Normaliser::finish(s.max[i], s.sum[i]);
+      Final<T> end = Normaliser::finish(read_state<Normaliser, T>(s.state, kBlock, i));
       int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
       const T* row = s.out + i * value_ld_;
       if (p_.out_is_bf16) {
@@ -252,8 +250,7 @@ class Forward {
         T* out = static_cast<T*>(p_.out) + at * p_.value_width;
         for (int64_t c = 0; c < p_.value_width; ++c) out[c] = row[c] * end.factor;
       }
-      if (Normaliser::kHasStatistic)
-        static_cast<T*>(p_.statistic)[at] = Normaliser::kIsBase2 ? end.statistic * T(kLn2) : end.statistic;
+      if (Normaliser::kHasStatistic) static_cast<T*>(p_.statistic)[at] = end.statistic;
     }
   }
 

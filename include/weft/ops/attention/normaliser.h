@@ -1,83 +1,108 @@
 // Normalisers: how scores become weights, and the running state that makes that possible tile by tile and hop by hop.
-// A normaliser owns its state: init, update (rescale, weight, add), finish, merge, and what backward needs.
-// kIsBase2: scores arrive multiplied by log2(e) and the statistic is kept so inside, so that weights are a bare 2^x.
+// A normaliser owns its state; the kernel carries `State` from tile to tile without looking into it, as kStateRows numbers
+// per query. Written for lanes V of T (and for T itself), without state of its own:
+//   kHasStatistic   one number per query comes back beside `out` (softmax: lse), differentiable, and resumes the state;
+//                   backward then gets delta = dout . out - dstatistic too
+//   kIsBase2        scores arrive multiplied by log2(e), so that weights are a bare 2^x
+//   kMasked         score of a pair that the mask removes; its key() is the lowest and its weight() 0
+//   init(statistic, has)           state after the keys behind a stored result (has: lanes that have one); out counts as is
+//   key(score)                     rescale() gets the largest one of a tile
+//   rescale(state, largest)        takes a tile in; returns the factor of everything summed so far
+//   weight(score, shift(state))    what multiplies the value; counted(weight) is summed per tile and given to add(state, sum)
+//   finish(state)                  {factor of the summed out, statistic}
+//   merge(a, b)                    two finished results over disjoint keys: out = a * out_a + b * out_b, and the statistic
+//   backward_shift(statistic)      for weight() in backward, where it gives the final weight
+//   dscore(score, weight, dweight, delta)   gradient of the score, in natural units
 #pragma once
+
+#include <cmath>
 
 #include "weft/ops/attention/lanes.h"
 
 namespace weft::ops {
 
+template <class T>
+struct Final {
+  T factor, statistic;
+};
+template <class T>
+struct Merged {
+  T a, b, statistic;
+};
+
 // out = sum_j exp(s_j - lse) v_j, lse = log sum_j exp(s_j). No key seen: out = 0, lse = -inf.
 struct SoftmaxNormaliser {
   static constexpr bool kHasStatistic = true;
   static constexpr bool kIsBase2 = true;
-  static constexpr double kMasked = -__builtin_inf();  // score of a pair that the mask removes
+  static constexpr double kMasked = -__builtin_inf();
+  static constexpr double kLog2e = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
+  static constexpr int kStateRows = 2;
   template <class V>
-  struct State {
-    V max, sum;
+  struct State {  // the maximum, times log2(e), and the sum of 2^(x - max)
+    V rows[kStateRows];
   };
 
-  // State after the keys behind a stored statistic; their part of `out` counts with weight 1.
-  template <class V>
-  [[gnu::always_inline]] WEFT_HD static State<V> init(V lse) {
-    using T = typename core::LaneTraits<V>::Element;
-    V none = V{} + T(kMasked), zero = V{}, one = zero + T(1);
-    return {lse, lse == none ? zero : one};
+  template <class T>
+  WEFT_HD static State<T> init(T lse, bool has) {
+    T max = has ? lse * T(kLog2e) : T(kMasked);
+    return {max, max == T(kMasked) ? T(0) : T(1)};
   }
-  // Takes the largest new score in; returns the factor of everything summed so far.
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V key(V score) {
+    return score;
+  }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static V rescale(State<V>& state, V tile_max) {
-    V max = core::lane_max(tile_max, state.max);
-    V factor = core::lane_exp2(state.max - shift(max));
-    state = {max, state.sum * factor};
+    V max = core::lane_max(tile_max, state.rows[0]);
+    V factor = core::lane_exp2(state.rows[0] - or_zero(max));
+    state = {max, state.rows[1] * factor};
     return factor;
   }
-  // What weight() subtracts: the maximum, or 0 while no key was seen.
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V shift(V max) {
-    using T = typename core::LaneTraits<V>::Element;
-    V none = V{} + T(kMasked), zero = V{};
-    return max == none ? zero : max;
+  [[gnu::always_inline]] WEFT_HD static V shift(const State<V>& state) {
+    return or_zero(state.rows[0]);
   }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static V weight(V score, V shift) {
     return core::lane_exp2(score - shift);
   }
   template <class V>
+  [[gnu::always_inline]] WEFT_HD static V counted(V weight) {
+    return weight;
+  }
+  template <class V>
   [[gnu::always_inline]] WEFT_HD static void add(State<V>& state, V weights) {
-    state.sum += weights;
+    state.rows[1] += weights;
   }
-
   template <class T>
-  struct Final {
-    T factor, statistic;  // of the summed out; lse / log(2)
-  };
-  template <class T>
-  static Final<T> finish(T max, T sum) {
+  static Final<T> finish(const State<T>& state) {
+    T max = state.rows[0], sum = state.rows[1];
     if (sum == 0) return {T(0), T(kMasked)};
-    return {T(1) / sum, max + T(std::log2(static_cast<double>(sum)))};
+    return {T(1) / sum, (max + T(std::log2(static_cast<double>(sum)))) * T(kLn2)};
   }
-  // Two finished partial results over disjoint keys: out = a * out_a + b * out_b. Maximum form, no overflow.
   template <class T>
-  struct Merged {
-    T a, b, statistic;
-  };
-  template <class T>
-  static Merged<T> merge(T lse_a, T lse_b) {
+  static Merged<T> merge(T lse_a, T lse_b) {  // maximum form: no overflow
     T high = lse_a > lse_b ? lse_a : lse_b, low = lse_a > lse_b ? lse_b : lse_a;
     if (high == T(kMasked)) return {T(0), T(0), high};
     T lse = high + std::log1p(std::exp(low - high));
     return {std::exp(lse_a - lse), std::exp(lse_b - lse), lse};
   }
-
-  // Backward: the final weight from the stored statistic (rows without keys: weight 0), and d score.
   template <class T>
-  [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) {
-    return lse == T(kMasked) ? -T(kMasked) : lse;
+  [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) {  // rows without keys: weight 0
+    return lse == T(kMasked) ? -T(kMasked) : lse * T(kLog2e);
   }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V dscore(V weight, V dweight, V delta) {
+  [[gnu::always_inline]] WEFT_HD static V dscore(V, V weight, V dweight, V delta) {
     return weight * (dweight - delta);
+  }
+
+ private:
+  // 0 while no key was seen, so that -inf - (-inf) never happens.
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V or_zero(V max) {
+    using T = typename core::LaneTraits<V>::Element;
+    V none = V{} + T(kMasked), zero = V{};
+    return max == none ? zero : max;
   }
 };
 
@@ -86,41 +111,40 @@ struct SumNormaliser {
   static constexpr bool kHasStatistic = false;
   static constexpr bool kIsBase2 = false;
   static constexpr double kMasked = 0;
+  static constexpr int kStateRows = 0;
   template <class V>
-  struct State {
-    V max, sum;
-  };
+  struct State {};
 
+  template <class T>
+  WEFT_HD static State<T> init(T, bool) {
+    return {};
+  }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static State<V> init(V) {
-    return {V{}, V{}};
+  [[gnu::always_inline]] WEFT_HD static V key(V score) {
+    return score;
   }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static V rescale(State<V>&, V) {
     return V{} + 1;
   }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V shift(V max) {
-    return max;
+  [[gnu::always_inline]] WEFT_HD static V shift(const State<V>&) {
+    return V{};
   }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static V weight(V score, V) {
     return score;
   }
   template <class V>
+  [[gnu::always_inline]] WEFT_HD static V counted(V weight) {
+    return weight;
+  }
+  template <class V>
   [[gnu::always_inline]] WEFT_HD static void add(State<V>&, V) {}
   template <class T>
-  struct Final {
-    T factor, statistic;
-  };
-  template <class T>
-  static Final<T> finish(T, T) {
+  static Final<T> finish(const State<T>&) {
     return {T(1), T(0)};
   }
-  template <class T>
-  struct Merged {
-    T a, b, statistic;
-  };
   template <class T>
   static Merged<T> merge(T, T) {
     return {T(1), T(1), T(0)};
@@ -130,9 +154,32 @@ struct SumNormaliser {
     return T(0);
   }
   template <class V>
-  [[gnu::always_inline]] WEFT_HD static V dscore(V, V dweight, V) {
+  [[gnu::always_inline]] WEFT_HD static V dscore(V, V, V dweight, V) {
     return dweight;
   }
 };
 
+namespace core {
+
+// States of many queries as rows of `stride` numbers; the state of query i is column i.
+template <class Normaliser, class V, class T>
+[[gnu::always_inline]] inline typename Normaliser::template State<V> read_state(const T* rows, int64_t stride,
+                                                                                int64_t i) {
+  typename Normaliser::template State<V> state;
+  if constexpr (Normaliser::kStateRows > 0) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Normaliser::kStateRows; ++r) __builtin_memcpy(&state.rows[r], rows + r * stride + i, sizeof(V));
+  }
+  return state;
+}
+template <class Normaliser, class V, class T>
+[[gnu::always_inline]] inline void write_state(const typename Normaliser::template State<V>& state, T* rows,
+                                               int64_t stride, int64_t i) {
+  if constexpr (Normaliser::kStateRows > 0) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Normaliser::kStateRows; ++r) __builtin_memcpy(rows + r * stride + i, &state.rows[r], sizeof(V));
+  }
+}
+
+}  // namespace core
 }  // namespace weft::ops
