@@ -125,12 +125,21 @@ bool all_finite(const Tensor& x) {
 Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options) {
   check_floating(x, "cumsum");
   int d = wrap_dim(dim, x.num_dims(), "cumsum");
+  if (options.segments.defined()) {
+    const Tensor& segments = options.segments;
+    auto last = x.shape().begin() + d + 1;
+    WEFT_CHECK(segments.dtype() == kI32 && segments.device() == x.device() &&
+                   std::equal(x.shape().begin(), last, segments.shape().begin(), segments.shape().end()),
+               str("cumsum: segments are ", segments, " for dimension ", d, " of ", x),
+               "give i32 of x's shape up to and with that dimension, on its device");
+    options.segments = contiguous(segments);
+  }
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (x.num_elements() == 0) return y;
   if constexpr (kCuda) {
-    if (x.is_cuda()) return cuda::cumsum(y, x, d, options.reverse, options.exclusive), y;
+    if (x.is_cuda()) return cuda::cumsum(y, x, d, options), y;
   }
-  cpu::cumsum(y, x, d, options.reverse, options.exclusive);
+  cpu::cumsum(y, x, d, options);
   return y;
 }
 

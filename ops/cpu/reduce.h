@@ -5,6 +5,7 @@
 
 #include "ops/cpu/isa.h"
 #include "weft/core/tensor.h"
+#include "weft/ops/reduce.h"
 
 namespace weft::cpu {
 
@@ -39,6 +40,6 @@ void reduce(Tensor& out, const Tensor& x, unsigned reduced, Reduction kind, doub
 void argmax(Tensor& out, const Tensor& x, int dim);  // out: i64, row-major, without `dim`
 double sum_of_squares(const Tensor& x);              // x is row-major
 bool all_finite(const Tensor& x);
-void cumsum(Tensor& y, const Tensor& x, int dim, bool is_reverse, bool is_exclusive);
+void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
 
 }  // namespace weft::cpu

@@ -196,11 +196,11 @@ bool all_finite(const Tensor& x) {
 }
 
 // Each running sum is kept in f64 and rounded once per element.
-void cumsum(Tensor& y, const Tensor& x, int dim, bool is_reverse, bool is_exclusive) {
+void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options) {
   if (!x.is_contiguous()) {
     Tensor dense = Tensor::empty(x.shape(), x.dtype());
     copy(dense, x);
-    return cumsum(y, dense, dim, is_reverse, is_exclusive);
+    return cumsum(y, dense, dim, options);
   }
   Cut c;
   cut(x, dim, dim + 1, c);
@@ -211,17 +211,20 @@ void cumsum(Tensor& y, const Tensor& x, int dim, bool is_reverse, bool is_exclus
     using L = std::conditional_t<std::is_same_v<T, double>, double, float>;
     const T* from = x.data<T>();
     T* to = y.mutable_data<T>();
+    const int32_t* segments = options.segments.defined() ? options.segments.data<int32_t>() : nullptr;
     int64_t grain = std::max<int64_t>(1, kGrain / (c.n * std::min(c.inner, kStrip)));
     parallel_for(c.outer * num_strips, grain, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         int64_t column = item % num_strips * kStrip, width = std::min(kStrip, c.inner - column);
         double sums[kStrip] = {};
         for (int64_t i = 0; i < c.n; ++i) {
-          int64_t at = (item / num_strips * c.n + (is_reverse ? c.n - 1 - i : i)) * c.inner + column;
+          int64_t row = item / num_strips * c.n + (options.reverse ? c.n - 1 - i : i), at = row * c.inner + column;
+          if (segments && i > 0 && segments[row] != segments[options.reverse ? row + 1 : row - 1])
+            std::fill_n(sums, width, 0.0);
           for (int64_t k = 0; k < width; ++k) {
             double before = sums[k];
             sums[k] += static_cast<double>(static_cast<L>(from[at + k]));
-            to[at + k] = T(static_cast<L>(is_exclusive ? before : sums[k]));
+            to[at + k] = T(static_cast<L>(options.exclusive ? before : sums[k]));
           }
         }
       }

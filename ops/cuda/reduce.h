@@ -11,6 +11,6 @@ void reduce(Tensor& out, const Tensor& x, unsigned reduced, Reduction kind, doub
 void argmax(Tensor& out, const Tensor& x, int dim);
 double sum_of_squares(const Tensor& x);
 bool all_finite(const Tensor& x);
-void cumsum(Tensor& y, const Tensor& x, int dim, bool is_reverse, bool is_exclusive);
+void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
 
 }  // namespace weft::cuda

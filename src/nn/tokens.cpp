@@ -62,27 +62,14 @@ std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Va
   return weft::attend(q_BTHK, k, v, here, cache.keys(here), options);
 }
 
-// A running sum over the row minus what it was where the document began.
 Var Tokens::scan(const Var& x) {
+  if (!options_.cache) return cumsum(x, 1, {.segments = data_.documents});
+  WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
+  Cache::Slot& slot = options_.cache->slot(next_slot_++);
   Var total = cumsum(x, 1);
-  if (options_.cache) {
-    Cache::Slot& slot = options_.cache->slot(next_slot_++);
-    WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
-    if (slot.a.defined()) total = total + Var(slot.a);
-    slot.a = total.value().slice(1, num_tokens() - 1, num_tokens());
-    return total;
-  }
-  if (!data_.documents.defined()) return total;
-  int64_t B = batch(), T = num_tokens();
-  Tensor starts = Tensor::empty({B, T}, kI64, Device::cpu());
-  auto documents = data_.documents.to_vector<int32_t>();
-  auto* start = starts.mutable_data<int64_t>();
-  for (int64_t i = 0; i < B * T; ++i)
-    start[i] =
-        i % T && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - 1)] ? start[i - 1] : i % T;
-  Shape index_shape = x.shape();
-  for (int i = 2; i < x.num_dims(); ++i) starts = starts.unsqueeze(-1);
-  return total - gather(cumsum(x, 1, {.exclusive = true}), 1, starts.expand(index_shape));
+  if (slot.a.defined()) total = total + Var(slot.a);
+  slot.a = total.value().slice(1, num_tokens() - 1, num_tokens());
+  return total;
 }
 
 Var Tokens::shift(const Var& x, int64_t n) {

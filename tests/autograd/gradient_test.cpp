@@ -108,6 +108,11 @@ std::vector<Row> shape_rows() {
       {"max", {{4, 5}}, [](In in) { return max(in[0], 1); }},
       {"max_keep", {{4, 5}}, [](In in) { return max(in[0], 0, true); }},
       {"cumsum", {{3, 5}}, [](In in) { return cumsum(in[0], 1); }},
+      {"cumsum_segments",
+       {{1, 5, 2}},
+       [](In in) {
+         return cumsum(in[0], 1, {.segments = ints({1, 1, 2, 2, 2}, {1, 5})});
+       }},
       {"cumsum_reverse", {{3, 5}}, [](In in) { return cumsum(in[0], 0, {.reverse = true, .exclusive = true}); }},
       {"embedding",
        {{5, 3}},

@@ -277,6 +277,19 @@ TEST(Reduce, CumulativeSums) {
         }
 }
 
+TEST(Reduce, CumulativeSumsRestartWithSegments) {
+  Tensor x = Tensor::from<float>({1, 10, 2, 20, INFINITY, 30, 4, 40, 5, 50}, {1, 5, 2});
+  Tensor segments = Tensor::from<int32_t>({3, 3, 3, -1, -1}, {1, 5});
+  double inf = INFINITY;
+  auto run = [&](bool reverse, bool exclusive) {
+    return values(ops::cumsum(x, 1, {.reverse = reverse, .exclusive = exclusive, .segments = segments}));
+  };
+  EXPECT_EQ(run(false, false), (std::vector<double>{1, 10, 3, 30, inf, 60, 4, 40, 9, 90}));
+  EXPECT_EQ(run(false, true), (std::vector<double>{0, 0, 1, 10, 3, 30, 0, 0, 4, 40}));
+  EXPECT_EQ(run(true, false), (std::vector<double>{inf, 60, inf, 50, inf, 30, 9, 90, 5, 50}));
+  EXPECT_EQ(run(true, true), (std::vector<double>{inf, 50, inf, 30, 0, 0, 5, 50, 0, 0}));
+}
+
 TEST(Reduce, ErrorsSayWhatAndHowToFix) {
   Tensor x = Tensor::zeros({2, 3}), i = Tensor::zeros({2}, kI64), none = Tensor::zeros({2, 0});
   const int twice[] = {0, -2};
@@ -286,6 +299,8 @@ TEST(Reduce, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", test::error_of([&] { ops::max(none, 1); }, {"max: dimension 1 of [2, 0] f32 cpu is empty"}));
   EXPECT_EQ("", test::error_of([&] { ops::argmax(none, -1); }, {"argmax: dimension -1 of [2, 0] f32 cpu is empty"}));
   EXPECT_EQ("", test::error_of([&] { ops::cumsum(i, 0); }, {"cumsum: x is [2] i64 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::cumsum(x, 1, {.segments = Tensor::zeros({3}, kI32)}); },
+                               {"cumsum: segments are [3] i32 cpu for dimension 1 of [2, 3] f32 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::sum_of_squares(i); }, {"sum_of_squares: x is [2] i64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::all_finite(Tensor()); }, {"all_finite: x is undefined"}));
 }

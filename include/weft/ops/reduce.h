@@ -18,10 +18,12 @@ Tensor argmax(const Tensor& x, int64_t dim);  // i64; the lowest index wins a ti
 double sum_of_squares(const Tensor& x);       // accumulated in f64
 bool all_finite(const Tensor& x);
 
-// Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out.
+// Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out. With `segments`
+// (i32, of x's shape up to and with that dimension) the sum restarts wherever neighbours differ.
 struct CumsumOptions {
   bool reverse = false;
   bool exclusive = false;
+  Tensor segments = {};
 };
 Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options = {});  // backward: the same with reverse flipped
 
