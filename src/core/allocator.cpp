@@ -171,11 +171,12 @@ void Storage::release() {
 Allocator& cuda_allocator(int index);  // src/core/cuda
 #endif
 
-Allocator& allocator([[maybe_unused]] Device device) {
+Allocator& allocator(Device device) {
   static CpuAllocator& cpu = *new CpuAllocator;  // never destroyed: tensors in static storage may outlive it
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_allocator(device.index);
 #endif
+  WEFT_CHECK(device.is_cpu(), str("memory on ", device, ": this build has no CUDA"), "use Device::cpu()");
   return cpu;
 }
 

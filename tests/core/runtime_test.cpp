@@ -85,6 +85,15 @@ TEST(Error, SaysWhatWhereAndFix) {
   EXPECT_EQ(str("a", 1, -2, 3.5, true, 'c', Shape{1, 2}, kBF16), "a1-23.5truec[1, 2]bf16");
 }
 
+TEST(Device, OneThatTheBuildLacksIsAnError) {
+  if (kCuda) GTEST_SKIP() << "a CUDA build";
+  EXPECT_EQ("", test::error_of([] { set_default_device(Device::cuda()); },
+                               {"set_default_device: cuda:0 is not in this build"}));
+  EXPECT_EQ("", test::error_of([] { Tensor::zeros({2}, kF32, Device::cuda(1)); },
+                               {"memory on cuda:1: this build has no CUDA"}));
+  EXPECT_TRUE(default_device().is_cpu());
+}
+
 TEST(Parallel, CoversEveryIndexOnce) {
   for (int64_t n : {0, 1, 2, 1000, 1001}) {
     std::vector<std::atomic<int>> hits(static_cast<size_t>(n));
