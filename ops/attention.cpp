@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "ops/cpu/attention/kernels.h"
-#include "weft/core/parallel.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft::ops {
 
@@ -168,16 +168,6 @@ void run_forward(const core::Problem& problem, const AttentionOptions& options) 
   cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::forward(problem, options); });
 }
 
-Tensor to_bf16(const Tensor& x) {
-  Tensor y = Tensor::empty(x.shape(), kBF16);
-  const float* from = x.data<float>();
-  auto* to = y.mutable_data<BFloat16>();
-  parallel_for(x.num_elements(), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = BFloat16(from[i]);
-  });
-  return y;
-}
-
 }  // namespace
 
 AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const AttentionOptions& options) {
@@ -259,7 +249,7 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
                        Tensor::zeros(v_BSGV.shape(), p.compute)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
   cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
-  if (q_BTHK.dtype() == kBF16) grads = {to_bf16(grads.dq), to_bf16(grads.dk), to_bf16(grads.dv)};
+  if (q_BTHK.dtype() == kBF16) grads = {cast(grads.dq, kBF16), cast(grads.dk, kBF16), cast(grads.dv, kBF16)};
   return grads;
 }
 

@@ -66,7 +66,7 @@ void check_not_bool(const Tensor& a, std::string_view op) {
 
 }  // namespace
 
-// ---- Two tensors.
+// Two tensors.
 
 Tensor add(const Tensor& a, const Tensor& b) {
   check_not_bool(a, "add");
@@ -119,12 +119,12 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
   return sum(x, std::span<const int>(dims.data(), count), true).reshape(shape);
 }
 
-// ---- A tensor and a number.
+// A tensor and a number.
 
 Tensor scale(const Tensor& x, double factor) { return map(x, math::Scale{factor}, "scale"); }
 Tensor add_scalar(const Tensor& x, double number) { return map(x, math::AddScalar{number}, "add_scalar"); }
 
-// ---- One tensor.
+// One tensor.
 
 Tensor neg(const Tensor& x) { return map(x, math::Neg{}, "neg"); }
 Tensor abs(const Tensor& x) { return map(x, math::Abs{}, "abs"); }

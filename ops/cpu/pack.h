@@ -66,7 +66,7 @@ HWY_INLINE Pack<T> fused(Pack<T> a, Pack<T> b, Pack<T> c) {
   return Pack<T>(hn::MulAdd(a.v, b.v, c.v));
 }
 
-// ---- Memory. Storage types: float and BFloat16 for Pack<float>, double for Pack<double>. Addresses need no alignment.
+// Memory. Storage types: float and BFloat16 for Pack<float>, double for Pack<double>. Addresses need no alignment.
 
 template <class S>
 using Lane = std::conditional_t<std::is_same_v<S, BFloat16>, float, S>;
@@ -121,7 +121,7 @@ HWY_INLINE void store_part(Pack<Lane<S>> x, S* at, int64_t n) {
   for (int64_t i = 0; i < n; ++i) at[i] = buffer[i];
 }
 
-// ---- Between lane types: a Pack<float> is kHalves packs of f64, lower lanes first.
+// Between lane types: a Pack<float> is kHalves packs of f64, lower lanes first.
 
 #if HWY_TARGET == HWY_SCALAR
 inline constexpr int kHalves = 1;

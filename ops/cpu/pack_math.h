@@ -37,7 +37,7 @@ HWY_INLINE F32 clamp(F32 x, float low, float high) {
 #endif
 }
 
-// ---- exp
+// exp
 
 // x = n ln 2 + r with |r| <= ln(2) / 2; expm1_r = exp(r) - 1.
 struct ExpParts {
@@ -101,7 +101,7 @@ HWY_INLINE F32 tanh(F32 x) {
 }
 HWY_INLINE F64 tanh(F64 x) { return lane_by_lane(x, ::tanh); }
 
-// ---- log
+// log
 
 // x = 2^e m with m in [sqrt(1/2), sqrt(2)); log(m) by a polynomial in m - 1.
 HWY_INLINE F32 log(F32 x) {
@@ -134,7 +134,7 @@ HWY_INLINE F32 log1p(F32 x) {
 }
 HWY_INLINE F64 log1p(F64 x) { return lane_by_lane(x, ::log1p); }
 
-// ---- sin, cos
+// sin, cos
 
 // sin(x + shift pi / 2). The angle is reduced in f64 (two parts of pi / 2), so that large angles keep f32's accuracy.
 HWY_INLINE F32 sin_shifted(F32 x, double shift) {
@@ -163,7 +163,7 @@ HWY_INLINE F32 cos(F32 x) { return has_huge_angle(x) ? lane_by_lane(x, ::cos) : 
 HWY_INLINE F64 sin(F64 x) { return lane_by_lane(x, ::sin); }
 HWY_INLINE F64 cos(F64 x) { return lane_by_lane(x, ::cos); }
 
-// ---- Normal distribution
+// Normal distribution
 
 template <class T>
 struct NormalPack {

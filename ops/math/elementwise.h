@@ -17,7 +17,7 @@ WEFT_HD T clamp_both(T x) {
   return select(x > T(1e4), T(1e4), clamp_low(x));
 }
 
-// ---- Two inputs.
+// Two inputs.
 
 struct Add {
   template <class T>
@@ -57,7 +57,7 @@ struct Minimum {
   }
 };
 
-// ---- One input.
+// One input.
 
 struct Scale {
   double factor;
@@ -272,7 +272,7 @@ struct Softcap {
   }
 };
 
-// ---- silu(gate) * up; dgate and dup share the sigmoid.
+// silu(gate) * up; dgate and dup share the sigmoid.
 
 struct Swiglu {
   template <class T>

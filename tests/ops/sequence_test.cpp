@@ -167,7 +167,7 @@ TEST(Rotary, SaysWhatIsWrong) {
   });
 }
 
-// ---- Causal convolution
+// Causal convolution
 
 // Documents [B, T] of uneven lengths, one of them a single token; the number of a document comes back later.
 Tensor some_documents(int64_t B, int64_t T) {
