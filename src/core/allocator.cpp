@@ -6,23 +6,21 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
 
+#include "src/core/memory_book.h"
 #include "weft/core/error.h"
 
 namespace weft {
 
 namespace {
 
-constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kGuardBytes = 64;
 constexpr unsigned char kGuard = 0xA5;
-constexpr size_t kNumClasses = 64 * 8;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kCaches = false;  // so that AddressSanitizer sees every free
 #else
@@ -32,25 +30,12 @@ constexpr bool kCaches = true;
 thread_local const char* tag_of_thread = "other";
 std::atomic<bool> is_poisoning{false};
 
-// Class of a size and the block size of a class: 64, 128, ... 512 bytes, then 2^k * (8..15)/8.
-size_t class_of(size_t bytes) {
-  if (bytes <= 512) return (std::max<size_t>(bytes, 1) - 1) / kAlignment;
-  size_t power = std::bit_width(bytes - 1) - 1;      // 2^power <= bytes-1 < 2^(power+1)
-  size_t eighth = ((bytes - 1) >> (power - 3)) - 8;  // 0..7
-  return 8 + (power - 9) * 8 + eighth;
-}
-size_t size_of_class(size_t index) {
-  if (index < 8) return (index + 1) * kAlignment;
-  size_t power = (index - 8) / 8 + 9, eighth = (index - 8) % 8;
-  return (size_t{9} + eighth) << (power - 3);
-}
-
 class CpuAllocator final : public Allocator {
  public:
   Storage* allocate(size_t bytes) override {
-    bool is_guarded = is_poisoning.load(std::memory_order_relaxed);
+    bool is_guarded = is_memory_poisoned();
     WEFT_CHECK(bytes < (size_t{1} << 62), str("allocate: ", bytes, " bytes"), "use smaller sizes");
-    size_t index = class_of(bytes + (is_guarded ? kGuardBytes : 0));
+    size_t index = class_of_size(bytes + (is_guarded ? kGuardBytes : 0));
     Storage* storage = nullptr;
     {
       std::lock_guard lock(mutex_);
@@ -69,30 +54,27 @@ class CpuAllocator final : public Allocator {
       std::memset(static_cast<char*>(storage->data) + bytes, kGuard, kGuardBytes);
     }
     std::lock_guard lock(mutex_);
-    storage->tag = tag_index(tag_of_thread);
-    account(storage, static_cast<int64_t>(storage->capacity));
-    ++stats_.num_allocations;
+    book_.allocated(storage);
     return storage;
   }
 
   void release(Storage* storage) override {
     bool is_broken = storage->is_guarded && !guard_holds(storage);
     std::lock_guard lock(mutex_);
-    stats_.num_guard_errors += is_broken;
-    account(storage, -static_cast<int64_t>(storage->capacity));
-    if constexpr (kCaches) free_[class_of(storage->capacity)].push_back(storage);
+    if (is_broken) book_.guard_broke();
+    book_.released(storage);
+    if constexpr (kCaches) free_[class_of_size(storage->capacity)].push_back(storage);
     else to_system(storage);
   }
 
   MemoryStats stats() const override {
     std::lock_guard lock(mutex_);
-    return stats_;
+    return book_.stats();
   }
 
   void reset_peak() override {
     std::lock_guard lock(mutex_);
-    stats_.peak_bytes = stats_.current_bytes;
-    for (auto& tag : stats_.tags) tag.peak_bytes = tag.current_bytes;
+    book_.reset_peak();
   }
 
   void trim() override {
@@ -105,7 +87,7 @@ class CpuAllocator final : public Allocator {
 
  private:
   Storage* from_system(size_t capacity) {
-    size_t alignment = capacity >= 2 * kHugePage ? kHugePage : kAlignment;
+    size_t alignment = capacity >= 2 * kHugePage ? kHugePage : kMemoryAlignment;
     size_t rounded = (capacity + alignment - 1) / alignment * alignment;
     void* data = std::aligned_alloc(alignment, rounded);
     if (!data) {
@@ -124,29 +106,14 @@ class CpuAllocator final : public Allocator {
     storage->capacity = capacity;
     storage->owner = this;
     std::lock_guard lock(mutex_);
-    stats_.reserved_bytes += static_cast<int64_t>(capacity);
-    ++stats_.num_system_allocations;
+    book_.taken_from_system(capacity);
     return storage;
   }
 
-  // These three under mutex_.
-  void to_system(Storage* storage) {
-    stats_.reserved_bytes -= static_cast<int64_t>(storage->capacity);
+  void to_system(Storage* storage) {  // under mutex_
+    book_.given_to_system(storage->capacity);
     std::free(storage->data);
     delete storage;
-  }
-  int tag_index(const char* name) {
-    for (size_t i = 0; i < stats_.tags.size(); ++i)
-      if (stats_.tags[i].name == name) return static_cast<int>(i);
-    stats_.tags.push_back({name, 0, 0});
-    return static_cast<int>(stats_.tags.size()) - 1;
-  }
-  void account(const Storage* storage, int64_t bytes) {
-    auto& tag = stats_.tags[static_cast<size_t>(storage->tag)];
-    tag.current_bytes += bytes;
-    tag.peak_bytes = std::max(tag.peak_bytes, tag.current_bytes);
-    stats_.current_bytes += bytes;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.current_bytes);
   }
 
   static bool guard_holds(const Storage* storage) {
@@ -155,8 +122,8 @@ class CpuAllocator final : public Allocator {
   }
 
   mutable std::mutex mutex_;
-  std::array<std::vector<Storage*>, kNumClasses> free_;
-  MemoryStats stats_;
+  std::array<std::vector<Storage*>, kNumSizeClasses> free_;
+  MemoryBook book_;
 };
 
 }  // namespace
@@ -168,7 +135,7 @@ void Storage::release() {
 }
 
 #ifdef WEFT_WITH_CUDA
-Allocator& cuda_allocator(int index);  // src/core/cuda
+Allocator& cuda_allocator(int index);  // src/core/cuda/allocator.cpp
 #endif
 
 Allocator& allocator(Device device) {
@@ -185,5 +152,6 @@ MemoryTag::~MemoryTag() { tag_of_thread = outer_; }
 const char* MemoryTag::current() { return tag_of_thread; }
 
 void set_memory_poison(bool is_on) { is_poisoning.store(is_on); }
+bool is_memory_poisoned() { return is_poisoning.load(std::memory_order_relaxed); }
 
 }  // namespace weft

@@ -1,6 +1,8 @@
 #include "weft/core/device.h"
 
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
+#include "weft/core/stream.h"
 
 namespace weft {
 
@@ -14,6 +16,10 @@ Device default_device() { return device_of_thread; }
 
 void set_default_device(Device device) {
   WEFT_CHECK(kCuda || device.is_cpu(), str("set_default_device: ", device, " is not in this build"),
+             "use Device::cpu()");
+  WEFT_CHECK(device.is_cpu() || device.index < num_cuda_devices(),
+             str("set_default_device: there is no ", device, ": ", num_cuda_devices(), " GPUs",
+                 cuda_problem().empty() ? "" : ", ", cuda_problem()),
              "use Device::cpu()");
   device_of_thread = device;
 }

@@ -4,6 +4,9 @@
 #include <cstring>
 
 #include "weft/core/error.h"
+#ifdef WEFT_WITH_CUDA
+#include "src/core/cuda/runtime.h"
+#endif
 
 namespace weft {
 
@@ -35,10 +38,6 @@ void for_each_offset(const Tensor& t, F&& f) {
       index[i] = 0;
     }
   }
-}
-
-void check_cpu(const Tensor& t, std::string_view op) {
-  WEFT_CHECK(!t.is_cuda(), str(op, ": the tensor is ", t), "copy it to the CPU first");
 }
 
 double element_as_double(const void* at, DType dtype) {
@@ -102,7 +101,7 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 }
 
 #ifdef WEFT_WITH_CUDA
-void cuda_fill(Tensor& t, double value);  // src/core/cuda
+void cuda_fill(Tensor& t, double value);  // src/core/cuda/fill.cu
 #endif
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
@@ -181,19 +180,43 @@ void Tensor::check_type(DType asked) const {
              "ask for the tensor's own type, or cast");
 }
 
+Tensor Tensor::cpu() const {
+#ifdef WEFT_WITH_CUDA
+  if (is_cuda()) {
+    int64_t low = 0, high = num_elements_ ? 1 : 0, width = static_cast<int64_t>(size_of(dtype_));
+    for (int d = 0; d < num_dims() && high; ++d) (strides_[d] < 0 ? low : high) += strides_[d] * (shape_[d] - 1);
+    Tensor memory = Tensor::empty({high - low}, dtype_, Device::cpu());
+    cuda::copy_bytes(memory.mutable_raw(), static_cast<const char*>(raw()) + low * width, memory.num_bytes(),
+                     Device::cpu(), device());
+    return memory.as_strided(shape_, strides_, -low);
+  }
+#endif
+  return *this;
+}
+
+void Tensor::set_bytes(const Tensor& from) {
+  WEFT_CHECK(shape_ == from.shape_ && dtype_ == from.dtype_ && is_contiguous_ && from.is_contiguous_,
+             str("set_bytes: ", *this, " from ", from), "give row-major tensors of one shape and dtype");
+  if (num_elements_ == 0) return;
+#ifdef WEFT_WITH_CUDA
+  return cuda::copy_bytes(mutable_raw(), from.raw(), num_bytes(), device(), from.device());
+#else
+  std::memmove(mutable_raw(), from.raw(), num_bytes());
+#endif
+}
+
 double Tensor::item() const {
   WEFT_CHECK(num_elements_ == 1, str("item: the tensor is ", *this), "item() needs a tensor with one element");
-  check_cpu(*this, "item");
-  return element_as_double(raw(), dtype_);
+  return element_as_double(cpu().raw(), dtype_);
 }
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   check_type(dtype_of<T>());
-  check_cpu(*this, "to_vector");
   std::vector<T> values;
   values.reserve(static_cast<size_t>(num_elements_));
-  const char* base = static_cast<const char*>(raw());
+  Tensor here = cpu();
+  const char* base = static_cast<const char*>(here.raw());
   for_each_offset(*this, [&](int64_t offset) {
     T x;
     std::memcpy(&x, base + offset, sizeof x);
@@ -358,9 +381,10 @@ std::string to_string(const Tensor& t) {
 
 std::string describe(const Tensor& t, int64_t max_elements) {
   std::string text = str(t, " {");
-  if (t.defined() && !t.is_cuda()) {
+  if (t.defined()) {
     int64_t count = 0;
-    const char* base = static_cast<const char*>(t.raw());
+    Tensor here = t.cpu();
+    const char* base = static_cast<const char*>(here.raw());
     for_each_offset(t, [&](int64_t offset) {
       if (count < max_elements) text += str(count ? ", " : "", element_as_double(base + offset, t.dtype()));
       else if (count == max_elements) text += ", ...";

@@ -8,6 +8,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/core/allocator.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
 #include "weft/core/tensor.h"

@@ -25,11 +25,4 @@ std::string to_string(Device device);  // "cpu", "cuda:0"
 Device default_device();
 void set_default_device(Device device);
 
-// True in builds with CUDA kernels. Callers write `if constexpr (kCuda) { if (x.is_cuda()) return cuda::f(x); }`.
-#ifdef WEFT_WITH_CUDA
-inline constexpr bool kCuda = true;
-#else
-inline constexpr bool kCuda = false;
-#endif
-
 }  // namespace weft

@@ -68,9 +68,11 @@ class Tensor {
   }
   const void* raw() const { return storage_ ? static_cast<const char*>(storage_->data) + offset_bytes() : nullptr; }
   void* mutable_raw();
-  double item() const;  // the one element of a CPU tensor, any dtype
+  double item() const;  // the one element, any dtype; waits for a device
   template <class T>
-  std::vector<T> to_vector() const;  // elements in row-major order, any strides, CPU
+  std::vector<T> to_vector() const;    // elements in row-major order, any strides; waits for a device
+  Tensor cpu() const;                  // itself, or a copy of a device's with the same strides; waits for it
+  void set_bytes(const Tensor& from);  // shape and dtype are equal, both row-major; any two devices
   uint64_t version() const { return storage_ ? storage_->version.load(std::memory_order_relaxed) : 0; }
   bool is_unshared() const { return storage_ && storage_->references.load(std::memory_order_acquire) == 1; }
   bool shares_memory_with(const Tensor& other) const { return storage_ && storage_ == other.storage_; }

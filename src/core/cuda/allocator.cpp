@@ -1,0 +1,144 @@
+// The caching allocator of one GPU. Blocks are ordered by stream: what a thread frees may be handed out again to the same
+// thread at once, because its work runs in order; other threads get blocks of their own. Plain device memory, never managed.
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "src/core/cuda/runtime.h"
+#include "src/core/memory_book.h"
+#include "weft/core/stream.h"
+
+namespace weft {
+
+namespace {
+
+constexpr size_t kGuardBytes = 64;
+constexpr int kGuard = 0xA5;
+
+struct CudaStorage : Storage {
+  cudaStream_t stream = nullptr;
+};
+
+class CudaAllocator final : public Allocator {
+ public:
+  explicit CudaAllocator(int device) : device_(device) {}
+
+  Storage* allocate(size_t bytes) override {
+    cudaStream_t stream = cuda::stream(device_);
+    bool is_guarded = is_memory_poisoned();
+    WEFT_CHECK(bytes < (size_t{1} << 62), str("allocate: ", bytes, " bytes"), "use smaller sizes");
+    size_t index = class_of_size(bytes + (is_guarded ? kGuardBytes : 0));
+    CudaStorage* storage = take(stream, index);
+    if (!storage) storage = from_system(stream, size_of_class(index));
+    storage->bytes = bytes;
+    storage->references.store(1, std::memory_order_relaxed);
+    storage->version.store(0, std::memory_order_relaxed);
+    storage->is_guarded = is_guarded;
+    if (is_guarded) {
+      cuda::check(cudaMemsetAsync(storage->data, 0xFF, bytes, stream), "poison memory");
+      cuda::check(cudaMemsetAsync(static_cast<char*>(storage->data) + bytes, kGuard, kGuardBytes, stream), "guard");
+    }
+    std::lock_guard lock(mutex_);
+    book_.allocated(storage);
+    return storage;
+  }
+
+  void release(Storage* base) override {
+    auto* storage = static_cast<CudaStorage*>(base);
+    bool is_broken = storage->is_guarded && !guard_holds(*storage);
+    // The last user was another thread: the block may go back only when its work is done.
+    if (cudaStream_t mine = cuda::stream(device_); mine != storage->stream)
+      cuda::check(cudaStreamSynchronize(mine), "free memory of another thread");
+    std::lock_guard lock(mutex_);
+    if (is_broken) book_.guard_broke();
+    book_.released(storage);
+    free_[{storage->stream, class_of_size(storage->capacity)}].push_back(storage);
+  }
+
+  MemoryStats stats() const override {
+    std::lock_guard lock(mutex_);
+    return book_.stats();
+  }
+  void reset_peak() override {
+    std::lock_guard lock(mutex_);
+    book_.reset_peak();
+  }
+
+  void trim() override {
+    std::lock_guard lock(mutex_);
+    cuda::stream(device_);
+    for (auto& [key, list] : free_)
+      for (CudaStorage* storage : list) {  // cudaFree waits for the device
+        book_.given_to_system(storage->capacity);
+        cuda::check(cudaFree(storage->data), "free memory");
+        delete storage;
+      }
+    free_.clear();
+  }
+
+ private:
+  CudaStorage* take(cudaStream_t stream, size_t index) {
+    std::lock_guard lock(mutex_);
+    auto list = free_.find({stream, index});
+    if (list == free_.end() || list->second.empty()) return nullptr;
+    CudaStorage* storage = list->second.back();
+    list->second.pop_back();
+    return storage;
+  }
+
+  CudaStorage* from_system(cudaStream_t stream, size_t capacity) {
+    void* data = nullptr;
+    cudaError_t status = cudaMalloc(&data, capacity);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      trim();
+      status = cudaMalloc(&data, capacity);
+    }
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      MemoryStats now = stats();
+      size_t free = 0, total = 0;
+      cuda::check(cudaMemGetInfo(&free, &total), "free memory");
+      fail(str("out of memory: ", capacity, " bytes asked for, ", now.current_bytes, " in live tensors, ",
+               now.reserved_bytes, " reserved, ", free, " of ", total, " free, on cuda:", device_),
+           "use a smaller batch or sequence, or train.recompute");
+    }
+    cuda::check(status, str("allocate ", capacity, " bytes"));
+    auto* storage = new CudaStorage;
+    storage->data = data;
+    storage->capacity = capacity;
+    storage->device = Device::cuda(device_);
+    storage->owner = this;
+    storage->stream = stream;
+    std::lock_guard lock(mutex_);
+    book_.taken_from_system(capacity);
+    return storage;
+  }
+
+  bool guard_holds(const CudaStorage& storage) const {
+    std::array<unsigned char, kGuardBytes> guard{};
+    cuda::copy_bytes(guard.data(), static_cast<const char*>(storage.data) + storage.bytes, kGuardBytes, Device::cpu(),
+                     storage.device);
+    return std::all_of(guard.begin(), guard.end(), [](unsigned char byte) { return byte == kGuard; });
+  }
+
+  const int device_;
+  mutable std::mutex mutex_;
+  std::map<std::pair<cudaStream_t, size_t>, std::vector<CudaStorage*>> free_;
+  MemoryBook book_;
+};
+
+}  // namespace
+
+Allocator& cuda_allocator(int index) {
+  static std::mutex mutex;
+  static std::map<int, CudaAllocator*>& all = *new std::map<int, CudaAllocator*>;  // never destroyed, like the CPU's
+  cuda::stream(index);  // Error without such a device
+  std::lock_guard lock(mutex);
+  CudaAllocator*& allocator = all[index];
+  if (!allocator) allocator = new CudaAllocator(index);
+  return *allocator;
+}
+
+}  // namespace weft

@@ -1,0 +1,138 @@
+// The emulated GPU, cuda:0: its work is done by the CPU when it is asked for. For tests of kernels on machines
+// without a GPU (ops/cuda/emulator.h); it says nothing about speed, and nothing about what a real device does with a race.
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "src/core/cuda/runtime.h"
+#include "weft/core/stream.h"
+
+namespace {
+
+// The device's memory: handed out from the front and never taken back, which is enough for tests.
+struct Arena {
+  static constexpr size_t kBytes = size_t{1} << 36, kPage = 4096;  // addresses, not memory
+  std::mutex mutex;
+  char* base = nullptr;
+  size_t used = 0;
+  int users = 0;
+
+  void protect() {
+    if (used > 0) mprotect(base, used, users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
+  }
+};
+Arena& arena() {
+  static Arena& only = *new Arena;
+  return only;
+}
+
+}  // namespace
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  Arena& a = arena();
+  std::lock_guard lock(a.mutex);
+  if (!a.base) {
+    void* memory = mmap(nullptr, Arena::kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return cudaErrorMemoryAllocation;
+    a.base = static_cast<char*>(memory);
+  }
+  size_t pages = (bytes + Arena::kPage - 1) / Arena::kPage * Arena::kPage;
+  if (pages > Arena::kBytes - a.used) return cudaErrorMemoryAllocation;
+  *data = a.base + a.used;
+  a.used += pages;
+  a.protect();
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void*) { return cudaSuccess; }
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  weft::cuda::DeviceAccess access;
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = Arena::kBytes;
+  *free = Arena::kBytes - arena().used;
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+namespace weft {
+
+namespace cuda {
+
+DeviceAccess::DeviceAccess() {
+  Arena& a = arena();
+  std::lock_guard lock(a.mutex);
+  if (++a.users == 1) a.protect();
+}
+DeviceAccess::~DeviceAccess() {
+  Arena& a = arena();
+  std::lock_guard lock(a.mutex);
+  if (--a.users == 0) a.protect();
+}
+
+void check(cudaError_t status, std::string_view what, std::source_location location) {
+  if (status != cudaSuccess) fail(str(what, ": failed"), "see above", location);
+}
+
+cudaStream_t stream(int device) {
+  WEFT_CHECK(device == 0, str("cuda:", device, ": there is one emulated GPU"), "use cuda:0");
+  return nullptr;
+}
+cudaStream_t stream_of(const Tensor& t) { return stream(t.device().index); }
+void check_launch(std::string_view, cudaStream_t, std::source_location) {}
+
+int num_multiprocessors(int) { return 2; }
+int max_shared_bytes(int) { return 227 * 1024; }
+int architecture(int) { return 90; }
+
+void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Device from_device) {
+  for (Device device : {to_device, from_device})
+    if (device.is_cuda()) stream(device.index);
+  DeviceAccess access;
+  if (bytes > 0) std::memmove(to, from, bytes);
+}
+
+}  // namespace cuda
+
+void cuda_fill(Tensor& t, double value) {
+  cuda::DeviceAccess access;
+  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(t.dtype(), "full", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T x;
+    if constexpr (std::is_same_v<T, BFloat16>) x = BFloat16(static_cast<float>(value));
+    else x = static_cast<T>(value);
+    T* data = t.mutable_data<T>();
+    for (int64_t i = 0; i < t.num_elements(); ++i) data[i] = x;
+  });
+}
+
+int num_cuda_devices() { return 1; }
+std::string cuda_problem() { return ""; }
+
+CudaDeviceInfo cuda_device_info(int index) {
+  cuda::stream(index);
+  return {.name = "emulated on the CPU", .major = 9, .minor = 0, .num_multiprocessors = 2};
+}
+
+void synchronize(Device device) {
+  if (device.is_cuda()) cuda::stream(device.index);
+}
+
+Event::Event(Device device, bool) : device_(device) {}
+Event::~Event() = default;
+void Event::record() { record_cpu(); }
+void Event::wait() {}
+void Event::synchronize() {}
+double Event::elapsed_ms(const Event& begin) const { return time_ms_ - begin.time_ms_; }
+
+PinnedBuffer::PinnedBuffer(size_t bytes) : data_(::operator new(bytes)), bytes_(bytes) {}
+PinnedBuffer::~PinnedBuffer() { ::operator delete(data_); }
+
+void set_cuda_sync(bool) {}
+
+}  // namespace weft
