@@ -1,0 +1,247 @@
+// Fibers, barriers and warp functions of the emulator. A block's fibers run one after the other, each until it waits or ends.
+#include "ops/cuda/emulator.h"
+
+#include <sys/mman.h>
+
+#include <vector>
+
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+#include "weft/core/scope.h"
+
+#if !defined(__x86_64__)
+#error "the emulator of CUDA kernels switches stacks by hand: x86-64 only"
+#endif
+
+// Saves the callee-saved registers and the stack pointer to *save and goes on where `to` was saved.
+extern "C" void weft_emulator_switch(void** save, void* to);
+asm(R"(
+.text
+.globl weft_emulator_switch
+.hidden weft_emulator_switch
+.type weft_emulator_switch,@function
+weft_emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size weft_emulator_switch,.-weft_emulator_switch
+)");
+
+namespace weft::cuda::emulator {
+
+thread_local const Self* self = nullptr;
+
+namespace {
+
+constexpr size_t kStackBytes = 128 * 1024;
+constexpr int kMostThreads = 1024;
+
+struct Fiber {
+  Self seen;
+  void* stack_pointer = nullptr;
+  bool is_done = false, is_waiting = false;
+};
+
+struct Warp {
+  const char* function = nullptr;  // that the waiting lanes have come to
+  int arrived = 0, lanes = 0;
+  unsigned turn = 0;  // two buffers in turn: nobody writes one before all have read it
+  alignas(16) unsigned char exchange[2][kWarp * kExchangeBytes];
+};
+
+// The block that an OS thread is running, and the stacks that it keeps.
+class Block {
+ public:
+  ~Block() {
+    if (stacks_) munmap(stacks_, kStackBytes * kMostThreads);
+  }
+
+  void run(const Self& common, void* context, void (*body)(void*)) {
+    context_ = context, body_ = body;
+    count_ = static_cast<int>(common.block_size.x * common.block_size.y * common.block_size.z);
+    WEFT_CHECK(count_ >= 1 && count_ <= kMostThreads, str("emulator: a block of ", count_, " threads"),
+               "use 1 to 1024 threads");
+    fibers_.assign(static_cast<size_t>(count_), Fiber{});
+    warps_.assign(static_cast<size_t>((count_ + kWarp - 1) / kWarp), Warp{});
+    at_barrier_ = 0, done_ = 0, problem_.clear();
+    for (int i = 0; i < count_; ++i) start(i, common);
+    while (done_ < count_) {
+      bool has_moved = false;
+      for (int i = 0; i < count_; ++i) {
+        Fiber& fiber = fibers_[static_cast<size_t>(i)];
+        if (fiber.is_done || fiber.is_waiting) continue;
+        has_moved = true;
+        current_ = i;
+        self = &fiber.seen;
+        weft_emulator_switch(&scheduler_, fiber.stack_pointer);
+        self = nullptr;
+        if (!problem_.empty()) fail(str("emulator: ", problem_), "the kernel is wrong");  // abandons the other fibers
+      }
+      WEFT_CHECK(has_moved,
+                 str("emulator: ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_, " have ended, and ",
+                     count_ - at_barrier_ - done_, " wait for lanes of their warp"),
+                 "the kernel is wrong: every thread must reach every barrier and warp function");
+    }
+  }
+
+  void barrier() {
+    if (done_ > 0) problem_ = "a thread ended while others wait at a barrier";
+    if (++at_barrier_ == count_) {
+      at_barrier_ = 0;
+      for (Fiber& fiber : fibers_) fiber.is_waiting = false;
+    } else {
+      fibers_[static_cast<size_t>(current_)].is_waiting = true;
+    }
+    leave();
+  }
+
+  const unsigned char* exchange(const char* function, const void* mine, int bytes) {
+    Warp& warp = warps_[static_cast<size_t>(current_ / kWarp)];
+    int first = current_ / kWarp * kWarp, lanes = std::min(kWarp, count_ - first);
+    if (lanes != kWarp) problem_ = str(function, " in a warp of ", lanes, " lanes");
+    else if (warp.arrived > 0 && warp.function != function)
+      problem_ = str("lanes of one warp are at ", warp.function, " and at ", function);
+    if (!problem_.empty()) leave();
+    warp.function = function;
+    unsigned char* buffer = warp.exchange[warp.turn % 2];
+    if (bytes > 0) std::memcpy(buffer + lane() * kExchangeBytes, mine, static_cast<size_t>(bytes));
+    if (++warp.arrived == kWarp) {
+      warp.arrived = 0;
+      ++warp.turn;
+      for (int i = first; i < first + kWarp; ++i) fibers_[static_cast<size_t>(i)].is_waiting = false;
+    } else {
+      fibers_[static_cast<size_t>(current_)].is_waiting = true;
+      leave();
+    }
+    return buffer;
+  }
+
+  int lane() const { return current_ % kWarp; }
+
+ private:
+  void start(int i, const Self& common) {
+    if (!stacks_)
+      stacks_ = static_cast<char*>(mmap(nullptr, kStackBytes * kMostThreads, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    WEFT_CHECK(stacks_ != MAP_FAILED, "emulator: no memory for stacks", "free some memory");
+    Fiber& fiber = fibers_[static_cast<size_t>(i)];
+    fiber.seen = common;
+    auto n = static_cast<unsigned>(i);
+    fiber.seen.thread = dim3(n % common.block_size.x, n / common.block_size.x % common.block_size.y,
+                             n / common.block_size.x / common.block_size.y);
+    // A stack as if enter() had been called and had switched away at its first instruction.
+    auto top = reinterpret_cast<uintptr_t>(stacks_ + static_cast<size_t>(i + 1) * kStackBytes) & ~uintptr_t{15};
+    auto* words = reinterpret_cast<void**>(top) - 8;
+    for (int w = 0; w < 6; ++w) words[w] = nullptr;
+    words[6] = reinterpret_cast<void*>(&Block::enter);
+    words[7] = nullptr;
+    fiber.stack_pointer = words;
+  }
+
+  static void enter();
+
+  void leave() {  // back to the scheduler
+    weft_emulator_switch(&fibers_[static_cast<size_t>(current_)].stack_pointer, scheduler_);
+  }
+
+  void* context_ = nullptr;
+  void (*body_)(void*) = nullptr;
+  int count_ = 0, current_ = 0, at_barrier_ = 0, done_ = 0;
+  void* scheduler_ = nullptr;
+  char* stacks_ = nullptr;
+  std::vector<Fiber> fibers_;
+  std::vector<Warp> warps_;
+  std::string problem_;
+};
+
+thread_local Block block_of_thread;
+
+void Block::enter() {
+  Block& block = block_of_thread;
+  block.body_(block.context_);
+  block.fibers_[static_cast<size_t>(block.current_)].is_done = true;
+  ++block.done_;
+  if (block.at_barrier_ > 0) block.problem_ = "a thread ended while others wait at a barrier";
+  block.leave();
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, size_t shared_bytes, void* context, void (*body)(void*)) {
+  WEFT_CHECK(shared_bytes <= 227 * 1024, str("emulator: ", shared_bytes, " bytes of shared memory"),
+             "a block has at most 227 KiB");
+  DeviceAccess access;
+  int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
+  parallel_items(blocks, [&](int64_t i) {
+    thread_local std::vector<unsigned char> memory;
+    memory.assign(shared_bytes + 128, 0xFF);
+    Self common;
+    common.block_size = block, common.grid = grid;
+    common.block = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                        static_cast<unsigned>(i / grid.x / grid.y));
+    common.shared = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128) % 128;
+    block_of_thread.run(common, context, body);
+  });
+}
+
+void block_barrier() { block_of_thread.barrier(); }
+const unsigned char* warp_exchange(const char* function, const void* mine, int bytes) {
+  return block_of_thread.exchange(function, mine, bytes);
+}
+int lane() { return block_of_thread.lane(); }
+
+namespace {
+
+struct Fragments {
+  uint32_t a[4], b[2];
+};
+float part(uint32_t pair, int which) { return std::bit_cast<float>(which ? pair & 0xffff0000u : pair << 16); }
+
+}  // namespace
+
+void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Fragments mine;
+  std::memcpy(mine.a, a, sizeof a), std::memcpy(mine.b, b, sizeof b);
+  const unsigned char* all = warp_exchange("mma_bf16_16x8x16", &mine, sizeof mine);
+  auto of = [&](int lane) { return reinterpret_cast<const Fragments*>(all + lane * kExchangeBytes); };
+  int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    int row = g + (i / 2) * 8, col = 2 * t + i % 2;
+    float sum = d[i];
+    for (int k = 0; k < 16; ++k) {
+      // a[row, k] is in lane (row % 8, k / 2 % 4), register (k / 8) * 2 + row / 8; b[k, col] in lane (col, k / 2 % 4).
+      float x = part(of(row % 8 * 4 + k / 2 % 4)->a[k / 8 * 2 + row / 8], k % 2);
+      float y = part(of(col * 4 + k / 2 % 4)->b[k / 8], k % 2);
+      sum = std::fma(x, y, sum);
+    }
+    d[i] = sum;
+  }
+}
+
+void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed) {
+  const unsigned char* all = warp_exchange("load_matrices", &row, sizeof row);
+  auto element = [&](int matrix, int i, int j) {
+    const void* from;
+    std::memcpy(&from, all + (matrix * 8 + i) * kExchangeBytes, sizeof from);
+    uint16_t x;
+    std::memcpy(&x, static_cast<const char*>(from) + 2 * j, 2);
+    return uint32_t{x};
+  };
+  int i = lane() / 4, j = lane() % 4 * 2;
+  for (int m = 0; m < 4; ++m)
+    r[m] = is_transposed ? element(m, j, i) | element(m, j + 1, i) << 16 : element(m, i, j) | element(m, i, j + 1) << 16;
+}
+
+}  // namespace weft::cuda::emulator
