@@ -128,6 +128,13 @@ Var cast(const Var& x, DType dtype) {
                 [from = x.dtype()](const Tensor& dy, Wants) { return Grads{ops::cast(dy, from)}; });
 }
 
+Var to(const Var& x, Device device) {
+  Device home = x.value().device();
+  if (home == device) return x;
+  return record("to", ops::to(x.value(), device), {x},
+                [home](const Tensor& dy, Wants) { return Grads{ops::to(dy, home)}; });
+}
+
 void assign(Tensor& to, const Tensor& from) {
   WEFT_CHECK(to.shape() == from.shape(), str("assign: ", from, " into ", to), "keep the shape");
   ops::copy_(to, from);

@@ -24,8 +24,12 @@ LinearCrossEntropyVar linear_cross_entropy(const Var& x_ND, const Var& weight_VD
   options.wants_dweight = is_recording() && weight_VD.wants_grad();
   ops::LinearCrossEntropy result = ops::linear_cross_entropy(x_ND.value(), weight_VD.value(), targets_N, options);
   auto backward_of = [dx = Saved(result.dx), dweight = Saved(result.dweight)](const Tensor& dy, Wants wants) {
-    double factor = dy.item();
-    auto times = [factor](const Tensor& grad) { return factor == 1 ? grad : ops::scale(grad, factor); };
+    // On a device the factor stays where it is: to read it, the CPU would wait for all work before.
+    double factor = dy.is_cuda() ? 0 : dy.item();
+    auto times = [&](const Tensor& grad) {
+      if (dy.is_cuda()) return ops::cast(ops::mul(ops::cast(grad, dy.dtype()), dy), grad.dtype());
+      return factor == 1 ? grad : ops::scale(grad, factor);
+    };
     return Grads{wants[0] ? times(dx) : Tensor(), wants[1] ? times(dweight) : Tensor()};
   };
   Var loss = record("linear_cross_entropy", result.loss, {x_ND, weight_VD}, std::move(backward_of));

@@ -6,6 +6,7 @@
 #include "ops/cpu/elementwise.h"
 #include "ops/cpu/random.h"
 #include "ops/cuda/elementwise.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/core/rng.h"
 #include "weft/ops/elementwise.h"
@@ -50,6 +51,14 @@ Tensor cast(const Tensor& x, DType dtype) {
   WEFT_CHECK(x.defined(), "cast: x is undefined", "give a defined tensor");
   if (x.dtype() == dtype) return x;
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
+  copy_(y, x);
+  return y;
+}
+
+Tensor to(const Tensor& x, Device device) {
+  WEFT_CHECK(x.defined(), "to: x is undefined", "give a defined tensor");
+  if (x.device() == device) return x;
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), device);
   copy_(y, x);
   return y;
 }

@@ -5,6 +5,7 @@
 
 #include "ops/cpu/elementwise.h"
 #include "ops/cuda/elementwise.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/reduce.h"
 

@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "ops/cpu/loss.h"
+#include "ops/cuda/loss.h"
 #include "ops/norm_input.h"
+#include "weft/core/cuda_build.h"
 #include "weft/ops/matmul.h"
 
 namespace weft::ops {
@@ -13,16 +15,24 @@ namespace {
 
 using cpu::Isa;
 
-// Targets [N] row-major, every id below V.
-Tensor checked_targets(const Tensor& targets, int64_t N, int64_t V, std::string_view op) {
-  WEFT_CHECK(targets.defined() && targets.dtype() == kI32 && targets.shape() == Shape{N} && !targets.is_cuda(),
-             str(op, ": targets are ", targets, " for ", N, " tokens"), str("pass targets as [", N, "] i32"));
+// Targets [N] row-major on the device of x. Ids in the CPU's memory are checked to be below V; to look at others, the CPU would
+// have to wait for the device.
+Tensor checked_targets(const Tensor& targets, const Tensor& x, int64_t V, std::string_view op) {
+  const int64_t N = x.size(0);
+  WEFT_CHECK(targets.defined() && targets.dtype() == kI32 && targets.shape() == Shape{N} &&
+                 (!targets.is_cuda() || targets.device() == x.device()),
+             str(op, ": targets are ", targets, " for ", N, " tokens on ", x.device()),
+             str("pass targets as [", N, "] i32, on the CPU or the device of the tokens"));
   Tensor t = contiguous(targets);
+  if (t.is_cuda()) return t;
   const int32_t* ids = t.data<int32_t>();
   for (int64_t n = 0; n < N; ++n)
     WEFT_CHECK(ids[n] < V, str(op, ": the target of token ", n, " is ", ids[n], ", the vocabulary has ", V, " entries"),
                "use ids below the vocabulary size, or a negative id for a token without target");
-  return t;
+  if (!x.is_cuda()) return t;
+  Tensor on_device = Tensor::empty({N}, kI32, x.device());
+  copy_(on_device, t);
+  return on_device;
 }
 
 void check_logits(const Tensor& logits, std::string_view op) {
@@ -31,10 +41,12 @@ void check_logits(const Tensor& logits, std::string_view op) {
              "pass logits [N, V]; reshape the tokens into one dimension");
 }
 
-// Tokens at a time. At least 128 where V is large: each chunk reads the weight and adds to its gradient, both V x D.
-int64_t chunk_of(int64_t asked, int64_t N, int64_t V) {
-  constexpr int64_t kBytes = 8 << 20, kFewest = 128, kMultiple = 16;
-  int64_t chunk = asked ? asked : std::max(kBytes / (4 * std::max<int64_t>(V, 1)) / kMultiple * kMultiple, kFewest);
+// Tokens at a time. The logits of a chunk should be few, and the tokens many where V is large: each chunk reads the weight and
+// adds to its gradient, both V x D. A GPU needs more tokens to multiply for as long as that takes it.
+int64_t chunk_of(int64_t asked, int64_t N, int64_t V, Device device) {
+  const int64_t bytes = device.is_cuda() ? 512 << 20 : 8 << 20, fewest = device.is_cuda() ? 1024 : 128,
+                multiple = device.is_cuda() ? 128 : 16;
+  int64_t chunk = asked ? asked : std::max(bytes / (4 * std::max<int64_t>(V, 1)) / multiple * multiple, fewest);
   return std::max<int64_t>(std::min(chunk, N), 1);
 }
 
@@ -56,34 +68,59 @@ template <class C, class G>
 class ChunkedLoss {
  public:
   ChunkedLoss(const Tensor& x, const Tensor& weight, const Tensor& targets, const LinearCrossEntropyOptions& o)
-      : x_(x), weight_(weight), targets_(targets), o_(o), chunk_(chunk_of(o.chunk, x.size(0), weight.size(0))) {
+      : x_(x),
+        weight_(weight),
+        targets_(targets),
+        o_(o),
+        chunk_(chunk_of(o.chunk, x.size(0), weight.size(0), x.device())) {
     const int64_t N = x.size(0), V = weight.size(0);
-    result_.losses = Tensor::empty({N}, dtype_of<C>());
-    if (o.wants_dx) result_.dx = Tensor::empty(x.shape(), x.dtype());
-    if (o.wants_dweight) result_.dweight = Tensor::empty(weight.shape(), dtype_of<C>());
-    logits_ = Tensor::empty({chunk_, V}, dtype_of<C>());
-    if (wants_gradient()) dlogits_ = std::is_same_v<C, G> ? logits_ : Tensor::empty({chunk_, V}, dtype_of<G>());
+    const Device device = x.device();
+    result_.losses = Tensor::empty({N}, dtype_of<C>(), device);
+    if (o.wants_dx) result_.dx = Tensor::empty(x.shape(), x.dtype(), device);
+    if (o.wants_dweight) result_.dweight = Tensor::empty(weight.shape(), dtype_of<C>(), device);
+    logits_ = Tensor::empty({chunk_, V}, dtype_of<C>(), device);
+    if (wants_gradient()) dlogits_ = std::is_same_v<C, G> ? logits_ : Tensor::empty({chunk_, V}, dtype_of<G>(), device);
   }
 
   LinearCrossEntropy run() {
     const int64_t N = x_.size(0);
     for (int64_t begin = 0; begin < N; begin += chunk_) add_chunk(begin, std::min(N, begin + chunk_));
     if (o_.wants_dweight && !has_dweight_) fill_(result_.dweight, 0);
-    double sum = 0;
-    const C* losses = result_.losses.template data<C>();
-    for (int64_t n = 0; n < N; ++n) sum += losses[n];
-    result_.loss = Tensor::full({}, o_.factor * sum, dtype_of<C>());
+    result_.loss = total_loss();
     return result_;
   }
 
  private:
   bool wants_gradient() const { return o_.wants_dx || o_.wants_dweight; }
 
+  Tensor total_loss() {
+    const int64_t N = x_.size(0);
+    const C* losses = result_.losses.template data<C>();
+    if constexpr (kCuda) {
+      if (x_.is_cuda()) {
+        Tensor loss = Tensor::empty({}, dtype_of<C>(), x_.device());
+        cuda::LossChunkKernels<C, G>::total(losses, N, o_.factor, loss.mutable_data<C>(), x_.device());
+        return loss;
+      }
+    }
+    double sum = 0;
+    for (int64_t n = 0; n < N; ++n) sum += losses[n];
+    return Tensor::full({}, o_.factor * sum, dtype_of<C>(), x_.device());
+  }
+
+  void run_kernel(const cpu::LossChunkArgs<C, G>& args, int64_t rows) {
+    if constexpr (kCuda) {
+      if (x_.is_cuda()) return cuda::LossChunkKernels<C, G>::run(args, rows, x_.device());
+    }
+    for_rows({.count = rows, .width = args.vocabulary},
+             [&]<Isa I>(int64_t first, int64_t last) { cpu::LossChunkKernels<I, C, G>::run(args, first, last); });
+  }
+
   void add_chunk(int64_t begin, int64_t end) {
     const int32_t* targets = targets_.data<int32_t>() + begin;
     C* losses = result_.losses.template mutable_data<C>() + begin;
     Tensor dx = o_.wants_dx ? result_.dx.slice(0, begin, end) : Tensor();
-    if (std::all_of(targets, targets + (end - begin), [](int32_t id) { return id < 0; })) {
+    if (!x_.is_cuda() && std::all_of(targets, targets + (end - begin), [](int32_t id) { return id < 0; })) {
       std::fill(losses, losses + (end - begin), C(0));
       if (dx.defined()) fill_(dx, 0);
       return;
@@ -98,8 +135,7 @@ class ChunkedLoss {
                                   .dlogits = dlogits.defined() ? dlogits.mutable_data<G>() : nullptr,
                                   .factor = static_cast<C>(o_.factor),
                                   .softcap = static_cast<C>(o_.softcap)};
-    cpu::Rows rows{.count = end - begin, .width = args.vocabulary};
-    for_rows(rows, [&]<Isa I>(int64_t first, int64_t last) { cpu::LossChunkKernels<I, C, G>::run(args, first, last); });
+    run_kernel(args, end - begin);
     if (dx.defined()) {
       if constexpr (std::is_same_v<C, G>) matmul_into(dx, dlogits, weight_, {}, 0);
       else copy_(dx, matmul(dlogits, weight_));
@@ -121,16 +157,20 @@ class ChunkedLoss {
 CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
   check_logits(logits_NV, "cross_entropy");
   const int64_t N = logits_NV.size(0);
-  Tensor targets = checked_targets(targets_N, N, logits_NV.size(1), "cross_entropy");
+  Tensor targets = checked_targets(targets_N, logits_NV, logits_NV.size(1), "cross_entropy");
   RowsOf input(logits_NV);
   DType dtype = statistics_dtype(logits_NV);
-  CrossEntropy result{Tensor::empty({N}, dtype), Tensor::empty({N}, dtype)};
+  const Device device = logits_NV.device();
+  CrossEntropy result{Tensor::empty({N}, dtype, device), Tensor::empty({N}, dtype, device)};
   with_floating(logits_NV, "cross_entropy", [&]<class T, class C>() {
     cpu::CrossEntropyArgs<T, C> args{.logits_rows = input.rows,
                                      .logits = input.tensor.data<T>(),
                                      .targets = targets.data<int32_t>(),
                                      .losses = result.losses.mutable_data<C>(),
                                      .lse = result.lse.mutable_data<C>()};
+    if constexpr (kCuda) {
+      if (device.is_cuda()) return cuda::CrossEntropyKernels<T, C>::forward(args, device);
+    }
     for_rows(input.rows,
              [&]<Isa I>(int64_t begin, int64_t end) { cpu::CrossEntropyKernels<I, T, C>::forward(args, begin, end); });
   });
@@ -140,12 +180,12 @@ CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
 Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
                               const Tensor& lse_N) {
   check_logits(logits_NV, "cross_entropy_backward");
-  Tensor targets = checked_targets(targets_N, logits_NV.size(0), logits_NV.size(1), "cross_entropy_backward");
+  Tensor targets = checked_targets(targets_N, logits_NV, logits_NV.size(1), "cross_entropy_backward");
   Tensor dlosses = dlosses_N.defined() ? contiguous(dlosses_N) : dlosses_N;
   check_statistic(dlosses, "dlosses", logits_NV, "cross_entropy_backward");
   check_statistic(lse_N, "lse", logits_NV, "cross_entropy_backward");
   RowsOf input(logits_NV);
-  Tensor dlogits = Tensor::empty(logits_NV.shape(), logits_NV.dtype());
+  Tensor dlogits = Tensor::empty(logits_NV.shape(), logits_NV.dtype(), logits_NV.device());
   with_floating(logits_NV, "cross_entropy_backward", [&]<class T, class C>() {
     C* lse = const_cast<C*>(lse_N.data<C>());  // the backward only reads it
     cpu::CrossEntropyArgs<T, C> args{.logits_rows = input.rows,
@@ -154,6 +194,9 @@ Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, 
                                      .lse = lse,
                                      .dlosses = dlosses.data<C>(),
                                      .dlogits = dlogits.mutable_data<T>()};
+    if constexpr (kCuda) {
+      if (logits_NV.is_cuda()) return cuda::CrossEntropyKernels<T, C>::backward(args, logits_NV.device());
+    }
     for_rows(input.rows,
              [&]<Isa I>(int64_t begin, int64_t end) { cpu::CrossEntropyKernels<I, T, C>::backward(args, begin, end); });
   });
@@ -163,7 +206,7 @@ Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, 
 LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,
                                         const LinearCrossEntropyOptions& options) {
   check_linear(x_ND, weight_VD, options);
-  Tensor targets = checked_targets(targets_N, x_ND.size(0), weight_VD.size(0), "linear_cross_entropy");
+  Tensor targets = checked_targets(targets_N, x_ND, weight_VD.size(0), "linear_cross_entropy");
   LinearCrossEntropy result;
   with_floating(x_ND, "linear_cross_entropy",
                 [&]<class T, class C>() { result = ChunkedLoss<C, T>(x_ND, weight_VD, targets, options).run(); });

@@ -4,6 +4,7 @@
 
 #include "ops/cpu/matmul.h"
 #include "ops/cuda/matmul.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 
 namespace weft::ops {

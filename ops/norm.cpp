@@ -2,8 +2,10 @@
 #include "weft/ops/norm.h"
 
 #include "ops/cpu/norm.h"
+#include "ops/cuda/norm.h"
 #include "ops/norm_input.h"
 #include "ops/row_sums.h"
+#include "weft/core/cuda_build.h"
 
 namespace weft::ops {
 
@@ -50,7 +52,8 @@ RmsNorm rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   WEFT_CHECK(eps >= 0, str("rms_norm: eps is ", eps), "eps must not be negative");
   Tensor w = checked_vector(weight, "weight", x, "rms_norm");
   RowsOf input(x);
-  RmsNorm result{Tensor::empty(x.shape(), x.dtype()), Tensor::empty(without_last(x.shape()), statistics_dtype(x))};
+  RmsNorm result{Tensor::empty(x.shape(), x.dtype(), x.device()),
+                 Tensor::empty(without_last(x.shape()), statistics_dtype(x), x.device())};
   with_floating(x, "rms_norm", [&]<class T, class C>() {
     cpu::NormArgs<T, C> args{.x_rows = input.rows,
                              .x = input.tensor.data<T>(),
@@ -58,6 +61,9 @@ RmsNorm rms_norm(const Tensor& x, const Tensor& weight, double eps) {
                              .eps = eps,
                              .y = result.y.mutable_data<T>(),
                              .inv = result.inv_rms.mutable_data<C>()};
+    if constexpr (kCuda) {
+      if (x.is_cuda()) return cuda::NormKernels<T, C>::rms_norm(args, x.device());
+    }
     for_rows(input.rows,
              [&]<Isa I>(int64_t begin, int64_t end) { cpu::NormKernels<I, T, C>::rms_norm(args, begin, end); });
   });
@@ -71,14 +77,20 @@ RmsNormGrads rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& 
   Tensor w = checked_vector(weight, "weight", x, "rms_norm_backward");
   RowsOf input(x), upstream(dy);
   const int64_t rows = input.rows.count, width = input.rows.width;
-  RmsNormGrads grads{Tensor::empty(x.shape(), x.dtype()), {}};
+  RmsNormGrads grads{Tensor::empty(x.shape(), x.dtype(), x.device()), {}};
+  if (w.defined()) grads.dweight = Tensor::empty({width}, w.dtype(), x.device());
   with_floating(x, "rms_norm_backward", [&]<class T, class C>() {
     auto args = backward_args<T, C>(upstream, input, w, inv_rms, grads.dx);
+    if constexpr (kCuda) {
+      if (x.is_cuda()) {
+        C* dweight = w.defined() ? grads.dweight.mutable_data<C>() : nullptr;
+        return cuda::NormKernels<T, C>::rms_norm_backward(args, dweight, x.device());
+      }
+    }
     auto kernel = [&](int64_t begin, int64_t end, C* dweight) {
       with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::rms_norm_backward(args, begin, end, dweight); });
     };
     if (w.defined()) {
-      grads.dweight = Tensor::empty({width}, w.dtype());
       sum_row_blocks<C>(rows, width, {&grads.dweight}, kernel);
     } else {
       parallel_for(rows, grain_of(width), [&](int64_t begin, int64_t end) { kernel(begin, end, nullptr); });
@@ -94,8 +106,8 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, 
   RowsOf input(x);
   Shape lead = without_last(x.shape());
   DType statistics = statistics_dtype(x);
-  LayerNorm result{Tensor::empty(x.shape(), x.dtype()), Tensor::empty(lead, statistics),
-                   Tensor::empty(lead, statistics)};
+  LayerNorm result{Tensor::empty(x.shape(), x.dtype(), x.device()), Tensor::empty(lead, statistics, x.device()),
+                   Tensor::empty(lead, statistics, x.device())};
   with_floating(x, "layer_norm", [&]<class T, class C>() {
     cpu::NormArgs<T, C> args{.x_rows = input.rows,
                              .x = input.tensor.data<T>(),
@@ -105,6 +117,9 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, 
                              .y = result.y.mutable_data<T>(),
                              .mean = result.mean.mutable_data<C>(),
                              .inv = result.inv_std.mutable_data<C>()};
+    if constexpr (kCuda) {
+      if (x.is_cuda()) return cuda::NormKernels<T, C>::layer_norm(args, x.device());
+    }
     for_rows(input.rows,
              [&]<Isa I>(int64_t begin, int64_t end) { cpu::NormKernels<I, T, C>::layer_norm(args, begin, end); });
   });
@@ -120,16 +135,22 @@ LayerNormGrads layer_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   Tensor w = checked_vector(weight, "weight", x, "layer_norm_backward");
   RowsOf input(x), upstream(dy);
   const int64_t rows = input.rows.count, width = input.rows.width;
-  LayerNormGrads grads{Tensor::empty(x.shape(), x.dtype()), {}, {}};
+  LayerNormGrads grads{Tensor::empty(x.shape(), x.dtype(), x.device()), {}, {}};
+  grads.dbias = Tensor::empty({width}, inv_std.dtype(), x.device());
+  if (w.defined()) grads.dweight = Tensor::empty({width}, w.dtype(), x.device());
   with_floating(x, "layer_norm_backward", [&]<class T, class C>() {
     auto args = backward_args<T, C>(upstream, input, w, inv_std, grads.dx);
     args.mean = mean.data<C>();
+    if constexpr (kCuda) {
+      if (x.is_cuda()) {
+        C* dweight = w.defined() ? grads.dweight.mutable_data<C>() : nullptr;
+        return cuda::NormKernels<T, C>::layer_norm_backward(args, dweight, grads.dbias.mutable_data<C>(), x.device());
+      }
+    }
     auto kernel = [&](int64_t begin, int64_t end, C* dbias, C* dweight) {
       with_isa([&]<Isa I>() { cpu::NormKernels<I, T, C>::layer_norm_backward(args, begin, end, dweight, dbias); });
     };
-    grads.dbias = Tensor::empty({width}, inv_std.dtype());
     if (w.defined()) {
-      grads.dweight = Tensor::empty({width}, w.dtype());
       sum_row_blocks<C>(rows, width, {&grads.dweight, &grads.dbias},
                         [&](int64_t begin, int64_t end, C* sums) { kernel(begin, end, sums + width, sums); });
     } else {

@@ -54,8 +54,8 @@ void for_rows(const cpu::Rows& rows, F&& f) {
 }
 
 inline void check_floating_rows(const Tensor& x, std::string_view name, std::string_view op) {
-  WEFT_CHECK(x.defined() && x.num_dims() >= 1 && is_floating(x.dtype()) && !x.is_cuda(), str(op, ": ", name, " is ", x),
-             str(name, " must be an f32, bf16 or f64 tensor [..., D] on the CPU"));
+  WEFT_CHECK(x.defined() && x.num_dims() >= 1 && is_floating(x.dtype()), str(op, ": ", name, " is ", x),
+             str(name, " must be an f32, bf16 or f64 tensor [..., D]"));
 }
 inline void check_like(const Tensor& t, std::string_view name, const Tensor& x, std::string_view of,
                        std::string_view op) {
@@ -65,9 +65,10 @@ inline void check_like(const Tensor& t, std::string_view name, const Tensor& x, 
 }
 // A statistic of every row: x.shape without its last size, f32 (f64 for f64).
 inline void check_statistic(const Tensor& t, std::string_view name, const Tensor& x, std::string_view op) {
-  WEFT_CHECK(
-      t.defined() && t.shape() == without_last(x.shape()) && t.dtype() == statistics_dtype(x) && t.is_contiguous(),
-      str(op, ": ", name, " is ", t, ", x is ", x), str("pass the ", name, " that the forward returned for this x"));
+  WEFT_CHECK(t.defined() && t.shape() == without_last(x.shape()) && t.dtype() == statistics_dtype(x) &&
+                 t.is_contiguous() && t.device() == x.device(),
+             str(op, ": ", name, " is ", t, ", x is ", x),
+             str("pass the ", name, " that the forward returned for this x"));
 }
 
 }  // namespace weft::ops

@@ -5,6 +5,7 @@
 
 #include "ops/cpu/optim.h"
 #include "ops/cuda/optim.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"

@@ -6,7 +6,9 @@
 #include <cstring>
 #include <numbers>
 
+#include "ops/cuda/rotary.h"
 #include "ops/norm_input.h"
+#include "weft/core/cuda_build.h"
 #include "weft/ops/sequence.h"
 
 namespace weft::ops {
@@ -103,7 +105,8 @@ void check_table(const Tensor& x, const RotaryTable& table, std::string_view op)
   const Tensor &c = table.cos, &s = table.sin;
   WEFT_CHECK(c.defined() && s.defined() && c.num_dims() == 3 && c.shape() == s.shape() && c.dtype() == kF32 &&
                  s.dtype() == kF32 && c.is_contiguous() && s.is_contiguous() && c.size(0) == x.size(0) &&
-                 c.size(1) == x.size(1) && 2 * c.size(2) <= x.size(3),
+                 c.size(1) == x.size(1) && 2 * c.size(2) <= x.size(3) && c.device() == x.device() &&
+                 s.device() == x.device(),
              str(op, ": x is ", x, ", the table's cos is ", c, " and sin ", s),
              "make the table with rotary_table() from positions [B, T] of these tokens and this head width");
 }
@@ -113,7 +116,7 @@ Tensor rotate(const Tensor& x_BTHK, const RotaryTable& table, double direction, 
   WEFT_CHECK(x_BTHK.num_dims() == 4, str(op, ": x is ", x_BTHK), "pass heads [B, T, H, K]");
   check_table(x_BTHK, table, op);
   RowsOf input(x_BTHK);
-  Tensor y = Tensor::empty(x_BTHK.shape(), x_BTHK.dtype());
+  Tensor y = Tensor::empty(x_BTHK.shape(), x_BTHK.dtype(), x_BTHK.device());
   with_type<float, BFloat16, double>(x_BTHK.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     cpu::RotaryArgs<T> args{.x_rows = input.rows,
@@ -124,6 +127,11 @@ Tensor rotate(const Tensor& x_BTHK, const RotaryTable& table, double direction, 
                             .sin = table.sin.data<float>(),
                             .direction = direction,
                             .y = y.mutable_data<T>()};
+    if constexpr (kCuda) {
+      if (x_BTHK.is_cuda())
+        return table.interleaved ? cuda::RotaryKernels<T>::interleaved(args, x_BTHK.device())
+                                 : cuda::RotaryKernels<T>::half(args, x_BTHK.device());
+    }
     for_rows(input.rows, [&]<Isa I>(int64_t begin, int64_t end) {
       if (table.interleaved) cpu::RotaryKernels<I, T>::interleaved(args, begin, end);
       else cpu::RotaryKernels<I, T>::half(args, begin, end);
@@ -153,12 +161,21 @@ std::vector<double> rotary_frequencies(int64_t head_width, const RotaryOptions& 
 
 RotaryTable rotary_table(const Tensor& positions_BT, int64_t head_width, const RotaryOptions& options) {
   WEFT_CHECK(positions_BT.defined() && positions_BT.num_dims() == 2 &&
-                 (positions_BT.dtype() == kI32 || positions_BT.dtype() == kI64) && !positions_BT.is_cuda(),
+                 (positions_BT.dtype() == kI32 || positions_BT.dtype() == kI64),
              str("rotary_table: positions are ", positions_BT), "pass positions [B, T] as i32 or i64");
   std::vector<double> frequencies = rotary_frequencies(head_width, options);
   Shape shape{positions_BT.size(0), positions_BT.size(1), static_cast<int64_t>(frequencies.size())};
-  RotaryTable table{Tensor::empty(shape), Tensor::empty(shape), options.interleaved};
+  const Device device = positions_BT.device();
+  RotaryTable table{Tensor::empty(shape, kF32, device), Tensor::empty(shape, kF32, device), options.interleaved};
   Tensor positions = contiguous(positions_BT);
+  if constexpr (kCuda) {
+    if (device.is_cuda()) {
+      Tensor on_device = Tensor::empty({shape[2]}, kF64, device);
+      copy_(on_device, Tensor::from(std::span<const double>(frequencies), {shape[2]}));
+      cuda::rotary_table(table.cos, table.sin, positions, on_device, attention_factor(options));
+      return table;
+    }
+  }
   with_type<int32_t, int64_t>(positions.dtype(), "rotary_table", [&](auto tag) {
     fill_table<typename decltype(tag)::type>(positions, frequencies, attention_factor(options), table);
   });

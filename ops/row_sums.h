@@ -20,7 +20,7 @@ void sum_row_blocks(int64_t rows, int64_t width, std::initializer_list<Tensor*> 
   const int64_t blocks = (rows + block - 1) / block;
   int64_t length = 0;
   for (Tensor* output : outputs) length += output->num_elements();
-  Tensor partial = Tensor::empty({blocks, length}, dtype_of<C>());
+  Tensor partial = Tensor::empty({blocks, length}, dtype_of<C>(), Device::cpu());
   C* partials = partial.mutable_data<C>();
   parallel_items(blocks, [&](int64_t i) {
     C* sums = partials + i * length;

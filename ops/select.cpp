@@ -2,6 +2,7 @@
 
 #include "ops/cpu/select.h"
 #include "ops/cuda/select.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 
 namespace weft::ops {

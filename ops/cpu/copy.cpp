@@ -70,6 +70,6 @@ void copy(Tensor& to, const Tensor& from) {
   else loop.run(conversion(to.dtype(), from.dtype()), nullptr);
 }
 
-void fill(Tensor& x, double value) { copy(x, Tensor::full({}, value, x.dtype())); }
+void fill(Tensor& x, double value) { copy(x, Tensor::full({}, value, x.dtype(), Device::cpu())); }
 
 }  // namespace weft::cpu

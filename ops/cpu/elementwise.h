@@ -28,7 +28,7 @@ Chunk integer_zip(DType dtype);
 
 template <class F>
 Tensor map(const Tensor& x, F f) {
-  Tensor y = Tensor::empty(x.shape(), x.dtype());
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), Device::cpu());
   Loop loop(x.shape());
   loop.output(y);
   loop.input(x);
@@ -38,7 +38,7 @@ Tensor map(const Tensor& x, F f) {
 
 template <class F>
 Tensor map_backward(const Tensor& dy, const Tensor& kept, F f) {
-  Tensor dx = Tensor::empty(dy.shape(), dy.dtype());
+  Tensor dx = Tensor::empty(dy.shape(), dy.dtype(), Device::cpu());
   Loop loop(dy.shape());
   loop.output(dx);
   loop.input(dy);
@@ -52,7 +52,7 @@ Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
   Chunk chunk = is_floating(a.dtype())
                     ? with_isa([&]<Isa I>() { return ElementwiseKernels<I>::template zip<F>(a.dtype()); })
                     : integer_zip<F>(a.dtype());
-  Tensor y = Tensor::empty(shape, a.dtype());
+  Tensor y = Tensor::empty(shape, a.dtype(), Device::cpu());
   Loop loop(shape);
   loop.output(y);
   loop.input(a);

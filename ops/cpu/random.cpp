@@ -16,7 +16,7 @@ constexpr int64_t kGrain = 4096;  // elements; a number costs about 20 ns
 template <class Value>
 void fill_with(Tensor& x, const Value& value) {
   if (!x.is_contiguous()) {
-    Tensor dense = Tensor::empty(x.shape(), x.dtype());
+    Tensor dense = Tensor::empty(x.shape(), x.dtype(), Device::cpu());
     fill_with(dense, value);
     return copy(x, dense);
   }

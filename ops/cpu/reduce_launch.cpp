@@ -70,7 +70,7 @@ void join_blocks(const L* blocks, int64_t num_blocks, int64_t outer, int64_t inn
 void reduce_group(Tensor& out, const Tensor& x, int begin, int end, Reduction kind, double scale) {
   Cut c;
   if (!cut(x, begin, end, c) || !fit_to_kernels(c)) {
-    Tensor dense = Tensor::empty(x.shape(), x.dtype());
+    Tensor dense = Tensor::empty(x.shape(), x.dtype(), Device::cpu());
     copy(dense, x);
     return reduce_group(out, dense, begin, end, kind, scale);
   }
@@ -79,7 +79,7 @@ void reduce_group(Tensor& out, const Tensor& x, int begin, int end, Reduction ki
   int64_t num_strips = is_rows ? 1 : (c.inner + kColumnStrip - 1) / kColumnStrip;
   DType lane = lane_dtype(x.dtype());
   bool is_direct = num_blocks == 1 && out.dtype() == lane;
-  Tensor blocks = is_direct ? out : Tensor::empty({c.outer, num_blocks, c.inner}, lane);
+  Tensor blocks = is_direct ? out : Tensor::empty({c.outer, num_blocks, c.inner}, lane, Device::cpu());
   ReduceJob job{x.raw(),
                 x.dtype(),
                 kind,
@@ -123,7 +123,7 @@ void reduce(Tensor& out, const Tensor& x, unsigned reduced, Reduction kind, doub
   // The last group first, into the lane type; kept as dimensions of size 1 so that the other bits stay valid.
   Shape shape = x.shape();
   for (int d = begin; d < end; ++d) shape[d] = 1;
-  Tensor partial = Tensor::empty(shape, lane_dtype(x.dtype()));
+  Tensor partial = Tensor::empty(shape, lane_dtype(x.dtype()), Device::cpu());
   reduce_group(partial, x, begin, end, kind, 1);
   reduce(out, partial, left, kind, scale);
 }
@@ -135,12 +135,12 @@ void argmax(Tensor& out, const Tensor& x, int dim) {
     shape.push_back(x.shape()[dim]);
     strides.erase(dim);
     strides.push_back(x.strides()[dim]);
-    Tensor dense = Tensor::empty(shape, x.dtype());
+    Tensor dense = Tensor::empty(shape, x.dtype(), Device::cpu());
     copy(dense, x.as_strided(shape, strides, 0));
     return argmax(out, dense, dense.num_dims() - 1);
   }
   int64_t n = x.shape().back();
-  Tensor highest = Tensor::empty(out.shape(), lane_dtype(x.dtype()));
+  Tensor highest = Tensor::empty(out.shape(), lane_dtype(x.dtype()), Device::cpu());
   reduce(highest, x, 1u << dim, Reduction::max, 1);
   int64_t* y = out.mutable_data<int64_t>();
   with_type<float, BFloat16, double>(x.dtype(), "argmax", [&](auto tag) {
@@ -168,7 +168,7 @@ template <class F>
 double sum_over_blocks(const Tensor& x, F&& of_block) {
   int64_t n = x.num_elements(), bytes = static_cast<int64_t>(size_of(x.dtype())),
           num_blocks = (n + kScanBlock - 1) / kScanBlock;
-  Tensor sums = Tensor::empty({num_blocks}, kF64);
+  Tensor sums = Tensor::empty({num_blocks}, kF64, Device::cpu());
   double* sum = sums.mutable_data<double>();
   parallel_for(num_blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
@@ -198,7 +198,7 @@ bool all_finite(const Tensor& x) {
 // Each running sum is kept in f64 and rounded once per element.
 void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options) {
   if (!x.is_contiguous()) {
-    Tensor dense = Tensor::empty(x.shape(), x.dtype());
+    Tensor dense = Tensor::empty(x.shape(), x.dtype(), Device::cpu());
     copy(dense, x);
     return cumsum(y, dense, dim, options);
   }

@@ -1,4 +1,7 @@
-// Look-ups and joins of CUDA tensors; the contracts are those of ops/cpu/select.h.
+// Look-ups and joins of CUDA tensors; the contracts are those of ops/cpu/select.h, but for index values outside their range.
+// Nobody on the host reads those: a look-up gives all bits set for one (NaN; -1 for integers), and a sum leaves it out and
+// then holds NaN at row 0 (embedding_backward) or in its elements at index 0 along `dim` (scatter_add). No memory outside the
+// tensors is read or written.
 #pragma once
 
 #include <span>

@@ -54,6 +54,7 @@ Var gelu_tanh(const Var& x);
 Var softcap(const Var& x, double cap);
 Var swiglu(const Var& gate, const Var& up);
 Var cast(const Var& x, DType dtype);  // the gradient is cast back
+Var to(const Var& x, Device device);  // a copy there, or x itself; the gradient comes back
 Var dropout(const Var& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
 
 // Writes `from` (converted) into `to`, which must have its shape: for parameters and buffers, off the tape.

@@ -1,11 +1,13 @@
 // Cross-entropy in nats over targets that are not ignored (id < 0 is ignored, id >= V is an Error). Logits become f32.
+// Targets [N] i32 may be in the CPU's memory or where the logits are. On a CUDA device the CPU does not look at them or wait for
+// anything: there an id >= V makes that token's loss and gradient NaN.
 #pragma once
 
 #include "weft/core/tensor.h"
 
 namespace weft::ops {
 
-// Losses per token of materialised logits [N, V], targets [N] i32.
+// Losses per token of materialised logits [N, V].
 struct CrossEntropy {
   Tensor losses;  // [N] f32 (f64 for f64), 0 where ignored
   Tensor lse;     // [N]
@@ -25,7 +27,9 @@ struct LinearCrossEntropy {
 struct LinearCrossEntropyOptions {
   double factor = 1;   // usually 1 / number of targets of the whole step
   double softcap = 0;  // logits become cap * tanh(logits / cap); 0: off
-  int64_t chunk = 0;   // tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128
+  // Tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128; on a CUDA device near 512 MiB, but
+  // at least 1024.
+  int64_t chunk = 0;
   bool wants_dx = false, wants_dweight = false;
 };
 LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,

@@ -1,5 +1,6 @@
 // Normalisations over the last dimension D: RMSNorm, LayerNorm, softmax, logsumexp. Statistics are f32 (f64 for f64).
-// weight and bias are of that type or of x's; their gradients are of that type, and the same for any number of threads.
+// weight and bias are of that type or of x's; their gradients are of that type, and the same for any number of threads. On a CUDA
+// device they are the same in every run and on every model of GPU.
 #pragma once
 
 #include <utility>

@@ -34,7 +34,8 @@ struct RotaryOptions {
   friend bool operator==(const RotaryOptions&, const RotaryOptions&) = default;
 };
 
-// Angles are computed in f64 from integer positions and stored as f32; one table serves all layers of a step.
+// Angles are computed in f64 from integer positions and stored as f32, on the device of the positions; one table serves all
+// layers of a step.
 struct RotaryTable {
   Tensor cos, sin;  // [B, T, rotated / 2]; Yarn's attention factor is multiplied in
   bool interleaved = false;
