@@ -7,6 +7,8 @@
 #include <numbers>
 #include <vector>
 
+#include "weft/ops/elementwise.h"
+
 namespace weft::train {
 
 namespace {
@@ -76,9 +78,12 @@ std::string Evaluation::text() const {
 }
 
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row) {
-  if (!keeps_documents_apart) return {batch.positions, {}, {}, first_row};
-  return {batch.positions, batch.documents, batch.document_positions, first_row};
+  Tensor positions = on_default_device(batch.positions);
+  if (!keeps_documents_apart) return {positions, {}, {}, first_row};
+  return {positions, on_default_device(batch.documents), on_default_device(batch.document_positions), first_row};
 }
+
+Tensor on_default_device(const Tensor& x) { return ops::to(x, default_device()); }
 
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options) {
   NoGrad no_grad;
@@ -89,7 +94,7 @@ Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows
     if (first == 0 && options.max_tokens > 0)
       total = std::clamp<int64_t>(options.max_tokens / batch.tokens.size(1), 1, total);
     Tokens tokens(token_data(batch, options.keeps_documents_apart, first));
-    LanguageModelLoss loss = model.loss(batch.tokens, batch.targets, tokens, 1);
+    LanguageModelLoss loss = model.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens, 1);
     counter.add(batch, loss.losses);
     if (options.progress) options.progress(std::min(first + options.batch, total), total);
   }

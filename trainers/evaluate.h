@@ -34,6 +34,8 @@ struct EvaluateOptions {
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
 
 // What Tokens wants of a batch.
+// A loader's tensors where the model is.
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row);
+Tensor on_default_device(const Tensor& x);
 
 }  // namespace weft::train

@@ -249,7 +249,7 @@ int Run::finish() {
   if (checkpoints_.last_saved() != trainer_.num_steps()) save();
   recorder_.finish();
   const Plan& plan = trainer_.plan();
-  int64_t peak = allocator(Device::cpu()).stats().peak_bytes;
+  int64_t peak = allocator(default_device()).stats().peak_bytes;
   std::vector<std::pair<std::string, std::string>> facts{
       {"parameters", str(model_->num_params())},
       {"steps", str(plan.steps)},

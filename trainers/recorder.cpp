@@ -62,7 +62,7 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   seconds_ += step_s;
   ++steps_;
   double tokens = static_cast<double>(steps_ * plan_.tokens_per_step);
-  int64_t peak_bytes = allocator(Device::cpu()).stats().peak_bytes;
+  int64_t peak_bytes = allocator(default_device()).stats().peak_bytes;
 
   status_.step = step;
   status_.steps = plan_.steps;

@@ -8,8 +8,10 @@
 #include "trainers/console.h"
 #include "trainers/run_checkpoint.h"
 #include "trainers/system_info.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 #include "weft/io/files.h"
 #include "weft/ops/matmul.h"
 
@@ -18,8 +20,12 @@ namespace weft::train {
 void apply_process_settings(const config::Experiment& experiment) {
   if (experiment.train().has_threads()) set_num_threads(static_cast<int>(experiment.train().threads()));
   set_anomaly_mode(experiment.train().anomaly());
-  if (experiment.train().device() == config::DeviceChoice::cuda)
-    throw config::ConfigError("train.device=cuda: this build has no CUDA", "use train.device=cpu or auto");
+  config::DeviceChoice::Value choice = experiment.train().device();
+  if (choice == config::DeviceChoice::cuda && num_cuda_devices() == 0)
+    throw config::ConfigError("train.device=cuda: " + cuda_problem(), "Use train.device=cpu or auto.");
+  bool is_cuda = choice == config::DeviceChoice::cuda ||
+                 (choice == config::DeviceChoice::auto_ && num_cuda_devices() > 0 && !kCudaEmulated);
+  set_default_device(is_cuda ? Device::cuda() : Device::cpu());
 }
 
 namespace {
@@ -108,6 +114,7 @@ double measured_peak_flops(DType dtype) {
   for (int i = 0; i < 3 || (total_s < 0.5 && i < 100); ++i) {
     auto begin = std::chrono::steady_clock::now();
     Tensor c = ops::matmul(a, b, {.transpose_b = true});
+    synchronize(c.device());
     double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     best_s = std::min(best_s, s);
     total_s += s;

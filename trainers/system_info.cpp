@@ -14,8 +14,10 @@
 
 #include "ops/cpu/isa.h"
 #include "ops/cpu/onednn_gemm.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 
 namespace weft::cli {
 
@@ -102,6 +104,12 @@ SystemInfo system_info() {
   add_cpu(info);
   add_memory(info);
   info.devices = {to_string(Device::cpu())};
+  for (int i = 0; i < num_cuda_devices(); ++i) {
+    CudaDeviceInfo gpu = cuda_device_info(i);
+    info.devices.push_back(fmt::format("cuda:{} {} (compute capability {}.{}, {:.0f} GiB)", i, gpu.name, gpu.major,
+                                       gpu.minor, static_cast<double>(gpu.memory_bytes) / 1073741824.0));
+  }
+  if (kCuda && num_cuda_devices() == 0) info.devices.push_back("no GPU: " + cuda_problem());
   return info;
 }
 

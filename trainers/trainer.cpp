@@ -32,19 +32,29 @@ void Trainer::resume_at(int64_t step, int64_t num_skipped) {
   num_skipped_ = num_skipped;
 }
 
-void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, StepResult& step) {
+Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets) {
   TokensOptions tokens_options{.is_training = true, .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)]};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
   MemoryTag tag("activations");
-  LanguageModelLoss result =
-      model_.loss(batch.tokens, batch.targets, tokens, 1.0 / static_cast<double>(step.num_targets));
-  step.loss += result.loss.value().item();
-  const auto* targets = batch.targets.data<int32_t>();
-  const auto* nats = result.losses.data<float>();
-  for (int64_t i = 0; i < batch.targets.num_elements() && !byte_lengths_.empty(); ++i)
-    if (targets[i] >= 0 && byte_lengths_[static_cast<size_t>(targets[i])] > 0)
-      step.byte_nats += static_cast<double>(nats[i]);
+  LanguageModelLoss result = model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,
+                                         1.0 / static_cast<double>(num_targets));
   backward(result.loss);
+  losses_.push_back(result.losses);
+  return result.loss.value();
+}
+
+// Loss and nats of the step, when a device has been asked for all of its micro-batches.
+void Trainer::collect(std::span<const Tensor> totals, std::span<const data::Batch> batches, StepResult& step) {
+  for (const Tensor& total : totals) step.loss += total.item();
+  for (size_t b = 0; b < batches.size() && !byte_lengths_.empty(); ++b) {
+    Tensor losses = losses_[b].cpu();
+    const auto* targets = batches[b].targets.data<int32_t>();
+    const auto* nats = losses.data<float>();
+    for (int64_t i = 0; i < losses.num_elements(); ++i)
+      if (targets[i] >= 0 && byte_lengths_[static_cast<size_t>(targets[i])] > 0)
+        step.byte_nats += static_cast<double>(nats[i]);
+  }
+  losses_.clear();
 }
 
 StepResult Trainer::step() {
@@ -66,8 +76,12 @@ StepResult Trainer::step() {
   WEFT_CHECK(result.num_targets > 0,
              str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
              "check data.end_of_text and document_mask");
+  std::vector<Tensor> totals;
+  losses_.clear();
   for (size_t i = 0; i < batches.size(); ++i)
-    forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result);
+    totals.push_back(
+        forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result.num_targets));
+  collect(totals, batches, result);
 
   std::vector<Tensor> grads;
   for (const NamedParam& p : params_) grads.push_back(p.param->grad());

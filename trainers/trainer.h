@@ -44,7 +44,8 @@ class Trainer {
   void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
-  void forward_backward(const data::Batch& batch, int64_t first_row, StepResult& result);
+  Tensor forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets);  // its share of the loss
+  void collect(std::span<const Tensor> totals, std::span<const data::Batch> batches, StepResult& result);
 
   LanguageModel& model_;
   Optimizer& optimizer_;
@@ -53,6 +54,7 @@ class Trainer {
   std::vector<int64_t> byte_lengths_;
   OutlierGuard guard_;
   std::vector<NamedParam> params_;
+  std::vector<Tensor> losses_;  // of the step's micro-batches, per token
   int64_t step_ = 0, num_skipped_ = 0;
 };
 

@@ -37,9 +37,9 @@ LoadReport compare(const SafetensorsFile& file, const std::vector<NamedTensor>& 
   std::set<std::pair<const void*, size_t>> memory;
   for (const NamedTensor& target : targets) {
     const Tensor& t = target.tensor;
-    WEFT_CHECK(t.defined() && t.device().is_cpu() && t.is_contiguous(),
+    WEFT_CHECK(t.defined() && t.is_contiguous(),
                str("load_into: target '", target.name, "' is ", t.defined() ? to_string(t) : "undefined"),
-               "give contiguous CPU tensors");
+               "give row-major tensors");
     WEFT_CHECK(names.insert(target.name).second, str("load_into: target '", target.name, "' is given twice"),
                "give unique names");
     const TensorEntry* entry = file.find(target.name);
@@ -82,7 +82,7 @@ LoadReport load_into(const SafetensorsFile& file, const std::vector<NamedTensor>
   for (const NamedTensor* match : matches) sources.push_back(file.map(match->name));
   for (size_t i = 0; i < matches.size(); ++i) {
     Tensor target = matches[i]->tensor;
-    if (target.num_bytes() > 0) std::memcpy(target.mutable_raw(), sources[i].raw(), target.num_bytes());
+    target.set_bytes(sources[i]);
   }
   return report;
 }

@@ -93,10 +93,10 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
                str("safetensors ", path, ": the name '", named.name, "' is given twice"), "give unique names");
     WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"),
                "use another name");
-    WEFT_CHECK(t.defined() && t.device().is_cpu() && t.is_contiguous(),
+    WEFT_CHECK(t.defined() && t.is_contiguous(),
                str("safetensors ", path, ": tensor '", named.name, "' is ",
                    t.defined() ? str(t, t.is_contiguous() ? "" : ", not contiguous") : std::string("undefined")),
-               "copy it to contiguous CPU memory first");
+               "give row-major tensors");
     if (t.num_bytes() == 0 || memory.emplace(t.raw(), t.num_bytes(), t.dtype()).second) order.push_back(&named);
   }
   std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
@@ -125,8 +125,10 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
   FileWriter writer(path, options.placement);
   writer.write({reinterpret_cast<const char*>(&length), sizeof length});
   writer.write(header);
-  for (const NamedTensor* named : order)
-    writer.write({static_cast<const char*>(named->tensor.raw()), named->tensor.num_bytes()});
+  for (const NamedTensor* named : order) {
+    Tensor here = named->tensor.cpu();
+    writer.write({static_cast<const char*>(here.raw()), here.num_bytes()});
+  }
   return writer.commit();
 }
 

@@ -56,9 +56,10 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
       count = static_cast<int64_t>(fresh.size());
     }
     Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});
-    Tensor logits = model.logits(Tensor::from(std::span<const int32_t>(fresh), {1, count}), tokens);
-    const float* last = logits.data<float>() + (count - 1) * model.options().vocab;
-    int32_t id = draw({last, static_cast<size_t>(vocab)}, options.temperature, options.top_p,
+    Tensor fresh_ids =
+        to(Tensor::from(std::span<const int32_t>(fresh), {1, count}), tokens.positions().device()).value();
+    Tensor logits = model.logits(fresh_ids, tokens).slice(1, count - 1, count).cpu();
+    int32_t id = draw({logits.data<float>(), static_cast<size_t>(vocab)}, options.temperature, options.top_p,
                       static_cast<double>(rng.uniform(static_cast<uint64_t>(i))));
     if (options.end_of_text && id == *options.end_of_text) break;
     made.push_back(id);

@@ -1,5 +1,6 @@
 #include "weft/nn/layers.h"
 
+#include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 
 namespace weft {
@@ -10,7 +11,7 @@ Tensor normal_init(const Shape& shape, Rng rng, double std) {
   auto* out = values.mutable_data<float>();
   for (int64_t i = 0; i < values.num_elements(); ++i)
     out[i] = static_cast<float>(std) * rng.normal(static_cast<uint64_t>(i));
-  return values;
+  return to(values, default_device()).value();
 }
 
 static Tensor constant_init(const Shape& shape, double value) {

@@ -21,7 +21,7 @@ TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position
   auto* p = positions.mutable_data<int32_t>();
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t t = 0; t < num_tokens; ++t) p[b * num_tokens + t] = static_cast<int32_t>(first_position + t);
-  return {positions, {}, {}, 0};
+  return {to(positions, default_device()).value(), {}, {}, 0};
 }
 
 Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), options_(std::move(options)) {
@@ -94,6 +94,7 @@ Var Tokens::shift(const Var& x, int64_t n) {
     same.mutable_data<bool>()[i] =
         i % T >= n && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - n)];
   for (int i = 2; i < x.num_dims(); ++i) same = same.unsqueeze(-1);
+  same = to(same, x.device()).value();
   return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
 }
 

@@ -2,15 +2,18 @@
 // every run and has to say so.
 #include <gtest/gtest.h>
 
+#include "weft/core/stream.h"
 #include "weft/data/loader.h"
 #include "weft/models/language_model.h"
+#include "weft/ops/elementwise.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
 
 namespace weft {
 namespace {
 
-std::vector<double> losses(DType compute) {
+std::vector<double> losses(DType compute, Device device = Device::cpu()) {
+  set_default_device(device);
   std::vector<int32_t> ids;
   for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % 61);
   data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = 24, .vocab = 61}, 3);
@@ -30,8 +33,8 @@ std::vector<double> losses(DType compute) {
   std::vector<double> losses;
   for (int64_t step = 0; step < 10; ++step) {
     data::Batch b = loader.batch(step * 4, 4);
-    Tokens tokens({b.positions}, {.is_training = true, .rng = Rng(step)});
-    Var loss = model.loss(b.tokens, b.targets, tokens, 1.0 / 96).loss;
+    Tokens tokens({ops::to(b.positions, device)}, {.is_training = true, .rng = Rng(step)});
+    Var loss = model.loss(ops::to(b.tokens, device), ops::to(b.targets, device), tokens, 1.0 / 96).loss;
     backward(loss);
     losses.push_back(loss.value().item());
     std::vector<Tensor> grads;
@@ -40,14 +43,29 @@ std::vector<double> losses(DType compute) {
                    clip_factor(global_norm(grads), 1));
     model.clear_grads();
   }
+  set_default_device(Device::cpu());
   return losses;
 }
 
+const double kExpected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342,
+                            4.093783, 4.119906, 4.084484, 4.089096, 4.091913};
+
+#ifdef WEFT_GOLDEN_DEVICES  // the same file as golden_device_test
+TEST(GoldenOnDevices, LossesOfTenStepsStay) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  std::vector<double> f32 = losses(kF32, Device::cuda()), bf16 = losses(kBF16, Device::cuda());
+  for (size_t i = 0; i < f32.size(); ++i) {
+    EXPECT_NEAR(f32[i], kExpected[i], 1e-4) << "step " << i;
+    EXPECT_NEAR(bf16[i], kExpected[i], 0.05) << "step " << i;
+  }
+  EXPECT_TRUE(losses(kF32, Device::cuda()) == f32) << "two runs give the same bits";
+}
+
+#else
+
 TEST(Golden, LossesOfTenStepsStay) {
-  const double expected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342,
-                             4.093783, 4.119906, 4.084484, 4.089096, 4.091913};
   std::vector<double> actual = losses(kF32);
-  for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-4) << "step " << i;
+  for (size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], kExpected[i], 1e-4) << "step " << i;
 }
 
 TEST(Golden, Bf16FollowsF32) {
@@ -56,6 +74,8 @@ TEST(Golden, Bf16FollowsF32) {
 }
 
 TEST(Golden, TwoRunsGiveTheSameBits) { EXPECT_TRUE(losses(kF32) == losses(kF32)); }
+
+#endif
 
 }  // namespace
 }  // namespace weft

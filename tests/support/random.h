@@ -14,7 +14,7 @@ void expect_guard_errors(int64_t count);  // of this test: it breaks guards on p
 // Standard normal values, rounded to `dtype`. Different names give different values.
 inline Tensor random_normal(const Shape& shape, std::string_view name, DType dtype = kF32) {
   Rng rng = Rng(seed())[name];
-  Tensor t = Tensor::empty(shape, dtype);
+  Tensor t = Tensor::empty(shape, dtype, Device::cpu());
   for (int64_t i = 0; i < t.num_elements(); ++i) {
     float x = rng.normal(static_cast<uint64_t>(i));
     if (dtype == kF64) t.mutable_data<double>()[i] = x;

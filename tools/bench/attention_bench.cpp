@@ -8,6 +8,7 @@
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/attention.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft::bench {
 
@@ -22,9 +23,13 @@ struct Case {
   int64_t document_length = 0;
 };
 
-constexpr int64_t kTokens = 4096, kHeads = 8, kWidth = 64;
+// A size of the problem: B = 1.
+struct Size {
+  int64_t tokens, heads, width;
+};
+constexpr Size kCpuSize = {4096, 8, 64};
 
-const Case kCases[] = {
+const Case kCpuCases[] = {
     {"", kF32},
     {"", kBF16},
     {" window 512", kF32, {.window = 512}},
@@ -33,9 +38,18 @@ const Case kCases[] = {
     {" alibi", kF32, {}, 0, true},
 };
 
+constexpr Size kCudaSizes[] = {{8192, 16, 128}, {8192, 32, 64}};
+const Case kCudaCases[] = {
+    {"", kBF16},
+    {" window 1024", kBF16, {.window = 1024}},
+    {" documents 1024", kBF16, {.same_document = true}, 0, false, 1024},
+    {" softcap", kBF16, {}, 30},
+    {" alibi", kBF16, {}, 0, true},
+};
+
 Tensor values(const Shape& shape, DType dtype, uint64_t salt) {
   Rng rng = Rng(7)[salt];
-  Tensor t = Tensor::empty(shape, dtype);
+  Tensor t = Tensor::empty(shape, dtype, Device::cpu());
   with_type<float, BFloat16>(dtype, "bench attention", [&](auto tag) {
     using T = typename decltype(tag)::type;
     T* x = t.mutable_data<T>();
@@ -50,21 +64,31 @@ struct Problem {
   ops::AttentionOptions options;
   double pairs = 0;  // visible ones, of one head
 
-  Problem(const Case& c, int64_t n, int64_t heads)
-      : q(values({1, n, heads, kWidth}, c.dtype, 1)),
-        k(values({1, n, heads, kWidth}, c.dtype, 2)),
-        v(values({1, n, heads, kWidth}, c.dtype, 3)),
-        dout(values({1, n, heads, kWidth}, c.dtype, 4)),
-        tokens{Tensor::empty({1, n}, kI32), Tensor::empty({1, n}, kI32)} {
+  // On the CPU.
+  Problem(const Case& c, const Size& size)
+      : q(values({1, size.tokens, size.heads, size.width}, c.dtype, 1)),
+        k(values({1, size.tokens, size.heads, size.width}, c.dtype, 2)),
+        v(values({1, size.tokens, size.heads, size.width}, c.dtype, 3)),
+        dout(values({1, size.tokens, size.heads, size.width}, c.dtype, 4)),
+        tokens{Tensor::empty({1, size.tokens}, kI32, Device::cpu()),
+               Tensor::empty({1, size.tokens}, kI32, Device::cpu())} {
+    const int64_t n = size.tokens;
     options.mask = c.mask;
     options.score.softcap = c.softcap;
-    if (c.has_alibi) options.score.alibi_slopes = Tensor::full({heads}, 0.01);
+    if (c.has_alibi) options.score.alibi_slopes = Tensor::full({size.heads}, 0.01, kF32, Device::cpu());
     for (int64_t i = 0; i < n; ++i) {
       tokens.positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(i);
       tokens.documents.mutable_data<int32_t>()[i] =
           static_cast<int32_t>(c.document_length > 0 ? i / c.document_length : 0);
       pairs += static_cast<double>(i - first_key(i) + 1);
     }
+  }
+  Problem on(Device device) const {
+    Problem p = *this;
+    for (Tensor* t :
+         {&p.q, &p.k, &p.v, &p.dout, &p.tokens.positions, &p.tokens.documents, &p.options.score.alibi_slopes})
+      if (t->defined()) *t = ops::to(*t, device);
+    return p;
   }
   int64_t first_key(int64_t i) const {
     int64_t first = options.mask.window > 0 ? std::max<int64_t>(0, i - options.mask.window + 1) : 0;
@@ -85,17 +109,18 @@ double at(const Tensor& t, int64_t i, int64_t head, int64_t c) {
 
 double dot(const Tensor& a, int64_t i, const Tensor& b, int64_t j, int64_t head) {
   double sum = 0;
-  for (int64_t c = 0; c < kWidth; ++c) sum += at(a, i, head, c) * at(b, j, head, c);
+  for (int64_t c = 0; c < a.size(3); ++c) sum += at(a, i, head, c) * at(b, j, head, c);
   return sum;
 }
 
 // Row i of out and of dq against float64 loops.
-void check_row(const Problem& p, const ops::Attention& y, const ops::AttentionGrads& grads, int64_t i, int64_t head) {
+void check_row(const Problem& p, const Tensor& y_out, const Tensor& y_dq, int64_t i, int64_t head) {
+  const int64_t width = p.q.size(3);
   int64_t first = p.first_key(i);
-  std::vector<double> weight, slope, out(kWidth), dq(kWidth);
+  std::vector<double> weight, slope, out(static_cast<size_t>(width)), dq(static_cast<size_t>(width));
   double sum = 0, delta = 0, cap = p.options.score.softcap;
   for (int64_t j = first; j <= i; ++j) {
-    double s = dot(p.q, i, p.k, j, head) / std::sqrt(double{kWidth}), t = cap > 0 ? std::tanh(s / cap) : 0;
+    double s = dot(p.q, i, p.k, j, head) / std::sqrt(double(width)), t = cap > 0 ? std::tanh(s / cap) : 0;
     if (cap > 0) s = cap * t;
     if (p.options.score.alibi_slopes.defined())
       s -= double{p.options.score.alibi_slopes.data<float>()[head]} * double(i - j);
@@ -104,33 +129,35 @@ void check_row(const Problem& p, const ops::Attention& y, const ops::AttentionGr
     sum += weight.back();
   }
   for (int64_t j = first; j <= i; ++j)
-    for (int64_t c = 0; c < kWidth; ++c) out[c] += weight[j - first] / sum * at(p.v, j, head, c);
-  for (int64_t c = 0; c < kWidth; ++c) delta += at(p.dout, i, head, c) * out[c];
+    for (int64_t c = 0; c < width; ++c) out[c] += weight[j - first] / sum * at(p.v, j, head, c);
+  for (int64_t c = 0; c < width; ++c) delta += at(p.dout, i, head, c) * out[c];
   for (int64_t j = first; j <= i; ++j) {
     double ds =
-        weight[j - first] / sum * (dot(p.dout, i, p.v, j, head) - delta) * slope[j - first] / std::sqrt(double{kWidth});
-    for (int64_t c = 0; c < kWidth; ++c) dq[c] += ds * at(p.k, j, head, c);
+        weight[j - first] / sum * (dot(p.dout, i, p.v, j, head) - delta) * slope[j - first] / std::sqrt(double(width));
+    for (int64_t c = 0; c < width; ++c) dq[c] += ds * at(p.k, j, head, c);
   }
   double allowed = p.q.dtype() == kBF16 ? 0x1p-7 : 1e-5;
-  for (int64_t c = 0; c < kWidth; ++c)
-    WEFT_CHECK(std::abs(at(y.out, i, head, c) - out[c]) <= allowed * (1 + std::abs(out[c])) &&
-                   std::abs(at(grads.dq, i, head, c) - dq[c]) <= allowed * (1 + std::abs(dq[c])),
-               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y.out, i, head, c),
-                   ", must be ", out[c], ", dq ", at(grads.dq, i, head, c), ", must be ", dq[c]),
+  for (int64_t c = 0; c < width; ++c)
+    WEFT_CHECK(std::abs(at(y_out, i, head, c) - out[c]) <= allowed * (1 + std::abs(out[c])) &&
+                   std::abs(at(y_dq, i, head, c) - dq[c]) <= allowed * (1 + std::abs(dq[c])),
+               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y_out, i, head, c),
+                   ", must be ", out[c], ", dq ", at(y_dq, i, head, c), ", must be ", dq[c]),
                "please report this");
 }
 
-void run_case(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
-  Problem p(c, kTokens, kHeads);
+void run_case(const Case& c, const Size& size, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem here(c, size), p = here.on(default_device());
   ops::Attention y = p.forward();
   ops::AttentionGrads grads = p.backward(y);
-  for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, kTokens - 1}) check_row(p, y, grads, i, i % kHeads);
+  Tensor out = y.out.cpu(), dq = grads.dq.cpu();
+  for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, size.tokens - 1})
+    check_row(here, out, dq, i, i % size.heads);
 
   double peak = gemm_peak(c.dtype) * 1e-9;
   const std::function<void()> functions[] = {[&] { p.forward(); }, [&] { p.backward(y); }};
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 1.5 : 6, options.quick ? 2 : 5);
-  double product = 2.0 * kWidth * kHeads * p.pairs * 1e-9;
-  std::string shape = str("B1 H", kHeads, " d", kWidth, " T", kTokens);
+  double product = 2.0 * static_cast<double>(size.width * size.heads) * p.pairs * 1e-9;
+  std::string shape = str("B1 H", size.heads, " d", size.width, " T", size.tokens);
   auto add = [&](const char* name, double products, const Timing& time) {
     rows.push_back(rate_row(str(name, c.name), shape, c.dtype, products * product / time.best_s, "GFLOP/s", peak));
     rows.back().extra.emplace_back("time", str(std::round(time.best_s * 1e5) / 100, " ms"));
@@ -141,16 +168,16 @@ void run_case(const Case& c, const BenchOptions& options, std::vector<Row>& rows
 
 // Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
 void run_memory(std::vector<Row>& rows) {
-  Allocator& cpu = allocator(Device::cpu());
+  Allocator& memory = allocator(default_device());
   double first = 0;
   for (int64_t n = 4096; n <= 32768; n *= 2) {
-    Problem p({"", kF32}, n, 1);
-    cpu.reset_peak();
-    int64_t before = cpu.stats().current_bytes;
+    Problem p = Problem({"", kF32}, {n, 1, kCpuSize.width}).on(default_device());
+    memory.reset_peak();
+    int64_t before = memory.stats().current_bytes;
     p.backward(p.forward());
-    double bytes = static_cast<double>(cpu.stats().peak_bytes - before) / static_cast<double>(n);
+    double bytes = static_cast<double>(memory.stats().peak_bytes - before) / static_cast<double>(n);
     if (first == 0) first = bytes;
-    rows.push_back(time_row("memory", str("B1 H1 d", kWidth, " T", n), kF32, bytes, "B/token", first));
+    rows.push_back(time_row("memory", str("B1 H1 d", kCpuSize.width, " T", n), kF32, bytes, "B/token", first));
     rows.back().extra.emplace_back("peak", str(std::round(bytes * static_cast<double>(n) / 1e4) / 100, " MB"));
   }
 }
@@ -159,7 +186,12 @@ void run_memory(std::vector<Row>& rows) {
 
 std::vector<Row> run_attention(const BenchOptions& options) {
   std::vector<Row> rows;
-  for (const Case& c : kCases) run_case(c, options, rows);
+  if (default_device().is_cuda()) {
+    for (const Size& size : kCudaSizes)
+      for (const Case& c : kCudaCases) run_case(c, size, options, rows);
+  } else {
+    for (const Case& c : kCpuCases) run_case(c, kCpuSize, options, rows);
+  }
   run_memory(rows);
   return rows;
 }

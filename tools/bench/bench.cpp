@@ -6,6 +6,7 @@
 
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 
 namespace weft::bench {
 
@@ -64,6 +65,7 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
   auto sample = [&](size_t i) {
     double begin = now_s();
     for (int r = 0; r < repeats[i]; ++r) functions[i]();
+    synchronize(default_device());
     return (now_s() - begin) / repeats[i];
   };
   for (size_t i = 0; i < functions.size(); ++i) {

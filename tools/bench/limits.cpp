@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "ops/cpu/onednn_gemm.h"
+#include "ops/cuda/cublaslt.h"
 #include "tools/bench/bench.h"
 #include "weft/core/parallel.h"
 
@@ -31,11 +32,18 @@ Tensor widened(const Tensor& x) {
 }  // namespace
 
 GemmRoutes::GemmRoutes(const Tensor& a, const Tensor& b, DType out)
-    : a_(a), b_(b), c_(Tensor::empty({a.size(0), b.size(1)}, out)) {
+    : a_(a), b_(b), c_(Tensor::empty({a.size(0), b.size(1)}, out, a.device())) {
   cpu::Gemm g;
   g.in = a.dtype(), g.out = out;
   g.m = a.size(0), g.k = a.size(1), g.n = b.size(1), g.ldc = g.n;
   g.a = operand(a_), g.b = operand(b_), g.c = c_.mutable_raw();
+  if (a.is_cuda()) {
+#if defined(WEFT_WITH_CUDA) && !defined(WEFT_CUDA_EMULATED)
+    functions_.push_back([g, device = a.device()] { cuda::cublaslt_matmul(g, device); });
+    names_.push_back("cuBLASLt");
+#endif
+    return;
+  }
   add_routes(g, "");
   if (!functions_.empty()) return;
   a_ = widened(a_), b_ = widened(b_), c_ = Tensor::empty(c_.shape(), kF32);
@@ -59,10 +67,12 @@ double gemm_peak(DType dtype) {
   static std::map<std::pair<DType, int>, double> measured;
   double& peak = measured[{dtype, num_threads()}];
   if (peak > 0) return peak;
-  struct {
+  struct Size {
     int64_t m, k, n;
-  } const kShapes[] = {{512, 512, 512}, {1024, 1024, 1024}, {2048, 512, 1536}, {2048, 768, 2048}};
-  for (auto [m, k, n] : kShapes) {
+  };
+  std::vector<Size> sizes = {{512, 512, 512}, {1024, 1024, 1024}, {2048, 512, 1536}, {2048, 768, 2048}};
+  if (default_device().is_cuda()) sizes = {{4096, 4096, 4096}, {8192, 8192, 8192}, {8192, 2048, 8192}};
+  for (auto [m, k, n] : sizes) {
     Tensor a = Tensor::full({m, k}, 0.5, dtype), b = Tensor::full({n, k}, 0.25, dtype);
     for (const Tensor& right : {b.reshape({k, n}), b.transpose(0, 1)}) {
       GemmRoutes routes(a, right, dtype);

@@ -1,4 +1,4 @@
-// oneDNN's routes for one product, as the limit of our own.
+// The library's own routes for one product, as the limit of ours: oneDNN's on the CPU, cuBLASLt called directly on a GPU.
 #pragma once
 
 #include <functional>

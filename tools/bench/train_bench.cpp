@@ -7,6 +7,7 @@
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/models/language_model.h"
+#include "weft/ops/elementwise.h"
 #include "weft/optim/optimizer.h"
 
 namespace weft::bench {
@@ -20,6 +21,11 @@ struct StepShape {
 constexpr StepShape kShapes[] = {
     {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
     {"L6 d384 h6 T512 V8192 B4", 6, 384, 6, 512, 8192, 4},
+};
+
+constexpr StepShape kCudaShapes[] = {
+    {"L24 d1024 h16 T4096 V50304 B4", 24, 1024, 16, 4096, 50304, 4},  // about 350 M parameters
+    {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
 };
 
 // One model with its optimiser and a batch of random tokens.
@@ -42,8 +48,8 @@ class TrainingStep {
       params.push_back({p.name, p.param->value(), p.param->working()});
     }
     optimizer_ = std::make_unique<Optimizer>(std::vector<ParamGroup>{{}}, std::move(params));
-    ids_ = Tensor::empty({s.batch, s.tokens}, kI32);
-    targets_ = Tensor::empty({s.batch, s.tokens}, kI32);
+    ids_ = Tensor::empty({s.batch, s.tokens}, kI32, Device::cpu());
+    targets_ = Tensor::empty({s.batch, s.tokens}, kI32, Device::cpu());
     for (int64_t i = 0; i < ids_.num_elements(); ++i) {
       auto draw = [&](uint64_t seed) {
         return static_cast<int32_t>(Rng(seed).below(static_cast<uint64_t>(s.vocab), static_cast<uint64_t>(i)));
@@ -51,6 +57,8 @@ class TrainingStep {
       ids_.mutable_data<int32_t>()[i] = draw(1);
       targets_.mutable_data<int32_t>()[i] = draw(2);
     }
+    ids_ = ops::to(ids_, default_device());
+    targets_ = ops::to(targets_, default_device());
     flops_ = model_.flops_per_token() * static_cast<double>(ids_.num_elements());
   }
 
@@ -81,13 +89,13 @@ Row step_row(const StepShape& shape, DType compute, const BenchOptions& options)
   TrainingStep step(shape, compute);
   double first = step.run();
   step.run();  // warms the caches of allocator and products
-  Allocator& cpu = allocator(Device::cpu());
-  cpu.reset_peak();
-  int64_t before = cpu.stats().num_system_allocations;
+  Allocator& memory = allocator(default_device());
+  memory.reset_peak();
+  int64_t before = memory.stats().num_system_allocations;
   double last = first;
   std::function<void()> run = [&] { last = step.run(); };
   Timing t = time_in_turn({&run, 1}, options.quick ? 4 : 20, 3)[0];
-  MemoryStats stats = cpu.stats();
+  MemoryStats stats = memory.stats();
   WEFT_CHECK(last < first, str("bench train: the loss went from ", first, " to ", last, " on one batch"),
              "a training step is broken");
   double rate = step.flops() / t.median_s;
@@ -102,9 +110,10 @@ Row step_row(const StepShape& shape, DType compute, const BenchOptions& options)
 
 std::vector<Row> run_train(const BenchOptions& options) {
   std::vector<Row> rows;
+  std::span<const StepShape> shapes = default_device().is_cuda() ? std::span<const StepShape>(kCudaShapes) : kShapes;
   for (DType compute : {kF32, kBF16})
-    for (const StepShape& shape : kShapes)
-      if (!options.quick || &shape != &kShapes[0])
+    for (const StepShape& shape : shapes)
+      if (!options.quick || &shape != &shapes[0])
         rows.push_back(step_row(shape, compute, options));  // the large one takes minutes
   return rows;
 }

@@ -1,4 +1,4 @@
-// weft bench [NAME|all] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
+// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
 #include "tools/bench/bench.h"
 
 #include <CLI/App.hpp>
@@ -11,6 +11,7 @@
 #include "trainers/config_error.h"
 #include "trainers/console.h"
 #include "weft/core/error.h"
+#include "weft/core/stream.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -18,7 +19,7 @@ namespace weft::cli {
 namespace {
 
 struct Options {
-  std::string name = "all", baseline;
+  std::string name = "all", baseline, device = "cpu";
   bool quick = false;
 };
 
@@ -78,6 +79,9 @@ void check_name(const std::string& name) {
 
 int run(const Options& options, Console& console) {
   check_name(options.name);
+  if (options.device == "cuda" && num_cuda_devices() == 0)
+    throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
+  set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
   bench::BenchOptions how{.quick = options.quick};
@@ -98,6 +102,9 @@ Action define_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, train, or all")
       ->type_name("NAME");
+  app.add_option("--device", options->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->type_name("DEVICE");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")

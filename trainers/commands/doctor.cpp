@@ -13,6 +13,7 @@
 #include "trainers/self_test.h"
 #include "trainers/session.h"
 #include "trainers/system_info.h"
+#include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
 #include "weft/trainers/cli.h"
 

@@ -1,0 +1,147 @@
+// Every differentiable function on every device that is there, forward and backward, against the CPU: the rows of the gradient
+// check in each floating dtype, dense and strided, and rows of sizes at the edges of what kernels treat apart.
+#include <gtest/gtest.h>
+
+#include "tests/autograd/rows.h"
+#include "weft/core/stream.h"
+
+namespace weft {
+namespace {
+
+using namespace test;
+
+struct OnDevice {
+  explicit OnDevice(Device device) { set_default_device(device); }
+  ~OnDevice() { set_default_device(Device::cpu()); }
+};
+
+// The value and the gradients of sum(f * weights), all on the CPU in float64.
+std::vector<Tensor> run(const Row& row, const std::vector<Tensor>& inputs, Device device) {
+  OnDevice guard(device);
+  std::vector<Var> leaves;
+  for (const Tensor& x : inputs) leaves.push_back(variable(ops::to(x, device)));
+  Var y = row.f(leaves);
+  Tensor weights = random_normal(y.value().shape(), str(row.name, "weights"), y.value().dtype() == kF64 ? kF64 : kF32);
+  std::vector<Tensor> results{y.value()};
+  backward(sum_all(y * Var(ops::to(ops::cast(weights, y.value().dtype()), device))));
+  for (const Var& leaf : leaves) results.push_back(leaf.grad());
+  for (Tensor& t : results)
+    if (t.defined()) t = ops::cast(ops::to(t, Device::cpu()), kF64);
+  return results;
+}
+
+void expect_near(const Tensor& got, const Tensor& want, double tolerance, const std::string& what) {
+  ASSERT_EQ(got.defined(), want.defined()) << what;
+  if (!got.defined()) return;
+  ASSERT_EQ(got.shape(), want.shape()) << what;
+  auto a = got.to_vector<double>(), b = want.to_vector<double>();
+  double largest = 0;
+  for (double x : b)
+    if (std::isfinite(x)) largest = std::max(largest, std::abs(x));
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    ASSERT_LE(std::abs(a[i] - b[i]), tolerance * (1 + largest))
+        << what << " element " << i << ": got " << a[i] << ", want " << b[i];
+  }
+}
+
+void compare(const Row& row, DType dtype, bool is_strided) {
+  std::vector<Tensor> inputs = inputs_of(row);
+  for (Tensor& x : inputs) {
+    x = ops::cast(x, dtype);
+    if (is_strided && x.num_dims() >= 2) x = ops::contiguous(x.transpose(0, 1)).transpose(0, 1);
+  }
+  // bf16 results are rounded once on either side, from sums in another order.
+  double tolerance = dtype == kF64 ? 1e-11 : dtype == kF32 ? 2e-5 : 0x1p-6;
+  std::vector<Tensor> want = run(row, inputs, Device::cpu());
+  for (int d = 0; d < num_cuda_devices(); ++d) {
+    std::vector<Tensor> got = run(row, inputs, Device::cuda(d));
+    for (size_t i = 0; i < want.size(); ++i)
+      expect_near(
+          got[i], want[i], tolerance,
+          str(row.name, " ", dtype, is_strided ? " strided" : "", i ? " gradient " : " value", i ? str(i - 1) : ""));
+  }
+}
+
+void compare_all(const std::vector<Row>& rows) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  for (const Row& row : rows)
+    for (DType dtype : {kF64, kF32, kBF16})
+      for (bool is_strided : {false, true}) {
+        SCOPED_TRACE(str(row.name, " ", dtype));
+        compare(row, dtype, is_strided);
+      }
+}
+
+TEST(Devices, AgreeOnElementwiseFunctions) { compare_all(elementwise_rows()); }
+TEST(Devices, AgreeOnViewsReductionsAndLookups) { compare_all(shape_rows()); }
+TEST(Devices, AgreeOnProductsNormsAttentionAndLosses) { compare_all(layer_rows()); }
+
+// Sizes around lanes, warps, blocks and tiles.
+std::vector<Row> edge_rows() {
+  std::vector<Row> rows;
+  for (int64_t n : {0, 1, 31, 33, 255, 1025, 4099}) {
+    rows.push_back({"add_n", {{n}, {n}}, [](In in) { return in[0] + in[1]; }});
+    rows.push_back({"gelu_n", {{n}}, [](In in) { return gelu(in[0]); }});
+    rows.push_back({"sum_n", {{3, n}}, [](In in) { return sum(in[0], 1); }});
+    rows.push_back({"sum_columns_n", {{n, 3}}, [](In in) { return sum(in[0], 0); }});
+    rows.push_back({"cumsum_n", {{2, n}}, [](In in) { return cumsum(in[0], 1); }});
+  }
+  // Not 2: a norm of two numbers is always (1, -1), and its gradient nothing but rounding.
+  for (int64_t n : {1, 3, 31, 64, 129, 1000, 4100}) {
+    rows.push_back({"rms_norm_n", {{5, n}, {n}}, [](In in) { return rms_norm(in[0], in[1], 1e-6); }});
+    rows.push_back({"layer_norm_n", {{5, n}, {n}, {n}}, [](In in) { return layer_norm(in[0], in[1], in[2], 1e-5); }});
+    rows.push_back({"softmax_n", {{3, n}}, [](In in) { return softmax(in[0]); }});
+    rows.push_back({"swiglu_n", {{3, n}, {3, n}}, [](In in) { return swiglu(in[0], in[1]); }});
+    rows.push_back({"cross_entropy_n", {{3, n}}, [n](In in) {
+                      return cross_entropy(in[0], ints({0, -1, static_cast<int32_t>(n - 1)}, {3}));
+                    }});
+  }
+  for (auto [m, k, n] : {std::array<int64_t, 3>{1, 1, 1}, {17, 33, 65}, {64, 64, 64}, {130, 7, 3}})
+    rows.push_back({"matmul_mkn", {{m, k}, {k, n}}, [](In in) { return matmul(in[0], in[1]); }});
+  return rows;
+}
+TEST(Devices, AgreeAtTheEdgesOfKernels) { compare_all(edge_rows()); }
+
+std::vector<Row> attention_rows() {
+  std::vector<Row> rows;
+  for (auto [t, k, v] : {std::array<int64_t, 3>{1, 8, 8},
+                         {63, 16, 16},
+                         {64, 32, 32},
+                         {65, 64, 64},
+                         {130, 64, 48},
+                         {96, 128, 128},
+                         {40, 20, 12}})
+    for (int64_t window : {0, 17})
+      rows.push_back({"attend_n", {{2, t, 4, k}, {2, t, 2, k}, {2, t, 2, v}}, [t = t, window](In in) {
+                        ops::AttentionOptions options;
+                        options.mask.window = window;
+                        return both(attend(in[0], in[1], in[2], {positions(2, t)}, {positions(2, t)}, options));
+                      }});
+  auto documents = [](int64_t t) {
+    Tensor d = Tensor::empty({1, t}, kI32, Device::cpu());
+    for (int64_t i = 0; i < t; ++i) d.mutable_data<int32_t>()[i] = static_cast<int32_t>(i / 23);
+    return here(d);
+  };
+  rows.push_back({"attend_documents", {{1, 150, 2, 32}, {1, 150, 1, 32}, {1, 150, 1, 32}}, [documents](In in) {
+                    ops::AttentionOptions options;
+                    options.mask.same_document = true;
+                    ops::AttentionTokens tokens{positions(1, 150), documents(150)};
+                    return both(attend(in[0], in[1], in[2], tokens, tokens, options));
+                  }});
+  rows.push_back({"attend_alibi", {{1, 70, 2, 32}, {1, 70, 2, 32}, {1, 70, 2, 32}}, [](In in) {
+                    ops::AttentionOptions options;
+                    options.score.alibi_slopes = here(Tensor::from<float>({0.5f, 0.125f}, {2}));
+                    options.score.softcap = 3;
+                    return both(attend(in[0], in[1], in[2], {positions(1, 70)}, {positions(1, 70)}, options));
+                  }});
+  rows.push_back({"attend_dropout_n", {{1, 70, 2, 32}, {1, 70, 1, 32}, {1, 70, 1, 32}}, [](In in) {
+                    return both(attend(in[0], in[1], in[2], {positions(1, 70)}, {positions(1, 70)},
+                                       {.dropout = 0.3, .dropout_rng = Rng(9)}));
+                  }});
+  return rows;
+}
+TEST(Devices, AgreeOnAttentionOfManySizes) { compare_all(attention_rows()); }
+
+}  // namespace
+}  // namespace weft
