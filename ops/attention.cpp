@@ -1,9 +1,12 @@
 // The blockwise softmax core: checks, then dispatch. Kernels: weft/ops/attention/*.h, instances: ops/cpu/attention/.
 #include "weft/ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/cpu/attention/kernels.h"
+#include "ops/cuda/attention/kernels.h"
+#include "weft/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {
@@ -13,6 +16,12 @@ namespace core {
 namespace {
 
 DType compute_type(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
+
+// `side` says what `device` is the device of.
+void check_device(std::string_view op, std::string_view name, const Tensor& t, std::string_view side, Device device) {
+  WEFT_CHECK(t.device() == device, str(op, ": ", name, " is ", t, ", but ", side, " is on ", device),
+             str("move ", name, " to ", device));
+}
 
 void check_heads(std::string_view op, std::string_view name, const Tensor& t, DType dtype) {
   WEFT_CHECK(t.defined() && t.num_dims() == 4,
@@ -32,32 +41,35 @@ Operand operand(const Tensor& t) {
           t.strides()[2], t.dtype() == kBF16, static_cast<int64_t>(size_of(t.dtype()))};
 }
 
-void check_token_data(std::string_view op, std::string_view name, const Tensor& t, int64_t batch, int64_t n) {
+void check_token_data(std::string_view op, std::string_view name, const Tensor& t, int64_t batch, int64_t n,
+                      Device device) {
   WEFT_CHECK(
       t.defined() && t.dtype() == kI32 && t.shape() == Shape({batch, n}),
       str(op, ": ", name, " are ", t.defined() ? to_string(t) : "undefined", ", must be [", batch, ", ", n, "] i32"),
       "give one i32 number per token of that side");
+  check_device(op, name, t, "q", device);
 }
 
 TokenView token_view(std::string_view op, std::string_view side, const AttentionTokens& tokens, int64_t batch,
-                     int64_t n) {
-  check_token_data(op, str(side, " positions"), tokens.positions, batch, n);
+                     int64_t n, Device device) {
+  check_token_data(op, str(side, " positions"), tokens.positions, batch, n, device);
   TokenView view;
   view.position = tokens.positions.data<int32_t>();
   view.batch_stride = tokens.positions.strides()[0], view.stride = tokens.positions.strides()[1];
   if (tokens.documents.defined()) {
-    check_token_data(op, str(side, " documents"), tokens.documents, batch, n);
+    check_token_data(op, str(side, " documents"), tokens.documents, batch, n, device);
     view.document = tokens.documents.data<int32_t>();
     view.document_batch_stride = tokens.documents.strides()[0], view.document_stride = tokens.documents.strides()[1];
   }
   return view;
 }
 
-void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, DType dtype) {
-  WEFT_CHECK(
-      t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
-      str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
-      str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
+void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, const Problem& p) {
+  WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == p.compute && t.is_contiguous(),
+             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ",
+                 p.compute),
+             str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
+  check_device(op, name, t, "q", p.device);
   return t.mutable_raw();
 }
 
@@ -67,6 +79,7 @@ const void* bind_rows(std::string_view op, std::string_view name, const Tensor& 
              str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ",
                  p.compute),
              str("pass the ", name, " of the forward call or of attention_delta()"));
+  check_device(op, name, t, "q", p.device);
   return t.raw();
 }
 
@@ -79,6 +92,7 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
   check_heads(op, "k", k, dtype);
   WEFT_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3),
              str(op, ": batch or key width differ: q is ", q, ", k is ", k), "q is [B, T, H, K], k is [B, S, G, K]");
+  check_device(op, "k", k, "q", q.device());
   WEFT_CHECK(
       k.size(2) > 0 && q.size(2) % k.size(2) == 0,
       str(op, ": ", q.size(2), " query heads are not a multiple of ", k.size(2), " key heads: q is ", q, ", k is ", k),
@@ -87,6 +101,7 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
     check_heads(op, "v", *v, dtype);
     WEFT_CHECK(v->size(0) == k.size(0) && v->size(1) == k.size(1) && v->size(2) == k.size(2),
                str(op, ": keys and values differ: k is ", k, ", v is ", *v), "k is [B, S, G, K], v is [B, S, G, V]");
+    check_device(op, "v", *v, "q", q.device());
   }
   WEFT_CHECK(std::isfinite(options.scale), str(op, ": scale is ", options.scale),
              "use a finite scale, or 0 for 1/sqrt(K)");
@@ -100,15 +115,20 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
   p.dropout = options.dropout, p.dropout_key = options.dropout_rng.key();
   p.q = operand(q), p.k = operand(k);
   if (v) p.v = operand(*v);
-  p.query_tokens = token_view(op, "query", queries, p.batch, p.queries);
-  p.key_tokens = token_view(op, "key", keys, p.batch, p.keys);
+  p.device = q.device();
+  p.query_tokens = token_view(op, "query", queries, p.batch, p.queries, p.device);
+  p.key_tokens = token_view(op, "key", keys, p.batch, p.keys, p.device);
   p.compute = compute_type(dtype);
+  WEFT_CHECK(!p.device.is_cuda() || std::max(p.key_width, p.value_width) <= cuda::attention::kMaxWidth,
+             str(op, ": heads are ", p.key_width, " and ", p.value_width, " wide; kernels for GPUs have up to ",
+                 cuda::attention::kMaxWidth),
+             "use narrower heads, or the CPU");
   return p;
 }
 
 void bind_state(Problem& p, std::string_view op, AttentionState& state, bool has_statistic) {
-  p.out = bind_output(op, "state.out", state.out, {p.batch, p.queries, p.heads, p.value_width}, p.compute);
-  if (has_statistic) p.statistic = bind_output(op, "state.lse", state.lse, {p.batch, p.queries, p.heads}, p.compute);
+  p.out = bind_output(op, "state.out", state.out, {p.batch, p.queries, p.heads, p.value_width}, p);
+  if (has_statistic) p.statistic = bind_output(op, "state.lse", state.lse, {p.batch, p.queries, p.heads}, p);
   p.has_state = true;
 }
 
@@ -118,14 +138,15 @@ void bind_backward(Problem& p, std::string_view op, AttentionGrads& grads, const
   Shape shape{p.batch, p.queries, p.heads, p.value_width};
   WEFT_CHECK(dout.shape() == shape && compute_type(dout.dtype()) == p.compute,
              str(op, ": dout is ", dout, ", out was ", shape, " ", p.compute), "dout has the shape of out");
+  check_device(op, "dout", dout, "q", p.device);
   p.dout = operand(dout);
   if (has_statistic) {
     p.statistic = const_cast<void*>(bind_rows(op, "lse", statistic, p));
     p.delta = bind_rows(op, "delta", delta, p);
   }
-  p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p.compute);
-  p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p.compute);
-  p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p.compute);
+  p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p);
+  p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p);
+  p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p);
 }
 
 }  // namespace core
@@ -150,6 +171,7 @@ void check_options(std::string_view op, const Tensor& q, const AttentionTokens& 
     WEFT_CHECK(slopes.shape() == Shape({q.size(2)}) && slopes.dtype() == kF32 && slopes.is_contiguous(),
                str(op, ": alibi_slopes are ", slopes, " for q ", q),
                str("give one contiguous f32 slope per head: [", q.size(2), "]"));
+    core::check_device(op, "alibi_slopes", slopes, "q", q.device());  // kernels read them there
   }
   WEFT_CHECK(has_statistic(options) || (score.softcap == 0 && !score.alibi_slopes.defined()),
              str(op, ": the sum normaliser has no ", score.softcap > 0 ? "softcap" : "ALiBi", " instance"),
@@ -165,7 +187,17 @@ core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, con
 }
 
 void run_forward(const core::Problem& problem, const AttentionOptions& options) {
+  if constexpr (kCuda) {
+    if (problem.device.is_cuda()) return cuda::attention_forward(problem, options);
+  }
   cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::forward(problem, options); });
+}
+
+void run_backward(const core::Problem& problem, const AttentionOptions& options) {
+  if constexpr (kCuda) {
+    if (problem.device.is_cuda()) return cuda::attention_backward(problem, options);
+  }
+  cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::backward(problem, options); });
 }
 
 }  // namespace
@@ -176,8 +208,8 @@ AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const 
   DType dtype = core::compute_type(q_BTHK.dtype());
   Shape rows{q_BTHK.size(0), q_BTHK.size(1), q_BTHK.size(2)}, out = rows;
   out.push_back(value_width);
-  AttentionState state{Tensor::zeros(out, dtype), {}};
-  if (has_statistic(options)) state.lse = Tensor::full(rows, -INFINITY, dtype);
+  AttentionState state{Tensor::zeros(out, dtype, q_BTHK.device()), {}};
+  if (has_statistic(options)) state.lse = Tensor::full(rows, -INFINITY, dtype, q_BTHK.device());
   return state;
 }
 
@@ -191,9 +223,9 @@ void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_B
 Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
                  const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = checked("attend", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
-  Attention result{Tensor::empty({p.batch, p.queries, p.heads, p.value_width}, q_BTHK.dtype()), {}};
+  Attention result{Tensor::empty({p.batch, p.queries, p.heads, p.value_width}, q_BTHK.dtype(), p.device), {}};
   if (has_statistic(options)) {
-    result.lse = Tensor::empty({p.batch, p.queries, p.heads}, p.compute);
+    result.lse = Tensor::empty({p.batch, p.queries, p.heads}, p.compute, p.device);
     p.statistic = result.lse.mutable_raw();
   }
   p.out = result.out.mutable_raw();
@@ -210,19 +242,26 @@ Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Te
   WEFT_CHECK(dout_BTHV.shape() == out_BTHV.shape() &&
                  core::compute_type(dout_BTHV.dtype()) == core::compute_type(out_BTHV.dtype()),
              str(op, ": dout is ", dout_BTHV, ", out is ", out_BTHV), "dout has the shape of out");
+  core::check_device(op, "dout", dout_BTHV, "out", out_BTHV.device());
   core::Problem p;
   p.batch = dout_BTHV.size(0), p.queries = dout_BTHV.size(1), p.heads = dout_BTHV.size(2),
   p.value_width = dout_BTHV.size(3);
-  p.compute = core::compute_type(dout_BTHV.dtype());
+  p.compute = core::compute_type(dout_BTHV.dtype()), p.device = dout_BTHV.device();
   p.dout = core::operand(dout_BTHV);
   if (!has_statistic(options)) {
     WEFT_CHECK(!dlse_BTH.defined(), str(op, ": the sum normaliser has no lse, but dlse is ", dlse_BTH), "pass no dlse");
     return {};
   }
   const void* dlse = dlse_BTH.defined() ? core::bind_rows(op, "dlse", dlse_BTH, p) : nullptr;
-  Tensor delta = Tensor::empty({p.batch, p.queries, p.heads}, p.compute);
+  Tensor delta = Tensor::empty({p.batch, p.queries, p.heads}, p.compute, p.device);
   void* to = delta.mutable_raw();
   core::Operand out = core::operand(out_BTHV);
+  if constexpr (kCuda) {
+    if (p.device.is_cuda()) {
+      cuda::attention_delta(p, out, dlse, to);
+      return delta;
+    }
+  }
   cpu::with_attention_kernels(p.compute, [&]<class Kernels>() {
     using T = typename Kernels::Number;
     Kernels::delta(p, out, static_cast<const T*>(dlse), static_cast<T*>(to));
@@ -236,7 +275,7 @@ void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const
                            const AttentionOptions& options) {
   core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
-  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
+  run_backward(p, options);
 }
 
 AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, const Tensor& q_BTHK,
@@ -245,10 +284,11 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
                                const AttentionOptions& options) {
   core::Problem p = checked("attend_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
-  AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute), Tensor::zeros(k_BSGK.shape(), p.compute),
-                       Tensor::zeros(v_BSGV.shape(), p.compute)};
+  AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute, p.device),
+                       Tensor::zeros(k_BSGK.shape(), p.compute, p.device),
+                       Tensor::zeros(v_BSGV.shape(), p.compute, p.device)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
-  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::backward(p, options); });
+  run_backward(p, options);
   if (q_BTHK.dtype() == kBF16) grads = {cast(grads.dq, kBF16), cast(grads.dk, kBF16), cast(grads.dv, kBF16)};
   return grads;
 }
@@ -261,8 +301,14 @@ Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const T
   WEFT_CHECK(has_statistic(options), str(op, ": the normaliser is sum, which has no lse"),
              "use the softmax normaliser");
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
-  Tensor mass = Tensor::empty({p.batch, p.keys, p.heads});
+  Tensor mass = Tensor::empty({p.batch, p.keys, p.heads}, kF32, p.device);
   p.mass = mass.mutable_data<float>();
+  if constexpr (kCuda) {
+    if (p.device.is_cuda()) {
+      cuda::attention_column_mass(p, options);
+      return mass;
+    }
+  }
   cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::column_mass(p, options); });
   return mass;
 }

@@ -52,7 +52,7 @@ class Progress {
   bool has_shown_loss_ = false;
 };
 
-std::string step_line(const StepStatus& status);   // "step  1240/4768  26.0%  loss 3.2184 ..."
+std::string step_line(const StepStatus& status);  // "step  1240/4768  26.0%  loss 3.2184 ..."
 std::string bytes_bar(int64_t done, int64_t total);
 std::string bar_line(const StepStatus& status);    // "[####----]  val 3.2417 @1000 ..."
 std::string plain_line(const StepStatus& status);  // "step=1240 steps=4768 percent=26.0 loss=3.2184 ..."

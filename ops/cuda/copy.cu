@@ -120,9 +120,8 @@ void fill(Tensor& x, double value) { copy_on_device(x, Tensor::full({}, value, x
 void scaled_add(Tensor& to, const Tensor& from, double factor) {
   if (to.dtype() == kF32 && from.dtype() == kBF16)
     return run<AddBody, float, BFloat16>("add_", to, from, static_cast<float>(factor));
-  with_floating(to.dtype(), "add_", [&]<class T>() {
-    run<AddBody, T, T>("add_", to, from, static_cast<Compute<T>>(factor));
-  });
+  with_floating(to.dtype(), "add_",
+                [&]<class T>() { run<AddBody, T, T>("add_", to, from, static_cast<Compute<T>>(factor)); });
 }
 
 }  // namespace weft::cuda

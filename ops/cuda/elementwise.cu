@@ -1,6 +1,5 @@
 // y = f(x) and dx = dy * df(kept) for the functors of ops/math/elementwise.h.
 #include "ops/cuda/elementwise.h"
-
 #include "ops/cuda/loop.cuh"
 
 namespace weft::cuda {

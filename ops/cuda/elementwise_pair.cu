@@ -22,7 +22,7 @@ struct ZipBody {
       return x < z ? x : z;
     } else if constexpr (std::is_same_v<T, bool>) {
       return x && z;  // Mul, the only one left for bool
-    } else {  // sums, differences and products wrap around: computed unsigned
+    } else {          // sums, differences and products wrap around: computed unsigned
       using U = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
       return static_cast<T>(f.template f<U>(static_cast<U>(x), static_cast<U>(z)));
     }
@@ -97,8 +97,8 @@ void run_where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b) 
 template <class T, class F>
 void run_zip(Tensor& y, const Tensor& a, const Tensor& b, F f) {
   ZipBody<T, F> body{y.mutable_data<T>(), a.data<T>(), b.data<T>(), f};
-  each<3, kWide<T>>("zip", y.shape(), {&y, &a, &b}, body, is_aligned(body.y) && is_aligned(body.a) && is_aligned(body.b),
-                    stream_of(y));
+  each<3, kWide<T>>("zip", y.shape(), {&y, &a, &b}, body,
+                    is_aligned(body.y) && is_aligned(body.a) && is_aligned(body.b), stream_of(y));
 }
 
 }  // namespace

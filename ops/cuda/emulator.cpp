@@ -90,8 +90,8 @@ class Block {
         if (!problem_.empty()) fail(str("emulator: ", problem_), "the kernel is wrong");  // abandons the other fibers
       }
       WEFT_CHECK(has_moved,
-                 str("emulator: ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_, " have ended, and ",
-                     count_ - at_barrier_ - done_, " wait for lanes of their warp"),
+                 str("emulator: ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_,
+                     " have ended, and ", count_ - at_barrier_ - done_, " wait for lanes of their warp"),
                  "the kernel is wrong: every thread must reach every barrier and warp function");
     }
   }
@@ -241,7 +241,8 @@ void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed) {
   };
   int i = lane() / 4, j = lane() % 4 * 2;
   for (int m = 0; m < 4; ++m)
-    r[m] = is_transposed ? element(m, j, i) | element(m, j + 1, i) << 16 : element(m, i, j) | element(m, i, j + 1) << 16;
+    r[m] =
+        is_transposed ? element(m, j, i) | element(m, j + 1, i) << 16 : element(m, i, j) | element(m, i, j + 1) << 16;
 }
 
 }  // namespace weft::cuda::emulator

@@ -50,7 +50,8 @@ inline bool is_aligned(const void* p, size_t bytes = 16) { return reinterpret_ca
 // Calls f<T>() for the type of a floating tensor.
 template <class F>
 void with_floating(DType dtype, std::string_view op, F&& f) {
-  with_type<float, BFloat16, double>(dtype, op, [&](auto tag) { f.template operator()<typename decltype(tag)::type>(); });
+  with_type<float, BFloat16, double>(dtype, op,
+                                     [&](auto tag) { f.template operator()<typename decltype(tag)::type>(); });
 }
 
 inline constexpr int kThreads = 256;

@@ -13,7 +13,7 @@ namespace weft::cuda {
 template <int N>
 struct Walk {
   int num_dims = 0;
-  int64_t sizes[kMaxDims];        // innermost first
+  int64_t sizes[kMaxDims];       // innermost first
   int64_t strides[kMaxDims][N];  // 0 where an operand is repeated
 
   __device__ void locate(int64_t i, int64_t (&at)[N]) const {
@@ -90,10 +90,9 @@ void each(std::string_view op, const Shape& shape, const std::array<const Tensor
   int64_t n = shape.num_elements();
   if (n == 0) return;
   Walk<N> walk = make_walk<N>(shape, operands);
-  if (!walk.is_dense()) launch(op, strided_loop<N, Body>, grid_of(n), kThreads, 0, stream, walk, body, n);
-  else if (is_aligned)
+  if (walk.is_dense() && is_aligned)
     launch(op, dense_loop<N, kAtOnce, Body>, grid_of(n, int64_t{kThreads} * kAtOnce), kThreads, 0, stream, body, n);
-  else launch(op, dense_loop<N, 1, Body>, grid_of(n), kThreads, 0, stream, body, n);
+  else launch(op, strided_loop<N, Body>, grid_of(n), kThreads, 0, stream, walk, body, n);
 }
 
 template <int W, class T>

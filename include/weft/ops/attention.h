@@ -21,7 +21,7 @@ struct AttentionMask {
 // What happens to scale * q.k before the normaliser.
 struct AttentionScore {
   double softcap = 0;        // if > 0: cap * tanh(s / cap)
-  Tensor alibi_slopes = {};  // [H] f32 or undefined: s -= slope_h * (query - key position)
+  Tensor alibi_slopes = {};  // [H] f32 on the device of q, or undefined: s -= slope_h * (query - key position)
 };
 
 enum class Normaliser {

@@ -20,7 +20,7 @@ class Turns {
   Turns(int64_t batch, int64_t heads, int64_t blocks)
       : heads_(heads),
         blocks_(blocks),
-        memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32)),
+        memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32, Device::cpu())),
         next_(memory_.template mutable_data<int32_t>()) {}
 
   // Waits until key block `before` - 1 is in. Items start in order, so the awaited one runs or is done.

@@ -2,6 +2,7 @@
 // Every function is a template that also takes plain float and double, so a functor is written once.
 // One program holds this code for several instruction sets, hence forced inlining and unnamed namespaces in the core:
 // a shared copy compiled for the newest set would otherwise be called on older machines.
+// nvcc sees plain numbers only: a GPU's thread is the lane.
 #pragma once
 
 #include <cmath>
@@ -13,6 +14,7 @@
 
 namespace weft::ops::core {
 
+#ifndef __CUDACC__
 #if defined(__AVX512F__)
 inline constexpr int kVectorBytes = 64, kRowStep = 12;  // rows of a register tile: 12 x 2 of 32 registers
 #elif defined(__AVX2__)
@@ -32,13 +34,20 @@ using Lanes = typename VectorOf<T, kLanes<T>>::type;  // values of T
 template <class T>
 using LaneInts = typename VectorOf<int32_t, kLanes<T>>::type;  // as many 32-bit integers: positions, documents, claims
 
+#endif
+
 // Element type and the integer of the same shape, of scalars and of lanes alike.
+#ifdef __CUDACC__
+template <class V>
+struct LaneTraits;
+#else
 template <class V>
 struct LaneTraits {
   using Element = std::remove_cvref_t<decltype(V{}[0])>;
   static constexpr int kCount = sizeof(V) / sizeof(Element);
   using Bits = typename VectorOf<std::conditional_t<sizeof(Element) == 4, int32_t, int64_t>, kCount>::type;
 };
+#endif
 template <>
 struct LaneTraits<float> {
   using Element = float;
@@ -60,6 +69,30 @@ template <class V>
 [[gnu::always_inline]] WEFT_HD V lane_max(V a, V b) {
   return a > b ? a : b;
 }
+
+#ifdef __CUDACC__
+
+template <class T>
+WEFT_HD T select(bool keep, T a, T b) {
+  return keep ? a : b;
+}
+
+// 2^x, one instruction for f32: relative error 2^-22, subnormal results are 0.
+WEFT_HD float lane_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+WEFT_HD double lane_exp2(double x) { return exp2(x); }
+
+WEFT_HD float lane_tanh(float x) { return tanhf(x); }
+WEFT_HD double lane_tanh(double x) { return tanh(x); }
+
+#else
 
 // keep ? a : b. A claim about lanes is what comparing integers gives: 0 or -1 per lane.
 template <class V, class Claim>
@@ -135,5 +168,7 @@ template <class V>
   V small = V{} + T(0.125);
   return (c < small) & (c > -small) ? near : far;
 }
+
+#endif
 
 }  // namespace weft::ops::core

@@ -75,13 +75,13 @@ struct SoftmaxNormaliser {
     state.rows[1] += weights;
   }
   template <class T>
-  static Final<T> finish(const State<T>& state) {
+  WEFT_HD static Final<T> finish(const State<T>& state) {
     T max = state.rows[0], sum = state.rows[1];
     if (sum == 0) return {T(0), T(kMasked)};
     return {T(1) / sum, (max + T(std::log2(static_cast<double>(sum)))) * T(kLn2)};
   }
   template <class T>
-  static Merged<T> merge(T lse_a, T lse_b) {  // maximum form: no overflow
+  WEFT_HD static Merged<T> merge(T lse_a, T lse_b) {  // maximum form: no overflow
     T high = lse_a > lse_b ? lse_a : lse_b, low = lse_a > lse_b ? lse_b : lse_a;
     if (high == T(kMasked)) return {T(0), T(0), high};
     T lse = high + std::log1p(std::exp(low - high));
@@ -142,11 +142,11 @@ struct SumNormaliser {
   template <class V>
   [[gnu::always_inline]] WEFT_HD static void add(State<V>&, V) {}
   template <class T>
-  static Final<T> finish(const State<T>&) {
+  WEFT_HD static Final<T> finish(const State<T>&) {
     return {T(1), T(0)};
   }
   template <class T>
-  static Merged<T> merge(T, T) {
+  WEFT_HD static Merged<T> merge(T, T) {
     return {T(1), T(1), T(0)};
   }
   template <class T>
@@ -159,6 +159,7 @@ struct SumNormaliser {
   }
 };
 
+#ifndef __CUDACC__
 namespace core {
 
 // States of many queries as rows of `stride` numbers; the state of query i is column i.
@@ -182,4 +183,5 @@ template <class Normaliser, class V, class T>
 }
 
 }  // namespace core
+#endif
 }  // namespace weft::ops

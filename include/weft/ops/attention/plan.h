@@ -14,7 +14,7 @@ namespace {
 class Ranges {
  public:
   Ranges(const TokenView& tokens, int64_t batch, int64_t n, int64_t step)
-      : count_((n + step - 1) / step), memory_(Tensor::empty({batch, count_, 4}, kI32)) {
+      : count_((n + step - 1) / step), memory_(Tensor::empty({batch, count_, 4}, kI32, Device::cpu())) {
     auto* out = reinterpret_cast<TokenRange*>(memory_.template mutable_data<int32_t>());
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t i = 0; i < count_; ++i) {

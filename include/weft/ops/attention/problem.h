@@ -14,7 +14,7 @@ struct Operand {
   int64_t batch_stride = 0, token_stride = 0, head_stride = 0;
   bool is_bf16 = false;  // otherwise the type the kernel computes in
 
-  Operand at(int64_t b, int64_t head) const {
+  WEFT_HD Operand at(int64_t b, int64_t head) const {
     Operand o = *this;
     o.data = static_cast<const char*>(data) + (b * batch_stride + head * head_stride) * element_bytes;
     return o;
@@ -38,8 +38,9 @@ struct Problem {
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
   float* mass = nullptr;  // column mass [B, S, H]
   DType compute = kF32;   // f64 for f64 tensors
+  Device device = Device::cpu();
 
-  int64_t heads_per_group() const { return heads / kv_heads; }
+  WEFT_HD int64_t heads_per_group() const { return heads / kv_heads; }
 };
 
 // Checks everything a user can get wrong and fills a Problem; `op` opens the error texts.

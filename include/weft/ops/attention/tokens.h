@@ -27,7 +27,7 @@ namespace core {
 
 inline constexpr TokenRange kNoTokens = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_MIN};
 
-[[gnu::always_inline]] inline TokenRange join(const TokenRange& a, const TokenRange& b) {
+[[gnu::always_inline]] WEFT_HD TokenRange join(const TokenRange& a, const TokenRange& b) {
   auto low = [](int32_t x, int32_t y) { return x < y ? x : y; };
   auto high = [](int32_t x, int32_t y) { return x > y ? x : y; };
   return {low(a.position_min, b.position_min), high(a.position_max, b.position_max),
@@ -41,12 +41,13 @@ struct TokenView {
   int64_t batch_stride = 0, stride = 1;
   int64_t document_batch_stride = 0, document_stride = 1;
 
-  Token<int32_t> at(int64_t b, int64_t i) const {
+  WEFT_HD Token<int32_t> at(int64_t b, int64_t i) const {
     return {position[b * batch_stride + i * stride],
             document ? document[b * document_batch_stride + i * document_stride] : 0};
   }
 };
 
+#ifndef __CUDACC__
 namespace {
 
 // Mask claims for lanes of pairs; falls back to lane by lane for functors of plain tokens.
@@ -99,5 +100,6 @@ template <class T, class Score>
 }
 
 }  // namespace
+#endif
 }  // namespace core
 }  // namespace weft::ops

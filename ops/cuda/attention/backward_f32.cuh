@@ -1,0 +1,163 @@
+// Backward in plain arithmetic, from known statistic and delta:
+//   S = Q K^T, dP = dO V^T, W = weight(S), dS = dscore(W, dP, delta);   dV += W^T dO, dK += scale dS^T Q, dQ += scale dS K
+// Two kernels, so that every sum has one owner: a block has a tile of keys of one key/value head and walks the queries of all
+// heads of its group, or it has a tile of queries of one head and walks the keys.
+#pragma once
+
+#include "ops/cuda/attention/tile_f32.cuh"
+
+namespace weft::cuda::attention::plain {
+
+// What backward reads of a query.
+template <class T, class Normaliser>
+struct QueryRow {
+  bool is_there;
+  Token<int32_t> token = {0, 0};
+  T shift, delta = 0;
+
+  __device__ __forceinline__ QueryRow(const Work& w, int64_t b, int head, int64_t at) : is_there(at < w.p.queries) {
+    T statistic = 0;
+    if (is_there) {
+      token = w.queries.tokens.at(b, at);
+      int64_t row = (b * w.p.queries + at) * w.p.heads + head;
+      if constexpr (Normaliser::kHasStatistic) {
+        statistic = static_cast<const T*>(w.p.statistic)[row];
+        delta = static_cast<const T*>(w.p.delta)[row];
+      }
+    }
+    shift = Normaliser::backward_shift(statistic);
+  }
+};
+struct KeyRow {
+  bool is_there;
+  Token<int32_t> token = {0, 0};
+
+  __device__ __forceinline__ KeyRow(const Work& w, int64_t b, int64_t at) : is_there(at < w.p.keys) {
+    if (is_there) token = w.keys.tokens.at(b, at);
+  }
+};
+
+template <class T>
+__device__ __forceinline__ void clear(T (&acc)[kOf<T>][kMostColumns]) {
+#pragma unroll
+  for (int i = 0; i < kOf<T>; ++i)
+#pragma unroll
+    for (int j = 0; j < kMostColumns; ++j) acc[i][j] = 0;
+}
+
+// Adds factor * acc to the rows of tokens first + y + 16 i, `stride` elements apart.
+template <class T>
+__device__ __forceinline__ void add_rows(T* to, int64_t stride, T (&acc)[kOf<T>][kMostColumns], int64_t first,
+                                         int64_t count, int64_t width, T factor) {
+#pragma unroll
+  for (int i = 0; i < kOf<T>; ++i) {
+    int64_t at = first + thread_y() + kSide * i;
+    if (at < count) for_columns(acc[i], width, [&](T x, int c) { to[at * stride + c] += factor * x; });
+  }
+}
+
+// Block (row, key/value head, tile of keys).
+template <class T, class Mask, class Score, class Normaliser>
+__global__ void __launch_bounds__(kThreads) backward_keys(Work w, Mask mask, Score score, Dropout dropout) {
+  constexpr int R = kOf<T>;
+  auto& s = *reinterpret_cast<BackwardShared<T>*>(dynamic_shared());
+  const Problem& p = w.p;
+  int block = static_cast<int>(blockIdx.x), tiles = w.keys.tiles, groups = static_cast<int>(p.kv_heads);
+  int tile = block % tiles, kv_head = block / tiles % groups, b = block / tiles / groups;
+  int each = static_cast<int>(p.heads_per_group());
+  int64_t k0 = int64_t{tile} * kTile<T>;
+  Pairs<T, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
+  Operand k = p.k.at(b, kv_head), v = p.v.at(b, kv_head);
+  T dk[R][kMostColumns], dv[R][kMostColumns];
+  clear(dk), clear(dv);
+  Walk<Mask, false> walk(w, mask, b, tile, kv_head * each, kv_head * each + each);
+  Tile at;
+  while (walk.next(at)) {
+    int64_t q0 = int64_t{at.index} * kTile<T>;
+    Operand q = p.q.at(b, at.head), dout = p.dout.at(b, at.head);
+    T x[R][R], dweight[R][R];
+    product(x, s, k, k0, p.keys, q, q0, p.queries, p.key_width);
+    product(dweight, s, v, k0, p.keys, dout, q0, p.queries, p.value_width);
+#pragma unroll
+    for (int j = 0; j < R; ++j) {
+      QueryRow<T, Normaliser> query(w, b, at.head, q0 + thread_x() + kSide * j);
+#pragma unroll
+      for (int i = 0; i < R; ++i) {
+        KeyRow key(w, b, k0 + thread_y() + kSide * i);
+        bool is_kept = at.is_full || (query.is_there && pairs.keep(at.head, query.token, key.token));
+        auto g =
+            pairs.gradient(x[i][j], dweight[i][j], query.shift, query.delta, is_kept, at.head, query.token, key.token);
+        s.weights[thread_y() + kSide * i][thread_x() + kSide * j] = g.weight;
+        s.dscores[thread_y() + kSide * i][thread_x() + kSide * j] = g.dscore;
+      }
+    }
+    accumulate(dv, s.weights, s, dout, q0, p.queries, p.value_width);
+    accumulate(dk, s.dscores, s, q, q0, p.queries, p.key_width);
+  }
+  int64_t row = b * p.keys * p.kv_heads + kv_head;
+  add_rows(static_cast<T*>(p.dk) + row * p.key_width, p.kv_heads * p.key_width, dk, k0, p.keys, p.key_width,
+           static_cast<T>(p.scale));
+  add_rows(static_cast<T*>(p.dv) + row * p.value_width, p.kv_heads * p.value_width, dv, k0, p.keys, p.value_width,
+           T(1));
+}
+
+// Block (row, head, tile of queries), later tiles first.
+template <class T, class Mask, class Score, class Normaliser>
+__global__ void __launch_bounds__(kThreads) backward_queries(Work w, Mask mask, Score score, Dropout dropout) {
+  constexpr int R = kOf<T>;
+  auto& s = *reinterpret_cast<BackwardShared<T>*>(dynamic_shared());
+  const Problem& p = w.p;
+  int block = static_cast<int>(blockIdx.x), tiles = w.queries.tiles, heads = static_cast<int>(p.heads);
+  int tile = tiles - 1 - block % tiles, head = block / tiles % heads, b = block / tiles / heads;
+  int64_t q0 = int64_t{tile} * kTile<T>, kv_head = head / p.heads_per_group();
+  Pairs<T, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
+  Operand q = p.q.at(b, head), dout = p.dout.at(b, head), k = p.k.at(b, kv_head), v = p.v.at(b, kv_head);
+  T dq[R][kMostColumns];
+  clear(dq);
+  Walk<Mask, true> walk(w, mask, b, tile, head, head + 1);
+  Tile at;
+  while (walk.next(at)) {
+    int64_t k0 = int64_t{at.index} * kTile<T>;
+    T x[R][R], dweight[R][R];
+    product(x, s, q, q0, p.queries, k, k0, p.keys, p.key_width);
+    product(dweight, s, dout, q0, p.queries, v, k0, p.keys, p.value_width);
+#pragma unroll
+    for (int i = 0; i < R; ++i) {
+      QueryRow<T, Normaliser> query(w, b, head, q0 + thread_y() + kSide * i);
+#pragma unroll
+      for (int j = 0; j < R; ++j) {
+        KeyRow key(w, b, k0 + thread_x() + kSide * j);
+        bool is_kept = at.is_full || (key.is_there && pairs.keep(head, query.token, key.token));
+        auto g =
+            pairs.gradient(x[i][j], dweight[i][j], query.shift, query.delta, is_kept, head, query.token, key.token);
+        s.dscores[thread_y() + kSide * i][thread_x() + kSide * j] = g.dscore;
+      }
+    }
+    accumulate(dq, s.dscores, s, k, k0, p.keys, p.key_width);
+  }
+  add_rows(static_cast<T*>(p.dq) + (b * p.queries * p.heads + head) * p.key_width, p.heads * p.key_width, dq, q0,
+           p.queries, p.key_width, static_cast<T>(p.scale));
+}
+
+}  // namespace weft::cuda::attention::plain
+
+namespace weft::cuda::attention {
+
+template <class T>
+void backward_plain(const Problem& p, const ops::AttentionOptions& options) {
+  Prepared prepared(p, plain::kTile<T>, plain::kTile<T>);
+  const Work& w = prepared.work;
+  dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * w.keys.tiles)),
+      query_grid(static_cast<unsigned>(p.batch * p.heads * w.queries.tiles));
+  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+    using Mask = decltype(mask);
+    using Score = decltype(score);
+    using Normaliser = decltype(normaliser);
+    launch("attention_backward", plain::backward_keys<T, Mask, Score, Normaliser>, key_grid, dim3(kThreads),
+           sizeof(plain::BackwardShared<T>), stream_of(p), w, mask, score, Dropout(p));
+    launch("attention_backward", plain::backward_queries<T, Mask, Score, Normaliser>, query_grid, dim3(kThreads),
+           sizeof(plain::BackwardShared<T>), stream_of(p), w, mask, score, Dropout(p));
+  });
+}
+
+}  // namespace weft::cuda::attention

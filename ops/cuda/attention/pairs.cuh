@@ -1,0 +1,124 @@
+// What happens to the product q.k of one pair, written once for all kernels: scale, score modifier, mask, dropout. Functors are
+// those of the CPU (weft/ops/attention/score.h, mask.h, normaliser.h) with plain numbers.
+#pragma once
+
+#include <cmath>
+
+#include "ops/cuda/attention/problem.cuh"
+#include "weft/core/rng.h"
+#include "weft/ops/attention/mask.h"
+#include "weft/ops/attention/normaliser.h"
+#include "weft/ops/attention/score.h"
+
+namespace weft::cuda::attention {
+
+inline constexpr double kLog2e = 1.44269504088896340736;
+
+// The factor of each weight under dropout, 0 or 1 / (1 - p), as core::Dropout of the CPU has it.
+struct Dropout {
+  uint32_t threshold;
+  uint64_t key;
+  double keep_factor;
+
+  explicit Dropout(const Problem& p)
+      : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))),
+        key(p.dropout_key),
+        keep_factor(1 / (1 - p.dropout)) {}
+};
+
+// A tile's arithmetic with its functors. T: the computing type.
+template <class T, class Mask, class Score, class Normaliser>
+struct Pairs {
+  static constexpr bool kIsPlain = ops::is_identity_score<Score>();
+
+  Mask mask;
+  Score score;
+  Dropout dropout;
+  int64_t row;
+  T unit;
+  bool has_dropout;
+
+  __device__ __forceinline__ Pairs(const Work& work, const Mask& mask, const Score& score, const Dropout& dropout,
+                                   int64_t b)
+      : mask(mask),
+        score(score),
+        dropout(dropout),
+        row(work.p.first_row + b),
+        unit(static_cast<T>(kIsPlain && Normaliser::kIsBase2 ? work.p.scale * kLog2e : work.p.scale)),
+        has_dropout(dropout.threshold > 0) {}
+
+  // What the normaliser reads, from the bare product.
+  __device__ __forceinline__ T value(T dot, int head, Token<int32_t> q, Token<int32_t> k) const {
+    T s = dot * unit;
+    if constexpr (!kIsPlain) {
+      s = score.value(s, row, int64_t{head}, q, k);
+      if constexpr (Normaliser::kIsBase2) s *= T(kLog2e);
+    }
+    return s;
+  }
+  __device__ __forceinline__ T slope(T dot, int head, Token<int32_t> q, Token<int32_t> k) const {
+    if constexpr (kIsPlain) return T(1);
+    else return score.slope(dot * unit, row, int64_t{head}, q, k);
+  }
+  __device__ __forceinline__ bool keep(int head, Token<int32_t> q, Token<int32_t> k) const {
+    return static_cast<bool>(mask.keep(row, int64_t{head}, q, k));
+  }
+  __device__ __forceinline__ T drop(int head, Token<int32_t> q, Token<int32_t> k) const {
+    auto bits = philox({static_cast<uint32_t>(q.position), static_cast<uint32_t>(k.position),
+                        static_cast<uint32_t>(head), static_cast<uint32_t>(row)},
+                       dropout.key);
+    return bits[0] >> 8 < dropout.threshold ? T(0) : static_cast<T>(dropout.keep_factor);
+  }
+
+  // Backward of one pair. In: its product and the gradient of its (dropped) weight. Out: the weight that multiplied the value,
+  // and the gradient of scale * q.k.
+  struct Gradient {
+    T weight, dscore;
+  };
+  __device__ __forceinline__ Gradient gradient(T dot, T dweight, T shift, T delta, bool is_kept, int head,
+                                               Token<int32_t> q, Token<int32_t> k) const {
+    T x = is_kept ? value(dot, head, q, k) : T(Normaliser::kMasked);
+    T w = Normaliser::weight(x, shift), factor = has_dropout ? drop(head, q, k) : T(1);
+    T ds = Normaliser::dscore(x, w, dweight * factor, delta);
+    if constexpr (!kIsPlain) ds *= slope(dot, head, q, k);
+    return {w * factor, is_kept ? ds : T(0)};
+  }
+};
+
+// The larger one; NaN loses, and comes back through weight().
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+
+// Over aligned groups of `kLanes` lanes, in the same order in each of them.
+template <int kLanes, class T>
+__device__ __forceinline__ T lanes_largest(T x) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) x = larger(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+template <int kLanes, class T>
+__device__ __forceinline__ T lanes_sum(T x) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
+template <class F>
+void with_softmax_score(const ops::AttentionScore& score, F&& run) {
+  ops::SoftcapScore softcap{score.softcap};
+  ops::AlibiScore alibi{score.alibi_slopes.defined() ? score.alibi_slopes.template data<float>() : nullptr};
+  if (score.softcap > 0 && alibi.slopes) run(ops::ScoreChain<ops::SoftcapScore, ops::AlibiScore>{softcap, alibi});
+  else if (score.softcap > 0) run(softcap);
+  else if (alibi.slopes) run(alibi);
+  else run(ops::PlainScore{});
+}
+
+// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled, as on the CPU.
+template <class F>
+void with_functors(const ops::AttentionOptions& options, F&& run) {
+  ops::StandardMask mask(options.mask);
+  if (options.normaliser == ops::Normaliser::sum) return run(mask, ops::PlainScore{}, ops::SumNormaliser{});
+  with_softmax_score(options.score, [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
+}
+
+}  // namespace weft::cuda::attention
