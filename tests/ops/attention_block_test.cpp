@@ -6,41 +6,6 @@ namespace {
 
 using namespace test;
 
-ops::AttentionTokens part_of(const ops::AttentionTokens& t, int64_t begin, int64_t end) {
-  ops::AttentionTokens out{t.positions.slice(1, begin, end), {}};
-  if (t.documents.defined()) out.documents = t.documents.slice(1, begin, end);
-  return out;
-}
-
-// The case's keys in pieces at `cuts`, merged through attend_block and summed through attend_block_backward.
-void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<int64_t>& cuts, double tolerance,
-                               const std::string& what) {
-  ops::Attention whole = c.forward();
-  ops::AttentionGrads want = c.backward(whole);
-  ops::AttentionState state = ops::attention_state(c.q, c.v.size(3), c.options);
-  DType dtype = c.q.dtype() == kF64 ? kF64 : kF32;
-  ops::AttentionGrads got{Tensor::zeros(c.q.shape(), dtype), Tensor::zeros(c.k.shape(), dtype),
-                          Tensor::zeros(c.v.shape(), dtype)};
-  for (size_t i = 0; i + 1 < cuts.size(); ++i)
-    ops::attend_block(state, c.q, c.k.slice(1, cuts[i], cuts[i + 1]), c.v.slice(1, cuts[i], cuts[i + 1]), c.queries,
-                      part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
-  expect_near(state.out, reference::numbers(whole.out), tolerance, what + " out");
-  if (whole.lse.defined()) expect_near(state.lse, reference::numbers(whole.lse), tolerance, what + " lse");
-  Tensor delta = ops::attention_delta(c.dout, whole.out, c.used_dlse(), c.options);
-  for (size_t i = 0; i + 1 < cuts.size(); ++i) {
-    Shape k_shape = c.k.shape(), v_shape = c.v.shape();
-    k_shape[1] = v_shape[1] = cuts[i + 1] - cuts[i];
-    ops::AttentionGrads piece{got.dq, Tensor::zeros(k_shape, dtype), Tensor::zeros(v_shape, dtype)};
-    ops::attend_block_backward(piece, c.dout, c.q, c.k.slice(1, cuts[i], cuts[i + 1]),
-                               c.v.slice(1, cuts[i], cuts[i + 1]), whole.lse, delta, c.queries,
-                               part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
-    auto part = [&](const Tensor& t) { return reference::numbers(t.slice(1, cuts[i], cuts[i + 1])); };
-    expect_near(piece.dk, part(want.dk), tolerance, what + " dk");
-    expect_near(piece.dv, part(want.dv), tolerance, what + " dv");
-  }
-  expect_near(got.dq, reference::numbers(want.dq), tolerance, what + " dq");
-}
-
 TEST(AttentionBlock, PiecesOfTheKeysEqualOneCall) {
   for_each_isa([] {
     for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum})
@@ -68,29 +33,10 @@ TEST(AttentionBlock, AnyOrderOfThePiecesGivesTheSameRow) {
 }
 
 TEST(AttentionBlock, FuzzedProblemsEqualTheReference) {
-  Rng rng = Rng(seed())["fuzz"];
-  uint64_t n = 0;
-  auto below = [&](int64_t bound) { return static_cast<int64_t>(rng.below(static_cast<uint64_t>(bound), n++)); };
-  for (int round = 0; round < 36; ++round) {
-    AttentionSizes s;
-    s.B = 1 + below(3), s.G = 1 + below(3), s.H = s.G * (1 + below(3));
-    s.T = 1 + below(140), s.S = 1 + below(220), s.K = 1 + below(40), s.V = 1 + below(40);
-    DType dtype = std::array{kF64, kF32, kBF16}[static_cast<size_t>(below(3))];
-    AttentionCase c(s, dtype, static_cast<Order>(below(4)), static_cast<Order>(below(4)));
-    c.options.mask.is_causal = below(3) > 0;
-    if (below(2)) c.options.mask.window = 1 + below(100);
-    if (below(3) == 0) c.options.mask.prefix = 1 + below(50);
-    if (below(3) == 0) c.use_documents(1 + below(60));
-    if (below(4) == 0) c.options.dropout = 0.25;
-    if (below(4) == 0) c.options.score.softcap = 2;
-    else if (below(4) == 0) c.options.normaliser = ops::Normaliser::sum;
-    std::string what = str("round ", round, " ", dtype, " ", s);
-    // bf16: out and gradients are rounded once, and gradients read the rounded out through delta.
-    double tolerance = dtype == kF64 ? 1e-10 : dtype == kF32 ? 1e-5 : 0x1p-6;
-    expect_equals_reference(c, tolerance, what);
-    int64_t a = below(s.S + 1), b = below(s.S + 1);
-    expect_pieces_equal_whole(c, {0, std::min(a, b), std::max(a, b), s.S}, tolerance, what);
-  }
+  fuzz_attention(36, [](const FuzzedAttention& f) {
+    expect_equals_reference(f.c, f.tolerance, f.what);
+    expect_pieces_equal_whole(f.c, f.cuts, f.tolerance, f.what);
+  });
 }
 
 TEST(AttentionBlock, RepeatsBitForBitForAnyNumberOfThreads) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "tests/reference/attention.h"
 #include "tests/support/random.h"
 #include "weft/core/parallel.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft::test {
 
@@ -76,6 +78,13 @@ struct AttentionCase {
     static const Tensor none;
     return options.normaliser == ops::Normaliser::softmax ? dlse : none;
   }
+  AttentionCase on(Device device) const {
+    AttentionCase c = *this;
+    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout, &c.dlse, &c.queries.positions, &c.queries.documents, &c.keys.positions,
+                      &c.keys.documents, &c.options.score.alibi_slopes})
+      if (t->defined()) *t = ops::to(*t, device);
+    return c;
+  }
   ops::Attention forward() const { return ops::attend(q, k, v, queries, keys, options); }
   ops::AttentionGrads backward(const ops::Attention& y) const {
     return ops::attend_backward(dout, used_dlse(), q, k, v, y, queries, keys, options);
@@ -113,12 +122,14 @@ void for_each_isa(F&& f) {
   cpu::set_isa(chosen);
 }
 
-// Forward, backward and column mass of a case against the reference, on every instruction set of this CPU.
-inline void expect_equals_reference(const AttentionCase& c, double tolerance, const std::string& what) {
-  reference::AttentionReference want(c.q, c.k, c.v, c.queries, c.keys, c.options);
-  want.backward(c.dout, c.used_dlse());
+// Forward, backward and column mass of a case against the reference: on every instruction set of this CPU, or on a GPU.
+inline void expect_equals_reference(const AttentionCase& here, double tolerance, const std::string& what,
+                                    Device device = Device::cpu()) {
+  reference::AttentionReference want(here.q, here.k, here.v, here.queries, here.keys, here.options);
+  want.backward(here.dout, here.used_dlse());
+  AttentionCase c = here.on(device);
   bool has_lse = c.options.normaliser == ops::Normaliser::softmax;
-  for_each_isa([&] {
+  auto check = [&] {
     ops::Attention y = c.forward();
     expect_near(y.out, want.out, tolerance, what + " out");
     if (has_lse) expect_near(y.lse, want.lse, tolerance, what + " lse");
@@ -129,7 +140,80 @@ inline void expect_equals_reference(const AttentionCase& c, double tolerance, co
     if (has_lse)
       expect_near(ops::attention_column_mass(c.q, c.k, y.lse, c.queries, c.keys, c.options), want.mass,
                   std::max(tolerance, 1e-6), what + " mass");
-  });
+  };
+  if (device.is_cpu()) for_each_isa(check);
+  else check();
+}
+
+inline ops::AttentionTokens part_of(const ops::AttentionTokens& t, int64_t begin, int64_t end) {
+  ops::AttentionTokens out{t.positions.slice(1, begin, end), {}};
+  if (t.documents.defined()) out.documents = t.documents.slice(1, begin, end);
+  return out;
+}
+
+// The case's keys in pieces at `cuts`, merged through attend_block and summed through attend_block_backward.
+inline void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<int64_t>& cuts, double tolerance,
+                                      const std::string& what) {
+  ops::Attention whole = c.forward();
+  ops::AttentionGrads want = c.backward(whole);
+  ops::AttentionState state = ops::attention_state(c.q, c.v.size(3), c.options);
+  DType dtype = c.q.dtype() == kF64 ? kF64 : kF32;
+  ops::AttentionGrads got{Tensor::zeros(c.q.shape(), dtype, c.q.device()),
+                          Tensor::zeros(c.k.shape(), dtype, c.q.device()),
+                          Tensor::zeros(c.v.shape(), dtype, c.q.device())};
+  for (size_t i = 0; i + 1 < cuts.size(); ++i)
+    ops::attend_block(state, c.q, c.k.slice(1, cuts[i], cuts[i + 1]), c.v.slice(1, cuts[i], cuts[i + 1]), c.queries,
+                      part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
+  expect_near(state.out, reference::numbers(whole.out), tolerance, what + " out");
+  if (whole.lse.defined()) expect_near(state.lse, reference::numbers(whole.lse), tolerance, what + " lse");
+  Tensor delta = ops::attention_delta(c.dout, whole.out, c.used_dlse(), c.options);
+  for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+    Shape k_shape = c.k.shape(), v_shape = c.v.shape();
+    k_shape[1] = v_shape[1] = cuts[i + 1] - cuts[i];
+    ops::AttentionGrads piece{got.dq, Tensor::zeros(k_shape, dtype, c.q.device()),
+                              Tensor::zeros(v_shape, dtype, c.q.device())};
+    ops::attend_block_backward(piece, c.dout, c.q, c.k.slice(1, cuts[i], cuts[i + 1]),
+                               c.v.slice(1, cuts[i], cuts[i + 1]), whole.lse, delta, c.queries,
+                               part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
+    auto part = [&](const Tensor& t) { return reference::numbers(t.slice(1, cuts[i], cuts[i + 1])); };
+    expect_near(piece.dk, part(want.dk), tolerance, what + " dk");
+    expect_near(piece.dv, part(want.dv), tolerance, what + " dv");
+  }
+  expect_near(got.dq, reference::numbers(want.dq), tolerance, what + " dq");
+}
+
+// A problem of odd sizes, orders, masks and modifiers, and places to cut its keys at.
+struct FuzzedAttention {
+  AttentionCase c;
+  double tolerance;
+  std::string what;
+  std::vector<int64_t> cuts;
+};
+
+template <class F>
+void fuzz_attention(int rounds, F&& f) {
+  Rng rng = Rng(seed())["fuzz"];
+  uint64_t n = 0;
+  auto below = [&](int64_t bound) { return static_cast<int64_t>(rng.below(static_cast<uint64_t>(bound), n++)); };
+  for (int round = 0; round < rounds; ++round) {
+    AttentionSizes s;
+    s.B = 1 + below(3), s.G = 1 + below(3), s.H = s.G * (1 + below(3));
+    s.T = 1 + below(140), s.S = 1 + below(220), s.K = 1 + below(40), s.V = 1 + below(40);
+    DType dtype = std::array{kF64, kF32, kBF16}[static_cast<size_t>(below(3))];
+    AttentionCase c(s, dtype, static_cast<Order>(below(4)), static_cast<Order>(below(4)));
+    c.options.mask.is_causal = below(3) > 0;
+    if (below(2)) c.options.mask.window = 1 + below(100);
+    if (below(3) == 0) c.options.mask.prefix = 1 + below(50);
+    if (below(3) == 0) c.use_documents(1 + below(60));
+    if (below(4) == 0) c.options.dropout = 0.25;
+    if (below(4) == 0) c.options.score.softcap = 2;
+    else if (below(4) == 0) c.options.normaliser = ops::Normaliser::sum;
+    std::string what = str("round ", round, " ", dtype, " ", s);
+    // bf16: out and gradients are rounded once, and gradients read the rounded out through delta.
+    double tolerance = dtype == kF64 ? 1e-10 : dtype == kF32 ? 1e-5 : 0x1p-6;
+    int64_t a = below(s.S + 1), b = below(s.S + 1);
+    f(FuzzedAttention{c, tolerance, what, {0, std::min(a, b), std::max(a, b), s.S}});
+  }
 }
 
 inline void expect_same_bits(const Tensor& a, const Tensor& b, const std::string& what) {

@@ -73,7 +73,7 @@ std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, 
 
 // Copies and conversions between any two dtypes.
 Tensor cast(const Tensor& x, DType dtype);   // x itself if it has that dtype
-Tensor to(const Tensor& x, Device device);  // x itself if it is there
+Tensor to(const Tensor& x, Device device);   // x itself if it is there
 Tensor contiguous(const Tensor& x);          // x itself if it is row-major
 Tensor clone(const Tensor& x);               // always a fresh row-major copy
 void copy_(Tensor& to, const Tensor& from);  // converts, broadcasts `from`

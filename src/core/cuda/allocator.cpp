@@ -134,7 +134,7 @@ class CudaAllocator final : public Allocator {
 Allocator& cuda_allocator(int index) {
   static std::mutex mutex;
   static std::map<int, CudaAllocator*>& all = *new std::map<int, CudaAllocator*>;  // never destroyed, like the CPU's
-  cuda::stream(index);  // Error without such a device
+  cuda::stream(index);                                                             // Error without such a device
   std::lock_guard lock(mutex);
   CudaAllocator*& allocator = all[index];
   if (!allocator) allocator = new CudaAllocator(index);

@@ -34,8 +34,8 @@ Found find_devices() {
     return found;
   }
   found.count = 0;
-  found.problem = status == cudaSuccess ? "no device"
-                                        : str(cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+  found.problem =
+      status == cudaSuccess ? "no device" : str(cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
   cudaGetLastError();
   return found;
 }
@@ -107,7 +107,8 @@ cudaEvent_t handle(void* event) { return static_cast<cudaEvent_t>(event); }
 }  // namespace
 
 void check(cudaError_t status, std::string_view what, std::source_location location) {
-  if (status == cudaSuccess) [[likely]] return;
+  if (status == cudaSuccess) [[likely]]
+    return;
   cudaGetLastError();
   bool is_sticky = status == cudaErrorIllegalAddress || status == cudaErrorLaunchFailure || status == cudaErrorAssert ||
                    status == cudaErrorMisalignedAddress || status == cudaErrorIllegalInstruction;

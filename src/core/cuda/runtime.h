@@ -18,8 +18,7 @@
 namespace weft::cuda {
 
 // Error that names what was tried and the runtime's reason.
-void check(cudaError_t status, std::string_view what,
-           std::source_location location = std::source_location::current());
+void check(cudaError_t status, std::string_view what, std::source_location location = std::source_location::current());
 
 cudaStream_t stream(int device);  // this thread's; makes the device current
 cudaStream_t stream_of(const Tensor& t);
