@@ -1,6 +1,8 @@
 // The attention core on GPUs: the fuzzed problems of the CPU's tests against the reference, whole and in pieces; repeatability.
 #include "tests/ops/attention_case.h"
+#include "tests/support/errors.h"
 #include "weft/core/stream.h"
+#include "weft/ops/attention_core.h"
 
 namespace weft {
 namespace {
@@ -27,6 +29,17 @@ TEST(AttentionOnDevices, RepeatsBitForBit) {
     expect_same_bits(grads.dk.cpu(), more.dk.cpu(), "dk");
     expect_same_bits(grads.dv.cpu(), more.dv.cpu(), "dv");
   }
+}
+
+TEST(AttentionOnDevices, FunctorsOfTheUsersOwnAreRefused) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  AttentionCase c = AttentionCase({1, 9, 9, 2, 1, 8, 8}, kF32).on(Device::cuda());
+  EXPECT_EQ("", error_of(
+                    [&] {
+                      ops::attend_with(ops::Causal{}, ops::PlainScore{}, ops::SoftmaxNormaliser{}, c.q, c.k, c.v,
+                                       c.queries, c.keys, c.options);
+                    },
+                    {"attend_block_with: q is on cuda:0", "Device::cpu()"}));
 }
 
 }  // namespace

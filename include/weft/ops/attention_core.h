@@ -24,6 +24,11 @@ namespace weft::ops {
 namespace core {
 namespace {
 
+inline void check_on_cpu(const char* op, const Problem& problem) {
+  WEFT_CHECK(problem.device.is_cpu(), str(op, ": q is on ", problem.device, "; functors of your own run on the CPU"),
+             "move the tensors to Device::cpu(), or use attend()");
+}
+
 template <class T, template <class, class...> class Pass, class... More, class Mask, class Score>
 void run_pass(const Problem& problem, const Mask& mask, const Score& score) {
   if (problem.batch * problem.heads > 0) Pass<T, Mask, Score, More...>(problem, mask, score).run();
@@ -40,6 +45,7 @@ void attend_block_with(const Mask& mask, const Score& score, Normaliser, Attenti
                        const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
                        const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem problem = core::make_problem("attend_block_with", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  core::check_on_cpu("attend_block_with", problem);
   core::bind_state(problem, "attend_block_with", state, Normaliser::kHasStatistic);
   if (problem.compute == kF64) core::run_pass<double, core::Forward, Normaliser>(problem, mask, score);
   else core::run_pass<float, core::Forward, Normaliser>(problem, mask, score);
@@ -66,6 +72,7 @@ void attend_block_backward_with(const Mask& mask, const Score& score, Normaliser
                                 const AttentionOptions& options) {
   constexpr const char* op = "attend_block_backward_with";
   core::Problem problem = core::make_problem(op, q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  core::check_on_cpu(op, problem);
   core::bind_backward(problem, op, grads, dout_BTHV, lse_BTH, delta_BTH, Normaliser::kHasStatistic);
   if (problem.compute == kF64) core::run_pass<double, core::Backward, Normaliser>(problem, mask, score);
   else core::run_pass<float, core::Backward, Normaliser>(problem, mask, score);

@@ -8,7 +8,8 @@
 
 namespace weft::ops {
 
-// Rows of table [V, D] at ids [...] (i32 or i64, 0 <= id < V, checked) -> [..., D].
+// Rows of table [V, D] at ids [...] -> [..., D]. Ids are i32 or i64, 0 <= id < V: checked on the CPU; on a GPU one outside
+// gives NaN.
 Tensor embedding(const Tensor& table, const Tensor& ids);
 Tensor embedding_backward(const Tensor& dy, const Tensor& ids,
                           int64_t num_rows);  // [V, D] f32 (f64 for f64), fixed order
