@@ -9,11 +9,17 @@ namespace weft {
 
 namespace {
 
-thread_local int recompute_depth = 0;
+thread_local int recompute_depth = 0, first_forward_depth = 0;
 
 struct Recomputing {
   Recomputing() { ++recompute_depth; }
   ~Recomputing() { --recompute_depth; }
+};
+
+struct FirstForward {
+  FirstForward() { ++first_forward_depth; }
+  ~FirstForward() { --first_forward_depth; }
+  NoGrad no_grad;
 };
 
 // Turns recording on inside a backward, which runs without.
@@ -25,12 +31,13 @@ struct Recording {
 }  // namespace
 
 bool is_recomputing() { return recompute_depth > 0; }
+bool is_first_forward_of_recompute() { return first_forward_depth > 0; }
 
 std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs) {
   if (!is_recording()) return f(inputs);
   std::vector<Tensor> outputs;
   {
-    NoGrad no_grad;
+    FirstForward first_forward;
     for (const Var& output : f(inputs)) outputs.push_back(output.value());
   }
   // A first input that always wants a gradient keeps the node on the tape when only variables inside f want one.

@@ -8,12 +8,14 @@
 #include "trainers/config.pb.h"
 #include "trainers/config_error.h"
 #include "trainers/origins.h"
+#include "weft/nn/mixers.h"
 
 namespace weft::config {
 
 struct Loaded {
   Experiment experiment;
-  Origins origins;  // for errors of later checks: which line or argument a value came from
+  Origins origins;                    // for errors of later checks: which line or argument a value came from
+  std::vector<MixerRow> mixers = {};  // the program's own, that `custom` can name
 };
 
 // Reads a file and applies the overrides in order; no defaults yet. Relative paths in the file are relative to it, in

@@ -304,6 +304,7 @@ void Run::print_result(const std::string& report) {
 
 int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   config::Loaded config = config::load(arguments.config_file, arguments.overrides);
+  config.mixers = arguments.mixers;
   apply_process_settings(config.experiment);
   std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
   RunFolder folder(path, config.experiment, arguments.overrides);

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "weft/nn/mixers.h"
+
 namespace weft::cli {
 class Console;
 }
@@ -16,6 +18,7 @@ struct PretrainArguments {
   std::string run_folder;  // empty: runs/<name>
   std::string resume =
       "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or a checkpoint folder
+  std::vector<MixerRow> mixers = {};  // the program's own
 };
 
 // Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).

@@ -30,20 +30,30 @@ void apply_process_settings(const config::Experiment& experiment) {
 
 namespace {
 
-// Without norms and biases, which are small; a double, since no product overflows it.
-double matrix_elements(const LanguageModelOptions& o) {
+// Without norms and biases, which are small; doubles, since no product overflows them.
+double table_and_ffn_elements(const LanguageModelOptions& o) {
   auto dim = static_cast<double>(o.dim);
-  double elements = static_cast<double>(o.vocab) * dim * (o.has_tied_embedding ? 1 : 2), mixers = 0;
+  double elements = static_cast<double>(o.vocab) * dim * (o.has_tied_embedding ? 1 : 2);
   if (o.position == PositionKind::learned) elements += static_cast<double>(o.context) * dim;
-  for (const SoftmaxOptions& m : o.mixers) {
-    int64_t kv_heads = m.kv_heads > 0 ? m.kv_heads : m.heads;
-    double width = m.head_dim > 0 ? static_cast<double>(m.head_dim) : dim / static_cast<double>(m.heads);
-    mixers += 2 * dim * width * static_cast<double>(m.heads + kv_heads) / static_cast<double>(o.mixers.size());
-  }
   FfnOptions ffn = o.ffn;
   ffn.dim = o.dim;
-  double hidden = static_cast<double>(ffn_hidden(ffn)), ffn_matrices = ffn.kind == FfnKind::swiglu ? 3 : 2;
-  return elements + static_cast<double>(o.layers) * (mixers + ffn_matrices * dim * hidden);
+  double hidden = static_cast<double>(ffn_hidden(ffn)), matrices = ffn.kind == FfnKind::swiglu ? 3 : 2;
+  return elements + static_cast<double>(o.layers) * matrices * dim * hidden;
+}
+
+// Makes one mixer of each kind to count it.
+double mixer_elements(const LanguageModelOptions& o) {
+  double elements = 0;
+  for (const MixerMaker& make : o.mixers) elements += static_cast<double>(make(mixer_args(o, 0), Rng(0))->num_params());
+  return elements * static_cast<double>(o.layers) / static_cast<double>(o.mixers.size());
+}
+
+void check_memory(double elements) {
+  double bytes = 4 * elements, memory = static_cast<double>(cli::system_info().memory_bytes);
+  if (bytes > memory)
+    throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
+                                  " GiB, and the machine has ", std::round(memory / 1073741824)),
+                              "lower dim, layers, hidden or vocab");
 }
 
 // The run's own shards; texts that an override names become shards in a folder of their own.
@@ -67,23 +77,23 @@ PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
   MemoryTag tag("parameters");
   LanguageModelOptions options = model_options(config, data.tokenizer->vocab_size());
-  double bytes = 4 * matrix_elements(options), memory = static_cast<double>(cli::system_info().memory_bytes);
-  if (bytes > memory)
-    throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
-                                  " GiB, and the machine has ", std::round(memory / 1073741824)),
-                              "lower dim, layers, hidden or vocab");
+  double elements = table_and_ffn_elements(options);
+  check_memory(elements);  // first, so that no mixer of absurd size is made to count it
+  check_memory(elements + mixer_elements(options));
   auto model = std::make_unique<LanguageModel>(options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
   model->set_compute(compute_dtype(config.experiment));
   return model;
 }
 
-LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console) {
+LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
+                   const std::vector<MixerRow>& mixers) {
   std::string file = folder + "/config.txtpb";
   if (!io::file_exists(file))
     throw config::ConfigError(str(folder, " is not a run: it has no config.txtpb"),
                               "name a folder that weft train made");
   LoadedRun run;
   run.config = config::load(file, overrides);
+  run.config.mixers = mixers;
   apply_process_settings(run.config.experiment);
   run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
   run.model = make_model(run.config, run.data);

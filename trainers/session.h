@@ -25,7 +25,8 @@ struct LoadedRun {
   std::unique_ptr<LanguageModel> model;
   int64_t step = 0;
 };
-LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console);
+LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
+                   const std::vector<MixerRow>& mixers);
 
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data);
 

@@ -92,6 +92,8 @@ StepResult Trainer::step() {
              "lower the learning rate, set optim.skip, or find the op with train.anomaly=true");
   if (result.was_skipped) ++num_skipped_;
   else optimizer_.step(grads, result.lr_factor, clip_factor(result.grad_norm, options_.clip_norm));
+  if (result.was_skipped) model_.discard_buffers();
+  else model_.update_buffers();
   for (const NamedParam& p : params_) p.param->clear_grad();
   ++step_;
   return result;

@@ -30,15 +30,32 @@ ops::RotaryOptions rotary_options(const config::Rope& rope) {
   return options;
 }
 
-SoftmaxOptions softmax_options(const config::Softmax& softmax) {
-  return {.heads = softmax.heads(),
-          .kv_heads = softmax.kv_heads(),
-          .head_dim = softmax.head_dim(),
-          .qk_norm = softmax.qk_norm(),
-          .window = softmax.window(),
-          .softcap = softmax.soft_cap(),
-          .has_bias = softmax.bias(),
-          .dropout = softmax.dropout()};
+MixerMaker softmax_options(const config::Softmax& softmax) {
+  return SoftmaxOptions{.heads = softmax.heads(),
+                        .kv_heads = softmax.kv_heads(),
+                        .head_dim = softmax.head_dim(),
+                        .qk_norm = softmax.qk_norm(),
+                        .window = softmax.window(),
+                        .softcap = softmax.soft_cap(),
+                        .has_bias = softmax.bias(),
+                        .dropout = softmax.dropout()};
+}
+
+// A mixer that the program brought, with the numbers and texts of the config.
+MixerMaker custom_mixer(const Loaded& loaded, const config::Custom& custom, const std::string& path) {
+  std::string names;
+  for (const MixerRow& row : loaded.mixers) {
+    names += str(names.empty() ? "" : ", ", row.name);
+    if (row.name != custom.type()) continue;
+    return [make = row.make, custom](MixerArgs args, Rng rng) {
+      for (const auto& number : custom.number()) args.numbers[number.key()] = number.value();
+      for (const auto& text : custom.text()) args.texts[text.key()] = text.value();
+      return make(args, rng);
+    };
+  }
+  config::refuse(loaded, path, str("names '", custom.type(), "', which is not registered"),
+                 names.empty() ? "this program has no mixers of its own; use one of the library's"
+                               : str("this program knows: ", names));
 }
 
 std::vector<int> pattern_of(const std::string& text) {
@@ -66,11 +83,9 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   if (m.position().has_rope()) o.rotary = rotary_options(m.position().rope());
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i) {
-    if (!m.mixer(i).has_softmax())
-      config::refuse(loaded, str("model.mixer[", i, "].custom"),
-                     str("names '", m.mixer(i).custom().type(), "', which is not registered"),
-                     "this program knows: softmax");
-    o.mixers.push_back(softmax_options(m.mixer(i).softmax()));
+    const config::Mixer& mixer = m.mixer(i);
+    o.mixers.push_back(mixer.has_softmax() ? softmax_options(mixer.softmax())
+                                           : custom_mixer(loaded, mixer.custom(), str("model.mixer[", i, "].custom")));
   }
   o.pattern = pattern_of(m.pattern());
   o.ffn = m.ffn().has_gelu()

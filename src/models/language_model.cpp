@@ -3,12 +3,15 @@
 
 #include <cmath>
 
-#include "weft/autograd/recompute.h"
 #include "weft/core/error.h"
 
 namespace weft {
 
 namespace {
+
+double out_std(const LanguageModelOptions& o) {
+  return o.scales_init_by_depth ? o.std / std::sqrt(2.0 * static_cast<double>(o.layers)) : o.std;
+}
 
 LanguageModelOptions checked(LanguageModelOptions o) {
   WEFT_CHECK(o.vocab >= 1 && o.dim >= 1 && o.layers >= 1 && o.context >= 1,
@@ -21,26 +24,30 @@ LanguageModelOptions checked(LanguageModelOptions o) {
     WEFT_CHECK(0 <= index && index < static_cast<int>(o.mixers.size()),
                str("language model: pattern names mixer ", index, " of ", o.mixers.size()),
                str("use 0 .. ", o.mixers.size() - 1));
-  double out_std = o.scales_init_by_depth ? o.std / std::sqrt(2.0 * static_cast<double>(o.layers)) : o.std;
-  for (SoftmaxOptions& mixer : o.mixers) {
-    mixer.dim = o.dim;
-    mixer.rotary = o.position == PositionKind::rotary ? std::optional(o.rotary) : std::nullopt;
-    mixer.std = o.std;
-    mixer.out_std = out_std;
-  }
   o.ffn.dim = o.dim;
   o.ffn.std = o.std;
-  o.ffn.out_std = out_std;
+  o.ffn.out_std = out_std(o);
   return o;
 }
 
 }  // namespace
 
+MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
+  return {.dim = o.dim,
+          .context = o.context,
+          .layer = layer,
+          .layers = o.layers,
+          .rotary = o.position == PositionKind::rotary ? std::optional(o.rotary) : std::nullopt,
+          .norm_eps = o.norm.eps,
+          .std = o.std,
+          .out_std = out_std(o)};
+}
+
 struct LanguageModel::Block final : Module {
-  Block(const LanguageModelOptions& o, const SoftmaxOptions& mixer_options, Rng rng)
+  Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer, Rng rng)
       : mixer_norm(o.dim, o.norm),
         ffn_norm(o.dim, o.norm),
-        mixer(make_softmax(mixer_options, rng["mixer"])),
+        mixer(make_mixer(mixer_args(o, layer), rng["mixer"])),
         ffn(make_ffn(o.ffn, rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
@@ -61,7 +68,7 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
   }
   for (int64_t i = 0; i < options_.layers; ++i) {
     int mixer = options_.pattern[static_cast<size_t>(i) % options_.pattern.size()];
-    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)],
+    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)], i,
                                               rng["layers"][static_cast<uint64_t>(i)]));
     name_part({str("layers.", i), *blocks_.back()});
   }
@@ -80,12 +87,10 @@ const Param& LanguageModel::output_weight() const {
 // Pre-norm: x + mixer(norm(x)), then x + ffn(norm(x)).
 Var LanguageModel::run_block(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
-  auto mix = [&](std::span<const Var> in) {
-    return std::vector<Var>{
-        tokens.dropout(block.mixer->forward(block.mixer_norm(in[0]), tokens), options_.residual_dropout, "mixer")};
+  auto mix = [&](const Var& x) {
+    return tokens.dropout(block.mixer->forward(block.mixer_norm(x), tokens), options_.residual_dropout, "mixer");
   };
-  Var update = options_.recompute == Recompute::mixers ? recompute(mix, {&x_BTD, 1})[0] : mix({&x_BTD, 1})[0];
-  Var x = x_BTD + update;
+  Var x = x_BTD + (options_.recompute == Recompute::mixers ? tokens.recomputed(mix, x_BTD) : mix(x_BTD));
   Scope ffn_scope("ffn");
   return x + tokens.dropout(block.ffn->forward(block.ffn_norm(x)), options_.residual_dropout, "residual");
 }
@@ -97,11 +102,10 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
              "give ids [B, T] of the same tokens");
   Var x = embedding_(ids_BT);
   if (positions_) x = x + (*positions_)(tokens.document_positions());
+  tokens.share("embedding", x);
   for (auto& block : blocks_) {
-    auto run = [this, &block, &tokens](std::span<const Var> in) {
-      return std::vector<Var>{run_block(*block, in[0], tokens)};
-    };
-    x = options_.recompute == Recompute::blocks ? recompute(run, {&x, 1})[0] : run({&x, 1})[0];
+    auto run = [this, &block, &tokens](const Var& in) { return run_block(*block, in, tokens); };
+    x = options_.recompute == Recompute::blocks ? tokens.recomputed(run, x) : run(x);
   }
   tokens.finish_decode_step();
   return norm_(x);

@@ -38,6 +38,21 @@ void Buffer::set_value(const Tensor& value) {
   assign(value_, value);
 }
 
+void Buffer::add(const Tensor& sum, double count) {
+  WEFT_CHECK(sum.shape() == value_.shape(), str("Buffer: sum ", sum, " for ", value_),
+             "add sums of the buffer's shape");
+  Tensor more = cast(Var(sum), kF64).value();
+  sum_ = sum_.defined() ? weft::add(sum_, more).value() : more;
+  count_ += count;
+}
+
+void Buffer::update() {
+  if (count_ == 0) return;
+  Var next = cast(Var(value_), kF64) * decay_ + Var(sum_) * ((1 - decay_) / count_);
+  assign(value_, next.value());
+  discard();
+}
+
 void Module::name_parts(std::initializer_list<Part> parts) {
   for (const Part& part : parts) name_part(part);
 }
@@ -84,6 +99,14 @@ int64_t Module::num_params() const {
 
 void Module::set_compute(DType compute) {
   for (NamedParam& p : params()) p.param->set_compute(compute);
+}
+
+void Module::update_buffers() {
+  for (NamedBuffer& b : buffers()) b.buffer->update();
+}
+
+void Module::discard_buffers() {
+  for (NamedBuffer& b : buffers()) b.buffer->discard();
 }
 
 void Module::clear_grads() {

@@ -124,19 +124,63 @@ Var Tokens::dropout(const Var& x_BTD, double p, std::string_view purpose) {
   return weft::dropout(x_BTD, positions(), p, random(purpose), data_.first_row);
 }
 
-namespace {
-
-// The first forward of recompute() runs without recording: what left it by the side would have no gradient.
-void check_recorded(std::string_view what, std::string_view name, bool is_training) {
-  WEFT_CHECK(!is_training || is_recording(),
-             str(what, ": '", name, "' comes from a block that is recomputed, or from under NoGrad"),
-             "return it as an output of recompute() and pass it on outside");
+// The first forward of a bare recompute() runs without recording: what left it by the side would have no gradient.
+void Tokens::check_recorded(std::string_view what, std::string_view name) const {
+  WEFT_CHECK(!is_training() || !is_first_forward_of_recompute() || recomputed_depth_ > 0,
+             str(what, ": '", name, "' comes from inside recompute()"),
+             "use Tokens::recomputed(), or return it as an output of recompute() and pass it on outside");
 }
 
-}  // namespace
+Var Tokens::recomputed(const std::function<Var(const Var&)>& f, const Var& x_BTD) {
+  struct Left {  // by the side, in the order of the outputs after the first
+    std::vector<std::string> shared;
+    std::vector<Loss> losses;
+  };
+  Shared outside = shared_;
+  struct Inside {
+    int& depth;
+    explicit Inside(int& depth) : depth(++depth) {}
+    ~Inside() { --depth; }
+  };
+  auto left = std::make_shared<Left>();
+  // Values enter as inputs and leave as outputs; in between, this object holds what the block sees.
+  auto block = [this, f, outside, left](std::span<const Var> in) {
+    Shared kept = std::exchange(shared_, outside);
+    size_t num_losses = losses_.size();
+    for (size_t i = 0; i < outside.size(); ++i) shared_[i].second = in[1 + i];
+    std::vector<Var> out;
+    {
+      Inside inside{recomputed_depth_};
+      out.push_back(f(in[0]));
+    }
+    *left = {};
+    for (size_t i = 0; i < shared_.size(); ++i) {
+      bool is_same = i < outside.size() && shared_[i].second.value().shares_memory_with(in[1 + i].value()) &&
+                     shared_[i].second.shape() == in[1 + i].shape();
+      if (is_same) continue;
+      left->shared.push_back(shared_[i].first);
+      out.push_back(shared_[i].second);
+    }
+    for (size_t i = num_losses; i < losses_.size(); ++i) {
+      left->losses.push_back(losses_[i]);
+      out.push_back(losses_[i].value);
+    }
+    losses_.resize(num_losses);
+    shared_ = std::move(kept);
+    return out;
+  };
+  std::vector<Var> inputs{x_BTD};
+  for (const auto& [name, value] : outside) inputs.push_back(value);
+  std::vector<Var> out = weft::recompute(block, inputs);
+  size_t next = 1;
+  for (const std::string& name : std::vector<std::string>(left->shared)) share(name, out[next++]);
+  for (const Loss& loss : left->losses) losses_.push_back({loss.name, out[next++], loss.weight});
+  left->losses.clear();  // their values are not needed for backward
+  return out[0];
+}
 
 void Tokens::share(std::string_view name, const Var& value) {
-  check_recorded("share", name, is_training());
+  check_recorded("share", name);
   for (auto& [known, var] : shared_)
     if (known == name) {
       var = value;
@@ -156,8 +200,12 @@ const Var& Tokens::shared(std::string_view name) const {
 }
 
 void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
-  check_recorded("add_loss", name, is_training());
-  if (is_training() && !is_recomputing()) losses_.push_back({std::string(name), value, weight});
+  check_recorded("add_loss", name);
+  if (is_training()) losses_.push_back({std::string(name), value, weight});
+}
+
+void Tokens::accumulate(Buffer& buffer, const Var& sum, double count) {
+  if (is_training() && !is_recomputing()) buffer.add(sum.value(), count);
 }
 
 void Tokens::report(std::string_view name, double sum, double count) {

@@ -21,7 +21,7 @@ LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
           .context = 12,
           .norm = {},
           .position = position,
-          .mixers = {{.heads = 4, .kv_heads = 2, .qk_norm = true}},
+          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = true}},
           .ffn = {.hidden = 24}};
 }
 
@@ -53,8 +53,12 @@ TEST(LanguageModel, NamesItsParametersByPath) {
 }
 
 TEST(LanguageModel, CountsParametersAndFlops) {
-  LanguageModelOptions options{
-      .vocab = 100, .dim = 64, .layers = 3, .context = 32, .mixers = {{.heads = 4}}, .ffn = {.kind = FfnKind::gelu}};
+  LanguageModelOptions options{.vocab = 100,
+                               .dim = 64,
+                               .layers = 3,
+                               .context = 32,
+                               .mixers = {SoftmaxOptions{.heads = 4}},
+                               .ffn = {.kind = FfnKind::gelu}};
   LanguageModel model(options, Rng(1));
   int64_t expected = 3 * 12 * 64 * 64 + 100 * 64;
   EXPECT_EQ(model.num_matmul_params(), expected);
@@ -96,7 +100,7 @@ TEST(LanguageModel, TheFutureChangesNothing) {
 
 TEST(LanguageModel, DecodingGivesTheParallelLogits) {
   LanguageModelOptions options = tiny();
-  options.mixers.push_back({.heads = 2, .window = 3, .softcap = 5});
+  options.mixers.push_back(SoftmaxOptions{.heads = 2, .window = 3, .softcap = 5});
   LanguageModel model(options, Rng(1));
   Tensor all = ids(2, 10);
   Tokens parallel(plain_tokens(2, 10));
@@ -133,7 +137,7 @@ TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
     LanguageModelOptions options = tiny();
     options.recompute = recompute;
     options.residual_dropout = 0.2;
-    options.mixers[0].dropout = 0.1;
+    options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = true, .dropout = 0.1}};
     LanguageModel model(options, Rng(5));
     Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
     backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);
@@ -215,10 +219,45 @@ TEST(Tokens, RefusesToShareOutOfARecomputedBlock) {
                 [&] {
                   recompute(block, {&x, 1});
                 },
-                {"share: 'memory' comes from a block that is recomputed"}),
+                {"share: 'memory' comes from inside recompute()", "use Tokens::recomputed()"}),
             "");
   block({&x, 1});
   EXPECT_TRUE(tokens.shared("memory").wants_grad());
+}
+
+TEST(Tokens, RecomputedCarriesSharedValuesAndLossesInAndOut) {
+  Tensor x = test::random_normal({2, 4, 3}, "x", kF64), memory = test::random_normal({2, 4, 3}, "memory", kF64);
+  auto grads = [&](bool is_recomputed) {
+    Var in = variable(x), old = variable(memory);
+    Tokens tokens(plain_tokens(2, 4), {.is_training = true});
+    tokens.share("old", old);
+    auto block = [&](const Var& v) {
+      tokens.share("fresh", v * tokens.shared("old"));
+      tokens.add_loss("balance", sum_all(square(v)), 0.5);
+      return sin(v);
+    };
+    Var y = is_recomputed ? tokens.recomputed(block, in) : block(in);
+    EXPECT_EQ(tokens.losses().size(), 1u);
+    backward(sum_all(y * tokens.shared("fresh")) + tokens.losses()[0].value * tokens.losses()[0].weight);
+    auto all = in.grad().to_vector<double>(), more = old.grad().to_vector<double>();
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_EQ(grads(true), grads(false));
+}
+
+TEST(Buffer, MovesToTheMeanOfWhatWasAdded) {
+  Buffer mean(Tensor::full({2}, 1, kF32), 0.75);
+  mean.update();
+  EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1, 1}));
+  mean.add(Tensor::from<float>({2, 4}, {2}), 1);
+  mean.add(Tensor::from<float>({4, 8}, {2}), 2);
+  mean.update();
+  EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1.25, 1.75}));
+  mean.add(Tensor::from<float>({9, 9}, {2}), 1);
+  mean.discard();
+  mean.update();
+  EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1.25, 1.75}));
 }
 
 TEST(Tokens, ColumnMassSumsToTheNumberOfQueries) {
@@ -237,14 +276,10 @@ TEST(Model, RefusesImpossibleOptions) {
     change(options);
     return [options] { LanguageModel model(options, Rng(1)); };
   };
-  EXPECT_EQ(error_of(with([](auto& o) {
-                       o.mixers[0].heads = 3;
-                       o.mixers[0].kv_heads = 0;
-                     }),
-                     {"dim 16 is not a multiple of heads 3"}),
-            "");
-  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].kv_heads = 3; }), {"heads 4 is not a multiple of kv_heads 3"}), "");
-  EXPECT_EQ(error_of(with([](auto& o) { o.mixers[0].head_dim = 5; }), {"head_dim 5 is odd"}), "");
+  auto with_mixer = [&](const SoftmaxOptions& mixer) { return with([&](auto& o) { o.mixers = {mixer}; }); };
+  EXPECT_EQ(error_of(with_mixer({.heads = 3}), {"dim 16 is not a multiple of heads 3"}), "");
+  EXPECT_EQ(error_of(with_mixer({.heads = 4, .kv_heads = 3}), {"heads 4 is not a multiple of kv_heads 3"}), "");
+  EXPECT_EQ(error_of(with_mixer({.heads = 4, .head_dim = 5}), {"head_dim 5 is odd"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.pattern = {1}; }), {"pattern names mixer 1 of 1"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.layers = 0; }), {"layers 0"}), "");
   LanguageModel model(tiny(), Rng(1));

@@ -58,7 +58,8 @@ TEST(Draw, RefusesNaN) {
 
 LanguageModel tiny_model() {
   return LanguageModel(
-      {.vocab = 9, .dim = 16, .layers = 1, .context = 8, .mixers = {{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(4));
+      {.vocab = 9, .dim = 16, .layers = 1, .context = 8, .mixers = {SoftmaxOptions{.heads = 2}}, .ffn = {.hidden = 16}},
+      Rng(4));
 }
 
 // The greedy continuation by full forward passes, for as long as it fits into the context.

@@ -84,6 +84,21 @@ TEST_F(Cli, ExplainsFieldsAndPrintsTheReference) {
   expect_parts(run.out, {"| field | type |", "| `checkpoint.keep_last` |"});
 }
 
+TEST_F(Cli, ChecksMixersAndListsEveryResult) {
+  Outcome run = weft("check --mixer gqa --json");
+  EXPECT_EQ(run.code, 0) << run.out;
+  auto json = nlohmann::json::parse(run.out);
+  EXPECT_TRUE(json["passed"]);
+  ASSERT_EQ(json["results"].size(), 9u);
+  EXPECT_EQ(json["results"][0]["variant"], "gqa");
+  EXPECT_EQ(json["results"][0]["check"], "reference");
+  EXPECT_EQ(json["results"][0]["result"], "passed");
+  run = weft("check --mixer mha --check decode");
+  expect_parts(run.out, {"mha", "decode", "passed", "conformance 1 variants, 1 checks: 1 passed, 0 failed"});
+  expect_parts(weft("check --mixer mha --table").out,
+               {"| `mha` | `softmax(q k^T / sqrt(K)) v` | 1706.03762 |", " yes |"});
+}
+
 struct Row {
   const char* arguments;
   std::vector<std::string> parts;

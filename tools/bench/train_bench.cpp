@@ -38,7 +38,7 @@ class TrainingStep {
                 .context = s.tokens,
                 .norm = {NormKind::layer, 1e-5},
                 .position = PositionKind::learned,
-                .mixers = {{.heads = s.heads}},
+                .mixers = {SoftmaxOptions{.heads = s.heads}},
                 .ffn = {.kind = FfnKind::gelu}},
                Rng(1)) {
     model_.set_compute(compute);

@@ -17,9 +17,12 @@ int main(int argc, char** argv) try {
   weft::data::RowOptions rows{.context = context, .vocab = tokenizer->vocab_size()};
   weft::data::Loader loader({{train, 1.0}}, rows, /*seed=*/1);
 
-  weft::LanguageModel model(
-      {.vocab = 256, .dim = 128, .layers = 4, .context = context, .mixers = {{.heads = 4, .qk_norm = true}}},
-      weft::Rng(1));
+  weft::LanguageModel model({.vocab = 256,
+                             .dim = 128,
+                             .layers = 4,
+                             .context = context,
+                             .mixers = {weft::SoftmaxOptions{.heads = 4, .qk_norm = true}}},
+                            weft::Rng(1));
   std::vector<weft::OptimizerParam> params;
   for (const auto& p : model.params()) params.push_back({p.name, p.param->value()});
   weft::Optimizer optimizer({{.match = "layers.*.weight", .num_dims = 2, .algorithm = weft::MuonOptions{}},

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "weft/trainers/cli.h"
+
 namespace CLI {
 class App;
 }
@@ -14,7 +16,6 @@ class App;
 namespace weft::cli {
 
 class Console;
-struct Extensions;
 
 // What runs once the command line has been read; returns an exit code of cli.h.
 using Action = std::function<int(Console&, const Extensions&)>;
@@ -27,6 +28,9 @@ struct Command {
 };
 
 std::span<const Command> commands();
+
+// The library's mixers and then the program's own.
+std::vector<MixerRow> all_mixers(const Extensions& extensions);
 
 // The argument CONFIG and the overrides after it, as commands that take a config have them.
 class ConfigArguments {
@@ -42,6 +46,7 @@ class ConfigArguments {
 };
 
 Action define_bench(CLI::App& app);
+Action define_check(CLI::App& app);
 Action define_config(CLI::App& app);
 Action define_data(CLI::App& app);
 Action define_doctor(CLI::App& app);

@@ -30,14 +30,14 @@ nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
   return row;
 }
 
-int run(const Options& options, Console& console) {
+int run(const Options& options, Console& console, const Extensions& extensions) {
   if (!options.tasks.empty())
     throw config::ConfigError(fmt::format("--tasks {}: this version has no tasks.", options.tasks[0]),
                               "Leave --tasks out: the validation loss is evaluated.");
   for (int64_t length : options.lengths)
     if (length < 1)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console);
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
   WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data",
              "add data.val.path=FILE after the run");
   const auto& e = run.config.experiment;
@@ -73,7 +73,7 @@ Action define_eval(CLI::App& app) {
       ->delimiter(',')
       ->type_name("N,N");
   app.add_option("--tasks", options->tasks, "Tasks beside the validation loss")->delimiter(',')->type_name("LIST");
-  return [options](Console& console, const Extensions&) { return run(*options, console); };
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 
 }  // namespace weft::cli

@@ -21,8 +21,8 @@ struct Options {
   uint64_t seed = 1;
 };
 
-int run(const Options& options, Console& console) {
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console);
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
   std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
@@ -70,7 +70,7 @@ Action define_sample(CLI::App& app) {
       ->check(CLI::Range(0.0, 1000.0))
       ->type_name("T");
   app.add_option("--seed", options->seed, "Seed of the draws")->type_name("S");
-  return [options](Console& console, const Extensions&) { return run(*options, console); };
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 
 }  // namespace weft::cli

@@ -34,6 +34,10 @@ std::span<const Command> commands() {
        "  weft gradcheck --mixer all\n"
        "  weft gradcheck --mixer gqa --shapes 5x16,9x8",
        define_gradcheck},
+      {"check", "Run the conformance suite on mixers: gradients, causality, decoding, documents, bf16, devices, ...",
+       "  weft check --mixer gqa\n"
+       "  weft check --json",
+       define_check},
       {"config", "Print the resolved config, explain a field, or print the reference of all fields",
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",
@@ -44,6 +48,13 @@ std::span<const Command> commands() {
        define_doctor},
   };
   return kTable;
+}
+
+std::vector<MixerRow> all_mixers(const Extensions& extensions) {
+  std::span<const MixerRow> table = mixer_table();
+  std::vector<MixerRow> rows(table.begin(), table.end());
+  rows.insert(rows.end(), extensions.mixers.begin(), extensions.mixers.end());
+  return rows;
 }
 
 void ConfigArguments::add(CLI::App& app, bool is_required) {

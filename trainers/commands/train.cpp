@@ -27,12 +27,12 @@ Action define_train(CLI::App& app) {
                  "auto: continue what the folder holds; never: refuse to; or a checkpoint folder")
       ->type_name("auto|never|DIR");
   app.add_option("--ranks", options->ranks, "Ranks as threads of this process")->type_name("N");
-  return [options](Console& console, const Extensions&) {
+  return [options](Console& console, const Extensions& extensions) {
     if (options->ranks != 1)
       throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.",
                                 "Leave --ranks out.");
-    return train::pretrain(console,
-                           {options->config.file(), options->config.overrides(), options->run_folder, options->resume});
+    return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder,
+                                     options->resume, extensions.mixers});
   };
 }
 

@@ -17,5 +17,7 @@ std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs);
 
 // True while a backward runs some f again: reports and statistics are not taken twice.
 bool is_recomputing();
+// True while recompute() runs f for the first time, without recording: what f leaves by the side has no gradient.
+bool is_first_forward_of_recompute();
 
 }  // namespace weft

@@ -1,6 +1,6 @@
 // A decoder-only language model put together from plain options: embedding, blocks of (norm, mixer, norm, feed-forward) on a
 // residual stream, final norm, output weight.
-//   LanguageModel model({.vocab = 256, .dim = 128, .layers = 4, .context = 256, .mixers = {{.heads = 4}}}, Rng(1));
+//   LanguageModel model({.vocab = 256, .dim = 128, .layers = 4, .context = 256, .mixers = {SoftmaxOptions{.heads = 4}}}, Rng(1));
 //   backward(model.loss(batch_tokens, targets, tokens, 1.0 / num_targets).loss);
 #pragma once
 
@@ -20,14 +20,17 @@ struct LanguageModelOptions {
   NormOptions norm = {};
   PositionKind position = PositionKind::rotary;
   ops::RotaryOptions rotary = {};
-  std::vector<SoftmaxOptions> mixers = {SoftmaxOptions{}};  // dim, rotary and the stds are filled in by the model
-  std::vector<int> pattern = {};                            // mixer of each layer, repeated; empty: all mixers in turn
-  FfnOptions ffn = {};                                      // likewise
+  std::vector<MixerMaker> mixers = {SoftmaxOptions{}};
+  std::vector<int> pattern = {};  // mixer of each layer, repeated; empty: all mixers in turn
+  FfnOptions ffn = {};            // dim and the stds are filled in by the model
   double residual_dropout = 0;
   double std = 0.02;
   bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
   Recompute recompute = Recompute::none;
 };
+
+// What the makers of the model's mixers get.
+MixerArgs mixer_args(const LanguageModelOptions& options, int64_t layer);
 
 struct LanguageModelLoss {
   Var loss;       // factor * sum of token losses + weighted auxiliary losses

@@ -37,15 +37,21 @@ class Param {
   Var leaf_;
 };
 
-// A running statistic: f32, no gradient, named and saved like a Param.
+// A running mean over optimiser steps: f32, no gradient, named and saved like a Param. Forward reads the value of the last step and
+// adds sums and counts (Tokens::accumulate); after the last micro-batch, update() takes value <- decay value + (1 - decay) sum / count.
 class Buffer {
  public:
-  explicit Buffer(Tensor value) : value_(std::move(value)) {}
+  explicit Buffer(Tensor value, double decay = 0.9) : value_(std::move(value)), decay_(decay) {}
   const Tensor& value() const { return value_; }
-  void set_value(const Tensor& value);
+  void set_value(const Tensor& value);  // converted
+
+  void add(const Tensor& sum, double count);  // of the value's shape
+  void update();                              // nothing if nothing was added
+  void discard() { sum_ = {}, count_ = 0; }   // of a step that was skipped
 
  private:
-  Tensor value_;
+  Tensor value_, sum_;
+  double decay_, count_ = 0;
 };
 
 struct NamedParam {
@@ -70,6 +76,8 @@ class Module {
   int64_t num_params() const;       // elements
   void set_compute(DType compute);  // of every Param
   void clear_grads();
+  void update_buffers();   // after the last micro-batch of a step
+  void discard_buffers();  // instead, if the step is skipped
 
  protected:
   struct Part {

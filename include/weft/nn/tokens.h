@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/core/rng.h"
+#include "weft/nn/module.h"
 
 namespace weft {
 
@@ -84,22 +86,31 @@ class Tokens {
     double sum, count;
   };
   void add_loss(std::string_view name, const Var& value, double weight);
+  // Adds to a Buffer's mean: in training, once per layer and micro-batch. `sum` has the buffer's shape.
+  void accumulate(Buffer& buffer, const Var& sum, double count);
   void report(std::string_view name, double sum, double count);
   const std::vector<Loss>& losses() const { return losses_; }
   const std::vector<Report>& reports() const { return reports_; }
+
+  // f(x) by recompute(): what f shares, takes from shared() or adds as a loss is carried in and out, with its gradients.
+  Var recomputed(const std::function<Var(const Var&)>& f, const Var& x_BTD);
 
   // Of the cache: called by the model after all layers have seen the new tokens.
   void finish_decode_step();
 
  private:
   struct Rotary;
+  using Shared = std::vector<std::pair<std::string, Var>>;
+  void check_recorded(std::string_view what, std::string_view name) const;
+
   TokenData data_;
   TokensOptions options_;
   std::vector<std::unique_ptr<Rotary>> rotary_;
-  std::vector<std::pair<std::string, Var>> shared_;
+  Shared shared_;
   std::vector<Loss> losses_;
   std::vector<Report> reports_;
-  size_t next_slot_ = 0;  // of the cache
+  size_t next_slot_ = 0;      // of the cache
+  int recomputed_depth_ = 0;  // inside how many recomputed()
 };
 
 }  // namespace weft

@@ -1,11 +1,26 @@
 // The `weft` command as a function, so that a program with parts of its own has every command:
-//   int main(int argc, char** argv) { return weft::cli::main(argc, argv); }
+//   int main(int argc, char** argv) { return weft::cli::main(argc, argv, {.mixers = {{"sink", make_my_sink}}}); }
 #pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "weft/nn/mixers.h"
 
 namespace weft::cli {
 
-// The place of a program's own mixers and other parts; none can be given in this version.
-struct Extensions {};
+// A mixer in plain float64 loops, for `weft check`: its sizes, its parameters and buffers by name, x [B, T, D] and what is known
+// of the tokens, all f64; returns the elements of its output.
+using MixerReference = std::function<std::vector<double>(const MixerArgs&, const std::map<std::string, Tensor>&,
+                                                         const Tensor& x_BTD, const TokenData&)>;
+
+// A program's own parts. Mixers are named by `custom { type: "..." }` in configs and walked by `check` and `gradcheck`.
+struct Extensions {
+  std::vector<MixerRow> mixers = {};
+  std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the mixer
+};
 
 // Exit codes of every command.
 inline constexpr int kSuccess = 0;

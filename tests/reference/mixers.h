@@ -1,0 +1,21 @@
+// The plain-loop reference of every row of the table of mixers, by its name.
+#pragma once
+
+#include "tests/reference/mixers/softmax.h"
+#include "weft/nn/mixers.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::reference {
+
+inline std::map<std::string, cli::MixerReference, std::less<>> mixers() {
+  std::map<std::string, cli::MixerReference, std::less<>> all;
+  // Rows whose maker is the options of one mixer: its reference reads the same options.
+  for (const MixerRow& row : mixer_table()) {
+    if (const auto* o = row.make.target<SoftmaxOptions>())
+      all[std::string(row.name)] = [o = *o](const MixerArgs& args, const Parameters& p, const Tensor& x,
+                                            const TokenData& data) { return softmax_mixer(o, args, p, x, data); };
+  }
+  return all;
+}
+
+}  // namespace weft::reference

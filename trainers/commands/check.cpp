@@ -1,0 +1,128 @@
+// weft check [--mixer NAME|all] [--check NAME|all] [--table]: the conformance suite.
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "trainers/commands/command.h"
+#include "trainers/config_error.h"
+#include "trainers/conformance/conformance.h"
+#include "trainers/console.h"
+
+namespace weft::cli {
+
+namespace {
+
+using conformance::Result;
+using conformance::Verdict;
+
+struct Options {
+  std::string mixer = "all", check = "all";
+  bool is_table = false;
+};
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+void check_name(const std::string& option, const std::string& name, const std::vector<std::string>& names) {
+  if (name == "all" || std::find(names.begin(), names.end(), name) != names.end()) return;
+  throw config::ConfigError(str(option, " ", name, ": no such name."), "Use all, or one of: " + joined(names) + ".");
+}
+
+struct Counts {
+  size_t passed = 0, failed = 0;
+  std::map<std::string, std::vector<std::string>> unsupported = {};  // by reason: who
+
+  explicit Counts(const std::vector<Result>& results) {
+    for (const Result& r : results) {
+      if (r.verdict == Verdict::passed) ++passed;
+      else if (r.verdict == Verdict::failed) ++failed;
+      else unsupported[str(r.check, ": ", r.reason)].push_back(r.variant);
+    }
+  }
+};
+
+std::string summary(const std::vector<Result>& results, size_t variants) {
+  Counts counts(results);
+  size_t unsupported = results.size() - counts.passed - counts.failed;
+  std::string text = fmt::format("conformance {} variants, {} checks: {} passed, {} failed, {} unsupported\n", variants,
+                                 results.size(), counts.passed, counts.failed, unsupported);
+  for (const auto& [reason, who] : counts.unsupported)
+    text += fmt::format("  {:>3} {} ({}{})\n", who.size(), reason, who[0], who.size() > 1 ? ", ..." : "");
+  return text;
+}
+
+// Markdown for docs/mixers.md: a row per variant, a column per check.
+std::string table(const std::vector<Result>& results, const std::vector<MixerRow>& rows) {
+  std::vector<std::string> checks = conformance::check_names();
+  std::string text = "| mixer | equation | source | cost | parameters |", rule = "|---|---|---|---|---|", notes;
+  for (const std::string& check : checks) {
+    text += " " + check + " |";
+    rule += "---|";
+  }
+  text += "\n" + rule + "\n";
+  for (const MixerRow& row : rows) {
+    auto is_of_row = [&](const Result& r) { return r.variant == row.name; };
+    if (std::none_of(results.begin(), results.end(), is_of_row)) continue;
+    auto mixer = row.make({.dim = 16, .context = 16, .layers = 4}, Rng(1));
+    text += fmt::format("| `{}` | `{}` | {} | {} | {} |", row.name, row.equation, row.source,
+                        row.cost.empty() ? "attention" : row.cost, mixer->num_params());
+    for (const std::string& check : checks) {
+      auto r = std::find_if(results.begin(), results.end(),
+                            [&](const Result& x) { return is_of_row(x) && x.check == check; });
+      text += r == results.end()              ? " |"
+              : r->verdict == Verdict::passed ? " yes |"
+              : r->verdict == Verdict::failed ? " FAILED |"
+                                              : " - |";
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  std::vector<MixerRow> rows = all_mixers(extensions);
+  std::vector<std::string> names;
+  for (const MixerRow& row : rows) names.emplace_back(row.name);
+  check_name("--mixer", options.mixer, names);
+  check_name("--check", options.check, conformance::check_names());
+  conformance::Options how{.variant = options.mixer, .check = options.check, .references = extensions.references};
+  how.on_result = [&](const Result& r) {
+    if (options.is_table || console.is_json()) return;
+    console.result(
+        fmt::format("{:<24} {:<10} {:<11} {}\n", r.variant, r.check, conformance::name_of(r.verdict), r.reason));
+  };
+  std::vector<Result> results = conformance::check_mixers(rows, how);
+  bool passed =
+      std::none_of(results.begin(), results.end(), [](const Result& r) { return r.verdict == Verdict::failed; });
+  if (console.is_json()) {
+    auto list = nlohmann::ordered_json::array();
+    for (const Result& r : results)
+      list.push_back({{"variant", r.variant},
+                      {"check", r.check},
+                      {"result", conformance::name_of(r.verdict)},
+                      {"reason", r.reason}});
+    console.result(nlohmann::ordered_json{{"passed", passed}, {"results", list}}.dump(2) + "\n");
+  } else if (options.is_table) {
+    console.result(table(results, rows));
+  } else {
+    console.result(summary(results, options.mixer == "all" ? rows.size() : 1));
+  }
+  return passed ? kSuccess : kCheckFailed;
+}
+
+}  // namespace
+
+Action define_check(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--mixer", options->mixer, "Which mixer, or all")->type_name("NAME");
+  app.add_option("--check", options->check, "Which check, or all")->type_name("NAME");
+  app.add_flag("--table", options->is_table, "A table in Markdown instead of one line per check");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,63 @@
+#include "trainers/conformance/conformance.h"
+
+#include "trainers/conformance/subject.h"
+#include "weft/core/error.h"
+
+namespace weft::conformance {
+
+namespace {
+
+struct Check {
+  std::string_view name;
+  Outcome (*run)(const Subject&);
+};
+// `reference` stands apart: its other half comes from outside.
+constexpr Check kChecks[] = {
+    {"gradient", check_gradients},    {"causality", check_causality}, {"decode", check_decode},
+    {"documents", check_documents},   {"bf16", check_bf16},           {"devices", check_devices},
+    {"checkpoint", check_checkpoint}, {"learns", check_learning},
+};
+
+Outcome guarded(const std::function<Outcome()>& check) {
+  try {
+    return check();
+  } catch (const std::exception& error) { return {Verdict::failed, error.what()}; }
+}
+
+}  // namespace
+
+std::string_view name_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::passed: return "passed";
+    case Verdict::failed: return "failed";
+    case Verdict::unsupported: break;
+  }
+  return "unsupported";
+}
+
+std::vector<std::string> check_names() {
+  std::vector<std::string> names{"reference"};
+  for (const Check& check : kChecks) names.emplace_back(check.name);
+  return names;
+}
+
+std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options) {
+  std::vector<Result> results;
+  auto add = [&](const MixerRow& row, std::string_view check, const std::function<Outcome()>& run) {
+    if (options.check != "all" && options.check != check) return;
+    Outcome outcome = guarded(run);
+    results.push_back({std::string(row.name), std::string(check), outcome.verdict, outcome.reason});
+    if (options.on_result) options.on_result(results.back());
+  };
+  for (const MixerRow& row : rows) {
+    if (options.variant != "all" && options.variant != row.name) continue;
+    Subject subject(row);
+    auto reference = options.references.find(row.name);
+    add(row, "reference",
+        [&] { return check_reference(subject, reference == options.references.end() ? nullptr : &reference->second); });
+    for (const Check& check : kChecks) add(row, check.name, [&] { return check.run(subject); });
+  }
+  return results;
+}
+
+}  // namespace weft::conformance

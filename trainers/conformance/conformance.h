@@ -1,0 +1,45 @@
+// The conformance suite: every check on every row of the table of mixers, also on a program's own.
+//   for (const Result& r : check_mixers(mixer_table(), {})) ...
+// All checks run on inputs [B, T, 16] with weights drawn much wider than in training, so that nothing is nearly linear.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "weft/autograd/gradient_check.h"
+#include "weft/nn/mixers.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::conformance {
+
+enum class Verdict { passed, failed, unsupported };
+std::string_view name_of(Verdict verdict);
+
+struct Result {
+  std::string variant, check;
+  Verdict verdict = Verdict::passed;
+  std::string reason;  // passed: the figure; otherwise why
+};
+
+using cli::MixerReference;
+using Parameters = std::map<std::string, Tensor>;
+
+struct Options {
+  std::string variant = "all", check = "all";
+  std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the row
+  std::function<void(const Result&)> on_result = {};
+};
+
+std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options);
+std::vector<std::string> check_names();
+
+// Gradients of a row's input and of every parameter against differences in float64.
+struct InputSize {
+  int64_t batch, tokens, dim;
+};
+GradientCheck check_gradients_of(const MixerRow& row, const InputSize& size, int64_t max_elements = 12);
+
+}  // namespace weft::conformance

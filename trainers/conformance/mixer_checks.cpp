@@ -1,0 +1,193 @@
+// The checks that compare two ways to the same numbers.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+
+#include "trainers/conformance/subject.h"
+#include "weft/core/error.h"
+#include "weft/core/stream.h"
+#include "weft/io/safetensors.h"
+
+namespace weft::conformance {
+
+namespace {
+
+constexpr int64_t kBatch = 2, kTokens = 11;
+
+// Two documents of 4 and 7 tokens in each row.
+TokenData packed_tokens() {
+  TokenData data = plain_tokens(kBatch, kTokens);
+  Tensor documents = Tensor::empty({kBatch, kTokens}, kI32, Device::cpu()), positions = documents;
+  positions = Tensor::empty({kBatch, kTokens}, kI32, Device::cpu());
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t t = 0; t < kTokens; ++t) {
+      documents.mutable_data<int32_t>()[b * kTokens + t] = t < 4 ? 0 : 1;
+      positions.mutable_data<int32_t>()[b * kTokens + t] = static_cast<int32_t>(t < 4 ? t : t - 4);
+    }
+  data.documents = to(documents, default_device()).value();
+  data.document_positions = to(positions, default_device()).value();
+  return data;
+}
+
+std::vector<io::NamedTensor> state_of(const Mixer& mixer) {
+  std::vector<io::NamedTensor> state;
+  for (const NamedParam& p : mixer.params()) state.push_back({p.name, p.param->value()});
+  for (const NamedBuffer& b : mixer.buffers()) state.push_back({b.name, b.buffer->value()});
+  return state;
+}
+
+std::filesystem::path temporary_file() {
+  static std::atomic<int> count = 0;
+  return std::filesystem::temp_directory_path() / fmt::format("weft-check-{}-{}.safetensors", getpid(), count++);
+}
+
+// The outputs [kBatch, kTokens, D] of decoding: a few tokens at once, then one at a time.
+std::vector<double> decoded(Mixer& mixer, const Tensor& x_BTD) {
+  NoGrad no_grad;
+  std::shared_ptr<Cache> cache = make_cache(kBatch, kTokens);
+  std::vector<Var> parts;
+  for (int64_t begin = 0, count = 4; begin < kTokens; begin += count, count = 1)
+    parts.push_back(Subject::run(mixer, slice(x_BTD, 1, begin, begin + count), plain_tokens(kBatch, count, begin),
+                                 {.cache = cache}));
+  return numbers_of(concatenate(parts, 1).value());
+}
+
+struct DeviceRun {
+  std::vector<double> out, dx;
+};
+DeviceRun run_on(const Subject& subject, Device device) {
+  struct Restore {
+    Device outer = default_device();
+    ~Restore() { set_default_device(outer); }
+  } restore;
+  set_default_device(device);
+  std::unique_ptr<Mixer> mixer = subject.make(kF32);
+  Var x = variable(to(normal_input({kBatch, kTokens, subject.args().dim}, kF32), device).value());
+  Var y = Subject::run(*mixer, x, plain_tokens(kBatch, kTokens), {.is_training = true, .rng = Rng(11)});
+  backward(sum_all(square(y)));
+  return {numbers_of(y.value()), numbers_of(x.grad())};
+}
+
+}  // namespace
+
+GradientCheck check_gradients_of(const MixerRow& row, const InputSize& size, int64_t max_elements) {
+  Subject subject(row, size.dim);
+  std::unique_ptr<Mixer> mixer = subject.make(kF64);
+  std::vector<Var*> variables;
+  GradientCheckOptions how{.max_elements = max_elements, .names = {"x"}};
+  for (const NamedParam& p : mixer->params()) {
+    variables.push_back(&p.param->var());
+    how.names.push_back(p.name);
+  }
+  Tensor x = normal_input({size.batch, size.tokens, size.dim}, kF64);
+  auto f = [&](std::span<const Var> in) {
+    return Subject::run(*mixer, in[0], plain_tokens(size.batch, size.tokens), {.is_training = true, .rng = Rng(11)});
+  };
+  return weft::check_gradients(f, {&x, 1}, variables, how);
+}
+
+Outcome check_gradients(const Subject& subject) {
+  GradientCheck result = check_gradients_of(subject.row(), {2, 7, subject.args().dim});
+  std::string figure = fmt::format("{} elements, worst {:.2g} of the bound", result.num_checked, result.worst_error);
+  return {result.passed ? Verdict::passed : Verdict::failed, result.passed ? figure : figure + ": " + result.report};
+}
+
+// Another future, the same past: bit for bit the same outputs.
+Outcome check_causality(const Subject& subject) {
+  std::unique_ptr<Mixer> mixer = subject.make(kF32);
+  constexpr int64_t kPast = 6;
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF32);
+  const Var parts[] = {x.slice(1, 0, kPast), normal_input(x.shape(), kF32, 99).slice(1, kPast, kTokens)};
+  Tensor other = concatenate(parts, 1).value();
+  TokenData data = plain_tokens(kBatch, kTokens);
+  std::vector<double> a = numbers_of(Subject::run(*mixer, x, data).value().slice(1, 0, kPast)),
+                      b = numbers_of(Subject::run(*mixer, other, data).value().slice(1, 0, kPast));
+  double difference = largest_difference(a, b);
+  if (!subject.row().lacks.exact_causality.empty()) return within(difference, 1e-5, "largest change");
+  return {difference == 0 ? Verdict::passed : Verdict::failed,
+          difference == 0 ? "the same bits" : fmt::format("the future changes the past by {:.2g}", difference)};
+}
+
+Outcome check_decode(const Subject& subject) {
+  if (!subject.row().lacks.decode.empty()) {
+    // What is declared missing must be refused, not computed wrong.
+    try {
+      decoded(*subject.make(kF64), normal_input({kBatch, kTokens, subject.args().dim}, kF64));
+    } catch (const Error&) { return {Verdict::unsupported, std::string(subject.row().lacks.decode)}; }
+    return {Verdict::failed,
+            fmt::format("is said to be missing ({}), but nothing refuses it", subject.row().lacks.decode)};
+  }
+  std::unique_ptr<Mixer> mixer = subject.make(kF64);
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
+  std::vector<double> parallel = numbers_of(Subject::run(*mixer, x, plain_tokens(kBatch, kTokens)).value());
+  return within(largest_difference(decoded(*mixer, x), parallel), 1e-10, "largest difference to parallel");
+}
+
+Outcome check_documents(const Subject& subject) {
+  if (!subject.row().lacks.documents.empty()) return {Verdict::unsupported, std::string(subject.row().lacks.documents)};
+  std::unique_ptr<Mixer> mixer = subject.make(kF64);
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
+  std::vector<double> packed = numbers_of(Subject::run(*mixer, x, packed_tokens()).value());
+  const Var parts[] = {Subject::run(*mixer, x.slice(1, 0, 4), plain_tokens(kBatch, 4)),
+                       Subject::run(*mixer, x.slice(1, 4, kTokens), plain_tokens(kBatch, kTokens - 4))};
+  return within(largest_difference(packed, numbers_of(concatenate(parts, 1).value())), 1e-10,
+                "largest difference to separate documents");
+}
+
+Outcome check_bf16(const Subject& subject) {
+  std::unique_ptr<Mixer> mixer = subject.make(kF32);
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kBF16);
+  TokenData data = plain_tokens(kBatch, kTokens);
+  std::vector<double> f32 = numbers_of(Subject::run(*mixer, cast(Var(x), kF32), data).value());
+  mixer->set_compute(kBF16);
+  Var y = Subject::run(*mixer, variable(x), data, {.is_training = true, .rng = Rng(11)});
+  WEFT_CHECK(y.dtype() == kBF16, str("the output is ", y.dtype(), ", must be bf16 as the input"),
+             "cast to the dtype of x before the output projection");
+  backward(sum_all(square(cast(y, kF32))));
+  for (const NamedParam& p : mixer->params())
+    WEFT_CHECK(!p.param->grad().defined() || p.param->grad().dtype() == kF32,
+               str("the gradient of ", p.name, " is ", p.param->grad()), "gradients are f32");
+  Var again = Subject::run(*mixer, x, data);
+  return within(relative_difference(numbers_of(again.value()), f32), 0.05, "relative difference to f32");
+}
+
+Outcome check_devices(const Subject& subject) {
+  if (num_cuda_devices() == 0) return {Verdict::unsupported, "no GPU here"};
+  DeviceRun cpu = run_on(subject, Device::cpu()), gpu = run_on(subject, Device::cuda());
+  double worst = std::max(relative_difference(gpu.out, cpu.out), relative_difference(gpu.dx, cpu.dx));
+  return within(worst, 1e-4, "relative difference of output and gradient to the CPU's");
+}
+
+Outcome check_checkpoint(const Subject& subject) {
+  std::unique_ptr<Mixer> saved = subject.make(kF32, 7), loaded = subject.make(kF32, 8);
+  std::filesystem::path file = temporary_file();
+  io::write_safetensors(file.string(), state_of(*saved));
+  io::load_into(io::SafetensorsFile::open(file.string()), state_of(*loaded), io::LoadRule::exact);
+  std::filesystem::remove(file);
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF32);
+  TokenData data = plain_tokens(kBatch, kTokens);
+  std::vector<double> a = numbers_of(Subject::run(*saved, x, data).value()),
+                      b = numbers_of(Subject::run(*loaded, x, data).value());
+  bool is_same = a == b;
+  return {is_same ? Verdict::passed : Verdict::failed,
+          is_same ? fmt::format("{} tensors, the same bits", state_of(*saved).size()) : "the loaded mixer differs"};
+}
+
+Outcome check_reference(const Subject& subject, const MixerReference* reference) {
+  if (!reference) return {Verdict::unsupported, "no plain-loop reference was given for it"};
+  std::unique_ptr<Mixer> mixer = subject.make(kF64);
+  Parameters parameters;
+  for (io::NamedTensor& t : state_of(*mixer)) parameters[t.name] = cast(Var(t.tensor.cpu()), kF64).value();
+  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
+  double worst = 0;
+  for (const TokenData& data : {plain_tokens(kBatch, kTokens), packed_tokens()}) {
+    if (data.documents.defined() && !subject.row().lacks.documents.empty()) continue;
+    std::vector<double> expected = (*reference)(subject.args(), parameters, x, data);
+    worst = std::max(worst, largest_difference(numbers_of(Subject::run(*mixer, x, data).value()), expected));
+  }
+  return within(worst, 1e-10, "largest difference to plain loops");
+}
+
+}  // namespace weft::conformance
