@@ -34,7 +34,7 @@ MixerMaker softmax_options(const config::Softmax& softmax) {
   return SoftmaxOptions{.heads = softmax.heads(),
                         .kv_heads = softmax.kv_heads(),
                         .head_dim = softmax.head_dim(),
-                        .qk_norm = softmax.qk_norm(),
+                        .qk_norm = softmax.qk_norm() ? QkNorm::rms : QkNorm::none,
                         .window = softmax.window(),
                         .softcap = softmax.soft_cap(),
                         .has_bias = softmax.bias(),

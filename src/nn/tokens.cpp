@@ -103,6 +103,15 @@ Var Tokens::sum(const Var& x) {
   return weft::sum(x, dims);
 }
 
+Tensor Tokens::visible_keys(int64_t window) const {
+  WEFT_CHECK(!data_.documents.defined() || data_.document_positions.defined(),
+             str("visible_keys: documents ", data_.documents, " without positions in them"),
+             "give document_positions too");
+  Var seen = cast(Var(document_positions()), kF32) + 1.0;
+  if (window == 0) return seen.value();
+  return minimum(seen, Tensor::full({}, static_cast<double>(window), kF32, seen.device())).value();
+}
+
 Tensor Tokens::column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options) {
   ops::AttentionTokens here{data_.positions, data_.documents};
   options.mask.same_document = data_.documents.defined();

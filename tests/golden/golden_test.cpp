@@ -21,7 +21,7 @@ std::vector<double> losses(DType compute, Device device = Device::cpu()) {
                        .dim = 32,
                        .layers = 2,
                        .context = 24,
-                       .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = true, .window = 16}},
+                       .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms, .window = 16}},
                        .ffn = {.hidden = 48}},
                       Rng(3));
   model.set_compute(compute);

@@ -21,7 +21,7 @@ LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
           .context = 12,
           .norm = {},
           .position = position,
-          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = true}},
+          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms}},
           .ffn = {.hidden = 24}};
 }
 
@@ -137,7 +137,7 @@ TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
     LanguageModelOptions options = tiny();
     options.recompute = recompute;
     options.residual_dropout = 0.2;
-    options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = true, .dropout = 0.1}};
+    options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms, .dropout = 0.1}};
     LanguageModel model(options, Rng(5));
     Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
     backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);

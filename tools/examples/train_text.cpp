@@ -21,7 +21,7 @@ int main(int argc, char** argv) try {
                              .dim = 128,
                              .layers = 4,
                              .context = context,
-                             .mixers = {weft::SoftmaxOptions{.heads = 4, .qk_norm = true}}},
+                             .mixers = {weft::SoftmaxOptions{.heads = 4, .qk_norm = weft::QkNorm::rms}}},
                             weft::Rng(1));
   std::vector<weft::OptimizerParam> params;
   for (const auto& p : model.params()) params.push_back({p.name, p.param->value()});

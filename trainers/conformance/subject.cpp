@@ -13,6 +13,14 @@ MixerArgs Subject::test_args(int64_t dim) {
 
 std::unique_ptr<Mixer> Subject::make(DType compute, uint64_t seed) const {
   std::unique_ptr<Mixer> mixer = row_.make(args_, Rng(seed));
+  // Off the initial values: what starts at 0 or 1 would hide itself.
+  for (const NamedParam& p : mixer->params()) {
+    Tensor noise = Tensor::empty(p.param->value().shape(), kF32, Device::cpu());
+    Rng rng = Rng(seed)["noise"][p.name];
+    for (int64_t i = 0; i < noise.num_elements(); ++i)
+      noise.mutable_data<float>()[i] = 0.2f * rng.normal(static_cast<uint64_t>(i));
+    p.param->set_value(add(p.param->value(), to(noise, p.param->value().device())).value());
+  }
   mixer->set_compute(compute);
   return mixer;
 }

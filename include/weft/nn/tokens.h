@@ -62,6 +62,8 @@ class Tokens {
   Var shift(const Var& x, int64_t n);
   // Sum over all tokens of the global batch, for losses and statistics only: it sees the future. [B, T, ...] -> [...].
   Var sum(const Var& x);
+  // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32.
+  Tensor visible_keys(int64_t window = 0) const;
   // Attention mass that each key receives from all queries, [B, T, H] f32, no gradient. lse from attend().
   Tensor column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options = {});
 

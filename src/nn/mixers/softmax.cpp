@@ -1,68 +1,77 @@
-// Softmax attention (Vaswani et al., 1706.03762) with grouped keys and values (Ainslie et al., 2305.13245).
-// B batch, T tokens, D model width, H query heads, G key/value heads, K head width.
-#include "weft/nn/mixers/softmax.h"
+// Softmax attention (Vaswani et al., 1706.03762) with grouped keys and values (Ainslie et al., 2305.13245) and its options, in the
+// order that include/weft/nn/mixers/softmax.h gives.
+// B batch, T tokens, D model width, H query heads, G key/value heads, K head width, C components.
+#include "src/nn/mixers/softmax.h"
 
-#include "weft/core/error.h"
+#include <cmath>
+
+#include "src/nn/mixers/affine.h"
+#include "src/nn/mixers/gate.h"
+#include "src/nn/mixers/sink.h"
+#include "src/nn/mixers/temperature.h"
 
 namespace weft {
 
 namespace {
 
-SoftmaxOptions checked(SoftmaxOptions o, const MixerArgs& args) {
-  WEFT_CHECK(args.dim >= 1 && o.heads >= 1, str("softmax: dim ", args.dim, ", heads ", o.heads),
-             "both must be 1 or more");
-  if (o.kv_heads == 0) o.kv_heads = o.heads;
-  WEFT_CHECK(o.kv_heads >= 1 && o.heads % o.kv_heads == 0,
-             str("softmax: heads ", o.heads, " is not a multiple of kv_heads ", o.kv_heads),
-             "choose kv_heads among the divisors of heads");
-  if (o.head_dim == 0) {
-    WEFT_CHECK(args.dim % o.heads == 0, str("softmax: dim ", args.dim, " is not a multiple of heads ", o.heads),
-               "set head_dim, or change heads");
-    o.head_dim = args.dim / o.heads;
-  }
-  WEFT_CHECK(!args.rotary || o.head_dim % 2 == 0, str("softmax: head_dim ", o.head_dim, " is odd"),
-             "rotation needs an even head_dim");
-  WEFT_CHECK(o.window >= 0 && o.softcap >= 0 && o.dropout >= 0 && o.dropout < 1,
-             str("softmax: window ", o.window, ", softcap ", o.softcap, ", dropout ", o.dropout),
-             "window and softcap are 0 (off) or positive, dropout lies in [0, 1)");
-  return o;
+// ALiBi's slopes: 2^(-8 h / H) for a power of two; otherwise those of the largest one below, then every second of twice as many.
+Tensor alibi_slopes(int64_t heads) {
+  int64_t power = 1;
+  while (2 * power <= heads) power *= 2;
+  std::vector<float> slopes;
+  for (int64_t h = 1; h <= power; ++h)
+    slopes.push_back(std::exp2(-8 * static_cast<float>(h) / static_cast<float>(power)));
+  for (int64_t h = 1; static_cast<int64_t>(slopes.size()) < heads; h += 2)
+    slopes.push_back(std::exp2(-8 * static_cast<float>(h) / static_cast<float>(2 * power)));
+  return to(Tensor::from(std::span<const float>(slopes), {heads}), default_device()).value();
+}
+
+// Component n feeds heads n G / C .. : the identity for C = G.
+Tensor block_replication(int64_t components, int64_t heads) {
+  Tensor mix = Tensor::zeros({components, heads}, kF32, Device::cpu());
+  for (int64_t h = 0; h < heads; ++h) mix.mutable_data<float>()[h * components / heads * heads + h] = 1;
+  return to(mix, default_device()).value();
+}
+
+// x / sqrt(sum of squares of its last dimension)
+Var unit(const Var& x, double eps) {
+  const auto width = static_cast<double>(x.size(-1));
+  Var ones = Tensor::full({x.size(-1)}, 1 / std::sqrt(width), x.dtype(), x.device());
+  return rms_norm(x, ones, eps / width);
 }
 
 class Softmax final : public Mixer {
  public:
   Softmax(const SoftmaxOptions& options, const MixerArgs& args, Rng rng)
-      : o_(checked(options, args)),
-        rotary_(args.rotary),
+      : o_(completed(options, args)),
+        args_(args),
         q_(args.dim, o_.heads * o_.head_dim, rng["q"], {o_.has_bias, args.std}),
-        k_(args.dim, o_.kv_heads * o_.head_dim, rng["k"], {o_.has_bias, args.std}),
-        v_(args.dim, o_.kv_heads * o_.head_dim, rng["v"], {o_.has_bias, args.std}),
+        k_(args.dim, num_components() * o_.head_dim, rng["k"], {o_.has_bias, args.std}),
+        v_(args.dim, num_components() * o_.head_dim, rng["v"], {o_.has_bias, args.std}),
         out_(o_.heads * o_.head_dim, args.dim, rng["out"], {o_.has_bias, args.out_std}) {
     name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"out", out_}});
-    if (!o_.qk_norm) return;
-    q_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args.norm_eps});
-    k_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args.norm_eps});
-    name_parts({{"q_norm", *q_norm_}, {"k_norm", *k_norm_}});
+    if (o_.position == MixerPosition::alibi) alibi_slopes_ = alibi_slopes(o_.heads);
+    add_scores();
+    add_heads(rng);
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    Var q_BTHK = split_heads(q_(x_BTD), o_.heads);
-    Var k_BTGK = split_heads(k_(x_BTD), o_.kv_heads);
-    Var v_BTGK = split_heads(v_(x_BTD), o_.kv_heads);
-    if (q_norm_) {
-      q_BTHK = (*q_norm_)(q_BTHK);
-      k_BTGK = (*k_norm_)(k_BTGK);
-    }
-    if (rotary_) {
-      const ops::RotaryTable& table = tokens.rotary_table(o_.head_dim, *rotary_);
-      q_BTHK = rotary(q_BTHK, table);
-      k_BTGK = rotary(k_BTGK, table);
-    }
-    ops::AttentionOptions attention{
-        .mask = {.window = o_.window}, .score = {.softcap = o_.softcap}, .dropout = o_.dropout};
+    auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
+    ops::AttentionOptions attention{.scale = scale(),
+                                    .mask = {.window = o_.window},
+                                    .score = {.softcap = o_.softcap, .alibi_slopes = alibi_slopes_},
+                                    .dropout = o_.dropout};
     if (o_.dropout > 0) attention.dropout_rng = tokens.random("attention");
     auto [y_BTHK, lse_BTH] = tokens.attend(q_BTHK, k_BTGK, v_BTGK, attention);
-    return out_(merge_heads(y_BTHK));
+    if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, q_BTHK, scale());
+    if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
+    if (head_norm_) y_BTHK = (*head_norm_)(y_BTHK);
+    if (o_.has_out_silu) y_BTHK = silu(y_BTHK);
+    y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD);
+    Var y_BTD = out_(merge_heads(y_BTHK));
+    if (!gate(GatePosition::layer)) return y_BTD;
+    return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD));
   }
 
   double flops_per_token(double keys) const override {
@@ -71,10 +80,118 @@ class Softmax final : public Mixer {
   double keys_per_query(int64_t context) const override { return causal_keys(context, o_.window); }
 
  private:
+  struct Projected {
+    Var q_BTHK, k_BTGK, v_BTGK;
+  };
+
+  int64_t num_components() const { return o_.components > 0 ? o_.components : o_.kv_heads; }
+  double scale() const { return l2_scale_ ? 1 : 1 / std::sqrt(static_cast<double>(o_.head_dim)); }
+
+  // Parts before the core.
+  void add_scores() {
+    if (o_.components > 0) {
+      key_mix_ = std::make_unique<Param>(block_replication(o_.components, o_.kv_heads));
+      value_mix_ = std::make_unique<Param>(block_replication(o_.components, o_.kv_heads));
+      name_parts({{"key_mix", *key_mix_}, {"value_mix", *value_mix_}});
+    }
+    if (o_.qk_norm == QkNorm::rms) {
+      q_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
+      k_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
+      name_parts({{"q_norm", *q_norm_}, {"k_norm", *k_norm_}});
+    }
+    if (o_.qk_norm == QkNorm::l2) {
+      auto n = static_cast<double>(std::max<int64_t>(args_.context, 2));
+      l2_scale_ = std::make_unique<Param>(Tensor::full({1}, std::log2(n * n - n)));
+      name_part({"scale", *l2_scale_});
+    }
+    if (o_.has_score_scale) {
+      score_scale_ = std::make_unique<Param>(Tensor::full({o_.heads}, 1));
+      name_part({"score_scale", *score_scale_});
+    }
+    if (o_.temperature.is_on()) {
+      temperature_ = std::make_unique<Temperature>(o_.temperature, o_.heads, o_.kv_heads, o_.head_dim);
+      name_part({"temperature", *temperature_});
+    }
+  }
+
+  // Gates and what comes after the core.
+  void add_heads(Rng rng) {
+    for (const GateOptions& gate : o_.gates) {
+      bool is_kv = gate.position == GatePosition::values || gate.position == GatePosition::keys;
+      bool is_layer = gate.position == GatePosition::layer;
+      int64_t heads = is_layer ? 1 : is_kv ? o_.kv_heads : o_.heads, width = is_layer ? args_.dim : o_.head_dim;
+      std::string name = str("gate_", name_of(gate.position));
+      gates_.push_back(std::make_unique<Gate>(gate, args_.dim, heads, width, args_.std, rng[name]));
+      name_part({name, *gates_.back()});
+    }
+    if (o_.sink.kind != SinkKind::none) {
+      sink_ = std::make_unique<Sink>(o_.sink, o_.heads, o_.head_dim, o_.head_dim, args_.std, rng["sink"]);
+      name_part({"sink", *sink_});
+    }
+    if (o_.affine.is_on) {
+      affine_ =
+          std::make_unique<Affine>(o_.affine, args_.dim, o_.heads, args_.context, o_.window, args_.std, rng["affine"]);
+      name_part({"affine", *affine_});
+    }
+    if (o_.has_head_norm) {
+      head_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
+      name_part({"head_norm", *head_norm_});
+    }
+  }
+
+  // Mixing heads of x W is a projection with mixed rows of W: nothing per token.
+  Var mixed(Linear& projection, const Param& mix_CG, const Var& x_BTD) const {
+    Var rows = reshape(projection.weight(), {o_.components, o_.head_dim * args_.dim});
+    Var weight = matmul(mix_CG, rows, {.transpose_a = true});
+    return linear(x_BTD, reshape(weight, {o_.kv_heads * o_.head_dim, args_.dim}));
+  }
+
+  Projected project(const Var& x_BTD, Tokens& tokens) {
+    Var q = split_heads(q_(x_BTD), o_.heads);
+    Var k = split_heads(key_mix_ ? mixed(k_, *key_mix_, x_BTD) : k_(x_BTD), o_.kv_heads);
+    Var v = split_heads(value_mix_ ? mixed(v_, *value_mix_, x_BTD) : v_(x_BTD), o_.kv_heads);
+    v = gated(GatePosition::values, v, x_BTD);
+    if (temperature_) v = temperature_->values(v);
+    if (q_norm_) {
+      q = (*q_norm_)(q);
+      k = (*k_norm_)(k);
+    } else if (l2_scale_) {
+      q = unit(q, args_.norm_eps) * cast(*l2_scale_, q.dtype());
+      k = unit(k, args_.norm_eps);
+    }
+    k = gated(GatePosition::keys, k, x_BTD);
+    q = gated(GatePosition::queries, q, x_BTD);
+    if (score_scale_) q = q * unsqueeze(cast(*score_scale_, q.dtype()), -1);
+    if (temperature_) q = temperature_->queries(q, tokens);
+    if (args_.rotary && o_.position == MixerPosition::model) {
+      const ops::RotaryTable& table = tokens.rotary_table(o_.head_dim, *args_.rotary);
+      q = rotary(q, table);
+      k = rotary(k, table);
+    }
+    return {q, k, v};
+  }
+
+  const Gate* gate(GatePosition position) const {
+    for (size_t i = 0; i < gates_.size(); ++i)
+      if (o_.gates[i].position == position) return gates_[i].get();
+    return nullptr;
+  }
+  Var gated(GatePosition position, const Var& y, const Var& x_BTD) const {
+    const Gate* found = gate(position);
+    return found ? (*found)(y, x_BTD) : y;
+  }
+
   SoftmaxOptions o_;
-  std::optional<ops::RotaryOptions> rotary_;
+  MixerArgs args_;
   Linear q_, k_, v_, out_;
-  std::unique_ptr<Norm> q_norm_, k_norm_;
+  Tensor alibi_slopes_;
+  std::unique_ptr<Param> key_mix_, value_mix_;  // [C, G]
+  std::unique_ptr<Norm> q_norm_, k_norm_, head_norm_;
+  std::unique_ptr<Param> l2_scale_, score_scale_;
+  std::unique_ptr<Temperature> temperature_;
+  std::vector<std::unique_ptr<Gate>> gates_;  // as o_.gates
+  std::unique_ptr<Sink> sink_;
+  std::unique_ptr<Affine> affine_;
 };
 
 }  // namespace

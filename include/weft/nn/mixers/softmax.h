@@ -1,20 +1,75 @@
-// Softmax attention and its options.
+// Softmax attention and its options: steps before, in and after one call of the core. Any of them combine, or are refused by name.
+// Order: project - mix keys and values over heads - gate or scale values - norm of queries and keys - gates on them - temperature -
+// rotation - core - sink - affine - norm per head - gate on the output - output projection - gate on the layer's output.
 #pragma once
+
+#include <vector>
 
 #include "weft/nn/mixer.h"
 
 namespace weft {
 
-// MHA (kv_heads = heads), GQA, MQA (kv_heads = 1).
+// What the layer does with positions: the model's rotation, a score falling linearly with distance (Press et al., 2108.12409), nothing.
+enum class MixerPosition { model, alibi, none };
+
+// rms: RMSNorm over each query and key head, gains shared by the heads. l2: unit vectors, and a learned scale per layer instead of
+// 1/sqrt(K), at first log2(context^2 - context) (Henry et al., 2010.04245).
+enum class QkNorm { none, rms, l2 };
+
+// A gate made from the layer's input (Qiu et al., 2505.06708): act(x W) times, or plus, one of
+enum class GatePosition { out, values, keys, queries, layer };           // G1 .. G5; layer: after the output projection
+enum class GateActivation { sigmoid, silu, shifted_sigmoid, identity };  // shifted: 0.5 + 0.5 sigmoid
+struct GateOptions {
+  GatePosition position = GatePosition::out;
+  GateActivation activation = GateActivation::sigmoid;
+  bool is_per_head = false;     // one number per head instead of one per channel
+  bool is_head_shared = false;  // the mean over heads gates every head
+  bool is_additive = false;     // adds instead of multiplying
+  bool reads_input = true;      // false: a parameter, at first 0, in place of x W
+};
+
+// Something that takes weight beside the keys (2410.10781): e^0; e^b with b per head (gpt-oss); a key; a key with a value; or a value
+// that everyone gets.
+enum class SinkKind { none, off_by_one, logit, key_bias, key_value_bias, value_bias };
+struct SinkOptions {
+  SinkKind kind = SinkKind::none;
+  bool is_head_shared = false;  // the same for all heads
+};
+
+// Weights become a P + (m - a) / N with a = act(x W) per query and head, m its running mean (Bae et al., 2602.23057).
+struct AffineOptions {
+  bool is_on = false;
+  bool has_sigmoid = false;         // act: otherwise 0.1 x + 0.5 clipped to [0, 1]
+  bool divides_by_context = false;  // N: the training context instead of the number of keys that the query sees
+  double decay = 0.9, initial_mean = 0;
+};
+
+// Queries times 1 + slope log(n) + tanh(f(x)), n the number of tokens so far; values times 1 + tanh(f'(x)) (2411.12892).
+struct TemperatureOptions {
+  bool has_position = false;  // slope = exp(-exp(beta)), beta at first 1.5
+  bool has_token = false;     // f reads the head's own query
+  bool scales_values = false;
+  bool is_on() const { return has_position || has_token || scales_values; }
+};
+
 struct SoftmaxOptions {
   int64_t heads = 1;
-  int64_t kv_heads = 0;   // 0: heads; heads must be a multiple
-  int64_t head_dim = 0;   // 0: dim / heads
-  bool qk_norm = false;   // RMSNorm over each query and key head before rotation, gains shared by the heads
+  int64_t kv_heads = 0;  // 0: heads (MHA); fewer: GQA; 1: MQA
+  int64_t head_dim = 0;  // 0: dim / heads
+  QkNorm qk_norm = QkNorm::none;
   int64_t window = 0;     // > 0: a token sees the last `window` tokens, itself included
   double softcap = 0;     // > 0: scores become cap * tanh(score / cap)
   bool has_bias = false;  // on q, k, v and out
   double dropout = 0;     // of the weights
+  MixerPosition position = MixerPosition::model;
+  bool has_score_scale = false;  // a learned factor of the scores per head, at first 1
+  TemperatureOptions temperature = {};
+  int64_t components = 0;  // > 0: keys and values are learned mixtures of that many projected heads (MEA, 2601.19611)
+  std::vector<GateOptions> gates = {};  // at most one per position
+  SinkOptions sink = {};
+  AffineOptions affine = {};
+  bool has_head_norm = false;  // RMSNorm of each head's output, the gain shared by the heads
+  bool has_out_silu = false;   // silu of each head's output: a control for gates
 
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };

@@ -1,0 +1,34 @@
+#include "src/nn/mixers/sink.h"
+
+namespace weft {
+
+Sink::Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, double std, Rng rng)
+    : kind_(options.kind) {
+  const int64_t rows = options.is_head_shared ? 1 : heads;
+  if (kind_ == SinkKind::logit) {
+    logit_ = std::make_unique<Param>(Tensor::zeros({rows}));
+    name_part({"logit", *logit_});
+  }
+  if (kind_ == SinkKind::key_bias || kind_ == SinkKind::key_value_bias) {
+    key_ = std::make_unique<Param>(normal_init({rows, key_width}, rng["key"], std));
+    name_part({"key", *key_});
+  }
+  if (kind_ == SinkKind::key_value_bias || kind_ == SinkKind::value_bias) {
+    value_ = std::make_unique<Param>(normal_init({rows, value_width}, rng["value"], std));
+    name_part({"value", *value_});
+  }
+}
+
+Var Sink::operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK, double scale) const {
+  const DType dtype = out_BTHV.dtype();
+  if (kind_ == SinkKind::value_bias) return out_BTHV + cast(*value_, dtype);
+  Var excess_BTH = lse_BTH;  // of the keys over the sink
+  if (logit_) excess_BTH = lse_BTH - cast(*logit_, lse_BTH.dtype());
+  if (key_) excess_BTH = lse_BTH - cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), lse_BTH.dtype()) * scale;
+  Var share_BTH1 = unsqueeze(cast(sigmoid(excess_BTH), dtype), -1);
+  Var out = out_BTHV * share_BTH1;
+  if (!value_) return out;
+  return out + unsqueeze(cast(sigmoid(-excess_BTH), dtype), -1) * cast(*value_, dtype);
+}
+
+}  // namespace weft

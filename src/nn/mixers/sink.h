@@ -1,0 +1,21 @@
+// Sinks: a place beside the keys that takes weight. Softmax over {sink, keys} is a merge of (out, lse) with a block of one key:
+//   share = sigmoid(lse - u), out' = share out + (1 - share) v*, with u = 0, b_h, or scale q . k*_h
+// B batch, T tokens, H heads, K and V widths.
+#pragma once
+
+#include "weft/nn/mixers/softmax.h"
+
+namespace weft {
+
+class Sink final : public Module {
+ public:
+  Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, double std, Rng rng);
+  // q as it entered the core, whose scores were scale * q.k; once, after the last merge of key blocks.
+  Var operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK, double scale) const;
+
+ private:
+  SinkKind kind_;
+  std::unique_ptr<Param> logit_, key_, value_;  // [H], [H, K], [H, V]; H = 1 if the heads share it
+};
+
+}  // namespace weft

@@ -1,0 +1,69 @@
+// Which options of softmax attention exist together; errors name what does.
+#include "src/nn/mixers/softmax.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+void check_sizes(const SoftmaxOptions& o, const MixerArgs& args) {
+  WEFT_CHECK(args.dim >= 1 && o.heads >= 1, str("softmax: dim ", args.dim, ", heads ", o.heads),
+             "both must be 1 or more");
+  WEFT_CHECK(o.kv_heads >= 1 && o.heads % o.kv_heads == 0,
+             str("softmax: heads ", o.heads, " is not a multiple of kv_heads ", o.kv_heads),
+             "choose kv_heads among the divisors of heads");
+  WEFT_CHECK(o.head_dim >= 1, str("softmax: dim ", args.dim, " is not a multiple of heads ", o.heads),
+             "set head_dim, or change heads");
+  WEFT_CHECK(o.position != MixerPosition::model || !args.rotary || o.head_dim % 2 == 0,
+             str("softmax: head_dim ", o.head_dim, " is odd"), "rotation needs an even head_dim");
+  WEFT_CHECK(o.window >= 0 && o.softcap >= 0 && o.dropout >= 0 && o.dropout < 1,
+             str("softmax: window ", o.window, ", softcap ", o.softcap, ", dropout ", o.dropout),
+             "window and softcap are 0 (off) or positive, dropout lies in [0, 1)");
+}
+
+void check_gates(const SoftmaxOptions& o) {
+  for (size_t i = 0; i < o.gates.size(); ++i) {
+    const GateOptions& gate = o.gates[i];
+    const std::string name = str("softmax: gate on ", name_of(gate.position));
+    for (size_t j = 0; j < i; ++j)
+      WEFT_CHECK(o.gates[j].position != gate.position, str(name, " twice"), "give one gate per position");
+    WEFT_CHECK(gate.is_additive || gate.activation != GateActivation::identity,
+               str(name, " multiplies by the bare projection"),
+               "identity goes with is_additive; multiplying gates have sigmoid, silu or shifted_sigmoid");
+    WEFT_CHECK(gate.position != GatePosition::layer || (!gate.is_per_head && !gate.is_head_shared),
+               str(name, " is per head or head-shared, but there are no heads after the output projection"),
+               "gates with heads stand on out, values, keys or queries");
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(GatePosition position) {
+  switch (position) {
+    case GatePosition::out: return "out";
+    case GatePosition::values: return "values";
+    case GatePosition::keys: return "keys";
+    case GatePosition::queries: return "queries";
+    case GatePosition::layer: break;
+  }
+  return "layer";
+}
+
+SoftmaxOptions completed(SoftmaxOptions o, const MixerArgs& args) {
+  if (o.kv_heads == 0) o.kv_heads = o.heads;
+  if (o.head_dim == 0 && o.heads >= 1 && args.dim % o.heads == 0) o.head_dim = args.dim / o.heads;
+  check_sizes(o, args);
+  check_gates(o);
+  WEFT_CHECK(o.components >= 0 && (o.components == 0 || o.kv_heads % o.components == 0),
+             str("softmax: ", o.components, " components for ", o.kv_heads, " kv_heads"),
+             "use a divisor of kv_heads, or 0 for none");
+  WEFT_CHECK(o.components == 0 || !o.has_bias, "softmax: components with biases",
+             "leave the biases out: mixed heads have weights only");
+  WEFT_CHECK(!(o.qk_norm == QkNorm::l2 && o.has_score_scale),
+             "softmax: a learned score scale beside the one of l2 norms", "use one of them");
+  WEFT_CHECK(!(o.affine.is_on && o.affine.divides_by_context && args.context < 1),
+             str("softmax: affine divides by the context, which is ", args.context), "give the training context");
+  return o;
+}
+
+}  // namespace weft
