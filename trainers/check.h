@@ -14,4 +14,6 @@ namespace weft::config {
 // "1, 2, 3, 4, 6, 12": the divisors of n near `wanted`, for fixes; at most eight.
 std::string divisors_near(int64_t n, int64_t wanted);
 
+void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
+
 }  // namespace weft::config

@@ -59,21 +59,6 @@ class FieldChecker {
   const Loaded& config_;
 };
 
-void check_rope(const Loaded& config, const Rope& rope, const Softmax& softmax, const std::string& mixer) {
-  int64_t width = softmax.head_dim();
-  std::string head_dim = mixer + ".head_dim";
-  if (width % 2 != 0)
-    refuse(config, config.origins.has(head_dim) ? head_dim : mixer + ".heads",
-           str("gives heads of width ", width, "; rotary positions turn pairs of features and need an even one."),
-           str("Change heads or head_dim, or use model.position={none{}}."));
-  double rotated = rope.fraction() * static_cast<double>(width);
-  bool is_even = std::abs(rotated / 2 - std::nearbyint(rotated / 2)) < 1e-9 && rotated >= 2;
-  if (!is_even)
-    refuse(config, "model.position.rope.fraction",
-           str("is ", rope.fraction(), ": it rotates ", rotated, " of ", width, " features of a head."),
-           "Choose a fraction that gives an even number of features, at least 2.");
-}
-
 void check_scaling(const Loaded& config, const RopeScaling& scaling) {
   const std::string path = "model.position.rope.scaling.";
   if (scaling.has_llama3() && scaling.llama3().low_freq_factor() >= scaling.llama3().high_freq_factor())
@@ -85,18 +70,6 @@ void check_scaling(const Loaded& config, const RopeScaling& scaling) {
     refuse(config, path + "yarn.beta_slow",
            str("is ", scaling.yarn().beta_slow(), ", must be below beta_fast ", scaling.yarn().beta_fast(), "."),
            "YaRN uses 1 and 32.");
-}
-
-void check_softmax(const Loaded& config, const Softmax& softmax, const std::string& path) {
-  const Model& model = config.experiment.model();
-  if (!softmax.has_head_dim())
-    refuse(config, path + ".heads", str("is ", softmax.heads(), ", which does not divide model.dim ", model.dim(), "."),
-           str("Use a divisor such as ", divisors_near(model.dim(), softmax.heads()), ", or set ", path, ".head_dim."));
-  if (softmax.heads() % softmax.kv_heads() != 0)
-    refuse(config, path + ".kv_heads",
-           str("is ", softmax.kv_heads(), ", which does not divide heads ", softmax.heads(), "."),
-           str("Use a divisor: ", divisors_near(softmax.heads(), softmax.kv_heads()), "."));
-  if (model.position().has_rope()) check_rope(config, model.position().rope(), softmax, path);
 }
 
 void check_pattern(const Loaded& config) {
@@ -124,18 +97,6 @@ void check_pattern(const Loaded& config) {
 
 }  // namespace
 
-std::string divisors_near(int64_t n, int64_t wanted) {
-  std::vector<int64_t> all;
-  for (int64_t d = 1; d <= n && d <= 4096; ++d)
-    if (n % d == 0) all.push_back(d);
-  std::sort(all.begin(), all.end(), [&](int64_t a, int64_t b) { return std::abs(a - wanted) < std::abs(b - wanted); });
-  if (all.size() > 8) all.resize(8);
-  std::sort(all.begin(), all.end());
-  std::string out;
-  for (int64_t d : all) out += str(out.empty() ? "" : ", ", d);
-  return out;
-}
-
 void check_fields(const Loaded& config) { FieldChecker(config).check(config.experiment, ""); }
 
 void check_model(const Loaded& config) {
@@ -143,9 +104,7 @@ void check_model(const Loaded& config) {
   if (model.mixer_size() == 0)
     refuse(config, "model.mixer", "is missing: layers need a token mixer.",
            "Add for example model.mixer+={softmax{heads:8}}.");
-  for (int i = 0; i < model.mixer_size(); ++i)
-    if (model.mixer(i).has_softmax())
-      check_softmax(config, model.mixer(i).softmax(), element_path("model.mixer", i) + ".softmax");
+  for (int i = 0; i < model.mixer_size(); ++i) check_mixer(config, model.mixer(i), element_path("model.mixer", i));
   check_pattern(config);
   if (model.position().has_rope()) check_scaling(config, model.position().rope().scaling());
 }

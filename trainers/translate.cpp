@@ -30,17 +30,6 @@ ops::RotaryOptions rotary_options(const config::Rope& rope) {
   return options;
 }
 
-MixerMaker softmax_options(const config::Softmax& softmax) {
-  return SoftmaxOptions{.heads = softmax.heads(),
-                        .kv_heads = softmax.kv_heads(),
-                        .head_dim = softmax.head_dim(),
-                        .qk_norm = softmax.qk_norm() ? QkNorm::rms : QkNorm::none,
-                        .window = softmax.window(),
-                        .softcap = softmax.soft_cap(),
-                        .has_bias = softmax.bias(),
-                        .dropout = softmax.dropout()};
-}
-
 // A mixer that the program brought, with the numbers and texts of the config.
 MixerMaker custom_mixer(const Loaded& loaded, const config::Custom& custom, const std::string& path) {
   std::string names;
@@ -84,7 +73,7 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i) {
     const config::Mixer& mixer = m.mixer(i);
-    o.mixers.push_back(mixer.has_softmax() ? softmax_options(mixer.softmax())
+    o.mixers.push_back(mixer.has_softmax() ? MixerMaker(softmax_options(mixer.softmax()))
                                            : custom_mixer(loaded, mixer.custom(), str("model.mixer[", i, "].custom")));
   }
   o.pattern = pattern_of(m.pattern());

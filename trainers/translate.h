@@ -10,6 +10,7 @@
 
 namespace weft::train {
 
+SoftmaxOptions softmax_options(const config::Softmax& softmax);
 // `vocab` is the tokenizer's, used where model.vocab is not set.
 LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);
 std::vector<ParamGroup> param_groups(const config::Experiment& experiment);

@@ -29,7 +29,7 @@ Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options)
 
 Var Linear::operator()(const Var& x) const {
   Scope scope(name());
-  return bias_ ? linear(x, weight_, *bias_) : linear(x, weight_);
+  return bias_ ? linear(x, weight_, cast(*bias_, x.dtype())) : linear(x, weight_);
 }
 
 Embedding::Embedding(int64_t count, int64_t dim, Rng rng, double std)

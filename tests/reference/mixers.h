@@ -10,11 +10,14 @@ namespace weft::reference {
 inline std::map<std::string, cli::MixerReference, std::less<>> mixers() {
   std::map<std::string, cli::MixerReference, std::less<>> all;
   // Rows whose maker is the options of one mixer: its reference reads the same options.
-  for (const MixerRow& row : mixer_table()) {
+  auto add = [&](const MixerRow& row) {
     if (const auto* o = row.make.target<SoftmaxOptions>())
-      all[std::string(row.name)] = [o = *o](const MixerArgs& args, const Parameters& p, const Tensor& x,
-                                            const TokenData& data) { return softmax_mixer(o, args, p, x, data); };
-  }
+      all[row.name] = [o = *o](const MixerArgs& args, const Parameters& p, const Tensor& x, const TokenData& data) {
+        return softmax_mixer(o, args, p, x, data);
+      };
+  };
+  for (const MixerRow& row : mixer_table()) add(row);
+  for (const MixerRow& row : softmax_pairs()) add(row);
   return all;
 }
 

@@ -54,6 +54,28 @@ TEST(Config, DerivesWhatFollowsFromOtherFields) {
   EXPECT_DOUBLE_EQ(e.optim().group(0).adamw().betas(1), 0.95);
 }
 
+TEST(Config, RefusesImpossibleAttention) {
+  struct Row {
+    std::vector<std::string> overrides;
+    std::vector<std::string> parts;
+  };
+  const std::string softmax = "model.mixer[0].softmax.";
+  for (const Row& row : std::vector<Row>{
+           {{softmax + "gate=[{position:out},{position:out}]"}, {"gate on out twice", "one gate per position"}},
+           {{softmax + "gate=[{position:layer,per_head:true}]"},
+            {"there are no heads", "out, values, keys or queries"}},
+           {{softmax + "gate=[{activation:identity}]"}, {"bare projection", "sigmoid, silu or shifted_sigmoid"}},
+           {{softmax + "components=3"}, {"3 components for 4 kv_heads", "divisor"}},
+           {{softmax + "components=2", softmax + "bias=true"}, {"components with biases"}},
+           {{softmax + "l2_norm=true", softmax + "score_scale=true"}, {"score scale beside"}},
+           {{softmax + "l2_norm=true", softmax + "qk_norm=true"}, {"l2_norm", "qk_norm"}}}) {
+    SCOPED_TRACE(row.overrides[0]);
+    std::vector<std::string> parts = row.parts;
+    parts.push_back("model.mixer[0].softmax");
+    expect_parts(error_of(kTwoMixers, row.overrides), parts);
+  }
+}
+
 TEST(Config, KeepsZeroApartFromUnset) {
   Experiment e = load_string(kTiny, {"optim.clip_norm=0", "seed=0"}).experiment;
   EXPECT_EQ(e.optim().clip_norm(), 0);

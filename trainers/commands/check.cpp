@@ -4,11 +4,13 @@
 #include <CLI/App.hpp>
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/console.h"
+#include "weft/core/parallel.h"
 
 namespace weft::cli {
 
@@ -46,11 +48,24 @@ struct Counts {
   }
 };
 
-std::string summary(const std::vector<Result>& results, size_t variants) {
+std::string line_of(const Result& r) {
+  return fmt::format("{:<24} {:<10} {:<11} {}\n", r.variant, r.check, conformance::name_of(r.verdict), r.reason);
+}
+
+std::string failures(const std::vector<Result>& results) {
+  std::string text;
+  for (const Result& r : results)
+    if (r.verdict == Verdict::failed) text += line_of(r);
+  return text;
+}
+
+std::string summary(std::string_view what, const std::vector<Result>& results) {
   Counts counts(results);
+  std::set<std::string> variants;
+  for (const Result& r : results) variants.insert(r.variant);
   size_t unsupported = results.size() - counts.passed - counts.failed;
-  std::string text = fmt::format("conformance {} variants, {} checks: {} passed, {} failed, {} unsupported\n", variants,
-                                 results.size(), counts.passed, counts.failed, unsupported);
+  std::string text = fmt::format("conformance: {} {}, {} checks: {} passed, {} failed, {} unsupported\n",
+                                 variants.size(), what, results.size(), counts.passed, counts.failed, unsupported);
   for (const auto& [reason, who] : counts.unsupported)
     text += fmt::format("  {:>3} {} ({}{})\n", who.size(), reason, who[0], who.size() > 1 ? ", ..." : "");
   return text;
@@ -84,34 +99,41 @@ std::string table(const std::vector<Result>& results, const std::vector<MixerRow
   return text;
 }
 
+std::string json_of(const std::vector<Result>& results, bool passed) {
+  auto list = nlohmann::ordered_json::array();
+  for (const Result& r : results)
+    list.push_back({{"variant", r.variant},
+                    {"check", r.check},
+                    {"result", conformance::name_of(r.verdict)},
+                    {"reason", r.reason}});
+  return nlohmann::ordered_json{{"passed", passed}, {"results", list}}.dump(2) + "\n";
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   std::vector<MixerRow> rows = all_mixers(extensions);
   std::vector<std::string> names;
-  for (const MixerRow& row : rows) names.emplace_back(row.name);
+  for (const MixerRow& row : rows) names.push_back(row.name);
+  names.emplace_back("pairs");
   check_name("--mixer", options.mixer, names);
   check_name("--check", options.check, conformance::check_names());
   conformance::Options how{.variant = options.mixer, .check = options.check, .references = extensions.references};
+  set_num_threads(1);  // inputs are tiny: waiting for another thread would take longer than the work
+  bool prints_lines = !options.is_table && !console.is_json();
   how.on_result = [&](const Result& r) {
-    if (options.is_table || console.is_json()) return;
-    console.result(
-        fmt::format("{:<24} {:<10} {:<11} {}\n", r.variant, r.check, conformance::name_of(r.verdict), r.reason));
+    if (prints_lines) console.result(line_of(r));
   };
-  std::vector<Result> results = conformance::check_mixers(rows, how);
-  bool passed =
-      std::none_of(results.begin(), results.end(), [](const Result& r) { return r.verdict == Verdict::failed; });
-  if (console.is_json()) {
-    auto list = nlohmann::ordered_json::array();
-    for (const Result& r : results)
-      list.push_back({{"variant", r.variant},
-                      {"check", r.check},
-                      {"result", conformance::name_of(r.verdict)},
-                      {"reason", r.reason}});
-    console.result(nlohmann::ordered_json{{"passed", passed}, {"results", list}}.dump(2) + "\n");
-  } else if (options.is_table) {
-    console.result(table(results, rows));
-  } else {
-    console.result(summary(results, options.mixer == "all" ? rows.size() : 1));
-  }
+  std::vector<Result> results, pairs;
+  if (options.mixer != "pairs") results = conformance::check_mixers(rows, how);
+  how.on_result = {};
+  if (options.mixer == "all" || options.mixer == "pairs") pairs = conformance::check_pairs(softmax_pairs(), how);
+  if (options.is_table) console.result(table(results, rows));
+  if (prints_lines) console.result(failures(pairs));
+  if (prints_lines && !pairs.empty()) console.result(summary("pairs of options", pairs));
+  if (prints_lines && !results.empty()) console.result(summary("variants", results));
+  results.insert(results.end(), pairs.begin(), pairs.end());
+  auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
+  bool passed = std::none_of(results.begin(), results.end(), has_failed);
+  if (console.is_json()) console.result(json_of(results, passed));
   return passed ? kSuccess : kCheckFailed;
 }
 

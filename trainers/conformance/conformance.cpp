@@ -41,12 +41,33 @@ std::vector<std::string> check_names() {
   return names;
 }
 
+std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& options) {
+  std::vector<Result> results;
+  for (const MixerRow& row : rows) {
+    try {
+      row.make(Subject::test_args(16), Rng(1));
+    } catch (const Error& error) {
+      results.push_back({row.name, "together", Verdict::unsupported, error.problem()});
+      continue;
+    }
+    for (std::string_view check : {"reference", "gradient", "causality", "decode", "documents", "bf16"}) {
+      if (options.check != "all" && options.check != check) continue;
+      Options one = options;
+      one.check = check;
+      one.variant = row.name;
+      std::vector<Result> part = check_mixers({&row, 1}, one);
+      results.insert(results.end(), part.begin(), part.end());
+    }
+  }
+  return results;
+}
+
 std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options) {
   std::vector<Result> results;
   auto add = [&](const MixerRow& row, std::string_view check, const std::function<Outcome()>& run) {
     if (options.check != "all" && options.check != check) return;
     Outcome outcome = guarded(run);
-    results.push_back({std::string(row.name), std::string(check), outcome.verdict, outcome.reason});
+    results.push_back({row.name, std::string(check), outcome.verdict, outcome.reason});
     if (options.on_result) options.on_result(results.back());
   };
   for (const MixerRow& row : rows) {

@@ -35,6 +35,8 @@ struct Options {
 
 std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options);
 std::vector<std::string> check_names();
+// Pairs of options: what is impossible must be refused with an error, everything else pass the checks that do not train or write.
+std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& options);
 
 // Gradients of a row's input and of every parameter against differences in float64.
 struct InputSize {

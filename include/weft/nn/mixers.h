@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "weft/nn/mixers/softmax.h"
@@ -10,7 +11,7 @@ namespace weft {
 
 // One point of the literature: what the suite builds, checks and prints, with sizes for tests ([B, T, 16] inputs).
 struct MixerRow {
-  std::string_view name = {};  // of commands and tests
+  std::string name = {};  // of commands and tests
   MixerMaker make = {};
   std::string_view equation = {};  // in ASCII, for the table of the docs
   std::string_view source = {};    // arXiv number or venue
@@ -26,6 +27,8 @@ struct MixerRow {
 };
 
 std::span<const MixerRow> mixer_table();
+// Every two options of softmax attention together, named "gate_out+window"; a maker throws for what is impossible.
+std::span<const MixerRow> softmax_pairs();
 const MixerRow& mixer_row(std::string_view name);  // Error that lists the names if there is none
 
 }  // namespace weft

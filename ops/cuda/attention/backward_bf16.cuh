@@ -138,18 +138,16 @@ __global__ void __launch_bounds__(kBlock) backward_keys(Work w, Mask mask, Score
       float x[M][N][4], dweight[M][N][4];
       product(x, keys, warp_index() * 16 * M, walked.rows(0, turn), first, (key_width + 15) / 16);
       product(dweight, values, warp_index() * 16 * M, walked.rows(1, turn), first, (value_width + 15) / 16);
-      auto gradient_of = [&](float dot, float dw, int m, int h, int j, bool is_full) {
+      auto gradient_of = [&](float dot, float dw, int m, int h, int j, auto is_full) {
         Token<int32_t> query = q.tokens.at(first + j);
         bool is_kept = is_full || (q0 + first + j < p.queries && pairs.keep(at.head, query, own[m][h]));
         return pairs.gradient(dot, dw, Normaliser::backward_shift(q.statistic[first + j]), q.delta[first + j], is_kept,
                               at.head, query, own[m][h]);
       };
-      if (at.is_full)
+      with_fullness<decltype(pairs)::kIsPlain>(at.is_full, [&](auto is_full) {
         differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, true); });
-      else
-        differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, false); });
+                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); });
+      });
       if (first_column < value_width) accumulate(dv, x, walked.rows(1, turn), first, first_column);
       if (first_column < key_width) accumulate(dk, dweight, walked.rows(0, turn), first, first_column);
     }
@@ -227,17 +225,15 @@ __global__ void __launch_bounds__(kBlock)
       float x[M][N][4], dweight[M][N][4];
       product(x, queries, warp_index() * 16 * M, walked.rows(0, turn), first, (key_width + 15) / 16);
       product(dweight, douts, warp_index() * 16 * M, walked.rows(1, turn), first, (value_width + 15) / 16);
-      auto gradient_of = [&](float dot, float dw, int m, int h, int j, bool is_full) {
+      auto gradient_of = [&](float dot, float dw, int m, int h, int j, auto is_full) {
         Token<int32_t> key = keys.at(first + j);
         bool is_kept = is_full || (k0 + first + j < p.keys && pairs.keep(head, own[m][h], key));
         return pairs.gradient(dot, dw, shift[m][h], delta[m][h], is_kept, head, own[m][h], key);
       };
-      if (at.is_full)
+      with_fullness<decltype(pairs)::kIsPlain>(at.is_full, [&](auto is_full) {
         differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, true); });
-      else
-        differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, false); });
+                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); });
+      });
       accumulate(dq, dweight, walked.rows(0, turn), first, 0);
     }
     __syncthreads();  // nobody reads this tile

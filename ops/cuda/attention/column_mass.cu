@@ -59,7 +59,7 @@ void run_column_mass(const Problem& p, const ops::AttentionOptions& options) {
   Prepared prepared(p, kTile<T>, kTile<T>);
   dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.keys.tiles));
   ops::StandardMask mask(options.mask);
-  with_softmax_score(options.score, [&](auto score) {
+  with_softmax_score(options.score, false, [&](auto score) {
     launch("attention_column_mass", column_mass<T, ops::StandardMask, decltype(score)>, grid, dim3(kThreads),
            sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p));
   });

@@ -57,9 +57,9 @@ struct Forward {
       }
   }
 
-  // Scores as the normaliser wants them, in place.
-  template <bool kIsFull>
-  __device__ __forceinline__ void score(float (&x)[M][N][4], const Tokens& keys, int64_t k0) {
+  // Scores as the normaliser wants them, in place. IsFull: as with_fullness() has it.
+  template <class IsFull>
+  __device__ __forceinline__ void score(float (&x)[M][N][4], const Tokens& keys, int64_t k0, IsFull is_full) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -72,10 +72,8 @@ struct Forward {
             const int j = 8 * n + 2 * lane_t() + e;
             float& at = x[m][n][2 * h + e];
             at = pairs.value(at, head, q, keys.at(j));
-            if constexpr (!kIsFull) {
-              bool is_kept = k0 + j < w.p.keys && pairs.keep(head, q, keys.at(j));
-              if (!is_kept) at = static_cast<float>(Normaliser::kMasked);
-            }
+            bool is_kept = is_full || (k0 + j < w.p.keys && pairs.keep(head, q, keys.at(j)));
+            if (!is_kept) at = static_cast<float>(Normaliser::kMasked);
           }
       }
   }
@@ -186,10 +184,12 @@ __global__ void __launch_bounds__(kBlock) forward_block(Work w, Mask mask, Score
       tokens[turn ^ 1].load(w.keys, b, int64_t{next.index} * kWalked);
     }
     copy_commit();
-    if (at.is_full) forward.template score<true>(x, tokens[turn], k0);
-    else forward.template score<false>(x, tokens[turn], k0);
+    with_fullness<decltype(forward.pairs)::kIsPlain>(
+        at.is_full, [&](auto is_full) { forward.score(x, tokens[turn], k0, is_full); });
     forward.weigh(x);
-    if (forward.pairs.has_dropout) forward.drop(x, tokens[turn]);
+    if constexpr (decltype(forward.pairs)::kMayDrop) {
+      if (forward.pairs.has_dropout) forward.drop(x, tokens[turn]);
+    }
     copy_wait<1>();
     __syncthreads();  // the values are there
     accumulate(forward.out, x, values, 0, 0);

@@ -73,7 +73,9 @@ struct Forward {
       for (int j = 0; j < R; ++j) {
         T weight = Normaliser::weight(x[i][j], shift);
         total += Normaliser::counted(weight);
-        if (pairs.has_dropout) weight *= pairs.drop(head, tokens[i], keys[j]);
+        if constexpr (pairs.kMayDrop) {
+          if (pairs.has_dropout) weight *= pairs.drop(head, tokens[i], keys[j]);
+        }
         s.weights[thread_y() + kSide * i][thread_x() + kSide * j] = weight;
       }
       Normaliser::add(state[i], lanes_sum<kSide>(total));

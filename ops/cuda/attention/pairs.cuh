@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "ops/cuda/attention/problem.cuh"
 #include "weft/core/rng.h"
@@ -30,6 +31,8 @@ struct Dropout {
 template <class T, class Mask, class Score, class Normaliser>
 struct Pairs {
   static constexpr bool kIsPlain = ops::is_identity_score<Score>();
+  // Bare softmax has no registers to spare for random numbers: with dropout it runs as a modified score that modifies nothing.
+  static constexpr bool kMayDrop = !kIsPlain || !Normaliser::kHasStatistic;
 
   Mask mask;
   Score score;
@@ -45,7 +48,7 @@ struct Pairs {
         dropout(dropout),
         row(work.p.first_row + b),
         unit(static_cast<T>(kIsPlain && Normaliser::kIsBase2 ? work.p.scale * kLog2e : work.p.scale)),
-        has_dropout(dropout.threshold > 0) {}
+        has_dropout(kMayDrop && dropout.threshold > 0) {}
 
   // What the normaliser reads, from the bare product.
   __device__ __forceinline__ T value(T dot, int head, Token<int32_t> q, Token<int32_t> k) const {
@@ -78,12 +81,24 @@ struct Pairs {
   __device__ __forceinline__ Gradient gradient(T dot, T dweight, T shift, T delta, bool is_kept, int head,
                                                Token<int32_t> q, Token<int32_t> k) const {
     T x = is_kept ? value(dot, head, q, k) : T(Normaliser::kMasked);
-    T w = Normaliser::weight(x, shift), factor = has_dropout ? drop(head, q, k) : T(1);
+    T w = Normaliser::weight(x, shift), factor = T(1);
+    if constexpr (kMayDrop) {
+      if (has_dropout) factor = drop(head, q, k);
+    }
     T ds = Normaliser::dscore(x, w, dweight * factor, delta);
     if constexpr (!kIsPlain) ds *= slope(dot, head, q, k);
     return {w * factor, is_kept ? ds : T(0)};
   }
 };
+
+// Calls run(is_full): as a constant for bare scores, where a mask test per pair would show; otherwise as a number, so that the code is
+// there once.
+template <bool kIsPlain, class F>
+__device__ __forceinline__ void with_fullness(bool is_full, F&& run) {
+  if constexpr (!kIsPlain) run(is_full);
+  else if (is_full) run(std::true_type{});
+  else run(std::false_type{});
+}
 
 // The larger one; NaN loses, and comes back through weight().
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
@@ -103,22 +118,37 @@ __device__ __forceinline__ T lanes_sum(T x) {
   return x;
 }
 
+// Softcap, then ALiBi, each if there: one functor for all scores but the plain one, because every instance takes minutes to
+// compile and a choice that all threads share costs next to nothing.
+struct ModifiedScore {
+  ops::SoftcapScore softcap;  // cap 0: none
+  ops::AlibiScore alibi;      // null: none
+
+  template <class T>
+  __device__ __forceinline__ T value(T s, int64_t row, int64_t head, Token<int32_t> q, Token<int32_t> k) const {
+    if (softcap.cap > 0) s = softcap.value(s, row, head, q, k);
+    return alibi.slopes ? alibi.value(s, row, head, q, k) : s;
+  }
+  template <class T>
+  __device__ __forceinline__ T slope(T s, int64_t row, int64_t head, Token<int32_t> q, Token<int32_t> k) const {
+    return softcap.cap > 0 ? softcap.slope(s, row, head, q, k) : T(1);
+  }
+};
+
 template <class F>
-void with_softmax_score(const ops::AttentionScore& score, F&& run) {
-  ops::SoftcapScore softcap{score.softcap};
-  ops::AlibiScore alibi{score.alibi_slopes.defined() ? score.alibi_slopes.template data<float>() : nullptr};
-  if (score.softcap > 0 && alibi.slopes) run(ops::ScoreChain<ops::SoftcapScore, ops::AlibiScore>{softcap, alibi});
-  else if (score.softcap > 0) run(softcap);
-  else if (alibi.slopes) run(alibi);
-  else run(ops::PlainScore{});
+void with_softmax_score(const ops::AttentionScore& score, bool has_dropout, F&& run) {
+  const float* slopes = score.alibi_slopes.defined() ? score.alibi_slopes.template data<float>() : nullptr;
+  if (score.softcap == 0 && !slopes && !has_dropout) run(ops::PlainScore{});
+  else run(ModifiedScore{{score.softcap}, {slopes}});
 }
 
-// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled, as on the CPU.
+// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled.
 template <class F>
 void with_functors(const ops::AttentionOptions& options, F&& run) {
   ops::StandardMask mask(options.mask);
   if (options.normaliser == ops::Normaliser::sum) return run(mask, ops::PlainScore{}, ops::SumNormaliser{});
-  with_softmax_score(options.score, [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
+  with_softmax_score(options.score, options.dropout > 0,
+                     [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
 }
 
 }  // namespace weft::cuda::attention

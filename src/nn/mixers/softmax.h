@@ -5,8 +5,6 @@
 
 namespace weft {
 
-// The options with sizes filled in; Error for what does not go together.
-SoftmaxOptions completed(SoftmaxOptions options, const MixerArgs& args);
 std::string_view name_of(GatePosition position);
 
 }  // namespace weft

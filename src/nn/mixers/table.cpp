@@ -42,7 +42,7 @@ Rows softmax_rows() {
 
 // Qiu et al., 2505.06708: positions, granularities, activations and forms.
 Rows gate_rows() {
-  auto row = [](std::string_view name, const GateOptions& gate, std::string_view equation) {
+  auto row = [](const char* name, const GateOptions& gate, std::string_view equation) {
     return MixerRow{name, SoftmaxOptions{.heads = 4, .kv_heads = 2, .gates = {gate}}, equation, "2505.06708"};
   };
   using enum GatePosition;
@@ -67,7 +67,7 @@ Rows gate_rows() {
 }
 
 Rows sink_rows() {
-  auto row = [](std::string_view name, const SinkOptions& sink, std::string_view equation, std::string_view source) {
+  auto row = [](const char* name, const SinkOptions& sink, std::string_view equation, std::string_view source) {
     return MixerRow{name, SoftmaxOptions{.heads = 4, .kv_heads = 2, .sink = sink}, equation, source};
   };
   return {
@@ -82,7 +82,7 @@ Rows sink_rows() {
 }
 
 Rows affine_rows() {
-  auto row = [](std::string_view name, SoftmaxOptions options, std::string_view equation) {
+  auto row = [](const char* name, SoftmaxOptions options, std::string_view equation) {
     return MixerRow{name, std::move(options), equation, "2602.23057"};
   };
   AffineOptions visible{.is_on = true, .initial_mean = 0.5}, context = visible, smooth = visible;

@@ -74,4 +74,7 @@ struct SoftmaxOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+// The options with sizes filled in; Error for what does not go together.
+SoftmaxOptions completed(SoftmaxOptions options, const MixerArgs& args);
+
 }  // namespace weft

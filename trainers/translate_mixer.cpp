@@ -1,0 +1,78 @@
+// Messages of token mixers as option structs. Enums of the schema and of the library name the same things.
+#include "trainers/check.h"
+#include "trainers/translate.h"
+
+namespace weft::train {
+
+namespace {
+
+GateOptions gate_options(const config::Gate& gate) {
+  auto position = [&] {
+    switch (gate.position()) {
+      case config::GatePosition::values: return GatePosition::values;
+      case config::GatePosition::keys: return GatePosition::keys;
+      case config::GatePosition::queries: return GatePosition::queries;
+      case config::GatePosition::layer: return GatePosition::layer;
+      default: return GatePosition::out;
+    }
+  };
+  auto activation = [&] {
+    switch (gate.activation()) {
+      case config::GateActivation::silu: return GateActivation::silu;
+      case config::GateActivation::shifted_sigmoid: return GateActivation::shifted_sigmoid;
+      case config::GateActivation::identity: return GateActivation::identity;
+      default: return GateActivation::sigmoid;
+    }
+  };
+  return {.position = position(),
+          .activation = activation(),
+          .is_per_head = gate.per_head(),
+          .is_head_shared = gate.head_shared(),
+          .is_additive = gate.additive(),
+          .reads_input = gate.reads_input()};
+}
+
+SinkKind sink_kind(config::SinkKind::Value kind) {
+  switch (kind) {
+    case config::SinkKind::off_by_one: return SinkKind::off_by_one;
+    case config::SinkKind::key_bias: return SinkKind::key_bias;
+    case config::SinkKind::key_value_bias: return SinkKind::key_value_bias;
+    case config::SinkKind::value_bias: return SinkKind::value_bias;
+    default: return SinkKind::logit;
+  }
+}
+
+}  // namespace
+
+SoftmaxOptions softmax_options(const config::Softmax& softmax) {
+  SoftmaxOptions o{.heads = softmax.heads(),
+                   .kv_heads = softmax.kv_heads(),
+                   .head_dim = softmax.head_dim(),
+                   .qk_norm = softmax.l2_norm()   ? QkNorm::l2
+                              : softmax.qk_norm() ? QkNorm::rms
+                                                  : QkNorm::none,
+                   .window = softmax.window(),
+                   .softcap = softmax.soft_cap(),
+                   .has_bias = softmax.bias(),
+                   .dropout = softmax.dropout(),
+                   .has_score_scale = softmax.score_scale(),
+                   .components = softmax.components(),
+                   .has_head_norm = softmax.head_norm(),
+                   .has_out_silu = softmax.out_silu()};
+  o.position = softmax.position() == config::MixerPosition::alibi  ? MixerPosition::alibi
+               : softmax.position() == config::MixerPosition::none ? MixerPosition::none
+                                                                   : MixerPosition::model;
+  if (softmax.has_temperature())
+    o.temperature = {softmax.temperature().position(), softmax.temperature().token(), softmax.temperature().values()};
+  for (const config::Gate& gate : softmax.gate()) o.gates.push_back(gate_options(gate));
+  if (softmax.has_sink()) o.sink = {sink_kind(softmax.sink().kind()), softmax.sink().head_shared()};
+  if (softmax.has_affine())
+    o.affine = {.is_on = true,
+                .has_sigmoid = softmax.affine().sigmoid(),
+                .divides_by_context = softmax.affine().context(),
+                .decay = softmax.affine().decay(),
+                .initial_mean = softmax.affine().initial_mean()};
+  return o;
+}
+
+}  // namespace weft::train
