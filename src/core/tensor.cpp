@@ -199,10 +199,10 @@ void Tensor::set_bytes(const Tensor& from) {
              str("set_bytes: ", *this, " from ", from), "give row-major tensors of one shape and dtype");
   if (num_elements_ == 0) return;
 #ifdef WEFT_WITH_CUDA
-  return cuda::copy_bytes(mutable_raw(), from.raw(), num_bytes(), device(), from.device());
-#else
-  std::memmove(mutable_raw(), from.raw(), num_bytes());
+  if (is_cuda() || from.is_cuda())
+    return cuda::copy_bytes(mutable_raw(), from.raw(), num_bytes(), device(), from.device());
 #endif
+  std::memmove(mutable_raw(), from.raw(), num_bytes());
 }
 
 double Tensor::item() const {

@@ -13,13 +13,15 @@ set(nn_sees core comm distributed autograd)  # not ops: a layer that calls a bar
 set(models_sees core comm distributed autograd nn)
 set(bench_sees core ops comm distributed autograd optim nn models)  # tools/bench: below the command that runs it
 set(trainers_sees ${bench_sees} io data bench)
-set(tools_sees ${trainers_sees} trainers all)
+set(reference_sees ${trainers_sees} trainers)  # tests/reference: plain loops, which `weft check` compares with
+set(tools_sees ${trainers_sees} trainers all reference)
 set(all_sees ${trainers_sees} trainers)      # weft/weft.h
 
 function(layer_of path result)
   string(REGEX REPLACE "^(include/)?weft/weft\\.h$" "all/" path "${path}")
   string(REGEX REPLACE "^(include/weft|weft|src)/" "" path "${path}")
   string(REGEX REPLACE "^tools/bench/" "bench/" path "${path}")
+  string(REGEX REPLACE "^tests/reference/" "reference/" path "${path}")
   string(REGEX REPLACE "^distributed/comm[/.]" "comm/" path "${path}")
   string(REGEX MATCH "^[a-z_]+" layer "${path}")
   set(${result} "${layer}" PARENT_SCOPE)

@@ -49,7 +49,8 @@ TEST(OutlierGuard, SkipsWhatIsNotFiniteAtOnceAndNothingWhenOff) {
 
 LanguageModel tiny_model() {
   return LanguageModel(
-      {.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {SoftmaxOptions{.heads = 2}}, .ffn = {.hidden = 16}}, Rng(3));
+      {.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {SoftmaxOptions{.heads = 2}}, .ffn = {.hidden = 16}},
+      Rng(3));
 }
 
 // Two documents of 5 and 6 tokens that end with id 6, in windows of 4; the second goes on in the padded last window.

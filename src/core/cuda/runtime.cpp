@@ -34,8 +34,11 @@ Found find_devices() {
     return found;
   }
   found.count = 0;
-  found.problem =
-      status == cudaSuccess ? "no device" : str(cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+  if (status == cudaSuccess || status == cudaErrorNoDevice) found.problem = "the driver finds no CUDA device";
+  else if (status == cudaErrorInsufficientDriver)  // what a machine without any driver answers, too
+    found.problem = str("no CUDA driver, or one older than this build's CUDA ", CUDART_VERSION / 1000, ".",
+                        CUDART_VERSION % 1000 / 10, " (", cudaGetErrorName(status), ")");
+  else found.problem = str("no CUDA: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
   cudaGetLastError();
   return found;
 }
