@@ -153,7 +153,7 @@ void bind_backward(Problem& p, std::string_view op, AttentionGrads& grads, const
 
 namespace {
 
-bool has_statistic(const AttentionOptions& options) { return options.normaliser == Normaliser::softmax; }
+bool has_statistic(const AttentionOptions& options) { return options.normaliser != Normaliser::sum; }
 
 void check_options(std::string_view op, const Tensor& q, const AttentionTokens& queries, const AttentionTokens& keys,
                    const AttentionOptions& options) {
@@ -173,9 +173,10 @@ void check_options(std::string_view op, const Tensor& q, const AttentionTokens& 
                str("give one contiguous f32 slope per head: [", q.size(2), "]"));
     core::check_device(op, "alibi_slopes", slopes, "q", q.device());  // kernels read them there
   }
-  WEFT_CHECK(has_statistic(options) || (score.softcap == 0 && !score.alibi_slopes.defined()),
-             str(op, ": the sum normaliser has no ", score.softcap > 0 ? "softcap" : "ALiBi", " instance"),
-             "supported: softmax with plain, softcap, ALiBi or softcap and ALiBi scores; sum with plain scores");
+  WEFT_CHECK(std::isfinite(score.shift), str(op, ": score shift is ", score.shift), "use a finite shift");
+  WEFT_CHECK(options.normaliser == Normaliser::sum || (score.shift == 0 && score.activation == ScoreActivation::none),
+             str(op, ": a score ", score.shift != 0 ? "shift" : "activation", " without the sum normaliser"),
+             "shift and activation make weights for normaliser sum; leave them out otherwise");
 }
 
 // A Problem with everything checked; `v` null for calls without values.
@@ -298,7 +299,8 @@ Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const T
                              const AttentionOptions& options) {
   constexpr std::string_view op = "attention_column_mass";
   core::Problem p = checked(op, q_BTHK, k_BSGK, nullptr, queries, keys, options);
-  WEFT_CHECK(has_statistic(options), str(op, ": the normaliser is sum, which has no lse"),
+  WEFT_CHECK(options.normaliser == Normaliser::softmax,
+             str(op, ": the normaliser is ", has_statistic(options) ? "signed_softmax" : "sum, which has no lse"),
              "use the softmax normaliser");
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
   Tensor mass = Tensor::empty({p.batch, p.keys, p.heads}, kF32, p.device);

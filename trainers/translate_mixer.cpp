@@ -32,6 +32,25 @@ GateOptions gate_options(const config::Gate& gate) {
           .reads_input = gate.reads_input()};
 }
 
+WeightOptions weight_options(const config::Weights& weights) {
+  auto kind = [&] {
+    switch (weights.kind()) {
+      case config::WeightKind::signed_softmax: return WeightKind::signed_softmax;
+      case config::WeightKind::sigmoid: return WeightKind::sigmoid;
+      case config::WeightKind::relu: return WeightKind::relu;
+      case config::WeightKind::elu1: return WeightKind::elu1;
+      default: return WeightKind::softmax;
+    }
+  };
+  return {.kind = kind(),
+          .keeps_ends = weights.keep_ends(),
+          .bias = weights.bias() == config::SigmoidBias::row    ? SigmoidBias::row
+                  : weights.bias() == config::SigmoidBias::none ? SigmoidBias::none
+                                                                : SigmoidBias::context,
+          .power = weights.power(),
+          .is_divided_by_sum = weights.divide_by_sum()};
+}
+
 SinkKind sink_kind(config::SinkKind::Value kind) {
   switch (kind) {
     case config::SinkKind::off_by_one: return SinkKind::off_by_one;
@@ -64,6 +83,7 @@ SoftmaxOptions softmax_options(const config::Softmax& softmax) {
                                                                    : MixerPosition::model;
   if (softmax.has_temperature())
     o.temperature = {softmax.temperature().position(), softmax.temperature().token(), softmax.temperature().values()};
+  if (softmax.has_weights()) o.weights = weight_options(softmax.weights());
   for (const config::Gate& gate : softmax.gate()) o.gates.push_back(gate_options(gate));
   if (softmax.has_sink()) o.sink = {sink_kind(softmax.sink().kind()), softmax.sink().head_shared()};
   if (softmax.has_affine())

@@ -8,7 +8,7 @@ using namespace test;
 
 TEST(AttentionBlock, PiecesOfTheKeysEqualOneCall) {
   for_each_isa([] {
-    for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum})
+    for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum, ops::Normaliser::signed_softmax})
       for (DType dtype : {kF64, kF32})
         for (Order order : {Order::sorted, Order::shuffled}) {
           AttentionCase c({2, 120, 230, 4, 2, 8, 12}, dtype, Order::offset, order);

@@ -76,7 +76,7 @@ struct AttentionCase {
   }
   const Tensor& used_dlse() const {
     static const Tensor none;
-    return options.normaliser == ops::Normaliser::softmax ? dlse : none;
+    return options.normaliser == ops::Normaliser::sum ? none : dlse;
   }
   AttentionCase on(Device device) const {
     AttentionCase c = *this;
@@ -128,7 +128,8 @@ inline void expect_equals_reference(const AttentionCase& here, double tolerance,
   reference::AttentionReference want(here.q, here.k, here.v, here.queries, here.keys, here.options);
   want.backward(here.dout, here.used_dlse());
   AttentionCase c = here.on(device);
-  bool has_lse = c.options.normaliser == ops::Normaliser::softmax;
+  bool has_lse = c.options.normaliser != ops::Normaliser::sum,
+       has_mass = c.options.normaliser == ops::Normaliser::softmax;
   auto check = [&] {
     ops::Attention y = c.forward();
     expect_near(y.out, want.out, tolerance, what + " out");
@@ -137,7 +138,7 @@ inline void expect_equals_reference(const AttentionCase& here, double tolerance,
     expect_near(grads.dq, want.dq, tolerance, what + " dq");
     expect_near(grads.dk, want.dk, tolerance, what + " dk");
     expect_near(grads.dv, want.dv, tolerance, what + " dv");
-    if (has_lse)
+    if (has_mass)
       expect_near(ops::attention_column_mass(c.q, c.k, y.lse, c.queries, c.keys, c.options), want.mass,
                   std::max(tolerance, 1e-6), what + " mass");
   };
@@ -207,7 +208,13 @@ void fuzz_attention(int rounds, F&& f) {
     if (below(3) == 0) c.use_documents(1 + below(60));
     if (below(4) == 0) c.options.dropout = 0.25;
     if (below(4) == 0) c.options.score.softcap = 2;
-    else if (below(4) == 0) c.options.normaliser = ops::Normaliser::sum;
+    auto kind = below(6);
+    if (kind == 0) c.options.normaliser = ops::Normaliser::signed_softmax;
+    if (kind == 1 || kind == 2) {
+      c.options.normaliser = ops::Normaliser::sum;
+      c.options.score.activation = static_cast<ops::ScoreActivation>(below(4));
+      if (below(2)) c.options.score.shift = -1.25;
+    }
     std::string what = str("round ", round, " ", dtype, " ", s);
     // bf16: out and gradients are rounded once, and gradients read the rounded out through delta.
     double tolerance = dtype == kF64 ? 1e-10 : dtype == kF32 ? 1e-5 : 0x1p-6;

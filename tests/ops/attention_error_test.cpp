@@ -58,8 +58,10 @@ TEST(AttentionErrors, SayWhatIsWrongWithTheValues) {
        {"alibi_slopes are [2] f32", "[4]"}},
       {[](AttentionCase& c) { c.options.dropout = 1; }, {"dropout is 1", "[0, 1)"}},
       {[](AttentionCase& c) { c.options.scale = NAN; }, {"scale is nan"}},
-      {[](AttentionCase& c) { c.options.normaliser = ops::Normaliser::sum, c.options.score.softcap = 3; },
-       {"sum normaliser has no softcap instance", "supported:"}},
+      {[](AttentionCase& c) { c.options.score.activation = ops::ScoreActivation::relu; },
+       {"score activation without the sum normaliser", "leave them out"}},
+      {[](AttentionCase& c) { c.options.score.shift = 1; }, {"score shift without the sum normaliser"}},
+      {[](AttentionCase& c) { c.options.score.shift = NAN; }, {"score shift is nan"}},
   };
   for (const ErrorRow& row : rows) {
     AttentionCase c({2, 6, 9, 4, 2, 8, 8}, kF32);

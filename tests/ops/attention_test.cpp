@@ -113,9 +113,33 @@ TEST(Attention, TheSumNormaliserEqualsTheReference) {
     }
 }
 
+TEST(Attention, EveryActivationAndTheSignedSoftmaxEqualTheReference) {
+  using enum ops::ScoreActivation;
+  for (DType dtype : {kF64, kF32})
+    for (const AttentionSizes& s : sizes())
+      for (const MaskRow& row : {mask_rows()[1], mask_rows().back()})
+        for (auto activation : {none, sigmoid, relu, elu1})
+          for (bool is_modified : {false, true}) {
+            AttentionCase c(s, dtype, Order::sorted, Order::shuffled);
+            apply(c, row);
+            if (is_modified) {
+              c.options.score.softcap = 1.5;
+              c.options.score.alibi_slopes = Tensor::full({s.H}, 0.03);
+            }
+            AttentionCase with_signs = c;
+            c.options.normaliser = ops::Normaliser::sum;
+            c.options.score.activation = activation;
+            c.options.score.shift = is_modified ? -0.7 : 0;
+            double tolerance = dtype == kF64 ? 1e-10 : 1e-5;
+            expect_equals_reference(c, tolerance, str(row.name, " ", s, " activation ", int(activation)));
+            with_signs.options.normaliser = ops::Normaliser::signed_softmax;
+            if (activation == none) expect_equals_reference(with_signs, tolerance, str(row.name, " ", s, " signed"));
+          }
+}
+
 TEST(Attention, DropsTheReferencesPairs) {
   for (DType dtype : {kF64, kF32})
-    for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum}) {
+    for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum, ops::Normaliser::signed_softmax}) {
       AttentionCase c({2, 50, 107, 4, 2, 8, 16}, dtype, Order::offset, Order::shuffled);
       c.options.dropout = 0.37;
       c.options.dropout_rng = Rng(5)["attention"];

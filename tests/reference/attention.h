@@ -67,7 +67,7 @@ class AttentionReference {
               dw += dout[row(b, i, h) * V_ + c] * v_[key(b, j, h) * V_ + c] * z;
               dv[static_cast<size_t>(key(b, j, h) * V_ + c)] += w * z * dout[row(b, i, h) * V_ + c];
             }
-            double ds = is_softmax() ? w * (dw - delta) : dw;
+            double ds = !has_lse() ? dw * activation_slope(score(b, h, i, j)) : std::abs(w) * dw - w * delta;
             ds *= slope(raw(b, h, i, j)) * scale_;
             for (int64_t c = 0; c < K_; ++c) {
               dq[static_cast<size_t>(row(b, i, h) * K_ + c)] += ds * k_[key(b, j, h) * K_ + c];
@@ -89,7 +89,8 @@ class AttentionReference {
   }
 
  private:
-  bool is_softmax() const { return options_.normaliser == ops::Normaliser::softmax; }
+  bool has_lse() const { return options_.normaliser != ops::Normaliser::sum; }
+  bool is_signed() const { return options_.normaliser == ops::Normaliser::signed_softmax; }
   int64_t row(int64_t b, int64_t i, int64_t h) const { return (b * T_ + i) * H_ + h; }
   int64_t key(int64_t b, int64_t j, int64_t h) const { return (b * S_ + j) * G_ + h / (H_ / G_); }
 
@@ -102,7 +103,25 @@ class AttentionReference {
     double s = raw(b, h, i, j), cap = options_.score.softcap;
     if (cap > 0) s = cap * std::tanh(s / cap);
     if (!slopes_.empty()) s -= double{slopes_[h]} * (q_pos_[b * T_ + i] - k_pos_[b * S_ + j]);
+    return s + options_.score.shift;
+  }
+  double activated(double s) const {
+    switch (options_.score.activation) {
+      case ops::ScoreActivation::sigmoid: return 1 / (1 + std::exp(-s));
+      case ops::ScoreActivation::relu: return std::max(s, 0.0);
+      case ops::ScoreActivation::elu1: return s > 0 ? s + 1 : std::exp(s);
+      case ops::ScoreActivation::none: break;
+    }
     return s;
+  }
+  double activation_slope(double s) const {
+    switch (options_.score.activation) {
+      case ops::ScoreActivation::sigmoid: return activated(s) * (1 - activated(s));
+      case ops::ScoreActivation::relu: return s > 0;
+      case ops::ScoreActivation::elu1: return s > 0 ? 1 : std::exp(s);
+      case ops::ScoreActivation::none: break;
+    }
+    return 1;
   }
   double slope(double raw) const {
     double cap = options_.score.softcap, y = cap > 0 ? std::tanh(raw / cap) : 0;
@@ -119,16 +138,23 @@ class AttentionReference {
   void forward() {
     constexpr double kNone = -std::numeric_limits<double>::infinity();
     out.assign(B_ * T_ * H_ * V_, 0), weight_.assign(B_ * T_ * H_ * S_, 0), mass.assign(B_ * S_ * H_, 0);
-    if (is_softmax()) lse.assign(B_ * T_ * H_, kNone);
+    if (has_lse()) lse.assign(B_ * T_ * H_, kNone);
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
         for (int64_t i = 0; i < T_; ++i) {
           double* w = &weight_[row(b, i, h) * S_];
           double max = kNone, sum = 0;
           for (int64_t j = 0; j < S_; ++j)
-            if (is_visible(b, i, j)) w[j] = score(b, h, i, j), max = std::max(max, w[j]);
-          if (is_softmax() && max != kNone) {
-            for (int64_t j = 0; j < S_; ++j) sum += w[j] = is_visible(b, i, j) ? std::exp(w[j] - max) : 0;
+            if (is_visible(b, i, j)) {
+              w[j] = has_lse() ? score(b, h, i, j) : activated(score(b, h, i, j));
+              max = std::max(max, is_signed() ? std::abs(w[j]) : w[j]);
+            }
+          if (has_lse() && max != kNone) {
+            for (int64_t j = 0; j < S_; ++j) {
+              double s = w[j], size = is_visible(b, i, j) ? std::exp((is_signed() ? std::abs(s) : s) - max) : 0;
+              sum += size;
+              w[j] = is_signed() && s < 0 ? -size : size;
+            }
             for (int64_t j = 0; j < S_; ++j) w[j] /= sum;
             lse[row(b, i, h)] = max + std::log(sum);
           }

@@ -68,6 +68,10 @@ TEST(Config, RefusesImpossibleAttention) {
            {{softmax + "components=3"}, {"3 components for 4 kv_heads", "divisor"}},
            {{softmax + "components=2", softmax + "bias=true"}, {"components with biases"}},
            {{softmax + "l2_norm=true", softmax + "score_scale=true"}, {"score scale beside"}},
+           {{softmax + "weights={kind:sigmoid}", softmax + "sink={}"}, {"a sink beside sigmoid", "value_bias"}},
+           {{softmax + "weights={kind:signed_softmax}", softmax + "sink={kind:key_bias}"}, {"beside signed weights"}},
+           {{softmax + "weights={divide_by_sum:true}"}, {"which is 1 already", "sigmoid, relu or elu1"}},
+           {{softmax + "weights={kind:sigmoid,bias:row}", softmax + "soft_cap=5"}, {"bias per row under a soft cap"}},
            {{softmax + "l2_norm=true", softmax + "qk_norm=true"}, {"l2_norm", "qk_norm"}}}) {
     SCOPED_TRACE(row.overrides[0]);
     std::vector<std::string> parts = row.parts;

@@ -18,15 +18,21 @@ struct AttentionMask {
   bool same_document = false;  // needs document ids; an id < 0 sees and is seen by nothing
 };
 
-// What happens to scale * q.k before the normaliser.
+// What makes a weight of a score under the sum normaliser: the score itself, sigmoid(s), max(s, 0), or elu(s) + 1.
+enum class ScoreActivation : uint8_t { none, sigmoid, relu, elu1 };
+
+// What happens to scale * q.k before the normaliser, in this order.
 struct AttentionScore {
   double softcap = 0;        // if > 0: cap * tanh(s / cap)
   Tensor alibi_slopes = {};  // [H] f32 on the device of q, or undefined: s -= slope_h * (query - key position)
+  double shift = 0;          // s + shift; sum only, for others it changes nothing or is a sink's business
+  ScoreActivation activation = ScoreActivation::none;  // sum only
 };
 
 enum class Normaliser {
-  softmax,  // state (out, lse)
-  sum,      // weights are the scores themselves, state is the plain sum; no statistic
+  softmax,         // state (out, lse)
+  sum,             // weights are the scores themselves, state is the plain sum; no statistic
+  signed_softmax,  // weights sign(s) exp(|s| - lse), lse of |s|; state (out, lse). A score of exactly 0 counts as positive
 };
 
 struct AttentionOptions {

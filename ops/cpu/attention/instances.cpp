@@ -1,5 +1,5 @@
 // The list of instances: f32 in every instruction set and f64 in the baseline, each with {softmax: plain, softcap, ALiBi,
-// softcap then ALiBi; sum: plain}; one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are
+// softcap then ALiBi; sum: plain, any modifier and activation; signed softmax: any modifier}; one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are
 // widened when rows are packed, so they need no instances.
 #include "ops/cpu/attention/kernels.h"
 #include "weft/ops/attention_core.h"
@@ -18,6 +18,20 @@ void with_softmax_score(const AttentionScore& score, F&& run) {
   else if (score.softcap > 0) run(softcap);
   else if (alibi.slopes) run(alibi);
   else run(PlainScore{});
+}
+
+// Calls run(score, normaliser).
+template <class F>
+void with_functors(const AttentionOptions& options, F&& run) {
+  const AttentionScore& s = options.score;
+  bool is_plain = s.softcap == 0 && !s.alibi_slopes.defined() && s.shift == 0 && s.activation == ScoreActivation::none;
+  switch (options.normaliser) {
+    case Normaliser::softmax: return with_softmax_score(s, [&](const auto& score) { run(score, SoftmaxNormaliser{}); });
+    case Normaliser::sum:
+      if (is_plain) return run(PlainScore{}, SumNormaliser{});
+      return run(ModifiedScore<true>(s), SumNormaliser{});
+    case Normaliser::signed_softmax: return run(ModifiedScore<false>(s), SignedSoftmaxNormaliser{});
+  }
 }
 
 template <class T>
@@ -42,20 +56,16 @@ void delta_rows(const core::Problem& p, const core::Operand& out, const T* dlse,
 template <Isa I, class T>
 void AttentionKernels<I, T>::forward(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
-  if (options.normaliser == Normaliser::sum)
-    return core::run_pass<T, core::Forward, SumNormaliser>(problem, mask, PlainScore{});
-  with_softmax_score(options.score, [&](const auto& score) {
-    core::run_pass<T, core::Forward, SoftmaxNormaliser>(problem, mask, score);
+  with_functors(options, [&](const auto& score, auto normaliser) {
+    core::run_pass<T, core::Forward, decltype(normaliser)>(problem, mask, score);
   });
 }
 
 template <Isa I, class T>
 void AttentionKernels<I, T>::backward(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
-  if (options.normaliser == Normaliser::sum)
-    return core::run_pass<T, core::Backward, SumNormaliser>(problem, mask, PlainScore{});
-  with_softmax_score(options.score, [&](const auto& score) {
-    core::run_pass<T, core::Backward, SoftmaxNormaliser>(problem, mask, score);
+  with_functors(options, [&](const auto& score, auto normaliser) {
+    core::run_pass<T, core::Backward, decltype(normaliser)>(problem, mask, score);
   });
 }
 

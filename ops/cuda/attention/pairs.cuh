@@ -32,7 +32,7 @@ template <class T, class Mask, class Score, class Normaliser>
 struct Pairs {
   static constexpr bool kIsPlain = ops::is_identity_score<Score>();
   // Bare softmax has no registers to spare for random numbers: with dropout it runs as a modified score that modifies nothing.
-  static constexpr bool kMayDrop = !kIsPlain || !Normaliser::kHasStatistic;
+  static constexpr bool kMayDrop = !kIsPlain;
 
   Mask mask;
   Score score;
@@ -118,37 +118,25 @@ __device__ __forceinline__ T lanes_sum(T x) {
   return x;
 }
 
-// Softcap, then ALiBi, each if there: one functor for all scores but the plain one, because every instance takes minutes to
-// compile and a choice that all threads share costs next to nothing.
-struct ModifiedScore {
-  ops::SoftcapScore softcap;  // cap 0: none
-  ops::AlibiScore alibi;      // null: none
-
-  template <class T>
-  __device__ __forceinline__ T value(T s, int64_t row, int64_t head, Token<int32_t> q, Token<int32_t> k) const {
-    if (softcap.cap > 0) s = softcap.value(s, row, head, q, k);
-    return alibi.slopes ? alibi.value(s, row, head, q, k) : s;
-  }
-  template <class T>
-  __device__ __forceinline__ T slope(T s, int64_t row, int64_t head, Token<int32_t> q, Token<int32_t> k) const {
-    return softcap.cap > 0 ? softcap.slope(s, row, head, q, k) : T(1);
-  }
-};
-
+// Every instance takes minutes to compile: bare softmax has its own, everything else chooses its score at run time.
 template <class F>
 void with_softmax_score(const ops::AttentionScore& score, bool has_dropout, F&& run) {
-  const float* slopes = score.alibi_slopes.defined() ? score.alibi_slopes.template data<float>() : nullptr;
-  if (score.softcap == 0 && !slopes && !has_dropout) run(ops::PlainScore{});
-  else run(ModifiedScore{{score.softcap}, {slopes}});
+  if (score.softcap == 0 && !score.alibi_slopes.defined() && !has_dropout) run(ops::PlainScore{});
+  else run(ops::ModifiedScore<false>(score));
 }
 
 // Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled.
 template <class F>
 void with_functors(const ops::AttentionOptions& options, F&& run) {
   ops::StandardMask mask(options.mask);
-  if (options.normaliser == ops::Normaliser::sum) return run(mask, ops::PlainScore{}, ops::SumNormaliser{});
-  with_softmax_score(options.score, options.dropout > 0,
-                     [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
+  switch (options.normaliser) {
+    case ops::Normaliser::softmax:
+      return with_softmax_score(options.score, options.dropout > 0,
+                                [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
+    case ops::Normaliser::sum: return run(mask, ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
+    case ops::Normaliser::signed_softmax:
+      return run(mask, ops::ModifiedScore<false>(options.score), ops::SignedSoftmaxNormaliser{});
+  }
 }
 
 }  // namespace weft::cuda::attention

@@ -2,8 +2,9 @@
 
 namespace weft {
 
-Sink::Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, double std, Rng rng)
-    : kind_(options.kind) {
+Sink::Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, bool is_signed,
+           double std, Rng rng)
+    : kind_(options.kind), is_signed_(is_signed) {
   const int64_t rows = options.is_head_shared ? 1 : heads;
   if (kind_ == SinkKind::logit) {
     logit_ = std::make_unique<Param>(Tensor::zeros({rows}));
@@ -23,7 +24,10 @@ Var Sink::operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK,
   const DType dtype = out_BTHV.dtype();
   if (kind_ == SinkKind::value_bias) return out_BTHV + cast(*value_, dtype);
   Var excess_BTH = lse_BTH;  // of the keys over the sink
-  if (logit_) excess_BTH = lse_BTH - cast(*logit_, lse_BTH.dtype());
+  if (logit_) {
+    Var logit = cast(*logit_, lse_BTH.dtype());
+    excess_BTH = lse_BTH - (is_signed_ ? abs(logit) : logit);
+  }
   if (key_) excess_BTH = lse_BTH - cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), lse_BTH.dtype()) * scale;
   Var share_BTH1 = unsqueeze(cast(sigmoid(excess_BTH), dtype), -1);
   Var out = out_BTHV * share_BTH1;

@@ -9,12 +9,15 @@ namespace weft {
 
 class Sink final : public Module {
  public:
-  Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, double std, Rng rng);
+  // is_signed: the core's weights have signs, and its lse is that of |score|; the logit counts by its size too.
+  Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, bool is_signed, double std,
+       Rng rng);
   // q as it entered the core, whose scores were scale * q.k; once, after the last merge of key blocks.
   Var operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK, double scale) const;
 
  private:
   SinkKind kind_;
+  bool is_signed_;
   std::unique_ptr<Param> logit_, key_, value_;  // [H], [H, K], [H, V]; H = 1 if the heads share it
 };
 

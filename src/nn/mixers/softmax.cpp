@@ -3,6 +3,7 @@
 // B batch, T tokens, D model width, H query heads, G key/value heads, K head width, C components.
 #include "src/nn/mixers/softmax.h"
 
+#include <array>
 #include <cmath>
 
 #include "src/nn/mixers/affine.h"
@@ -33,6 +34,12 @@ Tensor block_replication(int64_t components, int64_t heads) {
   return to(mix, default_device()).value();
 }
 
+// x [B, T, H, K] with one channel more that holds `value`, broadcast.
+Var with_channel(const Var& x_BTHK, const Var& value) {
+  const Var parts[] = {x_BTHK, expand(value, {x_BTHK.size(0), x_BTHK.size(1), x_BTHK.size(2), 1})};
+  return concatenate(parts, -1);
+}
+
 // x / sqrt(sum of squares of its last dimension)
 Var unit(const Var& x, double eps) {
   const auto width = static_cast<double>(x.size(-1));
@@ -40,11 +47,18 @@ Var unit(const Var& x, double eps) {
   return rms_norm(x, ones, eps / width);
 }
 
+WeightKind weight_kind(const SoftmaxOptions& o, const MixerArgs& args) {
+  bool is_end = args.layer == 0 || args.layer == args.layers - 1,
+       is_signed = o.weights.kind == WeightKind::signed_softmax;
+  return is_signed && o.weights.keeps_ends && is_end ? WeightKind::softmax : o.weights.kind;
+}
+
 class Softmax final : public Mixer {
  public:
   Softmax(const SoftmaxOptions& options, const MixerArgs& args, Rng rng)
       : o_(completed(options, args)),
         args_(args),
+        kind_(weight_kind(o_, args)),
         q_(args.dim, o_.heads * o_.head_dim, rng["q"], {o_.has_bias, args.std}),
         k_(args.dim, num_components() * o_.head_dim, rng["k"], {o_.has_bias, args.std}),
         v_(args.dim, num_components() * o_.head_dim, rng["v"], {o_.has_bias, args.std}),
@@ -58,12 +72,7 @@ class Softmax final : public Mixer {
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
     auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
-    ops::AttentionOptions attention{.scale = scale(),
-                                    .mask = {.window = o_.window},
-                                    .score = {.softcap = o_.softcap, .alibi_slopes = alibi_slopes_},
-                                    .dropout = o_.dropout};
-    if (o_.dropout > 0) attention.dropout_rng = tokens.random("attention");
-    auto [y_BTHK, lse_BTH] = tokens.attend(q_BTHK, k_BTGK, v_BTGK, attention);
+    auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, tokens);
     if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, q_BTHK, scale());
     if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
     if (head_norm_) y_BTHK = (*head_norm_)(y_BTHK);
@@ -80,6 +89,7 @@ class Softmax final : public Mixer {
   double keys_per_query(int64_t context) const override { return causal_keys(context, o_.window); }
 
  private:
+  static DType wide(const Var& x) { return x.dtype() == kF64 ? kF64 : kF32; }
   struct Projected {
     Var q_BTHK, k_BTGK, v_BTGK;
   };
@@ -125,7 +135,8 @@ class Softmax final : public Mixer {
       name_part({name, *gates_.back()});
     }
     if (o_.sink.kind != SinkKind::none) {
-      sink_ = std::make_unique<Sink>(o_.sink, o_.heads, o_.head_dim, o_.head_dim, args_.std, rng["sink"]);
+      sink_ = std::make_unique<Sink>(o_.sink, o_.heads, o_.head_dim, o_.head_dim, kind_ == WeightKind::signed_softmax,
+                                     args_.std, rng["sink"]);
       name_part({"sink", *sink_});
     }
     if (o_.affine.is_on) {
@@ -137,6 +148,44 @@ class Softmax final : public Mixer {
       head_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
       name_part({"head_norm", *head_norm_});
     }
+  }
+
+  // The core, with what divides additive weights behind it.
+  std::array<Var, 2> attend(Var q_BTHK, Var k_BTGK, Var v_BTGK, Tokens& tokens) const {
+    const WeightOptions& w = o_.weights;
+    ops::AttentionOptions core{.scale = scale(),
+                               .mask = {.window = o_.window},
+                               .score = {.softcap = o_.softcap, .alibi_slopes = alibi_slopes_},
+                               .dropout = o_.dropout};
+    if (o_.dropout > 0) core.dropout_rng = tokens.random("attention");
+    if (kind_ == WeightKind::signed_softmax) core.normaliser = ops::Normaliser::signed_softmax;
+    if (kind_ == WeightKind::softmax || kind_ == WeightKind::signed_softmax)
+      return tokens.attend(q_BTHK, k_BTGK, v_BTGK, core);
+    core.normaliser = ops::Normaliser::sum;
+    core.score.activation = kind_ == WeightKind::sigmoid ? ops::ScoreActivation::sigmoid
+                            : kind_ == WeightKind::relu  ? ops::ScoreActivation::relu
+                                                         : ops::ScoreActivation::elu1;
+    if (kind_ == WeightKind::sigmoid && w.bias == SigmoidBias::context)
+      core.score.shift = -std::log(static_cast<double>(args_.context));
+    if (kind_ == WeightKind::sigmoid &&
+        w.bias == SigmoidBias::row) {  // one channel more: scale * (q.k + bias / scale * 1)
+      Var bias_BT = log(cast(Var(tokens.visible_keys(o_.window)), wide(q_BTHK))) * (-1 / scale());
+      q_BTHK = with_channel(q_BTHK, unsqueeze(unsqueeze(cast(bias_BT, q_BTHK.dtype()), -1), -1));
+      k_BTGK = with_channel(k_BTGK, Tensor::full({}, 1, k_BTGK.dtype(), k_BTGK.device()));
+    }
+    if (w.is_divided_by_sum) v_BTGK = with_channel(v_BTGK, Tensor::full({}, 1, v_BTGK.dtype(), v_BTGK.device()));
+    Var out = tokens.attend(q_BTHK, k_BTGK, v_BTGK, core)[0];
+    if (w.is_divided_by_sum) {
+      Var sum = slice(out, -1, o_.head_dim, o_.head_dim + 1);
+      out = slice(out, -1, 0, o_.head_dim) / (sum + 1e-8);
+    }
+    if (kind_ == WeightKind::relu && w.power > 0) {
+      Var n_BT = cast(Var(tokens.visible_keys(o_.window)), wide(out));
+      Var factor =
+          w.power == 1 ? Var(Tensor::full({}, 1, n_BT.dtype(), n_BT.device())) / n_BT : exp(log(n_BT) * -w.power);
+      out = out * unsqueeze(unsqueeze(cast(factor, out.dtype()), -1), -1);
+    }
+    return {out, Var()};
   }
 
   // Mixing heads of x W is a projection with mixed rows of W: nothing per token.
@@ -183,6 +232,7 @@ class Softmax final : public Mixer {
 
   SoftmaxOptions o_;
   MixerArgs args_;
+  WeightKind kind_;
   Linear q_, k_, v_, out_;
   Tensor alibi_slopes_;
   std::unique_ptr<Param> key_mix_, value_mix_;  // [C, G]

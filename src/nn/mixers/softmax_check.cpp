@@ -36,6 +36,25 @@ void check_gates(const SoftmaxOptions& o) {
   }
 }
 
+void check_weights(const SoftmaxOptions& o, const MixerArgs& args) {
+  const WeightOptions& w = o.weights;
+  WEFT_CHECK(o.sink.kind == SinkKind::none || o.sink.kind == SinkKind::value_bias || !w.is_additive(),
+             "softmax: a sink beside sigmoid, relu or elu1 weights, which have no lse that it could share",
+             "use softmax or signed_softmax weights, or a value_bias");
+  WEFT_CHECK(w.kind != WeightKind::signed_softmax ||
+                 (o.sink.kind != SinkKind::key_bias && o.sink.kind != SinkKind::key_value_bias),
+             "softmax: a key as a sink beside signed weights", "use off_by_one, logit or value_bias");
+  WEFT_CHECK(w.is_additive() || !w.is_divided_by_sum, "softmax: weights divided by their sum, which is 1 already",
+             "leave it out, or use sigmoid, relu or elu1 weights");
+  WEFT_CHECK(w.power >= 0, str("softmax: relu power ", w.power), "use 0 (no division) or more");
+  if (w.kind != WeightKind::sigmoid) return;
+  WEFT_CHECK(w.bias != SigmoidBias::context || args.context >= 1,
+             str("softmax: the sigmoid's bias is -log of the context, which is ", args.context),
+             "give the training context");
+  WEFT_CHECK(w.bias != SigmoidBias::row || o.softcap == 0, "softmax: a sigmoid bias per row under a soft cap",
+             "use bias context or none, or no soft cap");
+}
+
 }  // namespace
 
 std::string_view name_of(GatePosition position) {
@@ -54,6 +73,7 @@ SoftmaxOptions completed(SoftmaxOptions o, const MixerArgs& args) {
   if (o.head_dim == 0 && o.heads >= 1 && args.dim % o.heads == 0) o.head_dim = args.dim / o.heads;
   check_sizes(o, args);
   check_gates(o);
+  check_weights(o, args);
   WEFT_CHECK(o.components >= 0 && (o.components == 0 || o.kv_heads % o.components == 0),
              str("softmax: ", o.components, " components for ", o.kv_heads, " kv_heads"),
              "use a divisor of kv_heads, or 0 for none");

@@ -21,6 +21,11 @@ constexpr Option kOptions[] = {
     {"nope", [](SoftmaxOptions& o) { o.position = MixerPosition::none; }},
     {"qk_norm", [](SoftmaxOptions& o) { o.qk_norm = QkNorm::rms; }},
     {"qk_norm_l2", [](SoftmaxOptions& o) { o.qk_norm = QkNorm::l2; }},
+    {"cog", [](SoftmaxOptions& o) { o.weights.kind = WeightKind::signed_softmax; }},
+    {"sigmoid", [](SoftmaxOptions& o) { o.weights.kind = WeightKind::sigmoid; }},
+    {"sigmoid_row", [](SoftmaxOptions& o) { o.weights = {.kind = WeightKind::sigmoid, .bias = SigmoidBias::row}; }},
+    {"relu", [](SoftmaxOptions& o) { o.weights.kind = WeightKind::relu; }},
+    {"elu1_sum", [](SoftmaxOptions& o) { o.weights = {.kind = WeightKind::elu1, .is_divided_by_sum = true}; }},
     {"score_scale", [](SoftmaxOptions& o) { o.has_score_scale = true; }},
     {"temperature",
      [](SoftmaxOptions& o) {
@@ -49,6 +54,8 @@ constexpr Option kOptions[] = {
 bool is_same_option(std::string_view a, std::string_view b) {
   auto kind = [](std::string_view name) {
     if (name == "alibi" || name == "nope") return std::string_view("position");
+    for (std::string_view weights : {"cog", "sigmoid", "relu", "elu1"})
+      if (name.starts_with(weights)) return std::string_view("weights");
     if (name.starts_with("qk_norm")) return std::string_view("qk_norm");
     if (name.starts_with("sink")) return std::string_view("sink");
     if (name.starts_with("affine")) return std::string_view("affine");

@@ -81,6 +81,25 @@ Rows sink_rows() {
   };
 }
 
+Rows weight_rows() {
+  auto row = [](const char* name, const WeightOptions& weights, std::string_view equation, std::string_view source) {
+    return MixerRow{name, SoftmaxOptions{.heads = 4, .kv_heads = 2, .weights = weights}, equation, source};
+  };
+  using enum WeightKind;
+  return {
+      row("cog", {.kind = signed_softmax}, "sign(s) exp(|s|) / sum exp(|s|)", "2411.07176"),
+      row("sigmoid", {.kind = sigmoid}, "sigmoid(s - log T) v", "2409.04431"),
+      row("sigmoid_row", {.kind = sigmoid, .bias = SigmoidBias::row}, "sigmoid(s - log N_i) v", "2409.04431"),
+      row("sigmoid_bare", {.kind = sigmoid, .bias = SigmoidBias::none}, "sigmoid(s) v", "2410.10781"),
+      row("sigmoid_sum", {.kind = sigmoid, .bias = SigmoidBias::none, .is_divided_by_sum = true},
+          "sigmoid(s) / sum sigmoid(s)", "2410.10781"),
+      row("relu", {.kind = relu}, "max(s, 0) / N_i v", "2309.08586"),
+      row("relu_bare", {.kind = relu, .power = 0}, "max(s, 0) v", "2309.08586"),
+      row("elu1", {.kind = elu1}, "(elu(s) + 1) v", "2410.10781"),
+      row("elu1_sum", {.kind = elu1, .is_divided_by_sum = true}, "(elu(s) + 1) / sum (elu(s) + 1)", "2410.10781"),
+  };
+}
+
 Rows affine_rows() {
   auto row = [](const char* name, SoftmaxOptions options, std::string_view equation) {
     return MixerRow{name, std::move(options), equation, "2602.23057"};
@@ -99,7 +118,7 @@ Rows affine_rows() {
 const Rows& rows() {
   static const Rows table = [] {
     Rows all;
-    for (const Rows& part : {softmax_rows(), gate_rows(), sink_rows(), affine_rows()})
+    for (const Rows& part : {softmax_rows(), weight_rows(), gate_rows(), sink_rows(), affine_rows()})
       all.insert(all.end(), part.begin(), part.end());
     return all;
   }();

@@ -128,7 +128,10 @@ class SoftmaxMixer {
   double sink_logit(int64_t t, int64_t h) const {
     switch (o.sink.kind) {
       case SinkKind::off_by_one: return 0;
-      case SinkKind::logit: return parameter(p, "sink.logit")[at(sink_row(h))];
+      case SinkKind::logit: {
+        double logit = parameter(p, "sink.logit")[at(sink_row(h))];
+        return o.weights.kind == WeightKind::signed_softmax ? std::abs(logit) : logit;
+      }
       case SinkKind::key_bias:
       case SinkKind::key_value_bias: {
         Numbers key = parameter(p, "sink.key");
@@ -157,8 +160,43 @@ class SoftmaxMixer {
     return row;
   }
 
+  // Weights before affine scaling, the sink's last.
+  Numbers bare_weights(int64_t b, int64_t i, int64_t h) const {
+    Numbers row = logits(b, i, h), w(row.size(), 0.0);
+    bool is_end = args.layer == 0 || args.layer == args.layers - 1;
+    WeightKind kind = o.weights.kind;
+    if (kind == WeightKind::signed_softmax && o.weights.keeps_ends && is_end) kind = WeightKind::softmax;
+    if (kind == WeightKind::softmax) return softmax(row);
+    if (kind == WeightKind::signed_softmax) {
+      Numbers sizes = row;
+      for (double& size : sizes)
+        if (std::isfinite(size)) size = std::abs(size);
+      w = softmax(sizes);
+      for (int64_t j = 0; j < s.T; ++j)
+        if (row[at(j)] < 0) w[at(j)] *= -1;
+      return w;
+    }
+    double seen = 0, sum = 0;
+    for (int64_t j = 0; j < s.T; ++j) seen += s.sees(b, i, j, o.window);
+    for (int64_t j = 0; j < s.T; ++j) {
+      if (!s.sees(b, i, j, o.window)) continue;
+      double score = row[at(j)];
+      if (kind == WeightKind::sigmoid && o.weights.bias == SigmoidBias::context)
+        score -= std::log(static_cast<double>(args.context));
+      if (kind == WeightKind::sigmoid && o.weights.bias == SigmoidBias::row) score -= std::log(seen);
+      double& weight = w[at(j)];
+      if (kind == WeightKind::sigmoid) weight = sigmoid(score);
+      if (kind == WeightKind::relu) weight = std::max(score, 0.0) / std::pow(seen, o.weights.power);
+      if (kind == WeightKind::elu1) weight = score > 0 ? score + 1 : std::exp(score);
+      sum += weight;
+    }
+    if (o.weights.is_divided_by_sum)
+      for (double& weight : w) weight /= sum + 1e-8;
+    return w;
+  }
+
   Numbers weights(int64_t b, int64_t i, int64_t h) const {
-    Numbers row = logits(b, i, h), w = softmax(row);
+    Numbers w = bare_weights(b, i, h);
     w.pop_back();
     if (!o.affine.is_on) return w;
     Numbers alpha = linear(x, s.D, p, "affine.alpha");
@@ -177,7 +215,7 @@ class SoftmaxMixer {
     for (int64_t b = 0; b < s.B; ++b)
       for (int64_t i = 0; i < s.T; ++i)
         for (int64_t h = 0; h < H; ++h) {
-          double w = o.sink.kind == SinkKind::value_bias ? 1 : softmax(logits(b, i, h)).back();
+          double w = o.sink.kind == SinkKind::value_bias ? 1 : bare_weights(b, i, h).back();
           if (o.affine.is_on) {
             double pre = alpha[at(token(b, i) * H + h)];
             w *= o.affine.has_sigmoid ? sigmoid(pre) : std::min(1.0, std::max(0.0, 0.1 * pre + 0.5));

@@ -106,6 +106,29 @@ struct SoftmaxNormaliser {
   }
 };
 
+// out = sum_j sign(s_j) exp(|s_j| - lse) v_j, lse = log sum_j exp(|s_j|) (Lv et al., 2411.07176): softmax's state over |s|.
+struct SignedSoftmaxNormaliser : SoftmaxNormaliser {
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V key(V score) {
+    using T = typename core::LaneTraits<V>::Element;
+    V none = V{} + T(kMasked), size = score < V{} ? -score : score;
+    return score == none ? none : size;
+  }
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V weight(V score, V shift) {
+    V size = core::lane_exp2(key(score) - shift);
+    return score < V{} ? -size : size;
+  }
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V counted(V weight) {
+    return weight < V{} ? -weight : weight;
+  }
+  template <class V>
+  [[gnu::always_inline]] WEFT_HD static V dscore(V, V weight, V dweight, V delta) {
+    return counted(weight) * dweight - weight * delta;
+  }
+};
+
 // out = sum_j s_j v_j: weights are the scores themselves. State: out alone, merged by +.
 struct SumNormaliser {
   static constexpr bool kHasStatistic = false;

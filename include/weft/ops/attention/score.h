@@ -4,6 +4,7 @@
 // A functor of plain float and Token<int32_t> works too, slower. kIsIdentity lets the core leave the calls out.
 #pragma once
 
+#include "weft/ops/attention.h"
 #include "weft/ops/attention/tokens.h"
 
 namespace weft::ops {
@@ -63,6 +64,77 @@ struct ScoreChain {
   template <class V, class I>
   [[gnu::always_inline]] WEFT_HD V slope(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
     return first.slope(s, row, head, q, k) * second.slope(first.value(s, row, head, q, k), row, head, q, k);
+  }
+};
+
+namespace core {
+
+// The weight that an activation makes of a score, and its derivative.
+template <class V>
+[[gnu::always_inline]] WEFT_HD V activated(ScoreActivation activation, V s) {
+  using T = typename LaneTraits<V>::Element;
+  constexpr T kLog2e = T(1.44269504088896340736);
+  V zero{}, e = lane_exp2((s < zero ? s : -s) * kLog2e);  // exp(-|s|)
+  switch (activation) {
+    case ScoreActivation::sigmoid: return (s < zero ? e : zero + T(1)) / (e + T(1));
+    case ScoreActivation::relu: return s > zero ? s : zero;
+    case ScoreActivation::elu1: return s > zero ? s + T(1) : e;
+    case ScoreActivation::none: break;
+  }
+  return s;
+}
+template <class V>
+[[gnu::always_inline]] WEFT_HD V activation_slope(ScoreActivation activation, V s) {
+  using T = typename LaneTraits<V>::Element;
+  constexpr T kLog2e = T(1.44269504088896340736);
+  V zero{}, one = zero + T(1), e = lane_exp2((s < zero ? s : -s) * kLog2e);
+  switch (activation) {
+    case ScoreActivation::sigmoid: return e / ((e + T(1)) * (e + T(1)));
+    case ScoreActivation::relu: return s > zero ? one : zero;
+    case ScoreActivation::elu1: return s > zero ? one : e;
+    case ScoreActivation::none: break;
+  }
+  return one;
+}
+
+}  // namespace core
+
+// Soft cap, ALiBi, shift and activation, each if it is there: one functor where an instance for every choice would cost more than the
+// choice at run time, which is the same for all pairs.
+template <bool kActivates>
+struct ModifiedScore {
+  SoftcapScore softcap;  // cap 0: none
+  AlibiScore alibi;      // null: none
+  double shift = 0;
+  ScoreActivation activation = ScoreActivation::none;
+
+  explicit ModifiedScore(const AttentionScore& score)
+      : softcap{score.softcap},
+        alibi{score.alibi_slopes.defined() ? score.alibi_slopes.data<float>() : nullptr},
+        shift(score.shift),
+        activation(score.activation) {}
+
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V bare(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    using T = typename core::LaneTraits<V>::Element;
+    if (softcap.cap > 0) s = softcap.value(s, row, head, q, k);
+    if (alibi.slopes) s = alibi.value(s, row, head, q, k);
+    if constexpr (kActivates) s += T(shift);
+    return s;
+  }
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    V x = bare(s, row, head, q, k);
+    if constexpr (kActivates) return core::activated(activation, x);
+    else return x;
+  }
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V slope(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    using T = typename core::LaneTraits<V>::Element;
+    V slope = V{} + T(1);
+    if (softcap.cap > 0) slope = softcap.slope(s, row, head, q, k);
+    if constexpr (kActivates) slope *= core::activation_slope(activation, bare(s, row, head, q, k));
+    return slope;
   }
 };
 
