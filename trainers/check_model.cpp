@@ -72,6 +72,20 @@ void check_scaling(const Loaded& config, const RopeScaling& scaling) {
            "YaRN uses 1 and 32.");
 }
 
+void check_residual(const Loaded& config, const Residual& residual) {
+  if (residual.has_standard()) return;
+  const std::string path = residual.has_delta() ? "model.residual.delta" : "model.residual.attention";
+  const RoutedResidual& routed = residual.has_delta() ? residual.delta() : residual.attention();
+  const int64_t sublayers = 2 * config.experiment.model().layers();
+  if (routed.has_blocks() && routed.blocks() > sublayers)
+    refuse(config, path + ".blocks", str("is ", routed.blocks(), ", but there are ", sublayers, " sublayers."),
+           "Use at most two blocks per layer.");
+  if (routed.has_blocks() && routed.states())
+    refuse(config, path + ".states", "stands beside blocks.", "Mix block sums or running sums, not both.");
+  if (routed.has_window() && (routed.has_blocks() || routed.states()))
+    refuse(config, path + ".window", "goes with the sublayers' outputs only.", "Leave out blocks and states.");
+}
+
 void check_pattern(const Loaded& config) {
   const Model& model = config.experiment.model();
   const std::string path = "model.pattern", shown = str("is \"", model.pattern(), "\": ");
@@ -105,6 +119,7 @@ void check_model(const Loaded& config) {
     refuse(config, "model.mixer", "is missing: layers need a token mixer.",
            "Add for example model.mixer+={softmax{heads:8}}.");
   for (int i = 0; i < model.mixer_size(); ++i) check_mixer(config, model.mixer(i), element_path("model.mixer", i));
+  check_residual(config, model.residual());
   check_pattern(config);
   if (model.position().has_rope()) check_scaling(config, model.position().rope().scaling());
 }

@@ -80,7 +80,10 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   o.ffn = m.ffn().has_gelu()
               ? FfnOptions{.kind = FfnKind::gelu, .hidden = m.ffn().gelu().hidden(), .has_bias = m.ffn().gelu().bias()}
               : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
-  o.residual_dropout = m.residual().standard().dropout();
+  if (!m.residual().has_standard()) o.residual = residual_options(m.residual());
+  o.residual_dropout = m.residual().has_attention() ? m.residual().attention().dropout()
+                       : m.residual().has_delta()   ? m.residual().delta().dropout()
+                                                    : m.residual().standard().dropout();
   o.std = m.init().std();
   o.scales_init_by_depth = m.init().scale_by_depth();
   switch (loaded.experiment.train().recompute()) {

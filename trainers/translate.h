@@ -10,6 +10,7 @@
 
 namespace weft::train {
 
+RoutedResidualOptions residual_options(const config::Residual& residual);
 SoftmaxOptions softmax_options(const config::Softmax& softmax);
 // `vocab` is the tokenizer's, used where model.vocab is not set.
 LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);

@@ -1,4 +1,4 @@
-// Messages of token mixers as option structs. Enums of the schema and of the library name the same things.
+// Messages of token mixers and residual streams as option structs. Enums of the schema and of the library name the same things.
 #include "trainers/check.h"
 #include "trainers/translate.h"
 
@@ -62,6 +62,30 @@ SinkKind sink_kind(config::SinkKind::Value kind) {
 }
 
 }  // namespace
+
+RoutedResidualOptions residual_options(const config::Residual& residual) {
+  const bool is_delta = residual.has_delta();
+  const config::RoutedResidual& routed = is_delta ? residual.delta() : residual.attention();
+  auto weights = [&] {
+    switch (routed.weights()) {
+      case config::ResidualWeights::sigmoid: return ResidualWeights::sigmoid;
+      case config::ResidualWeights::fixed_softmax: return ResidualWeights::fixed_softmax;
+      case config::ResidualWeights::scalars: return ResidualWeights::scalars;
+      default: return ResidualWeights::softmax;
+    }
+  };
+  return {.sources = routed.states()       ? ResidualSources::states
+                     : routed.has_blocks() ? ResidualSources::block_sums
+                                           : ResidualSources::outputs,
+          .combine = is_delta ? ResidualCombine::add : ResidualCombine::replace,
+          .weights = weights(),
+          .blocks = routed.blocks(),
+          .window = routed.window(),
+          .has_key_norm = routed.key_norm(),
+          .has_key_gain = routed.key_gain(),
+          .has_null_source = routed.null_source(),
+          .query_std = routed.query_std()};
+}
 
 SoftmaxOptions softmax_options(const config::Softmax& softmax) {
   SoftmaxOptions o{.heads = softmax.heads(),

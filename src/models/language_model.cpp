@@ -72,6 +72,9 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
                                               rng["layers"][static_cast<uint64_t>(i)]));
     name_part({str("layers.", i), *blocks_.back()});
   }
+  residual_ = options_.residual({.dim = options_.dim, .sublayers = 2 * options_.layers, .norm_eps = options_.norm.eps},
+                                rng["residual"]);
+  name_part({"residual", *residual_});
   name_part({"norm", norm_});
   if (options_.has_tied_embedding) return;
   head_ = std::make_unique<Linear>(options_.dim, options_.vocab, rng["head"], LinearOptions{.std = options_.std});
@@ -84,15 +87,45 @@ const Param& LanguageModel::output_weight() const {
   return head_ ? head_->weight() : const_cast<Embedding&>(embedding_).weight();
 }
 
-// Pre-norm: x + mixer(norm(x)), then x + ffn(norm(x)).
-Var LanguageModel::run_block(Block& block, const Var& x_BTD, Tokens& tokens) {
+// The two sublayers of a block, each with the norm in front.
+Var LanguageModel::mix(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
-  auto mix = [&](const Var& x) {
+  auto run = [&](const Var& x) {
     return tokens.dropout(block.mixer->forward(block.mixer_norm(x), tokens), options_.residual_dropout, "mixer");
   };
-  Var x = x_BTD + (options_.recompute == Recompute::mixers ? tokens.recomputed(mix, x_BTD) : mix(x_BTD));
+  return options_.recompute == Recompute::mixers ? tokens.recomputed(run, x_BTD) : run(x_BTD);
+}
+
+Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) {
+  Scope scope(block.name());
   Scope ffn_scope("ffn");
-  return x + tokens.dropout(block.ffn->forward(block.ffn_norm(x)), options_.residual_dropout, "residual");
+  return tokens.dropout(block.ffn->forward(block.ffn_norm(x_BTD)), options_.residual_dropout, "residual");
+}
+
+// Under Recompute::blocks a standard stream keeps the sum between blocks; another keeps what each sublayer read and wrote.
+Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens) {
+  const bool is_recomputed = options_.recompute == Recompute::blocks;
+  if (residual_->is_standard()) {
+    Var x = x_BTD;
+    for (auto& block : blocks_) {
+      auto run = [this, &block, &tokens](const Var& in) {
+        Var middle = in + mix(*block, in, tokens);
+        return middle + feed_forward(*block, middle, tokens);
+      };
+      x = is_recomputed ? tokens.recomputed(run, x) : run(x);
+    }
+    return x;
+  }
+  std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD);
+  auto sublayer = [&](auto run) {
+    Var h = stream->input();
+    stream->write(is_recomputed ? tokens.recomputed(run, h) : run(h));
+  };
+  for (auto& block : blocks_) {
+    sublayer([this, &block, &tokens](const Var& h) { return mix(*block, h, tokens); });
+    sublayer([this, &block, &tokens](const Var& h) { return feed_forward(*block, h, tokens); });
+  }
+  return stream->output();
 }
 
 Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
@@ -103,10 +136,7 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
   Var x = embedding_(ids_BT);
   if (positions_) x = x + (*positions_)(tokens.document_positions());
   tokens.share("embedding", x);
-  for (auto& block : blocks_) {
-    auto run = [this, &block, &tokens](const Var& in) { return run_block(*block, in, tokens); };
-    x = options_.recompute == Recompute::blocks ? tokens.recomputed(run, x) : run(x);
-  }
+  x = run_blocks(x, tokens);
   tokens.finish_decode_step();
   return norm_(x);
 }

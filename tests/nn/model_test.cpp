@@ -164,6 +164,64 @@ TEST(LanguageModel, Bf16StaysNearF32) {
   }
 }
 
+TEST(Residual, RoutedStreamsStartAsTheStandardOne) {
+  auto logits = [](const ResidualMaker& residual) {
+    LanguageModelOptions options = tiny();
+    options.layers = 3;
+    options.norm.eps = 1e-12;
+    options.std = 0.5;
+    options.residual = residual;
+    LanguageModel model(options, Rng(1));
+    model.set_compute(kF64);
+    Tokens tokens(plain_tokens(2, 7));
+    return model.logits(ids(2, 7), tokens).to_vector<double>();
+  };
+  std::vector<double> standard = logits(StandardResidualOptions{});
+  std::vector<ResidualMaker> equal{RoutedResidualOptions{}, RoutedResidualOptions{.combine = ResidualCombine::add}};
+  for (int64_t blocks = 1; blocks <= 6; ++blocks)
+    equal.push_back(RoutedResidualOptions{.sources = ResidualSources::block_sums, .blocks = blocks});
+  for (size_t i = 0; i < equal.size(); ++i) {
+    std::vector<double> routed = logits(equal[i]);
+    for (size_t j = 0; j < routed.size(); ++j) ASSERT_NEAR(routed[j], standard[j], 1e-8) << i;
+  }
+  std::vector<double> delta_block = logits(
+      RoutedResidualOptions{.sources = ResidualSources::block_sums, .combine = ResidualCombine::add, .blocks = 2});
+  double difference = 0;
+  for (size_t j = 0; j < standard.size(); ++j)
+    difference = std::max(difference, std::abs(delta_block[j] - standard[j]));
+  EXPECT_GT(difference, 1e-3);  // inside a block the mean covers finished blocks only
+}
+
+TEST(Residual, RecomputeGivesTheSameGradientBits) {
+  for (const ResidualRow& row : residual_table()) {
+    auto grads = [&](Recompute recompute) {
+      LanguageModelOptions options = tiny();
+      options.recompute = recompute;
+      options.residual_dropout = 0.2;
+      options.residual = row.make;
+      LanguageModel model(options, Rng(5));
+      Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
+      backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);
+      std::vector<std::vector<float>> all;
+      for (const NamedParam& p : model.params())
+        all.push_back(p.param->grad().defined() ? p.param->grad().to_vector<float>() : std::vector<float>());
+      return all;
+    };
+    auto plain = grads(Recompute::none);
+    EXPECT_TRUE(grads(Recompute::blocks) == plain) << row.name;
+    EXPECT_TRUE(grads(Recompute::mixers) == plain) << row.name;
+  }
+}
+
+TEST(Residual, RefusesImpossibleOptions) {
+  auto make = [](const RoutedResidualOptions& options) {
+    return [options] { options({.dim = 8, .sublayers = 4}, Rng(1)); };
+  };
+  EXPECT_EQ(
+      error_of(make({.sources = ResidualSources::block_sums, .blocks = 5}), {"5 blocks of 4 sublayers", "1 .. 4"}), "");
+  EXPECT_EQ(error_of(make({.sources = ResidualSources::states, .window = 2}), {"depth window of 2", "outputs"}), "");
+}
+
 TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   TokenData data = plain_tokens(1, 5);
   data.documents = Tensor::from<int32_t>({0, 0, 1, 1, 1}, {1, 5});

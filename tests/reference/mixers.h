@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tests/reference/mixers/softmax.h"
+#include "tests/reference/residual.h"
 #include "weft/nn/mixers.h"
 #include "weft/trainers/cli.h"
 
@@ -18,6 +19,11 @@ inline std::map<std::string, cli::MixerReference, std::less<>> mixers() {
   };
   for (const MixerRow& row : mixer_table()) add(row);
   for (const MixerRow& row : softmax_pairs()) add(row);
+  for (const ResidualRow& row : residual_table())
+    all["residual." + row.name] = [make = row.make](const MixerArgs& args, const Parameters& p, const Tensor& x,
+                                                    const TokenData& data) {
+      return ResidualProbe(make.target<RoutedResidualOptions>(), args, p, x, data).run();
+    };
   return all;
 }
 

@@ -80,6 +80,15 @@ TEST(Config, RefusesImpossibleAttention) {
   }
 }
 
+TEST(Config, RefusesImpossibleResidualStreams) {
+  for (auto [override, part] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"model.residual={attention{blocks:99}}", "sublayers"},
+           {"model.residual={delta{blocks:2,states:true}}", "stands beside blocks"},
+           {"model.residual={attention{window:1,states:true}}", "outputs only"}})
+    expect_parts(error_of(kTwoMixers, {override}), {"model.residual.", part});
+  EXPECT_TRUE(load_string(kTwoMixers, {"model.residual={delta{}}"}).experiment.model().residual().delta().key_norm());
+}
+
 TEST(Config, KeepsZeroApartFromUnset) {
   Experiment e = load_string(kTiny, {"optim.clip_norm=0", "seed=0"}).experiment;
   EXPECT_EQ(e.optim().clip_norm(), 0);

@@ -29,7 +29,7 @@ struct Command {
 
 std::span<const Command> commands();
 
-// The library's mixers and then the program's own.
+// What the suite walks: the library's mixers, its residual streams ("residual.NAME"), and then the program's own mixers.
 std::vector<MixerRow> all_mixers(const Extensions& extensions);
 
 // The argument CONFIG and the overrides after it, as commands that take a config have them.

@@ -1,6 +1,7 @@
 #include <CLI/App.hpp>
 
 #include "trainers/commands/command.h"
+#include "trainers/conformance/conformance.h"
 
 namespace weft::cli {
 
@@ -53,6 +54,8 @@ std::span<const Command> commands() {
 std::vector<MixerRow> all_mixers(const Extensions& extensions) {
   std::span<const MixerRow> table = mixer_table();
   std::vector<MixerRow> rows(table.begin(), table.end());
+  std::vector<MixerRow> residuals = conformance::residual_rows();
+  rows.insert(rows.end(), residuals.begin(), residuals.end());
   rows.insert(rows.end(), extensions.mixers.begin(), extensions.mixers.end());
   return rows;
 }

@@ -38,6 +38,9 @@ std::vector<std::string> check_names();
 // Pairs of options: what is impossible must be refused with an error, everything else pass the checks that do not train or write.
 std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& options);
 
+// The library's residual streams as rows: a small mixer of five sublayers on each.
+std::vector<MixerRow> residual_rows();
+
 // Gradients of a row's input and of every parameter against differences in float64.
 struct InputSize {
   int64_t batch, tokens, dim;

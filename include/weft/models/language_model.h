@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "weft/nn/mixers.h"
+#include "weft/nn/residual.h"
 
 namespace weft {
 
@@ -23,6 +24,7 @@ struct LanguageModelOptions {
   std::vector<MixerMaker> mixers = {SoftmaxOptions{}};
   std::vector<int> pattern = {};  // mixer of each layer, repeated; empty: all mixers in turn
   FfnOptions ffn = {};            // dim and the stds are filled in by the model
+  ResidualMaker residual = StandardResidualOptions{};
   double residual_dropout = 0;
   double std = 0.02;
   bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
@@ -54,13 +56,16 @@ class LanguageModel final : public Module {
 
  private:
   struct Block;
-  Var run_block(Block& block, const Var& x, Tokens& tokens);
+  Var mix(Block& block, const Var& x, Tokens& tokens);
+  Var feed_forward(Block& block, const Var& x, Tokens& tokens);
+  Var run_blocks(const Var& x, Tokens& tokens);
   const Param& output_weight() const;
 
   LanguageModelOptions options_;
   Embedding embedding_;
   std::unique_ptr<Embedding> positions_;
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::unique_ptr<Residual> residual_;
   Norm norm_;
   std::unique_ptr<Linear> head_;
 };

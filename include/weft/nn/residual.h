@@ -1,0 +1,76 @@
+// Residual streams: what each sublayer reads of what the earlier ones wrote. Per token, so nothing here mixes positions.
+//   LanguageModelOptions{..., .residual = RoutedResidualOptions{.combine = ResidualCombine::add}}   // Delta Attention Residuals
+// With e the embedding, y_l = f_l(h_l) the output of sublayer l (two per layer) and p_l = e + y_1 + .. + y_(l-1):
+//   standard   h_l = p_l
+//   routed     h_l = sum_i a_i v_i, or p_l + sum_i a_i v_i, over sources v_i, with weights a_i made from the sources themselves
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "weft/nn/layers.h"
+#include "weft/nn/tokens.h"
+
+namespace weft {
+
+// One forward through the stream.
+class ResidualStream {
+ public:
+  virtual ~ResidualStream() = default;
+  virtual Var input() = 0;               // of the next sublayer, before its norm
+  virtual void write(const Var& y) = 0;  // what that sublayer made of it
+  virtual Var output() = 0;              // after the last one, before the final norm
+};
+
+class Residual : public Module {
+ public:
+  virtual std::unique_ptr<ResidualStream> start(const Var& x_BTD) = 0;  // x: the embedding
+  virtual bool is_standard() const {
+    return false;
+  }  // h = p: blocks need nothing but the sum, also when they are recomputed
+};
+
+struct ResidualArgs {
+  int64_t dim = 0, sublayers = 0;
+  double norm_eps = 1e-6;
+};
+using ResidualMaker = std::function<std::unique_ptr<Residual>(const ResidualArgs&, Rng)>;
+
+struct StandardResidualOptions {
+  std::unique_ptr<Residual> operator()(const ResidualArgs& args, Rng rng) const;
+};
+
+// outputs: e, y_1 .. y_(l-1). block_sums: e and the sums of finished blocks of sublayers; with `replace` also the running sum of the
+// sublayer's own block. states: p_1 .. p_l.
+enum class ResidualSources { outputs, block_sums, states };
+enum class ResidualCombine { replace, add };  // h = sum, or h = p + sum
+// softmax over the sources; sigmoid of each score; softmax of learned scores that read nothing; learned numbers, at first 1.
+enum class ResidualWeights { softmax, sigmoid, fixed_softmax, scalars };
+
+// Attention Residuals (Kimi team, 2603.15031): replace, over outputs (full) or block_sums (block). Delta Attention Residuals (Luo et al.,
+// 2605.18855): add. Scores are w . (gain * v / rms(v)), w at first 0: the mean of the sources.
+struct RoutedResidualOptions {
+  ResidualSources sources = ResidualSources::outputs;
+  ResidualCombine combine = ResidualCombine::replace;
+  ResidualWeights weights = ResidualWeights::softmax;
+  int64_t blocks = 8;            // of block_sums: how many, at most the number of sublayers
+  int64_t window = 0;            // > 0: of outputs, e and the last `window` ones only
+  bool has_key_norm = true;      // v / rms(v) in the scores; otherwise v
+  bool has_key_gain = true;      // with has_key_norm
+  bool has_null_source = false;  // one more learned source per router, at first 0
+  double query_std = 0;          // of the initial w
+
+  std::unique_ptr<Residual> operator()(const ResidualArgs& args, Rng rng) const;
+};
+
+// One point of the literature, as for mixers.
+struct ResidualRow {
+  std::string name = {};
+  ResidualMaker make = {};
+  std::string_view equation = {}, source = {}, cost = {};
+};
+std::span<const ResidualRow> residual_table();
+
+}  // namespace weft

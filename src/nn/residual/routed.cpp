@@ -1,0 +1,121 @@
+// Attention Residuals (2603.15031) and Delta Attention Residuals (2605.18855) as points of one space: sources x combine x weights.
+// Sublayers are l = 0 .. L-1; the first reads e. There is one router per later sublayer, and with `replace` one more for the output.
+#include <algorithm>
+
+#include "src/nn/residual/router.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+RoutedResidualOptions checked(RoutedResidualOptions o, const ResidualArgs& args) {
+  WEFT_CHECK(args.dim >= 1 && args.sublayers >= 1, str("residual: dim ", args.dim, ", sublayers ", args.sublayers),
+             "both must be 1 or more");
+  WEFT_CHECK(o.sources != ResidualSources::block_sums || (o.blocks >= 1 && o.blocks <= args.sublayers),
+             str("residual: ", o.blocks, " blocks of ", args.sublayers, " sublayers (two per layer)"),
+             str("use 1 .. ", args.sublayers, " blocks"));
+  WEFT_CHECK(o.window >= 0 && (o.window == 0 || o.sources == ResidualSources::outputs),
+             str("residual: a depth window of ", o.window), "windows are positive and go with outputs as sources");
+  WEFT_CHECK(o.query_std >= 0, str("residual: query_std ", o.query_std), "use 0 or more");
+  return o;
+}
+
+class RoutedResidual;
+
+// What has been written so far, and the sources that it makes.
+class RoutedStream final : public ResidualStream {
+ public:
+  RoutedStream(RoutedResidual& residual, const Var& x);
+  Var input() override;
+  void write(const Var& y) override;
+  Var output() override;
+
+ private:
+  std::vector<DepthSource> sources() const;
+  void keep(const Var& value);
+
+  RoutedResidual& residual_;
+  std::vector<DepthSource> finished_;
+  DepthSource partial_;  // of block_sums: the running block, undefined at its start
+  Var sum_;              // p
+  int64_t sublayer_ = 0;
+};
+
+class RoutedResidual final : public Residual {
+ public:
+  RoutedResidual(const RoutedResidualOptions& options, const ResidualArgs& args, Rng rng)
+      : o(checked(options, args)), args(args) {
+    const bool has_output = o.combine == ResidualCombine::replace;
+    for (int64_t l = 1; l < args.sublayers + (has_output ? 1 : 0); ++l) {
+      routers.push_back(std::make_unique<Router>(o, args.dim, num_sources(l) + (o.has_null_source ? 1 : 0),
+                                                 rng[static_cast<uint64_t>(l)]));
+      name_part({l < args.sublayers ? str("routers.", l) : "output", *routers.back()});
+    }
+  }
+  std::unique_ptr<ResidualStream> start(const Var& x_BTD) override {
+    return std::make_unique<RoutedStream>(*this, x_BTD);
+  }
+
+  int64_t block_length() const { return (args.sublayers + o.blocks - 1) / o.blocks; }
+  // That sublayer l (or the output, l = L) reads.
+  int64_t num_sources(int64_t l) const {
+    if (o.sources != ResidualSources::block_sums) return o.window > 0 ? 1 + std::min(l, o.window) : 1 + l;
+    int64_t done = l / block_length(), is_inside = l % block_length() > 0;
+    bool reads_partial = o.combine == ResidualCombine::replace;
+    return 1 + done + (reads_partial ? is_inside : 0);
+  }
+
+  RoutedResidualOptions o;
+  ResidualArgs args;
+  std::vector<std::unique_ptr<Router>> routers;  // of sublayers 1 .., then of the output
+};
+
+RoutedStream::RoutedStream(RoutedResidual& residual, const Var& x) : residual_(residual), sum_(x) { keep(x); }
+
+void RoutedStream::keep(const Var& value) {
+  finished_.push_back(depth_source(value, residual_.o, residual_.args.norm_eps));
+}
+
+std::vector<DepthSource> RoutedStream::sources() const {
+  std::vector<DepthSource> all = finished_;
+  const int64_t window = residual_.o.window, extra = static_cast<int64_t>(all.size()) - 1 - window;
+  if (window > 0 && extra > 0) all.erase(all.begin() + 1, all.begin() + 1 + extra);
+  if (residual_.o.combine == ResidualCombine::replace && partial_.value.defined()) all.push_back(partial_);
+  return all;
+}
+
+Var RoutedStream::input() {
+  if (sublayer_ == 0) return sum_;
+  Var mixed = (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources());
+  return residual_.o.combine == ResidualCombine::add ? sum_ + mixed : mixed;
+}
+
+void RoutedStream::write(const Var& y) {
+  const RoutedResidualOptions& o = residual_.o;
+  ++sublayer_;
+  if (o.combine == ResidualCombine::add || o.sources == ResidualSources::states) sum_ = sum_ + y;
+  switch (o.sources) {
+    case ResidualSources::outputs: return keep(y);
+    case ResidualSources::states: return keep(sum_);
+    case ResidualSources::block_sums: break;
+  }
+  Var block = partial_.value.defined() ? partial_.value + y : y;
+  bool is_end = sublayer_ % residual_.block_length() == 0;
+  partial_ = {};
+  if (is_end) keep(block);
+  else if (o.combine == ResidualCombine::replace) partial_ = depth_source(block, o, residual_.args.norm_eps);
+  else partial_ = {block, {}};
+}
+
+Var RoutedStream::output() {
+  return residual_.o.combine == ResidualCombine::add ? sum_ : (*residual_.routers.back())(sources());
+}
+
+}  // namespace
+
+std::unique_ptr<Residual> RoutedResidualOptions::operator()(const ResidualArgs& args, Rng rng) const {
+  return std::make_unique<RoutedResidual>(*this, args, rng);
+}
+
+}  // namespace weft

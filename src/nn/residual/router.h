@@ -1,0 +1,33 @@
+// A router over depth: one softmax per token over n sources v_i [B, T, D],
+//   r_i = 1 / sqrt(mean v_i^2 + eps),  s_i = r_i (v_i . (w gain)),  a = softmax(s),  h = sum_i a_i v_i
+// r_i belongs to the source and is computed once for all routers that read it.
+#pragma once
+
+#include "weft/nn/residual.h"
+
+namespace weft {
+
+// A source and what all routers need of it.
+struct DepthSource {
+  Var value;  // [B, T, D]
+  Var scale;  // r [B, T, 1] f32 (f64); undefined if scores read the bare value
+};
+DepthSource depth_source(const Var& value, const RoutedResidualOptions& options, double eps);
+
+// sum_i weights[..., i] * sources[i]; weights [B, T, n] f32 (f64), sources [B, T, D].
+Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources);
+
+class Router final : public Module {
+ public:
+  // num_sources: of the null source too, if there is one.
+  Router(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng);
+  Var operator()(std::vector<DepthSource> sources) const;
+
+ private:
+  Var weights(std::span<const DepthSource> sources) const;  // [B, T, n]
+
+  RoutedResidualOptions o_;
+  std::unique_ptr<Param> query_, gain_, scores_, null_;
+};
+
+}  // namespace weft
