@@ -3,6 +3,7 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/autograd/record.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft {
 
@@ -34,7 +35,8 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
                       queries, keys, options](std::span<const Tensor> dys, Wants) {
     for (const Saved& tensor : kept) tensor.get();  // an Error if one changed
     Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
-    auto [dq, dk, dv] = ops::attend_backward(dout, dys[1], q, k, v, {out.get(), lse.get()}, queries, keys, options);
+    Tensor dlse = dys[1].defined() ? ops::contiguous(dys[1]) : Tensor();  // may be a slice of a joined gradient
+    auto [dq, dk, dv] = ops::attend_backward(dout, dlse, q, k, v, {out.get(), lse.get()}, queries, keys, options);
     return Grads{dq, dk, dv};
   };
   return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV},
