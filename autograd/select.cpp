@@ -3,6 +3,7 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/autograd/record.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft {
 
@@ -10,6 +11,13 @@ Var embedding(const Var& table, const Tensor& ids) {
   return record("embedding", ops::embedding(table.value(), ids), {table},
                 [ids = Saved(ids), rows = table.size(0)](const Tensor& dy, Wants) {
                   return Grads{ops::embedding_backward(dy, ids, rows)};
+                });
+}
+
+Var take_rows(const Var& x, const Tensor& rows) {
+  return record("take_rows", ops::embedding(x.value(), rows), {x},
+                [rows = Saved(rows), count = x.size(0), dtype = x.dtype()](const Tensor& dy, Wants) {
+                  return Grads{ops::cast(ops::embedding_backward(dy, rows, count), dtype)};
                 });
 }
 

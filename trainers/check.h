@@ -15,5 +15,6 @@ namespace weft::config {
 std::string divisors_near(int64_t n, int64_t wanted);
 
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
+void check_umoe(const Loaded& config);  // the feed-forward network against the mixers
 
 }  // namespace weft::config

@@ -5,6 +5,7 @@
 
 #include "trainers/check.h"
 #include "trainers/field_path.h"
+#include "trainers/text_place.h"
 #include "trainers/translate.h"
 
 namespace weft::config {
@@ -55,6 +56,32 @@ void check_softmax(const Loaded& config, const Softmax& softmax, const std::stri
 
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path) {
   if (mixer.has_softmax()) check_softmax(config, mixer.softmax(), path + ".softmax");
+  if (mixer.has_softmax() || mixer.has_custom()) return;
+  // The others check themselves when they are made.
+  std::string name =
+      mixer.GetReflection()->GetOneofFieldDescriptor(mixer, mixer.GetDescriptor()->oneof_decl(0))->name();
+  check_options(config, path + "." + name, [&](const MixerArgs& args) { train::mixer_maker(mixer)(args, Rng(0)); });
+}
+
+void check_umoe(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  if (!model.ffn().has_umoe()) return;
+  for (int i = 0; i < model.mixer_size(); ++i) {
+    const std::string path = element_path("model.mixer", i);
+    if (!model.mixer(i).has_umoe())
+      refuse(config, path, "is not umoe, and model.ffn.umoe runs the experts of its block's mixer.",
+             "Use umoe mixers, or another feed-forward network.");
+    if (model.mixer(i).umoe().experts() != model.mixer(0).umoe().experts())
+      refuse(
+          config, path + ".umoe.experts",
+          str("is ", model.mixer(i).umoe().experts(), ", the first mixer has ", model.mixer(0).umoe().experts(), "."),
+          "Give all umoe mixers the same number of experts.");
+  }
+  int64_t experts = model.mixer(0).umoe().experts();
+  if (model.ffn().umoe().active() > experts)
+    refuse(config, "model.ffn.umoe.active",
+           str("is ", model.ffn().umoe().active(), ", and there are ", experts, " experts."),
+           "Choose at most all of them.");
 }
 
 std::string divisors_near(int64_t n, int64_t wanted) {

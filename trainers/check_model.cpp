@@ -119,6 +119,7 @@ void check_model(const Loaded& config) {
     refuse(config, "model.mixer", "is missing: layers need a token mixer.",
            "Add for example model.mixer+={softmax{heads:8}}.");
   for (int i = 0; i < model.mixer_size(); ++i) check_mixer(config, model.mixer(i), element_path("model.mixer", i));
+  check_umoe(config);
   check_residual(config, model.residual());
   check_pattern(config);
   if (model.position().has_rope()) check_scaling(config, model.position().rope().scaling());

@@ -1,5 +1,6 @@
 #include "trainers/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "trainers/evaluate.h"
@@ -33,7 +34,11 @@ void Trainer::resume_at(int64_t step, int64_t num_skipped) {
 }
 
 Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets) {
-  TokensOptions tokens_options{.is_training = true, .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)]};
+  const auto* targets = batch.targets.data<int32_t>();
+  auto here = std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
+  TokensOptions tokens_options{.is_training = true,
+                               .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)],
+                               .loss_share = static_cast<double>(here) / static_cast<double>(num_targets)};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
   MemoryTag tag("activations");
   LanguageModelLoss result = model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,

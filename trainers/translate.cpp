@@ -73,13 +73,14 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i) {
     const config::Mixer& mixer = m.mixer(i);
-    o.mixers.push_back(mixer.has_softmax() ? MixerMaker(softmax_options(mixer.softmax()))
-                                           : custom_mixer(loaded, mixer.custom(), str("model.mixer[", i, "].custom")));
+    o.mixers.push_back(mixer.has_custom() ? custom_mixer(loaded, mixer.custom(), str("model.mixer[", i, "].custom"))
+                                          : mixer_maker(mixer));
   }
   o.pattern = pattern_of(m.pattern());
   o.ffn = m.ffn().has_gelu()
               ? FfnOptions{.kind = FfnKind::gelu, .hidden = m.ffn().gelu().hidden(), .has_bias = m.ffn().gelu().bias()}
-              : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
+          : m.ffn().has_umoe() ? umoe_ffn_options(m)
+                               : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
   if (!m.residual().has_standard()) o.residual = residual_options(m.residual());
   o.residual_dropout = m.residual().has_attention() ? m.residual().attention().dropout()
                        : m.residual().has_delta()   ? m.residual().delta().dropout()

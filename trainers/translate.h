@@ -12,6 +12,8 @@ namespace weft::train {
 
 RoutedResidualOptions residual_options(const config::Residual& residual);
 SoftmaxOptions softmax_options(const config::Softmax& softmax);
+MixerMaker mixer_maker(const config::Mixer& mixer);  // all but custom ones
+FfnOptions umoe_ffn_options(const config::Model& model);
 // `vocab` is the tokenizer's, used where model.vocab is not set.
 LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);
 std::vector<ParamGroup> param_groups(const config::Experiment& experiment);

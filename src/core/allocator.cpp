@@ -3,6 +3,7 @@
 #include "weft/core/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@
 
 #include "src/core/memory_book.h"
 #include "weft/core/error.h"
+#include "weft/core/stream.h"
 
 namespace weft {
 
@@ -153,5 +155,10 @@ const char* MemoryTag::current() { return tag_of_thread; }
 
 void set_memory_poison(bool is_on) { is_poisoning.store(is_on); }
 bool is_memory_poisoned() { return is_poisoning.load(std::memory_order_relaxed); }
+
+int64_t memory_bytes(Device device) {
+  if (device.is_cuda()) return cuda_device_info(device.index).memory_bytes;
+  return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+}
 
 }  // namespace weft

@@ -25,6 +25,7 @@ LanguageModelOptions checked(LanguageModelOptions o) {
                str("language model: pattern names mixer ", index, " of ", o.mixers.size()),
                str("use 0 .. ", o.mixers.size() - 1));
   o.ffn.dim = o.dim;
+  o.ffn.layers = o.layers;
   o.ffn.std = o.std;
   o.ffn.out_std = out_std(o);
   return o;
@@ -99,7 +100,7 @@ Var LanguageModel::mix(Block& block, const Var& x_BTD, Tokens& tokens) {
 Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
   Scope ffn_scope("ffn");
-  return tokens.dropout(block.ffn->forward(block.ffn_norm(x_BTD)), options_.residual_dropout, "residual");
+  return tokens.dropout(block.ffn->forward(block.ffn_norm(x_BTD), tokens), options_.residual_dropout, "residual");
 }
 
 // Under Recompute::blocks a standard stream keeps the sum between blocks; another keeps what each sublayer read and wrote.

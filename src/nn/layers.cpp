@@ -14,6 +14,15 @@ Tensor normal_init(const Shape& shape, Rng rng, double std) {
   return to(values, default_device()).value();
 }
 
+Tensor uniform_init(const Shape& shape, Rng rng, double bound) {
+  MemoryTag tag("parameters");
+  Tensor values = Tensor::empty(shape, kF32, Device::cpu());
+  auto* out = values.mutable_data<float>();
+  for (int64_t i = 0; i < values.num_elements(); ++i)
+    out[i] = static_cast<float>(bound) * (2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
+  return to(values, default_device()).value();
+}
+
 static Tensor constant_init(const Shape& shape, double value) {
   MemoryTag tag("parameters");
   return Tensor::full(shape, value);

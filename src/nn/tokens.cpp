@@ -54,12 +54,88 @@ std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Va
   options.mask.same_document = data_.documents.defined();
   options.first_row = data_.first_row;
   if (!is_training()) options.dropout = 0;
-  if (!options_.cache) return weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
+  if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options));
+  return weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
+}
+
+// Without v: the first `value_width` channels of k.
+std::array<Var, 2> Tokens::decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
+                                         ops::AttentionOptions options) {
   WEFT_CHECK(!is_recording(), "attend: decoding with a cache has no gradient", "decode under NoGrad");
+  ops::AttentionTokens here{data_.positions, data_.documents};
+  options.mask.same_document = data_.documents.defined();
+  options.first_row = data_.first_row;
+  options.dropout = 0;
   Cache& cache = *options_.cache;
   Cache::Slot& slot = cache.slot(next_slot_++);
-  Tensor k = cache.append(slot.a, k_BTGK.value()), v = cache.append(slot.b, v_BTGV.value());
+  Tensor k = cache.append(slot.a, k_BTGK.value());
+  Tensor v = v_BTGV.defined() ? cache.append(slot.b, v_BTGV.value()) : k.slice(-1, 0, value_width);
   return weft::attend(q_BTHK, k, v, here, cache.keys(here), options);
+}
+
+std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
+                                       ops::AttentionOptions options) {
+  WEFT_CHECK(value_width >= 1 && value_width <= k_BTGK.size(-1),
+             str("attend_keys: values of ", value_width, " channels of keys ", k_BTGK.value()),
+             "value_width is between 1 and the keys' width");
+  if (!options_.cache) return attend(q_BTHK, k_BTGK, slice(k_BTGK, -1, 0, value_width), std::move(options));
+  return decode_attend(q_BTHK, k_BTGK, {}, value_width, std::move(options));
+}
+
+std::array<Var, 2> Tokens::attend_some(const Var& q_1NHK, const Var& k_1TGK, const Var& v_1TGV, int64_t row,
+                                       std::span<const int32_t> which, ops::AttentionOptions options) {
+  WEFT_CHECK(!options_.cache && (options.dropout == 0 || !is_training()),
+             "attend_some: in decoding, or with dropout of weights", "use attend() for all queries");
+  auto some = [&](const Tensor& all) {
+    if (!all.defined()) return all;
+    auto values = all.slice(0, row, row + 1).to_vector<int32_t>();
+    std::vector<int32_t> kept;
+    for (int32_t i : which) kept.push_back(values[static_cast<size_t>(i)]);
+    Tensor out = Tensor::from(std::span<const int32_t>(kept), {1, static_cast<int64_t>(kept.size())});
+    return to(out, all.device()).value();
+  };
+  auto of_row = [&](const Tensor& all) { return all.defined() ? all.slice(0, row, row + 1) : all; };
+  options.mask.same_document = data_.documents.defined();
+  options.dropout = 0;
+  return weft::attend(q_1NHK, k_1TGK, v_1TGV, {some(data_.positions), some(data_.documents)},
+                      {of_row(data_.positions), of_row(data_.documents)}, options);
+}
+
+std::vector<Var> Tokens::gather(std::span<const Var> values) {
+  std::vector<Var> all(values.begin(), values.end());
+  if (!options_.cache) return all;
+  WEFT_CHECK(!is_recording() && !data_.documents.defined(), "gather: decoding with a gradient or with documents",
+             "decode under NoGrad, one document per row");
+  for (Var& x : all) x = options_.cache->append(options_.cache->slot(next_slot_++).a, x.value());
+  return all;
+}
+
+Tensor Tokens::gathered_positions() const {
+  if (!options_.cache) return document_positions();
+  return options_.cache->keys({data_.positions, data_.documents}).positions;
+}
+
+Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window) const {
+  Tensor gathered = options_.cache ? gathered_positions() : data_.positions;
+  const int64_t B = batch(), I = end - begin, S = gathered.size(1), first = S - num_tokens();
+  WEFT_CHECK(begin >= -first && begin <= end && end <= num_tokens() && num_keys <= S,
+             str("seen: tokens ", begin, " to ", end, " of ", num_tokens(), ", ", num_keys, " keys of ", S),
+             "ask for tokens that exist");
+  auto positions = gathered.to_vector<int32_t>();
+  auto documents = data_.documents.defined() ? data_.documents.to_vector<int32_t>() : std::vector<int32_t>();
+  Tensor mask = Tensor::empty({B, I, num_keys}, kBool, Device::cpu());
+  bool* out = mask.mutable_data<bool>();
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t i = begin; i < end; ++i) {
+      auto q = static_cast<size_t>(b * S + first + i);
+      for (int64_t j = 0; j < num_keys; ++j) {
+        auto k = static_cast<size_t>(b * S + j);
+        int64_t distance = int64_t{positions[q]} - positions[k];
+        bool is_same = documents.empty() || (documents[q] == documents[k] && documents[q] >= 0);
+        *out++ = distance >= 0 && (window == 0 || distance < window) && is_same;
+      }
+    }
+  return to(mask, data_.positions.device()).value();
 }
 
 Var Tokens::scan(const Var& x) {
@@ -210,7 +286,7 @@ const Var& Tokens::shared(std::string_view name) const {
 
 void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
   check_recorded("add_loss", name);
-  if (is_training()) losses_.push_back({std::string(name), value, weight});
+  if (is_training()) losses_.push_back({std::string(name), value, weight * options_.loss_share});
 }
 
 void Tokens::accumulate(Buffer& buffer, const Var& sum, double count) {

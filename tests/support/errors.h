@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -10,7 +11,7 @@
 namespace weft::test {
 
 template <class F>
-std::string error_of(F&& call, std::initializer_list<std::string_view> parts) {
+std::string error_of(F&& call, std::span<const std::string_view> parts) {
   try {
     call();
   } catch (const Error& error) {
@@ -20,6 +21,10 @@ std::string error_of(F&& call, std::initializer_list<std::string_view> parts) {
     return "";
   }
   return "no error";
+}
+template <class F>
+std::string error_of(F&& call, std::initializer_list<std::string_view> parts) {
+  return error_of(call, std::span<const std::string_view>(parts.begin(), parts.size()));
 }
 
 }  // namespace weft::test

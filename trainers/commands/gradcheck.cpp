@@ -63,6 +63,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     names += (names.empty() ? "" : ", ") + std::string(row.name);
     if (options.mixer != "all" && options.mixer != row.name) continue;
     found = true;
+    if (std::string_view reason = row.lacks.gradient; !reason.empty()) {
+      text += fmt::format("{:<10} unsupported: {}\n", row.name, reason);
+      rows.push_back({{"mixer", row.name}, {"unsupported", reason}});
+      continue;
+    }
     for (const InputSize& c : cases_of(options.shapes)) {
       GradientCheck result = conformance::check_gradients_of(row, c);
       passed = passed && result.passed;

@@ -106,6 +106,7 @@ Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& ls
 
 // select.cpp
 Var embedding(const Var& table, const Tensor& ids);
+Var take_rows(const Var& x, const Tensor& rows);  // embedding() of activations: the gradient has x's dtype
 Var gather(const Var& x, int64_t dim, const Tensor& index);
 Var scatter_add(const Shape& shape, int64_t dim, const Tensor& index, const Var& x);
 struct TopKVar {

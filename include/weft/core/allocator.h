@@ -58,6 +58,7 @@ class Allocator {
 };
 
 Allocator& allocator(Device device);
+int64_t memory_bytes(Device device);  // that the device has in all
 
 // Names the memory that this thread allocates during its lifetime ("parameters", "optimiser", "activations", ...).
 class MemoryTag {

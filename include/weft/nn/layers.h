@@ -5,11 +5,13 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/nn/module.h"
+#include "weft/nn/tokens.h"
 
 namespace weft {
 
 // Parameter tensors: normal values of (rng, element index), and constants.
 Tensor normal_init(const Shape& shape, Rng rng, double std);
+Tensor uniform_init(const Shape& shape, Rng rng, double bound);  // in [-bound, bound)
 
 struct LinearOptions {
   bool has_bias = false;
@@ -58,20 +60,24 @@ class Norm final : public Module {
   std::unique_ptr<Param> bias_;
 };
 
-enum class FfnKind { swiglu, gelu };
+enum class FfnKind { swiglu, gelu, umoe };
 struct FfnOptions {
   FfnKind kind = FfnKind::swiglu;
   int64_t dim = 0;
   int64_t hidden = 0;  // 0: 4 dim for gelu, 8/3 dim rounded up to a multiple of 64 for swiglu
   bool has_bias = false;
   double std = 0.02, out_std = 0.02;
+  // umoe: experts of the mixer, how many a token uses, layers of the model; dense: every expert on every token
+  int64_t experts = 0, active = 0, layers = 1;
+  bool is_dense = false;
 };
 int64_t ffn_hidden(const FfnOptions& options);
 
-// Per token: down(silu(gate x) * up x), or down(gelu(up x)) with the tanh form of GELU.
+// Per token: down(silu(gate x) * up x), or down(gelu(up x)) with the tanh form of GELU; or the experts of the block's umoe mixer
+// (2505.07260) with a router and a shared expert of its own, silu between two maps.
 class Ffn : public Module {
  public:
-  virtual Var forward(const Var& x_BTD) = 0;
+  virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;
 };
 std::unique_ptr<Ffn> make_ffn(const FfnOptions& options, Rng rng);
 

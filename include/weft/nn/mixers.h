@@ -5,6 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/experts.h"
+#include "weft/nn/mixers/pairs.h"
 #include "weft/nn/mixers/softmax.h"
 
 namespace weft {
@@ -18,12 +21,13 @@ struct MixerRow {
   std::string_view cost = {};      // in B tokens of work and memory, if not that of softmax attention
   // What it cannot do, each with the reason; empty: it can, and the suite proves it.
   struct Lacks {
-    std::string_view decode = {}, documents = {}, exact_causality = {};
+    std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {};
   } lacks = {};
   // What it must learn, and to how many nats (trainers/conformance/toy_task.cpp): `recall` a marked token from anywhere before,
   // `recent` the token before, `token` a map of the token itself.
   enum class Toy { recall, recent, token } toy = Toy::recall;
   double toy_loss = 0.1;
+  double bf16_bound = 0.05;  // relative difference of bf16 from f32, where the function itself amplifies rounding
 };
 
 std::span<const MixerRow> mixer_table();

@@ -6,6 +6,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ int64_t cached_tokens(const Cache& cache);
 struct TokensOptions {
   bool is_training = false;                // dropout on, auxiliary losses collected
   Rng rng = Rng(0);                        // of this step
+  double loss_share = 1;                   // of the step's targets that are here: weighs auxiliary losses
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
 };
 
@@ -50,12 +52,29 @@ class Tokens {
   const Tensor& positions() const { return data_.positions; }  // [B, T] i32
   const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
   const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
+  int64_t first_row() const { return data_.first_row; }        // global index of batch row 0 in the step
   bool is_training() const { return options_.is_training; }
+  bool is_decoding() const { return options_.cache != nullptr; }
 
   // The softmax core over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Documents are kept
   // apart when they are given. `mask` and the rest as in weft/ops/attention.h.
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
                             ops::AttentionOptions options = {});
+  // attend() whose values are the first `value_width` channels of the keys, so that decoding keeps the keys alone.
+  std::array<Var, 2> attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
+                                 ops::AttentionOptions options = {});
+  // attend() of some queries of one batch row: q [1, n, H, K] of its tokens `which` (indices below T), k and v of that row alone.
+  // Not in decoding, no dropout.
+  std::array<Var, 2> attend_some(const Var& q_1NHK, const Var& k_1TGK, const Var& v_1TGV, int64_t row,
+                                 std::span<const int32_t> which, ops::AttentionOptions options = {});
+  // For mixers that read pairs of tokens in ways of their own: [B, T, ...] of these tokens and, in decoding, of all before them,
+  // S in all; token t of these is number S - T + t. It costs a copy of every token on every rank: attend() does not.
+  std::vector<Var> gather(std::span<const Var> values);
+  // Of the S gathered tokens: position within the document, [B, S] i32.
+  Tensor gathered_positions() const;
+  // Which of the first `num_keys` gathered tokens the tokens [begin, end) of these see: causal, of their document, the last `window`
+  // (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative: tokens before these.
+  Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
   // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t. x [B, T, ...].
   Var scan(const Var& x);
   // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...].
@@ -103,6 +122,8 @@ class Tokens {
  private:
   struct Rotary;
   using Shared = std::vector<std::pair<std::string, Var>>;
+  std::array<Var, 2> decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
+                                   ops::AttentionOptions options);
   void check_recorded(std::string_view what, std::string_view name) const;
 
   TokenData data_;

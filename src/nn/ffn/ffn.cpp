@@ -1,4 +1,5 @@
 // Feed-forward networks. B batch, T tokens, D model width, F hidden width.
+#include "src/nn/ffn/umoe.h"
 #include "weft/core/error.h"
 #include "weft/nn/layers.h"
 
@@ -15,7 +16,7 @@ class SwigluFfn final : public Ffn {
         down_(ffn_hidden(o), o.dim, rng["down"], {o.has_bias, o.out_std}) {
     name_parts({{"gate", gate_}, {"up", up_}, {"down", down_}});
   }
-  Var forward(const Var& x_BTD) override { return down_(swiglu(gate_(x_BTD), up_(x_BTD))); }
+  Var forward(const Var& x_BTD, Tokens&) override { return down_(swiglu(gate_(x_BTD), up_(x_BTD))); }
 
  private:
   Linear gate_, up_, down_;
@@ -28,7 +29,7 @@ class GeluFfn final : public Ffn {
         down_(ffn_hidden(o), o.dim, rng["down"], {o.has_bias, o.out_std}) {
     name_parts({{"up", up_}, {"down", down_}});
   }
-  Var forward(const Var& x_BTD) override { return down_(gelu_tanh(up_(x_BTD))); }
+  Var forward(const Var& x_BTD, Tokens&) override { return down_(gelu_tanh(up_(x_BTD))); }
 
  private:
   Linear up_, down_;
@@ -45,6 +46,7 @@ std::unique_ptr<Ffn> make_ffn(const FfnOptions& options, Rng rng) {
   WEFT_CHECK(options.dim >= 1 && options.hidden >= 0, str("make_ffn: dim ", options.dim, ", hidden ", options.hidden),
              "dim must be 1 or more, hidden 0 (chosen) or more");
   if (options.kind == FfnKind::swiglu) return std::make_unique<SwigluFfn>(options, rng);
+  if (options.kind == FfnKind::umoe) return make_umoe_ffn(options, rng);
   return std::make_unique<GeluFfn>(options, rng);
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include "src/nn/heads/mixture.h"
 #include "src/nn/mixers/affine.h"
 #include "src/nn/mixers/gate.h"
 #include "src/nn/mixers/sink.h"
@@ -72,12 +73,14 @@ class Softmax final : public Mixer {
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
     auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
-    auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, tokens);
+    HeadMixture::Choice heads = mixture_ ? mixture_->choose(x_BTD, q_BTHK, tokens) : HeadMixture::Choice();
+    auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens);
     if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, q_BTHK, scale());
     if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
     if (head_norm_) y_BTHK = (*head_norm_)(y_BTHK);
     if (o_.has_out_silu) y_BTHK = silu(y_BTHK);
     y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD);
+    if (mixture_) y_BTHK = y_BTHK * unsqueeze(cast(heads.weights_BTH, y_BTHK.dtype()), -1);
     Var y_BTD = out_(merge_heads(y_BTHK));
     if (!gate(GatePosition::layer)) return y_BTD;
     return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD));
@@ -144,6 +147,10 @@ class Softmax final : public Mixer {
           std::make_unique<Affine>(o_.affine, args_.dim, o_.heads, args_.context, o_.window, args_.std, rng["affine"]);
       name_part({"affine", *affine_});
     }
+    if (o_.head_mixture.active > 0) {
+      mixture_ = std::make_unique<HeadMixture>(o_.head_mixture, o_.heads, args_, rng["head_mixture"]);
+      name_part({"head_mixture", *mixture_});
+    }
     if (o_.has_head_norm) {
       head_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
       name_part({"head_norm", *head_norm_});
@@ -151,16 +158,20 @@ class Softmax final : public Mixer {
   }
 
   // The core, with what divides additive weights behind it.
-  std::array<Var, 2> attend(Var q_BTHK, Var k_BTGK, Var v_BTGK, Tokens& tokens) const {
+  std::array<Var, 2> attend(Var q_BTHK, Var k_BTGK, Var v_BTGK, const HeadMixture::Choice& heads,
+                            Tokens& tokens) const {
     const WeightOptions& w = o_.weights;
+    auto call = [&](const ops::AttentionOptions& core) {
+      return mixture_ ? mixture_->attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens, core)
+                      : tokens.attend(q_BTHK, k_BTGK, v_BTGK, core);
+    };
     ops::AttentionOptions core{.scale = scale(),
                                .mask = {.window = o_.window},
                                .score = {.softcap = o_.softcap, .alibi_slopes = alibi_slopes_},
                                .dropout = o_.dropout};
     if (o_.dropout > 0) core.dropout_rng = tokens.random("attention");
     if (kind_ == WeightKind::signed_softmax) core.normaliser = ops::Normaliser::signed_softmax;
-    if (kind_ == WeightKind::softmax || kind_ == WeightKind::signed_softmax)
-      return tokens.attend(q_BTHK, k_BTGK, v_BTGK, core);
+    if (kind_ == WeightKind::softmax || kind_ == WeightKind::signed_softmax) return call(core);
     core.normaliser = ops::Normaliser::sum;
     core.score.activation = kind_ == WeightKind::sigmoid ? ops::ScoreActivation::sigmoid
                             : kind_ == WeightKind::relu  ? ops::ScoreActivation::relu
@@ -174,7 +185,7 @@ class Softmax final : public Mixer {
       k_BTGK = with_channel(k_BTGK, Tensor::full({}, 1, k_BTGK.dtype(), k_BTGK.device()));
     }
     if (w.is_divided_by_sum) v_BTGK = with_channel(v_BTGK, Tensor::full({}, 1, v_BTGK.dtype(), v_BTGK.device()));
-    Var out = tokens.attend(q_BTHK, k_BTGK, v_BTGK, core)[0];
+    Var out = call(core)[0];
     if (w.is_divided_by_sum) {
       Var sum = slice(out, -1, o_.head_dim, o_.head_dim + 1);
       out = slice(out, -1, 0, o_.head_dim) / (sum + 1e-8);
@@ -242,6 +253,7 @@ class Softmax final : public Mixer {
   std::vector<std::unique_ptr<Gate>> gates_;  // as o_.gates
   std::unique_ptr<Sink> sink_;
   std::unique_ptr<Affine> affine_;
+  std::unique_ptr<HeadMixture> mixture_;
 };
 
 }  // namespace

@@ -81,6 +81,13 @@ SoftmaxOptions completed(SoftmaxOptions o, const MixerArgs& args) {
              "leave the biases out: mixed heads have weights only");
   WEFT_CHECK(!(o.qk_norm == QkNorm::l2 && o.has_score_scale),
              "softmax: a learned score scale beside the one of l2 norms", "use one of them");
+  const HeadMixtureOptions& m = o.head_mixture;
+  WEFT_CHECK(m.active >= 0 && m.shared >= 0 && m.shared + m.active <= o.heads && (m.active > 0 || m.shared == 0),
+             str("softmax: head mixture of ", m.shared, " shared and ", m.active, " chosen of ", o.heads, " heads"),
+             "shared and chosen heads together are at most all heads, and at least one is chosen");
+  WEFT_CHECK(m.path != HeadPath::grouped || o.dropout == 0,
+             "softmax: a grouped head mixture with dropout of weights, which are keyed by head",
+             "use path dense or automatic");
   WEFT_CHECK(!(o.affine.is_on && o.affine.divides_by_context && args.context < 1),
              str("softmax: affine divides by the context, which is ", args.context), "give the training context");
   return o;

@@ -115,10 +115,154 @@ Rows affine_rows() {
   };
 }
 
+Rows composed_rows() {
+  using enum SimplifiedKind;
+  using enum DeconstructedKind;
+  const std::string_view square = "T^2 H K", quadratic_memory = "T^2 work, T^2 memory";
+  return {
+      {"mla", MlaOptions{.heads = 2}, "softmax([q, rot(q')] [c U, rot(k')]^T) c V, c = RMSNorm(x W)", "2405.04434"},
+      {"mla_q", MlaOptions{.heads = 2, .q_rank = 8}, "mla with q from RMSNorm(x W)", "2405.04434"},
+      {"nexus", NexusOptions{.heads = 2}, "mha(mha(q, q, q), mha(k, k, k), v)", "2512.03377", "3 T^2"},
+      {"nexus_grouped", NexusOptions{.heads = 4, .kv_heads = 2, .has_qk_norm = true}, "nexus of normed q and k",
+       "2512.03377", "2.5 T^2"},
+      {"nexus_order3", NexusOptions{.heads = 2, .order = 3}, "nexus of nexus' q and k", "2512.03377", "5 T^2"},
+      {"nexus_values", NexusOptions{.heads = 2, .has_values_of_layer = true}, "mha(mha(q, q, v), mha(k, k, v), v)",
+       "2512.03377", "3 T^2"},
+      {"hopfield", HopfieldOptions{.heads = 2}, "q <- softmax(b q k^T) k; softmax(b q k^T) v", "2008.02217", "2 T^2"},
+      {"hopfield_steps", HopfieldOptions{.heads = 4, .kv_heads = 2, .steps = 3}, "hopfield, three updates",
+       "2008.02217", "4 T^2"},
+      {"optimised", SimplifiedOptions{optimised, 2}, "mha with v = x", "2403.01643"},
+      {"efficient", SimplifiedOptions{efficient, 2}, "mha with k = v = x", "2403.01643"},
+      {"super", SimplifiedOptions{super, 2}, "mha with k = x, v_i = sum_j W_ij x_j", "2403.01643", quadratic_memory},
+      {"none", DeconstructedOptions{none, 2}, "(silu(x W) * x U) V", "2510.11602", "T", {}, MixerRow::Toy::token},
+      {"key_only",
+       DeconstructedOptions{key_only, 2},
+       "softmax_j(silu(x_j W) . x_j U) v",
+       "2510.11602",
+       {},
+       {},
+       MixerRow::Toy::token},
+      {"static_embedding", DeconstructedOptions{static_embedding, 2}, "mha, q and k from the input embedding",
+       "2510.11602"},
+      {"nap", NapOptions{.heads = 4, .kv_heads = 2}, "(g (s - mean s) / std s + b) / sqrt(n) v", "2005.09561"},
+      {"nap_window",
+       NapOptions{.heads = 2, .window = 4},
+       "nap over the last W tokens",
+       "2005.09561",
+       "T W",
+       {},
+       MixerRow::Toy::recent},
+      {"nap_sum", NapOptions{.heads = 2, .divides_by_root = false}, "(g (s - mean s) / std s + b) v", "2005.09561"},
+      {"dual", DualOptions{.heads = 1, .relational_heads = 1}, "mha, and P (r W + s V) with relations r, symbols s",
+       "2405.16727", "T^2 (R + 2)"},
+      {"dual_heads", DualOptions{.heads = 2, .relational_heads = 2, .relations = 3, .symbols = 4},
+       "dual, two heads of each kind", "2405.16727", "T^2 (R + 2)"},
+      // Phases turn by 2 pi times a product: rounding x and the weights to bf16 alone moves them by tenths here.
+      {"tapa",
+       TapaOptions{.heads = 2},
+       "softmax(A cos(2 pi (i - j)^0.1 phi)) v",
+       "2509.12635",
+       square,
+       {},
+       MixerRow::Toy::recall,
+       0.1,
+       0.15},
+      {"tapa_window",
+       TapaOptions{.heads = 4, .kv_heads = 2, .window = 5},
+       "tapa over the last W tokens",
+       "2509.12635",
+       square,
+       {},
+       MixerRow::Toy::token,
+       0.1,
+       0.15},
+      {"neural", NeuralOptions{.heads = 2, .hidden = 4}, "softmax(relu(relu([q, k] W) U) . w) v", "2502.17206",
+       "T^2 H (P^2 + K)"},
+      {"rcmha", RcmhaOptions{.heads = 4, .kv_heads = 2},
+       "softmax((q + u) k^T + (q + t) (R W)^T) v of conv(q), conv(k), conv(v)", "2308.03429", square},
+      {"relative_bias", RelativeBiasOptions{.heads = 2, .buckets = 6, .max_distance = 8}, "softmax(s + b_h(i - j)) v",
+       "1910.10683", square},
+      {"multi_token", MultiTokenOptions{.heads = 2, .query_kernel = 2, .key_kernel = 3},
+       "RMSNorm(mix_h softmax(conv(s)) v) * gate", "2504.00927", quadratic_memory},
+      {"multi_token_all",
+       MultiTokenOptions{.heads = 4,
+                         .query_kernel = 3,
+                         .key_kernel = 3,
+                         .has_weight_conv = true,
+                         .mixes_scores = true,
+                         .group = 2,
+                         .has_gate = false},
+       "multi_token, weights convolved and scores mixed too", "2504.00927", quadratic_memory},
+  };
+}
+
+Rows expert_rows() {
+  const MixerRow::Lacks grouped{.exact_causality = "rows of an expert's product depend on the choices of all tokens"};
+  const MixerRow::Lacks through{.gradient = "weights are 1 with the gradient of the probabilities, as published"};
+  const MixerRow::Lacks cut{.gradient = "the router's gradient leaves out the sum of the chosen, as published"};
+  auto moh = [](const char* name, HeadMixtureOptions mixture, std::string_view equation, MixerRow::Lacks lacks = {}) {
+    return MixerRow{
+        name, SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_mixture = mixture}, equation, "2410.11842", {}, lacks};
+  };
+  return {
+      moh("moh", {.active = 1, .shared = 2, .path = HeadPath::dense}, "g_h(x) mha, g from shared and chosen heads"),
+      moh("moh_routed", {.active = 2, .path = HeadPath::dense}, "moh without shared heads"),
+      moh("moh_paper", {.active = 2, .shared = 1, .has_paper_scale = true, .path = HeadPath::dense},
+          "moh weighted by bare probabilities"),
+      moh("moh_query_norm", {.active = 2, .shared = 1, .reads_query_norm = true, .path = HeadPath::dense},
+          "moh, heads chosen by |q|", through),
+      moh("moh_running_load", {.active = 2, .shared = 1, .path = HeadPath::dense, .has_running_load = true},
+          "moh, balanced against a running load"),
+      moh("moh_grouped", {.active = 1, .shared = 2, .path = HeadPath::grouped}, "moh, work for chosen heads only",
+          grouped),
+      {"moa",
+       MoaOptions{.experts = 4, .active = 2, .is_dense = true},
+       "sum_e w_e mqa(x W_e) U_e",
+       "2210.05144",
+       {},
+       cut,
+       MixerRow::Toy::recall,
+       0.2},
+      {"moa_renorm",
+       MoaOptions{.experts = 4, .active = 2, .is_detached = false, .is_dense = true},
+       "moa with the whole gradient",
+       "2210.05144",
+       {},
+       {},
+       MixerRow::Toy::recall,
+       0.2},
+      {"moa_noise",
+       MoaOptions{.experts = 4, .active = 2, .has_noise = true, .is_detached = false, .is_dense = true},
+       "moa, noisy choice in training",
+       "2210.05144",
+       {},
+       {},
+       MixerRow::Toy::recall,
+       0.2},
+      {"moa_grouped",
+       MoaOptions{.experts = 4, .active = 2, .is_detached = false},
+       "moa, chosen experts only",
+       "2210.05144",
+       {},
+       grouped,
+       MixerRow::Toy::recall,
+       0.2},
+      {"umoe", UmoeOptions{.experts = 4, .active = 2, .query_rank = 3, .is_dense = true},
+       "sum_e p_e F_e(softmax(q_e k^T) x) + F(softmax(q k^T) x)", "2505.07260"},
+      {"umoe_grouped",
+       UmoeOptions{.experts = 4, .active = 2, .query_rank = 3},
+       "umoe, chosen experts only",
+       "2505.07260",
+       {},
+       grouped},
+  };
+}
+
 const Rows& rows() {
   static const Rows table = [] {
     Rows all;
-    for (const Rows& part : {softmax_rows(), weight_rows(), gate_rows(), sink_rows(), affine_rows()})
+    for (const Rows& part :
+         {softmax_rows(), weight_rows(), gate_rows(), sink_rows(), affine_rows(), composed_rows(), expert_rows()})
       all.insert(all.end(), part.begin(), part.end());
     return all;
   }();

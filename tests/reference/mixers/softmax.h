@@ -8,15 +8,14 @@ namespace weft::reference {
 
 class SoftmaxMixer {
  public:
-  SoftmaxMixer(SoftmaxOptions options, const MixerArgs& args, const Parameters& p, const Tensor& x_BTD,
-               const TokenData& data)
-      : o(std::move(options)), args(args), p(p), s(x_BTD, data), x(values(x_BTD)) {
+  SoftmaxMixer(const MixerArgs& args, const Parameters& p, const Tensor& x_BTD, const TokenData& data)
+      : args(args), p(p), s(x_BTD, data), x(values(x_BTD)) {}
+
+  Numbers run(SoftmaxOptions options) {
+    o = std::move(options);
     if (o.kv_heads == 0) o.kv_heads = o.heads;
     if (o.head_dim == 0) o.head_dim = args.dim / o.heads;
     H = o.heads, G = o.kv_heads, K = o.head_dim;
-  }
-
-  Numbers run() {
     project();
     Numbers y = mix(s, H, G, K, v, [&](int64_t b, int64_t i, int64_t h) { return weights(b, i, h); });
     if (o.sink.kind == SinkKind::key_value_bias || o.sink.kind == SinkKind::value_bias) add_sink_values(y);
@@ -24,6 +23,7 @@ class SoftmaxMixer {
     if (o.has_out_silu)
       for (double& c : y) c *= sigmoid(c);
     gate(GatePosition::out, "gate_out", y, H, K);
+    if (o.head_mixture.active > 0) weigh_heads(y);
     Numbers out = linear(y, H * K, p, "out");
     gate(GatePosition::layer, "gate_layer", out, 1, s.D);
     return out;
@@ -209,6 +209,50 @@ class SoftmaxMixer {
     return w;
   }
 
+  void weigh_heads(Numbers& y) const {
+    const HeadMixtureOptions& m = o.head_mixture;
+    const int64_t S = m.shared, R = H - S;
+    auto of = [&](const char* name) { return linear(x, s.D, p, std::string("head_mixture.") + name); };
+    Numbers logits =
+        m.reads_query_norm ? query_norms(S, R) : linear(x, s.D, parameter(p, "head_mixture.router.weight"));
+    Numbers shared = S > 1 && !m.reads_query_norm ? of("shared") : Numbers();
+    Numbers kind = S > 0 && !m.reads_query_norm ? of("kind") : Numbers();
+    for (int64_t t = 0; t < s.B * s.T; ++t) {
+      Choice c = chosen_experts(Numbers(logits.begin() + t * R, logits.begin() + (t + 1) * R), m.active);
+      Numbers weights(at(H), 0.0), shares, kinds{0.5, 0.5};
+      double unit = m.has_paper_scale ? 1 : static_cast<double>(S);
+      if (!shared.empty()) shares = softmax(Numbers(shared.begin() + t * S, shared.begin() + (t + 1) * S));
+      if (!kind.empty()) kinds = softmax(Numbers(kind.begin() + t * 2, kind.begin() + t * 2 + 2));
+      double kind_unit = kind.empty() ? 2 : m.has_paper_scale ? 1 : 2;
+      for (int64_t h = 0; h < S; ++h)
+        weights[at(h)] = (shares.empty() ? 1 : unit * shares[at(h)]) * kind_unit * kinds[0];
+      for (int64_t e : c.experts)
+        weights[at(S + e)] = kind_unit * kinds[1] *
+                             (m.reads_query_norm  ? 1
+                              : m.has_paper_scale ? c.p[at(e)]
+                                                  : static_cast<double>(m.active) * c.p[at(e)] / c.total);
+      for (int64_t h = 0; h < H; ++h)
+        for (int64_t i = 0; i < K; ++i) y[at((t * H + h) * K + i)] *= weights[at(h)];
+    }
+  }
+
+  Numbers query_norms(int64_t S, int64_t R) const {
+    Numbers out;
+    for (int64_t t = 0; t < s.B * s.T; ++t) {
+      Numbers norms;
+      double mean = 0, variance = 0;
+      for (int64_t h = S; h < H; ++h) {
+        double sum = 0;
+        for (int64_t i = 0; i < K; ++i) sum += q[at((t * H + h) * K + i)] * q[at((t * H + h) * K + i)];
+        norms.push_back(std::sqrt(sum));
+        mean += norms.back() / static_cast<double>(R);
+      }
+      for (double n : norms) variance += (n - mean) * (n - mean) / static_cast<double>(std::max<int64_t>(R - 1, 1));
+      for (double n : norms) out.push_back(n / std::sqrt(variance));
+    }
+    return out;
+  }
+
   // What the sink's own value adds. With affine scaling it is scaled as the weights of the keys are.
   void add_sink_values(Numbers& y) const {
     Numbers value = parameter(p, "sink.value"), alpha = o.affine.is_on ? linear(x, s.D, p, "affine.alpha") : Numbers();
@@ -231,10 +275,5 @@ class SoftmaxMixer {
   Numbers x, q, k, v;
   int64_t H = 0, G = 0, K = 0;
 };
-
-inline Numbers softmax_mixer(const SoftmaxOptions& o, const MixerArgs& args, const Parameters& p, const Tensor& x_BTD,
-                             const TokenData& data) {
-  return SoftmaxMixer(o, args, p, x_BTD, data).run();
-}
 
 }  // namespace weft::reference

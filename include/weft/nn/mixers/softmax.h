@@ -1,6 +1,6 @@
 // Softmax attention and its options: steps before, in and after one call of the core. Any of them combine, or are refused by name.
 // Order: project - mix keys and values over heads - gate or scale values - norm of queries and keys - gates on them - temperature -
-// rotation - core - sink - affine - norm per head - gate on the output - output projection - gate on the layer's output.
+// rotation - core - sink - affine - norm per head - gate on the output - head mixture - output projection - gate on the layer's output.
 #pragma once
 
 #include <vector>
@@ -65,6 +65,24 @@ struct WeightOptions {
   bool is_additive() const { return kind != WeightKind::softmax && kind != WeightKind::signed_softmax; }
 };
 
+// A mixture of heads (MoH, 2410.11842): a token uses the first `shared` heads and `active` of the others, each with a weight of its
+// own from the layer's input.
+enum class HeadPath {
+  automatic,
+  dense,
+  grouped
+};  // grouped: work for chosen heads only, to rounding; automatic: where it pays
+struct HeadMixtureOptions {
+  int64_t active = 0;  // of the heads that are not shared; 0: no mixture
+  int64_t shared = 0;
+  bool has_paper_scale =
+      false;  // weights are bare probabilities; otherwise they are 1 on average, as in the authors' code
+  bool reads_query_norm = false;  // scores are norms of queries, weights are 1 with the gradient of their probabilities
+  HeadPath path = HeadPath::automatic;
+  double balance_loss = 0.01;
+  bool has_running_load = false;  // of the balance loss: see RouterOptions
+};
+
 struct SoftmaxOptions {
   int64_t heads = 1;
   int64_t kv_heads = 0;  // 0: heads (MHA); fewer: GQA; 1: MQA
@@ -84,6 +102,7 @@ struct SoftmaxOptions {
   AffineOptions affine = {};
   bool has_head_norm = false;  // RMSNorm of each head's output, the gain shared by the heads
   bool has_out_silu = false;   // silu of each head's output: a control for gates
+  HeadMixtureOptions head_mixture = {};
 
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };

@@ -1,0 +1,57 @@
+// Mixers whose score is not one inner product of a query and a key. They compute tiles of pairs with plain operations: time is that of
+// materialised attention; memory grows with T, except where noted.
+#pragma once
+
+#include "weft/nn/mixer.h"
+
+namespace weft {
+
+// Token-aware phase (TAPA, 2509.12635): A cos(2 pi |i - j|^power phi), A and phi inner products of two parts of the channels; no
+// rotation, no parameters.
+struct TapaOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  double amplitude_share = 0.5;  // of the channels of a head
+  double power = 0.1;
+  int64_t window = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+// A small network of query and key makes the score (Neural Attention, 2502.17206). Weights are shared by the heads.
+struct NeuralOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  int64_t hidden = 0;  // p: width of the first layer, the second has p / 2; 0: head_dim / 32, at least 2
+  int64_t window = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+// Depthwise convolution of q, k and v over time, and Transformer-XL's relative positions (RCMHA, 2308.03429).
+struct RcmhaOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  int64_t kernel = 3;  // tokens, this one included
+  int64_t window = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+// A learned bias per head and distance, in buckets that grow with distance (T5, 1910.10683); in place of rotation.
+struct RelativeBiasOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  int64_t buckets = 32,
+          max_distance = 128;  // half of the buckets hold one distance each; beyond max_distance all are in the last
+  int64_t window = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+// Logits and weights are convolved over neighbouring queries and keys, and mixed over heads (Multi-Token Attention, 2504.00927).
+// Memory grows with T^2.
+struct MultiTokenOptions {
+  int64_t heads = 1, head_dim = 0;
+  int64_t query_kernel = 6, key_kernel = 11;  // tokens; key_kernel is odd
+  bool has_weight_conv = false;               // a second convolution, of the weights
+  bool mixes_scores = false;                  // over heads, before softmax
+  int64_t group = 0;                          // heads whose weights mix; 0: all; 1: none
+  bool has_gate = true;                       // after the norm per head
+  int64_t window = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+}  // namespace weft

@@ -1,0 +1,86 @@
+// B batch, T tokens, I queries of a tile, S keys, H query heads, G key/value heads, V value width.
+#include "src/nn/mixers/pairs.h"
+
+#include <algorithm>
+
+#include "weft/autograd/recompute.h"
+#include "weft/core/allocator.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+constexpr int64_t kTile = 128;  // queries
+
+Tensor distances(const Tensor& positions_BT, const Tensor& gathered_BS, int64_t begin, int64_t end, int64_t num_keys) {
+  Var query = unsqueeze(cast(Var(positions_BT.slice(1, begin, end)), kF32), -1);
+  return relu(query - unsqueeze(cast(Var(gathered_BS.slice(1, 0, num_keys)), kF32), 1)).value();
+}
+
+}  // namespace
+
+void check_materialised(std::string_view what, const Var& x, double copies, double elements) {
+  const double needed = copies * elements * (x.dtype() == kF64 ? 8 : 4);
+  const auto there = static_cast<double>(memory_bytes(x.device()));
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  WEFT_CHECK(needed <= there,
+             str(what, ": a row of tokens this long needs ", needed / kGiB, " GiB for its pairs, ", x.device(), " has ",
+                 there / kGiB, " GiB"),
+             "use shorter sequences or smaller batches: this mixer's memory grows with the square of the length");
+}
+
+DType pair_dtype(const Var& x) { return x.dtype() == kF64 ? kF64 : kF32; }
+
+Var pair_products(const Var& q_BIHK, const Var& k_BSGK) {
+  const int64_t B = q_BIHK.size(0), I = q_BIHK.size(1), H = q_BIHK.size(2), K = q_BIHK.size(3);
+  const int64_t S = k_BSGK.size(1), G = k_BSGK.size(2);
+  DType wide = pair_dtype(q_BIHK);
+  Var q = reshape(permute(cast(q_BIHK, wide), {0, 2, 1, 3}), {B, G, H / G * I, K});
+  Var s = matmul(q, permute(cast(k_BSGK, wide), {0, 2, 1, 3}), {.transpose_b = true});
+  return reshape(s, {B, H, I, S});
+}
+
+Var masked_softmax(const Var& scores, const Tensor& mask) {
+  Tensor all = mask.expand(scores.shape());
+  auto constant = [&](double x) { return Var(Tensor::full({}, x, scores.dtype(), scores.device())); };
+  return where(all, softmax(where(all, scores, constant(-1e30))), constant(0));
+}
+
+Var mix_values(const Var& weights_BHIS, const Var& v_BSGV) {
+  const int64_t B = weights_BHIS.size(0), H = weights_BHIS.size(1), I = weights_BHIS.size(2), S = weights_BHIS.size(3);
+  const int64_t G = v_BSGV.size(2), V = v_BSGV.size(3);
+  Var weights = reshape(weights_BHIS, {B, G, H / G * I, S});
+  Var y = matmul(cast(weights, v_BSGV.dtype()), permute(v_BSGV, {0, 2, 1, 3}));
+  return permute(reshape(y, {B, H, I, V}), {0, 2, 1, 3});
+}
+
+Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV,
+                 int64_t heads, const PairScore& score, int64_t window) {
+  std::vector<Var> gathered(keys.begin(), keys.end());
+  gathered.push_back(v_BTGV);
+  gathered = tokens.gather(gathered);
+  const Var v_BSGV = gathered.back();
+  const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), S = v_BSGV.size(1);
+  Tensor positions = tokens.is_decoding() ? tokens.positions() : tokens.document_positions();
+  Tensor key_positions = tokens.gathered_positions();
+  std::vector<Var> parts;
+  for (int64_t begin = 0; begin < T; begin += kTile) {
+    const int64_t end = std::min(begin + kTile, T), num_keys = S - T + end;
+    Tensor distance = distances(positions, key_positions, begin, end, num_keys);
+    Tensor seen = tokens.seen(begin, end, num_keys, window).unsqueeze(1);
+    auto tile = [score, distance, seen, num_queries = queries.size()](std::span<const Var> in) {
+      auto middle = in.begin() + static_cast<std::ptrdiff_t>(num_queries);
+      PairTile at{{in.begin(), middle}, {middle, in.end() - 1}, distance};
+      return std::vector<Var>{mix_values(masked_softmax(score(at), seen), in.back())};
+    };
+    std::vector<Var> inputs;
+    for (const Var& q : queries) inputs.push_back(slice(q, 1, begin, end));
+    for (const Var& k : gathered) inputs.push_back(slice(k, 1, 0, num_keys));
+    parts.push_back(is_recording() ? recompute(tile, inputs)[0] : tile(inputs)[0]);
+  }
+  if (parts.empty()) return Tensor::zeros({B, T, heads, v_BTGV.size(3)}, v_BTGV.dtype(), v_BTGV.device());
+  return concatenate(parts, 1);
+}
+
+}  // namespace weft

@@ -1,0 +1,40 @@
+// Attention whose score is any differentiable function of what it reads of a query and a key.
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "weft/nn/mixer.h"
+
+namespace weft {
+
+// What a score may read: I queries against the first S keys of the row.
+struct PairTile {
+  std::vector<Var> queries;  // [B, I, ...], as given
+  std::vector<Var> keys;     // [B, S, ...]
+  Tensor distance_BIS;       // query position - key position, or 0 where that is negative; f32, exact below 2^24
+};
+using PairScore = std::function<Var(const PairTile&)>;  // [B, H, I, S]; scores of unseen keys do not matter
+
+// softmax(score) v over what each token sees, the last `window` (0: all); v [B, T, G, V], out [B, T, H, V]. Tiles of queries, each
+// recomputed in backward, so that memory grows with T and not with T^2; every score is made of plain operations, so time is that of
+// materialised attention.
+Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV,
+                 int64_t heads, const PairScore& score, int64_t window = 0);
+
+// Error, with the number, where `copies` arrays of `elements` scores, kept for backward, are more than the memory of x's device.
+void check_materialised(std::string_view what, const Var& x, double copies, double elements);
+
+// f32, or f64 for f64: what scores are made in.
+DType pair_dtype(const Var& x);
+
+// q_i . k_j for all pairs, heads sharing keys in groups: [B, I, H, K], [B, S, G, K] -> [B, H, I, S] in pair_dtype.
+Var pair_products(const Var& q_BIHK, const Var& k_BSGK);
+
+// softmax over the last dimension of those that `mask` allows, others 0; a row with none is all 0. Mask and scores broadcast.
+Var masked_softmax(const Var& scores, const Tensor& mask);
+
+// sum_j weights_ij v_j for heads that share values in groups: [B, H, I, S], [B, S, G, V] -> [B, I, H, V].
+Var mix_values(const Var& weights_BHIS, const Var& v_BSGV);
+
+}  // namespace weft

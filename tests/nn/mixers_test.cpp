@@ -1,0 +1,141 @@
+// Properties of mixers that no comparison with a reference shows.
+#include "weft/nn/mixers.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "src/nn/mixers/pairs.h"
+#include "tests/support/errors.h"
+#include "tests/support/random.h"
+
+namespace weft {
+namespace {
+
+using test::error_of;
+using test::random_normal;
+
+MixerArgs plain_args(int64_t dim, int64_t context = 16) {
+  MixerArgs args{.dim = dim, .context = context, .layer = 1, .layers = 2, .std = 0.4, .out_std = 0.4};
+  args.rotary.reset();
+  return args;
+}
+
+std::vector<double> numbers(const Tensor& x) { return cast(Var(x), kF64).value().to_vector<double>(); }
+
+Tensor forward(Mixer& mixer, const Tensor& x) {
+  Tokens tokens(plain_tokens(x.size(0), x.size(1)));
+  return mixer.forward(x, tokens).value();
+}
+
+// E(xi) = xi.xi / 2 - log(sum_j exp(beta xi.k_j)) / beta does not grow over an update of the last token, which sees all keys.
+TEST(Hopfield, UpdatesDescendTheEnergy) {
+  const int64_t T = 12, K = 8;
+  Tensor k = random_normal({1, T, 1, K}, "k", kF64), q = random_normal({1, T, 1, K}, "q", kF64);
+  for (double beta : {0.3, 1.0, 4.0}) {
+    Tokens tokens(plain_tokens(1, T));
+    Var state = q;
+    double before = HUGE_VAL;
+    auto keys = numbers(k);
+    for (int step = 0; step < 6; ++step) {
+      auto xi = numbers(slice(state, 1, T - 1, T).value());
+      double square = 0, sum = 0;
+      for (double c : xi) square += c * c;
+      for (int64_t j = 0; j < T; ++j) {
+        double dot = 0;
+        for (int64_t c = 0; c < K; ++c) dot += xi[static_cast<size_t>(c)] * keys[static_cast<size_t>(j * K + c)];
+        sum += std::exp(beta * dot);
+      }
+      double energy = square / 2 - std::log(sum) / beta;
+      EXPECT_LE(energy, before + 1e-12) << "beta " << beta << ", step " << step;
+      before = energy;
+      state = tokens.attend(state, k, k, {.scale = beta})[0];
+    }
+  }
+}
+
+// The first update alone: a layer of no steps is plain attention with a learned scale that starts at 1 / sqrt(K).
+TEST(Hopfield, OfNoStepsIsPlainAttention) {
+  auto a = HopfieldOptions{.heads = 2, .steps = 0}(plain_args(16), Rng(1));
+  auto b = SoftmaxOptions{.heads = 2}(plain_args(16), Rng(1));
+  Tensor x = random_normal({2, 9, 16}, "x");
+  auto y = numbers(forward(*a, x)), z = numbers(forward(*b, x));
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], z[i], 1e-6);
+}
+
+// At the start all kernels and mixings are identities: plain attention with a norm per head.
+TEST(MultiToken, StartsAsAttentionWithANorm) {
+  auto a = MultiTokenOptions{.heads = 2, .has_weight_conv = true, .mixes_scores = true, .has_gate = false}(
+      plain_args(16), Rng(1));
+  auto b = SoftmaxOptions{.heads = 2, .has_head_norm = true}(plain_args(16), Rng(1));
+  Tensor x = random_normal({2, 9, 16}, "x");
+  auto y = numbers(forward(*a, x)), z = numbers(forward(*b, x));
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], z[i], 1e-5);
+}
+
+// Tiles of queries meet: more tokens than one tile, with a window and grouped keys.
+TEST(Pairs, TilesOfALongRowAreOneAttention) {
+  const int64_t T = 300;
+  Var q = random_normal({2, T, 4, 8}, "q", kF64), k = random_normal({2, T, 2, 8}, "k", kF64);
+  Var v = random_normal({2, T, 2, 6}, "v", kF64);
+  for (int64_t window : {0, 37}) {
+    Tokens tokens(plain_tokens(2, T));
+    auto score = [](const PairTile& tile) {
+      return pair_products(tile.queries[0], tile.keys[0]) * (1 / std::sqrt(8.0));
+    };
+    Var a = attend_pairs(tokens, {&q, 1}, {&k, 1}, v, 4, score, window);
+    Var b = tokens.attend(q, k, v, {.mask = {.window = window}})[0];
+    auto y = numbers(a.value()), z = numbers(b.value());
+    ASSERT_EQ(y.size(), z.size());
+    for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], z[i], 1e-12);
+  }
+}
+
+TEST(Pairs, RefuseWhatCannotFit) {
+  Var x = Tensor::zeros({1, 4}, kF32);
+  EXPECT_EQ(error_of([&] { check_materialised("multi_token", x, 8, 1e15); },
+                     {"multi_token: a row of tokens this long needs", "GiB", "use shorter sequences"}),
+            "");
+  check_materialised("multi_token", x, 8, 1e6);
+  auto mixer = SimplifiedOptions{SimplifiedKind::super, 2}(plain_args(16, 8), Rng(1));
+  EXPECT_EQ(error_of(
+                [&] {
+                  forward(*mixer, random_normal({1, 9, 16}, "x"));
+                },
+                {"super attention: 9 tokens, its triangle has 8", "the model's context"}),
+            "");
+}
+
+// What cannot be made says what and what to do.
+TEST(Mixers, RefuseImpossibleSizes) {
+  struct Row {
+    MixerMaker make;
+    std::vector<std::string_view> parts;
+  };
+  const Row rows[] = {
+      {MlaOptions{.heads = 3}, {"mla: dim 16 is not a multiple of heads 3"}},
+      {MlaOptions{.heads = 2, .rope_dim = 3}, {"mla: rope_dim 3", "even"}},
+      {NexusOptions{.heads = 4, .kv_heads = 3}, {"nexus: heads 4 is not a multiple of kv_heads 3"}},
+      {NexusOptions{.heads = 4, .kv_heads = 2, .has_values_of_layer = true},
+       {"nexus: inner calls on the layer's values"}},
+      {NexusOptions{.heads = 2, .order = 0}, {"nexus: order 0"}},
+      {HopfieldOptions{.heads = 2, .steps = -1}, {"hopfield: steps -1"}},
+      {DualOptions{.heads = 2, .relational_heads = 3}, {"dual: 2 sensory and 3 relational heads for dim 16"}},
+      {TapaOptions{.heads = 2, .amplitude_share = 1}, {"tapa: amplitude_share 1 of 8 channels"}},
+      {NeuralOptions{.heads = 2, .hidden = 3}, {"neural: hidden 3", "even"}},
+      {MultiTokenOptions{.heads = 2, .key_kernel = 4}, {"multi_token: kernels of 6 queries and 4 keys", "odd"}},
+      {MultiTokenOptions{.heads = 4, .group = 3}, {"multi_token: groups of 3 of 4 heads"}},
+      {RelativeBiasOptions{.heads = 2, .buckets = 3}, {"relative_bias: 3 buckets"}},
+      {MoaOptions{.experts = 2, .active = 3}, {"moa: 3 active of 2 experts"}},
+      {UmoeOptions{.experts = 2, .active = 0}, {"umoe: 0 active of 2 experts"}},
+      {SoftmaxOptions{.heads = 4, .head_mixture = {.active = 3, .shared = 2}},
+       {"softmax: head mixture of 2 shared and 3 chosen of 4 heads", "at most all heads"}},
+      {SoftmaxOptions{.heads = 4, .head_mixture = {.shared = 2}}, {"at least one is chosen"}},
+      {SoftmaxOptions{.heads = 4, .dropout = 0.1, .head_mixture = {.active = 2, .path = HeadPath::grouped}},
+       {"softmax: a grouped head mixture with dropout", "dense or automatic"}},
+  };
+  for (const Row& row : rows) EXPECT_EQ(error_of([&] { row.make(plain_args(16), Rng(1)); }, std::span(row.parts)), "");
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,205 @@
+// Mixers of several calls of attention, materialised, one token after the other.
+#pragma once
+
+#include "tests/reference/mixers/parts.h"
+#include "weft/nn/mixers/compositions.h"
+
+namespace weft::reference {
+
+class ComposedMixer {
+ public:
+  ComposedMixer(const MixerArgs& args, const Parameters& p, const Tensor& x_BTD, const TokenData& data)
+      : args(args), p(p), s(x_BTD, data), x(values(x_BTD)), D(s.D), N(s.B * s.T) {}
+
+  Numbers run(const MlaOptions& o) {
+    const int64_t H = o.heads, n = o.head_dim ? o.head_dim : D / H, r = o.rope_dim ? o.rope_dim : n / 2;
+    const int64_t C = o.kv_rank ? o.kv_rank : 2 * n;
+    Numbers c = linear(x, D, p, "kv_down");
+    rms_norm(c, C, parameter(p, "kv_norm.weight"), args.norm_eps);
+    Numbers kc = linear(c, C, p, "key_up"), v = linear(c, C, p, "value_up"), kr = linear(x, D, p, "key_rope"), q;
+    if (o.q_rank > 0) {
+      Numbers cq = linear(x, D, p, "query_down");
+      rms_norm(cq, o.q_rank, parameter(p, "query_norm.weight"), args.norm_eps);
+      q = linear(cq, o.q_rank, p, "query");
+    } else {
+      q = linear(x, D, p, "query");
+    }
+    rotate(kr, s, 1, r);
+    Numbers qc(at(N * H * n)), qr(at(N * H * r));
+    for (int64_t t = 0; t < N * H; ++t)
+      for (int64_t i = 0; i < n + r; ++i) (i < n ? qc[at(t * n + i)] : qr[at(t * r + i - n)]) = q[at(t * (n + r) + i)];
+    rotate(qr, s, H, r);
+    double scale = 1 / std::sqrt(static_cast<double>(n + r));
+    Numbers y = mix(s, H, H, n, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers a = scores(s, H, H, n, qc, kc, scale, 0, b, i, h), e = scores(s, H, 1, r, qr, kr, scale, 0, b, i, h);
+      for (size_t j = 0; j < a.size(); ++j) a[j] += e[j];
+      return softmax(a);
+    });
+    return linear(y, H * n, p, "out");
+  }
+
+  Numbers run(const NexusOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    auto normed = [&](Numbers y, const char* name) {
+      if (o.has_qk_norm) rms_norm(y, K, parameter(p, name), args.norm_eps);
+      return y;
+    };
+    Numbers q = normed(linear(x, D, p, "q"), "q_norm.weight"), k = normed(linear(x, D, p, "k"), "k_norm.weight");
+    Numbers v = linear(x, D, p, "v");
+    for (int64_t order = 1; order < o.order; ++order) {
+      q = normed(attend(q, q, o.has_values_of_layer ? v : q, H, H), "q_norm.weight");
+      k = normed(attend(k, k, o.has_values_of_layer ? v : k, G, G), "k_norm.weight");
+    }
+    return linear(attend(q, k, v, H, G), H * K, p, "out");
+  }
+
+  Numbers run(const HopfieldOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    Numbers state = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    Numbers log_beta = parameter(p, "log_beta");
+    for (int64_t step = 0; step <= o.steps; ++step) {
+      for (int64_t r = 0; r < N * H * K; ++r)
+        state[at(r)] *= std::exp(log_beta[at(r / K % H)]) * std::sqrt(static_cast<double>(K));
+      state = attend(state, k, step < o.steps ? k : v, H, G);
+    }
+    return linear(state, H * K, p, "out");
+  }
+
+  Numbers run(const SimplifiedOptions& o) {
+    sizes(o.heads, o.heads, 0);
+    Numbers q = linear(x, D, p, "q"), k = o.kind == SimplifiedKind::optimised ? linear(x, D, p, "k") : x, v = x;
+    if (o.kind == SimplifiedKind::super) {
+      Numbers w = parameter(p, "mix");
+      std::fill(v.begin(), v.end(), 0.0);
+      for (int64_t b = 0; b < s.B; ++b)
+        for (int64_t i = 0; i < s.T; ++i)
+          for (int64_t j = 0; j < s.T; ++j) {
+            if (!s.sees(b, i, j)) continue;
+            double weight = w[at(s.local[at(b * s.T + i)] * args.context + s.local[at(b * s.T + j)])];
+            for (int64_t c = 0; c < D; ++c) v[at((b * s.T + i) * D + c)] += weight * x[at((b * s.T + j) * D + c)];
+          }
+    }
+    return linear(attend(q, k, v, H, H), D, p, "out");
+  }
+
+  Numbers run(const DeconstructedOptions& o) {
+    if (o.kind == DeconstructedKind::none) {
+      Numbers gate = linear(x, D, p, "ffn.gate"), up = linear(x, D, p, "ffn.up");
+      for (size_t i = 0; i < up.size(); ++i) up[i] *= gate[i] * sigmoid(gate[i]);
+      return linear(up, static_cast<int64_t>(up.size()) / N, p, "ffn.down");
+    }
+    sizes(o.heads, o.heads, 0);
+    Numbers e = x;
+    if (o.kind == DeconstructedKind::static_embedding)
+      for (double& c : e) c *= 0.5;  // the embedding that the checks share
+    Numbers q = linear(e, D, p, "q"), k = linear(e, D, p, "k"), v = linear(x, D, p, "v");
+    if (o.kind == DeconstructedKind::static_embedding) return linear(attend(q, k, v, H, H), D, p, "out");
+    Numbers y = mix(s, H, H, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers a(at(s.T), -std::numeric_limits<double>::infinity());
+      for (int64_t j = 0; j < s.T; ++j) {
+        if (!s.sees(b, i, j)) continue;
+        double sum = 0;
+        for (int64_t c = 0; c < K; ++c) {
+          size_t n = at(((b * s.T + j) * H + h) * K + c);
+          sum += q[n] * sigmoid(q[n]) * k[n];
+        }
+        a[at(j)] = sum / std::sqrt(static_cast<double>(K));
+      }
+      return softmax(a);
+    });
+    return linear(y, D, p, "out");
+  }
+
+  Numbers run(const NapOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    Numbers gain = parameter(p, "gain"), bias = parameter(p, "bias");
+    rotate(q, s, H, K);
+    rotate(k, s, G, K);
+    double scale = 1 / std::sqrt(static_cast<double>(K));
+    Numbers y = mix(s, H, G, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers a = scores(s, H, G, K, q, k, scale, o.window, b, i, h);
+      double n = 0, mean = 0, variance = 0;
+      for (double e : a)
+        if (std::isfinite(e)) n += 1, mean += e;
+      mean /= n;
+      for (double e : a)
+        if (std::isfinite(e)) variance += (e - mean) * (e - mean) / n;
+      for (double& e : a) {
+        e = std::isfinite(e) ? gain[at(h)] * (e - mean) / std::sqrt(variance + 1e-5) + bias[at(h)] : 0;
+        if (o.divides_by_root) e /= std::sqrt(n);
+      }
+      return a;
+    });
+    return linear(y, H * K, p, "out");
+  }
+
+  Numbers run(const DualOptions& o) {
+    const int64_t all = o.heads + o.relational_heads, R = o.relations ? o.relations : o.relational_heads;
+    sizes(all, all, 0);
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    Numbers rq = linear(x, D, p, "relation_q"), rk = linear(x, D, p, "relation_k");
+    Numbers choice = linear(linear(x, D, p, "symbol_q"), D, parameter(p, "symbol_keys"));
+    Numbers library = parameter(p, "symbols"), symbols(at(N * D), 0.0);
+    for (int64_t t = 0; t < N; ++t) {
+      Numbers w = softmax(Numbers(choice.begin() + t * o.symbols, choice.begin() + (t + 1) * o.symbols));
+      for (int64_t n = 0; n < o.symbols; ++n)
+        for (int64_t c = 0; c < D; ++c) symbols[at(t * D + c)] += w[at(n)] * library[at(n * D + c)];
+    }
+    Numbers symbol_values = linear(symbols, D, p, "symbol_out"), relation_out = parameter(p, "relation_out");
+    rotate(q, s, H, K);
+    rotate(k, s, H, K);
+    Numbers sensory(at(N * o.heads * K), 0.0), relational(at(N * o.relational_heads * K), 0.0);
+    for (int64_t b = 0; b < s.B; ++b)
+      for (int64_t i = 0; i < s.T; ++i)
+        for (int64_t h = 0; h < all; ++h) {
+          Numbers w = softmax(scores(s, H, H, K, q, k, 1 / std::sqrt(static_cast<double>(K)), 0, b, i, h));
+          for (int64_t j = 0; j < s.T; ++j) {
+            int64_t ti = b * s.T + i, tj = b * s.T + j, e = h - o.heads;
+            for (int64_t c = 0; c < K; ++c) {
+              if (h < o.heads) {
+                sensory[at((ti * o.heads + h) * K + c)] += w[at(j)] * v[at((tj * o.heads + h) * K + c)];
+                continue;
+              }
+              double value = symbol_values[at((tj * o.relational_heads + e) * K + c)];
+              for (int64_t l = 0; l < R; ++l) {
+                double relation = 0;
+                for (int64_t m = 0; m < K; ++m) relation += rq[at((ti * R + l) * K + m)] * rk[at((tj * R + l) * K + m)];
+                value += relation * relation_out[at((e * R + l) * K + c)];
+              }
+              relational[at((ti * o.relational_heads + e) * K + c)] += w[at(j)] * value;
+            }
+          }
+        }
+    Numbers a = linear(sensory, o.heads * K, p, "out");
+    Numbers r = linear(relational, o.relational_heads * K, p, "relational_out"), y;
+    for (int64_t t = 0; t < N; ++t) {
+      y.insert(y.end(), a.begin() + t * o.heads * K, a.begin() + (t + 1) * o.heads * K);
+      y.insert(y.end(), r.begin() + t * o.relational_heads * K, r.begin() + (t + 1) * o.relational_heads * K);
+    }
+    return y;
+  }
+
+ private:
+  static size_t at(int64_t i) { return static_cast<size_t>(i); }
+  void sizes(int64_t heads, int64_t kv_heads, int64_t head_dim) {
+    H = heads, G = kv_heads ? kv_heads : heads, K = head_dim ? head_dim : D / heads;
+  }
+  // softmax(rot(q) rot(k)^T / sqrt(K)) v
+  Numbers attend(Numbers q, Numbers k, const Numbers& v, int64_t heads, int64_t kv_heads) const {
+    rotate(q, s, heads, K);
+    rotate(k, s, kv_heads, K);
+    double scale = 1 / std::sqrt(static_cast<double>(K));
+    return mix(s, heads, kv_heads, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      return softmax(scores(s, heads, kv_heads, K, q, k, scale, 0, b, i, h));
+    });
+  }
+
+  MixerArgs args;
+  const Parameters& p;
+  Sequence s;
+  Numbers x;
+  int64_t D, N, H = 1, G = 1, K = 1;
+};
+
+}  // namespace weft::reference
