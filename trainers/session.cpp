@@ -56,6 +56,18 @@ void check_memory(double elements) {
                               "lower dim, layers, hidden or vocab");
 }
 
+// The first tokens of the training text, if a mixer reads them; 0 where there are none, for a checkpoint to fill in.
+std::vector<int32_t> fixed_text(const config::Loaded& config, const RunData& data,
+                                const LanguageModelOptions& options) {
+  std::vector<int32_t> ids;
+  for (const config::Mixer& mixer : config.experiment.model().mixer())
+    if (mixer.deconstructed().kind() == config::DeconstructedKind::fixed_text)
+      ids.resize(static_cast<size_t>(options.context));
+  if (!ids.empty() && data.train && data.train->num_tokens() >= options.context)
+    data.train->read(0, ids, options.vocab);
+  return ids;
+}
+
 // The run's own shards; texts that an override names become shards in a folder of their own.
 PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
                        const std::vector<std::string>& overrides) {
@@ -77,6 +89,7 @@ PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
   MemoryTag tag("parameters");
   LanguageModelOptions options = model_options(config, data.tokenizer->vocab_size());
+  options.fixed_text = fixed_text(config, data, options);
   double elements = table_and_ffn_elements(options);
   check_memory(elements);  // first, so that no mixer of absurd size is made to count it
   check_memory(elements + mixer_elements(options));

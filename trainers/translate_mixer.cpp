@@ -41,6 +41,7 @@ WeightOptions weight_options(const config::Weights& weights) {
       case config::WeightKind::sigmoid: return WeightKind::sigmoid;
       case config::WeightKind::relu: return WeightKind::relu;
       case config::WeightKind::elu1: return WeightKind::elu1;
+      case config::WeightKind::taylor2: return WeightKind::taylor2;
       default: return WeightKind::softmax;
     }
   };
@@ -91,6 +92,8 @@ SimplifiedKind simplified_kind(config::SimplifiedKind::Value kind) {
 DeconstructedKind deconstructed_kind(config::DeconstructedKind::Value kind) {
   switch (kind) {
     case config::DeconstructedKind::key_only: return DeconstructedKind::key_only;
+    case config::DeconstructedKind::random_embedding: return DeconstructedKind::random_embedding;
+    case config::DeconstructedKind::fixed_text: return DeconstructedKind::fixed_text;
     case config::DeconstructedKind::static_embedding: return DeconstructedKind::static_embedding;
     default: return DeconstructedKind::none;
   }
@@ -134,6 +137,7 @@ SoftmaxOptions softmax_options(const config::Softmax& softmax) {
                    .has_bias = softmax.bias(),
                    .dropout = softmax.dropout(),
                    .has_score_scale = softmax.score_scale(),
+                   .has_score_shift = softmax.score_shift(),
                    .components = softmax.components(),
                    .has_head_norm = softmax.head_norm(),
                    .has_out_silu = softmax.out_silu()};

@@ -73,6 +73,7 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
                                               rng["layers"][static_cast<uint64_t>(i)]));
     name_part({str("layers.", i), *blocks_.back()});
   }
+  add_fixed_sequence(rng);
   residual_ = options_.residual({.dim = options_.dim, .sublayers = 2 * options_.layers, .norm_eps = options_.norm.eps},
                                 rng["residual"]);
   name_part({"residual", *residual_});
@@ -84,6 +85,42 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
 
 LanguageModel::~LanguageModel() = default;
 
+// Saved with the model, so that a trained one does not depend on the text.
+void LanguageModel::add_fixed_sequence(Rng rng) {
+  for (const auto& block : blocks_) {
+    FixedSequence kind = block->mixer->fixed_sequence();
+    if (kind == FixedSequence::none) continue;
+    WEFT_CHECK(fixed_kind_ == FixedSequence::none || fixed_kind_ == kind,
+               "language model: mixers read different fixed sequences", "use one kind");
+    fixed_kind_ = kind;
+  }
+  if (fixed_kind_ == FixedSequence::none) return;
+  const int64_t S = options_.context;
+  if (fixed_kind_ == FixedSequence::random) {
+    fixed_ = std::make_unique<Buffer>(normal_init({S, options_.dim}, rng["fixed_sequence"], 0.02));
+  } else {
+    const auto& ids = options_.fixed_text;
+    WEFT_CHECK(static_cast<int64_t>(ids.size()) >= S,
+               str("language model: a fixed text of ", ids.size(), " ids for a context of ", S),
+               "give LanguageModelOptions::fixed_text at least `context` ids");
+    std::vector<float> numbers(ids.begin(), ids.begin() + S);
+    fixed_ = std::make_unique<Buffer>(to(Tensor::from(std::span<const float>(numbers), {S}), default_device()).value());
+  }
+  name_part({"fixed_sequence", *fixed_});
+}
+
+// Runs the sequence through the layers, where each mixer that reads it shares what it is there.
+void LanguageModel::share_fixed_sequence(Tokens& tokens) {
+  Tokens alone(plain_tokens(1, options_.context));  // not in training: no dropout, no losses
+  Var x = fixed_kind_ == FixedSequence::random ? cast(Var(fixed_->value()), Var(embedding_.weight()).dtype())
+                                               : embedding_(cast(Var(fixed_->value()), kI32).value());
+  run_blocks(unsqueeze(x, 0), alone, false);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    std::string name = fixed_sequence_name(static_cast<int64_t>(i));
+    if (blocks_[i]->mixer->fixed_sequence() != FixedSequence::none) tokens.share(name, alone.shared(name));
+  }
+}
+
 const Param& LanguageModel::output_weight() const {
   return head_ ? head_->weight() : const_cast<Embedding&>(embedding_).weight();
 }
@@ -94,7 +131,9 @@ Var LanguageModel::mix(Block& block, const Var& x_BTD, Tokens& tokens) {
   auto run = [&](const Var& x) {
     return tokens.dropout(block.mixer->forward(block.mixer_norm(x), tokens), options_.residual_dropout, "mixer");
   };
-  return options_.recompute == Recompute::mixers ? tokens.recomputed(run, x_BTD) : run(x_BTD);
+  // Only in training: backward of a fixed sequence comes when its Tokens are gone.
+  bool is_recomputed = options_.recompute == Recompute::mixers && tokens.is_training();
+  return is_recomputed ? tokens.recomputed(run, x_BTD) : run(x_BTD);
 }
 
 Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) {
@@ -104,8 +143,7 @@ Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) 
 }
 
 // Under Recompute::blocks a standard stream keeps the sum between blocks; another keeps what each sublayer read and wrote.
-Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens) {
-  const bool is_recomputed = options_.recompute == Recompute::blocks;
+Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomputed) {
   if (residual_->is_standard()) {
     Var x = x_BTD;
     for (auto& block : blocks_) {
@@ -137,7 +175,8 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
   Var x = embedding_(ids_BT);
   if (positions_) x = x + (*positions_)(tokens.document_positions());
   tokens.share("embedding", x);
-  x = run_blocks(x, tokens);
+  if (fixed_) share_fixed_sequence(tokens);
+  x = run_blocks(x, tokens, options_.recompute == Recompute::blocks);
   tokens.finish_decode_step();
   return norm_(x);
 }

@@ -274,6 +274,10 @@ void Tokens::share(std::string_view name, const Var& value) {
   shared_.emplace_back(std::string(name), value);
 }
 
+bool Tokens::has_shared(std::string_view name) const {
+  return std::any_of(shared_.begin(), shared_.end(), [&](const auto& known) { return known.first == name; });
+}
+
 const Var& Tokens::shared(std::string_view name) const {
   std::string names;
   for (const auto& [known, var] : shared_) {

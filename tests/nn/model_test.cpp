@@ -32,6 +32,11 @@ Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
   return t;
 }
 
+Tensor contiguous_ids(const Tensor& all, int64_t begin, int64_t end) {
+  auto values = all.slice(1, begin, end).to_vector<int32_t>();
+  return Tensor::from(std::span<const int32_t>(values), {all.size(0), end - begin});
+}
+
 double max_difference(const Tensor& a, const Tensor& b) {
   auto x = a.to_vector<float>(), y = b.to_vector<float>();
   EXPECT_EQ(x.size(), y.size());
@@ -108,15 +113,50 @@ TEST(LanguageModel, DecodingGivesTheParallelLogits) {
   auto cache = make_cache(2, 10);
   for (int64_t begin = 0, count = 4; begin < 10; begin += count, count = 1) {
     Tokens tokens(plain_tokens(2, count, begin), {.cache = cache});
-    Tensor part = Tensor::empty({2, count}, kI32);
-    for (int64_t b = 0; b < 2; ++b)
-      for (int64_t t = 0; t < count; ++t)
-        part.mutable_data<int32_t>()[b * count + t] = all.data<int32_t>()[b * 10 + begin + t];
+    Tensor part = contiguous_ids(all, begin, begin + count);
     EXPECT_LT(max_difference(model.logits(part, tokens), expected.slice(1, begin, begin + count)), 1e-5);
   }
   EXPECT_EQ(
       error_of([&] { Tokens tokens(plain_tokens(2, 1, 10), {.cache = cache}); }, {"10 tokens are cached and 1 come"}),
       "");
+}
+
+// The sequence runs through the same layers, so it has gradients too, and decoding reads it at the token's own position.
+TEST(LanguageModel, FixedSequencesRunBesideTheBatch) {
+  for (DeconstructedKind kind : {DeconstructedKind::random_embedding, DeconstructedKind::fixed_text}) {
+    LanguageModelOptions options = tiny();
+    options.mixers.push_back(DeconstructedOptions{kind, 2});
+    options.layers = 4;
+    options.fixed_text = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0};
+    Tensor all = ids(2, 10);
+    std::map<std::string, std::vector<float>> expected;
+    for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks}) {
+      options.recompute = recompute;
+      LanguageModel model(options, Rng(1));
+      Tokens tokens(plain_tokens(2, 10), {.is_training = true, .rng = Rng(9)});
+      backward(model.loss(all, all, tokens, 0.05).loss);
+      for (const NamedParam& p : model.params()) {
+        auto grad = p.param->grad().to_vector<float>();
+        if (recompute == Recompute::none) expected[p.name] = grad;
+        else EXPECT_EQ(grad, expected[p.name]) << p.name;
+      }
+    }
+    LanguageModel model(options, Rng(1));
+    EXPECT_EQ(model.buffers().size(), 1u);
+    Tokens parallel(plain_tokens(2, 10));
+    Tensor logits = model.logits(all, parallel);
+    auto cache = make_cache(2, 10);
+    for (int64_t begin = 0, count = 4; begin < 10; begin += count, count = 1) {
+      Tokens tokens(plain_tokens(2, count, begin), {.cache = cache});
+      Tensor part = contiguous_ids(all, begin, begin + count);
+      EXPECT_LT(max_difference(model.logits(part, tokens), logits.slice(1, begin, begin + count)), 1e-5);
+    }
+  }
+  LanguageModelOptions short_text = tiny();
+  short_text.mixers = {DeconstructedOptions{DeconstructedKind::fixed_text, 2}};
+  EXPECT_EQ(error_of([&] { LanguageModel(short_text, Rng(1)); },
+                     {"a fixed text of 0 ids for a context of 12", "LanguageModelOptions::fixed_text"}),
+            "");
 }
 
 TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {

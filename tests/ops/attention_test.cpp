@@ -118,7 +118,7 @@ TEST(Attention, EveryActivationAndTheSignedSoftmaxEqualTheReference) {
   for (DType dtype : {kF64, kF32})
     for (const AttentionSizes& s : sizes())
       for (const MaskRow& row : {mask_rows()[1], mask_rows().back()})
-        for (auto activation : {none, sigmoid, relu, elu1})
+        for (auto activation : {none, sigmoid, relu, elu1, taylor2})
           for (bool is_modified : {false, true}) {
             AttentionCase c(s, dtype, Order::sorted, Order::shuffled);
             apply(c, row);

@@ -110,6 +110,7 @@ class AttentionReference {
       case ops::ScoreActivation::sigmoid: return 1 / (1 + std::exp(-s));
       case ops::ScoreActivation::relu: return std::max(s, 0.0);
       case ops::ScoreActivation::elu1: return s > 0 ? s + 1 : std::exp(s);
+      case ops::ScoreActivation::taylor2: return 1 + s + s * s / 2;
       case ops::ScoreActivation::none: break;
     }
     return s;
@@ -119,6 +120,7 @@ class AttentionReference {
       case ops::ScoreActivation::sigmoid: return activated(s) * (1 - activated(s));
       case ops::ScoreActivation::relu: return s > 0;
       case ops::ScoreActivation::elu1: return s > 0 ? 1 : std::exp(s);
+      case ops::ScoreActivation::taylor2: return 1 + s;
       case ops::ScoreActivation::none: break;
     }
     return 1;

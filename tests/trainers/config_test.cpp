@@ -70,8 +70,9 @@ TEST(Config, RefusesImpossibleAttention) {
            {{softmax + "l2_norm=true", softmax + "score_scale=true"}, {"score scale beside"}},
            {{softmax + "weights={kind:sigmoid}", softmax + "sink={}"}, {"a sink beside sigmoid", "value_bias"}},
            {{softmax + "weights={kind:signed_softmax}", softmax + "sink={kind:key_bias}"}, {"beside signed weights"}},
-           {{softmax + "weights={divide_by_sum:true}"}, {"which is 1 already", "sigmoid, relu or elu1"}},
+           {{softmax + "weights={divide_by_sum:true}"}, {"which is 1 already", "sigmoid, relu, elu1 or taylor2"}},
            {{softmax + "weights={kind:sigmoid,bias:row}", softmax + "soft_cap=5"}, {"bias per row under a soft cap"}},
+           {{softmax + "score_shift=true"}, {"a score shift under softmax weights", "a sink of kind logit"}},
            {{softmax + "l2_norm=true", softmax + "qk_norm=true"}, {"l2_norm", "qk_norm"}}}) {
     SCOPED_TRACE(row.overrides[0]);
     std::vector<std::string> parts = row.parts;

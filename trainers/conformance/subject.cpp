@@ -28,6 +28,8 @@ std::unique_ptr<Mixer> Subject::make(DType compute, uint64_t seed) const {
 Var Subject::run(Mixer& mixer, const Var& x_BTD, const TokenData& data, const TokensOptions& options) {
   Tokens tokens(data, options);
   tokens.share("embedding", x_BTD * 0.5);
+  Tensor fixed = normal_input({1, 16, x_BTD.size(2)}, x_BTD.dtype(), 77);
+  tokens.share(fixed_sequence_name(test_args(x_BTD.size(2)).layer), to(fixed, x_BTD.device()));
   Var y = mixer.forward(x_BTD, tokens);
   tokens.finish_decode_step();
   return y;

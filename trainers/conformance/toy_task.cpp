@@ -56,6 +56,7 @@ Outcome check_learning(const Subject& subject) {
                        .context = kLength,
                        .mixers = {subject.row().make},
                        .ffn = {.hidden = 32},
+                       .fixed_text = {0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3},
                        .std = 0.1},
                       Rng(5));
   std::vector<OptimizerParam> params;

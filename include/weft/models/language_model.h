@@ -26,6 +26,7 @@ struct LanguageModelOptions {
   FfnOptions ffn = {};            // dim and the stds are filled in by the model
   ResidualMaker residual = StandardResidualOptions{};
   double residual_dropout = 0;
+  std::vector<int32_t> fixed_text = {};  // of mixers that read one: at least `context` ids
   double std = 0.02;
   bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
   Recompute recompute = Recompute::none;
@@ -58,7 +59,9 @@ class LanguageModel final : public Module {
   struct Block;
   Var mix(Block& block, const Var& x, Tokens& tokens);
   Var feed_forward(Block& block, const Var& x, Tokens& tokens);
-  Var run_blocks(const Var& x, Tokens& tokens);
+  Var run_blocks(const Var& x, Tokens& tokens, bool is_recomputed);
+  void add_fixed_sequence(Rng rng);
+  void share_fixed_sequence(Tokens& tokens);
   const Param& output_weight() const;
 
   LanguageModelOptions options_;
@@ -66,6 +69,8 @@ class LanguageModel final : public Module {
   std::unique_ptr<Embedding> positions_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Residual> residual_;
+  FixedSequence fixed_kind_ = FixedSequence::none;
+  std::unique_ptr<Buffer> fixed_;  // [context, D], or ids [context]; constant
   Norm norm_;
   std::unique_ptr<Linear> head_;
 };

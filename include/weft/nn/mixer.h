@@ -15,8 +15,14 @@
 
 namespace weft {
 
+// Of what a mixer may make queries and keys instead of its input: a sequence that is the same for every row, random or the first tokens of
+// the training text. The model runs it through its layers beside the batch; each layer shares what its mixer would read.
+enum class FixedSequence { none, random, text };
+std::string fixed_sequence_name(int64_t layer);  // under which Tokens shares it: [1, context, D]
+
 class Mixer : public Module {
  public:
+  virtual FixedSequence fixed_sequence() const { return FixedSequence::none; }
   virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;  // x is normed; [batch, tokens, dim] -> the same
   // Products that training a token costs besides 6 per matrix parameter, forward and backward together, given how many keys a
   // query sees on average: softmax attention 12 * heads * width * keys.

@@ -95,6 +95,7 @@ class Tokens {
   // Values of an earlier layer or of the model, by name.
   void share(std::string_view name, const Var& value);
   const Var& shared(std::string_view name) const;  // Error that lists the names if it is missing
+  bool has_shared(std::string_view name) const;
 
   // Auxiliary losses (weighted, added to the model's) and statistics; nothing is added when a forward is recomputed.
   struct Loss {

@@ -18,8 +18,8 @@ struct AttentionMask {
   bool same_document = false;  // needs document ids; an id < 0 sees and is seen by nothing
 };
 
-// What makes a weight of a score under the sum normaliser: the score itself, sigmoid(s), max(s, 0), or elu(s) + 1.
-enum class ScoreActivation : uint8_t { none, sigmoid, relu, elu1 };
+// What makes a weight of a score under the sum normaliser: the score itself, sigmoid(s), max(s, 0), elu(s) + 1, or 1 + s + s^2 / 2.
+enum class ScoreActivation : uint8_t { none, sigmoid, relu, elu1, taylor2 };
 
 // What happens to scale * q.k before the normaliser, in this order.
 struct AttentionScore {

@@ -1,11 +1,13 @@
 // Controlled variants of "Deconstructing Attention" (2510.11602), each with the parameters of plain attention:
 //   none              (silu(x W_g) * (x W_u)) W_d: no token sees another
 //   key_only          s_j = sum_c silu(x_j W_Q)_c (x_j W_K)_c / sqrt(K), a causal softmax over j of scores that are the same for all i
+//   random_embedding, fixed_text  q and k of token t from a fixed sequence's state at t's position within its document
 //   static_embedding  q = rot(e W_Q), k = rot(e W_K) of the input embedding e, v = x W_V
 // B batch, T tokens, D model width, H heads, K head width.
 #include <cmath>
 
 #include "src/nn/mixers/heads.h"
+#include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
 
 namespace weft {
@@ -39,9 +41,15 @@ class OtherScores final : public ProjectedMixer {
       Var score_BTH1 = sum(product, -1, true), one = Tensor::full(score_BTH1.shape(), 1, v.dtype(), v.device());
       return written(tokens.attend(one, score_BTH1, v, {.scale = scale})[0]);
     }
-    const Var& e_BTD = tokens.shared("embedding");
-    Var q = rotated(queries(e_BTD), args_, tokens);
-    Var k = rotated(keys(e_BTD), args_, tokens);
+    if (kind_ == DeconstructedKind::static_embedding) {
+      const Var& e_BTD = tokens.shared("embedding");
+      return written(tokens.attend(rotated(queries(e_BTD), args_, tokens), rotated(keys(e_BTD), args_, tokens), v)[0]);
+    }
+    const std::string name = fixed_sequence_name(args_.layer);
+    Var source_BTD = x_BTD;
+    if (tokens.has_shared(name)) source_BTD = at_positions(tokens.shared(name), tokens);
+    else tokens.share(name, x_BTD);  // this is the sequence itself
+    Var q = rotated(queries(source_BTD), args_, tokens), k = rotated(keys(source_BTD), args_, tokens);
     return written(tokens.attend(q, k, v)[0]);
   }
 
@@ -51,7 +59,23 @@ class OtherScores final : public ProjectedMixer {
     return 6.0 * width * keys;
   }
 
+  FixedSequence fixed_sequence() const override {
+    return kind_ == DeconstructedKind::random_embedding ? FixedSequence::random
+           : kind_ == DeconstructedKind::fixed_text     ? FixedSequence::text
+                                                        : FixedSequence::none;
+  }
+
  private:
+  Var at_positions(const Var& sequence_1SD, const Tokens& tokens) const {
+    const int64_t B = tokens.batch(), T = tokens.num_tokens(), S = sequence_1SD.size(1), D = sequence_1SD.size(2);
+    auto positions = tokens.document_positions().to_vector<int32_t>();
+    for (int32_t position : positions)
+      WEFT_CHECK(position < S, str("fixed sequence: a token at position ", position, ", it has ", S),
+                 "use documents up to the model's context");
+    Var rows = take_rows(reshape(sequence_1SD, {S, D}), tokens.document_positions().reshape({B * T}));
+    return reshape(rows, {B, T, D});
+  }
+
   DeconstructedKind kind_;
 };
 

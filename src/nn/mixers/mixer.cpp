@@ -14,4 +14,6 @@ double causal_keys(int64_t context, int64_t window) {
 Var split_heads(const Var& x, int64_t heads) { return reshape(x, {x.size(0), x.size(1), heads, x.size(2) / heads}); }
 Var merge_heads(const Var& x) { return reshape(x, {x.size(0), x.size(1), x.size(2) * x.size(3)}); }
 
+std::string fixed_sequence_name(int64_t layer) { return str("fixed_sequence.", layer); }
+
 }  // namespace weft

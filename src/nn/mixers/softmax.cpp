@@ -121,6 +121,10 @@ class Softmax final : public Mixer {
       score_scale_ = std::make_unique<Param>(Tensor::full({o_.heads}, 1));
       name_part({"score_scale", *score_scale_});
     }
+    if (o_.has_score_shift) {
+      score_shift_ = std::make_unique<Param>(Tensor::zeros({o_.heads}, kF32));
+      name_part({"score_shift", *score_shift_});
+    }
     if (o_.temperature.is_on()) {
       temperature_ = std::make_unique<Temperature>(o_.temperature, o_.heads, o_.kv_heads, o_.head_dim);
       name_part({"temperature", *temperature_});
@@ -170,20 +174,16 @@ class Softmax final : public Mixer {
                                .score = {.softcap = o_.softcap, .alibi_slopes = alibi_slopes_},
                                .dropout = o_.dropout};
     if (o_.dropout > 0) core.dropout_rng = tokens.random("attention");
+    add_bias(q_BTHK, k_BTGK, tokens);
     if (kind_ == WeightKind::signed_softmax) core.normaliser = ops::Normaliser::signed_softmax;
     if (kind_ == WeightKind::softmax || kind_ == WeightKind::signed_softmax) return call(core);
     core.normaliser = ops::Normaliser::sum;
     core.score.activation = kind_ == WeightKind::sigmoid ? ops::ScoreActivation::sigmoid
                             : kind_ == WeightKind::relu  ? ops::ScoreActivation::relu
-                                                         : ops::ScoreActivation::elu1;
+                            : kind_ == WeightKind::elu1  ? ops::ScoreActivation::elu1
+                                                         : ops::ScoreActivation::taylor2;
     if (kind_ == WeightKind::sigmoid && w.bias == SigmoidBias::context)
       core.score.shift = -std::log(static_cast<double>(args_.context));
-    if (kind_ == WeightKind::sigmoid &&
-        w.bias == SigmoidBias::row) {  // one channel more: scale * (q.k + bias / scale * 1)
-      Var bias_BT = log(cast(Var(tokens.visible_keys(o_.window)), wide(q_BTHK))) * (-1 / scale());
-      q_BTHK = with_channel(q_BTHK, unsqueeze(unsqueeze(cast(bias_BT, q_BTHK.dtype()), -1), -1));
-      k_BTGK = with_channel(k_BTGK, Tensor::full({}, 1, k_BTGK.dtype(), k_BTGK.device()));
-    }
     if (w.is_divided_by_sum) v_BTGK = with_channel(v_BTGK, Tensor::full({}, 1, v_BTGK.dtype(), v_BTGK.device()));
     Var out = call(core)[0];
     if (w.is_divided_by_sum) {
@@ -197,6 +197,22 @@ class Softmax final : public Mixer {
       out = out * unsqueeze(unsqueeze(cast(factor, out.dtype()), -1), -1);
     }
     return {out, Var()};
+  }
+
+  // scale * (q.k + bias / scale * 1): one channel more for what is added to the scores of a query.
+  void add_bias(Var& q_BTHK, Var& k_BTGK, const Tokens& tokens) const {
+    Var bias;
+    if (kind_ == WeightKind::sigmoid && o_.weights.bias == SigmoidBias::row) {
+      Var n_BT = cast(Var(tokens.visible_keys(o_.window)), wide(q_BTHK));
+      bias = unsqueeze(unsqueeze(-log(n_BT), -1), -1);
+    }
+    if (score_shift_ && kind_ != WeightKind::softmax) {
+      Var shift = cast(unsqueeze(*score_shift_, -1), wide(q_BTHK));
+      bias = bias.defined() ? bias + shift : shift;
+    }
+    if (!bias.defined()) return;
+    q_BTHK = with_channel(q_BTHK, cast(bias * (1 / scale()), q_BTHK.dtype()));
+    k_BTGK = with_channel(k_BTGK, Tensor::full({}, 1, k_BTGK.dtype(), k_BTGK.device()));
   }
 
   // Mixing heads of x W is a projection with mixed rows of W: nothing per token.
@@ -248,7 +264,7 @@ class Softmax final : public Mixer {
   Tensor alibi_slopes_;
   std::unique_ptr<Param> key_mix_, value_mix_;  // [C, G]
   std::unique_ptr<Norm> q_norm_, k_norm_, head_norm_;
-  std::unique_ptr<Param> l2_scale_, score_scale_;
+  std::unique_ptr<Param> l2_scale_, score_scale_, score_shift_;
   std::unique_ptr<Temperature> temperature_;
   std::vector<std::unique_ptr<Gate>> gates_;  // as o_.gates
   std::unique_ptr<Sink> sink_;

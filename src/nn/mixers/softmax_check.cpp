@@ -39,13 +39,17 @@ void check_gates(const SoftmaxOptions& o) {
 void check_weights(const SoftmaxOptions& o, const MixerArgs& args) {
   const WeightOptions& w = o.weights;
   WEFT_CHECK(o.sink.kind == SinkKind::none || o.sink.kind == SinkKind::value_bias || !w.is_additive(),
-             "softmax: a sink beside sigmoid, relu or elu1 weights, which have no lse that it could share",
+             "softmax: a sink beside sigmoid, relu, elu1 or taylor2 weights, which have no lse that it could share",
              "use softmax or signed_softmax weights, or a value_bias");
   WEFT_CHECK(w.kind != WeightKind::signed_softmax ||
                  (o.sink.kind != SinkKind::key_bias && o.sink.kind != SinkKind::key_value_bias),
              "softmax: a key as a sink beside signed weights", "use off_by_one, logit or value_bias");
   WEFT_CHECK(w.is_additive() || !w.is_divided_by_sum, "softmax: weights divided by their sum, which is 1 already",
-             "leave it out, or use sigmoid, relu or elu1 weights");
+             "leave it out, or use sigmoid, relu, elu1 or taylor2 weights");
+  WEFT_CHECK(!o.has_score_shift || w.kind != WeightKind::softmax,
+             "softmax: a score shift under softmax weights, which it leaves as they are",
+             "use other weights, or a sink of kind logit");
+  WEFT_CHECK(!o.has_score_shift || o.softcap == 0, "softmax: a score shift under a soft cap", "use one of them");
   WEFT_CHECK(w.power >= 0, str("softmax: relu power ", w.power), "use 0 (no division) or more");
   if (w.kind != WeightKind::sigmoid) return;
   WEFT_CHECK(w.bias != SigmoidBias::context || args.context >= 1,

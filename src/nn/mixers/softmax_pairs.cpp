@@ -26,6 +26,12 @@ constexpr Option kOptions[] = {
     {"sigmoid_row", [](SoftmaxOptions& o) { o.weights = {.kind = WeightKind::sigmoid, .bias = SigmoidBias::row}; }},
     {"relu", [](SoftmaxOptions& o) { o.weights.kind = WeightKind::relu; }},
     {"elu1_sum", [](SoftmaxOptions& o) { o.weights = {.kind = WeightKind::elu1, .is_divided_by_sum = true}; }},
+    {"taylor2_sum", [](SoftmaxOptions& o) { o.weights = {.kind = WeightKind::taylor2, .is_divided_by_sum = true}; }},
+    {"score_shift",
+     [](SoftmaxOptions& o) {
+       o.has_score_shift = true;
+       if (o.weights.kind == WeightKind::softmax) o.weights.kind = WeightKind::sigmoid;
+     }},
     {"score_scale", [](SoftmaxOptions& o) { o.has_score_scale = true; }},
     {"temperature",
      [](SoftmaxOptions& o) {
@@ -47,6 +53,7 @@ constexpr Option kOptions[] = {
     {"affine_context",
      [](SoftmaxOptions& o) { o.affine = {.is_on = true, .divides_by_context = true, .initial_mean = 0.5}; }},
     {"head_norm", [](SoftmaxOptions& o) { o.has_head_norm = true; }},
+    {"head_mixture", [](SoftmaxOptions& o) { o.head_mixture = {.active = 1, .shared = 2, .path = HeadPath::dense}; }},
     {"out_silu", [](SoftmaxOptions& o) { o.has_out_silu = true; }},
 };
 
@@ -54,7 +61,7 @@ constexpr Option kOptions[] = {
 bool is_same_option(std::string_view a, std::string_view b) {
   auto kind = [](std::string_view name) {
     if (name == "alibi" || name == "nope") return std::string_view("position");
-    for (std::string_view weights : {"cog", "sigmoid", "relu", "elu1"})
+    for (std::string_view weights : {"cog", "sigmoid", "relu", "elu1", "taylor2"})
       if (name.starts_with(weights)) return std::string_view("weights");
     if (name.starts_with("qk_norm")) return std::string_view("qk_norm");
     if (name.starts_with("sink")) return std::string_view("sink");

@@ -92,8 +92,12 @@ class ComposedMixer {
     Numbers e = x;
     if (o.kind == DeconstructedKind::static_embedding)
       for (double& c : e) c *= 0.5;  // the embedding that the checks share
+    bool is_fixed = o.kind == DeconstructedKind::random_embedding || o.kind == DeconstructedKind::fixed_text;
+    if (is_fixed)  // the sequence that the checks share
+      for (int64_t i = 0; i < N * D; ++i)
+        e[at(i)] = static_cast<double>(Rng(77).normal(static_cast<uint64_t>(s.local[at(i / D)] * D + i % D)));
     Numbers q = linear(e, D, p, "q"), k = linear(e, D, p, "k"), v = linear(x, D, p, "v");
-    if (o.kind == DeconstructedKind::static_embedding) return linear(attend(q, k, v, H, H), D, p, "out");
+    if (is_fixed || o.kind == DeconstructedKind::static_embedding) return linear(attend(q, k, v, H, H), D, p, "out");
     Numbers y = mix(s, H, H, K, v, [&](int64_t b, int64_t i, int64_t h) {
       Numbers a(at(s.T), -std::numeric_limits<double>::infinity());
       for (int64_t j = 0; j < s.T; ++j) {

@@ -167,6 +167,8 @@ class SoftmaxMixer {
     WeightKind kind = o.weights.kind;
     if (kind == WeightKind::signed_softmax && o.weights.keeps_ends && is_end) kind = WeightKind::softmax;
     if (kind == WeightKind::softmax) return softmax(row);
+    if (o.has_score_shift)
+      for (double& score : row) score += parameter(p, "score_shift")[at(h)];
     if (kind == WeightKind::signed_softmax) {
       Numbers sizes = row;
       for (double& size : sizes)
@@ -188,6 +190,7 @@ class SoftmaxMixer {
       if (kind == WeightKind::sigmoid) weight = sigmoid(score);
       if (kind == WeightKind::relu) weight = std::max(score, 0.0) / std::pow(seen, o.weights.power);
       if (kind == WeightKind::elu1) weight = score > 0 ? score + 1 : std::exp(score);
+      if (kind == WeightKind::taylor2) weight = 1 + score + score * score / 2;
       sum += weight;
     }
     if (o.weights.is_divided_by_sum)

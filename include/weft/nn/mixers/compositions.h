@@ -45,8 +45,10 @@ struct SimplifiedOptions {
 };
 
 // Controlled variants of "Deconstructing Attention" (2510.11602): none mixes no tokens, key_only has scores that do not read the query,
-// static_embedding makes queries and keys from the input embedding of the tokens.
-enum class DeconstructedKind { none, key_only, static_embedding };
+// static_embedding makes queries and keys from the input embedding of the tokens, random_embedding and fixed_text from a sequence that is
+// the same for all rows and runs through the model's layers beside them, read at positions within the document. Decoding runs all of it
+// for every step.
+enum class DeconstructedKind { none, key_only, static_embedding, random_embedding, fixed_text };
 struct DeconstructedOptions {
   DeconstructedKind kind = DeconstructedKind::none;
   int64_t heads = 1;

@@ -53,15 +53,15 @@ struct TemperatureOptions {
 };
 
 // What makes weights of scores. softmax; sign(s) times the softmax of |s| (Cog, 2411.07176); or each score on its own:
-// sigmoid(s + b) (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, with n the number of keys that the query sees.
-enum class WeightKind { softmax, signed_softmax, sigmoid, relu, elu1 };
+// sigmoid(s + b) (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, 1 + s + s^2 / 2 (2510.11602), with n the number of keys that the query sees.
+enum class WeightKind { softmax, signed_softmax, sigmoid, relu, elu1, taylor2 };
 enum class SigmoidBias { context, row, none };  // b: -log of the training context, of n, or 0
 struct WeightOptions {
   WeightKind kind = WeightKind::softmax;
   bool keeps_ends = true;  // signed: the first and the last layer of the model stay softmax
   SigmoidBias bias = SigmoidBias::context;
   double power = 1;                // of relu
-  bool is_divided_by_sum = false;  // sigmoid, relu, elu1: the sum of a row's weights, plus 1e-8, divides them
+  bool is_divided_by_sum = false;  // not softmax: the sum of a row's weights, plus 1e-8, divides them
   bool is_additive() const { return kind != WeightKind::softmax && kind != WeightKind::signed_softmax; }
 };
 
@@ -95,6 +95,8 @@ struct SoftmaxOptions {
   MixerPosition position = MixerPosition::model;
   WeightOptions weights = {};
   bool has_score_scale = false;  // a learned factor of the scores per head, at first 1
+  bool has_score_shift =
+      false;  // a learned summand of the scores per head, at first 0; not for softmax, which it leaves as it is
   TemperatureOptions temperature = {};
   int64_t components = 0;  // > 0: keys and values are learned mixtures of that many projected heads (MEA, 2601.19611)
   std::vector<GateOptions> gates = {};  // at most one per position

@@ -79,6 +79,7 @@ template <class V>
     case ScoreActivation::sigmoid: return (s < zero ? e : zero + T(1)) / (e + T(1));
     case ScoreActivation::relu: return s > zero ? s : zero;
     case ScoreActivation::elu1: return s > zero ? s + T(1) : e;
+    case ScoreActivation::taylor2: return s * (s * T(0.5) + T(1)) + T(1);
     case ScoreActivation::none: break;
   }
   return s;
@@ -92,6 +93,7 @@ template <class V>
     case ScoreActivation::sigmoid: return e / ((e + T(1)) * (e + T(1)));
     case ScoreActivation::relu: return s > zero ? one : zero;
     case ScoreActivation::elu1: return s > zero ? one : e;
+    case ScoreActivation::taylor2: return s + one;
     case ScoreActivation::none: break;
   }
   return one;
