@@ -90,6 +90,28 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
   return timings;
 }
 
+std::vector<double> ratios_in_turn(std::span<const std::function<void()>> functions, int rounds) {
+  std::vector<std::vector<double>> samples(functions.size());
+  for (const auto& f : functions) f();  // fills caches, creates primitives
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<double> seconds(functions.size());
+    for (size_t j = 0; j < functions.size(); ++j) {
+      size_t i = (j + static_cast<size_t>(round)) % functions.size();
+      double begin = now_s();
+      functions[i]();
+      synchronize(default_device());
+      seconds[i] = now_s() - begin;
+    }
+    for (size_t i = 0; i < functions.size(); ++i) samples[i].push_back(i == 0 ? seconds[0] : seconds[i] / seconds[0]);
+  }
+  std::vector<double> medians;
+  for (auto& s : samples) {
+    std::sort(s.begin(), s.end());
+    medians.push_back(s[s.size() / 2]);
+  }
+  return medians;
+}
+
 const Family& family(std::string_view name) {
   std::string names;
   for (const Family& f : families()) {

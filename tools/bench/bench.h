@@ -17,7 +17,8 @@
 namespace weft::bench {
 
 struct BenchOptions {
-  bool quick = false;  // at most 30 s for a family
+  bool quick = false;      // at most 30 s for a family
+  std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
 };
 
 struct Row {
@@ -38,6 +39,8 @@ struct Timing {
 };
 // Runs the functions in turn, round after round, for about budget_s in all and at least min_rounds; calls shorter than
 // 1 ms are repeated within a round. Compare best with best: it is the least disturbed on a machine that others use too.
+// Median over rounds of each function's time over that of the first in the same round, the first's own time in front.
+std::vector<double> ratios_in_turn(std::span<const std::function<void()>> functions, int rounds);
 std::vector<Timing> time_in_turn(std::span<const std::function<void()>> functions, double budget_s, int min_rounds = 3);
 
 // The best rate of matrix products of a dtype that oneDNN shows on this machine, in FLOP/s, over several shapes and routes;
@@ -60,5 +63,8 @@ std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_attention(const BenchOptions& options);
 std::vector<Row> run_call(const BenchOptions& options);
 std::vector<Row> run_train(const BenchOptions& options);
+std::vector<Row> run_mixers(const BenchOptions& options);  // train, of the mixers that options name
+std::vector<Row> run_heads(const BenchOptions& options);
+std::vector<Row> run_residual(const BenchOptions& options);
 
 }  // namespace weft::bench

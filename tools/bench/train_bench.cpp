@@ -1,23 +1,15 @@
 // `weft bench train`: whole training steps of GPT-2 shaped models (pre-LN, GELU 4d, tied head, AdamW), and what a step allocates.
 #include <algorithm>
 #include <functional>
-#include <memory>
 
 #include "tools/bench/bench.h"
+#include "tools/bench/training_step.h"
 #include "weft/core/error.h"
-#include "weft/core/parallel.h"
-#include "weft/models/language_model.h"
-#include "weft/ops/elementwise.h"
-#include "weft/optim/optimizer.h"
 
 namespace weft::bench {
 
 namespace {
 
-struct StepShape {
-  const char* text;
-  int64_t layers, dim, heads, tokens, vocab, batch;
-};
 constexpr StepShape kShapes[] = {
     {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
     {"L6 d384 h6 T512 V8192 B4", 6, 384, 6, 512, 8192, 4},
@@ -28,65 +20,8 @@ constexpr StepShape kCudaShapes[] = {
     {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
 };
 
-// One model with its optimiser and a batch of random tokens.
-class TrainingStep {
- public:
-  TrainingStep(const StepShape& s, DType compute)
-      : model_({.vocab = s.vocab,
-                .dim = s.dim,
-                .layers = s.layers,
-                .context = s.tokens,
-                .norm = {NormKind::layer, 1e-5},
-                .position = PositionKind::learned,
-                .mixers = {SoftmaxOptions{.heads = s.heads}},
-                .ffn = {.kind = FfnKind::gelu}},
-               Rng(1)) {
-    model_.set_compute(compute);
-    std::vector<OptimizerParam> params;
-    for (const NamedParam& p : model_.params()) {
-      params_.push_back(p.param);
-      params.push_back({p.name, p.param->value(), p.param->working()});
-    }
-    optimizer_ = std::make_unique<Optimizer>(std::vector<ParamGroup>{{}}, std::move(params));
-    ids_ = Tensor::empty({s.batch, s.tokens}, kI32, Device::cpu());
-    targets_ = Tensor::empty({s.batch, s.tokens}, kI32, Device::cpu());
-    for (int64_t i = 0; i < ids_.num_elements(); ++i) {
-      auto draw = [&](uint64_t seed) {
-        return static_cast<int32_t>(Rng(seed).below(static_cast<uint64_t>(s.vocab), static_cast<uint64_t>(i)));
-      };
-      ids_.mutable_data<int32_t>()[i] = draw(1);
-      targets_.mutable_data<int32_t>()[i] = draw(2);
-    }
-    ids_ = ops::to(ids_, default_device());
-    targets_ = ops::to(targets_, default_device());
-    flops_ = model_.flops_per_token() * static_cast<double>(ids_.num_elements());
-  }
-
-  double run() {
-    Tokens tokens(plain_tokens(ids_.size(0), ids_.size(1)), {.is_training = true});
-    Var loss = model_.loss(ids_, targets_, tokens, 1.0 / static_cast<double>(ids_.num_elements())).loss;
-    backward(loss);
-    std::vector<Tensor> grads;
-    for (Param* p : params_) grads.push_back(p->grad());
-    optimizer_->step(grads, 1, clip_factor(global_norm(grads), 1));
-    for (Param* p : params_) p->clear_grad();
-    return loss.value().item();
-  }
-  double flops() const { return flops_; }
-  int64_t num_tokens() const { return ids_.num_elements(); }
-
- private:
-  LanguageModel model_;
-  std::vector<Param*> params_;
-  std::unique_ptr<Optimizer> optimizer_;
-  Tensor ids_, targets_;
-  double flops_ = 0;
-};
-
-std::string rounded(double x) { return str(static_cast<int64_t>(x + 0.5)); }
-
 Row step_row(const StepShape& shape, DType compute, const BenchOptions& options) {
-  TrainingStep step(shape, compute);
+  TrainingStep step(gpt2_options(shape), shape.batch, compute);
   double first = step.run();
   step.run();  // warms the caches of allocator and products
   Allocator& memory = allocator(default_device());
@@ -109,6 +44,7 @@ Row step_row(const StepShape& shape, DType compute, const BenchOptions& options)
 }  // namespace
 
 std::vector<Row> run_train(const BenchOptions& options) {
+  if (!options.mixer.empty()) return run_mixers(options);
   std::vector<Row> rows;
   std::span<const StepShape> shapes = default_device().is_cuda() ? std::span<const StepShape>(kCudaShapes) : kShapes;
   for (DType compute : {kF32, kBF16})

@@ -21,6 +21,7 @@ namespace {
 struct Options {
   std::string name = "all", baseline, device = "cpu";
   bool quick = false;
+  std::string mixer;
 };
 
 constexpr double kTolerance = 0.1;  // the share of a baseline's ratio that noise may take
@@ -84,7 +85,7 @@ int run(const Options& options, Console& console) {
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
-  bench::BenchOptions how{.quick = options.quick};
+  bench::BenchOptions how{.quick = options.quick, .mixer = options.mixer};
   if (options.name != "all") rows = bench::family(options.name).run(how);
   else
     for (const bench::Family& family : bench::families()) {
@@ -100,11 +101,12 @@ int run(const Options& options, Console& console) {
 
 Action define_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, train, or all")
+  app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, heads, residual, train, or all")
       ->type_name("NAME");
   app.add_option("--device", options->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->type_name("DEVICE");
+  app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")->type_name("NAME");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")

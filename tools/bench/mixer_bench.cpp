@@ -1,0 +1,161 @@
+// Mixers against plain attention: whole steps of models with as many parameters (`weft bench train --mixer NAME|all`), and mixers alone
+// where they should save work (`weft bench heads`).
+#include <algorithm>
+#include <cmath>
+
+#include "tools/bench/bench.h"
+#include "tools/bench/training_step.h"
+#include "weft/core/error.h"
+
+namespace weft::bench {
+
+namespace {
+
+constexpr StepShape kShape{"L8 d512 h8 T1024 V8192 B1", 8, 512, 8, 1024, 8192, 1};
+constexpr StepShape kQuickShape{"L2 d256 h4 T512 V1024 B1", 2, 256, 4, 512, 1024, 1};
+
+// The row's options at the size of the benchmark: as many heads as plain attention has, and what the table keeps small for tests.
+MixerMaker at_size(const MixerRow& row, const StepShape& s) {
+  const int64_t window = s.tokens / 4;
+  if (const auto* found = row.make.target<SoftmaxOptions>()) {
+    SoftmaxOptions o = *found;
+    const int64_t each = o.kv_heads > 0 ? o.heads / o.kv_heads : 1;
+    o.components = o.components * s.heads / o.heads;
+    o.head_mixture.active = o.head_mixture.active * s.heads / o.heads;
+    o.head_mixture.shared = o.head_mixture.shared * s.heads / o.heads;
+    o.heads = s.heads;
+    // Variants of one option are compared with plain attention, not with grouped heads; gqa and mqa are what they are.
+    o.kv_heads = row.name == "gqa" || row.name == "mqa" ? std::max<int64_t>(s.heads / each, 1) : 0;
+    if (o.window > 0) o.window = window;
+    return o;
+  }
+  auto with_heads = [&]<class Options>(const Options* found) -> MixerMaker {
+    Options o = *found;
+    if constexpr (requires { o.heads; }) o.heads = s.heads;
+    if constexpr (requires { o.kv_heads; }) o.kv_heads = 0;
+    if constexpr (requires { o.window; }) o.window = o.window > 0 ? window : 0;
+    if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
+    if constexpr (requires { o.relations; }) o.relations = 0;
+    if constexpr (requires { o.experts; }) o.experts = 2 * s.heads, o.active = s.heads;
+    if constexpr (requires { o.query_rank; }) o.experts = s.heads, o.active = 2, o.query_rank = 16;
+    return o;
+  };
+  MixerMaker made = row.make;
+  auto try_one = [&]<class Options>(std::type_identity<Options>) {
+    if (const auto* found = row.make.target<Options>()) made = with_heads(found);
+  };
+  auto try_all = [&]<class... Options>(std::type_identity<Options>... options) { (try_one(options), ...); };
+  try_all(std::type_identity<MlaOptions>(), std::type_identity<NexusOptions>(), std::type_identity<HopfieldOptions>(),
+          std::type_identity<SimplifiedOptions>(), std::type_identity<DeconstructedOptions>(),
+          std::type_identity<NapOptions>(), std::type_identity<DualOptions>(), std::type_identity<TapaOptions>(),
+          std::type_identity<NeuralOptions>(), std::type_identity<RcmhaOptions>(),
+          std::type_identity<RelativeBiasOptions>(), std::type_identity<MultiTokenOptions>(),
+          std::type_identity<MoaOptions>(), std::type_identity<UmoeOptions>());
+  return made;
+}
+
+LanguageModelOptions options_with(const StepShape& s, const MixerMaker& mixer) {
+  LanguageModelOptions o = gpt2_options(s, PositionKind::rotary);
+  o.mixers = {mixer};
+  o.ffn.hidden = 4 * s.dim;
+  for (int64_t i = 0; i < s.tokens; ++i) o.fixed_text.push_back(static_cast<int32_t>(i % s.vocab));
+  return o;
+}
+
+int64_t mixer_params(const LanguageModelOptions& o) { return o.mixers[0](mixer_args(o, 0), Rng(1))->num_params(); }
+
+// The mixer's parameters more or less than plain attention's are taken from, or given to, the feed-forward network.
+LanguageModelOptions of_equal_size(const StepShape& s, const MixerMaker& mixer) {
+  LanguageModelOptions o = options_with(s, mixer), plain = options_with(s, SoftmaxOptions{.heads = s.heads});
+  double more = static_cast<double>(mixer_params(o) - mixer_params(plain)) / static_cast<double>(2 * s.dim);
+  o.ffn.hidden = std::max<int64_t>(o.ffn.hidden - static_cast<int64_t>(more + 0.5), 1);
+  return o;
+}
+
+Row mixer_row_of(const MixerRow& row, const StepShape& shape, int rounds) {
+  TrainingStep plain(options_with(shape, SoftmaxOptions{.heads = shape.heads}), shape.batch, kF32);
+  LanguageModelOptions options = of_equal_size(shape, at_size(row, shape));
+  TrainingStep step(options, shape.batch, kF32);
+  step.run();
+  Allocator& memory = allocator(default_device());
+  int64_t before = memory.stats().current_bytes;
+  memory.reset_peak();
+  step.run();
+  double peak = static_cast<double>(memory.stats().peak_bytes - before);
+  const std::function<void()> both[] = {[&] { plain.run(); }, [&] { step.run(); }};
+  std::vector<double> median = ratios_in_turn(both, rounds);
+  Row out = time_row("step " + row.name, shape.text, kF32, 1e3 * median[0] * median[1], "ms", 1e3 * median[0]);
+  out.ratio = 1 / median[1];
+  out.extra = {{"time of plain attention's", str(std::round(median[1] * 1000) / 1000)},
+               {"parameters", str(step.num_params())},
+               {"of its", str(std::round(1000.0 * static_cast<double>(step.num_params()) / static_cast<double>(plain.num_params())) / 1000)},
+               {"step MiB", rounded(peak / 1048576)}};
+  return out;
+}
+
+// One mixer alone, forward and backward.
+class MixerRun {
+ public:
+  MixerRun(const MixerMaker& make, int64_t dim, int64_t tokens, int64_t layer = 1)
+      : mixer_(make({.dim = dim, .context = tokens, .layer = layer, .layers = 4}, Rng(1))),
+        x_(variable(normal_init({1, tokens, dim}, Rng(2), 1))),
+        dy_(normal_init({1, tokens, dim}, Rng(3), 1)) {}
+  void run() {
+    Tokens tokens(plain_tokens(1, x_.size(1)), {.is_training = true});
+    backward(sum_all(mixer_->forward(x_, tokens) * Var(dy_)));
+    mixer_->clear_grads();
+    x_.set_grad({});
+  }
+
+ private:
+  std::unique_ptr<Mixer> mixer_;
+  Var x_;
+  Tensor dy_;
+};
+
+}  // namespace
+
+std::vector<Row> run_mixers(const BenchOptions& options) {
+  const StepShape& shape = options.quick ? kQuickShape : kShape;
+  std::vector<Row> rows;
+  if (options.mixer != "all") return {mixer_row_of(mixer_row(options.mixer), shape, options.quick ? 3 : 7)};
+  for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, shape, options.quick ? 1 : 3));
+  return rows;
+}
+
+std::vector<Row> run_heads(const BenchOptions& options) {
+  const int64_t T = options.quick ? 1024 : 4096, D = 512, H = 16;
+  auto moh = [&](int64_t shared, int64_t active) {
+    SoftmaxOptions o{.heads = H};
+    o.head_mixture = {.active = active, .shared = shared};
+    return MixerMaker(o);
+  };
+  struct Case {
+    const char* name;
+    MixerMaker make;
+    double goal;  // share of the time of all heads on all tokens
+  };
+  const Case cases[] = {{"all heads", SoftmaxOptions{.heads = H}, 1},
+                        {"mixture of heads, 100 %", moh(6, 10), 1.08},
+                        {"mixture of heads, 75 %", moh(5, 7), 1},
+                        {"mixture of heads, 50 %", moh(4, 4), 0.75},
+                        {"window of 256", SoftmaxOptions{.heads = H, .window = 256}, 1}};
+  std::vector<std::unique_ptr<MixerRun>> runs;
+  std::vector<std::function<void()>> functions;
+  for (const Case& c : cases) {
+    runs.push_back(std::make_unique<MixerRun>(c.make, D, T));
+    functions.push_back([run = runs.back().get()] { run->run(); });
+  }
+  std::vector<double> median = ratios_in_turn(functions, options.quick ? 5 : 9);
+  std::vector<Row> rows;
+  for (size_t i = 0; i < std::size(cases); ++i) {
+    double share = i == 0 ? 1 : median[i];
+    Row row = time_row(cases[i].name, str("B1 T", T, " d", D, " h", H), kF32, 1e3 * median[0] * share, "ms",
+                       1e3 * median[0] * cases[i].goal);
+    row.extra = {{"of all heads' time", str(std::round(share * 1000) / 1000)}};
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+}  // namespace weft::bench
