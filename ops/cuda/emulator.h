@@ -56,6 +56,7 @@ void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed);
 #define __shared__ static thread_local
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define threadIdx (::weft::cuda::emulator::self->thread)
 #define blockIdx (::weft::cuda::emulator::self->block)
 #define blockDim (::weft::cuda::emulator::self->block_size)

@@ -93,6 +93,12 @@ std::vector<Row> edge_rows() {
     if (n > 2)
       rows.push_back({"layer_norm_n", {{5, n}, {n}, {n}}, [](In in) { return layer_norm(in[0], in[1], in[2], 1e-5); }});
     rows.push_back({"softmax_n", {{3, n}}, [](In in) { return softmax(in[0]); }});
+    for (bool is_sigmoid : {false, true})
+      rows.push_back({"depth_mix_n", {{5, n}, {5, n}, {5, n}, {n}}, [is_sigmoid, n](In in) {
+                        const DType wide = in[0].dtype() == kF64 ? kF64 : kF32;
+                        Var direction = cast(in[3], wide) * (1 / std::sqrt(static_cast<double>(n)));
+                        return depth_mix(in.first(3), {}, direction, is_sigmoid).out;
+                      }});
     rows.push_back({"swiglu_n", {{3, n}, {3, n}}, [](In in) { return swiglu(in[0], in[1]); }});
     rows.push_back({"cross_entropy_n", {{3, n}}, [n](In in) {
                       return cross_entropy(in[0], ints({0, -1, static_cast<int32_t>(n - 1)}, {3}));

@@ -100,9 +100,9 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
 
 // Without gradients, for layers: they reach ops through here.
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);
-Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
-                             const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
-                             const ops::AttentionOptions& options);
+ops::AttentionStatistics attention_statistics(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
+                                              const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
+                                              const ops::AttentionOptions& options);
 
 // select.cpp
 Var embedding(const Var& table, const Tensor& ids);
@@ -114,6 +114,14 @@ struct TopKVar {
   Tensor indices;
 };
 TopKVar topk(const Var& x, int64_t k);
+
+// depth.cpp
+struct DepthMixVar {
+  Var out;         // [..., D]
+  Tensor weights;  // [..., N], for reports
+};
+// sum_i a_i v_i with weights made from the sources: see weft/ops/depth.h.
+DepthMixVar depth_mix(std::span<const Var> values, std::span<const Var> scales, const Var& direction, bool is_sigmoid);
 
 // loss.cpp
 Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);  // losses per token

@@ -2,7 +2,7 @@
 // Sublayers are l = 0 .. L-1; the first reads e. There is one router per later sublayer, and with `replace` one more for the output.
 #include <algorithm>
 
-#include "src/nn/residual/router.h"
+#include "src/nn/residual/depth_router.h"
 #include "weft/core/error.h"
 
 namespace weft {
@@ -26,7 +26,7 @@ class RoutedResidual;
 // What has been written so far, and the sources that it makes.
 class RoutedStream final : public ResidualStream {
  public:
-  RoutedStream(RoutedResidual& residual, const Var& x);
+  RoutedStream(RoutedResidual& residual, const Var& x, Tokens& tokens);
   Var input() override;
   void write(const Var& y) override;
   Var output() override;
@@ -36,6 +36,7 @@ class RoutedStream final : public ResidualStream {
   void keep(const Var& value);
 
   RoutedResidual& residual_;
+  Tokens& tokens_;
   std::vector<DepthSource> finished_;
   DepthSource partial_;  // of block_sums: the running block, undefined at its start
   Var sum_;              // p
@@ -48,13 +49,13 @@ class RoutedResidual final : public Residual {
       : o(checked(options, args)), args(args) {
     const bool has_output = o.combine == ResidualCombine::replace;
     for (int64_t l = 1; l < args.sublayers + (has_output ? 1 : 0); ++l) {
-      routers.push_back(std::make_unique<Router>(o, args.dim, num_sources(l) + (o.has_null_source ? 1 : 0),
-                                                 rng[static_cast<uint64_t>(l)]));
+      routers.push_back(std::make_unique<DepthRouter>(o, args.dim, num_sources(l) + (o.has_null_source ? 1 : 0),
+                                                      rng[static_cast<uint64_t>(l)]));
       name_part({l < args.sublayers ? str("routers.", l) : "output", *routers.back()});
     }
   }
-  std::unique_ptr<ResidualStream> start(const Var& x_BTD) override {
-    return std::make_unique<RoutedStream>(*this, x_BTD);
+  std::unique_ptr<ResidualStream> start(const Var& x_BTD, Tokens& tokens) override {
+    return std::make_unique<RoutedStream>(*this, x_BTD, tokens);
   }
 
   int64_t block_length() const { return (args.sublayers + o.blocks - 1) / o.blocks; }
@@ -68,10 +69,13 @@ class RoutedResidual final : public Residual {
 
   RoutedResidualOptions o;
   ResidualArgs args;
-  std::vector<std::unique_ptr<Router>> routers;  // of sublayers 1 .., then of the output
+  std::vector<std::unique_ptr<DepthRouter>> routers;  // of sublayers 1 .., then of the output
 };
 
-RoutedStream::RoutedStream(RoutedResidual& residual, const Var& x) : residual_(residual), sum_(x) { keep(x); }
+RoutedStream::RoutedStream(RoutedResidual& residual, const Var& x, Tokens& tokens)
+    : residual_(residual), tokens_(tokens), sum_(x) {
+  keep(x);
+}
 
 void RoutedStream::keep(const Var& value) {
   finished_.push_back(depth_source(value, residual_.o, residual_.args.norm_eps));
@@ -87,7 +91,7 @@ std::vector<DepthSource> RoutedStream::sources() const {
 
 Var RoutedStream::input() {
   if (sublayer_ == 0) return sum_;
-  Var mixed = (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources());
+  Var mixed = (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources(), tokens_);
   return residual_.o.combine == ResidualCombine::add ? sum_ + mixed : mixed;
 }
 
@@ -109,7 +113,7 @@ void RoutedStream::write(const Var& y) {
 }
 
 Var RoutedStream::output() {
-  return residual_.o.combine == ResidualCombine::add ? sum_ : (*residual_.routers.back())(sources());
+  return residual_.o.combine == ResidualCombine::add ? sum_ : (*residual_.routers.back())(sources(), tokens_);
 }
 
 }  // namespace

@@ -18,7 +18,9 @@ class StandardStream final : public ResidualStream {
 
 class StandardResidual final : public Residual {
  public:
-  std::unique_ptr<ResidualStream> start(const Var& x_BTD) override { return std::make_unique<StandardStream>(x_BTD); }
+  std::unique_ptr<ResidualStream> start(const Var& x_BTD, Tokens&) override {
+    return std::make_unique<StandardStream>(x_BTD);
+  }
   bool is_standard() const override { return true; }
 };
 

@@ -1,4 +1,4 @@
-#include "src/nn/residual/router.h"
+#include "src/nn/residual/depth_router.h"
 
 namespace weft {
 
@@ -24,7 +24,8 @@ Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources) {
   return total;
 }
 
-Router::Router(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng) : o_(options) {
+DepthRouter::DepthRouter(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng)
+    : o_(options) {
   bool reads = o_.weights == ResidualWeights::softmax || o_.weights == ResidualWeights::sigmoid;
   if (reads) {
     query_ = std::make_unique<Param>(normal_init({dim}, rng["query"], o_.query_std));
@@ -43,32 +44,37 @@ Router::Router(const RoutedResidualOptions& options, int64_t dim, int64_t num_so
   }
 }
 
-Var Router::weights(std::span<const DepthSource> sources) const {
-  const Var& first = sources[0].value;
-  const auto n = static_cast<int64_t>(sources.size());
-  if (scores_) {
-    Var row = o_.weights == ResidualWeights::scalars ? Var(*scores_) : softmax(*scores_);
-    return expand(reshape(row, {1, 1, n}), {first.size(0), first.size(1), n});
-  }
-  Var direction = gain_ ? Var(*query_) * Var(*gain_) : Var(*query_);
-  Var row_1D = unsqueeze(direction, 0);
-  std::vector<Var> scores;
-  for (const DepthSource& source : sources) {
-    Var score = cast(linear(source.value, cast(row_1D, source.value.dtype())), wide(first));
-    scores.push_back(source.scale.defined() ? score * source.scale : score);
-  }
-  Var all = concatenate(scores, -1);
-  return o_.weights == ResidualWeights::sigmoid ? sigmoid(all) : softmax(all);
-}
-
-Var Router::operator()(std::vector<DepthSource> sources) const {
+Var DepthRouter::operator()(std::vector<DepthSource> sources, Tokens& tokens) const {
   Scope scope(name());
   if (null_) {
     const Var& like = sources[0].value;
     Var null_BTD = expand(cast(*null_, like.dtype()), like.shape());
     sources.insert(sources.begin(), depth_source(null_BTD, o_, 1e-6));
   }
-  return weighted_sum(weights(sources), sources);
+  const Var& first = sources[0].value;
+  if (scores_) {  // the same for all tokens
+    const auto n = static_cast<int64_t>(sources.size());
+    Var row = o_.weights == ResidualWeights::scalars ? Var(*scores_) : softmax(*scores_);
+    Var weights_BTN = expand(reshape(row, {1, 1, n}), {first.size(0), first.size(1), n});
+    report(weights_BTN, tokens);
+    return weighted_sum(weights_BTN, sources);
+  }
+  std::vector<Var> values, scales;
+  for (const DepthSource& source : sources) {
+    values.push_back(source.value);
+    if (source.scale.defined()) scales.push_back(source.scale);
+  }
+  Var direction = gain_ ? Var(*query_) * Var(*gain_) : Var(*query_);
+  DepthMixVar mixed = depth_mix(values, scales, cast(direction, wide(first)), o_.weights == ResidualWeights::sigmoid);
+  report(mixed.weights, tokens);
+  return mixed.out;
+}
+
+void DepthRouter::report(const Var& weights_BTN, Tokens& tokens) const {
+  if (!tokens.takes_reports()) return;
+  NoGrad no_grad;
+  tokens.report_means("weight", weights_BTN);
+  tokens.report_means("max_weight", max(weights_BTN, -1, true));
 }
 
 }  // namespace weft

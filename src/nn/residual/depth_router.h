@@ -17,14 +17,14 @@ DepthSource depth_source(const Var& value, const RoutedResidualOptions& options,
 // sum_i weights[..., i] * sources[i]; weights [B, T, n] f32 (f64), sources [B, T, D].
 Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources);
 
-class Router final : public Module {
+class DepthRouter final : public Module {
  public:
   // num_sources: of the null source too, if there is one.
-  Router(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng);
-  Var operator()(std::vector<DepthSource> sources) const;
+  DepthRouter(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng);
+  Var operator()(std::vector<DepthSource> sources, Tokens& tokens) const;
 
  private:
-  Var weights(std::span<const DepthSource> sources) const;  // [B, T, n]
+  void report(const Var& weights_BTN, Tokens& tokens) const;
 
   RoutedResidualOptions o_;
   std::unique_ptr<Param> query_, gain_, scores_, null_;
