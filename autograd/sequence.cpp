@@ -47,10 +47,10 @@ ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_widt
   return ops::rotary_table(positions_BT, head_width, options);
 }
 
-Tensor attention_column_mass(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
-                             const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
-                             const ops::AttentionOptions& options) {
-  return ops::attention_column_mass(q_BTHK.value(), k_BSGK.value(), lse_BTH.value(), queries, keys, options);
+ops::AttentionStatistics attention_statistics(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
+                                              const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,
+                                              const ops::AttentionOptions& options) {
+  return ops::attention_statistics(q_BTHK.value(), k_BSGK.value(), lse_BTH.value(), queries, keys, options);
 }
 
 }  // namespace weft

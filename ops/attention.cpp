@@ -294,25 +294,25 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
   return grads;
 }
 
-Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
-                             const AttentionTokens& queries, const AttentionTokens& keys,
-                             const AttentionOptions& options) {
-  constexpr std::string_view op = "attention_column_mass";
+AttentionStatistics attention_statistics(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
+                                         const AttentionTokens& queries, const AttentionTokens& keys,
+                                         const AttentionOptions& options) {
+  constexpr std::string_view op = "attention_statistics";
   core::Problem p = checked(op, q_BTHK, k_BSGK, nullptr, queries, keys, options);
-  WEFT_CHECK(options.normaliser == Normaliser::softmax,
-             str(op, ": the normaliser is ", has_statistic(options) ? "signed_softmax" : "sum, which has no lse"),
-             "use the softmax normaliser");
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
-  Tensor mass = Tensor::empty({p.batch, p.keys, p.heads}, kF32, p.device);
-  p.mass = mass.mutable_data<float>();
+  auto make = [&](int64_t tokens) { return Tensor::empty({p.batch, tokens, p.heads}, kF32, p.device); };
+  AttentionStatistics out{make(p.keys), make(p.queries), make(p.queries)};
+  p.mass = out.column_mass.mutable_data<float>();
+  p.entropy = out.entropy.mutable_data<float>();
+  p.top = out.max_score.mutable_data<float>();
   if constexpr (kCuda) {
     if (p.device.is_cuda()) {
-      cuda::attention_column_mass(p, options);
-      return mass;
+      cuda::attention_statistics(p, options);
+      return out;
     }
   }
-  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::column_mass(p, options); });
-  return mass;
+  cpu::with_attention_kernels(p.compute, [&]<class Kernels>() { Kernels::statistics(p, options); });
+  return out;
 }
 
 }  // namespace weft::ops

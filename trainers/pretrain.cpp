@@ -35,7 +35,8 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
                          .clip_norm = e.optim().clip_norm(),
                          .seed = static_cast<uint64_t>(e.seed()),
                          .keeps_documents_apart = data.keeps_documents_apart(),
-                         .overfits_one_batch = e.train().overfit_one_batch()};
+                         .overfits_one_batch = e.train().overfit_one_batch(),
+                         .diagnostics_every = e.log().diagnostics_every()};
   if (e.optim().has_skip())
     options.guard = {.is_on = true,
                      .loss_z = e.optim().skip().loss_z(),
@@ -177,6 +178,7 @@ int Run::train() {
     last_loss_ = result.loss;
     recorder_.step(result, trainer_.num_steps(), rates(result.lr_factor), progress_.time_s, step_s,
                    trainer_.num_skipped());
+    recorder_.diagnostics(result, trainer_.num_steps(), progress_.time_s);
     after_step(trainer_.num_steps());
     bool is_done = trainer_.num_steps() == trainer_.plan().steps;
     if (!is_done && StopSignal::was_raised()) return stop(StopSignal::name());

@@ -53,6 +53,10 @@ void Recorder::write(const std::string& kind, int64_t step, double time_s,
                   .values = std::move(values)});
 }
 
+void Recorder::diagnostics(const StepResult& result, int64_t step, double time_s) {
+  if (!result.diagnostics.empty()) write("diagnostics", step, time_s, result.diagnostics);
+}
+
 void Recorder::step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
                     int64_t num_skipped) {
   clock_.add(step_s);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "trainers/evaluate.h"
 #include "weft/core/error.h"
@@ -33,16 +34,43 @@ void Trainer::resume_at(int64_t step, int64_t num_skipped) {
   num_skipped_ = num_skipped;
 }
 
-Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets) {
+namespace {
+
+// Reports of one name, such as those of several calls of a module, are one number.
+std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Report>& reports) {
+  std::vector<Tokens::Report> all;
+  std::map<std::string, size_t> places;
+  for (const Tokens::Report& r : reports) {
+    auto [place, is_new] = places.emplace(r.name, all.size());
+    if (is_new) {
+      all.push_back(r);
+      continue;
+    }
+    Tokens::Report& to = all[place->second];
+    to.sum = r.is_max ? std::max(to.sum, r.sum) : to.sum + r.sum;
+    to.count += r.count;
+  }
+  std::vector<std::pair<std::string, double>> values;
+  for (const Tokens::Report& r : all)
+    if (r.count > 0) values.emplace_back(r.name, r.is_max ? r.sum : r.sum / r.count);
+  return values;
+}
+
+}  // namespace
+
+Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+                                 std::vector<std::pair<std::string, double>>* diagnostics) {
   const auto* targets = batch.targets.data<int32_t>();
   auto here = std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
   TokensOptions tokens_options{.is_training = true,
                                .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)],
-                               .loss_share = static_cast<double>(here) / static_cast<double>(num_targets)};
+                               .loss_share = static_cast<double>(here) / static_cast<double>(num_targets),
+                               .takes_diagnostics = diagnostics != nullptr};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
   MemoryTag tag("activations");
   LanguageModelLoss result = model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,
                                          1.0 / static_cast<double>(num_targets));
+  if (diagnostics) *diagnostics = merged(tokens.reports());
   backward(result.loss);
   losses_.push_back(result.losses);
   return result.loss.value();
@@ -83,9 +111,10 @@ StepResult Trainer::step() {
              "check data.end_of_text and document_mask");
   std::vector<Tensor> totals;
   losses_.clear();
+  const bool takes_diagnostics = options_.diagnostics_every > 0 && (step_ + 1) % options_.diagnostics_every == 0;
   for (size_t i = 0; i < batches.size(); ++i)
-    totals.push_back(
-        forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result.num_targets));
+    totals.push_back(forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch,
+                                      result.num_targets, takes_diagnostics && i == 0 ? &result.diagnostics : nullptr));
   collect(totals, batches, result);
 
   std::vector<Tensor> grads;

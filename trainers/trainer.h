@@ -18,6 +18,7 @@ struct TrainerOptions {
   uint64_t seed = 1;
   bool keeps_documents_apart = false;
   bool overfits_one_batch = false;
+  int64_t diagnostics_every = 0;  // steps; 0: never
 };
 
 struct StepResult {
@@ -28,6 +29,7 @@ struct StepResult {
   int64_t num_bytes = 0;  // of the targets' texts
   double byte_nats = 0;   // loss summed over the targets that have bytes
   bool was_skipped = false;
+  std::vector<std::pair<std::string, double>> diagnostics = {};  // by path, on the steps that take them
 };
 
 class Trainer {
@@ -44,7 +46,9 @@ class Trainer {
   void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
-  Tensor forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets);  // its share of the loss
+  // Its share of the loss; what layers report goes to `diagnostics`, if that is given.
+  Tensor forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+                          std::vector<std::pair<std::string, double>>* diagnostics);
   void collect(std::span<const Tensor> totals, std::span<const data::Batch> batches, StepResult& result);
 
   LanguageModel& model_;

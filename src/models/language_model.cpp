@@ -1,6 +1,7 @@
 // B batch, T tokens, D model width, V vocabulary.
 #include "weft/models/language_model.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "weft/core/error.h"
@@ -142,6 +143,21 @@ Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) 
   return tokens.dropout(block.ffn->forward(block.ffn_norm(x_BTD), tokens), options_.residual_dropout, "residual");
 }
 
+// Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its feed-forward network
+// reads), and that over the median size.
+void LanguageModel::report_activations(Block& block, const Var& x_BTD, Tokens& tokens) {
+  if (!tokens.takes_reports()) return;
+  Scope scope(block.name());
+  NoGrad no_grad;
+  auto sizes = cast(abs(x_BTD), kF32).value().to_vector<float>();
+  auto middle = sizes.begin() + static_cast<std::ptrdiff_t>(sizes.size() / 2);
+  std::nth_element(sizes.begin(), middle, sizes.end());
+  double median = static_cast<double>(*middle),
+         largest = static_cast<double>(*std::max_element(sizes.begin(), sizes.end()));
+  tokens.report_max("max_activation", largest);
+  tokens.report_max("max_over_median", largest / std::max(median, 1e-30));
+}
+
 // Under Recompute::blocks a standard stream keeps the sum between blocks; another keeps what each sublayer read and wrote.
 Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomputed) {
   if (residual_->is_standard()) {
@@ -152,17 +168,19 @@ Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomput
         return middle + feed_forward(*block, middle, tokens);
       };
       x = is_recomputed ? tokens.recomputed(run, x) : run(x);
+      report_activations(*block, x, tokens);
     }
     return x;
   }
-  std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD);
-  auto sublayer = [&](auto run) {
+  std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD, tokens);
+  auto sublayer = [&](auto run, Block* block) {
     Var h = stream->input();
+    if (block) report_activations(*block, h, tokens);
     stream->write(is_recomputed ? tokens.recomputed(run, h) : run(h));
   };
   for (auto& block : blocks_) {
-    sublayer([this, &block, &tokens](const Var& h) { return mix(*block, h, tokens); });
-    sublayer([this, &block, &tokens](const Var& h) { return feed_forward(*block, h, tokens); });
+    sublayer([this, &block, &tokens](const Var& h) { return mix(*block, h, tokens); }, nullptr);
+    sublayer([this, &block, &tokens](const Var& h) { return feed_forward(*block, h, tokens); }, block.get());
   }
   return stream->output();
 }

@@ -55,7 +55,9 @@ std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Va
   options.first_row = data_.first_row;
   if (!is_training()) options.dropout = 0;
   if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options));
-  return weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
+  std::array<Var, 2> result = weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
+  if (takes_reports()) report_attention(q_BTHK, k_BTGK, v_BTGV, result[1], options);
+  return result;
 }
 
 // Without v: the first `value_width` channels of k.
@@ -188,12 +190,6 @@ Tensor Tokens::visible_keys(int64_t window) const {
   return minimum(seen, Tensor::full({}, static_cast<double>(window), kF32, seen.device())).value();
 }
 
-Tensor Tokens::column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options) {
-  ops::AttentionTokens here{data_.positions, data_.documents};
-  options.mask.same_document = data_.documents.defined();
-  return weft::attention_column_mass(q_BTHK, k_BTGK, lse_BTH, here, here, options);
-}
-
 const ops::RotaryTable& Tokens::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {
   for (const auto& entry : rotary_)
     if (entry->head_width == head_width && entry->options == options) return entry->table;
@@ -295,10 +291,6 @@ void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
 
 void Tokens::accumulate(Buffer& buffer, const Var& sum, double count) {
   if (is_training() && !is_recomputing()) buffer.add(sum.value(), count);
-}
-
-void Tokens::report(std::string_view name, double sum, double count) {
-  if (!is_recomputing()) reports_.push_back({std::string(name), sum, count});
 }
 
 void Tokens::finish_decode_step() {

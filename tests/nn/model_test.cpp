@@ -364,7 +364,7 @@ TEST(Tokens, ColumnMassSumsToTheNumberOfQueries) {
       v = test::random_normal({1, 6, 1, 8}, "v");
   auto [out, lse] = tokens.attend(q, k, v);
   double sum = 0;
-  for (float mass : tokens.column_mass(q, k, lse).to_vector<float>()) sum += static_cast<double>(mass);
+  for (float mass : tokens.statistics(q, k, lse).column_mass.to_vector<float>()) sum += static_cast<double>(mass);
   EXPECT_NEAR(sum, 12, 1e-4);
 }
 

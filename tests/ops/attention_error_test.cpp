@@ -92,7 +92,7 @@ TEST(AttentionErrors, StateAndGradientsMustFit) {
   EXPECT_THROW(ops::attend_backward(c.dout, random_normal({2, 6}, "x"), c.q, c.k, c.v, y, c.queries, c.keys, c.options),
                Error);
   c.options.normaliser = ops::Normaliser::sum;
-  EXPECT_THROW(ops::attention_column_mass(c.q, c.k, y.lse, c.queries, c.keys, c.options), Error);
+  EXPECT_THROW(ops::attention_statistics(c.q, c.k, Tensor(), c.queries, c.keys, c.options), Error);
   EXPECT_THROW(ops::attention_delta(c.dout, y.out, c.dlse, c.options), Error);
 }
 

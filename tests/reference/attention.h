@@ -25,8 +25,9 @@ inline Numbers numbers(const Tensor& t) {
 
 class AttentionReference {
  public:
-  // Results: out [B, T, H, V], lse [B, T, H] (empty for sum), column mass [B, S, H].
-  Numbers out, lse, mass;
+  // Results: out [B, T, H, V], lse [B, T, H] (empty for sum), log of the sum of sizes of a row's weights before they are normalised,
+  // entropy and largest score or size [B, T, H], column mass [B, S, H].
+  Numbers out, lse, log_sizes, entropy, top, mass;
   // After backward(): gradients in the shapes of q, k, v.
   Numbers dq, dk, dv;
 
@@ -141,6 +142,7 @@ class AttentionReference {
     constexpr double kNone = -std::numeric_limits<double>::infinity();
     out.assign(B_ * T_ * H_ * V_, 0), weight_.assign(B_ * T_ * H_ * S_, 0), mass.assign(B_ * S_ * H_, 0);
     if (has_lse()) lse.assign(B_ * T_ * H_, kNone);
+    log_sizes.assign(B_ * T_ * H_, kNone), entropy.assign(B_ * T_ * H_, 0), top.assign(B_ * T_ * H_, kNone);
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
         for (int64_t i = 0; i < T_; ++i) {
@@ -149,7 +151,7 @@ class AttentionReference {
           for (int64_t j = 0; j < S_; ++j)
             if (is_visible(b, i, j)) {
               w[j] = has_lse() ? score(b, h, i, j) : activated(score(b, h, i, j));
-              max = std::max(max, is_signed() ? std::abs(w[j]) : w[j]);
+              max = std::max(max, has_lse() && !is_signed() ? w[j] : std::abs(w[j]));
             }
           if (has_lse() && max != kNone) {
             for (int64_t j = 0; j < S_; ++j) {
@@ -160,8 +162,13 @@ class AttentionReference {
             for (int64_t j = 0; j < S_; ++j) w[j] /= sum;
             lse[row(b, i, h)] = max + std::log(sum);
           }
+          double sizes = 0;
+          for (int64_t j = 0; j < S_; ++j) sizes += std::abs(w[j]);
+          top[row(b, i, h)] = max, log_sizes[row(b, i, h)] = has_lse() ? lse[row(b, i, h)] : std::log(sizes);
           for (int64_t j = 0; j < S_; ++j) {
-            mass[(b * S_ + j) * H_ + h] += w[j];
+            double share = w[j] != 0 ? std::abs(w[j]) / sizes : 0;
+            mass[(b * S_ + j) * H_ + h] += share;
+            if (share > 0) entropy[row(b, i, h)] -= share * std::log(share);
             double z = w[j] != 0 ? w[j] * drop(b, h, i, j) : 0;
             for (int64_t c = 0; c < V_; ++c) out[row(b, i, h) * V_ + c] += z * v_[key(b, j, h) * V_ + c];
           }

@@ -23,7 +23,7 @@ class Probe final : public Mixer {
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
-    std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD);
+    std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD, tokens);
     for (size_t l = 0; l < maps_.size(); ++l) {
       Var h = rms_norm(stream->input(), gain_, norm_eps_);
       stream->write(tanh((*maps_[l])(l == 1 ? h + tokens.shift(h, 1) * 0.5 : h)));

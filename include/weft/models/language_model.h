@@ -60,6 +60,7 @@ class LanguageModel final : public Module {
   Var mix(Block& block, const Var& x, Tokens& tokens);
   Var feed_forward(Block& block, const Var& x, Tokens& tokens);
   Var run_blocks(const Var& x, Tokens& tokens, bool is_recomputed);
+  void report_activations(Block& block, const Var& x, Tokens& tokens);
   void add_fixed_sequence(Rng rng);
   void share_fixed_sequence(Tokens& tokens);
   const Param& output_weight() const;

@@ -26,7 +26,7 @@ class ResidualStream {
 
 class Residual : public Module {
  public:
-  virtual std::unique_ptr<ResidualStream> start(const Var& x_BTD) = 0;  // x: the embedding
+  virtual std::unique_ptr<ResidualStream> start(const Var& x_BTD, Tokens& tokens) = 0;  // x: the embedding
   virtual bool is_standard() const {
     return false;
   }  // h = p: blocks need nothing but the sum, also when they are recomputed

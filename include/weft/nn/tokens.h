@@ -37,6 +37,7 @@ struct TokensOptions {
   bool is_training = false;                // dropout on, auxiliary losses collected
   Rng rng = Rng(0);                        // of this step
   double loss_share = 1;                   // of the step's targets that are here: weighs auxiliary losses
+  bool takes_diagnostics = false;          // layers report what they see of themselves: more work
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
 };
 
@@ -83,8 +84,10 @@ class Tokens {
   Var sum(const Var& x);
   // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32.
   Tensor visible_keys(int64_t window = 0) const;
-  // Attention mass that each key receives from all queries, [B, T, H] f32, no gradient. lse from attend().
-  Tensor column_mass(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, ops::AttentionOptions options = {});
+  // What the weights of attend() look like, without gradient: see weft/ops/attention.h. lse from attend(); without one (additive
+  // weights) undefined.
+  ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
+                                      ops::AttentionOptions options = {});
 
   // One table per (width, options) and step.
   const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
@@ -104,13 +107,19 @@ class Tokens {
     double weight;
   };
   struct Report {
-    std::string name;
+    std::string name;  // path of the module that reported, and what
     double sum, count;
+    bool is_max = false;  // the largest `sum` instead of sum / count
   };
   void add_loss(std::string_view name, const Var& value, double weight);
   // Adds to a Buffer's mean: in training, once per layer and micro-batch. `sum` has the buffer's shape.
   void accumulate(Buffer& buffer, const Var& sum, double count);
+  // Whether report() is heard: not outside diagnostics, and not when a forward is run again.
+  bool takes_reports() const;
   void report(std::string_view name, double sum, double count);
+  void report_max(std::string_view name, double value);
+  // Mean over all but the last dimension, one report per index of that: name/0, name/1, ...
+  void report_means(std::string_view name, const Var& x);
   const std::vector<Loss>& losses() const { return losses_; }
   const std::vector<Report>& reports() const { return reports_; }
 
@@ -125,6 +134,7 @@ class Tokens {
   using Shared = std::vector<std::pair<std::string, Var>>;
   std::array<Var, 2> decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
                                    ops::AttentionOptions options);
+  void report_attention(const Var& q, const Var& k, const Var& v, const Var& lse, const ops::AttentionOptions& options);
   void check_recorded(std::string_view what, std::string_view name) const;
 
   TokenData data_;

@@ -87,9 +87,17 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
                                const AttentionTokens& queries, const AttentionTokens& keys,
                                const AttentionOptions& options);
 
-// Column mass: for each key, the sum over queries and the weights it received, [B, S, H] f32, by a second streaming pass.
-Tensor attention_column_mass(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
-                             const AttentionTokens& queries, const AttentionTokens& keys,
-                             const AttentionOptions& options);
+// What the weights of a call look like, by one more streaming pass without values: O(T + S) memory, any mask and score. Shares of a row
+// are sizes of weights over their sum. `lse` is that of the forward call; under the sum normaliser, whose scores are its weights, the
+// log of the row's sum of them. Dropout is left out.
+struct AttentionStatistics {
+  Tensor column_mass;  // [B, S, H] f32: sum over queries of the share that the key gets
+  Tensor entropy;      // [B, T, H] f32: of each row's shares, in nats; 0 for a row without keys
+  Tensor
+      max_score;  // [B, T, H] f32: largest score, or size of one, that entered the normaliser; -inf for a row without keys
+};
+AttentionStatistics attention_statistics(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& lse_BTH,
+                                         const AttentionTokens& queries, const AttentionTokens& keys,
+                                         const AttentionOptions& options);
 
 }  // namespace weft::ops

@@ -14,10 +14,10 @@
 
 #include "weft/ops/attention.h"
 #include "weft/ops/attention/backward.h"
-#include "weft/ops/attention/column_mass.h"
 #include "weft/ops/attention/compose.h"
 #include "weft/ops/attention/forward.h"
 #include "weft/ops/attention/mask.h"
+#include "weft/ops/attention/statistics.h"
 
 namespace weft::ops {
 

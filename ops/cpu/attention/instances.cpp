@@ -70,10 +70,11 @@ void AttentionKernels<I, T>::backward(const core::Problem& problem, const Attent
 }
 
 template <Isa I, class T>
-void AttentionKernels<I, T>::column_mass(const core::Problem& problem, const AttentionOptions& options) {
+void AttentionKernels<I, T>::statistics(const core::Problem& problem, const AttentionOptions& options) {
   StandardMask mask(options.mask);
-  with_softmax_score(options.score,
-                     [&](const auto& score) { core::run_pass<T, core::ColumnMass>(problem, mask, score); });
+  with_functors(options, [&](const auto& score, auto normaliser) {
+    core::run_pass<T, core::Statistics, decltype(normaliser)>(problem, mask, score);
+  });
 }
 
 template <Isa I, class T>

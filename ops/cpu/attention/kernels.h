@@ -13,7 +13,7 @@ struct AttentionKernels {
   using Number = T;
   static void forward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
   static void backward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
-  static void column_mass(const ops::core::Problem& problem, const ops::AttentionOptions& options);
+  static void statistics(const ops::core::Problem& problem, const ops::AttentionOptions& options);
   // delta[b, t, h] = dout . out - dlse (contiguous, may be null), in the computing type.
   static void delta(const ops::core::Problem& problem, const ops::core::Operand& out, const T* dlse, T* delta);
 };

@@ -15,7 +15,7 @@ inline constexpr int64_t kMaxWidth = 256;
 void attention_forward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
 // Adds to dq, dk and dv, each element by one thread and in the same order in every run.
 void attention_backward(const ops::core::Problem& problem, const ops::AttentionOptions& options);
-void attention_column_mass(const ops::core::Problem& problem, const ops::AttentionOptions& options);
+void attention_statistics(const ops::core::Problem& problem, const ops::AttentionOptions& options);
 // delta[b, t, h] = dout . out - dlse; dlse (may be null) and delta are contiguous, in the computing type.
 void attention_delta(const ops::core::Problem& problem, const ops::core::Operand& out, const void* dlse, void* delta);
 

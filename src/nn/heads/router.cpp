@@ -89,6 +89,14 @@ Routing Router::choose(const Var& logits_BTE, Tokens& tokens) {
     case RouterWeights::hard: r.weights_BTK = top.values - top.values.detach() + 1.0; break;
   }
   if (tokens.is_training()) add_losses(r, logits_BTE, tokens);
+  if (tokens.takes_reports()) {
+    NoGrad no_grad;
+    Var ones = Tensor::full(r.weights_BTK.shape(), 1, logits_BTE.dtype(), logits_BTE.device());
+    tokens.report_means("load", scatter_add(logits_BTE.shape(), -1, r.chosen_BTK, ones));
+    Var p = r.probabilities_BTE, log_p = logits_BTE - unsqueeze(logsumexp(logits_BTE), -1);
+    tokens.report_means("entropy", -sum(p * log_p, -1, true));
+    tokens.report_means("top_probability", slice(top.values, -1, 0, 1));
+  }
   return r;
 }
 

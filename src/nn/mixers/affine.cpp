@@ -24,10 +24,12 @@ Affine::Affine(const AffineOptions& options, int64_t dim, int64_t heads, int64_t
 }
 
 Var Affine::operator()(const Var& out_BTHV, const Var& v_BTGV, const Var& x_BTD, Tokens& tokens) {
+  Scope scope(name());
   const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), G = v_BTGV.size(2), V = v_BTGV.size(3);
   const DType dtype = out_BTHV.dtype(), wide = dtype == kF64 ? kF64 : kF32;  // sums over thousands of tokens
   Var pre_BTH = cast(alpha_(x_BTD), wide);
   Var a_BTH = o_.has_sigmoid ? sigmoid(pre_BTH) : clipped(pre_BTH);
+  tokens.report_means("scale", a_BTH);
   if (tokens.is_training()) tokens.accumulate(mean_, tokens.sum(a_BTH.detach()), static_cast<double>(B * T));
 
   Var v = cast(v_BTGV, wide), sums_BTGV = tokens.scan(v);

@@ -23,9 +23,25 @@ Var Gate::activate(const Var& x) const {
   return sigmoid(x);
 }
 
-Var Gate::operator()(const Var& y_BTHC, const Var& x_BTD) const {
+Var Gate::operator()(const Var& y_BTHC, const Var& x_BTD, Tokens& tokens) const {
+  Scope scope(name());
   Var z = project_ ? split_heads((*project_)(x_BTD), heads_) : cast(*constant_, y_BTHC.dtype());
   z = activate(z);
+  if (tokens.takes_reports()) {  // per head; saturated: within 0.05 of the ends of a sigmoid
+    const int64_t H = z.size(-2);
+    NoGrad no_grad;
+    auto values = cast(z, kF32).value().to_vector<float>();
+    std::vector<double> sums(static_cast<size_t>(H), 0), ends(sums);
+    const auto width = static_cast<size_t>(z.size(-1));
+    for (size_t i = 0; i < values.size(); ++i) {
+      size_t h = i / width % static_cast<size_t>(H);
+      sums[h] += static_cast<double>(values[i]), ends[h] += values[i] < 0.05f || values[i] > 0.95f ? 1 : 0;
+    }
+    auto count = static_cast<double>(values.size()) / static_cast<double>(H);
+    for (size_t h = 0; h < sums.size(); ++h) tokens.report(str("mean/", h), sums[h], count);
+    if (o_.activation == GateActivation::sigmoid)
+      for (size_t h = 0; h < ends.size(); ++h) tokens.report(str("saturated/", h), ends[h], count);
+  }
   if (o_.is_head_shared) z = mean(z, -2, true);
   return o_.is_additive ? y_BTHC + z : y_BTHC * z;
 }

@@ -10,7 +10,7 @@ class Gate final : public Module {
  public:
   // What is gated has `heads` heads of `width` channels; 1 head for the layer's output.
   Gate(const GateOptions& options, int64_t dim, int64_t heads, int64_t width, double std, Rng rng);
-  Var operator()(const Var& y_BTHC, const Var& x_BTD) const;
+  Var operator()(const Var& y_BTHC, const Var& x_BTD, Tokens& tokens) const;
 
  private:
   Var activate(const Var& x) const;

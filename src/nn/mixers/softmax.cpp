@@ -79,11 +79,11 @@ class Softmax final : public Mixer {
     if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
     if (head_norm_) y_BTHK = (*head_norm_)(y_BTHK);
     if (o_.has_out_silu) y_BTHK = silu(y_BTHK);
-    y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD);
+    y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD, tokens);
     if (mixture_) y_BTHK = y_BTHK * unsqueeze(cast(heads.weights_BTH, y_BTHK.dtype()), -1);
     Var y_BTD = out_(merge_heads(y_BTHK));
     if (!gate(GatePosition::layer)) return y_BTD;
-    return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD));
+    return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD, tokens));
   }
 
   double flops_per_token(double keys) const override {
@@ -226,7 +226,7 @@ class Softmax final : public Mixer {
     Var q = split_heads(q_(x_BTD), o_.heads);
     Var k = split_heads(key_mix_ ? mixed(k_, *key_mix_, x_BTD) : k_(x_BTD), o_.kv_heads);
     Var v = split_heads(value_mix_ ? mixed(v_, *value_mix_, x_BTD) : v_(x_BTD), o_.kv_heads);
-    v = gated(GatePosition::values, v, x_BTD);
+    v = gated(GatePosition::values, v, x_BTD, tokens);
     if (temperature_) v = temperature_->values(v);
     if (q_norm_) {
       q = (*q_norm_)(q);
@@ -235,8 +235,8 @@ class Softmax final : public Mixer {
       q = unit(q, args_.norm_eps) * cast(*l2_scale_, q.dtype());
       k = unit(k, args_.norm_eps);
     }
-    k = gated(GatePosition::keys, k, x_BTD);
-    q = gated(GatePosition::queries, q, x_BTD);
+    k = gated(GatePosition::keys, k, x_BTD, tokens);
+    q = gated(GatePosition::queries, q, x_BTD, tokens);
     if (score_scale_) q = q * unsqueeze(cast(*score_scale_, q.dtype()), -1);
     if (temperature_) q = temperature_->queries(q, tokens);
     if (args_.rotary && o_.position == MixerPosition::model) {
@@ -252,9 +252,9 @@ class Softmax final : public Mixer {
       if (o_.gates[i].position == position) return gates_[i].get();
     return nullptr;
   }
-  Var gated(GatePosition position, const Var& y, const Var& x_BTD) const {
+  Var gated(GatePosition position, const Var& y, const Var& x_BTD, Tokens& tokens) const {
     const Gate* found = gate(position);
-    return found ? (*found)(y, x_BTD) : y;
+    return found ? (*found)(y, x_BTD, tokens) : y;
   }
 
   SoftmaxOptions o_;

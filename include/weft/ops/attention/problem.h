@@ -36,8 +36,9 @@ struct Problem {
   // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type.
   const void* delta = nullptr;
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
-  float* mass = nullptr;  // column mass [B, S, H]
-  DType compute = kF32;   // f64 for f64 tensors
+  // Statistics: column mass [B, S, H], entropy and largest score [B, T, H].
+  float *mass = nullptr, *entropy = nullptr, *top = nullptr;
+  DType compute = kF32;  // f64 for f64 tensors
   Device device = Device::cpu();
 
   WEFT_HD int64_t heads_per_group() const { return heads / kv_heads; }
