@@ -2,6 +2,7 @@
 // the columns. The gradient of the direction is summed over rows in two stages, in the same order in every run.
 #include "ops/cuda/depth.h"
 #include "ops/cuda/kernel.cuh"
+#include "ops/math/scalar.h"
 #include "weft/core/error.h"
 
 namespace weft::cuda {

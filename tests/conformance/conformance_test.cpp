@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <set>
+
 #include "tests/support/errors.h"
 #include "weft/autograd/record.h"
 #include "weft/ops/elementwise.h"
@@ -94,6 +97,17 @@ TEST(Conformance, AThrowIsAFailureWithItsText) {
       EXPECT_EQ(r.verdict, Verdict::failed);
       EXPECT_NE(r.reason.find("no such thing"), std::string::npos);
     }
+}
+
+// docs/mixers.md holds what `weft check --table` printed: it must be printed again when a row comes or goes.
+TEST(Docs, TableOfMixersNamesEveryRow) {
+  std::ifstream file(WEFT_DOCS "/mixers.md");
+  std::set<std::string> documented, rows;
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("| `")) documented.insert(line.substr(3, line.find('`', 3) - 3));
+  for (const MixerRow& row : mixer_table()) rows.insert(row.name);
+  for (const ResidualRow& row : residual_table()) rows.insert("residual." + row.name);
+  EXPECT_EQ(documented, rows);
 }
 
 }  // namespace

@@ -88,7 +88,9 @@ Row mixer_row_of(const MixerRow& row, const StepShape& shape, int rounds) {
   out.ratio = 1 / median[1];
   out.extra = {{"time of plain attention's", str(std::round(median[1] * 1000) / 1000)},
                {"parameters", str(step.num_params())},
-               {"of its", str(std::round(1000.0 * static_cast<double>(step.num_params()) / static_cast<double>(plain.num_params())) / 1000)},
+               {"of its", str(std::round(1000.0 * static_cast<double>(step.num_params()) /
+                                         static_cast<double>(plain.num_params())) /
+                              1000)},
                {"step MiB", rounded(peak / 1048576)}};
   return out;
 }

@@ -106,7 +106,8 @@ Action define_bench(CLI::App& app) {
   app.add_option("--device", options->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->type_name("DEVICE");
-  app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")->type_name("NAME");
+  app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
+      ->type_name("NAME");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
