@@ -150,8 +150,8 @@ template <class T, class C>
 void DepthKernels<T, C>::mix_backward(const cpu::DepthArgs<T, C>& args, int64_t rows, C* ddirection, Device device) {
   Sources<T, C> sources = on_host(args);
   const int64_t chunks = rows < 256 ? (rows > 0 ? rows : 1) : 256, chunk = (rows + chunks - 1) / chunks;
-  Tensor pull = Tensor::empty({rows, args.sources}, dtype_of<C>(), device);
-  Tensor partial = Tensor::empty({chunks, args.width}, dtype_of<C>(), device);
+  Tensor pull = Tensor::empty(Shape{rows, args.sources}, dtype_of<C>(), device);
+  Tensor partial = Tensor::empty(Shape{chunks, args.width}, dtype_of<C>(), device);
   launch("depth_mix_backward", mix_rows_backward<T, C>, grid_of(rows, 1), dim3(kRowThreads), 0, stream(device.index),
          args, sources, rows, pull.mutable_data<C>());
   launch("depth_mix_direction", sum_direction<T, C>, dim3(static_cast<unsigned>(chunks)), dim3(kThreads), 0,
