@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -57,6 +58,76 @@ eval { every: 10 } log { every: 5 samples_every: 20 sample_tokens: 10 } checkpoi
 
   fs::path folder_;
 };
+
+// Every kind of mixer, residual stream and feed-forward network trains from a config, takes diagnostics, decodes a sample, and goes on from a
+// checkpoint to the same bits: buffers, routers' noise and fixed sequences included.
+TEST_F(Run, TrainsEveryPartAndResumesItBitForBit) {
+  const std::vector<std::string> umoe{"model.mixer={umoe{experts:4 active:2 query_rank:4}}",
+                                      "model.ffn={umoe{active:3}}"};
+  std::vector<std::vector<std::string>> parts{umoe};
+  for (const char* mixer : {"softmax{heads:2 gate{} affine{} head_norm:true}",
+                            "softmax{heads:4 head_mixture{active:2 shared:1 running_load:true}}",
+                            "softmax{heads:2 weights{kind:sigmoid bias:none} score_shift:true}",
+                            "softmax{heads:2 weights{kind:taylor2 divide_by_sum:true}}",
+                            "mla{heads:2}",
+                            "nexus{heads:2}",
+                            "hopfield{heads:2}",
+                            "dual{heads:1 relational_heads:1}",
+                            "simplified{heads:2 kind:super}",
+                            "deconstructed{}",
+                            "deconstructed{kind:key_only heads:2}",
+                            "deconstructed{kind:static_embedding heads:2}",
+                            "deconstructed{kind:random_embedding heads:2}",
+                            "deconstructed{kind:fixed_text heads:2}",
+                            "tapa{heads:2}",
+                            "neural{heads:2}",
+                            "multi_token{heads:2 query_kernel:2 key_kernel:3}",
+                            "rcmha{heads:2}",
+                            "nap{heads:2}",
+                            "relative_bias{heads:2}",
+                            "moa{experts:4 active:2 noise:true}"})
+    parts.push_back({std::string("model.mixer={") + mixer + "}"});
+  for (const char* residual : {"attention{}", "attention{blocks:2}", "delta{}", "delta{states:true}"})
+    parts.push_back({std::string("model.residual={") + residual + "}"});
+  for (std::vector<std::string> more : parts) {
+    SCOPED_TRACE(more[0]);
+    fs::remove_all(folder_ / "a");
+    for (const char* override : {"train.tokens=1280", "log.diagnostics_every=5", "log.samples_every=0", "eval.every=0"})
+      more.push_back(override);
+    auto last = [&] { return path("a") + "/checkpoints/step-00000010"; };
+    auto result = test::run_weft(train("a", more));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    std::string expected = io::read_file(last() + "/model.safetensors");
+    bool has_diagnostics = false;
+    for (const auto& record : io::read_metrics(path("a/metrics.jsonl"))) {
+      has_diagnostics = has_diagnostics || record.kind == "diagnostics";
+      for (const auto& [name, value] : record.values) EXPECT_TRUE(std::isfinite(value)) << name;
+    }
+    EXPECT_TRUE(has_diagnostics);
+    fs::remove_all(last());
+    result = test::run_weft(train("a", more));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(result.err.find("resumed at step 5"), std::string::npos) << result.err;
+    EXPECT_EQ(io::read_file(last() + "/model.safetensors") == expected, true);
+  }
+}
+
+// The recipes that come with the library, ten small steps each.
+TEST_F(Run, RecipesTrain) {
+  int count = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(WEFT_RECIPES)) {
+    if (entry.path().extension() != ".txtpb") continue;
+    SCOPED_TRACE(entry.path().string());
+    ++count;
+    auto result =
+        test::run_weft({"train", entry.path().string(), "--run", path("recipe-" + entry.path().stem().string()),
+                        "data.train.path=" + path("text.txt"), "train.tokens_per_step=512", "train.micro_batch=2",
+                        "train.tokens=5120", "optim.schedule={constant{}}", "eval.every=0", "log.sample_tokens=1",
+                        "log.sample_prompt=line", "train.threads=1"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+  }
+  EXPECT_GE(count, 19);
+}
 
 TEST_F(Run, LeavesWhatTheDocumentsPromise) {
   auto result = test::run_weft(train("a", {"--json"}));
