@@ -7,6 +7,7 @@
 #include <set>
 
 #include "tests/support/errors.h"
+#include "weft/nn/residual.h"
 #include "weft/autograd/record.h"
 #include "weft/ops/elementwise.h"
 
