@@ -64,12 +64,11 @@ class Tokens {
   // attend() whose values are the first `value_width` channels of the keys, so that decoding keeps the keys alone.
   std::array<Var, 2> attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
                                  ops::AttentionOptions options = {});
-  // attend() of some queries of one batch row: q [1, n, H, K] of its tokens `which` (indices below T), k and v of that row alone.
-  // Not in decoding, no dropout.
+  // attend() of the queries q [1, n, H, K] of the tokens `which` of one batch row, on its k and v. Not in decoding, no dropout.
   std::array<Var, 2> attend_some(const Var& q_1NHK, const Var& k_1TGK, const Var& v_1TGV, int64_t row,
                                  std::span<const int32_t> which, ops::AttentionOptions options = {});
-  // For mixers that read pairs of tokens in ways of their own: [B, T, ...] of these tokens and, in decoding, of all before them,
-  // S in all; token t of these is number S - T + t. It costs a copy of every token on every rank: attend() does not.
+  // For mixers that read pairs by themselves: [B, T, ...] of these tokens and, in decoding, of all before them, S in all; token t of
+  // these is number S - T + t. It costs a copy of every token on every rank: attend() does not.
   std::vector<Var> gather(std::span<const Var> values);
   // Of the S gathered tokens: position within the document, [B, S] i32.
   Tensor gathered_positions() const;
@@ -84,8 +83,7 @@ class Tokens {
   Var sum(const Var& x);
   // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32.
   Tensor visible_keys(int64_t window = 0) const;
-  // What the weights of attend() look like, without gradient: see weft/ops/attention.h. lse from attend(); without one (additive
-  // weights) undefined.
+  // What the weights of attend() look like: see weft/ops/attention.h. lse from attend(), undefined where it has none.
   ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
                                       ops::AttentionOptions options = {});
 
