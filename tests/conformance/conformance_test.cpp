@@ -7,8 +7,8 @@
 #include <set>
 
 #include "tests/support/errors.h"
-#include "weft/nn/residual.h"
 #include "weft/autograd/record.h"
+#include "weft/nn/residual.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft {
