@@ -83,6 +83,14 @@ TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64
   return {positions, on_default_device(batch.documents), on_default_device(batch.document_positions), first_row};
 }
 
+AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
+  data::ValidationWindows windows = data.windows(context);
+  const int64_t full = std::max<int64_t>(1, windows.num_windows() - 1);  // the last may be padded
+  data::Batch batch = windows.batch(0, std::min(rows, full));
+  return {on_default_device(batch.tokens), on_default_device(batch.targets),
+          token_data(batch, data.keeps_documents_apart(), 0)};
+}
+
 Tensor on_default_device(const Tensor& x) { return ops::to(x, default_device()); }
 
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options) {

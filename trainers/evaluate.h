@@ -6,8 +6,9 @@
 #include <span>
 #include <string>
 
+#include "trainers/run_data.h"
 #include "weft/data/loader.h"
-#include "weft/models/language_model.h"
+#include "weft/models/analysis.h"
 
 namespace weft::train {
 
@@ -32,6 +33,9 @@ struct EvaluateOptions {
   std::function<void(int64_t done, int64_t total)> progress = {};
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
+
+// The first `rows` validation windows, or fewer if there are fewer full ones, for weft/models/analysis.h.
+AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows);
 
 // What Tokens wants of a batch.
 // A loader's tensors where the model is.

@@ -193,6 +193,8 @@ void Run::after_step(int64_t step) {
   auto is_due = [&](int64_t every) { return every > 0 && step % every == 0 && !is_last; };
   bool is_best = is_due(e_.eval().every()) && validate(false);
   if (is_due(e_.log().samples_every())) write_sample();
+  if (is_due(e_.log().analysis_every()))
+    recorder_.analysis(analyse(*model_, analysis_rows(data_, trainer_.plan().context, 8)), step, progress_.time_s);
   if (is_due(e_.checkpoint().every()) || (is_best && e_.checkpoint().every() > 0)) save();
 }
 
@@ -223,7 +225,8 @@ void Run::write_sample() {
                                              .top_p = e_.log().sample_top_p(),
                                              .seed = seed,
                                              .vocab = data_.tokenizer->vocab_size(),
-                                             .end_of_text = data_.end_of_text});
+                                             .end_of_text = data_.end_of_text,
+                                             .first_token = data_.first_token});
     recorder_.sample(trainer_.num_steps(), data::show_utf8(data_.tokenizer->decode(prompt)),
                      data::show_utf8(data_.tokenizer->decode(ids)));
   }

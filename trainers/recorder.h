@@ -35,6 +35,9 @@ class Recorder {
   void step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
             int64_t num_skipped);
   void diagnostics(const StepResult& result, int64_t step, double time_s);
+  void analysis(std::vector<std::pair<std::string, double>> values, int64_t step, double time_s) {
+    write("analysis", step, time_s, std::move(values));
+  }
   void validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best);
   void restore(std::optional<double> best_val) { status_.best_val = best_val; }  // for the bar of a resumed run
   void checkpoint(int64_t step) { status_.checkpoint_step = step; }

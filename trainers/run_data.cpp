@@ -109,7 +109,8 @@ data::ValidationWindows RunData::windows(int64_t context) const {
   return data::ValidationWindows(*validation, {.context = context,
                                                .vocab = tokenizer->vocab_size(),
                                                .documents = documents,
-                                               .end_of_text = end_of_text.value_or(-1)});
+                                               .end_of_text = end_of_text.value_or(-1),
+                                               .first_token = first_token.value_or(-1)});
 }
 
 RunData prepare_data(const Loaded& config, const std::string& run_folder, const PrepareOptions& options) {
@@ -123,6 +124,8 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
     run.byte_lengths.push_back(run.tokenizer->byte_length(static_cast<int32_t>(id)));
   run.end_of_text =
       d.has_end_of_text() ? std::optional(static_cast<int32_t>(d.end_of_text())) : run.tokenizer->end_of_text();
+
+  if (d.first_token()) run.first_token = static_cast<int32_t>(vocab);
 
   std::vector<data::MixtureSource> sources;
   for (int i = 0; i < d.train_size(); ++i)
@@ -144,7 +147,8 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   data::RowOptions rows{.context = config.experiment.model().context(),
                         .vocab = vocab,
                         .documents = run.documents,
-                        .end_of_text = run.end_of_text.value_or(-1)};
+                        .end_of_text = run.end_of_text.value_or(-1),
+                        .first_token = run.first_token.value_or(-1)};
   run.loader =
       std::make_unique<data::Loader>(std::move(sources), rows, static_cast<uint64_t>(config.experiment.seed()));
   return run;

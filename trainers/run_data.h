@@ -16,10 +16,12 @@ struct RunData {
   std::shared_ptr<const data::Tokenizer> tokenizer;
   std::vector<int64_t> byte_lengths;  // per id
   std::optional<int32_t> end_of_text;
+  std::optional<int32_t> first_token;  // in place of every row's first
   data::DocumentRule documents = data::DocumentRule::none;
   std::unique_ptr<data::Loader> loader;
   std::optional<data::Dataset> train, validation;  // validation: absent if the config names none
 
+  int64_t num_ids() const { return tokenizer->vocab_size() + (first_token ? 1 : 0); }
   bool keeps_documents_apart() const { return documents != data::DocumentRule::none; }
   data::ValidationWindows windows(int64_t context) const;
 };

@@ -88,7 +88,7 @@ PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
 
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
   MemoryTag tag("parameters");
-  LanguageModelOptions options = model_options(config, data.tokenizer->vocab_size());
+  LanguageModelOptions options = model_options(config, data.num_ids());
   options.fixed_text = fixed_text(config, data, options);
   double elements = table_and_ffn_elements(options);
   check_memory(elements);  // first, so that no mixer of absurd size is made to count it

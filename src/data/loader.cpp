@@ -28,6 +28,7 @@ void fill_row(Batch& batch, int64_t row, const Dataset& dataset, int64_t begin, 
   auto used = static_cast<size_t>(length);
   dataset.read(begin, tokens.first(used), options.vocab);
   dataset.read(begin + 1, targets.first(used), options.vocab);
+  if (options.first_token >= 0) tokens[0] = options.first_token;
   int64_t next_document = options.documents == DocumentRule::index ? dataset.next_document(begin) : 0;
   int32_t document = 0, position = 0;
   for (size_t t = 0; t < used; ++t) {
@@ -64,6 +65,12 @@ void check_rows(const RowOptions& rows, const Dataset& dataset) {
                str("loader: documents are found by the id of end of text, which is ", rows.end_of_text,
                    " in a vocabulary of ", rows.vocab),
                "set end_of_text to the id that separates documents, or turn the document mask off");
+  WEFT_CHECK(rows.first_token < 0 || rows.documents == DocumentRule::none,
+             "loader: a fixed first token with rows of several documents",
+             "make a row one document (data.document_mask=false), or leave the first token as it is");
+  WEFT_CHECK(rows.first_token < 0 || rows.first_token >= rows.vocab,
+             str("loader: the fixed first token ", rows.first_token, " is an id of the data, of ", rows.vocab),
+             "use an id that no text has, such as the number of ids");
   if (rows.documents == DocumentRule::index)
     WEFT_CHECK(dataset.has_documents(), "loader: a shard does not say where its documents begin",
                "use Megatron shards, or an end-of-text id");

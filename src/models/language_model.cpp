@@ -146,8 +146,9 @@ Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) 
 // Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its feed-forward network
 // reads), and that over the median size.
 void LanguageModel::report_activations(Block& block, const Var& x_BTD, Tokens& tokens) {
-  if (!tokens.takes_reports()) return;
   Scope scope(block.name());
+  tokens.show_state("state", x_BTD);
+  if (!tokens.takes_reports()) return;
   NoGrad no_grad;
   auto sizes = cast(abs(x_BTD), kF32).value().to_vector<float>();
   auto middle = sizes.begin() + static_cast<std::ptrdiff_t>(sizes.size() / 2);
@@ -192,6 +193,7 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
              "give ids [B, T] of the same tokens");
   Var x = embedding_(ids_BT);
   if (positions_) x = x + (*positions_)(tokens.document_positions());
+  x = tokens.embedding(x);
   tokens.share("embedding", x);
   if (fixed_) share_fixed_sequence(tokens);
   x = run_blocks(x, tokens, options_.recompute == Recompute::blocks);

@@ -37,22 +37,28 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
   WEFT_CHECK(options.temperature >= 0 && options.top_p > 0 && options.top_p <= 1 && options.tokens >= 0,
              str("sample: temperature ", options.temperature, ", top_p ", options.top_p, ", tokens ", options.tokens),
              "temperature and tokens are 0 or more, top_p lies in (0, 1]");
+  WEFT_CHECK(!options.first_token || model.options().context >= 2, "sample: a first token in a context of 1",
+             "a context of at least 2 tokens has room for another");
   NoGrad no_grad;
   int64_t context = model.options().context, vocab = options.vocab ? options.vocab : model.options().vocab;
   WEFT_CHECK(vocab > 0 && vocab <= model.options().vocab,
              str("sample: vocab ", vocab, " of a model with ", model.options().vocab, " ids"),
              "give at most the model's, or 0 for all of it");
   Rng rng = Rng(options.seed)["sample"];
-  std::vector<int32_t> ids(prompt.begin(), prompt.end()), fresh(ids), made;
-  if (static_cast<int64_t>(fresh.size()) > context) fresh.erase(fresh.begin(), fresh.end() - context);
+  std::vector<int32_t> ids(prompt.begin(), prompt.end()), fresh, made;
+  auto restart = [&](int64_t most) {  // reads at most that many of the last ids anew
+    const int64_t extra = options.first_token ? 1 : 0;
+    fresh.assign(ids.end() - std::min(static_cast<int64_t>(ids.size()), std::max<int64_t>(most - extra, 1)), ids.end());
+    if (extra) fresh.insert(fresh.begin(), *options.first_token);
+  };
+  restart(context);
   std::shared_ptr<Cache> cache = make_cache(1, context);
   for (int64_t i = 0; i < options.tokens; ++i) {
     int64_t seen = cached_tokens(*cache), count = static_cast<int64_t>(fresh.size());
     if (seen + count > context) {
       cache = make_cache(1, context);
       seen = 0;
-      fresh.assign(ids.end() - std::min<int64_t>(static_cast<int64_t>(ids.size()), std::max<int64_t>(context / 2, 1)),
-                   ids.end());
+      restart(context / 2);
       count = static_cast<int64_t>(fresh.size());
     }
     Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});

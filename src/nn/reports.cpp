@@ -2,6 +2,7 @@
 // Attention Heads (2410.13835). B batch, T tokens, H query heads, G key/value heads.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
@@ -10,19 +11,81 @@
 
 namespace weft {
 
+// lse itself, or where there is none the log of the sum of weights, which are not negative; with a sink, of the keys and the sink.
+Var Tokens::merged_lse(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& sink,
+                       const ops::AttentionOptions& options) const {
+  Var lse = lse_BTH;
+  if (!lse.defined()) {
+    const ops::AttentionTokens tokens{data_.positions, data_.documents};
+    Var one = Tensor::full({k_BTGK.size(0), k_BTGK.size(1), k_BTGK.size(2), 1}, 1, k_BTGK.dtype(), k_BTGK.device());
+    auto [sums, of_softmax] = weft::attend(q_BTHK, k_BTGK, one, tokens, tokens, options);
+    lse = of_softmax.defined() ? of_softmax : log(cast(squeeze(sums, -1), sums.dtype() == kF64 ? kF64 : kF32));
+  }
+  if (!sink.defined()) return lse;
+  Var u = expand(cast(sink, lse.dtype()), lse.shape());
+  return maximum(lse, u) + log(exp(-abs(lse - u)) + 1.0);
+}
+
 ops::AttentionStatistics Tokens::statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
                                             ops::AttentionOptions options) {
   NoGrad no_grad;
-  ops::AttentionTokens here{data_.positions, data_.documents};
-  options.mask.same_document = data_.documents.defined();
+  ops::AttentionTokens tokens = here(options);
   options.dropout = 0;
-  Var lse = lse_BTH;
-  if (!lse.defined()) {  // the log of the sum of weights, which are not negative
-    Var one = Tensor::full({k_BTGK.size(0), k_BTGK.size(1), k_BTGK.size(2), 1}, 1, k_BTGK.dtype(), k_BTGK.device());
-    Var sums = squeeze(weft::attend(q_BTHK, k_BTGK, one, here, here, options)[0], -1);
-    lse = log(cast(sums, sums.dtype() == kF64 ? kF64 : kF32));
+  return weft::attention_statistics(q_BTHK, k_BTGK, merged_lse(q_BTHK, k_BTGK, lse_BTH, {}, options), tokens, tokens,
+                                    options);
+}
+
+void Tokens::observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH,
+                     ops::AttentionOptions options, const Var& sink) {
+  const bool shows_weights = options_.probe && options_.probe->weights;
+  if (is_decoding() || is_recomputing() || (!takes_reports() && !shows_weights)) return;
+  NoGrad no_grad;
+  here(options);
+  options.dropout = 0;
+  lse_BTH = merged_lse(q_BTHK, k_BTGK, lse_BTH, {}, options);
+  Var merged = merged_lse(q_BTHK, k_BTGK, lse_BTH, sink, options);
+  if (takes_reports()) report_attention(q_BTHK, k_BTGK, v_BTGV, merged, options);
+  if (takes_reports() && sink.defined())
+    report_means("sink_mass", exp(expand(cast(sink, merged.dtype()), merged.shape()) - merged));
+  if (shows_weights) show_weights(q_BTHK, k_BTGK, lse_BTH, sink.defined() ? merged : Var(), options);
+}
+
+// The core with columns of the identity as values gives columns of the weights; `merged`: lse with a sink, if there is one.
+void Tokens::show_weights(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& merged,
+                          const ops::AttentionOptions& options) {
+  constexpr int64_t kColumns = 64;
+  const int64_t B = k_BTGK.size(0), T = k_BTGK.size(1), G = k_BTGK.size(2);
+  const ops::AttentionTokens tokens{data_.positions, data_.documents};
+  std::vector<Var> parts;
+  for (int64_t begin = 0; begin < T; begin += kColumns) {
+    const int64_t width = std::min(kColumns, T - begin);
+    Tensor columns = Tensor::zeros({T, width}, kF32, Device::cpu());
+    for (int64_t j = 0; j < width; ++j) columns.mutable_data<float>()[(begin + j) * width + j] = 1;
+    Var unit = cast(to(columns, k_BTGK.device()), k_BTGK.dtype());
+    Var v = expand(reshape(unit, {1, T, 1, width}), {B, T, G, width});
+    parts.push_back(
+        cast(weft::attend(q_BTHK, k_BTGK, reshape(v * 1.0, {B, T, G, width}), tokens, tokens, options)[0], kF32));
   }
-  return weft::attention_statistics(q_BTHK, k_BTGK, lse, here, here, options);
+  Var weights = concatenate(parts, -1);
+  if (merged.defined()) weights = weights * unsqueeze(cast(exp(lse_BTH - merged), kF32), -1);
+  options_.probe->weights(Scope::path(), weights.value(), options.normaliser == ops::Normaliser::softmax);
+}
+
+Var Tokens::heads(const Var& y_BTHV) const {
+  const bool is_probed = options_.probe && options_.probe->heads && !is_decoding();
+  return is_probed ? options_.probe->heads(Scope::path(), y_BTHV) : y_BTHV;
+}
+
+Var Tokens::embedding(const Var& x_BTD) const {
+  const bool is_probed = options_.probe && options_.probe->embedding && !is_decoding();
+  Var x = is_probed ? options_.probe->embedding(x_BTD) : x_BTD;
+  show_state("embedding", x);
+  return x;
+}
+
+void Tokens::show_state(std::string_view name, const Var& x_BTD) const {
+  if (!options_.probe || !options_.probe->state || is_decoding() || is_recomputing()) return;
+  options_.probe->state(str(Scope::path(), ".", name), x_BTD);
 }
 
 bool Tokens::takes_reports() const { return options_.takes_diagnostics && !is_recomputing(); }

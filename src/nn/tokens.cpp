@@ -48,31 +48,39 @@ const Tensor& Tokens::document_positions() const {
   return data_.document_positions.defined() ? data_.document_positions : data_.positions;
 }
 
-std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
-                                  ops::AttentionOptions options) {
-  ops::AttentionTokens here{data_.positions, data_.documents};
+// Of the tokens as queries and keys, with what the options of every call of the core say about them.
+ops::AttentionTokens Tokens::here(ops::AttentionOptions& options) const {
   options.mask.same_document = data_.documents.defined();
   options.first_row = data_.first_row;
   if (!is_training()) options.dropout = 0;
-  if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options));
-  std::array<Var, 2> result = weft::attend(q_BTHK, k_BTGK, v_BTGV, here, here, options);
-  if (takes_reports()) report_attention(q_BTHK, k_BTGK, v_BTGV, result[1], options);
+  return {data_.positions, data_.documents};
+}
+
+std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                                  ops::AttentionOptions options, const Var& sink) {
+  std::array<Var, 2> result = attend_part(q_BTHK, k_BTGK, v_BTGV, options);
+  observe(q_BTHK, k_BTGK, v_BTGV, result[1], std::move(options), sink);
   return result;
+}
+
+std::array<Var, 2> Tokens::attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                                       ops::AttentionOptions options) {
+  ops::AttentionTokens tokens = here(options);
+  if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options));
+  return weft::attend(q_BTHK, k_BTGK, v_BTGV, tokens, tokens, options);
 }
 
 // Without v: the first `value_width` channels of k.
 std::array<Var, 2> Tokens::decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
                                          ops::AttentionOptions options) {
   WEFT_CHECK(!is_recording(), "attend: decoding with a cache has no gradient", "decode under NoGrad");
-  ops::AttentionTokens here{data_.positions, data_.documents};
-  options.mask.same_document = data_.documents.defined();
-  options.first_row = data_.first_row;
+  ops::AttentionTokens tokens = here(options);
   options.dropout = 0;
   Cache& cache = *options_.cache;
   Cache::Slot& slot = cache.slot(next_slot_++);
   Tensor k = cache.append(slot.a, k_BTGK.value());
   Tensor v = v_BTGV.defined() ? cache.append(slot.b, v_BTGV.value()) : k.slice(-1, 0, value_width);
-  return weft::attend(q_BTHK, k, v, here, cache.keys(here), options);
+  return weft::attend(q_BTHK, k, v, tokens, cache.keys(tokens), options);
 }
 
 std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,

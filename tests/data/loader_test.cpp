@@ -231,6 +231,26 @@ TEST(Loader, NamesTheShardOfABadId) {
       {"planted.bin", "id 77 at token 1234", "vocabulary of 64"});
 }
 
+// A fixed token stands in place of every row's first, in training and validation; targets stay.
+TEST(Loader, FixedFirstToken) {
+  Dataset data(counting(50));
+  RowOptions plain{.context = 6, .vocab = 50}, fixed{.context = 6, .vocab = 50, .first_token = 50};
+  auto compare = [](const Batch& a, const Batch& b) {
+    auto x = a.tokens.to_vector<int32_t>(), y = b.tokens.to_vector<int32_t>();
+    EXPECT_EQ(a.targets.to_vector<int32_t>(), b.targets.to_vector<int32_t>());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], i % 6 == 0 ? 50 : x[i]);
+  };
+  compare(one(data, plain).batch(0, 5), one(data, fixed).batch(0, 5));
+  compare(ValidationWindows(data, plain).batch(0, 9), ValidationWindows(data, fixed).batch(0, 9));
+  expect_error([&] { one(data, {.context = 6, .vocab = 50, .first_token = 7}); }, {"first token 7", "id of the data"});
+  expect_error(
+      [&] {
+        one(data,
+            {.context = 6, .vocab = 50, .documents = DocumentRule::ends_with_id, .end_of_text = 3, .first_token = 50});
+      },
+      {"several documents", "document_mask=false"});
+}
+
 TEST(LoaderErrors, SayWhatAndHowToFix) {
   Dataset ten(counting(10));
   auto make = [](Dataset d, RowOptions rows) { one(std::move(d), rows); };

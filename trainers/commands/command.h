@@ -45,6 +45,7 @@ class ConfigArguments {
   std::vector<std::string> positional_, set_;
 };
 
+Action define_analyse(CLI::App& app);
 Action define_bench(CLI::App& app);
 Action define_check(CLI::App& app);
 Action define_config(CLI::App& app);
@@ -54,6 +55,7 @@ Action define_eval(CLI::App& app);
 Action define_gradcheck(CLI::App& app);
 Action define_inspect(CLI::App& app);
 Action define_sample(CLI::App& app);
+Action define_task(CLI::App& app);
 Action define_train(CLI::App& app);
 
 }  // namespace weft::cli

@@ -33,7 +33,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                              .top_p = options.top_p,
                              .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
                              .vocab = run.data.tokenizer->vocab_size(),
-                             .end_of_text = run.data.end_of_text});
+                             .end_of_text = run.data.end_of_text,
+                             .first_token = run.data.first_token});
     std::string text = data::show_utf8(run.data.tokenizer->decode(ids));
     samples.push_back(text);
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");

@@ -15,6 +15,10 @@ std::span<const Command> commands() {
        "  weft eval runs/shakespeare\n"
        "  weft eval runs/shakespeare --lengths 256,1024 --json",
        define_eval},
+      {"analyse", "Importance of heads, rank collapse, sinks, rollout and flow of a run's newest checkpoint",
+       "  weft analyse runs/shakespeare\n"
+       "  weft analyse runs/shakespeare --rows 32 --json",
+       define_analyse},
       {"sample", "Let a run's newest checkpoint continue a text",
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare --n 4 --temperature 0.7 --top-p 0.9",
@@ -39,6 +43,10 @@ std::span<const Command> commands() {
        "  weft check --mixer gqa\n"
        "  weft check --json",
        define_check},
+      {"task", "Train small models on tasks that show attention sinks, and measure them",
+       "  weft task backcopy --text input.txt\n"
+       "  weft task trigger --mixer softmax --mixer relu --json",
+       define_task},
       {"config", "Print the resolved config, explain a field, or print the reference of all fields",
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",

@@ -5,8 +5,8 @@
 #include <fmt/format.h>
 
 #include "trainers/conformance/subject.h"
+#include "trainers/tasks/small_training.h"
 #include "weft/models/language_model.h"
-#include "weft/optim/optimizer.h"
 
 namespace weft::conformance {
 
@@ -59,23 +59,16 @@ Outcome check_learning(const Subject& subject) {
                        .fixed_text = {0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3},
                        .std = 0.1},
                       Rng(5));
-  std::vector<OptimizerParam> params;
-  for (const NamedParam& p : model.params()) params.push_back({p.name, p.param->value(), p.param->working()});
-  Optimizer optimizer({{.algorithm = AdamWOptions{.lr = 1e-2, .weight_decay = 0}}}, params);
+  SmallTraining training(model, {.lr = 1e-2, .weight_decay = 0});
   double first = 0, last = 0;
   for (int64_t step = 0; step < kSteps; ++step) {
     ToyBatch batch = toy_batch(toy, Rng(1)["toy"][static_cast<uint64_t>(step)]);
     Tokens tokens(plain_tokens(kRows, kLength), {.is_training = true, .rng = Rng(2)[static_cast<uint64_t>(step)]});
     LanguageModelLoss loss =
         model.loss(batch.ids, batch.targets, tokens, 1 / static_cast<double>(kRows * targets_per_row));
-    double value = loss.loss.value().item();
+    double value = training.step(loss.loss);
     if (step == 0) first = value;
     if (step >= kSteps - 10) last += value / 10;
-    backward(loss.loss);
-    std::vector<Tensor> grads;
-    for (const NamedParam& p : model.params()) grads.push_back(p.param->grad());
-    optimizer.step(grads, 1, clip_factor(global_norm(grads), 1));
-    model.clear_grads();
   }
   bool has_learned = last < subject.row().toy_loss;
   return {has_learned ? Verdict::passed : Verdict::failed,

@@ -49,6 +49,7 @@ struct RowOptions {
   int64_t vocab = 0;    // ids must be below
   DocumentRule documents = DocumentRule::none;
   int32_t end_of_text = -1;  // for the rules with an id
+  int32_t first_token = -1;  // >= 0: stands in place of every row's first token, from `vocab` on; not with documents
 };
 
 // int32 CPU tensors [B, T]. A row is T consecutive tokens of the stream.

@@ -17,6 +17,7 @@ struct SampleOptions {
   uint64_t seed = 1;
   int64_t vocab = 0;                        // ids from here on are never drawn; 0: the model's
   std::optional<int32_t> end_of_text = {};  // stops there; not part of the result
+  std::optional<int32_t> first_token = {};  // stands before all that the model reads; not part of the result
 };
 
 // New ids after `prompt` (at least one id). When the model's context is full, the last half of it is kept and read again.

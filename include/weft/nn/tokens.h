@@ -12,34 +12,10 @@
 #include <vector>
 
 #include "weft/autograd/functions.h"
-#include "weft/core/rng.h"
 #include "weft/nn/module.h"
+#include "weft/nn/token_data.h"
 
 namespace weft {
-
-// What is known per token. Integers are i32, shape [B, T].
-struct TokenData {
-  Tensor positions = {};           // global position in the row
-  Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
-  Tensor document_positions = {};  // position within the document; undefined: positions
-  int64_t first_row = 0;           // global index of batch row 0 in the step
-};
-
-// Positions 0 .. T-1 in every row, one document.
-TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position = 0);
-
-// State of one decoding: keys, values, tails and sums of earlier tokens, filled by the calls of Tokens in their order.
-class Cache;
-std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
-int64_t cached_tokens(const Cache& cache);
-
-struct TokensOptions {
-  bool is_training = false;                // dropout on, auxiliary losses collected
-  Rng rng = Rng(0);                        // of this step
-  double loss_share = 1;                   // of the step's targets that are here: weighs auxiliary losses
-  bool takes_diagnostics = false;          // layers report what they see of themselves: more work
-  std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
-};
 
 class Tokens {
  public:
@@ -58,9 +34,20 @@ class Tokens {
   bool is_decoding() const { return options_.cache != nullptr; }
 
   // The softmax core over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Documents are kept
-  // apart when they are given. `mask` and the rest as in weft/ops/attention.h.
-  std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
-                            ops::AttentionOptions options = {});
+  // apart when they are given. `mask` and the rest as in weft/ops/attention.h. `sink`: score of a place beside the keys that the caller
+  // merges afterwards, [B, T, H] or what expands to it; it changes only what is observed.
+  std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {},
+                            const Var& sink = {});
+  // attend() of some of the heads that nobody observes; observe() of all heads goes with it, lse undefined.
+  std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                                 ops::AttentionOptions options);
+  void observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH, ops::AttentionOptions options,
+               const Var& sink);
+  // The outputs of heads, as every mixer passes them before it joins them: a probe may change them.
+  Var heads(const Var& y_BTHV) const;
+  // The embedding and later states of the residual stream, for a probe; it may change the first.
+  Var embedding(const Var& x_BTD) const;
+  void show_state(std::string_view name, const Var& x_BTD) const;
   // attend() whose values are the first `value_width` channels of the keys, so that decoding keeps the keys alone.
   std::array<Var, 2> attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
                                  ops::AttentionOptions options = {});
@@ -132,7 +119,12 @@ class Tokens {
   using Shared = std::vector<std::pair<std::string, Var>>;
   std::array<Var, 2> decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
                                    ops::AttentionOptions options);
+  ops::AttentionTokens here(ops::AttentionOptions& options) const;
+  Var merged_lse(const Var& q, const Var& k, const Var& lse, const Var& sink,
+                 const ops::AttentionOptions& options) const;
   void report_attention(const Var& q, const Var& k, const Var& v, const Var& lse, const ops::AttentionOptions& options);
+  void show_weights(const Var& q, const Var& k, const Var& lse, const Var& merged,
+                    const ops::AttentionOptions& options);
   void check_recorded(std::string_view what, std::string_view name) const;
 
   TokenData data_;

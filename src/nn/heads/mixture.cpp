@@ -81,8 +81,9 @@ bool HeadMixture::is_grouped(const Tokens& tokens, const ops::AttentionOptions& 
 
 // A head calls the core with the queries of the tokens that chose it and all keys: other tokens may choose the head too.
 std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, const Choice& choice,
-                                       Tokens& tokens, const ops::AttentionOptions& core) const {
-  if (!is_grouped(tokens, core)) return tokens.attend(q_BTHK, k_BTGK, v_BTGV, core);
+                                       Tokens& tokens, const ops::AttentionOptions& core, const Var& sink) const {
+  if (!is_grouped(tokens, core)) return tokens.attend(q_BTHK, k_BTGK, v_BTGV, core, sink);
+  tokens.observe(q_BTHK, k_BTGK, v_BTGV, {}, core, sink);
   const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1), K = q_BTHK.size(3), G = k_BTGK.size(2), V = v_BTGV.size(3);
   const int64_t S = o_.shared, R = heads_ - S, active = o_.active;
   std::vector<Var> out_parts, lse_parts;
@@ -139,8 +140,8 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
   std::vector<Var> shared_out, shared_lse;
   for (int64_t head = 0; head < S; ++head) {
     int64_t g = head / (heads_ / G);
-    auto [y, l] = tokens.attend(slice(q_BTHK, 2, head, head + 1), slice(k_BTGK, 2, g, g + 1),
-                                slice(v_BTGV, 2, g, g + 1), with_slopes(head, 1));
+    auto [y, l] = tokens.attend_part(slice(q_BTHK, 2, head, head + 1), slice(k_BTGK, 2, g, g + 1),
+                                     slice(v_BTGV, 2, g, g + 1), with_slopes(head, 1));
     shared_out.push_back(y);
     if (has_lse) shared_lse.push_back(l);
   }

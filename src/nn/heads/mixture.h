@@ -17,8 +17,9 @@ class HeadMixture final : public Module {
   };
   Choice choose(const Var& x_BTD, const Var& q_BTHK, Tokens& tokens);
   // {out, lse} of the core; grouped: only for the pairs of token and head that were chosen, 0 for others.
+  // `sink` as in Tokens::attend.
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, const Choice& choice,
-                            Tokens& tokens, const ops::AttentionOptions& core) const;
+                            Tokens& tokens, const ops::AttentionOptions& core, const Var& sink) const;
 
  private:
   bool is_grouped(const Tokens& tokens, const ops::AttentionOptions& core) const;

@@ -39,18 +39,19 @@ class OtherScores final : public ProjectedMixer {
       double scale = 1 / std::sqrt(static_cast<double>(s_.head_dim));
       Var product = silu(queries(x_BTD)) * keys(x_BTD);
       Var score_BTH1 = sum(product, -1, true), one = Tensor::full(score_BTH1.shape(), 1, v.dtype(), v.device());
-      return written(tokens.attend(one, score_BTH1, v, {.scale = scale})[0]);
+      return written(tokens.attend(one, score_BTH1, v, {.scale = scale})[0], tokens);
     }
     if (kind_ == DeconstructedKind::static_embedding) {
       const Var& e_BTD = tokens.shared("embedding");
-      return written(tokens.attend(rotated(queries(e_BTD), args_, tokens), rotated(keys(e_BTD), args_, tokens), v)[0]);
+      return written(tokens.attend(rotated(queries(e_BTD), args_, tokens), rotated(keys(e_BTD), args_, tokens), v)[0],
+                     tokens);
     }
     const std::string name = fixed_sequence_name(args_.layer);
     Var source_BTD = x_BTD;
     if (tokens.has_shared(name)) source_BTD = at_positions(tokens.shared(name), tokens);
     else tokens.share(name, x_BTD);  // this is the sequence itself
     Var q = rotated(queries(source_BTD), args_, tokens), k = rotated(keys(source_BTD), args_, tokens);
-    return written(tokens.attend(q, k, v)[0]);
+    return written(tokens.attend(q, k, v)[0], tokens);
   }
 
   double flops_per_token(double keys) const override {

@@ -59,7 +59,10 @@ class Dual final : public Mixer {
     auto heads = [&](const Var& x, int64_t begin, int64_t end) { return slice(x, 2, begin, end); };
     Var sensory = tokens.attend(heads(q, 0, o_.heads), heads(k, 0, o_.heads), split_heads(v_(x_BTD), o_.heads))[0];
     Var relational = tokens.attend(heads(q, o_.heads, all), heads(k, o_.heads, all), relational_values(x_BTD))[0];
-    const Var parts[] = {out_(merge_heads(sensory)), relational_out_(merge_heads(read(relational, x_BTD)))};
+    const Var both[] = {sensory, read(relational, x_BTD)};
+    Var y = tokens.heads(concatenate(both, 2));
+    const Var parts[] = {out_(merge_heads(heads(y, 0, o_.heads))),
+                         relational_out_(merge_heads(heads(y, o_.heads, all)))};
     return concatenate(parts, -1);
   }
 

@@ -18,7 +18,9 @@ class ProjectedMixer : public Mixer {
   Var queries(const Var& x_BTD) const { return split_heads(q_(x_BTD), s_.heads); }    // [B, T, H, K]
   Var keys(const Var& x_BTD) const { return split_heads(k_(x_BTD), s_.kv_heads); }    // [B, T, G, K]
   Var values(const Var& x_BTD) const { return split_heads(v_(x_BTD), s_.kv_heads); }  // [B, T, G, K]
-  Var written(const Var& y_BTHK) const { return out_(merge_heads(y_BTHK)); }          // [B, T, D]
+  Var written(const Var& y_BTHK, const Tokens& tokens) const {
+    return out_(merge_heads(tokens.heads(y_BTHK)));  // [B, T, D]
+  }
   // Unrounded sums where x and the weights are bf16.
   Var queries(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, q_, wide), s_.heads); }
   Var keys(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, k_, wide), s_.kv_heads); }

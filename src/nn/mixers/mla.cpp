@@ -58,7 +58,7 @@ class Mla final : public Mixer {
     ops::AttentionOptions core{.scale = 1 / std::sqrt(static_cast<double>(o_.head_dim + o_.rope_dim))};
     Var y_BTHN = tokens.is_decoding() ? absorbed(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core)
                                       : expanded(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core);
-    return out_(merge_heads(y_BTHN));
+    return out_(merge_heads(tokens.heads(y_BTHN)));
   }
 
   double flops_per_token(double keys) const override {

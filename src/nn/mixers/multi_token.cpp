@@ -88,7 +88,7 @@ class MultiToken final : public ProjectedMixer {
       weights = reshape(matmul(wide(*weight_mix_, scores), grouped, {.transpose_a = true}), {B, H, T, S});
     }
     Var y_BTHK = norm_(mix_values(weights, all[2]));
-    return written(gate_ ? y_BTHK * sigmoid((*gate_)(y_BTHK)) : y_BTHK);
+    return written(gate_ ? y_BTHK * sigmoid((*gate_)(y_BTHK)) : y_BTHK, tokens);
   }
 
   double flops_per_token(double keys) const override {

@@ -43,7 +43,7 @@ class Nap final : public ProjectedMixer {
     auto per_head = [&](const Param& p) { return unsqueeze(cast(p, wide), -1); };
     Var y = centred * per_head(gain_) + seen * per_head(bias_);
     if (o_.divides_by_root) y = y * rsqrt(n);
-    return written(cast(y, dtype));
+    return written(cast(y, dtype), tokens);
   }
 
   double flops_per_token(double keys) const override {

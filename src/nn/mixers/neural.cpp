@@ -64,7 +64,7 @@ class Neural final : public ProjectedMixer {
       Var second = relu(linear(first_BHISP, at(middle_), at(middle_bias_)));
       return squeeze(linear(second, at(last_)), -1);
     };
-    return written(attend_pairs(tokens, of_queries, of_keys, values(x_BTD), s_.heads, score, window_));
+    return written(attend_pairs(tokens, of_queries, of_keys, values(x_BTD), s_.heads, score, window_), tokens);
   }
 
   double flops_per_token(double keys) const override {

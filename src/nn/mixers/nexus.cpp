@@ -34,7 +34,7 @@ class Nexus final : public ProjectedMixer {
       q = normed(q_norm_, inner(q, v, tokens));
       k = normed(k_norm_, inner(k, v, tokens));
     }
-    return written(tokens.attend(rotated(q, args_, tokens), rotated(k, args_, tokens), v)[0]);
+    return written(tokens.attend(rotated(q, args_, tokens), rotated(k, args_, tokens), v)[0], tokens);
   }
 
   double flops_per_token(double keys) const override {
@@ -70,7 +70,7 @@ class Hopfield final : public ProjectedMixer {
     Var beta_H1 = unsqueeze(cast(exp(Var(log_beta_)), state.dtype()), -1);
     for (int64_t step = 0; step <= steps_; ++step)
       state = tokens.attend(rotated(state * beta_H1, args_, tokens), turned_k, step < steps_ ? k : v, {.scale = 1})[0];
-    return written(state);
+    return written(state, tokens);
   }
 
   double flops_per_token(double keys) const override {

@@ -69,7 +69,7 @@ class Rcmha final : public ProjectedMixer {
       return (pair_products(q, tile.keys[0]) + gather(by_distance, 3, index)) *
              (1 / std::sqrt(static_cast<double>(s_.head_dim)));
     };
-    return written(attend_pairs(tokens, of_queries, of_keys, v, s_.heads, score, o_.window));
+    return written(attend_pairs(tokens, of_queries, of_keys, v, s_.heads, score, o_.window), tokens);
   }
 
   double flops_per_token(double keys) const override {
@@ -124,7 +124,7 @@ class RelativeBias final : public ProjectedMixer {
       return s + gather(table, 3, index);
     };
     const Var q[] = {queries(x_BTD)}, k[] = {keys(x_BTD)};
-    return written(attend_pairs(tokens, q, k, values(x_BTD), s_.heads, score, o_.window));
+    return written(attend_pairs(tokens, q, k, values(x_BTD), s_.heads, score, o_.window), tokens);
   }
 
   double flops_per_token(double keys) const override {

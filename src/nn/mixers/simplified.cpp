@@ -43,7 +43,7 @@ class Simplified final : public Mixer {
     Var q = rotated(split_heads(q_(x_BTD), heads_), args_, tokens);
     Var k = rotated(split_heads(k_ ? (*k_)(x_BTD) : x_BTD, heads_), args_, tokens);
     Var v = split_heads(mix_ ? mixed(x_BTD, tokens) : x_BTD, heads_);
-    return out_(merge_heads(tokens.attend(q, k, v)[0]));
+    return out_(merge_heads(tokens.heads(tokens.attend(q, k, v)[0])));
   }
 
   double flops_per_token(double keys) const override {

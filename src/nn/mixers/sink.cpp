@@ -20,15 +20,18 @@ Sink::Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t
   }
 }
 
-Var Sink::operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK, double scale) const {
+Var Sink::scores(const Var& q_BTHK, double scale) const {
+  if (kind_ == SinkKind::value_bias) return {};
+  const DType wide = q_BTHK.dtype() == kF64 ? kF64 : kF32;
+  if (logit_) return is_signed_ ? abs(cast(*logit_, wide)) : cast(*logit_, wide);
+  if (key_) return cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), wide) * scale;
+  return Tensor::zeros({1}, wide, q_BTHK.device());
+}
+
+Var Sink::operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& scores) const {
   const DType dtype = out_BTHV.dtype();
   if (kind_ == SinkKind::value_bias) return out_BTHV + cast(*value_, dtype);
-  Var excess_BTH = lse_BTH;  // of the keys over the sink
-  if (logit_) {
-    Var logit = cast(*logit_, lse_BTH.dtype());
-    excess_BTH = lse_BTH - (is_signed_ ? abs(logit) : logit);
-  }
-  if (key_) excess_BTH = lse_BTH - cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), lse_BTH.dtype()) * scale;
+  Var excess_BTH = lse_BTH - scores;  // of the keys over the sink
   Var share_BTH1 = unsqueeze(cast(sigmoid(excess_BTH), dtype), -1);
   Var out = out_BTHV * share_BTH1;
   if (!value_) return out;

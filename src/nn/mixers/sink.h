@@ -12,8 +12,11 @@ class Sink final : public Module {
   // is_signed: the core's weights have signs, and its lse is that of |score|; the logit counts by its size too.
   Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, bool is_signed, double std,
        Rng rng);
-  // q as it entered the core, whose scores were scale * q.k; once, after the last merge of key blocks.
-  Var operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& q_BTHK, double scale) const;
+  // The score u of the place, which expands to [B, T, H]; undefined for a value that everyone gets. q as it entered the core, whose scores
+  // were scale * q.k.
+  Var scores(const Var& q_BTHK, double scale) const;
+  // Once, after the last merge of key blocks.
+  Var operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& scores) const;
 
  private:
   SinkKind kind_;

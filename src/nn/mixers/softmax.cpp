@@ -74,14 +74,15 @@ class Softmax final : public Mixer {
     Scope scope(name());
     auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
     HeadMixture::Choice heads = mixture_ ? mixture_->choose(x_BTD, q_BTHK, tokens) : HeadMixture::Choice();
-    auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens);
-    if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, q_BTHK, scale());
+    Var sink = sink_ ? sink_->scores(q_BTHK, scale()) : Var();
+    auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, heads, sink, tokens);
+    if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, sink);
     if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
     if (head_norm_) y_BTHK = (*head_norm_)(y_BTHK);
     if (o_.has_out_silu) y_BTHK = silu(y_BTHK);
     y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD, tokens);
     if (mixture_) y_BTHK = y_BTHK * unsqueeze(cast(heads.weights_BTH, y_BTHK.dtype()), -1);
-    Var y_BTD = out_(merge_heads(y_BTHK));
+    Var y_BTD = out_(merge_heads(tokens.heads(y_BTHK)));
     if (!gate(GatePosition::layer)) return y_BTD;
     return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD, tokens));
   }
@@ -162,12 +163,12 @@ class Softmax final : public Mixer {
   }
 
   // The core, with what divides additive weights behind it.
-  std::array<Var, 2> attend(Var q_BTHK, Var k_BTGK, Var v_BTGK, const HeadMixture::Choice& heads,
+  std::array<Var, 2> attend(Var q_BTHK, Var k_BTGK, Var v_BTGK, const HeadMixture::Choice& heads, const Var& sink,
                             Tokens& tokens) const {
     const WeightOptions& w = o_.weights;
     auto call = [&](const ops::AttentionOptions& core) {
-      return mixture_ ? mixture_->attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens, core)
-                      : tokens.attend(q_BTHK, k_BTGK, v_BTGK, core);
+      return mixture_ ? mixture_->attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens, core, sink)
+                      : tokens.attend(q_BTHK, k_BTGK, v_BTGK, core, sink);
     };
     ops::AttentionOptions core{.scale = scale(),
                                .mask = {.window = o_.window},

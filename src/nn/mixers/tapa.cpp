@@ -35,7 +35,7 @@ class Tapa final : public ProjectedMixer {
     };
     const DType wide = pair_dtype(x_BTD);  // phases need more than bf16's eight bits
     const Var q[] = {queries(x_BTD, wide)}, k[] = {keys(x_BTD, wide)};
-    return written(attend_pairs(tokens, q, k, values(x_BTD), s_.heads, score, o_.window));
+    return written(attend_pairs(tokens, q, k, values(x_BTD), s_.heads, score, o_.window), tokens);
   }
 
   double flops_per_token(double keys) const override {

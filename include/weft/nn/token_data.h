@@ -1,0 +1,52 @@
+// What comes with the tokens of a forward: where they stand, how it is run, and who watches it.
+// B batch rows, T tokens, D model width, H heads, V value width.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "weft/autograd/var.h"
+#include "weft/core/rng.h"
+
+namespace weft {
+
+// What is known per token. Integers are i32, shape [B, T].
+struct TokenData {
+  Tensor positions = {};           // global position in the row
+  Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor document_positions = {};  // position within the document; undefined: positions
+  int64_t first_row = 0;           // global index of batch row 0 in the step
+};
+
+// Positions 0 .. T-1 in every row, one document.
+TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position = 0);
+
+// State of one decoding: keys, values, tails and sums of earlier tokens, filled by the calls of Tokens in their order.
+class Cache;
+std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
+int64_t cached_tokens(const Cache& cache);
+
+// What an analysis sees of a forward, and changes in it. Each is called with the path of the module that runs; not in decoding.
+struct Probe {
+  // Of each call of the core: the weights of queries on keys [B, T, H, T] after sinks, signs kept, before dropout; is_softmax: a row sums to
+  // 1, or to what a sink leaves. T x T numbers per head: for short sequences. A mixer that reads pairs by itself shows none.
+  std::function<void(std::string_view path, const Tensor& weights_BTHT, bool is_softmax)> weights = {};
+  // The outputs of heads before the projection that joins them, gates included; what it returns goes on in their place.
+  std::function<Var(std::string_view path, const Var& y_BTHV)> heads = {};
+  // The embedding; what it returns goes on in its place.
+  std::function<Var(const Var& x_BTD)> embedding = {};
+  // The residual stream: "embedding" before the first layer, then behind each.
+  std::function<void(std::string_view path, const Var& x_BTD)> state = {};
+};
+
+struct TokensOptions {
+  bool is_training = false;                // dropout on, auxiliary losses collected
+  Rng rng = Rng(0);                        // of this step
+  double loss_share = 1;                   // of the step's targets that are here: weighs auxiliary losses
+  bool takes_diagnostics = false;          // layers report what they see of themselves: more work
+  std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
+  const Probe* probe = nullptr;            // outlives the Tokens
+};
+
+}  // namespace weft

@@ -1,0 +1,202 @@
+// States of a model: rank collapse, secondary sinks, how far a change of one token spreads. T tokens, D width, L layers.
+#include "weft/models/analysis.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "weft/autograd/functions.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+using Rows = std::vector<double>;
+
+Rows rows_of(const Tensor& state_TD) {
+  WEFT_CHECK(state_TD.num_dims() == 2 && state_TD.size(0) >= 1, str("analysis: a state is ", state_TD),
+             "give the [T, D] of one row");
+  return cast(Var(state_TD), kF64).value().to_vector<double>();
+}
+
+double dot(const double* a, const double* b, size_t n) {
+  double sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+double cosine(const double* a, const double* b, size_t n) {
+  return dot(a, b, n) / std::max(std::sqrt(dot(a, a, n) * dot(b, b, n)), 1e-300);
+}
+
+// sqrt(largest column sum * largest row sum of |x|)
+double mixed_norm(const Rows& x, size_t D) {
+  std::vector<double> columns(D, 0.0);
+  double row = 0;
+  for (size_t t = 0; t < x.size() / D; ++t) {
+    double sum = 0;
+    for (size_t c = 0; c < D; ++c) {
+      sum += std::abs(x[t * D + c]);
+      columns[c] += std::abs(x[t * D + c]);
+    }
+    row = std::max(row, sum);
+  }
+  return std::sqrt(*std::max_element(columns.begin(), columns.end()) * row);
+}
+
+Rows without(const Rows& x, const double* m, size_t D) {
+  Rows out(x);
+  for (size_t i = 0; i < out.size(); ++i) out[i] -= m[i % D];
+  return out;
+}
+
+double ratio(double a, double b) { return b > 0 ? a / b : 0; }
+
+}  // namespace
+
+RankCollapse rank_collapse(const Tensor& state_TD) {
+  Rows x = rows_of(state_TD);
+  const auto T = static_cast<size_t>(state_TD.size(0)), D = static_cast<size_t>(state_TD.size(1));
+  Rows mean(D, 0.0);
+  for (size_t i = 0; i < x.size(); ++i) mean[i % D] += x[i] / static_cast<double>(T);
+  Rows centred = without(x, mean.data(), D), from_first = without(x, x.data(), D);
+  auto frobenius = [](const Rows& m) { return std::sqrt(dot(m.data(), m.data(), m.size())); };
+  return {.residual = ratio(mixed_norm(centred, D), mixed_norm(x, D)),
+          .frobenius_residual = ratio(frobenius(centred), frobenius(x)),
+          .first_residual = ratio(frobenius(from_first), frobenius(x)),
+          .last_cosine = T > 1 ? cosine(&x[(T - 2) * D], &x[(T - 1) * D], D) : 1};
+}
+
+// The first token is large between the layer where its norm jumps up most and the one behind that where it falls most.
+std::vector<SecondarySink> secondary_sinks(std::span<const Tensor> states_TD) {
+  WEFT_CHECK(states_TD.size() >= 2, str("secondary_sinks: ", states_TD.size(), " states"),
+             "give those behind the embedding and behind each layer");
+  const size_t L = states_TD.size() - 1;
+  std::vector<Rows> states;
+  for (const Tensor& state : states_TD) {
+    WEFT_CHECK(state.shape() == states_TD[0].shape(), str("secondary_sinks: states ", states_TD[0], " and ", state),
+               "all are [T, D] of the same tokens");
+    states.push_back(rows_of(state));
+  }
+  const auto T = static_cast<size_t>(states_TD[0].size(0)), D = static_cast<size_t>(states_TD[0].size(1));
+  Rows norm;
+  for (const Rows& state : states) norm.push_back(std::sqrt(dot(state.data(), state.data(), D)));
+  auto step = [&](size_t l) { return norm[l + 1] - norm[l]; };
+  size_t jump = 0;
+  for (size_t l = 1; l < L; ++l)
+    if (step(l) > step(jump)) jump = l;
+  const size_t start = jump + 1;
+  size_t fall = start;
+  for (size_t l = start; l < L; ++l)
+    if (step(l) < step(fall)) fall = l;
+  const size_t end = start < L ? fall + 1 : L + 1;  // without a layer behind the jump it stays large to the end
+
+  std::vector<SecondarySink> sinks;
+  for (size_t t = 1; t < T; ++t) {
+    SecondarySink sink{static_cast<int64_t>(t), -1, 0};
+    for (size_t l = start; l < end; ++l) {
+      if (std::abs(cosine(&states[l][t * D], states[l].data(), D)) <= 0.9) continue;
+      if (sink.first_layer < 0) sink.first_layer = static_cast<int64_t>(l);
+      ++sink.lifetime;
+    }
+    auto life = static_cast<double>(sink.lifetime), layers = static_cast<double>(L);
+    if (life > 0.1 * layers && life < 0.7 * layers) sinks.push_back(sink);
+  }
+  return sinks;
+}
+
+std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token) {
+  const int64_t T = rows.ids.size(1);
+  WEFT_CHECK(token >= 0 && token < T, str("perturbation_spread: token ", token, " of ", T), "choose one of the row");
+  NoGrad no_grad;
+  double size = 0;  // of the change: 1 % of the embedding's norm, in a direction fixed by the token's own embedding
+  auto states = [&](double sign) {
+    std::vector<Rows> last;  // behind each layer, the last token of every row
+    Probe probe;
+    probe.embedding = [&](const Var& x_BTD) {
+      auto x = cast(x_BTD, kF64).value().to_vector<double>();
+      const auto D = static_cast<size_t>(x_BTD.size(2));
+      std::vector<double> change(x.size(), 0.0);
+      size = 0;
+      for (size_t b = 0; b < static_cast<size_t>(x_BTD.size(0)); ++b)
+        for (size_t c = 0; c < D; ++c) {
+          size_t i = (b * static_cast<size_t>(T) + static_cast<size_t>(token)) * D + c;
+          // The next channel's value turns the vector, so that a norm in front of the layers does not undo the change.
+          change[i] = 0.01 * x[i - c + (c + 1) % D];
+          size += change[i] * change[i];
+        }
+      Tensor add = Tensor::from(std::span<const double>(change), x_BTD.shape());
+      return x_BTD + cast(to(add, x_BTD.device()), x_BTD.dtype()) * sign;
+    };
+    probe.state = [&](std::string_view, const Var& x_BTD) {
+      Var end = slice(x_BTD, 1, T - 1, T);
+      last.push_back(cast(end, kF64).value().to_vector<double>());
+    };
+    Tokens tokens(rows.tokens, {.probe = &probe});
+    model.hidden(rows.ids, tokens);
+    last.erase(last.begin());  // the embedding
+    return last;
+  };
+  std::vector<Rows> up = states(1), down = states(-1);
+  std::vector<double> spread;
+  for (size_t l = 0; l < up.size(); ++l) {
+    double change = 0;
+    for (size_t i = 0; i < up[l].size(); ++i) change += (up[l][i] - down[l][i]) * (up[l][i] - down[l][i]) / 4;
+    spread.push_back(std::sqrt(ratio(change, size)));
+  }
+  return spread;
+}
+
+std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows) {
+  std::vector<std::pair<std::string, double>> out;
+  auto importance = head_importance(model, rows);
+  for (const HeadImportance& layer : importance)
+    for (size_t h = 0; h < layer.heads.size(); ++h)
+      out.emplace_back(str(layer.mixer, ".head_importance/", h), layer.heads[h]);
+  auto curve = pruning_curve(model, rows, importance);
+  for (size_t i = 0; i < curve.size(); ++i) out.emplace_back(str("pruned_loss/", 10 * i), curve[i].second);
+  auto spread = perturbation_spread(model, rows);
+  for (size_t l = 0; l < spread.size(); ++l)
+    out.emplace_back(str("model.layers.", l, ".perturbation_spread"), spread[l]);
+
+  // One short row, whole matrices.
+  const int64_t T = std::min<int64_t>(rows.ids.size(1), 64);
+  auto some = [&](const Tensor& t) { return t.defined() ? t.slice(0, 0, 1).slice(1, 0, T) : t; };
+  TokenData data{some(rows.tokens.positions), some(rows.tokens.documents), some(rows.tokens.document_positions)};
+  std::vector<std::pair<std::string, Tensor>> states;
+  std::vector<Tensor> layers;
+  Probe probe;
+  probe.state = [&](std::string_view path, const Var& x) {
+    states.emplace_back(std::string(path), cast(select(x, 0, 0), kF64).value());
+  };
+  probe.weights = [&](std::string_view, const Tensor& weights, bool is_softmax) {
+    Tensor shares = weight_shares(weights, is_softmax);
+    layers.push_back(shares.reshape({T, T}));
+  };
+  NoGrad no_grad;
+  Tokens tokens(data, {.probe = &probe});
+  model.hidden(some(rows.ids), tokens);
+  std::vector<Tensor> of_layers;
+  for (const auto& [path, state] : states) {
+    RankCollapse r = rank_collapse(state);
+    out.emplace_back(path + ".rank_residual", r.residual);
+    out.emplace_back(path + ".rank_residual_frobenius", r.frobenius_residual);
+    out.emplace_back(path + ".first_token_residual", r.first_residual);
+    out.emplace_back(path + ".last_cosine", r.last_cosine);
+    of_layers.push_back(state);
+  }
+  auto sinks = secondary_sinks(of_layers);
+  out.emplace_back("secondary_sinks", static_cast<double>(sinks.size()));
+  for (const SecondarySink& sink : sinks) {
+    out.emplace_back(str("secondary_sink/", sink.token, ".first_layer"), static_cast<double>(sink.first_layer));
+    out.emplace_back(str("secondary_sink/", sink.token, ".lifetime"), static_cast<double>(sink.lifetime));
+  }
+  if (layers.empty()) return out;
+  auto rollout = attention_rollout(layers).slice(0, T - 1, T).to_vector<double>();
+  auto flow = attention_flow(layers, T - 1).to_vector<double>();
+  for (size_t j = 0; j < rollout.size(); ++j) out.emplace_back(str("rollout/", j), rollout[j]);
+  for (size_t j = 0; j < flow.size(); ++j) out.emplace_back(str("flow/", j), flow[j]);
+  return out;
+}
+
+}  // namespace weft

@@ -1,0 +1,112 @@
+// The synthetic sink tasks: what their rows hold, their exact solutions, and that a short training moves the right way.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "trainers/tasks/sinks.h"
+#include "weft/autograd/functions.h"
+#include "weft/nn/mixers/softmax.h"
+
+namespace weft::tasks {
+namespace {
+
+TEST(Backcopy, RowsFollowTheRule) {
+  Bigram bigram = bigram_of_text("abcabcabdacbad eab abc abd acd dead bead cab");
+  for (int64_t id = 1; id < bigram.ids; ++id)
+    EXPECT_GE(bigram.first[static_cast<size_t>(id - 1)], bigram.first[static_cast<size_t>(id)]);
+  const int64_t T = 40;
+  Tensor rows = backcopy_rows(bigram, 3, 50, T, Rng(1));
+  auto z = rows.to_vector<int32_t>();
+  int64_t copies = 0;
+  for (size_t r = 0; r < 50; ++r) {
+    const int32_t* row = &z[r * (T + 1)];
+    EXPECT_EQ(row[0], bigram.ids);
+    EXPECT_GE(row[1], kTriggers);
+    for (size_t t = 2; t <= T; ++t) {
+      if (row[t - 1] < kTriggers) {
+        EXPECT_EQ(row[t], row[t - 2]);
+        ++copies;
+      } else {
+        EXPECT_GT(bigram.next[static_cast<size_t>(row[t - 1] * bigram.ids + row[t])], 0)
+            << "a pair that the text has not";
+      }
+    }
+  }
+  EXPECT_GT(copies, 100);
+  // Rows are a function of their index.
+  auto alone = backcopy_rows(bigram, 7, 1, T, Rng(1)).to_vector<int32_t>();
+  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), z.begin() + 4 * (T + 1)));
+  Bigram random = random_bigram(64, Rng(2));
+  for (size_t i = 0; i < 64; ++i) {
+    double sum = 0;
+    for (size_t j = 0; j < 64; ++j) sum += random.next[i * 64 + j];
+    EXPECT_NEAR(sum, 1, 1e-12);
+  }
+  EXPECT_THROW(bigram_of_text("aaab"), Error);
+}
+
+TEST(Trigger, RowsFollowTheRule) {
+  const int64_t T = 10, W = 4;
+  TriggerBatch batch = trigger_batch(0, 200, T, W, Rng(1));
+  auto x = batch.x.to_vector<float>(), y = batch.y.to_vector<float>(), trigger = batch.trigger.to_vector<float>();
+  int triggers = 0;
+  for (size_t b = 0; b < 200; ++b) {
+    std::vector<double> sum(W, 0.0);
+    for (size_t t = 0; t < T; ++t) {
+      const float* token = &x[(b * T + t) * (W + 3)];
+      EXPECT_EQ(token[W], t == 0 ? 1 : 0);
+      EXPECT_EQ(token[W + 1], trigger[b * T + t]);
+      EXPECT_EQ(token[W + 2], 1);
+      for (size_t c = 0; c < W; ++c) sum[c] += static_cast<double>(token[c]);
+      for (size_t c = 0; c < W; ++c) {
+        double target = trigger[b * T + t] > 0 ? sum[c] / static_cast<double>(t + 1) : 0;
+        EXPECT_NEAR(static_cast<double>(y[(b * T + t) * W + c]), target, 1e-6);
+      }
+      triggers += trigger[b * T + t] > 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(triggers, 70);
+  EXPECT_LT(triggers, 130);
+}
+
+// relu(s_ij) / i with s_ij the trigger flag of i: exact, and without a sink.
+TEST(Trigger, ReluSolvesItExactly) {
+  const int64_t T = 12, W = 6, D = W + 3;
+  SoftmaxOptions rectified{.heads = 1, .head_dim = D, .position = MixerPosition::none};
+  rectified.weights.kind = WeightKind::relu;
+  auto mixer = rectified({.dim = D, .context = T, .rotary = std::nullopt}, Rng(1));
+  for (const NamedParam& p : mixer->params()) {
+    Tensor w = Tensor::zeros({D, D}, kF32, Device::cpu());
+    if (p.name == "q.weight")
+      w.mutable_data<float>()[W + 1] = static_cast<float>(std::sqrt(static_cast<double>(D)));  // row 0
+    if (p.name == "k.weight") w.mutable_data<float>()[W + 2] = 1;
+    if (p.name == "v.weight" || p.name == "out.weight")
+      for (int64_t c = 0; c < W; ++c) w.mutable_data<float>()[c * D + c] = 1;
+    p.param->set_value(to(w, default_device()).value());
+  }
+  TriggerBatch batch = trigger_batch(0, 32, T, W, Rng(3));
+  NoGrad no_grad;
+  Tokens tokens(plain_tokens(32, T));
+  EXPECT_LT(trigger_loss(mixer->forward(batch.x, tokens), batch).value().item(), 1e-12);
+}
+
+// Some steps are enough to see the loss fall and the figures to be shares.
+TEST(Tasks, TrainAndMeasure) {
+  for (const Arm& arm : arms()) {
+    Figures before = trigger(arm.make, {.steps = 1, .batch = 16, .seed = 1}),
+            after = trigger(arm.make, {.steps = 300, .batch = 16, .seed = 1});
+    EXPECT_LT(after[0].second, before[0].second) << arm.name;
+    for (const auto& [name, value] : after) EXPECT_TRUE(std::isfinite(value)) << arm.name << " " << name;
+    EXPECT_GE(after[2].second, 0);
+    EXPECT_LE(after[2].second, 1 + 1e-6);
+  }
+  Bigram bigram = random_bigram(16, Rng(1));
+  Figures figures = backcopy(arms()[0].make, bigram, {.steps = 30, .tokens = 16, .batch = 8, .seed = 1});
+  ASSERT_EQ(figures.size(), 5u);
+  EXPECT_GT(figures[1].second, 0);
+  for (size_t i : {2u, 3u}) EXPECT_TRUE(figures[i].second > 0 && figures[i].second < 1) << figures[i].first;
+}
+
+}  // namespace
+}  // namespace weft::tasks
