@@ -8,24 +8,27 @@ namespace weft::cpu {
 
 template <class T, class C>
 struct DepthArgs {
-  int64_t sources = 0, width = 0;
+  int64_t sources = 0, width = 0, queries = 1;
   const T* const* values = nullptr;  // [N] of [rows, D]
   const C* const* scales = nullptr;  // [N] of [rows], or null
-  const C* direction = nullptr;      // [D]
+  const C* directions = nullptr;     // [S, D]
+  const C* first_scores = nullptr;   // [rows, S]: of source 0 instead of its own; or null
   bool is_sigmoid = false;
-  C* weights = nullptr;  // [rows, N]; backward reads them
-  T* out = nullptr;      // [rows, D]
+  C* weights = nullptr;      // [rows, S, N]; backward reads them
+  C* lse = nullptr;          // [rows, S], or null
+  T* const* outs = nullptr;  // [S] of [rows, D]
   // Backward.
-  const T* dout = nullptr;      // [rows, D]
-  T* const* dvalues = nullptr;  // as values
-  C* const* dscales = nullptr;  // as scales
+  const T* const* douts = nullptr;  // [S] of [rows, D]
+  const C* totals = nullptr;        // [rows, S]: sum_j a_j da_j over more sources than these; null: over these
+  T* const* dvalues = nullptr;      // as values
+  C* const* dscales = nullptr;      // as scales
 };
 
-// Rows [begin, end). The backward adds to ddirection [D] of its caller's block of rows.
+// Rows [begin, end). The backward adds to ddirections [S, D] of its caller's block of rows.
 template <Isa I, class T, class C>
 struct DepthKernels {
   static void mix(const DepthArgs<T, C>& args, int64_t begin, int64_t end);
-  static void mix_backward(const DepthArgs<T, C>& args, int64_t begin, int64_t end, C* ddirection);
+  static void mix_backward(const DepthArgs<T, C>& args, int64_t begin, int64_t end, C* ddirections);
 };
 
 }  // namespace weft::cpu

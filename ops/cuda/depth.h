@@ -9,7 +9,7 @@ namespace weft::cuda {
 template <class T, class C>
 struct DepthKernels {
   static void mix(const cpu::DepthArgs<T, C>& args, int64_t rows, Device device);
-  static void mix_backward(const cpu::DepthArgs<T, C>& args, int64_t rows, C* ddirection, Device device);
+  static void mix_backward(const cpu::DepthArgs<T, C>& args, int64_t rows, C* ddirections, Device device);
 };
 
 }  // namespace weft::cuda

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/autograd/rows.h"
+#include "weft/autograd/depth.h"
 #include "weft/core/stream.h"
 
 namespace weft {
@@ -99,6 +100,13 @@ std::vector<Row> edge_rows() {
                         Var direction = cast(in[3], wide) * (1 / std::sqrt(static_cast<double>(n)));
                         return depth_mix(in.first(3), {}, direction, is_sigmoid).out;
                       }});
+    rows.push_back({"depth_group_n", {{5, n}, {5, n}, {5, n}, {2, n}}, [n](In in) {
+                      const DType wide = in[0].dtype() == kF64 ? kF64 : kF32;
+                      Var directions = cast(in[3], wide) * (1 / std::sqrt(static_cast<double>(n)));
+                      DepthGroup group(in.first(2), {}, directions);
+                      Var first = group.read(0, {}, {}, select(directions, 0, 0), false).out;
+                      return first + group.read(1, in.subspan(2, 1), {}, select(directions, 0, 1), false).out;
+                    }});
     rows.push_back({"swiglu_n", {{3, n}, {3, n}}, [](In in) { return swiglu(in[0], in[1]); }});
     rows.push_back({"cross_entropy_n", {{3, n}}, [n](In in) {
                       return cross_entropy(in[0], ints({0, -1, static_cast<int32_t>(n - 1)}, {3}));

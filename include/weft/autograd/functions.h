@@ -115,14 +115,6 @@ struct TopKVar {
 };
 TopKVar topk(const Var& x, int64_t k);
 
-// depth.cpp
-struct DepthMixVar {
-  Var out;         // [..., D]
-  Tensor weights;  // [..., N], for reports
-};
-// sum_i a_i v_i with weights made from the sources: see weft/ops/depth.h.
-DepthMixVar depth_mix(std::span<const Var> values, std::span<const Var> scales, const Var& direction, bool is_sigmoid);
-
 // loss.cpp
 Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);  // losses per token
 struct LinearCrossEntropyVar {

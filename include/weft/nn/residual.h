@@ -61,6 +61,9 @@ struct RoutedResidualOptions {
   bool has_key_gain = true;      // with has_key_norm
   bool has_null_source = false;  // one more learned source per router, at first 0
   double query_std = 0;          // of the initial w
+  // How many sublayers read the sources before them together (two phases; softmax without null source or window): the same function with
+  // fewer readings. 0: a block, or 8; 1: each by itself.
+  int64_t group = 0;
 
   std::unique_ptr<Residual> operator()(const ResidualArgs& args, Rng rng) const;
 };

@@ -1,6 +1,6 @@
-// Mixing over depth: for each token a weighted sum of N sources, with weights made from the sources themselves (Attention Residuals,
-// 2603.15031). One reading of the sources forward and one backward, instead of several per source.
-//   s_i = scale_i (direction . v_i),  a = softmax(s) or sigmoid(s) each,  out = sum_i a_i v_i
+// Mixing over depth: for each token weighted sums of N sources, with weights made from the sources themselves (Attention Residuals,
+// 2603.15031). One reading of the sources forward and one backward, for all S queries together.
+//   s_qi = scale_i (direction_q . v_i),  a_q = softmax(s_q) or sigmoid(s_q) each,  out_q = sum_i a_qi v_i
 #pragma once
 
 #include <span>
@@ -10,20 +10,27 @@
 
 namespace weft::ops {
 
+struct DepthMixOptions {
+  bool is_sigmoid = false;
+  Tensor first_scores = {};  // [..., S] f32 (f64): of source 0 instead of its own; forward only
+  Tensor totals = {};        // [..., S], backward: sum_j a_j da_j where the softmax ran over more sources than these
+};
 struct DepthMix {
-  Tensor out;      // [..., D] in the dtype of the sources
-  Tensor weights;  // [..., N] f32 (f64 for f64)
+  std::vector<Tensor> outs = {};  // S of [..., D] in the dtype of the sources
+  Tensor weights = {};            // [..., S, N] f32 (f64 for f64)
+  Tensor lse = {};                // [..., S], log of the sum of exp(s); undefined for sigmoid
 };
 // values: N row-major tensors [..., D] of one shape and dtype; scales: N of [..., 1] f32 (f64), or none at all (1);
-// direction [D] f32 (f64).
-DepthMix depth_mix(std::span<const Tensor> values, std::span<const Tensor> scales, const Tensor& direction,
-                   bool is_sigmoid);
+// directions [S, D] f32 (f64).
+DepthMix depth_mix(std::span<const Tensor> values, std::span<const Tensor> scales, const Tensor& directions,
+                   const DepthMixOptions& options = {});
 
 struct DepthMixGrads {
   std::vector<Tensor> dvalues, dscales;  // dscales: empty without scales
-  Tensor ddirection;
+  Tensor ddirections;                    // [S, D]
 };
-DepthMixGrads depth_mix_backward(const Tensor& dout, const Tensor& weights, std::span<const Tensor> values,
-                                 std::span<const Tensor> scales, const Tensor& direction, bool is_sigmoid);
+DepthMixGrads depth_mix_backward(std::span<const Tensor> douts, const Tensor& weights, std::span<const Tensor> values,
+                                 std::span<const Tensor> scales, const Tensor& directions,
+                                 const DepthMixOptions& options = {});
 
 }  // namespace weft::ops

@@ -24,6 +24,13 @@ Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources) {
   return total;
 }
 
+DepthInputs::DepthInputs(std::span<const DepthSource> sources) {
+  for (const DepthSource& source : sources) {
+    values.push_back(source.value);
+    if (source.scale.defined()) scales.push_back(source.scale);
+  }
+}
+
 DepthRouter::DepthRouter(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng)
     : o_(options) {
   bool reads = o_.weights == ResidualWeights::softmax || o_.weights == ResidualWeights::sigmoid;
@@ -59,14 +66,21 @@ Var DepthRouter::operator()(std::vector<DepthSource> sources, Tokens& tokens) co
     report(weights_BTN, tokens);
     return weighted_sum(weights_BTN, sources);
   }
-  std::vector<Var> values, scales;
-  for (const DepthSource& source : sources) {
-    values.push_back(source.value);
-    if (source.scale.defined()) scales.push_back(source.scale);
-  }
-  Var direction = gain_ ? Var(*query_) * Var(*gain_) : Var(*query_);
-  DepthMixVar mixed = depth_mix(values, scales, cast(direction, wide(first)), o_.weights == ResidualWeights::sigmoid);
+  DepthInputs in(sources);
+  DepthMixVar mixed = depth_mix(in.values, in.scales, direction(wide(first)), o_.weights == ResidualWeights::sigmoid);
   report(mixed.weights, tokens);
+  return mixed.out;
+}
+
+Var DepthRouter::direction(DType dtype) const { return cast(gain_ ? Var(*query_) * Var(*gain_) : Var(*query_), dtype); }
+
+Var DepthRouter::read(DepthGroup& group, int64_t query, std::span<const DepthSource> own, Tokens& tokens) const {
+  Scope scope(name());
+  DepthInputs in(own);
+  DType dtype = kF32;
+  for (const Var& v : in.values) dtype = wide(v);
+  DepthMixVar mixed = group.read(query, in.values, in.scales, direction(dtype), tokens.takes_reports());
+  if (mixed.weights.defined()) report(mixed.weights, tokens);
   return mixed.out;
 }
 

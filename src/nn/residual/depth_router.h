@@ -3,6 +3,7 @@
 // r_i belongs to the source and is computed once for all routers that read it.
 #pragma once
 
+#include "weft/autograd/depth.h"
 #include "weft/nn/residual.h"
 
 namespace weft {
@@ -17,11 +18,20 @@ DepthSource depth_source(const Var& value, const RoutedResidualOptions& options,
 // sum_i weights[..., i] * sources[i]; weights [B, T, n] f32 (f64), sources [B, T, D].
 Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources);
 
+// Values and scales of sources, as depth_mix() takes them.
+struct DepthInputs {
+  std::vector<Var> values, scales;
+  explicit DepthInputs(std::span<const DepthSource> sources);
+};
+
 class DepthRouter final : public Module {
  public:
   // num_sources: of the null source too, if there is one.
   DepthRouter(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng);
   Var operator()(std::vector<DepthSource> sources, Tokens& tokens) const;
+  // The same as query `query` of a group, with the sources that came after the group's.
+  Var read(DepthGroup& group, int64_t query, std::span<const DepthSource> own, Tokens& tokens) const;
+  Var direction(DType dtype) const;  // w gain [D]
 
  private:
   void report(const Var& weights_BTN, Tokens& tokens) const;

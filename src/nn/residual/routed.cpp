@@ -17,7 +17,8 @@ RoutedResidualOptions checked(RoutedResidualOptions o, const ResidualArgs& args)
              str("use 1 .. ", args.sublayers, " blocks"));
   WEFT_CHECK(o.window >= 0 && (o.window == 0 || o.sources == ResidualSources::outputs),
              str("residual: a depth window of ", o.window), "windows are positive and go with outputs as sources");
-  WEFT_CHECK(o.query_std >= 0, str("residual: query_std ", o.query_std), "use 0 or more");
+  WEFT_CHECK(o.query_std >= 0 && o.group >= 0, str("residual: query_std ", o.query_std, ", group ", o.group),
+             "use 0 or more");
   return o;
 }
 
@@ -34,6 +35,8 @@ class RoutedStream final : public ResidualStream {
  private:
   std::vector<DepthSource> sources() const;
   void keep(const Var& value);
+  Var mixed();
+  Var mixed_in_group();
 
   RoutedResidual& residual_;
   Tokens& tokens_;
@@ -41,6 +44,9 @@ class RoutedStream final : public ResidualStream {
   DepthSource partial_;  // of block_sums: the running block, undefined at its start
   Var sum_;              // p
   int64_t sublayer_ = 0;
+  // The sublayers that read `shared_` of the finished sources together, the first of them `group_begin_`.
+  std::unique_ptr<DepthGroup> group_;
+  int64_t group_begin_ = 0, group_end_ = 0, shared_ = 0;
 };
 
 class RoutedResidual final : public Residual {
@@ -58,6 +64,12 @@ class RoutedResidual final : public Residual {
     return std::make_unique<RoutedStream>(*this, x_BTD, tokens);
   }
 
+  // Sublayers of a group; 1 where two phases do not apply.
+  int64_t group_length() const {
+    if (o.weights != ResidualWeights::softmax || o.has_null_source || o.window > 0) return 1;
+    if (o.group > 0) return o.group;
+    return o.sources == ResidualSources::block_sums ? block_length() : 8;
+  }
   int64_t block_length() const { return (args.sublayers + o.blocks - 1) / o.blocks; }
   // That sublayer l (or the output, l = L) reads.
   int64_t num_sources(int64_t l) const {
@@ -91,8 +103,32 @@ std::vector<DepthSource> RoutedStream::sources() const {
 
 Var RoutedStream::input() {
   if (sublayer_ == 0) return sum_;
-  Var mixed = (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources(), tokens_);
-  return residual_.o.combine == ResidualCombine::add ? sum_ + mixed : mixed;
+  return residual_.o.combine == ResidualCombine::add ? sum_ + mixed() : mixed();
+}
+
+// Of the router whose turn it is: that of this sublayer, or of the output.
+Var RoutedStream::mixed() {
+  if (residual_.group_length() > 1) return mixed_in_group();
+  return (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources(), tokens_);
+}
+
+Var RoutedStream::mixed_in_group() {
+  const auto& routers = residual_.routers;  // of sublayer l at l - 1
+  const auto at = sublayer_ - 1, all = static_cast<int64_t>(routers.size());
+  auto router = [&](int64_t l) -> const DepthRouter& { return *routers[static_cast<size_t>(l - 1)]; };
+  if (!group_ || sublayer_ >= group_end_) {
+    const int64_t length = residual_.group_length();
+    group_begin_ = sublayer_, group_end_ = std::min((sublayer_ / length + 1) * length, all + 1);
+    const DType wide = finished_[0].value.dtype() == kF64 ? kF64 : kF32;
+    std::vector<Var> directions;
+    for (int64_t l = group_begin_; l < group_end_; ++l) directions.push_back(unsqueeze(router(l).direction(wide), 0));
+    shared_ = static_cast<int64_t>(finished_.size());
+    DepthInputs in(finished_);
+    group_ = std::make_unique<DepthGroup>(in.values, in.scales, concatenate(directions, 0));
+  }
+  std::vector<DepthSource> now = sources();
+  return router(at + 1).read(*group_, sublayer_ - group_begin_, std::span(now).subspan(static_cast<size_t>(shared_)),
+                             tokens_);
 }
 
 void RoutedStream::write(const Var& y) {
@@ -112,9 +148,7 @@ void RoutedStream::write(const Var& y) {
   else partial_ = {block, {}};
 }
 
-Var RoutedStream::output() {
-  return residual_.o.combine == ResidualCombine::add ? sum_ : (*residual_.routers.back())(sources(), tokens_);
-}
+Var RoutedStream::output() { return residual_.o.combine == ResidualCombine::add ? sum_ : mixed(); }
 
 }  // namespace
 
