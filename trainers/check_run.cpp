@@ -123,6 +123,12 @@ void check_parallel(const Loaded& config) {
   };
   if (parallel.data() != 1) refuse_ranks("data", parallel.data());
   if (parallel.context() != 1) refuse_ranks("context", parallel.context());
+  const Model& model = config.experiment.model();
+  for (int i = 0; parallel.layout() == Layout::striped && i < model.mixer_size(); ++i)
+    if (model.mixer(i).has_multi_token())
+      refuse(config, str("model.mixer[", i, "].multi_token"),
+             "convolves scores of neighbouring tokens, which parallel.layout=striped puts on different ranks.",
+             "Use parallel.layout=contiguous with multi_token.");
   if (parallel.layout() != Layout::contiguous)
     refuse(config, "parallel.layout",
            str("is ", Layout::Value_Name(parallel.layout()),

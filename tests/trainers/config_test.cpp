@@ -257,6 +257,8 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"parallel.data=2", "train.tokens_per_step=64"},
        {"parallel.data=2: parallel.data is 2, but this version trains on one rank.", "parallel.data=1"}},
       {{"parallel.context=4"}, {"parallel.context is 4, but this version trains on one rank."}},
+      {{"model.mixer={multi_token{heads:2}}", "parallel.layout=striped"},
+       {"model.mixer[0].multi_token", "neighbouring tokens", "striped", "contiguous"}},
       {{"parallel.layout=striped"}, {"parallel.layout=striped: parallel.layout is striped", "contiguous"}},
       {{"parallel.zero=1"}, {"parallel.zero is 1"}},
       {{"eval.at_end+=mqar"}, {"eval.at_end[0] is \"mqar\"", "no evaluation tasks"}},

@@ -65,6 +65,7 @@ std::vector<Row> run_call(const BenchOptions& options);
 std::vector<Row> run_train(const BenchOptions& options);
 std::vector<Row> run_mixers(const BenchOptions& options);  // train, of the mixers that options name
 std::vector<Row> run_heads(const BenchOptions& options);
+std::vector<Row> run_diagnostics(const BenchOptions& options);
 std::vector<Row> run_residual(const BenchOptions& options);
 
 }  // namespace weft::bench

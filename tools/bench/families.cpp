@@ -10,6 +10,7 @@ const Family kFamilies[] = {
     {"attention", "the blockwise softmax core, forward and backward, and its memory", run_attention},
     {"call", "what calling an op costs", run_call},
     {"heads", "chosen heads and windows against all heads and tokens, one mixer forward and backward", run_heads},
+    {"diagnostics", "training steps that take diagnostics against those that do not", run_diagnostics},
     {"residual", "training steps of residual streams against the standard one", run_residual},
     {"train", "training steps of GPT-2 shaped models", run_train},
 };

@@ -121,7 +121,28 @@ std::vector<Row> run_mixers(const BenchOptions& options) {
   const StepShape& shape = options.quick ? kQuickShape : kShape;
   std::vector<Row> rows;
   if (options.mixer != "all") return {mixer_row_of(mixer_row(options.mixer), shape, options.quick ? 3 : 7)};
-  for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, shape, options.quick ? 1 : 3));
+  for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, shape, options.quick ? 9 : 3));
+  return rows;
+}
+
+// The goal: at most a quarter more on the step that takes them.
+std::vector<Row> run_diagnostics(const BenchOptions& options) {
+  const StepShape& shape = options.quick ? kQuickShape : kShape;
+  SoftmaxOptions gated{.heads = shape.heads, .gates = {{}}, .affine = {.is_on = true}},
+      mixture{.heads = shape.heads}, sigmoid{.heads = shape.heads};
+  mixture.head_mixture = {.active = shape.heads / 2, .shared = shape.heads / 4};
+  sigmoid.weights.kind = WeightKind::sigmoid;
+  const std::pair<const char*, SoftmaxOptions> cases[] = {
+      {"plain", {.heads = shape.heads}}, {"gate and affine", gated}, {"mixture of heads", mixture}, {"sigmoid", sigmoid}};
+  std::vector<Row> rows;
+  for (const auto& [name, mixer] : cases) {
+    TrainingStep step(options_with(shape, mixer), shape.batch, kF32);
+    const std::function<void()> both[] = {[&] { step.run(); }, [&] { step.run(true); }};
+    std::vector<double> median = ratios_in_turn(both, options.quick ? 3 : 7);
+    Row row = time_row(name, shape.text, kF32, 1e3 * median[0] * median[1], "ms", 1.25e3 * median[0]);
+    row.extra = {{"of a step without", str(std::round(median[1] * 1000) / 1000)}};
+    rows.push_back(row);
+  }
   return rows;
 }
 

@@ -51,8 +51,9 @@ class TrainingStep {
     flops_ = model_.flops_per_token() * static_cast<double>(ids_.num_elements());
   }
 
-  double run() {
-    Tokens tokens(plain_tokens(ids_.size(0), ids_.size(1)), {.is_training = true});
+  double run(bool takes_diagnostics = false) {
+    Tokens tokens(plain_tokens(ids_.size(0), ids_.size(1)),
+                  {.is_training = true, .takes_diagnostics = takes_diagnostics});
     Var loss = model_.loss(ids_, targets_, tokens, 1.0 / static_cast<double>(ids_.num_elements())).loss;
     backward(loss);
     std::vector<Tensor> grads;
