@@ -181,6 +181,23 @@ TEST_F(Cli, DoctorTestsTheKernelsOfEveryInstructionSet) {
   }
 }
 
+TEST_F(Cli, TasksPrintATableOfMixers) {
+  Outcome run = weft("task trigger --mixer relu --mixer mha --steps 2 --seeds 2 --json");
+  EXPECT_EQ(run.code, 0) << run.err;
+  auto json = nlohmann::json::parse(run.out);
+  ASSERT_EQ(json["rows"].size(), 2u);
+  EXPECT_EQ(json["rows"][1]["mixer"], "mha");
+  EXPECT_GT(json["rows"][0]["loss"]["mean"], 0.0);
+  EXPECT_GT(json["rows"][0]["loss"]["standard_error"], 0.0);
+  run = weft("task backcopy --mixer softmax --steps 1 --seeds 1");
+  EXPECT_EQ(run.code, 0) << run.err;
+  expect_parts(run.out, {"first token at plain", "| softmax | 1 |"});
+  run = weft("task trigger --mixer nothing");
+  EXPECT_EQ(run.code, 2);
+  expect_parts(run.err, {"--mixer nothing: no such mixer", "softmax, relu", "mha"});
+  EXPECT_NE(weft("task backcopy --text missing.txt --steps 1").code, 0);
+}
+
 TEST_F(Cli, FailsWhenTheResultCannotBeWritten) {
   std::string command = str("cd ", folder_.string(), " && " WEFT_BINARY " config run.txtpb >/dev/full 2>err");
   int status = std::system(command.c_str());

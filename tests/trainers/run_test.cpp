@@ -92,18 +92,20 @@ TEST_F(Run, TrainsEveryPartAndResumesItBitForBit) {
   for (std::vector<std::string> more : parts) {
     SCOPED_TRACE(more[0]);
     fs::remove_all(folder_ / "a");
-    for (const char* override : {"train.tokens=1280", "log.diagnostics_every=5", "log.samples_every=0", "eval.every=0"})
+    for (const char* override : {"train.tokens=1280", "log.diagnostics_every=5", "log.analysis_every=4",
+                                 "log.samples_every=0", "eval.every=0"})
       more.push_back(override);
     auto last = [&] { return path("a") + "/checkpoints/step-00000010"; };
     auto result = test::run_weft(train("a", more));
     ASSERT_EQ(result.exit_code, 0) << result.err;
     std::string expected = io::read_file(last() + "/model.safetensors");
-    bool has_diagnostics = false;
+    bool has_diagnostics = false, has_analysis = false;
     for (const auto& record : io::read_metrics(path("a/metrics.jsonl"))) {
       has_diagnostics = has_diagnostics || record.kind == "diagnostics";
+      has_analysis = has_analysis || record.kind == "analysis";
       for (const auto& [name, value] : record.values) EXPECT_TRUE(std::isfinite(value)) << name;
     }
-    EXPECT_TRUE(has_diagnostics);
+    EXPECT_TRUE(has_diagnostics && has_analysis);
     fs::remove_all(last());
     result = test::run_weft(train("a", more));
     ASSERT_EQ(result.exit_code, 0) << result.err;
@@ -126,7 +128,35 @@ TEST_F(Run, RecipesTrain) {
                         "log.sample_prompt=line", "train.threads=1"});
     EXPECT_EQ(result.exit_code, 0) << result.err;
   }
-  EXPECT_GE(count, 19);
+  EXPECT_GE(count, 22);
+}
+
+// A fixed first token is an id more, in training, evaluation and sampling; not with several documents in a row. The finished run can be
+// analysed.
+TEST_F(Run, FirstTokenAndAnalysis) {
+  auto result = test::run_weft(train("a", {"data.first_token=true", "--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  auto sampled = test::run_weft({"sample", path("a"), "--prompt", "line", "--tokens", "60"});
+  EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
+  auto evaluated = test::run_weft({"eval", path("a"), "--json"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  auto analysed = test::run_weft({"analyse", path("a"), "--rows", "2", "--json"});
+  ASSERT_EQ(analysed.exit_code, 0) << analysed.err;
+  for (const char* name :
+       {"model.layers.0.mixer.head_importance/1", "pruned_loss/50", "secondary_sinks", "rollout/0", "flow/31"})
+    EXPECT_NE(analysed.out.find(name), std::string::npos) << name;
+  EXPECT_TRUE(io::file_exists(path("a/eval/analysis-00000040.json")));
+
+  write("documents.txtpb", R"(
+model { dim: 16 layers: 1 context: 32 mixer { softmax { heads: 2 } } }
+data { tokenizer { bytes {} } end_of_text: 10 first_token: true train { path: "text.txt" } }
+train { tokens: 1280 tokens_per_step: 128 micro_batch: 2 }
+)");
+  result = test::run_weft({"train", path("documents.txtpb"), "--run", path("b")});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_NE(result.err.find("data.document_mask=false"), std::string::npos) << result.err;
+  result = test::run_weft(train("c", {"log.analysis_every=5", "data.val={}"}));
+  EXPECT_NE(result.err.find("log.analysis_every"), std::string::npos) << result.err;
 }
 
 TEST_F(Run, LeavesWhatTheDocumentsPromise) {

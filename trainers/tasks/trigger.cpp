@@ -110,7 +110,7 @@ Var trigger_loss(const Var& out, const TriggerBatch& batch) {
 }
 
 Figures trigger(const MixerMaker& mixer, const Options& options) {
-  constexpr int64_t kWidth = 16;
+  constexpr int64_t kWidth = 13;  // with the three flags 16, which divides into heads
   const int64_t T = options.tokens ? options.tokens : 16, B = options.batch ? options.batch : 128;
   const int64_t steps = options.steps ? options.steps : 5000;
   Layers model(mixer, options.layers, kWidth + 3, T, Rng(options.seed)["weights"]);
