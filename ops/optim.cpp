@@ -56,6 +56,12 @@ void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2,
   cpu::adamw(param, grad, moment1, moment2, working, factors);
 }
 
+// X / |X|, without a wait for a device.
+static Tensor unit_matrix(const Tensor& x) {
+  if (!x.is_cuda()) return scale(x, 1 / (std::sqrt(sum_of_squares(x)) + 1e-7));
+  return div(x, add_scalar(sqrt(sum_all(mul(x, x))), 1e-7));
+}
+
 // X <- a X + (b A + c A A) X with A = X X^T, from X = matrix / |matrix|. The coefficients (Jordan's Muon) push singular values
 // to about 0.7 .. 1.2 in five steps. A tall matrix uses A = X^T X on the other side: the same numbers, the smaller product.
 Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
@@ -64,7 +70,7 @@ Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
              str("newton_schulz: matrix is ", matrix), "use a [rows, columns] matrix of dtype f32 or f64");
   WEFT_CHECK(num_iterations >= 0, str("newton_schulz: ", num_iterations, " iterations"), "use 0 or more; 5 is usual");
   bool is_tall = matrix.size(0) > matrix.size(1);
-  Tensor x = scale(matrix, 1 / (std::sqrt(sum_of_squares(matrix)) + 1e-7));
+  Tensor x = unit_matrix(matrix);
   for (int i = 0; i < num_iterations; ++i) {
     Tensor gram = matmul(x, x, {.transpose_a = is_tall, .transpose_b = !is_tall});
     Tensor factor = matmul(gram, gram);

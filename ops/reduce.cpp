@@ -107,12 +107,20 @@ Tensor argmax(const Tensor& x, int64_t dim) {
   return out;
 }
 
-double sum_of_squares(const Tensor& x) {
-  check_floating(x, "sum_of_squares");
-  if constexpr (kCuda) {
-    if (x.is_cuda()) return cuda::sum_of_squares(x);
+double sum_of_squares(const Tensor& x) { return sum_of_squares(std::span(&x, 1)); }
+
+double sum_of_squares(std::span<const Tensor> all) {
+  for (const Tensor& x : all) {
+    check_floating(x, "sum_of_squares");
+    WEFT_CHECK(x.device() == all[0].device(), str("sum_of_squares: tensors ", all[0], " and ", x),
+               "give tensors of one device");
   }
-  return cpu::sum_of_squares(contiguous(x));
+  if constexpr (kCuda) {
+    if (!all.empty() && all[0].is_cuda()) return cuda::sum_of_squares(all);
+  }
+  double sum = 0;
+  for (const Tensor& x : all) sum += cpu::sum_of_squares(contiguous(x));
+  return sum;
 }
 
 bool all_finite(const Tensor& x) {

@@ -144,10 +144,6 @@ void check_eval(const Loaded& config) {
   if (eval.at_end_size() > 0)
     refuse(config, "eval.at_end[0]", str("is \"", eval.at_end(0), "\"; this version has no evaluation tasks."),
            "Leave eval.at_end out; the validation loss is always evaluated at the end.");
-  const Data& data = config.experiment.data();
-  if (config.experiment.log().analysis_every() > 0 && !data.val().has_path() && !data.val().has_fraction())
-    refuse(config, "log.analysis_every", "wants validation rows, but data.val names none.",
-           "Set data.val, or log.analysis_every=0.");
 }
 
 }  // namespace

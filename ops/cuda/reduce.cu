@@ -326,20 +326,34 @@ constexpr int64_t kElementsOfBlock = 8 * 1024, kMostBlocks = 1056;
 
 }  // namespace
 
-double sum_of_squares(const Tensor& x) {
-  if (x.num_elements() == 0) return 0;
-  Tensor source = dense(x);
-  int64_t n = x.num_elements();
-  unsigned blocks = grid_of(n, kElementsOfBlock, kMostBlocks);
-  Tensor sums = Tensor::empty({blocks}, kF64, x.device());
-  with_floating(x.dtype(), "sum_of_squares", [&]<class T>() {
-    launch("sum_of_squares", squares<T>, blocks, kThreads, 0, stream_of(x), source.data<T>(), n,
-           sums.mutable_data<double>());
-  });
-  std::vector<double> host(blocks);
-  copy_bytes(host.data(), sums.raw(), sums.num_bytes(), Device::cpu(), x.device());
+double sum_of_squares(std::span<const Tensor> all) {
+  std::vector<unsigned> blocks;  // of each tensor
+  unsigned num_blocks = 0;
+  for (const Tensor& x : all) {
+    blocks.push_back(x.num_elements() > 0 ? grid_of(x.num_elements(), kElementsOfBlock, kMostBlocks) : 0);
+    num_blocks += blocks.back();
+  }
+  if (num_blocks == 0) return 0;
+  Tensor sums = Tensor::empty(Shape{num_blocks}, kF64, all[0].device());
+  double* next = sums.mutable_data<double>();
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (blocks[i] == 0) continue;
+    Tensor source = dense(all[i]);
+    with_floating(source.dtype(), "sum_of_squares", [&]<class T>() {
+      launch("sum_of_squares", squares<T>, blocks[i], kThreads, 0, stream_of(source), source.data<T>(),
+             source.num_elements(), next);
+    });
+    next += blocks[i];
+  }
+  std::vector<double> host(num_blocks);
+  copy_bytes(host.data(), sums.raw(), sums.num_bytes(), Device::cpu(), all[0].device());
   double total = 0;
-  for (double sum : host) total += sum;
+  const double* at = host.data();
+  for (unsigned count : blocks) {
+    double sum = 0;
+    for (unsigned b = 0; b < count; ++b) sum += *at++;
+    total += sum;
+  }
   return total;
 }
 

@@ -9,7 +9,7 @@ using cpu::Reduction;
 
 void reduce(Tensor& out, const Tensor& x, unsigned reduced, Reduction kind, double scale);
 void argmax(Tensor& out, const Tensor& x, int dim);
-double sum_of_squares(const Tensor& x);
+double sum_of_squares(std::span<const Tensor> all);  // of one device; one wait
 bool all_finite(const Tensor& x);
 void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
 

@@ -1,12 +1,18 @@
 // Events of the CPU, and the whole of stream.h in a build without CUDA.
 #include "weft/core/stream.h"
 
+#include <atomic>
 #include <chrono>
 #include <new>
 
+#include "src/core/device_waits.h"
 #include "weft/core/error.h"
 
 namespace weft {
+
+static std::atomic<int64_t> device_waits{0};
+void count_device_wait(int64_t count) { device_waits.fetch_add(count, std::memory_order_relaxed); }
+int64_t num_device_waits() { return device_waits.load(std::memory_order_relaxed); }
 
 void Event::record_cpu() {
   auto now = std::chrono::steady_clock::now().time_since_epoch();

@@ -121,10 +121,10 @@ void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state
 }
 
 double global_norm(std::span<const Tensor> grads) {
-  double sum = 0;
+  std::vector<Tensor> there;
   for (const Tensor& grad : grads)
-    if (grad.defined()) sum += ops::sum_of_squares(grad);
-  return std::sqrt(sum);
+    if (grad.defined()) there.push_back(grad);
+  return std::sqrt(ops::sum_of_squares(there));
 }
 
 double clip_factor(double norm, double max_norm) { return max_norm > 0 && norm > max_norm ? max_norm / norm : 1; }

@@ -12,7 +12,7 @@
 namespace weft {
 namespace {
 
-std::vector<double> losses(DType compute, Device device = Device::cpu()) {
+std::vector<double> losses(DType compute, Device device = Device::cpu(), std::vector<int64_t>* waits = nullptr) {
   set_default_device(device);
   std::vector<int32_t> ids;
   for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % 61);
@@ -32,6 +32,7 @@ std::vector<double> losses(DType compute, Device device = Device::cpu()) {
                       params);
   std::vector<double> losses;
   for (int64_t step = 0; step < 10; ++step) {
+    const int64_t waited = num_device_waits();
     data::Batch b = loader.batch(step * 4, 4);
     Tokens tokens({ops::to(b.positions, device)}, {.is_training = true, .rng = Rng(step)});
     Var loss = model.loss(ops::to(b.tokens, device), ops::to(b.targets, device), tokens, 1.0 / 96).loss;
@@ -42,6 +43,7 @@ std::vector<double> losses(DType compute, Device device = Device::cpu()) {
     optimizer.step(grads, schedule_factor({.kind = ScheduleKind::cosine, .warmup = 2}, step, 10),
                    clip_factor(global_norm(grads), 1));
     model.clear_grads();
+    if (waits) waits->push_back(num_device_waits() - waited);
   }
   set_default_device(Device::cpu());
   return losses;
@@ -53,10 +55,12 @@ const double kExpected[] = {4.135367, 4.109627, 4.103985, 4.130754, 4.118342,
 #ifdef WEFT_GOLDEN_DEVICES  // the same file as golden_device_test
 TEST(GoldenOnDevices, LossesOfTenStepsStay) {
   if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
-  std::vector<double> f32 = losses(kF32, Device::cuda()), bf16 = losses(kBF16, Device::cuda());
+  std::vector<int64_t> waits;
+  std::vector<double> f32 = losses(kF32, Device::cuda(), &waits), bf16 = losses(kBF16, Device::cuda());
   for (size_t i = 0; i < f32.size(); ++i) {
     EXPECT_NEAR(f32[i], kExpected[i], 1e-4) << "step " << i;
     EXPECT_NEAR(bf16[i], kExpected[i], 0.05) << "step " << i;
+    EXPECT_EQ(waits[i], 2) << "step " << i << " waits for its loss and its gradient norm";
   }
   EXPECT_TRUE(losses(kF32, Device::cuda()) == f32) << "two runs give the same bits";
 }

@@ -24,6 +24,7 @@ struct CudaDeviceInfo {
 CudaDeviceInfo cuda_device_info(int index);  // Error without such a device
 
 void synchronize(Device device);  // waits for this thread's work there; at once for the CPU
+int64_t num_device_waits();       // how often this process's CPU threads have waited for a GPU so far
 
 // A point in this thread's work on a device.
 class Event {

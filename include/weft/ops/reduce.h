@@ -14,8 +14,9 @@ Tensor sum(const Tensor& x, int64_t dim, bool keep_dims = false);
 Tensor mean(const Tensor& x, int64_t dim, bool keep_dims = false);
 Tensor sum_all(const Tensor& x);  // scalar, shape []
 Tensor max(const Tensor& x, int64_t dim, bool keep_dims = false);
-Tensor argmax(const Tensor& x, int64_t dim);  // i64; the lowest index wins a tie
-double sum_of_squares(const Tensor& x);       // accumulated in f64
+Tensor argmax(const Tensor& x, int64_t dim);         // i64; the lowest index wins a tie
+double sum_of_squares(const Tensor& x);              // accumulated in f64
+double sum_of_squares(std::span<const Tensor> all);  // of all of one device, waiting for it once
 bool all_finite(const Tensor& x);
 
 // Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out. With `segments`

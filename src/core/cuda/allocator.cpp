@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "src/core/cuda/runtime.h"
+#include "src/core/device_waits.h"
 #include "src/core/memory_book.h"
 #include "weft/core/stream.h"
 
@@ -120,6 +121,7 @@ class CudaAllocator final : public Allocator {
     std::array<unsigned char, kGuardBytes> guard{};
     cuda::copy_bytes(guard.data(), static_cast<const char*>(storage.data) + storage.bytes, kGuardBytes, Device::cpu(),
                      storage.device);
+    count_device_wait(-1);  // guards are for looking for bugs: programs run without
     return std::all_of(guard.begin(), guard.end(), [](unsigned char byte) { return byte == kGuard; });
   }
 

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "src/core/cuda/runtime.h"
+#include "src/core/device_waits.h"
 #include "weft/core/stream.h"
 
 namespace {
@@ -94,7 +95,9 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
   for (Device device : {to_device, from_device})
     if (device.is_cuda()) stream(device.index);
   DeviceAccess access;
-  if (bytes > 0) std::memmove(to, from, bytes);
+  if (bytes == 0) return;
+  if (to_device.is_cpu()) count_device_wait();
+  std::memmove(to, from, bytes);
 }
 
 }  // namespace cuda
@@ -120,14 +123,18 @@ CudaDeviceInfo cuda_device_info(int index) {
 }
 
 void synchronize(Device device) {
-  if (device.is_cuda()) cuda::stream(device.index);
+  if (!device.is_cuda()) return;
+  count_device_wait();
+  cuda::stream(device.index);
 }
 
 Event::Event(Device device, bool) : device_(device) {}
 Event::~Event() = default;
 void Event::record() { record_cpu(); }
 void Event::wait() {}
-void Event::synchronize() {}
+void Event::synchronize() {
+  if (device_.is_cuda()) count_device_wait();
+}
 double Event::elapsed_ms(const Event& begin) const { return time_ms_ - begin.time_ms_; }
 
 PinnedBuffer::PinnedBuffer(size_t bytes) : data_(::operator new(bytes)), bytes_(bytes) {}

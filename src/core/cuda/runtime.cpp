@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "src/core/device_waits.h"
 #include "weft/core/stream.h"
 
 namespace weft {
@@ -153,7 +154,9 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
   }
   cudaStream_t s = stream(to_device.is_cuda() ? to_device.index : from_device.index);
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, s), what);
-  if (to_device.is_cpu()) check(cudaStreamSynchronize(s), what);
+  if (!to_device.is_cpu()) return;
+  count_device_wait();
+  check(cudaStreamSynchronize(s), what);
 }
 
 }  // namespace cuda
@@ -175,7 +178,9 @@ CudaDeviceInfo cuda_device_info(int index) {
 }
 
 void synchronize(Device device) {
-  if (device.is_cuda()) cuda::check(cudaStreamSynchronize(cuda::stream(device.index)), "synchronize");
+  if (!device.is_cuda()) return;
+  count_device_wait();
+  cuda::check(cudaStreamSynchronize(cuda::stream(device.index)), "synchronize");
 }
 
 Event::Event(Device device, bool has_time) : device_(device) {
@@ -200,7 +205,9 @@ void Event::wait() {
 }
 
 void Event::synchronize() {
-  if (event_) cuda::check(cudaEventSynchronize(cuda::handle(event_)), "wait for an event");
+  if (!event_) return;
+  count_device_wait();
+  cuda::check(cudaEventSynchronize(cuda::handle(event_)), "wait for an event");
 }
 
 double Event::elapsed_ms(const Event& begin) const {
