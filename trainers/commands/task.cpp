@@ -89,7 +89,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     text += fmt::format("| {} | {} |", arm.name, options.seeds);
     for (size_t i = 0; i < names.size(); ++i) {
       Estimate e = estimate(values[i]);
-      text += fmt::format(" {:.4f} +- {:.4f} |", e.mean, e.error);
+      text += fmt::format(" {:.4g} +- {:.2g} |", e.mean, e.error);
       row[names[i]] = {{"mean", e.mean}, {"standard_error", e.error}};
     }
     text += "\n";
