@@ -14,22 +14,14 @@ namespace {
 
 using cpu::Isa;
 
-// Row-major tensors and their pointers for the kernels.
+// Row-major tensors to read and their pointers for the kernels.
 template <class T>
 struct Pointers {
   std::vector<Tensor> tensors;
   std::vector<T*> data;
 
-  Pointers() = default;
-  explicit Pointers(std::span<const Tensor> all) {  // to read
+  explicit Pointers(std::span<const Tensor> all) {
     for (const Tensor& t : all) data.push_back(const_cast<T*>(tensors.emplace_back(contiguous(t)).template data<T>()));
-  }
-  static Pointers like(std::span<const Tensor> all) {  // to write
-    Pointers made;
-    for (const Tensor& t : all)
-      made.data.push_back(
-          made.tensors.emplace_back(Tensor::empty(t.shape(), t.dtype(), t.device())).template mutable_data<T>());
-    return made;
   }
   T* const* get() const { return data.empty() ? nullptr : data.data(); }
 };
@@ -128,12 +120,12 @@ DepthMixGrads depth_mix_backward(std::span<const Tensor> douts, const Tensor& we
   WEFT_CHECK(weights.defined() && weights.shape() == with_more(first.shape(), S, N) &&
                  weights.dtype() == statistics_dtype(first) && weights.is_contiguous(),
              str(op, ": weights are ", weights), "pass those of the forward call");
-  DepthMixGrads grads;
-  grads.ddirections = Tensor::empty(directions.shape(), directions.dtype(), directions.device());
+  DepthMixGrads grads{.dscores = Tensor::empty(weights.shape(), weights.dtype(), weights.device()),
+                      .ddirections = Tensor::empty(directions.shape(), directions.dtype(), directions.device())};
   Tensor w = contiguous(directions), totals = options.totals.defined() ? contiguous(options.totals) : Tensor();
   with_floating(first, op, [&]<class T, class C>() {
-    Pointers<T> v(values), dy(douts), dv = Pointers<T>::like(values);
-    Pointers<C> r(scales), dr = Pointers<C>::like(scales);
+    Pointers<T> v(values), dy(douts);
+    Pointers<C> r(scales);
     cpu::DepthArgs<T, C> args{.sources = N,
                               .width = first.shape().back(),
                               .queries = S,
@@ -144,9 +136,7 @@ DepthMixGrads depth_mix_backward(std::span<const Tensor> douts, const Tensor& we
                               .weights = const_cast<C*>(weights.data<C>()),
                               .douts = dy.get(),
                               .totals = totals.defined() ? totals.data<C>() : nullptr,
-                              .dvalues = dv.get(),
-                              .dscales = dr.get()};
-    grads.dvalues = std::move(dv.tensors), grads.dscales = std::move(dr.tensors);
+                              .dscores = grads.dscores.mutable_data<C>()};
     const int64_t rows = rows_of(first);
     if constexpr (kCuda) {
       if (first.is_cuda())
@@ -154,6 +144,66 @@ DepthMixGrads depth_mix_backward(std::span<const Tensor> douts, const Tensor& we
     }
     sum_row_blocks<C>(rows, args.width * N * S, {&grads.ddirections}, [&](int64_t begin, int64_t end, C* ddirections) {
       cpu::with_isa([&]<Isa I>() { cpu::DepthKernels<I, T, C>::mix_backward(args, begin, end, ddirections); });
+    });
+  });
+  return grads;
+}
+
+DepthSourceGrads depth_source_backward(std::span<const DepthReading> readings, const Tensor& value,
+                                       const Tensor& scale) {
+  constexpr std::string_view op = "depth_source_backward";
+  check_floating_rows(value, "value", op);
+  const DType statistics = statistics_dtype(value);
+  const int64_t D = value.shape().back();
+  std::vector<Tensor> douts;
+  std::vector<int64_t> strides;
+  for (const DepthReading& r : readings) {
+    check_like(r.dout, "dout", value, "value", op);
+    WEFT_CHECK(r.directions.defined() && r.directions.num_dims() == 2 && r.directions.size(1) == D &&
+                   r.directions.dtype() == statistics && r.directions.is_contiguous(),
+               str(op, ": directions are ", r.directions, ", the value is ", value), "pass those of the mixture");
+    const int64_t S = r.directions.size(0), N = r.weights.defined() ? r.weights.shape().back() : 0;
+    for (const Tensor* t : {&r.weights, &r.dscores})
+      WEFT_CHECK(t->defined() && t->shape() == with_more(value.shape(), S, N) && t->dtype() == statistics &&
+                     t->is_contiguous(),
+                 str(op, ": weights or dscores are ", *t, ", the value is ", value), "pass those of the mixture");
+    WEFT_CHECK(r.query >= 0 && r.query < S && r.source >= 0 && r.source < N,
+               str(op, ": query ", r.query, " and source ", r.source, " of ", S, " and ", N), "count from 0");
+    douts.push_back(r.dout);
+    strides.push_back(S * N);
+  }
+  Tensor r = scale.defined() ? contiguous(scale) : Tensor();
+  WEFT_CHECK(!r.defined() || (r.shape() == with_last(value.shape(), 1) && r.dtype() == statistics),
+             str(op, ": scale is ", r, ", the value is ", value), str("it is ", with_last(value.shape(), 1)));
+  DepthSourceGrads grads{.dvalue = Tensor::empty(value.shape(), value.dtype(), value.device()),
+                         .dscale = r.defined() ? Tensor::empty(r.shape(), statistics, r.device()) : Tensor()};
+  Tensor v = contiguous(value);
+  with_floating(value, op, [&]<class T, class C>() {
+    Pointers<T> dy(douts);
+    std::vector<const C*> weights, dscores, directions;
+    for (const DepthReading& reading : readings) {
+      const int64_t at = reading.query * reading.weights.shape().back() + reading.source;
+      weights.push_back(reading.weights.data<C>() + at);
+      dscores.push_back(reading.dscores.data<C>() + at);
+      directions.push_back(reading.directions.data<C>() + reading.query * D);
+    }
+    cpu::DepthSourceArgs<T, C> args{.readings = static_cast<int64_t>(readings.size()),
+                                    .width = D,
+                                    .douts = dy.get(),
+                                    .weights = weights.data(),
+                                    .dscores = dscores.data(),
+                                    .strides = strides.data(),
+                                    .directions = directions.data(),
+                                    .value = v.data<T>(),
+                                    .scale = r.defined() ? r.data<C>() : nullptr,
+                                    .dvalue = grads.dvalue.mutable_data<T>(),
+                                    .dscale = r.defined() ? grads.dscale.mutable_data<C>() : nullptr};
+    const int64_t rows = rows_of(value);
+    if constexpr (kCuda) {
+      if (value.is_cuda()) return cuda::DepthKernels<T, C>::source_backward(args, rows, value.device());
+    }
+    parallel_for(rows, grain_of(D * (args.readings + 1)), [&](int64_t begin, int64_t end) {
+      cpu::with_isa([&]<Isa I>() { cpu::DepthKernels<I, T, C>::source_backward(args, begin, end); });
     });
   });
   return grads;

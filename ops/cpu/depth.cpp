@@ -1,9 +1,11 @@
-// Mixture over depth, compiled once per instruction set; equations in weft/ops/depth.h. Backward, with z_i = direction . v_i:
-//   da_i = dout . v_i;  ds_i = a_i (da_i - sum_j a_j da_j) of softmax, da_i a_i (1 - a_i) of sigmoid
-//   dv_i = a_i dout + ds_i scale_i direction,  dscale_i = ds_i z_i,  ddirection = sum over rows and i of ds_i scale_i v_i
-// and with several queries, sums of that over them.
+// Mixture over depth, compiled once per instruction set; equations in weft/ops/depth.h. Backward of a mixture, with da_i = dout . v_i:
+//   ds_i = a_i (da_i - sum_j a_j da_j) of softmax, da_i a_i (1 - a_i) of sigmoid
+//   ddirection = sum over rows and i of ds_i scale_i v_i
+// and of a source, over its readers:
+//   dv = sum of a dout + scale sum of ds direction,  dscale = v . sum of ds direction
 #include "ops/cpu/depth.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -23,6 +25,23 @@ C softmax(C* s, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum += s[i] = std::exp(s[i] - top);
   for (int64_t i = 0; i < n; ++i) s[i] /= sum;
   return top + std::log(sum);
+}
+
+constexpr int64_t kFew = 4;
+
+// Adds the readings q .. q + K of a row to from_outs, from_scores [D].
+template <int64_t K, class T, class C>
+HWY_INLINE void add_readings(const DepthSourceArgs<T, C>& args, int64_t row, int64_t q, const C* a, const C* ds,
+                             C* from_outs, C* from_scores) {
+  for_row<C>(args.width, [&](int64_t c, auto count) {
+    Pack<C> outs = load(from_outs + c, count), scores = load(from_scores + c, count);
+    for (int64_t k = q; k < q + K; ++k) {
+      outs = fused(Pack<C>(a[k]), load(args.douts[k] + row * args.width + c, count), outs);
+      scores = fused(Pack<C>(ds[k]), load(args.directions[k] + c, count), scores);
+    }
+    store(outs, from_outs + c, count);
+    store(scores, from_scores + c, count);
+  });
 }
 
 }  // namespace
@@ -64,46 +83,61 @@ void DepthKernels<I, T, C>::mix(const DepthArgs<T, C>& args, int64_t begin, int6
 template <Isa I, class T, class C>
 void DepthKernels<I, T, C>::mix_backward(const DepthArgs<T, C>& args, int64_t begin, int64_t end, C* ddirections) {
   const int64_t N = args.sources, D = args.width, S = args.queries;
-  std::vector<C> da(static_cast<size_t>(N)), z(da), pull(static_cast<size_t>(S * N));
-  for (int64_t row = begin; row < end; ++row) {
-    const C* weights = args.weights + row * S * N;
-    for (int64_t i = 0; args.dscales && i < N; ++i) args.dscales[i][row] = C(0);
+  std::vector<C> pull(static_cast<size_t>(N));  // ds scale
+  for (int64_t row = begin; row < end; ++row)
     for (int64_t q = 0; q < S; ++q) {
-      const C *a = weights + q * N, *direction = args.directions + q * D;
+      const C* a = args.weights + (row * S + q) * N;
+      C* ds = args.dscores + (row * S + q) * N;
       const T* dout = args.douts[q] + row * D;
       C total = 0;
       for (int64_t i = 0; i < N; ++i) {
         const T* v = args.values[i] + row * D;
-        TwoSums<C> sums = reduce_row<C>(D, TwoSums<C>{}, [&](TwoSums<C>& sum, int64_t c, auto count) {
-          Pack<C> x = load(v + c, count);
-          sum.a.value = fused(x, load(dout + c, count), sum.a.value);
-          sum.b.value = fused(x, load(direction + c, count), sum.b.value);
-        });
-        auto at = static_cast<size_t>(i);
-        da[at] = sums.a.total(), z[at] = sums.b.total();
-        total += a[i] * da[at];
+        ds[i] = reduce_row<C>(D, Sum<C>{}, [&](Sum<C>& sum, int64_t c, auto count) {
+                  sum.value = fused(load(v + c, count), load(dout + c, count), sum.value);
+                }).total();
+        total += a[i] * ds[i];
       }
       if (args.totals) total = args.totals[row * S + q];
       for (int64_t i = 0; i < N; ++i) {
-        auto at = static_cast<size_t>(i);
-        C ds = args.is_sigmoid ? da[at] * a[i] * (C(1) - a[i]) : a[i] * (da[at] - total);
-        if (args.dscales) args.dscales[i][row] += ds * z[at];
-        pull[static_cast<size_t>(q * N + i)] = args.scales ? ds * args.scales[i][row] : ds;
+        ds[i] = args.is_sigmoid ? ds[i] * a[i] * (C(1) - a[i]) : a[i] * (ds[i] - total);
+        pull[static_cast<size_t>(i)] = args.scales ? ds[i] * args.scales[i][row] : ds[i];
       }
+      for_row<C>(D, [&](int64_t c, auto count) {
+        C* at = ddirections + q * D + c;
+        Pack<C> sum = load(at, count);
+        for (int64_t i = 0; i < N; ++i)
+          sum = fused(Pack<C>(pull[static_cast<size_t>(i)]), load(args.values[i] + row * D + c, count), sum);
+        store(sum, at, count);
+      });
     }
+}
+
+template <Isa I, class T, class C>
+void DepthKernels<I, T, C>::source_backward(const DepthSourceArgs<T, C>& args, int64_t begin, int64_t end) {
+  const int64_t R = args.readings, D = args.width;
+  std::vector<C> a(static_cast<size_t>(R)), ds(a), from_outs(static_cast<size_t>(D)), from_scores(from_outs);
+  for (int64_t row = begin; row < end; ++row) {
+    std::fill(from_outs.begin(), from_outs.end(), C(0));
+    std::fill(from_scores.begin(), from_scores.end(), C(0));
+    for (int64_t q = 0; q < R; ++q) {
+      const int64_t at = row * args.strides[q];
+      a[static_cast<size_t>(q)] = args.weights[q][at], ds[static_cast<size_t>(q)] = args.dscores[q][at];
+    }
+    // A few readings at a time: processors fetch few streams ahead.
+    int64_t q = 0;
+    for (; q + kFew <= R; q += kFew)
+      add_readings<kFew>(args, row, q, a.data(), ds.data(), from_outs.data(), from_scores.data());
+    for (; q < R; ++q) add_readings<1>(args, row, q, a.data(), ds.data(), from_outs.data(), from_scores.data());
+
+    const C scale = args.scale ? args.scale[row] : C(1);
+    const C *outs = from_outs.data(), *scores = from_scores.data();
+    Sum<C> with_directions;
     for_row<C>(D, [&](int64_t c, auto count) {
-      for (int64_t i = 0; i < N; ++i) {
-        Pack<C> v = load(args.values[i] + row * D + c, count), dv(C(0));
-        for (int64_t q = 0; q < S; ++q) {
-          Pack<C> p(pull[static_cast<size_t>(q * N + i)]);
-          dv = fused(Pack<C>(weights[q * N + i]), load(args.douts[q] + row * D + c, count), dv);
-          dv = fused(p, load(args.directions + q * D + c, count), dv);
-          C* dw = ddirections + q * D + c;
-          store(fused(p, v, load(dw, count)), dw, count);
-        }
-        store(dv, args.dvalues[i] + row * D + c, count);
-      }
+      Pack<C> s = load(scores + c, count);
+      with_directions.value = fused(s, load(args.value + row * D + c, count), with_directions.value);
+      store(fused(Pack<C>(scale), s, load(outs + c, count)), args.dvalue + row * D + c, count);
     });
+    if (args.dscale) args.dscale[row] = with_directions.total();
   }
 }
 

@@ -10,6 +10,7 @@ template <class T, class C>
 struct DepthKernels {
   static void mix(const cpu::DepthArgs<T, C>& args, int64_t rows, Device device);
   static void mix_backward(const cpu::DepthArgs<T, C>& args, int64_t rows, C* ddirections, Device device);
+  static void source_backward(const cpu::DepthSourceArgs<T, C>& args, int64_t rows, Device device);
 };
 
 }  // namespace weft::cuda

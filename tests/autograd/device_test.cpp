@@ -98,14 +98,19 @@ std::vector<Row> edge_rows() {
       rows.push_back({"depth_mix_n", {{5, n}, {5, n}, {5, n}, {n}}, [is_sigmoid, n](In in) {
                         const DType wide = in[0].dtype() == kF64 ? kF64 : kF32;
                         Var direction = cast(in[3], wide) * (1 / std::sqrt(static_cast<double>(n)));
-                        return depth_mix(in.first(3), {}, direction, is_sigmoid).out;
+                        const DepthSource sources[] = {DepthSource(in[0]), DepthSource(in[1]), DepthSource(in[2])};
+                        return depth_mix(sources, direction, is_sigmoid).out;
                       }});
     rows.push_back({"depth_group_n", {{5, n}, {5, n}, {5, n}, {2, n}}, [n](In in) {
                       const DType wide = in[0].dtype() == kF64 ? kF64 : kF32;
                       Var directions = cast(in[3], wide) * (1 / std::sqrt(static_cast<double>(n)));
-                      DepthGroup group(in.first(2), {}, directions);
-                      Var first = group.read(0, {}, {}, select(directions, 0, 0), false).out;
-                      return first + group.read(1, in.subspan(2, 1), {}, select(directions, 0, 1), false).out;
+                      auto scaled = [wide](const Var& x) {
+                        return DepthSource(x, rsqrt(mean(square(cast(x, wide)), -1, true) + 1e-6));
+                      };
+                      const DepthSource sources[] = {scaled(in[0]), scaled(in[1]), scaled(in[2])};
+                      DepthGroup group(std::span(sources).first(2), directions, n % 2 == 0);
+                      Var first = group.read(0, {}, select(directions, 0, 0), false).out;
+                      return first + group.read(1, std::span(sources).last(1), select(directions, 0, 1), false).out;
                     }});
     rows.push_back({"swiglu_n", {{3, n}, {3, n}}, [](In in) { return swiglu(in[0], in[1]); }});
     rows.push_back({"cross_entropy_n", {{3, n}}, [n](In in) {

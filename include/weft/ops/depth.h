@@ -1,6 +1,8 @@
 // Mixing over depth: for each token weighted sums of N sources, with weights made from the sources themselves (Attention Residuals,
-// 2603.15031). One reading of the sources forward and one backward, for all S queries together.
+// 2603.15031). The sources are read once, for all S queries together.
 //   s_qi = scale_i (direction_q . v_i),  a_q = softmax(s_q) or sigmoid(s_q) each,  out_q = sum_i a_qi v_i
+// Backward has two halves. That of a mixture gives ds, which needs the sources; that of a source then adds up what all its readers
+// want of it, which needs their gradients instead: each source is done with before the gradient of the next is made.
 #pragma once
 
 #include <span>
@@ -26,11 +28,24 @@ DepthMix depth_mix(std::span<const Tensor> values, std::span<const Tensor> scale
                    const DepthMixOptions& options = {});
 
 struct DepthMixGrads {
-  std::vector<Tensor> dvalues, dscales;  // dscales: empty without scales
-  Tensor ddirections;                    // [S, D]
+  Tensor dscores;      // [..., S, N], of s
+  Tensor ddirections;  // [S, D]
 };
 DepthMixGrads depth_mix_backward(std::span<const Tensor> douts, const Tensor& weights, std::span<const Tensor> values,
                                  std::span<const Tensor> scales, const Tensor& directions,
                                  const DepthMixOptions& options = {});
+
+// What query `query` of a mixture read as its source `source`: the gradient of its out [..., D], and the mixture's weights, dscores
+// [..., S, N] and directions [S, D].
+struct DepthReading {
+  Tensor dout, weights, dscores, directions;
+  int64_t query = 0, source = 0;
+};
+struct DepthSourceGrads {
+  Tensor dvalue, dscale;  // as value, scale; dscale undefined without a scale
+};
+// dvalue = sum of a dout + ds scale direction, dscale = sum of ds (direction . value) over the readings, in their order.
+DepthSourceGrads depth_source_backward(std::span<const DepthReading> readings, const Tensor& value,
+                                       const Tensor& scale);
 
 }  // namespace weft::ops

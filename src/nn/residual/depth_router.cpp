@@ -10,25 +10,19 @@ DType wide(const Var& x) { return x.dtype() == kF64 ? kF64 : kF32; }
 
 DepthSource depth_source(const Var& value, const RoutedResidualOptions& options, double eps) {
   bool reads = options.weights == ResidualWeights::softmax || options.weights == ResidualWeights::sigmoid;
-  if (!reads || !options.has_key_norm) return {value, {}};
-  return {value, rsqrt(mean(square(cast(value, wide(value))), -1, true) + eps)};
+  if (!reads || !options.has_key_norm) return DepthSource(value);
+  return DepthSource(value, rsqrt(mean(square(cast(value, wide(value))), -1, true) + eps));
 }
 
 Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources) {
   Var total;
   for (size_t i = 0; i < sources.size(); ++i) {
     const auto at = static_cast<int64_t>(i);
-    Var part = cast(slice(weights_BTN, -1, at, at + 1), sources[i].value.dtype()) * sources[i].value;
+    const Var& v = sources[i].value();
+    Var part = cast(slice(weights_BTN, -1, at, at + 1), v.dtype()) * v;
     total = total.defined() ? total + part : part;
   }
   return total;
-}
-
-DepthInputs::DepthInputs(std::span<const DepthSource> sources) {
-  for (const DepthSource& source : sources) {
-    values.push_back(source.value);
-    if (source.scale.defined()) scales.push_back(source.scale);
-  }
 }
 
 DepthRouter::DepthRouter(const RoutedResidualOptions& options, int64_t dim, int64_t num_sources, Rng rng)
@@ -54,11 +48,11 @@ DepthRouter::DepthRouter(const RoutedResidualOptions& options, int64_t dim, int6
 Var DepthRouter::operator()(std::vector<DepthSource> sources, Tokens& tokens) const {
   Scope scope(name());
   if (null_) {
-    const Var& like = sources[0].value;
+    const Var& like = sources[0].value();
     Var null_BTD = expand(cast(*null_, like.dtype()), like.shape());
     sources.insert(sources.begin(), depth_source(null_BTD, o_, 1e-6));
   }
-  const Var& first = sources[0].value;
+  const Var& first = sources[0].value();
   if (scores_) {  // the same for all tokens
     const auto n = static_cast<int64_t>(sources.size());
     Var row = o_.weights == ResidualWeights::scalars ? Var(*scores_) : softmax(*scores_);
@@ -66,8 +60,7 @@ Var DepthRouter::operator()(std::vector<DepthSource> sources, Tokens& tokens) co
     report(weights_BTN, tokens);
     return weighted_sum(weights_BTN, sources);
   }
-  DepthInputs in(sources);
-  DepthMixVar mixed = depth_mix(in.values, in.scales, direction(wide(first)), o_.weights == ResidualWeights::sigmoid);
+  DepthMixVar mixed = depth_mix(sources, direction(wide(first)), o_.weights == ResidualWeights::sigmoid);
   report(mixed.weights, tokens);
   return mixed.out;
 }
@@ -76,10 +69,8 @@ Var DepthRouter::direction(DType dtype) const { return cast(gain_ ? Var(*query_)
 
 Var DepthRouter::read(DepthGroup& group, int64_t query, std::span<const DepthSource> own, Tokens& tokens) const {
   Scope scope(name());
-  DepthInputs in(own);
-  DType dtype = kF32;
-  for (const Var& v : in.values) dtype = wide(v);
-  DepthMixVar mixed = group.read(query, in.values, in.scales, direction(dtype), tokens.takes_reports());
+  const DType dtype = own.empty() ? kF32 : wide(own[0].value());
+  DepthMixVar mixed = group.read(query, own, direction(dtype), tokens.takes_reports());
   if (mixed.weights.defined()) report(mixed.weights, tokens);
   return mixed.out;
 }

@@ -8,21 +8,11 @@
 
 namespace weft {
 
-// A source and what all routers need of it.
-struct DepthSource {
-  Var value;  // [B, T, D]
-  Var scale;  // r [B, T, 1] f32 (f64); undefined if scores read the bare value
-};
+// A source [B, T, D] with its r, or without if scores read the bare value.
 DepthSource depth_source(const Var& value, const RoutedResidualOptions& options, double eps);
 
 // sum_i weights[..., i] * sources[i]; weights [B, T, n] f32 (f64), sources [B, T, D].
 Var weighted_sum(const Var& weights_BTN, std::span<const DepthSource> sources);
-
-// Values and scales of sources, as depth_mix() takes them.
-struct DepthInputs {
-  std::vector<Var> values, scales;
-  explicit DepthInputs(std::span<const DepthSource> sources);
-};
 
 class DepthRouter final : public Module {
  public:

@@ -41,7 +41,8 @@ class RoutedStream final : public ResidualStream {
   RoutedResidual& residual_;
   Tokens& tokens_;
   std::vector<DepthSource> finished_;
-  DepthSource partial_;  // of block_sums: the running block, undefined at its start
+  Var block_;            // of block_sums: the running block, undefined at its start
+  DepthSource partial_;  // the same as a source, where it is one
   Var sum_;              // p
   int64_t sublayer_ = 0;
   // The sublayers that read `shared_` of the finished sources together, the first of them `group_begin_`.
@@ -97,7 +98,7 @@ std::vector<DepthSource> RoutedStream::sources() const {
   std::vector<DepthSource> all = finished_;
   const int64_t window = residual_.o.window, extra = static_cast<int64_t>(all.size()) - 1 - window;
   if (window > 0 && extra > 0) all.erase(all.begin() + 1, all.begin() + 1 + extra);
-  if (residual_.o.combine == ResidualCombine::replace && partial_.value.defined()) all.push_back(partial_);
+  if (residual_.o.combine == ResidualCombine::replace && partial_.value().defined()) all.push_back(partial_);
   return all;
 }
 
@@ -119,12 +120,12 @@ Var RoutedStream::mixed_in_group() {
   if (!group_ || sublayer_ >= group_end_) {
     const int64_t length = residual_.group_length();
     group_begin_ = sublayer_, group_end_ = std::min((sublayer_ / length + 1) * length, all + 1);
-    const DType wide = finished_[0].value.dtype() == kF64 ? kF64 : kF32;
+    const DType wide = finished_[0].value().dtype() == kF64 ? kF64 : kF32;
     std::vector<Var> directions;
     for (int64_t l = group_begin_; l < group_end_; ++l) directions.push_back(unsqueeze(router(l).direction(wide), 0));
     shared_ = static_cast<int64_t>(finished_.size());
-    DepthInputs in(finished_);
-    group_ = std::make_unique<DepthGroup>(in.values, in.scales, concatenate(directions, 0));
+    group_ = std::make_unique<DepthGroup>(finished_, concatenate(directions, 0),
+                                          residual_.o.combine == ResidualCombine::replace);
   }
   std::vector<DepthSource> now = sources();
   return router(at + 1).read(*group_, sublayer_ - group_begin_, std::span(now).subspan(static_cast<size_t>(shared_)),
@@ -140,12 +141,11 @@ void RoutedStream::write(const Var& y) {
     case ResidualSources::states: return keep(sum_);
     case ResidualSources::block_sums: break;
   }
-  Var block = partial_.value.defined() ? partial_.value + y : y;
+  block_ = block_.defined() ? block_ + y : y;
   bool is_end = sublayer_ % residual_.block_length() == 0;
   partial_ = {};
-  if (is_end) keep(block);
-  else if (o.combine == ResidualCombine::replace) partial_ = depth_source(block, o, residual_.args.norm_eps);
-  else partial_ = {block, {}};
+  if (is_end) keep(std::exchange(block_, Var()));
+  else if (o.combine == ResidualCombine::replace) partial_ = depth_source(block_, o, residual_.args.norm_eps);
 }
 
 Var RoutedStream::output() { return residual_.o.combine == ResidualCombine::add ? sum_ : mixed(); }
