@@ -37,22 +37,31 @@ ops::AttentionStatistics Tokens::statistics(const Var& q_BTHK, const Var& k_BTGK
 
 void Tokens::observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH,
                      ops::AttentionOptions options, const Var& sink) {
-  const bool shows_weights = options_.probe && options_.probe->weights;
-  if (is_decoding() || is_recomputing() || (!takes_reports() && !shows_weights)) return;
+  if (is_decoding() || (!takes_reports() && !shows_weights())) return;
   NoGrad no_grad;
   here(options);
   options.dropout = 0;
   lse_BTH = merged_lse(q_BTHK, k_BTGK, lse_BTH, {}, options);
   Var merged = merged_lse(q_BTHK, k_BTGK, lse_BTH, sink, options);
-  if (takes_reports()) report_attention(q_BTHK, k_BTGK, v_BTGV, merged, options);
+  if (takes_reports()) report_attention(statistics(q_BTHK, k_BTGK, merged, options), v_BTGV);
   if (takes_reports() && sink.defined())
     report_means("sink_mass", exp(expand(cast(sink, merged.dtype()), merged.shape()) - merged));
-  if (shows_weights) show_weights(q_BTHK, k_BTGK, lse_BTH, sink.defined() ? merged : Var(), options);
+  if (shows_weights())
+    show_weights(weights(q_BTHK, k_BTGK, lse_BTH, sink.defined() ? merged : Var(), options),
+                 options.normaliser == ops::Normaliser::softmax);
+}
+
+bool Tokens::shows_weights() const {
+  return options_.probe && options_.probe->weights && !is_decoding() && !is_recomputing();
+}
+
+void Tokens::show_weights(const Tensor& weights_BTHT, bool is_softmax) const {
+  if (shows_weights()) options_.probe->weights(Scope::path(), weights_BTHT, is_softmax);
 }
 
 // The core with columns of the identity as values gives columns of the weights; `merged`: lse with a sink, if there is one.
-void Tokens::show_weights(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& merged,
-                          const ops::AttentionOptions& options) {
+Tensor Tokens::weights(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& merged,
+                       const ops::AttentionOptions& options) const {
   constexpr int64_t kColumns = 64;
   const int64_t B = k_BTGK.size(0), T = k_BTGK.size(1), G = k_BTGK.size(2);
   const ops::AttentionTokens tokens{data_.positions, data_.documents};
@@ -68,7 +77,7 @@ void Tokens::show_weights(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_B
   }
   Var weights = concatenate(parts, -1);
   if (merged.defined()) weights = weights * unsqueeze(cast(exp(lse_BTH - merged), kF32), -1);
-  options_.probe->weights(Scope::path(), weights.value(), options.normaliser == ops::Normaliser::softmax);
+  return weights.value();
 }
 
 Var Tokens::heads(const Var& y_BTHV) const {
@@ -108,11 +117,10 @@ void Tokens::report_means(std::string_view name, const Var& x) {
 
 // Per head: entropy of a row, largest score, mass on the first token of the query's document, how often that is more than 0.3 of the
 // mean query's (sink rate, 2410.10781), and the first value's norm over the mean one's (value drain, 2410.13835).
-void Tokens::report_attention(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, const Var& lse_BTH,
-                              const ops::AttentionOptions& options) {
+void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v_BTGV) {
+  if (!takes_reports() || is_decoding()) return;
   constexpr double kSink = 0.3;
-  const int64_t B = batch(), T = num_tokens(), H = q_BTHK.size(2), G = v_BTGV.size(2);
-  ops::AttentionStatistics seen = statistics(q_BTHK, k_BTGK, lse_BTH, options);
+  const int64_t B = batch(), T = num_tokens(), H = seen.entropy.size(2), G = v_BTGV.size(2);
   auto mass = seen.column_mass.to_vector<float>(), entropy = seen.entropy.to_vector<float>(),
        top = seen.max_score.to_vector<float>();
   NoGrad no_grad;

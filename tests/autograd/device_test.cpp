@@ -108,9 +108,10 @@ std::vector<Row> edge_rows() {
                         return DepthSource(x, rsqrt(mean(square(cast(x, wide)), -1, true) + 1e-6));
                       };
                       const DepthSource sources[] = {scaled(in[0]), scaled(in[1]), scaled(in[2])};
-                      DepthGroup group(std::span(sources).first(2), directions, n % 2 == 0);
+                      const std::span<const DepthSource> all(sources);
+                      DepthGroup group(all.first(2), directions, n % 2 == 0);
                       Var first = group.read(0, {}, select(directions, 0, 0), false).out;
-                      return first + group.read(1, std::span(sources).last(1), select(directions, 0, 1), false).out;
+                      return first + group.read(1, all.last(1), select(directions, 0, 1), false).out;
                     }});
     rows.push_back({"swiglu_n", {{3, n}, {3, n}}, [](In in) { return swiglu(in[0], in[1]); }});
     rows.push_back({"cross_entropy_n", {{3, n}}, [n](In in) {

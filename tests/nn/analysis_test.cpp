@@ -112,6 +112,59 @@ TEST(Probe, AgreesWithReports) {
   }
 }
 
+// So do mixers that make their weights themselves, tile by tile: every figure from the shown weights, with documents and under recompute.
+TEST(Probe, AgreesWithReportsOfPairs) {
+  constexpr int64_t T = 140;  // two tiles
+  TokenData data = plain_tokens(1, T);
+  std::vector<int32_t> documents, positions;
+  for (int32_t i = 0; i < T; ++i) documents.push_back(i < 60 ? 0 : 1), positions.push_back(i < 60 ? i : i - 60);
+  data.documents = Tensor::from(std::span<const int32_t>(documents), {1, T});
+  data.document_positions = Tensor::from(std::span<const int32_t>(positions), {1, T});
+  const MixerMaker mixers[] = {TapaOptions{.heads = 2}, NeuralOptions{.heads = 2}, RcmhaOptions{.heads = 2},
+                               RelativeBiasOptions{.heads = 2, .window = 40},
+                               MultiTokenOptions{.heads = 2, .group = 1}};
+  for (const MixerMaker& mixer : mixers) {
+    LanguageModelOptions o = options_of(mixer, 1);
+    o.context = T;
+    LanguageModel model(o, Rng(4));
+    double first = 0, entropy = 0;
+    int calls = 0;
+    Probe probe;
+    probe.weights = [&](std::string_view, const Tensor& weights, bool is_softmax) {
+      ++calls;
+      EXPECT_TRUE(is_softmax);
+      EXPECT_EQ(weights.shape(), Shape({1, T, 2, T}));
+      auto w = weights.to_vector<float>();
+      for (int64_t i = 0; i < T; ++i) {
+        double sum = 0;
+        for (int64_t j = 0; j < T; ++j) {  // head 0
+          const auto x = static_cast<double>(w[static_cast<size_t>(i * 2 * T + j)]);
+          const bool is_seen = j <= i && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(j)];
+          if (!is_seen) {
+            EXPECT_EQ(x, 0) << i << " " << j;
+          }
+          sum += x, entropy -= x > 0 ? x * std::log(x) / T : 0;
+          first += positions[static_cast<size_t>(j)] == 0 ? x / T : 0;
+        }
+        EXPECT_NEAR(sum, 1, 1e-5);
+      }
+    };
+    Tokens tokens(data, {.is_training = true, .takes_diagnostics = true, .probe = &probe});
+    Tensor ids = random_ids(1, T);
+    backward(model.loss(ids, ids, tokens, 1.0 / T).loss);
+    EXPECT_EQ(calls, 1);
+    std::map<std::string, double> reports;
+    for (const Tokens::Report& r : tokens.reports()) {
+      EXPECT_FALSE(reports.contains(r.name)) << r.name;
+      reports[r.name] = r.is_max ? r.sum : r.sum / r.count;
+    }
+    EXPECT_NEAR(reports.at("model.layers.0.mixer.first_token_mass/0"), first, 1e-5);
+    EXPECT_NEAR(reports.at("model.layers.0.mixer.entropy/0"), entropy, 1e-4);
+    EXPECT_TRUE(std::isfinite(reports.at("model.layers.0.mixer.max_score/1")));
+    EXPECT_GT(reports.at("model.layers.0.mixer.value_drain/0"), 0);
+  }
+}
+
 TEST(RankCollapse, OfKnownStates) {
   Tensor one = Tensor::full({5, 3}, 2.0, kF64);
   RankCollapse r = rank_collapse(one);

@@ -30,7 +30,7 @@ int64_t cached_tokens(const Cache& cache);
 // What an analysis sees of a forward, and changes in it. Each is called with the path of the module that runs; not in decoding.
 struct Probe {
   // Of each call of the core: the weights of queries on keys [B, T, H, T] after sinks, signs kept, before dropout; is_softmax: a row sums to
-  // 1, or to what a sink leaves. T x T numbers per head: for short sequences. A mixer that reads pairs by itself shows none.
+  // 1, or to what a sink leaves. T x T numbers per head: for short sequences.
   std::function<void(std::string_view path, const Tensor& weights_BTHT, bool is_softmax)> weights = {};
   // The outputs of heads before the projection that joins them, gates included; what it returns goes on in their place.
   std::function<Var(std::string_view path, const Var& y_BTHV)> heads = {};

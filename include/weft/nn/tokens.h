@@ -43,6 +43,10 @@ class Tokens {
                                  ops::AttentionOptions options);
   void observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH, ops::AttentionOptions options,
                const Var& sink);
+  // The same of a mixer that makes its weights itself (pairs.h), each where it is wanted: statistics of all T keys; weights [B, T, H, T].
+  bool shows_weights() const;
+  void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
+  void show_weights(const Tensor& weights_BTHT, bool is_softmax) const;
   // The outputs of heads, as every mixer passes them before it joins them: a probe may change them.
   Var heads(const Var& y_BTHV) const;
   // The embedding and later states of the residual stream, for a probe; it may change the first.
@@ -122,9 +126,8 @@ class Tokens {
   ops::AttentionTokens here(ops::AttentionOptions& options) const;
   Var merged_lse(const Var& q, const Var& k, const Var& lse, const Var& sink,
                  const ops::AttentionOptions& options) const;
-  void report_attention(const Var& q, const Var& k, const Var& v, const Var& lse, const ops::AttentionOptions& options);
-  void show_weights(const Var& q, const Var& k, const Var& lse, const Var& merged,
-                    const ops::AttentionOptions& options);
+  Tensor weights(const Var& q, const Var& k, const Var& lse, const Var& merged,
+                 const ops::AttentionOptions& options) const;
   void check_recorded(std::string_view what, std::string_view name) const;
 
   TokenData data_;

@@ -87,6 +87,9 @@ class MultiToken final : public ProjectedMixer {
       Var grouped = reshape(weights, {B, H / o_.group, o_.group, T * S});
       weights = reshape(matmul(wide(*weight_mix_, scores), grouped, {.transpose_a = true}), {B, H, T, S});
     }
+    PairObserver observer(tokens);
+    observer.add(slice(scores, 2, R - T, R), seen.slice(2, R - T, R), weights);
+    observer.finish(all[2], !o_.has_weight_conv && o_.group <= 1);
     Var y_BTHK = norm_(mix_values(weights, all[2]));
     return written(gate_ ? y_BTHK * sigmoid((*gate_)(y_BTHK)) : y_BTHK, tokens);
   }

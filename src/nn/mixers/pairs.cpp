@@ -2,6 +2,7 @@
 #include "src/nn/mixers/pairs.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "weft/autograd/recompute.h"
 #include "weft/core/allocator.h"
@@ -19,6 +20,44 @@ Tensor distances(const Tensor& positions_BT, const Tensor& gathered_BS, int64_t 
 }
 
 }  // namespace
+
+PairObserver::PairObserver(Tokens& tokens)
+    : tokens_(tokens), is_on_(!tokens.is_decoding() && (tokens.takes_reports() || tokens.shows_weights())) {}
+
+void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Var& weights_BHIS) {
+  if (!is_on_) return;
+  NoGrad no_grad;
+  const int64_t B = weights_BHIS.size(0), H = weights_BHIS.size(1), I = weights_BHIS.size(2), S = weights_BHIS.size(3);
+  Var weights = cast(weights_BHIS, kF32), sizes = abs(weights);
+  Var shares = sizes / maximum(sum(sizes, -1, true), Tensor::full({}, 1e-30, kF32, sizes.device()));
+  Var nothing = Tensor::full({}, -HUGE_VAL, kF32, sizes.device());
+  Tensor seen = seen_B1IS.expand(scores_BHIS.shape());
+  entropy_.push_back(sum(shares * log(maximum(shares, Tensor::full({}, 1e-30, kF32, sizes.device()))), -1) * -1.0);
+  top_.push_back(max(where(seen, cast(scores_BHIS, kF32), nothing), -1));
+  auto to_all_keys = [&](const Var& x) {  // zeros for keys behind the tile's
+    Shape rest = x.shape();
+    rest[x.num_dims() - 1] = tokens_.num_tokens() - S;
+    const Var both[] = {x, Tensor::zeros(rest, kF32, x.device())};
+    return concatenate(both, -1);
+  };
+  Var mass = to_all_keys(sum(shares, 2));
+  mass_ = mass_.defined() ? mass_ + mass : mass;
+  if (tokens_.shows_weights()) weights_.push_back(to_all_keys(reshape(weights, {B, H, I, S})));
+}
+
+void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
+  if (!is_on_ || entropy_.empty()) return;
+  NoGrad no_grad;
+  auto tokens_first = [](const Var& x) {
+    return reshape(permute(x, {0, 2, 1}) * 1.0, {x.size(0), x.size(2), x.size(1)});
+  };
+  tokens_.report_attention({.column_mass = tokens_first(mass_).value(),
+                            .entropy = tokens_first(concatenate(entropy_, 2)).value(),
+                            .max_score = tokens_first(concatenate(top_, 2)).value()},
+                           v_BTGV);
+  if (!weights_.empty())
+    tokens_.show_weights((permute(concatenate(weights_, 2), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
+}
 
 void check_materialised(std::string_view what, const Var& x, double copies, double elements) {
   const double needed = copies * elements * (x.dtype() == kF64 ? 8 : 4);
@@ -64,21 +103,26 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
   const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), S = v_BSGV.size(1);
   Tensor positions = tokens.is_decoding() ? tokens.positions() : tokens.document_positions();
   Tensor key_positions = tokens.gathered_positions();
+  PairObserver observer(tokens);
   std::vector<Var> parts;
   for (int64_t begin = 0; begin < T; begin += kTile) {
     const int64_t end = std::min(begin + kTile, T), num_keys = S - T + end;
     Tensor distance = distances(positions, key_positions, begin, end, num_keys);
     Tensor seen = tokens.seen(begin, end, num_keys, window).unsqueeze(1);
-    auto tile = [score, distance, seen, num_queries = queries.size()](std::span<const Var> in) {
+    PairObserver* first = &observer;  // gone when backward runs the tile again
+    auto tile = [score, distance, seen, first, num_queries = queries.size()](std::span<const Var> in) {
       auto middle = in.begin() + static_cast<std::ptrdiff_t>(num_queries);
       PairTile at{{in.begin(), middle}, {middle, in.end() - 1}, distance};
-      return std::vector<Var>{mix_values(masked_softmax(score(at), seen), in.back())};
+      Var scores = score(at), weights = masked_softmax(scores, seen);
+      if (!is_recomputing()) first->add(scores, seen, weights);
+      return std::vector<Var>{mix_values(weights, in.back())};
     };
     std::vector<Var> inputs;
     for (const Var& q : queries) inputs.push_back(slice(q, 1, begin, end));
     for (const Var& k : gathered) inputs.push_back(slice(k, 1, 0, num_keys));
     parts.push_back(is_recording() ? recompute(tile, inputs)[0] : tile(inputs)[0]);
   }
+  observer.finish(v_BTGV, true);
   if (parts.empty()) return Tensor::zeros({B, T, heads, v_BTGV.size(3)}, v_BTGV.dtype(), v_BTGV.device());
   return concatenate(parts, 1);
 }

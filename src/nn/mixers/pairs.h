@@ -22,6 +22,21 @@ using PairScore = std::function<Var(const PairTile&)>;  // [B, H, I, S]; scores 
 Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV,
                  int64_t heads, const PairScore& score, int64_t window = 0);
 
+// What tiles of weights look like, for diagnostics and probes; does nothing where nobody watches.
+class PairObserver {
+ public:
+  explicit PairObserver(Tokens& tokens);
+  // Of the next I queries, all [B, H, I, S]: scores as they entered the softmax, who sees whom, weights that multiply values.
+  void add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Var& weights_BHIS);
+  void finish(const Var& v_BTGV, bool is_softmax);  // after all queries
+
+ private:
+  Tokens& tokens_;
+  bool is_on_;
+  Var mass_;                                  // [B, H, T]
+  std::vector<Var> entropy_, top_, weights_;  // [B, H, I] and, for a probe, [B, H, I, T]
+};
+
 // Error, with the number, where `copies` arrays of `elements` scores, kept for backward, are more than the memory of x's device.
 void check_materialised(std::string_view what, const Var& x, double copies, double elements);
 
