@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "ops/cpu/optim.h"
 #include "ops/cuda/optim.h"
@@ -23,6 +24,11 @@ void check_state(const Tensor& param, const Tensor& other, std::string_view op, 
              str("use row-major tensors of one shape and device; param is f32, ", name, " is ", dtype));
 }
 
+void check_one_device(const OptimTensors& t, const OptimTensors& first, std::string_view op) {
+  WEFT_CHECK(t.param.device() == first.param.device(), str(op, ": params are ", first.param, " and ", t.param),
+             "update the parameters of each device in a call of their own");
+}
+
 void check_rates(double lr, double weight_decay, double grad_scale, std::string_view op) {
   WEFT_CHECK(lr >= 0 && weight_decay >= 0 && std::isfinite(grad_scale),
              str(op, ": lr is ", lr, ", weight_decay ", weight_decay, ", grad_scale ", grad_scale),
@@ -31,15 +37,19 @@ void check_rates(double lr, double weight_decay, double grad_scale, std::string_
 
 }  // namespace
 
-void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working, const AdamWStep& o) {
-  check_state(param, grad, "adamw_", "grad", kF32);
-  check_state(param, moment1, "adamw_", "moment1", kF32);
-  check_state(param, moment2, "adamw_", "moment2", kF32);
-  if (working.defined()) check_state(param, working, "adamw_", "working", kBF16);
+void adamw_(std::span<OptimTensors> group, const AdamWStep& o) {
+  for (const OptimTensors& t : group) {
+    check_state(t.param, t.grad, "adamw_", "grad", kF32);
+    check_state(t.param, t.moment1, "adamw_", "moment1", kF32);
+    check_state(t.param, t.moment2, "adamw_", "moment2", kF32);
+    if (t.working.defined()) check_state(t.param, t.working, "adamw_", "working", kBF16);
+    check_one_device(t, group[0], "adamw_");
+  }
   check_rates(o.lr, o.weight_decay, o.grad_scale, "adamw_");
   WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.step >= 1,
              str("adamw_: beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", step ", o.step),
              "use betas in [0, 1), a positive eps and a step of at least 1");
+  if (group.empty()) return;
   auto steps = static_cast<double>(o.step);
   cpu::AdamWFactors factors{.beta1 = static_cast<float>(o.beta1),
                             .rest1 = static_cast<float>(1 - o.beta1),
@@ -51,25 +61,26 @@ void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2,
                             .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(o.beta2, steps))),
                             .eps = static_cast<float>(o.eps)};
   if constexpr (kCuda) {
-    if (param.is_cuda()) return cuda::adamw(param, grad, moment1, moment2, working, factors);
+    if (group[0].param.is_cuda()) return cuda::adamw(group, factors);
   }
-  cpu::adamw(param, grad, moment1, moment2, working, factors);
+  for (OptimTensors& t : group) cpu::adamw(t.param, t.grad, t.moment1, t.moment2, t.working, factors);
 }
 
-// X / |X|, without a wait for a device.
+// X / |X| of each matrix, without a wait for a device.
 static Tensor unit_matrix(const Tensor& x) {
-  if (!x.is_cuda()) return scale(x, 1 / (std::sqrt(sum_of_squares(x)) + 1e-7));
-  return div(x, add_scalar(sqrt(sum_all(mul(x, x))), 1e-7));
+  if (!x.is_cuda() && x.num_dims() == 2) return scale(x, 1 / (std::sqrt(sum_of_squares(x)) + 1e-7));
+  return div(x, add_scalar(sqrt(sum(sum(mul(x, x), -1, true), -2, true)), 1e-7));
 }
 
 // X <- a X + (b A + c A A) X with A = X X^T, from X = matrix / |matrix|. The coefficients (Jordan's Muon) push singular values
 // to about 0.7 .. 1.2 in five steps. A tall matrix uses A = X^T X on the other side: the same numbers, the smaller product.
 Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
   constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
-  WEFT_CHECK(matrix.defined() && matrix.num_dims() == 2 && (matrix.dtype() == kF32 || matrix.dtype() == kF64),
-             str("newton_schulz: matrix is ", matrix), "use a [rows, columns] matrix of dtype f32 or f64");
+  const bool is_matrix = matrix.defined() && (matrix.num_dims() == 2 || matrix.num_dims() == 3);
+  WEFT_CHECK(is_matrix && (matrix.dtype() == kF32 || matrix.dtype() == kF64), str("newton_schulz: matrix is ", matrix),
+             "use a [rows, columns] matrix of dtype f32 or f64, or a batch of them");
   WEFT_CHECK(num_iterations >= 0, str("newton_schulz: ", num_iterations, " iterations"), "use 0 or more; 5 is usual");
-  bool is_tall = matrix.size(0) > matrix.size(1);
+  bool is_tall = matrix.size(-2) > matrix.size(-1);
   Tensor x = unit_matrix(matrix);
   for (int i = 0; i < num_iterations; ++i) {
     Tensor gram = matmul(x, x, {.transpose_a = is_tall, .transpose_b = !is_tall});
@@ -83,29 +94,54 @@ Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
   return x;
 }
 
-// As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)).
-void muon_(Tensor& param, const Tensor& grad, Tensor& momentum, Tensor& working, const MuonStep& o) {
-  WEFT_CHECK(param.defined() && param.num_dims() == 2, str("muon_: param is ", param),
-             "use Muon for matrices only; give the others to adamw_");
-  check_state(param, grad, "muon_", "grad", kF32);
-  check_state(param, momentum, "muon_", "momentum", kF32);
-  if (working.defined()) check_state(param, working, "muon_", "working", kBF16);
-  check_rates(o.lr, o.weight_decay, o.grad_scale, "muon_");
-  WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("muon_: momentum is ", o.momentum), "use a momentum in [0, 1)");
-  if (param.num_elements() == 0) return;
-  Tensor update = Tensor::empty(param.shape(), kF32, param.device());
+// As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)). `same`: of one
+// shape. On a GPU their updates are one batch of matrices; on the CPU each fills the cores by itself.
+static void muon_of_a_shape(std::span<OptimTensors> same, const MuonStep& o) {
+  const Tensor& first = same[0].param;
+  const int64_t rows = first.size(0), columns = first.size(1), count = static_cast<int64_t>(same.size());
+  if (first.num_elements() == 0) return;
   auto beta = static_cast<float>(o.momentum), grad_scale = static_cast<float>(o.grad_scale);
-  double ratio = static_cast<double>(param.size(0)) / static_cast<double>(param.size(1));
+  double ratio = static_cast<double>(rows) / static_cast<double>(columns);
   auto keep = static_cast<float>(1 - o.lr * o.weight_decay);
   auto step_size = static_cast<float>(o.lr * std::sqrt(std::max(1.0, ratio)));
   if constexpr (kCuda) {
-    if (param.is_cuda()) {
-      cuda::muon_momentum(momentum, grad, update, beta, grad_scale, o.is_nesterov);
-      return cuda::muon_apply(param, newton_schulz(update, o.num_iterations), working, keep, step_size);
+    if (first.is_cuda()) {
+      Tensor updates = Tensor::empty({count, rows, columns}, kF32, first.device());
+      cuda::muon_momentum(same, updates, beta, grad_scale, o.is_nesterov);
+      return cuda::muon_apply(same, newton_schulz(updates, o.num_iterations), keep, step_size);
     }
   }
-  cpu::muon_momentum(momentum, grad, update, beta, grad_scale, o.is_nesterov);
-  cpu::muon_apply(param, newton_schulz(update, o.num_iterations), working, keep, step_size);
+  for (OptimTensors& t : same) {
+    Tensor update = Tensor::empty(first.shape(), kF32, first.device());
+    cpu::muon_momentum(t.moment1, t.grad, update, beta, grad_scale, o.is_nesterov);
+    cpu::muon_apply(t.param, newton_schulz(update, o.num_iterations), t.working, keep, step_size);
+  }
+}
+
+void muon_(std::span<OptimTensors> group, const MuonStep& o) {
+  constexpr int64_t kMostBytes = int64_t{256} << 20;  // of a batch's updates
+  for (const OptimTensors& t : group) {
+    WEFT_CHECK(t.param.defined() && t.param.num_dims() == 2, str("muon_: param is ", t.param),
+               "use Muon for matrices only; give the others to adamw_");
+    check_state(t.param, t.grad, "muon_", "grad", kF32);
+    check_state(t.param, t.moment1, "muon_", "momentum", kF32);
+    if (t.working.defined()) check_state(t.param, t.working, "muon_", "working", kBF16);
+    check_one_device(t, group[0], "muon_");
+  }
+  check_rates(o.lr, o.weight_decay, o.grad_scale, "muon_");
+  WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("muon_: momentum is ", o.momentum), "use a momentum in [0, 1)");
+
+  std::vector<std::vector<OptimTensors>> batches;  // of one shape each
+  for (const OptimTensors& t : group) {
+    auto fits = [&](const std::vector<OptimTensors>& batch) {
+      const int64_t bytes = t.param.num_elements() * 4 * (static_cast<int64_t>(batch.size()) + 1);
+      return batch[0].param.shape() == t.param.shape() && bytes <= kMostBytes;
+    };
+    auto batch = std::find_if(batches.begin(), batches.end(), fits);
+    if (batch == batches.end()) batches.push_back({t});
+    else batch->push_back(t);
+  }
+  for (std::vector<OptimTensors>& batch : batches) muon_of_a_shape(batch, o);
 }
 
 }  // namespace weft::ops

@@ -1,5 +1,7 @@
 // Optimiser steps, one pass over memory each; equations in ops/cpu/optim.h. All tensors are row-major f32 of n elements, and
 // `working` is bf16 or null.
+#include <algorithm>
+
 #include "ops/cuda/kernel.cuh"
 #include "ops/cuda/optim.h"
 
@@ -92,45 +94,101 @@ struct MuonApply {
   }
 };
 
+// The steps of many tensors in one launch: a block takes kChunk elements of one of them.
+constexpr int kMany = 48;
+constexpr int64_t kChunk = 16 * kThreads;
+
+template <class Step>
+struct Many {
+  Step steps[kMany];
+  int64_t sizes[kMany];
+  int64_t first_chunk[kMany + 1];
+  bool is_wide[kMany];
+  int count = 0;
+};
+
 // W elements at a time, and what is left one by one.
 template <int W, class Step>
-__global__ void __launch_bounds__(kThreads) steps(Step step, int64_t n) {
-  const int64_t groups = n / W, me = thread_index();
-  for (int64_t g = me; g < groups; g += thread_count()) step.template step<W>(g * W);
-  for (int64_t i = groups * W + me; i < n; i += thread_count()) step.template step<1>(i);
+__device__ __forceinline__ void chunk(const Step& step, int64_t begin, int64_t end) {
+  const int64_t groups = (end - begin) / W;
+  for (int64_t g = threadIdx.x; g < groups; g += blockDim.x) step.template step<W>(begin + g * W);
+  for (int64_t i = begin + groups * W + threadIdx.x; i < end; i += blockDim.x) step.template step<1>(i);
 }
 
 template <class Step>
-void run(std::string_view op, const Step& step, int64_t n, const Tensor& of) {
-  if (n == 0) return;
-  auto start = [&](auto* kernel, int64_t width) {
-    launch(op, kernel, grid_of(n, kThreads * width), kThreads, 0, stream_of(of), step, n);
-  };
-  if (step.is_wide()) start(steps<4, Step>, 4);
-  else start(steps<1, Step>, 1);
+__global__ void __launch_bounds__(kThreads) run_chunks(__grid_constant__ const Many<Step> many) {
+  for (int64_t c = blockIdx.x; c < many.first_chunk[many.count]; c += gridDim.x) {
+    int low = 0, high = many.count - 1;  // the last tensor that begins at or before this chunk
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      if (many.first_chunk[middle] <= c) low = middle;
+      else high = middle - 1;
+    }
+    const int64_t begin = (c - many.first_chunk[low]) * kChunk, size = many.sizes[low];
+    const int64_t end = begin + kChunk < size ? begin + kChunk : size;
+    if (many.is_wide[low]) chunk<4>(many.steps[low], begin, end);
+    else chunk<1>(many.steps[low], begin, end);
+  }
 }
 
-BFloat16* working_copy(Tensor& working) { return working.defined() ? working.mutable_data<BFloat16>() : nullptr; }
+// step_of(i) for the tensors of the group; kChunk is a multiple of 4, so a wide tensor's chunks are aligned.
+template <class StepOf>
+void run(std::string_view op, std::span<ops::OptimTensors> group, StepOf&& step_of) {
+  using Step = decltype(step_of(size_t{}));
+  for (size_t begin = 0; begin < group.size(); begin += kMany) {
+    Many<Step> many;
+    many.first_chunk[0] = 0;
+    for (size_t i = begin; i < std::min(group.size(), begin + kMany); ++i) {
+      const int64_t n = group[i].param.num_elements();
+      if (n == 0) continue;
+      const int at = many.count++;
+      many.steps[at] = step_of(i);
+      many.is_wide[at] = many.steps[at].is_wide();
+      many.sizes[at] = n;
+      many.first_chunk[at + 1] = many.first_chunk[at] + (n + kChunk - 1) / kChunk;
+    }
+    if (many.count == 0) continue;
+    launch(op, run_chunks<Step>, grid_of(many.first_chunk[many.count], 1), kThreads, 0, stream_of(group[0].param),
+           many);
+  }
+}
+
+BFloat16* working_copy(ops::OptimTensors& t) {
+  return t.working.defined() ? t.working.mutable_data<BFloat16>() : nullptr;
+}
 
 }  // namespace
 
-void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working,
-           const AdamWFactors& factors) {
-  AdamW step{{param.mutable_data<float>(), grad.data<float>(), moment1.mutable_data<float>(),
-              moment2.mutable_data<float>(), working_copy(working)},
-             factors};
-  run("adamw_", step, param.num_elements(), param);
+void adamw(std::span<ops::OptimTensors> group, const cpu::AdamWFactors& factors) {
+  run("adamw_", group, [&](size_t i) {
+    ops::OptimTensors& t = group[i];
+    return AdamW{{t.param.mutable_data<float>(), t.grad.data<float>(), t.moment1.mutable_data<float>(),
+                  t.moment2.mutable_data<float>(), working_copy(t)},
+                 factors};
+  });
 }
 
-void muon_momentum(Tensor& buffer, const Tensor& grad, Tensor& update, float beta, float grad_scale, bool is_nesterov) {
-  MuonMomentum step{
-      buffer.mutable_data<float>(), grad.data<float>(), update.mutable_data<float>(), beta, grad_scale, is_nesterov};
-  run("muon_", step, buffer.num_elements(), buffer);
+void muon_momentum(std::span<ops::OptimTensors> group, Tensor& updates, float beta, float grad_scale,
+                   bool is_nesterov) {
+  auto* out = updates.mutable_data<float>();
+  run("muon_", group, [&](size_t i) {
+    ops::OptimTensors& t = group[i];
+    return MuonMomentum{t.moment1.mutable_data<float>(),
+                        t.grad.data<float>(),
+                        out + static_cast<int64_t>(i) * t.param.num_elements(),
+                        beta,
+                        grad_scale,
+                        is_nesterov};
+  });
 }
 
-void muon_apply(Tensor& param, const Tensor& update, Tensor& working, float keep, float step_size) {
-  MuonApply step{param.mutable_data<float>(), update.data<float>(), working_copy(working), keep, step_size};
-  run("muon_", step, param.num_elements(), param);
+void muon_apply(std::span<ops::OptimTensors> group, const Tensor& updates, float keep, float step_size) {
+  const auto* in = updates.data<float>();
+  run("muon_", group, [&](size_t i) {
+    ops::OptimTensors& t = group[i];
+    return MuonApply{t.param.mutable_data<float>(), in + static_cast<int64_t>(i) * t.param.num_elements(),
+                     working_copy(t), keep, step_size};
+  });
 }
 
 }  // namespace weft::cuda

@@ -1,15 +1,16 @@
-// Optimiser kernels on CUDA devices: the same calls as ops/cpu/optim.h.
+// Optimiser kernels on CUDA devices: many tensors at a time; equations in ops/cpu/optim.h.
 #pragma once
 
+#include <span>
+
 #include "ops/cpu/optim.h"
+#include "weft/ops/optim.h"
 
 namespace weft::cuda {
 
-using cpu::AdamWFactors;
-
-void adamw(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working,
-           const AdamWFactors& factors);
-void muon_momentum(Tensor& buffer, const Tensor& grad, Tensor& update, float beta, float grad_scale, bool is_nesterov);
-void muon_apply(Tensor& param, const Tensor& update, Tensor& working, float keep, float step_size);
+void adamw(std::span<ops::OptimTensors> group, const cpu::AdamWFactors& factors);
+// Momenta and updates [N, rows, columns] of N matrices, and what the orthogonal updates do to their parameters.
+void muon_momentum(std::span<ops::OptimTensors> group, Tensor& updates, float beta, float grad_scale, bool is_nesterov);
+void muon_apply(std::span<ops::OptimTensors> group, const Tensor& updates, float keep, float step_size);
 
 }  // namespace weft::cuda

@@ -64,28 +64,28 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
              str("optimizer: ", grads.size(), " gradients for ", params_.size(), " parameters"),
              "pass one per parameter, undefined where there is none");
   ++num_steps_;
-  for (size_t i = 0; i < params_.size(); ++i) {
-    if (!grads[i].defined()) continue;
-    OptimizerParam& p = params_[i];
-    const auto& algorithm = groups_[group_of_[i]].algorithm;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    std::vector<ops::OptimTensors> group;
+    for (size_t i = 0; i < params_.size(); ++i)
+      if (group_of_[i] == g && grads[i].defined())
+        group.push_back({params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working});
+    const auto& algorithm = groups_[g].algorithm;
     if (const auto* adamw = std::get_if<AdamWOptions>(&algorithm)) {
-      ops::adamw_(p.value, grads[i], moment1_[i], moment2_[i], p.working,
-                  {.lr = adamw->lr * lr_factor,
-                   .beta1 = adamw->beta1,
-                   .beta2 = adamw->beta2,
-                   .eps = adamw->eps,
-                   .weight_decay = adamw->weight_decay,
-                   .step = num_steps_,
-                   .grad_scale = grad_factor});
+      ops::adamw_(group, {.lr = adamw->lr * lr_factor,
+                          .beta1 = adamw->beta1,
+                          .beta2 = adamw->beta2,
+                          .eps = adamw->eps,
+                          .weight_decay = adamw->weight_decay,
+                          .step = num_steps_,
+                          .grad_scale = grad_factor});
     } else {
       const auto& muon = std::get<MuonOptions>(algorithm);
-      ops::muon_(p.value, grads[i], moment1_[i], p.working,
-                 {.lr = muon.lr * lr_factor,
-                  .momentum = muon.momentum,
-                  .weight_decay = muon.weight_decay,
-                  .is_nesterov = muon.is_nesterov,
-                  .num_iterations = muon.num_iterations,
-                  .grad_scale = grad_factor});
+      ops::muon_(group, {.lr = muon.lr * lr_factor,
+                         .momentum = muon.momentum,
+                         .weight_decay = muon.weight_decay,
+                         .is_nesterov = muon.is_nesterov,
+                         .num_iterations = muon.num_iterations,
+                         .grad_scale = grad_factor});
     }
   }
 }

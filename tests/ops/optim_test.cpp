@@ -23,6 +23,17 @@ void expect_near(const Tensor& got, const Numbers& want, double error) {
     ASSERT_NEAR(g[i], want[i], error * std::max(1.0, std::abs(want[i]))) << "at " << i;
 }
 
+void adamw(const Tensor& param, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& working,
+           const ops::AdamWStep& o) {
+  ops::OptimTensors one{param, grad, m, v, working};
+  ops::adamw_({&one, 1}, o);
+}
+void muon(const Tensor& param, const Tensor& grad, const Tensor& momentum, const Tensor& working,
+          const ops::MuonStep& o) {
+  ops::OptimTensors one{.param = param, .grad = grad, .moment1 = momentum, .working = working};
+  ops::muon_({&one, 1}, o);
+}
+
 TEST(Optim, AdamWEqualsFloat64Loops) {
   test::for_each_isa([] {
     for (int64_t n : {0, 1, 7, 8, 33, 40001})
@@ -39,7 +50,7 @@ TEST(Optim, AdamWEqualsFloat64Loops) {
                            .step = step,
                            .grad_scale = 0.5};
           Tensor grad = test::random_normal({n}, str("grad", step));
-          ops::adamw_(param, grad, m, v, working, o);
+          adamw(param, grad, m, v, working, o);
           reference::adamw(p, values(grad), pm, pv, o);
         }
         expect_near(param, p, 1e-6);
@@ -52,7 +63,7 @@ TEST(Optim, AdamWEqualsFloat64Loops) {
 
 TEST(Optim, AdamWOfZeroGradientsOnlyDecays) {
   Tensor param = Tensor::full({5}, 2), zero = Tensor::zeros({5}), m = Tensor::zeros({5}), v = Tensor::zeros({5}), none;
-  ops::adamw_(param, zero, m, v, none, {.lr = 0.1, .weight_decay = 0.5, .step = 1});
+  adamw(param, zero, m, v, none, {.lr = 0.1, .weight_decay = 0.5, .step = 1});
   EXPECT_EQ(values(param), Numbers(5, 2 * static_cast<double>(static_cast<float>(0.95))));
 }
 
@@ -68,7 +79,7 @@ TEST(Optim, MuonEqualsFloat64Loops) {
         Numbers p = values(param), b = values(buffer);
         for (int step = 0; step < 3; ++step) {
           Tensor grad = test::random_normal({rows, columns}, str("grad", step));
-          ops::muon_(param, grad, buffer, working, o);
+          muon(param, grad, buffer, working, o);
           reference::muon(p, values(grad), b, static_cast<size_t>(rows), static_cast<size_t>(columns), o);
         }
         expect_near(param, p, 1e-5);
@@ -95,20 +106,18 @@ TEST(Optim, ErrorsSayWhatAndHowToFix) {
   Tensor p = Tensor::zeros({2, 3}), m = Tensor::zeros({2, 3}), v = Tensor::zeros({2, 3}), wrong = Tensor::zeros({3, 2}),
          none;
   Tensor half = Tensor::zeros({2, 3}, kBF16), line = Tensor::zeros({6});
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, wrong, m, v, none, {}); },
+  EXPECT_EQ("", test::error_of([&] { adamw(p, wrong, m, v, none, {}); },
                                {"adamw_: param is [2, 3] f32 cpu, grad is [3, 2] f32 cpu"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, half, none, {}); },
-                               {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
   EXPECT_EQ("",
-            test::error_of([&] { ops::adamw_(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.beta1 = 1}); }, {"adamw_: beta1 is 1", "[0, 1)"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.step = 0}); }, {"step 0", "at least 1"}));
-  EXPECT_EQ("", test::error_of([&] { ops::adamw_(p, m, m, v, none, {.lr = -1}); }, {"adamw_: lr is -1"}));
+            test::error_of([&] { adamw(p, m, m, half, none, {}); }, {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
+  EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
+  EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.beta1 = 1}); }, {"adamw_: beta1 is 1", "[0, 1)"}));
+  EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.step = 0}); }, {"step 0", "at least 1"}));
+  EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.lr = -1}); }, {"adamw_: lr is -1"}));
+  EXPECT_EQ("", test::error_of([&] { muon(line, line, line, none, {}); }, {"muon_: param is [6] f32 cpu", "adamw_"}));
   EXPECT_EQ("",
-            test::error_of([&] { ops::muon_(line, line, line, none, {}); }, {"muon_: param is [6] f32 cpu", "adamw_"}));
-  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, wrong, m, none, {}); },
-                               {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
-  EXPECT_EQ("", test::error_of([&] { ops::muon_(p, v, m, none, {.momentum = 1}); }, {"muon_: momentum is 1"}));
+            test::error_of([&] { muon(p, wrong, m, none, {}); }, {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
+  EXPECT_EQ("", test::error_of([&] { muon(p, v, m, none, {.momentum = 1}); }, {"muon_: momentum is 1"}));
   EXPECT_EQ("", test::error_of([&] { ops::newton_schulz(half, 5); }, {"newton_schulz: matrix is [2, 3] bf16 cpu"}));
 }
 

@@ -1,9 +1,21 @@
-// Parameter updates in place, one pass over memory each. Parameters and moments are f32; gradients f32.
+// Parameter updates in place, one pass over memory each. Parameters and moments are f32; gradients f32. A group of parameters is one call:
+// on a GPU one kernel for many of them, and one batch of matrices for those of a shape.
 #pragma once
+
+#include <span>
 
 #include "weft/core/tensor.h"
 
 namespace weft::ops {
+
+// A parameter with what its update reads and writes. `working`, if defined, is the bf16 copy that the next forward reads; it is written
+// in the same pass.
+struct OptimTensors {
+  Tensor param, grad;
+  Tensor moment1;       // Muon's momentum
+  Tensor moment2 = {};  // of AdamW
+  Tensor working = {};
+};
 
 // AdamW (Loshchilov & Hutter, 1711.05101), decoupled weight decay times lr; bias correction by `step` (1 for the first).
 struct AdamWStep {
@@ -11,9 +23,7 @@ struct AdamWStep {
   int64_t step = 1;
   double grad_scale = 1;  // multiplies the gradient: clipping without a pass of its own
 };
-// `working`, if defined, is the bf16 copy that the next forward reads; it is written in the same pass.
-void adamw_(Tensor& param, const Tensor& grad, Tensor& moment1, Tensor& moment2, Tensor& working,
-            const AdamWStep& options);
+void adamw_(std::span<OptimTensors> group, const AdamWStep& options);
 
 // Muon: momentum, then an approximate orthogonalisation of the matrix by five quintic Newton-Schulz steps.
 struct MuonStep {
@@ -22,7 +32,7 @@ struct MuonStep {
   int num_iterations = 5;
   double grad_scale = 1;
 };
-void muon_(Tensor& param, const Tensor& grad, Tensor& momentum, Tensor& working, const MuonStep& options);  // 2-D only
-Tensor newton_schulz(const Tensor& matrix, int num_iterations);
+void muon_(std::span<OptimTensors> group, const MuonStep& options);  // matrices only
+Tensor newton_schulz(const Tensor& matrix, int num_iterations);      // [rows, columns], or a batch of those
 
 }  // namespace weft::ops
