@@ -16,6 +16,7 @@
 #include "trainers/session.h"
 #include "trainers/stop_signal.h"
 #include "trainers/system_info.h"
+#include "trainers/trace.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/data/tokenizer.h"
@@ -36,7 +37,8 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
                          .seed = static_cast<uint64_t>(e.seed()),
                          .keeps_documents_apart = data.keeps_documents_apart(),
                          .overfits_one_batch = e.train().overfit_one_batch(),
-                         .diagnostics_every = e.log().diagnostics_every()};
+                         .diagnostics_every = e.log().diagnostics_every(),
+                         .attention = attention_backend(e)};
   if (e.optim().has_skip())
     options.guard = {.is_on = true,
                      .loss_z = e.optim().skip().loss_z(),
@@ -84,6 +86,7 @@ class Run {
   void say(const std::string& line);
   void show_tokenising(const std::string& path, int64_t done, int64_t total);
   void announce();
+  StepResult step();
   void after_step(int64_t step);
   bool validate(bool is_last);  // whether it is the best so far
   void write_sample();
@@ -147,7 +150,8 @@ void Run::resume(const std::string& how) {
 void Run::announce() {
   const Plan& plan = trainer_.plan();
   recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
-                        e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on cpu"));
+                        e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on ",
+                        default_device()));
   recorder_.message(fmt::format("model: {} parameters, {:.3g} MFLOP per token; measured peak {:.0f} GFLOP/s {}",
                                 model_->num_params(), model_->flops_per_token() / 1e6, peak_flops_ / 1e9,
                                 str(compute_dtype(e_))));
@@ -172,7 +176,7 @@ int Run::train() {
   announce();
   while (trainer_.num_steps() < trainer_.plan().steps) {
     auto begin = Clock::now();
-    StepResult result = trainer_.step();
+    StepResult result = step();
     double step_s = seconds_since(begin);
     if (++steps_here_ > 10) progress_.time_s += step_s;
     last_loss_ = result.loss;
@@ -186,6 +190,18 @@ int Run::train() {
       return stop("train.max_seconds is over");
   }
   return finish();
+}
+
+// A step, with its trace where one is due.
+StepResult Run::step() {
+  const int64_t next = trainer_.num_steps() + 1, first = e_.log().trace_step();
+  if (!e_.log().has_trace_step() || next < first || next >= first + e_.log().trace_steps()) return trainer_.step();
+  Profile profile(default_device());
+  StepResult result = trainer_.step();
+  const std::string path = fmt::format("{}/step-{:08}.json", folder_.file("trace"), next);
+  write_trace(profile.finish(), path);
+  recorder_.message("trace of step " + std::to_string(next) + ": " + path);
+  return result;
 }
 
 void Run::after_step(int64_t step) {
@@ -204,7 +220,8 @@ bool Run::validate(bool is_last) {
                                    {.batch = trainer_.plan().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
                                     .keeps_documents_apart = data_.keeps_documents_apart(),
-                                    .byte_lengths = data_.byte_lengths});
+                                    .byte_lengths = data_.byte_lengths,
+                                    .attention = attention_backend(e_)});
   bool is_best = !progress_.best_val || evaluation.loss() < *progress_.best_val;
   if (is_best) {
     progress_.best_val = evaluation.loss();

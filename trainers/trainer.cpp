@@ -6,6 +6,7 @@
 
 #include "trainers/evaluate.h"
 #include "weft/core/error.h"
+#include "weft/core/profile.h"
 
 namespace weft::train {
 
@@ -65,12 +66,17 @@ Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, in
   TokensOptions tokens_options{.is_training = true,
                                .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)],
                                .loss_share = static_cast<double>(here) / static_cast<double>(num_targets),
-                               .takes_diagnostics = diagnostics != nullptr};
+                               .takes_diagnostics = diagnostics != nullptr,
+                               .attention = options_.attention};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
   MemoryTag tag("activations");
-  LanguageModelLoss result = model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,
-                                         1.0 / static_cast<double>(num_targets));
+  LanguageModelLoss result = [&] {
+    ProfileRange range("forward");
+    return model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,
+                       1.0 / static_cast<double>(num_targets));
+  }();
   if (diagnostics) *diagnostics = merged(tokens.reports());
+  ProfileRange range("backward");
   backward(result.loss);
   losses_.push_back(result.losses);
   return result.loss.value();
@@ -117,6 +123,7 @@ StepResult Trainer::step() {
                                       result.num_targets, takes_diagnostics && i == 0 ? &result.diagnostics : nullptr));
   collect(totals, batches, result);
 
+  ProfileRange range("update");
   std::vector<Tensor> grads;
   for (const NamedParam& p : params_) grads.push_back(p.param->grad());
   result.grad_norm = global_norm(grads);

@@ -1,14 +1,50 @@
 #include "weft/core/scope.h"
 
+#include "src/core/scope_watch.h"
+#include "weft/core/cuda_build.h"
+
 namespace weft {
 
 namespace {
+
 thread_local const Scope* innermost_scope = nullptr;
 thread_local RankLabel label;
+thread_local ScopeWatch* of_thread = nullptr;
+
+ScopeWatch* find_tool() {
+  if constexpr (kCuda) return cuda::nvtx_watch();
+  return nullptr;
+}
+ScopeWatch* const tool = find_tool();  // null for scopes of static objects made before
+
+bool is_watched() { return of_thread || tool; }
+
 }  // namespace
 
-Scope::Scope(std::string_view name) : name_(name), outer_(innermost_scope) { innermost_scope = this; }
-Scope::~Scope() { innermost_scope = outer_; }
+Scope::Scope(std::string_view name) : name_(name), outer_(innermost_scope) {
+  innermost_scope = this;
+  if (is_watched()) [[unlikely]]
+    begin_span(path());
+}
+Scope::~Scope() {
+  if (is_watched()) [[unlikely]]
+    end_span();
+  innermost_scope = outer_;
+}
+
+ScopeWatch* thread_watch() { return of_thread; }
+void set_thread_watch(ScopeWatch* watch) { of_thread = watch; }
+
+bool begin_span(const std::string& path) {
+  if (of_thread) of_thread->begin(path);
+  if (tool) tool->begin(path);
+  return is_watched();
+}
+
+void end_span() {
+  if (of_thread) of_thread->end();
+  if (tool) tool->end();
+}
 
 ScopeRoot::ScopeRoot() : hidden_(innermost_scope) { innermost_scope = nullptr; }
 ScopeRoot::~ScopeRoot() { innermost_scope = hidden_; }
