@@ -6,6 +6,7 @@
 
 #include "ops/cpu/attention/kernels.h"
 #include "ops/cuda/attention/kernels.h"
+#include "ops/cuda/cudnn_attention.h"
 #include "weft/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 
@@ -187,6 +188,23 @@ core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, con
   return p;
 }
 
+// Whether cuDNN is asked for; Error if it is by name and cannot be.
+bool asks_cudnn(std::string_view op, const core::Problem& p, const AttentionTokens& queries,
+                const AttentionTokens& keys, const AttentionOptions& options) {
+  if (options.backend != AttentionBackend::cudnn) return false;
+  WEFT_CHECK(kCuda && p.device.is_cuda(), str(op, ": cuDNN's kernels are for GPUs, q is on ", p.device),
+             "use the backend weft or automatic, or a GPU");
+  const bool is_plain = !options.mask.is_causal && options.mask.window == 0;
+  WEFT_CHECK(is_plain || (queries.are_consecutive && keys.are_consecutive),
+             str(op, ": cuDNN masks by index, and these tokens are not known to be consecutive"),
+             "use the backend weft or automatic, or set are_consecutive");
+  return true;
+}
+
+[[noreturn]] void refuse_cudnn(std::string_view op, const Tensor& q, const std::string& why_not) {
+  fail(str(op, ": cuDNN does not take q ", q, ": ", why_not), "use the backend weft or automatic");
+}
+
 void run_forward(const core::Problem& problem, const AttentionOptions& options) {
   if constexpr (kCuda) {
     if (problem.device.is_cuda()) return cuda::attention_forward(problem, options);
@@ -224,6 +242,13 @@ void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_B
 Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV, const AttentionTokens& queries,
                  const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = checked("attend", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  if (asks_cudnn("attend", p, queries, keys, options)) {
+    Attention result;
+    std::string why_not;
+    if constexpr (kCuda)
+      if (cuda::cudnn_attend(result, q_BTHK, k_BSGK, v_BSGV, options, why_not)) return result;
+    refuse_cudnn("attend", q_BTHK, why_not);
+  }
   Attention result{Tensor::empty({p.batch, p.queries, p.heads, p.value_width}, q_BTHK.dtype(), p.device), {}};
   if (has_statistic(options)) {
     result.lse = Tensor::empty({p.batch, p.queries, p.heads}, p.compute, p.device);
@@ -284,6 +309,14 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
                                const AttentionTokens& queries, const AttentionTokens& keys,
                                const AttentionOptions& options) {
   core::Problem p = checked("attend_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  if (asks_cudnn("attend_backward", p, queries, keys, options)) {
+    AttentionGrads grads;
+    std::string why_not;
+    if constexpr (kCuda)
+      if (cuda::cudnn_attend_backward(grads, dout_BTHV, dlse_BTH, q_BTHK, k_BSGK, v_BSGV, result, options, why_not))
+        return grads;
+    refuse_cudnn("attend_backward", q_BTHK, why_not);
+  }
   Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
   AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute, p.device),
                        Tensor::zeros(k_BSGK.shape(), p.compute, p.device),

@@ -79,8 +79,8 @@ std::string Evaluation::text() const {
 
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row) {
   Tensor positions = on_default_device(batch.positions);
-  if (!keeps_documents_apart) return {positions, {}, {}, first_row};
-  return {positions, on_default_device(batch.documents), on_default_device(batch.document_positions), first_row};
+  if (!keeps_documents_apart) return {positions, {}, {}, first_row, true};
+  return {positions, on_default_device(batch.documents), on_default_device(batch.document_positions), first_row, true};
 }
 
 AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
@@ -101,7 +101,7 @@ Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows
     data::Batch batch = windows.batch(first, std::min(options.batch, total - first));
     if (first == 0 && options.max_tokens > 0)
       total = std::clamp<int64_t>(options.max_tokens / batch.tokens.size(1), 1, total);
-    Tokens tokens(token_data(batch, options.keeps_documents_apart, first));
+    Tokens tokens(token_data(batch, options.keeps_documents_apart, first), {.attention = options.attention});
     LanguageModelLoss loss = model.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens, 1);
     counter.add(batch, loss.losses);
     if (options.progress) options.progress(std::min(first + options.batch, total), total);

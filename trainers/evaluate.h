@@ -30,6 +30,7 @@ struct EvaluateOptions {
   int64_t max_tokens = 0;                      // 0: all windows
   bool keeps_documents_apart = false;          // attention stays within a document
   std::span<const int64_t> byte_lengths = {};  // per id
+  ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   std::function<void(int64_t done, int64_t total)> progress = {};
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);

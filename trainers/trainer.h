@@ -19,6 +19,7 @@ struct TrainerOptions {
   bool keeps_documents_apart = false;
   bool overfits_one_batch = false;
   int64_t diagnostics_every = 0;  // steps; 0: never
+  ops::AttentionBackend attention = ops::AttentionBackend::automatic;
 };
 
 struct StepResult {

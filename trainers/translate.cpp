@@ -139,6 +139,14 @@ DType compute_dtype(const Experiment& experiment) {
   return experiment.train().compute() == config::Compute::bf16 ? kBF16 : kF32;
 }
 
+ops::AttentionBackend attention_backend(const Experiment& experiment) {
+  switch (experiment.train().attention()) {
+    case config::AttentionKernels::weft: return ops::AttentionBackend::weft;
+    case config::AttentionKernels::cudnn: return ops::AttentionBackend::cudnn;
+    default: return ops::AttentionBackend::automatic;
+  }
+}
+
 Plan make_plan(const Experiment& experiment) {
   const config::Train& t = experiment.train();
   Plan plan{

@@ -19,6 +19,7 @@ LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);
 std::vector<ParamGroup> param_groups(const config::Experiment& experiment);
 ScheduleOptions schedule_options(const config::Experiment& experiment);
 DType compute_dtype(const config::Experiment& experiment);
+ops::AttentionBackend attention_backend(const config::Experiment& experiment);
 
 // Of the run as a whole.
 struct Plan {

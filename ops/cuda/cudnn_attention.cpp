@@ -13,6 +13,10 @@ namespace weft::cuda {
 bool cudnn_available() { return false; }
 std::string cudnn_problem() { return "this build has no cuDNN"; }
 
+std::string cudnn_plan_problem(const CudnnPlanCase&, const ops::AttentionOptions&, std::string_view) {
+  return cudnn_problem();
+}
+
 bool cudnn_attend(ops::Attention&, const Tensor&, const Tensor&, const Tensor&, const ops::AttentionOptions&,
                   std::string& why_not) {
   why_not = cudnn_problem();
@@ -185,7 +189,7 @@ class Session {
     if (!is_new) return planned;
     try {
       Graph graph = c.is_backward ? backward_graph(planned, c) : forward_graph(planned, c);
-      planned.plan.emplace(std::move(graph), handle_.get(), kMaxWorkspaceBytes);
+      planned.plan.emplace(std::move(graph), cudnn::Target{.handle = handle_.get()}, kMaxWorkspaceBytes);
     } catch (const Error& error) { planned.why_not = error.problem(); }
     return planned;
   }
@@ -259,6 +263,26 @@ std::string make_case(Case& c, const Tensor& q, const Tensor& k, const Tensor& v
 
 bool cudnn_available() { return cudnn::problem().empty(); }
 std::string cudnn_problem() { return cudnn::problem(); }
+
+std::string cudnn_plan_problem(const CudnnPlanCase& wanted, const ops::AttentionOptions& options,
+                               std::string_view device_json) {
+  if (!cudnn::problem().empty()) return cudnn::problem();
+  Case c;
+  c.batch = wanted.batch, c.queries = c.keys = wanted.tokens, c.heads = wanted.heads, c.kv_heads = wanted.kv_heads;
+  c.key_width = wanted.key_width, c.value_width = wanted.value_width, c.is_backward = wanted.is_backward;
+  c.is_causal = options.mask.is_causal || options.mask.window > 0, c.window = options.mask.window;
+  c.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.key_width)));
+  c.q = fresh_strides(c.q_sizes()), c.k = fresh_strides(c.k_sizes()), c.v = fresh_strides(c.v_sizes());
+  c.out = c.dout = fresh_strides(c.out_sizes());
+  if (std::string problem = problem_of(options, c.queries, c.keys); !problem.empty()) return problem;
+  try {
+    Planned planned;
+    Graph graph = c.is_backward ? backward_graph(planned, c) : forward_graph(planned, c);
+    cudnn::Descriptor device = cudnn::described_device(device_json);
+    cudnn::Plan plan(std::move(graph), {.device = &device}, kMaxWorkspaceBytes);
+  } catch (const Error& error) { return error.problem(); }
+  return "";
+}
 
 bool cudnn_attend(ops::Attention& result, const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
                   const ops::AttentionOptions& options, std::string& why_not) {

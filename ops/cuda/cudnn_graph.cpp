@@ -90,9 +90,10 @@ Descriptor made(cudnnBackendDescriptorType_t type, const auto& fill) {
 }
 
 // Engines in the order of the heuristic.
-std::vector<Descriptor> engine_configs(const Descriptor& operations) {
+std::vector<Descriptor> engine_configs(const Descriptor& operations, const Descriptor* device) {
   Descriptor heuristic = made(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, [&](Descriptor& d) {
     d.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, operations);
+    if (device) d.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, *device);
     d.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A);
   });
   int64_t count = heuristic.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, nullptr);
@@ -260,23 +261,30 @@ Id Graph::reshape(Id x, const Result& result) {
   return out;
 }
 
-Plan::Plan(Graph graph, cudnnHandle_t handle, int64_t most_workspace_bytes)
+Descriptor described_device(std::string_view json) {
+  return made(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, [&](Descriptor& d) {
+    d.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, static_cast<int64_t>(json.size()), json.data());
+  });
+}
+
+Plan::Plan(Graph graph, Target target, int64_t most_workspace_bytes)
     : graph_(std::move(graph)), operations_(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {
   std::vector<cudnnBackendDescriptor_t> handles;
   for (const Descriptor& operation : graph_.operations()) handles.push_back(operation.get());
   operations_.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(handles.size()),
                   handles.data());
-  operations_.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, handle);
+  if (target.handle) operations_.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
   operations_.finalize();
 
   std::string why_not = "the heuristic proposes no engine";
-  for (Descriptor& config : engine_configs(operations_)) {
+  for (Descriptor& config : engine_configs(operations_, target.device)) {
     if (!is_deterministic(config)) {
       why_not = "no engine is deterministic";
       continue;
     }
     Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, handle);
+    if (target.handle) plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
+    if (target.device) plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *target.device);
     plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
     if (!plan.try_finalize(why_not)) continue;
     plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &workspace_bytes_);

@@ -94,11 +94,20 @@ class Graph {
   std::vector<Descriptor> operations_;
 };
 
+// A GPU that need not be here: cuDNN's own description of one, as JSON. Plans for it can be made, not run.
+Descriptor described_device(std::string_view json);
+
+// What a plan is made for: the GPU of a handle, or a described one.
+struct Target {
+  cudnnHandle_t handle = nullptr;
+  const Descriptor* device = nullptr;
+};
+
 // A graph with the engine that cuDNN's heuristic puts first, the same for the same graph. Engines that cuDNN calls
 // nondeterministic or that want more workspace than `most_workspace_bytes` are passed over.
 class Plan {
  public:
-  Plan(Graph graph, cudnnHandle_t handle, int64_t most_workspace_bytes);  // Error if no engine takes it
+  Plan(Graph graph, Target target, int64_t most_workspace_bytes);  // Error if no engine takes it
 
   int64_t workspace_bytes() const { return workspace_bytes_; }
   // Pointers to all tensors in memory. Work goes to the handle's stream.

@@ -40,7 +40,7 @@ void Tokens::observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Va
   if (is_decoding() || (!takes_reports() && !shows_weights())) return;
   NoGrad no_grad;
   here(options);
-  options.dropout = 0;
+  options.dropout = 0, options.backend = ops::AttentionBackend::automatic;
   lse_BTH = merged_lse(q_BTHK, k_BTGK, lse_BTH, {}, options);
   Var merged = merged_lse(q_BTHK, k_BTGK, lse_BTH, sink, options);
   if (takes_reports()) report_attention(statistics(q_BTHK, k_BTGK, merged, options), v_BTGV);

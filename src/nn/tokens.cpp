@@ -21,7 +21,7 @@ TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position
   auto* p = positions.mutable_data<int32_t>();
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t t = 0; t < num_tokens; ++t) p[b * num_tokens + t] = static_cast<int32_t>(first_position + t);
-  return {to(positions, default_device()).value(), {}, {}, 0};
+  return {to(positions, default_device()).value(), {}, {}, 0, true};
 }
 
 Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), options_(std::move(options)) {
@@ -53,7 +53,8 @@ ops::AttentionTokens Tokens::here(ops::AttentionOptions& options) const {
   options.mask.same_document = data_.documents.defined();
   options.first_row = data_.first_row;
   if (!is_training()) options.dropout = 0;
-  return {data_.positions, data_.documents};
+  if (!is_decoding()) options.backend = options_.attention;
+  return {data_.positions, data_.documents, data_.are_consecutive};
 }
 
 std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,

@@ -9,6 +9,7 @@
 #include "trainers/console.h"
 #include "trainers/evaluate.h"
 #include "trainers/session.h"
+#include "trainers/translate.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
@@ -53,7 +54,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
         train::evaluate(*run.model, run.data.windows(length),
                         {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
                          .keeps_documents_apart = run.data.keeps_documents_apart(),
-                         .byte_lengths = run.data.byte_lengths});
+                         .byte_lengths = run.data.byte_lengths,
+                         .attention = train::attention_backend(e)});
     rows.push_back(to_json(result, length));
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
   }

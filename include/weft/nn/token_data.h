@@ -6,7 +6,7 @@
 #include <memory>
 #include <string_view>
 
-#include "weft/autograd/var.h"
+#include "weft/autograd/functions.h"
 #include "weft/core/rng.h"
 
 namespace weft {
@@ -17,6 +17,7 @@ struct TokenData {
   Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
   Tensor document_positions = {};  // position within the document; undefined: positions
   int64_t first_row = 0;           // global index of batch row 0 in the step
+  bool are_consecutive = false;    // the tokens of a row stand one after the other
 };
 
 // Positions 0 .. T-1 in every row, one document.
@@ -47,6 +48,7 @@ struct TokensOptions {
   bool takes_diagnostics = false;          // layers report what they see of themselves: more work
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
   const Probe* probe = nullptr;            // outlives the Tokens
+  ops::AttentionBackend attention = ops::AttentionBackend::automatic;  // whose kernels attend() runs
 };
 
 }  // namespace weft

@@ -35,6 +35,11 @@ enum class Normaliser {
   signed_softmax,  // weights sign(s) exp(|s| - lse), lse of |s|; state (out, lse). A score of exactly 0 counts as positive
 };
 
+// Whose kernels one call over one key set runs. cuDNN (GPUs, bf16) knows softmax of plain scores under a causal mask or a window, of tokens
+// that are_consecutive, and no gradient of lse; asked for by name it is an Error where it does not take the call. automatic: Weft's, until
+// cuDNN's have been measured to be faster (docs/gpu.md).
+enum class AttentionBackend : uint8_t { automatic, weft, cudnn };
+
 struct AttentionOptions {
   double scale = 0;  // 0: 1 / sqrt(K)
   AttentionMask mask = {};
@@ -43,11 +48,13 @@ struct AttentionOptions {
   double dropout = 0;  // probability; keep bits keyed by (rng, query position, key position, head, row)
   Rng dropout_rng = Rng(0);
   int64_t first_row = 0;  // global index of batch row 0, for dropout
+  AttentionBackend backend = AttentionBackend::automatic;
 };
 
 // Positions [B, T] or [B, S] i32; documents the same shape, or undefined.
 struct AttentionTokens {
   Tensor positions = {}, documents = {};
+  bool are_consecutive = false;  // the caller's word: token t of each row stands at the row's first position + t
 };
 
 // The normaliser's merge state. Softmax: out [B, T, H, V] f32 (f64 for f64) normalised so far, lse [B, T, H];
