@@ -107,6 +107,7 @@ void require_same(const Experiment& now, const std::string& run_folder, const st
   const std::string file = run_folder + "/config.txtpb";
   if (!std::filesystem::exists(file)) return;
   Loaded stored = read(file, {});
+  fill_presets(stored.experiment);  // of fields that are younger than the run
   std::string list;
   for (const Difference& d : differences(stored.experiment, now)) {
     bool is_ignored =

@@ -122,7 +122,7 @@ void launch(std::string_view op, void (*kernel)(P...), dim3 grid, dim3 block, si
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef WEFT_CUDA_EMULATED
   emulator::run(grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });
-  (void)op, (void)stream;
+  check_launch(op, stream);
 #else
   // The limit without asking is 48 KiB, static memory included.
   if (shared_bytes > 32 * 1024)

@@ -88,7 +88,7 @@ Tensor& Tensor::operator=(Tensor&& other) noexcept {
   return *this;
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device, std::source_location caller) {
   Tensor t;
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
@@ -96,7 +96,9 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   t.dtype_ = dtype;
   WEFT_CHECK(t.num_elements_ <= (int64_t{1} << 60), str("tensor: ", shape, " ", dtype, " is too large"),
              "use smaller sizes");
-  t.storage_ = allocator(device).allocate(t.num_bytes());
+  try {
+    t.storage_ = allocator(device).allocate(t.num_bytes());
+  } catch (const Error& error) { fail(str("tensor ", shape, " ", dtype, ": ", error.problem()), error.fix(), caller); }
   return t;
 }
 
@@ -104,8 +106,8 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 void cuda_fill(Tensor& t, double value);  // src/core/cuda/fill.cu
 #endif
 
-Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
-  Tensor t = empty(shape, dtype, device);
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device, std::source_location caller) {
+  Tensor t = empty(shape, dtype, device, caller);
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_fill(t, 0), t;
 #endif
@@ -113,8 +115,8 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   return t;
 }
 
-Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
-  Tensor t = empty(shape, dtype, device);
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device, std::source_location caller) {
+  Tensor t = empty(shape, dtype, device, caller);
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_fill(t, value), t;
 #endif

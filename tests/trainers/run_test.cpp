@@ -115,6 +115,25 @@ TEST_F(Run, TrainsEveryPartAndResumesItBitForBit) {
   }
 }
 
+// A traced step leaves a file with the parts of the step; a run from before a field had been thought of goes on.
+TEST_F(Run, TracesAStep) {
+  auto result = test::run_weft(train("a", {"log.trace_step=3", "log.trace_steps=2", "train.tokens=1280"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_FALSE(io::file_exists(path("a/trace/step-00000002.json")));
+  EXPECT_TRUE(io::file_exists(path("a/trace/step-00000004.json")));
+  EXPECT_FALSE(io::file_exists(path("a/trace/step-00000005.json")));
+  const std::string trace = io::read_file(path("a/trace/step-00000003.json"));
+  for (const char* name : {"\"forward\"", "\"backward\"", "\"update\"", "\"model.layers.0.mixer"})
+    EXPECT_NE(trace.find(name), std::string::npos) << name;
+
+  std::string config = io::read_file(path("a/config.txtpb"));
+  const size_t at = config.find("  attention: automatic\n");
+  ASSERT_NE(at, std::string::npos) << config;
+  io::write_file_atomically(path("a/config.txtpb"), config.erase(at, std::string("  attention: automatic\n").size()));
+  result = test::run_weft(train("a", {"train.tokens=1280"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
 // Recipes that come with the library, ten small steps each; returns how many.
 int train_recipes(const std::string& folder, const std::function<std::string(const std::string&)>& path) {
   int count = 0;

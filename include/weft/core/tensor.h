@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <memory>
 #include <span>
+#include <source_location>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,9 +31,13 @@ class Tensor {
   }
 
   // Fresh row-major tensors. empty() is uninitialised.
-  static Tensor empty(const Shape& shape, DType dtype = kF32, Device device = default_device());
-  static Tensor zeros(const Shape& shape, DType dtype = kF32, Device device = default_device());
-  static Tensor full(const Shape& shape, double value, DType dtype = kF32, Device device = default_device());
+  // `caller` is where an Error says that memory ran out.
+  static Tensor empty(const Shape& shape, DType dtype = kF32, Device device = default_device(),
+                      std::source_location caller = std::source_location::current());
+  static Tensor zeros(const Shape& shape, DType dtype = kF32, Device device = default_device(),
+                      std::source_location caller = std::source_location::current());
+  static Tensor full(const Shape& shape, double value, DType dtype = kF32, Device device = default_device(),
+                     std::source_location caller = std::source_location::current());
   static Tensor arange(int64_t n, DType dtype = kI64);  // 0 .. n-1 on the CPU
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape);  // copies, CPU

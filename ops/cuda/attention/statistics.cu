@@ -25,10 +25,10 @@ __device__ __forceinline__ Share<T> share_of(T size, T shift) {
   return {share > T(0) ? share : T(0), log2};
 }
 
-template <class Normaliser, class T>
-__device__ __forceinline__ T size_of(T x) {
-  if constexpr (std::is_same_v<Normaliser, ops::SoftmaxNormaliser>) return x;
-  else return x < T(0) ? -x : x;
+// What the shares are made of: scores as they are, or their sizes.
+template <class T>
+__device__ __forceinline__ T size_of(T x, bool is_signed) {
+  return is_signed && x < T(0) ? -x : x;
 }
 
 template <class T>
@@ -37,7 +37,8 @@ __device__ __forceinline__ T shift_of(const Problem& p, int64_t row) {
 }
 
 template <class T, class Mask, class Score, class Normaliser>
-__global__ void __launch_bounds__(kThreads) column_mass(Work w, Mask mask, Score score, Dropout dropout) {
+__global__ void __launch_bounds__(kThreads)
+    column_mass(Work w, Mask mask, Score score, Dropout dropout, bool is_signed) {
   constexpr int R = kOf<T>;
   auto& s = *reinterpret_cast<Shared<T>*>(dynamic_shared());
   const Problem& p = w.p;
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) column_mass(Work w, Mask mask, Score
       for (int i = 0; i < R; ++i) {
         bool is_kept = at.is_full || pairs.keep(head, query, keys[i]);
         if (is_kept)
-          mass[i] += share_of<Normaliser>(size_of<Normaliser>(pairs.value(x[i][j], head, query, keys[i])), shift).share;
+          mass[i] += share_of<Normaliser>(size_of(pairs.value(x[i][j], head, query, keys[i]), is_signed), shift).share;
       }
     }
   }
@@ -82,7 +83,8 @@ __global__ void __launch_bounds__(kThreads) column_mass(Work w, Mask mask, Score
 }
 
 template <class T, class Mask, class Score, class Normaliser>
-__global__ void __launch_bounds__(kThreads) row_statistics(Work w, Mask mask, Score score, Dropout dropout) {
+__global__ void __launch_bounds__(kThreads)
+    row_statistics(Work w, Mask mask, Score score, Dropout dropout, bool is_signed) {
   constexpr int R = kOf<T>;
   auto& s = *reinterpret_cast<Shared<T>*>(dynamic_shared());
   const Problem& p = w.p;
@@ -115,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) row_statistics(Work w, Mask mask, Sc
 #pragma unroll
       for (int i = 0; i < R; ++i) {
         if (!at.is_full && !pairs.keep(head, queries[i], key)) continue;
-        T size = size_of<Normaliser>(pairs.value(x[i][j], head, queries[i], key));
+        T size = size_of(pairs.value(x[i][j], head, queries[i], key), is_signed);
         Share<T> share = share_of<Normaliser>(size, shift[i]);
         if (share.share > T(0)) entropy[i] -= share.share * share.log2;
         top[i] = top[i] < size ? size : top[i];
@@ -138,15 +140,20 @@ template <class T>
 void run_statistics(const Problem& p, const ops::AttentionOptions& options) {
   Prepared prepared(p, kTile<T>, kTile<T>);
   auto grid = [&](int tiles) { return dim3(static_cast<unsigned>(p.batch * p.heads * tiles)); };
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
-    using Mask = decltype(mask);
+  const ops::StandardMask mask(options.mask);
+  auto run = [&](auto score, auto normaliser) {
+    using Mask = ops::StandardMask;
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);
+    const bool is_signed = options.normaliser != ops::Normaliser::softmax;
     launch("attention_column_mass", column_mass<T, Mask, Score, Normaliser>, grid(prepared.work.keys.tiles),
-           dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p));
+           dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p), is_signed);
     launch("attention_row_statistics", row_statistics<T, Mask, Score, Normaliser>, grid(prepared.work.queries.tiles),
-           dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p));
-  });
+           dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p), is_signed);
+  };
+  // Two instances, because each takes long to compile: shares of 2^(score - shift), and of bare scores.
+  if (options.normaliser == ops::Normaliser::sum) run(ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
+  else run(ops::ModifiedScore<false>(options.score), ops::SoftmaxNormaliser{});
 }
 
 }  // namespace

@@ -3,15 +3,48 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
 
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 #include "src/core/device_waits.h"
+#include "src/core/scope_watch.h"
 #include "weft/core/stream.h"
 
 namespace {
+
+// What goes wrong, for tests of errors, from the environment: WEFT_EMULATED_GPU="memory=BYTES", "architecture=75", or "fault=N": kernel
+// number N fails, and everything after it with the same error, as on a device.
+struct Faults {
+  size_t memory_bytes = 0;
+  int architecture = 90;
+  int64_t fault_at = 0;
+  std::atomic<int64_t> launches = 0;
+
+  Faults() {
+    const char* text = std::getenv("WEFT_EMULATED_GPU");
+    if (!text) return;
+    const std::string_view all(text);
+    const size_t equals = all.find('=');
+    const std::string_view name = all.substr(0, equals);
+    const char* end = nullptr;
+    const int64_t number = equals == all.npos ? 0 : std::strtoll(text + equals + 1, const_cast<char**>(&end), 10);
+    if (name == "memory") memory_bytes = static_cast<size_t>(number);
+    else if (name == "architecture") architecture = static_cast<int>(number);
+    else if (name == "fault") fault_at = number;
+    WEFT_CHECK(number > 0 && (memory_bytes > 0 || fault_at > 0 || architecture != 90),
+               weft::str("WEFT_EMULATED_GPU=", text), "use memory=BYTES, architecture=NUMBER or fault=NUMBER");
+  }
+  bool is_broken() const { return fault_at > 0 && launches.load() >= fault_at; }
+};
+Faults& faults() {
+  static Faults& only = *new Faults;
+  return only;
+}
+cudaError_t state_of_device() { return faults().is_broken() ? cudaErrorIllegalAddress : cudaSuccess; }
 
 // The device's memory: handed out from the front and never taken back, which is enough for tests.
 struct Arena {
@@ -41,7 +74,8 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
     a.base = static_cast<char*>(memory);
   }
   size_t pages = (bytes + Arena::kPage - 1) / Arena::kPage * Arena::kPage;
-  if (pages > Arena::kBytes - a.used) return cudaErrorMemoryAllocation;
+  const size_t limit = faults().memory_bytes > 0 ? faults().memory_bytes : Arena::kBytes;
+  if (a.used + pages > limit) return cudaErrorMemoryAllocation;
   *data = a.base + a.used;
   a.used += pages;
   a.protect();
@@ -53,10 +87,10 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
   std::memset(data, value, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return state_of_device(); }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *total = Arena::kBytes;
-  *free = Arena::kBytes - arena().used;
+  *total = faults().memory_bytes > 0 ? faults().memory_bytes : Arena::kBytes;
+  *free = *total - arena().used;
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -77,15 +111,22 @@ DeviceAccess::~DeviceAccess() {
 }
 
 void check(cudaError_t status, std::string_view what, std::source_location location) {
-  if (status != cudaSuccess) fail(str(what, ": failed"), "see above", location);
+  if (status == cudaSuccess) return;
+  if (status == cudaErrorMemoryAllocation)
+    fail_call(what, "cudaErrorMemoryAllocation", "out of memory", false, location);
+  fail_call(what, "cudaErrorIllegalAddress", "an illegal memory access was encountered", true, location);
 }
 
 cudaStream_t stream(int device) {
   WEFT_CHECK(device == 0, str("cuda:", device, ": there is one emulated GPU"), "use cuda:0");
+  check_architecture(0, faults().architecture);
   return nullptr;
 }
 cudaStream_t stream_of(const Tensor& t) { return stream(t.device().index); }
-void check_launch(std::string_view, cudaStream_t, std::source_location) {}
+void check_launch(std::string_view op, cudaStream_t, std::source_location location) {
+  ++faults().launches;
+  check(state_of_device(), op, location);
+}
 
 int num_multiprocessors(int) { return 2; }
 int max_shared_bytes(int) { return 227 * 1024; }
@@ -97,8 +138,11 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
   DeviceAccess access;
   if (bytes == 0) return;
   if (to_device.is_cpu()) count_device_wait();
+  check(state_of_device(), to_device.is_cpu() ? "copy to the CPU" : from_device.is_cpu() ? "copy to a GPU" : "copy");
   std::memmove(to, from, bytes);
 }
+
+ScopeWatch* nvtx_watch() { return nullptr; }
 
 }  // namespace cuda
 
@@ -126,6 +170,7 @@ void synchronize(Device device) {
   if (!device.is_cuda()) return;
   count_device_wait();
   cuda::stream(device.index);
+  cuda::check(state_of_device(), "synchronize");
 }
 
 Event::Event(Device device, bool) : device_(device) {}

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "src/core/cuda/problems.h"
 #include "src/core/device_waits.h"
 #include "weft/core/stream.h"
 
@@ -20,7 +21,6 @@ namespace cuda {
 namespace {
 
 constexpr int kMaxDevices = 16;
-constexpr int kOldestArchitecture = 80;
 
 struct Found {
   int count = 0;
@@ -78,10 +78,7 @@ void check_device(int device) {
   WEFT_CHECK(device >= 0 && device < devices().count,
              str("cuda:", device, ": this machine has ", devices().count, " GPUs"),
              str("use cuda:0 to cuda:", devices().count - 1));
-  int have = properties(device).architecture;
-  WEFT_CHECK(have >= kOldestArchitecture,
-             str("cuda:", device, ": compute capability ", have / 10, ".", have % 10, " is not supported"),
-             "use a GPU of compute capability 8.0 or newer");
+  check_architecture(device, properties(device).architecture);
 }
 
 // Streams of one thread. They live as long as the thread.
@@ -116,10 +113,7 @@ void check(cudaError_t status, std::string_view what, std::source_location locat
   cudaGetLastError();
   bool is_sticky = status == cudaErrorIllegalAddress || status == cudaErrorLaunchFailure || status == cudaErrorAssert ||
                    status == cudaErrorMisalignedAddress || status == cudaErrorIllegalInstruction;
-  fail(str(what, ": CUDA error ", cudaGetErrorName(status), ": ", cudaGetErrorString(status)),
-       is_sticky ? "run again with WEFT_CUDA_SYNC=1 to see the op at fault; this process cannot use the GPU any more"
-                 : "see the reason above",
-       location);
+  fail_call(what, cudaGetErrorName(status), cudaGetErrorString(status), is_sticky, location);
 }
 
 cudaStream_t stream(int device) {
