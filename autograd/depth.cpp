@@ -98,7 +98,7 @@ DepthMixVar depth_mix(std::span<const DepthSource> sources, const Var& direction
   const ops::DepthMixOptions options{.is_sigmoid = is_sigmoid};
   auto [outs, weights, lse] = kept.forward(options);
   Var y = record("depth_mix", outs[0], Inputs(DepthReaders::inputs(sources, directions)),
-                 [kept, weights = Saved(weights), options](const Tensor& dout, Wants) {
+                 [kept = std::move(kept), weights = Saved(weights), options](const Tensor& dout, Wants) {
                    return Grads(kept.backward({&dout, 1}, weights, options));
                  });
   return {y, weights.select(-2, 0)};
@@ -175,21 +175,21 @@ DepthMixVar DepthGroup::read(int64_t query, std::span<const DepthSource> own, co
   std::vector<Var> inputs;
   if (!own.empty()) inputs = DepthReaders::inputs(own, directions);
   inputs.push_back(ticket_);
-  Var y =
-      record("depth_read", h, Inputs(inputs),
-             [kept, own_weights, h = Saved(keeps_outs_ ? h : Tensor()), state = state_, query](const Tensor& g, Wants) {
-               const auto at = static_cast<size_t>(query);
-               state->gs[at] = g;
-               if (!state->is_whole()) {
-                 const DType wide = state->first.lse.dtype();
-                 Tensor out = h.get().defined() ? h.get() : state->out_again(query, kept);
-                 state->totals[at] = ops::sum(ops::mul(ops::cast(g, wide), ops::cast(out, wide)), -1, true);
-               }
-               std::vector<Tensor> grads;
-               if (!kept.values.empty()) grads = kept.backward({&g, 1}, own_weights, {.totals = state->totals[at]});
-               grads.push_back(ticket(1));
-               return Grads(std::move(grads));
-             });
+  Var y = record("depth_read", h, Inputs(inputs),
+                 [kept = std::move(kept), own_weights, h = Saved(keeps_outs_ ? h : Tensor()), state = state_, query](
+                     const Tensor& g, Wants) {
+                   const auto at = static_cast<size_t>(query);
+                   state->gs[at] = g;
+                   if (!state->is_whole()) {
+                     const DType wide = state->first.lse.dtype();
+                     Tensor out = h.get().defined() ? h.get() : state->out_again(query, kept);
+                     state->totals[at] = ops::sum(ops::mul(ops::cast(g, wide), ops::cast(out, wide)), -1, true);
+                   }
+                   std::vector<Tensor> grads;
+                   if (!kept.values.empty()) grads = kept.backward({&g, 1}, own_weights, {.totals = state->totals[at]});
+                   grads.push_back(ticket(1));
+                   return Grads(std::move(grads));
+                 });
   if (!wants_weights) return {y, {}};
   Tensor weights = state_->first.weights.slice(-2, query, query + 1);
   if (own.empty()) return {y, weights.select(-2, 0)};

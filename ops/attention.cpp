@@ -195,9 +195,11 @@ bool asks_cudnn(std::string_view op, const core::Problem& p, const AttentionToke
   WEFT_CHECK(kCuda && p.device.is_cuda(), str(op, ": cuDNN's kernels are for GPUs, q is on ", p.device),
              "use the backend weft or automatic, or a GPU");
   const bool is_plain = !options.mask.is_causal && options.mask.window == 0;
-  WEFT_CHECK(is_plain || (queries.are_consecutive && keys.are_consecutive),
-             str(op, ": cuDNN masks by index, and these tokens are not known to be consecutive"),
-             "use the backend weft or automatic, or set are_consecutive");
+  const bool are_same = queries.positions.raw() == keys.positions.raw() && p.queries == p.keys;
+  WEFT_CHECK(
+      is_plain || (are_same && queries.are_consecutive && keys.are_consecutive),
+      str(op, ": cuDNN masks by index, and these queries and keys are not known to be the same consecutive tokens"),
+      "use the backend weft or automatic, or pass one positions tensor for both and set are_consecutive");
   return true;
 }
 

@@ -57,8 +57,12 @@ TEST(Cudnn, ByNameIsAnErrorWhereItCannotRun) {
   EXPECT_EQ(error_of([&] { c.forward(); }, {"attend: cuDNN's kernels are for GPUs, q is on cpu", "backend weft"}), "");
   if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
   AttentionCase there = c.on(Device::cuda());
-  there.queries.are_consecutive = there.keys.are_consecutive = true;
+  there.queries.are_consecutive = true;
+  there.keys = there.queries;
   EXPECT_EQ(error_of([&] { there.forward(); }, {"attend: cuDNN does not take q", "not bf16 on a GPU"}), "");
+  there.keys.positions = ops::clone(there.queries.positions);  // the same numbers, but who knows
+  EXPECT_EQ(error_of([&] { there.forward(); }, {"masks by index", "one positions tensor"}), "");
+  there.keys = there.queries;
   there.queries.are_consecutive = false;
   EXPECT_EQ(error_of([&] { there.forward(); }, {"masks by index", "are_consecutive"}), "");
 }
@@ -74,7 +78,8 @@ TEST(Cudnn, AgreesWithWeftsKernels) {
         AttentionCase c = AttentionCase({2, tokens, tokens, 4, 2, width, width}, kBF16).on(Device::cuda());
         c.dlse = {};
         c.options.mask.window = window;
-        c.queries.are_consecutive = c.keys.are_consecutive = true;
+        c.queries.are_consecutive = true;
+        c.keys = c.queries;
         c.options.backend = ops::AttentionBackend::weft;
         ops::Attention ours = c.forward();
         ops::AttentionGrads our_grads = c.backward(ours);

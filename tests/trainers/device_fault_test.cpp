@@ -78,7 +78,10 @@ TEST_F(DeviceFault, OfAKernelLeavesTheLastCheckpoint) {
   EXPECT_TRUE(io::read_file(last) == expected);
 }
 
-TEST_F(DeviceFault, OfAWordIsRefused) { expect_texts(train("fire=1"), {"WEFT_EMULATED_GPU=fire=1", "memory=BYTES"}); }
+TEST_F(DeviceFault, OfAWordIsRefused) {
+  expect_texts(train("fire=1"), {"WEFT_EMULATED_GPU=fire=1", "memory=BYTES"});
+  expect_texts(train("memory=1G"), {"WEFT_EMULATED_GPU=memory=1G", "memory=BYTES"});
+}
 
 }  // namespace
 }  // namespace weft

@@ -35,8 +35,8 @@ enum class Normaliser {
   signed_softmax,  // weights sign(s) exp(|s| - lse), lse of |s|; state (out, lse). A score of exactly 0 counts as positive
 };
 
-// Whose kernels one call over one key set runs. cuDNN (GPUs, bf16) knows softmax of plain scores under a causal mask or a window, of tokens
-// that are_consecutive, and no gradient of lse; asked for by name it is an Error where it does not take the call. automatic: Weft's, until
+// Whose kernels one call over one key set runs. cuDNN (GPUs, bf16) knows softmax of plain scores under a causal mask or a window, where
+// queries and keys have one tensor of positions and are_consecutive, and no gradient of lse; asked for by name it is an Error where it does not take the call. automatic: Weft's, until
 // cuDNN's have been measured to be faster (docs/gpu.md).
 enum class AttentionBackend : uint8_t { automatic, weft, cudnn };
 

@@ -30,13 +30,16 @@ struct Faults {
     const std::string_view all(text);
     const size_t equals = all.find('=');
     const std::string_view name = all.substr(0, equals);
-    const char* end = nullptr;
-    const int64_t number = equals == all.npos ? 0 : std::strtoll(text + equals + 1, const_cast<char**>(&end), 10);
+    const char* digits = equals == all.npos ? "" : text + equals + 1;
+    char* end = nullptr;
+    const int64_t number = std::strtoll(digits, &end, 10);
+    bool is_known = true;
     if (name == "memory") memory_bytes = static_cast<size_t>(number);
     else if (name == "architecture") architecture = static_cast<int>(number);
     else if (name == "fault") fault_at = number;
-    WEFT_CHECK(number > 0 && (memory_bytes > 0 || fault_at > 0 || architecture != 90),
-               weft::str("WEFT_EMULATED_GPU=", text), "use memory=BYTES, architecture=NUMBER or fault=NUMBER");
+    else is_known = false;
+    WEFT_CHECK(is_known && number > 0 && *end == 0, weft::str("WEFT_EMULATED_GPU=", text),
+               "use memory=BYTES, architecture=NUMBER or fault=NUMBER");
   }
   bool is_broken() const { return fault_at > 0 && launches.load() >= fault_at; }
 };

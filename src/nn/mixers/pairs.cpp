@@ -27,7 +27,6 @@ PairObserver::PairObserver(Tokens& tokens)
 void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Var& weights_BHIS) {
   if (!is_on_) return;
   NoGrad no_grad;
-  const int64_t B = weights_BHIS.size(0), H = weights_BHIS.size(1), I = weights_BHIS.size(2), S = weights_BHIS.size(3);
   Var weights = cast(weights_BHIS, kF32), sizes = abs(weights);
   Var shares = sizes / maximum(sum(sizes, -1, true), Tensor::full({}, 1e-30, kF32, sizes.device()));
   Var nothing = Tensor::full({}, -HUGE_VAL, kF32, sizes.device());
@@ -36,13 +35,13 @@ void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Va
   top_.push_back(max(where(seen, cast(scores_BHIS, kF32), nothing), -1));
   auto to_all_keys = [&](const Var& x) {  // zeros for keys behind the tile's
     Shape rest = x.shape();
-    rest[x.num_dims() - 1] = tokens_.num_tokens() - S;
+    rest[x.num_dims() - 1] = tokens_.num_tokens() - rest[x.num_dims() - 1];
     const Var both[] = {x, Tensor::zeros(rest, kF32, x.device())};
     return concatenate(both, -1);
   };
   Var mass = to_all_keys(sum(shares, 2));
   mass_ = mass_.defined() ? mass_ + mass : mass;
-  if (tokens_.shows_weights()) weights_.push_back(to_all_keys(reshape(weights, {B, H, I, S})));
+  if (tokens_.shows_weights()) weights_.push_back(to_all_keys(weights));
 }
 
 void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
