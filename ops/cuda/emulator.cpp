@@ -5,8 +5,8 @@
 
 #include <vector>
 
+#include "ops/cuda/emulator_memory.h"
 #include "weft/core/error.h"
-#include "weft/core/parallel.h"
 #include "weft/core/scope.h"
 
 #if !defined(__x86_64__)
@@ -52,24 +52,29 @@ struct Fiber {
   Self seen;
   void* stack_pointer = nullptr;
   bool is_done = false, is_waiting = false;
+  Copies copies;
 };
 
 struct Warp {
   const char* function = nullptr;  // that the waiting lanes have come to
   int arrived = 0, lanes = 0;
+  uint32_t syncs = 0;
   unsigned turn = 0;  // two buffers in turn: nobody writes one before all have read it
   alignas(16) unsigned char exchange[2][kWarp * kExchangeBytes];
 };
 
-// The block that an OS thread is running, and the stacks that it keeps.
+// The block that an OS thread is running, the stacks that it keeps, and what it knows of memory.
 class Block {
  public:
   ~Block() {
     if (stacks_) munmap(stacks_, kStackBytes * kMostThreads);
   }
 
-  void run(const Self& common, void* context, void (*body)(void*)) {
+  void begin_launch() { memory_.begin_launch(); }
+
+  void run(std::string_view op, const Self& common, size_t shared_bytes, void* context, void (*body)(void*)) {
     context_ = context, body_ = body;
+    memory_.begin_block(common.shared, shared_bytes);
     count_ = static_cast<int>(common.block_size.x * common.block_size.y * common.block_size.z);
     WEFT_CHECK(count_ >= 1 && count_ <= kMostThreads, str("emulator: a block of ", count_, " threads"),
                "use 1 to 1024 threads");
@@ -87,10 +92,11 @@ class Block {
         self = &fiber.seen;
         weft_emulator_switch(&scheduler_, fiber.stack_pointer);
         self = nullptr;
-        if (!problem_.empty()) fail(str("emulator: ", problem_), "the kernel is wrong");  // abandons the other fibers
+        if (!problem_.empty())
+          fail(str("emulator: ", op, ": ", problem_), "the kernel is wrong");  // abandons the others
       }
       WEFT_CHECK(has_moved,
-                 str("emulator: ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_,
+                 str("emulator: ", op, ": ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_,
                      " have ended, and ", count_ - at_barrier_ - done_, " wait for lanes of their warp"),
                  "the kernel is wrong: every thread must reach every barrier and warp function");
     }
@@ -100,6 +106,7 @@ class Block {
     if (done_ > 0) problem_ = "a thread ended while others wait at a barrier";
     if (++at_barrier_ == count_) {
       at_barrier_ = 0;
+      memory_.barrier();
       for (Fiber& fiber : fibers_) fiber.is_waiting = false;
     } else {
       fibers_[static_cast<size_t>(current_)].is_waiting = true;
@@ -120,6 +127,7 @@ class Block {
     if (++warp.arrived == kWarp) {
       warp.arrived = 0;
       ++warp.turn;
+      if (bytes == 0) ++warp.syncs;  // __syncwarp: the others give values and order nothing
       for (int i = first; i < first + kWarp; ++i) fibers_[static_cast<size_t>(i)].is_waiting = false;
     } else {
       fibers_[static_cast<size_t>(current_)].is_waiting = true;
@@ -129,8 +137,19 @@ class Block {
   }
 
   int lane() const { return current_ % kWarp; }
+  Copies& copies() { return fibers_[static_cast<size_t>(current_)].copies; }
+
+  void on_read(uintptr_t at, size_t bytes) { stop_for(memory_.read(place(), at, bytes)); }
+  void on_write(uintptr_t at, size_t bytes, bool is_atomic) { stop_for(memory_.write(place(), at, bytes, is_atomic)); }
 
  private:
+  Place place() const { return {current_, warps_[static_cast<size_t>(current_ / kWarp)].syncs}; }
+  void stop_for(std::string problem) {
+    if (problem.empty()) return;
+    problem_ = std::move(problem);
+    leave();
+  }
+
   void start(int i, const Self& common) {
     if (!stacks_)
       stacks_ = static_cast<char*>(mmap(nullptr, kStackBytes * kMostThreads, PROT_READ | PROT_WRITE,
@@ -164,6 +183,7 @@ class Block {
   std::vector<Fiber> fibers_;
   std::vector<Warp> warps_;
   std::string problem_;
+  MemoryWatch memory_;
 };
 
 thread_local Block block_of_thread;
@@ -179,21 +199,22 @@ void Block::enter() {
 
 }  // namespace
 
-void run(dim3 grid, dim3 block, size_t shared_bytes, void* context, void (*body)(void*)) {
-  WEFT_CHECK(shared_bytes <= 227 * 1024, str("emulator: ", shared_bytes, " bytes of shared memory"),
+void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, void* context, void (*body)(void*)) {
+  WEFT_CHECK(shared_bytes <= 227 * 1024, str("emulator: ", op, ": ", shared_bytes, " bytes of shared memory"),
              "a block has at most 227 KiB");
   DeviceAccess access;
+  block_of_thread.begin_launch();
+  std::vector<unsigned char> memory;
   int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
-  parallel_items(blocks, [&](int64_t i) {
-    thread_local std::vector<unsigned char> memory;
+  for (int64_t i = 0; i < blocks; ++i) {  // one after the other: the watch sees what one block leaves to another
     memory.assign(shared_bytes + 128, 0xFF);
     Self common;
     common.block_size = block, common.grid = grid;
     common.block = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                         static_cast<unsigned>(i / grid.x / grid.y));
     common.shared = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128) % 128;
-    block_of_thread.run(common, context, body);
-  });
+    block_of_thread.run(op, common, shared_bytes, context, body);
+  }
 }
 
 void block_barrier() { block_of_thread.barrier(); }
@@ -201,6 +222,31 @@ const unsigned char* warp_exchange(const char* function, const void* mine, int b
   return block_of_thread.exchange(function, mine, bytes);
 }
 int lane() { return block_of_thread.lane(); }
+
+void on_read(const volatile void* at, size_t bytes) {
+  if (self) block_of_thread.on_read(reinterpret_cast<uintptr_t>(at), bytes);
+}
+void on_write(const volatile void* at, size_t bytes, bool is_atomic) {
+  if (self) block_of_thread.on_write(reinterpret_cast<uintptr_t>(at), bytes, is_atomic);
+}
+void on_atomic(void* at, size_t bytes) { on_write(at, bytes, true); }
+
+void copy_async(void* shared, const void* global, int bytes, bool is_valid) {
+  auto size = static_cast<size_t>(bytes);
+  if (is_valid) on_read(global, size);
+  on_write(shared, size);
+  std::memset(shared, 0xFF, size);
+  block_of_thread.copies().start(shared, global, bytes, is_valid);
+}
+void copy_commit() { block_of_thread.copies().commit(); }
+void copy_wait(int pending) {
+  block_of_thread.copies().wait(pending, [](void* to, const void* from, int bytes) {
+    auto size = static_cast<size_t>(bytes);
+    on_write(to, size);
+    if (from) std::memcpy(to, from, size);
+    else std::memset(to, 0, size);
+  });
+}
 
 namespace {
 
@@ -231,6 +277,7 @@ void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)
 }
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed) {
+  on_read(row, 16);
   const unsigned char* all = warp_exchange("load_matrices", &row, sizeof row);
   auto element = [&](int matrix, int i, int j) {
     const void* from;

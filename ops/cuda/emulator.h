@@ -1,13 +1,15 @@
 // Runs CUDA kernels on the CPU, for tests where there is no GPU: kernel files are compiled as C++, a block's threads are fibers
 // of one thread, and barriers and warp functions are rendezvous of fibers. Strict where a GPU is not: a thread that ends while
 // others wait at a barrier, lanes of a warp at different functions, and a missing lane are Errors.
-// It cannot see races between barriers, nor anything about speed. x86-64 only.
+// Races, unordered accesses between barriers, are Errors too, and asynchronous copies arrive no sooner than they are waited for
+// (ops/cuda/emulator_memory.h). It shows nothing about speed. x86-64 only.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "src/core/cuda/emulated_types.h"
 
@@ -22,11 +24,11 @@ struct Self {
 };
 extern thread_local const Self* self;
 
-// Calls body() for every thread of every block, `shared_bytes` of zero-filled-with-NaN memory per block.
-void run(dim3 grid, dim3 block, size_t shared_bytes, void* context, void (*body)(void*));
+// Calls body() for every thread of every block, `shared_bytes` of memory filled with NaN per block. `op` is for errors.
+void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, void* context, void (*body)(void*));
 template <class F>
-void run(dim3 grid, dim3 block, size_t shared_bytes, F&& f) {
-  run(grid, block, shared_bytes, &f, [](void* context) { (*static_cast<std::remove_reference_t<F>*>(context))(); });
+void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, F&& f) {
+  run(op, grid, block, shared_bytes, &f, [](void* context) { (*static_cast<std::remove_reference_t<F>*>(context))(); });
 }
 
 void block_barrier();
@@ -45,6 +47,14 @@ T shuffle(const char* function, T x, int from) {
 
 void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed);
+
+// Asynchronous copies of this thread: the target is NaN until copy_wait.
+void copy_async(void* shared, const void* global, int bytes, bool is_valid);
+void copy_commit();
+void copy_wait(int pending);
+
+// This thread is about to change them in one atomic step.
+void on_atomic(void* at, size_t bytes);
 
 }  // namespace weft::cuda::emulator
 
@@ -110,25 +120,16 @@ inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+// Fibers of one thread: what is left of an atomic step is that it orders nothing.
+#define WEFT_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
 template <class T>
-T atomicAdd(T* to, T x) {  // integers: fibers of one thread
+WEFT_UNWATCHED T atomicAdd(T* to, T x) {
+  ::weft::cuda::emulator::on_atomic(to, sizeof(T));
   T old = *to;
   *to += x;
   return old;
 }
-template <class T>
-T atomicMax(T* to, T x) {
-  T old = *to;
-  if (x > old) *to = x;
-  return old;
-}
-template <class T>
-T atomicOr(T* to, T x) {
-  T old = *to;
-  *to |= x;
-  return old;
-}
-inline void __threadfence() {}
+#undef WEFT_UNWATCHED
 
 namespace weft::cuda {
 inline unsigned char* dynamic_shared() { return emulator::self->shared; }

@@ -121,7 +121,7 @@ void launch(std::string_view op, void (*kernel)(P...), dim3 grid, dim3 block, si
             A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef WEFT_CUDA_EMULATED
-  emulator::run(grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });
+  emulator::run(op, grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });
   check_launch(op, stream);
 #else
   // The limit without asking is 48 KiB, static memory included.

@@ -75,8 +75,8 @@ struct Capped {
   __device__ __forceinline__ C slope(C z) const { return cap > 0 ? 1 - (z / cap) * (z / cap) : C(1); }  // of capped z
 };
 
-// dlogits may be the memory of the logits: the row's target is read before its first reduction, which no thread passes alone,
-// and after it every thread writes only what it has just read itself.
+// dlogits may be the memory of the logits: every thread of a row has read the target's before one writes there, and else a thread
+// writes only what it has just read itself.
 template <class L, class G>
 __global__ void __launch_bounds__(L::threads) loss_chunk(cpu::LossChunkArgs<typename L::C, G> args, int64_t rows) {
   using C = typename L::C;
@@ -89,6 +89,7 @@ __global__ void __launch_bounds__(L::threads) loss_chunk(cpu::LossChunkArgs<type
     const C at_target = target.is_in_range ? capped(z[target.id]) : kNan<C>;
     const Row<L, Capped<C>> row(z, is_there ? width : 0, capped);
     const ExpSum<C> r = exp_sum(row);
+    __syncwarp();  // where a warp has several rows, their sums order nothing
     const C loss = target.id < 0 ? C(0) : loss_of(r, at_target);
     if (is_there && team_lane<L>() == 0) args.losses[n] = loss;
     if (!args.dlogits) return;

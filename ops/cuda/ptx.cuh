@@ -8,8 +8,7 @@ namespace weft::cuda {
 // 16 bytes from global to shared memory without passing registers; complete after copy_wait. Zeros if !is_valid.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool is_valid = true) {
 #ifdef WEFT_CUDA_EMULATED
-  if (is_valid) __builtin_memcpy(shared, global, 16);
-  else __builtin_memset(shared, 0, 16);
+  emulator::copy_async(shared, global, 16, is_valid);
 #else
   auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   int bytes = is_valid ? 16 : 0;
@@ -19,8 +18,7 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
 // The same for 4 bytes.
 __device__ __forceinline__ void copy_async_4(void* shared, const void* global, bool is_valid = true) {
 #ifdef WEFT_CUDA_EMULATED
-  if (is_valid) __builtin_memcpy(shared, global, 4);
-  else __builtin_memset(shared, 0, 4);
+  emulator::copy_async(shared, global, 4, is_valid);
 #else
   auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   int bytes = is_valid ? 4 : 0;
@@ -28,14 +26,18 @@ __device__ __forceinline__ void copy_async_4(void* shared, const void* global, b
 #endif
 }
 __device__ __forceinline__ void copy_commit() {
-#ifndef WEFT_CUDA_EMULATED
+#ifdef WEFT_CUDA_EMULATED
+  emulator::copy_commit();
+#else
   asm volatile("cp.async.commit_group;");
 #endif
 }
 // Until at most `pending` of this thread's committed groups are under way.
 template <int pending>
 __device__ __forceinline__ void copy_wait() {
-#ifndef WEFT_CUDA_EMULATED
+#ifdef WEFT_CUDA_EMULATED
+  emulator::copy_wait(pending);
+#else
   asm volatile("cp.async.wait_group %0;" ::"n"(pending));
 #endif
 }

@@ -123,6 +123,7 @@ struct Forward {
   }
 
   __device__ __forceinline__ void store() {
+    __syncwarp();  // a row's lanes have all read its statistic, which one of them now replaces
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll

@@ -86,6 +86,7 @@ struct Forward {
   }
 
   __device__ __forceinline__ void store() {
+    __syncwarp();  // a row's lanes have all read its statistic, which one of them now replaces
 #pragma unroll
     for (int i = 0; i < R; ++i) {
       if (!is_there(i)) continue;

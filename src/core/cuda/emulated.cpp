@@ -102,6 +102,9 @@ namespace weft {
 
 namespace cuda {
 
+const void* device_memory() { return arena().base; }
+size_t device_memory_capacity() { return Arena::kBytes; }
+
 DeviceAccess::DeviceAccess() {
   Arena& a = arena();
   std::lock_guard lock(a.mutex);

@@ -21,6 +21,10 @@ cudaError_t cudaGetLastError();
 
 namespace weft::cuda {
 
+// Where device memory lies (null before the first allocation), and how much there can be.
+const void* device_memory();
+size_t device_memory_capacity();
+
 // While one lives, device memory can be read and written.
 struct DeviceAccess {
   DeviceAccess();
