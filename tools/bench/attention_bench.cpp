@@ -1,6 +1,7 @@
-// `weft bench attention`: the blockwise softmax core beside the best GEMM rate. Two matrix products forward and five backward on
+// `weft bench attention`: the blockwise softmax core beside the best GEMM rate, on a GPU also beside cuDNN. Two matrix products forward and five backward on
 // unmasked pairs, whatever the kernel repeats. The memory rows show peak bytes per token, which must not grow with T.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "tools/bench/bench.h"
@@ -30,8 +31,8 @@ struct Size {
 constexpr Size kCpuSize = {4096, 8, 64};
 
 const Case kCpuCases[] = {
-    {"", kF32},
     {"", kBF16},
+    {"", kF32},
     {" window 512", kF32, {.window = 512}},
     {" documents 512", kF32, {.same_document = true}, 0, false, 512},
     {" softcap", kF32, {}, 30},
@@ -71,7 +72,7 @@ struct Problem {
         v(values({1, size.tokens, size.heads, size.width}, c.dtype, 3)),
         dout(values({1, size.tokens, size.heads, size.width}, c.dtype, 4)),
         tokens{Tensor::empty({1, size.tokens}, kI32, Device::cpu()),
-               Tensor::empty({1, size.tokens}, kI32, Device::cpu())} {
+               Tensor::empty({1, size.tokens}, kI32, Device::cpu()), true} {
     const int64_t n = size.tokens;
     options.mask = c.mask;
     options.score.softcap = c.softcap;
@@ -145,29 +146,53 @@ void check_row(const Problem& p, const Tensor& y_out, const Tensor& y_dq, int64_
                "please report this");
 }
 
-void run_case(const Case& c, const Size& size, const BenchOptions& options, std::vector<Row>& rows) {
-  Problem here(c, size), p = here.on(default_device());
-  ops::Attention y = p.forward();
-  ops::AttentionGrads grads = p.backward(y);
+void check_rows(const Problem& here, const ops::Attention& y, const ops::AttentionGrads& grads) {
   Tensor out = y.out.cpu(), dq = grads.dq.cpu();
-  for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, size.tokens - 1})
-    check_row(here, out, dq, i, i % size.heads);
+  const int64_t last = here.q.size(1) - 1, heads = here.q.size(2);
+  for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, last}) check_row(here, out, dq, i, i % heads);
+}
+
+// Times and, beside them, those of cuDNN where it takes the case. `plain` holds forward's and backward's rates of the size's first
+// case, which is plain causal: what a mask or a score costs per visible pair.
+void run_case(const Case& c, const Size& size, const BenchOptions& options, std::array<double, 2>& plain,
+              std::vector<Row>& rows) {
+  Problem here(c, size), p = here.on(default_device()), other = p;
+  ops::Attention y = p.forward(), other_y;
+  check_rows(here, y, p.backward(y));
+  std::vector<std::function<void()>> functions = {[&] { p.forward(); }, [&] { p.backward(y); }};
+  const bool is_for_cudnn = default_device().is_cuda() && !c.mask.same_document && c.softcap == 0 && !c.has_alibi;
+  std::string no_cudnn;
+  if (is_for_cudnn) {
+    other.options.backend = ops::AttentionBackend::cudnn;
+    try {
+      other_y = other.forward();
+      check_rows(here, other_y, other.backward(other_y));
+      functions.insert(functions.end(), {[&] { other.forward(); }, [&] { other.backward(other_y); }});
+    } catch (const Error& error) {
+      std::string_view text = error.what();
+      no_cudnn = text.substr(0, text.find('\n'));
+    }
+  }
 
   double peak = gemm_peak(c.dtype) * 1e-9;
-  const std::function<void()> functions[] = {[&] { p.forward(); }, [&] { p.backward(y); }};
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 1.5 : 6, options.quick ? 2 : 5);
   double product = 2.0 * static_cast<double>(size.width * size.heads) * p.pairs * 1e-9;
   std::string shape = str("B1 H", size.heads, " d", size.width, " T", size.tokens);
-  auto add = [&](const char* name, double products, const Timing& time) {
-    rows.push_back(rate_row(str(name, c.name), shape, c.dtype, products * product / time.best_s, "GFLOP/s", peak));
-    rows.back().extra.emplace_back("time", str(std::round(time.best_s * 1e5) / 100, " ms"));
-  };
-  add("forward", 2, times[0]);
-  add("backward", 5, times[1]);
+  auto share = [](double x) { return str(std::round(x * 1000) / 1000); };
+  for (size_t i = 0; i < 2; ++i) {
+    const double rate = (i == 0 ? 2 : 5) * product / times[i].best_s;
+    rows.push_back(rate_row(str(i == 0 ? "forward" : "backward", c.name), shape, c.dtype, rate, "GFLOP/s", peak));
+    auto& extra = rows.back().extra;
+    extra.emplace_back("time", str(std::round(times[i].best_s * 1e5) / 100, " ms"));
+    if (*c.name == 0) plain[i] = rate;
+    else extra.emplace_back("of plain", share(rate / plain[i]));
+    if (!is_for_cudnn) continue;
+    extra.emplace_back("of cuDNN", no_cudnn.empty() ? share(times[i + 2].best_s / times[i].best_s) : no_cudnn);
+  }
 }
 
 // Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
-void run_memory(std::vector<Row>& rows) {
+void add_memory_rows(std::vector<Row>& rows) {
   Allocator& memory = allocator(default_device());
   double first = 0;
   for (int64_t n = 4096; n <= 32768; n *= 2) {
@@ -187,12 +212,15 @@ void run_memory(std::vector<Row>& rows) {
 std::vector<Row> run_attention(const BenchOptions& options) {
   std::vector<Row> rows;
   if (default_device().is_cuda()) {
-    for (const Size& size : kCudaSizes)
-      for (const Case& c : kCudaCases) run_case(c, size, options, rows);
+    for (const Size& size : kCudaSizes) {
+      std::array<double, 2> plain{};
+      for (const Case& c : kCudaCases) run_case(c, size, options, plain, rows);
+    }
   } else {
-    for (const Case& c : kCpuCases) run_case(c, kCpuSize, options, rows);
+    std::array<double, 2> plain{};
+    for (const Case& c : kCpuCases) run_case(c, kCpuSize, options, plain, rows);
   }
-  run_memory(rows);
+  add_memory_rows(rows);
   return rows;
 }
 

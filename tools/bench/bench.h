@@ -46,7 +46,8 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
 // The best rate of matrix products of a dtype that oneDNN shows on this machine, in FLOP/s, over several shapes and routes;
 // measured once per thread count. Of bf16 without hardware support that is the rate of f32.
 double gemm_peak(DType dtype);
-double memory_bandwidth();  // bytes read plus bytes written per second by a copy far larger than the caches
+double
+memory_bandwidth();  // bytes read plus bytes written per second by a copy far larger than the caches, on the default device
 
 struct Family {
   const char* name;
@@ -61,6 +62,7 @@ void print_json(std::span<const Row> rows, std::FILE* to);  // {"rows": [{"name"
 
 std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_attention(const BenchOptions& options);
+std::vector<Row> run_memory(const BenchOptions& options);
 std::vector<Row> run_call(const BenchOptions& options);
 std::vector<Row> run_train(const BenchOptions& options);
 std::vector<Row> run_mixers(const BenchOptions& options);  // train, of the mixers that options name

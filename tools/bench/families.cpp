@@ -9,6 +9,7 @@ const Family kFamilies[] = {
     {"gemm", "matrix products against oneDNN's own routes", run_gemm},
     {"attention", "the blockwise softmax core, forward and backward, and its memory", run_attention},
     {"call", "what calling an op costs", run_call},
+    {"memory", "norms, rotary, SwiGLU and AdamW against a copy", run_memory},
     {"heads", "chosen heads and windows against all heads and tokens, one mixer forward and backward", run_heads},
     {"diagnostics", "training steps that take diagnostics against those that do not", run_diagnostics},
     {"residual", "training steps of residual streams against the standard one", run_residual},

@@ -8,6 +8,9 @@
 #include "ops/cpu/onednn_gemm.h"
 #include "ops/cuda/cublaslt.h"
 #include "tools/bench/bench.h"
+#ifdef WEFT_WITH_CUDA
+#include "src/core/cuda/runtime.h"
+#endif
 #include "weft/core/parallel.h"
 
 namespace weft::bench {
@@ -83,17 +86,28 @@ double gemm_peak(DType dtype) {
   return peak;
 }
 
+Copy::Copy(Device device) {
+  const int64_t bytes = int64_t{device.is_cuda() ? 1024 : 192} << 20;
+  from_ = Tensor::full({bytes}, 1, kU8, device), to_ = Tensor::full({bytes}, 2, kU8, device);
+}
+
+void Copy::operator()() {
+  const auto* source = static_cast<const char*>(from_.raw());
+  auto* target = static_cast<char*>(to_.mutable_raw());
+  const int64_t bytes = from_.num_elements();
+#ifdef WEFT_WITH_CUDA
+  if (Device device = from_.device(); device.is_cuda())
+    return cuda::copy_bytes(target, source, static_cast<size_t>(bytes), device, device);
+#endif
+  parallel_for(bytes, 1 << 20, [&](int64_t begin, int64_t end) {
+    std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
+  });
+}
+
 double memory_bandwidth() {
-  constexpr int64_t kBytes = int64_t{192} << 20;
-  Tensor from = Tensor::full({kBytes}, 1, kU8), to = Tensor::full({kBytes}, 2, kU8);
-  const auto* source = static_cast<const char*>(from.raw());
-  auto* target = static_cast<char*>(to.mutable_raw());
-  std::function<void()> copy = [&] {
-    parallel_for(kBytes, 1 << 20, [&](int64_t begin, int64_t end) {
-      std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
-    });
-  };
-  return 2.0 * static_cast<double>(kBytes) / time_in_turn({&copy, 1}, 0.5)[0].best_s;
+  Copy copy(default_device());
+  std::function<void()> run = [&] { copy(); };
+  return copy.bytes_moved() / time_in_turn({&run, 1}, 0.5)[0].best_s;
 }
 
 }  // namespace weft::bench

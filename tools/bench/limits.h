@@ -1,4 +1,4 @@
-// The library's own routes for one product, as the limit of ours: oneDNN's on the CPU, cuBLASLt called directly on a GPU.
+// Limits: the library's own routes for one product, oneDNN's on the CPU, cuBLASLt called directly on a GPU; a copy of memory.
 #pragma once
 
 #include <functional>
@@ -25,6 +25,17 @@ class GemmRoutes {
   Tensor a_, b_, c_;
   std::vector<std::function<void()>> functions_;
   std::vector<std::string> names_;
+};
+
+// A copy of memory far larger than the caches.
+class Copy {
+ public:
+  explicit Copy(Device device);
+  void operator()();
+  double bytes_moved() const { return 2 * static_cast<double>(from_.num_elements()); }  // read and written
+
+ private:
+  Tensor from_, to_;
 };
 
 }  // namespace weft::bench

@@ -101,7 +101,8 @@ int run(const Options& options, Console& console) {
 
 Action define_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("NAME", options->name, "Family of benchmarks: gemm, call, attention, heads, residual, diagnostics, train, or all")
+  app.add_option("NAME", options->name,
+                 "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, train, or all")
       ->type_name("NAME");
   app.add_option("--device", options->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
