@@ -75,20 +75,22 @@ __global__ void __launch_bounds__(kThreads) backward_keys(Work w, Mask mask, Sco
   while (walk.next(at)) {
     int64_t q0 = int64_t{at.index} * kTile<T>;
     Operand q = p.q.at(b, at.head), dout = p.dout.at(b, at.head);
-    T x[R][R], dweight[R][R];
+    T x[R][R];
     product(x, s, k, k0, p.keys, q, q0, p.queries, p.key_width);
-    product(dweight, s, v, k0, p.keys, dout, q0, p.queries, p.value_width);
-#pragma unroll
-    for (int j = 0; j < R; ++j) {
-      QueryRow<T, Normaliser> query(w, b, at.head, q0 + thread_x() + kSide * j);
-#pragma unroll
-      for (int i = 0; i < R; ++i) {
-        KeyRow key(w, b, k0 + thread_y() + kSide * i);
+    put(s.weights, x);
+    product(x, s, v, k0, p.keys, dout, q0, p.queries, p.value_width);
+    put(s.dscores, x);
+#pragma unroll 1
+    for (int j = thread_x(); j < kTile<T>; j += kSide) {
+      QueryRow<T, Normaliser> query(w, b, at.head, q0 + j);
+#pragma unroll 1
+      for (int i = thread_y(); i < kTile<T>; i += kSide) {
+        KeyRow key(w, b, k0 + i);
         bool is_kept = at.is_full || (query.is_there && pairs.keep(at.head, query.token, key.token));
-        auto g =
-            pairs.gradient(x[i][j], dweight[i][j], query.shift, query.delta, is_kept, at.head, query.token, key.token);
-        s.weights[thread_y() + kSide * i][thread_x() + kSide * j] = g.weight;
-        s.dscores[thread_y() + kSide * i][thread_x() + kSide * j] = g.dscore;
+        auto g = pairs.gradient(s.weights[i][j], s.dscores[i][j], query.shift, query.delta, is_kept, at.head,
+                                query.token, key.token);
+        s.weights[i][j] = g.weight;
+        s.dscores[i][j] = g.dscore;
       }
     }
     accumulate(dv, s.weights, s, dout, q0, p.queries, p.value_width);
@@ -118,19 +120,22 @@ __global__ void __launch_bounds__(kThreads) backward_queries(Work w, Mask mask, 
   Tile at;
   while (walk.next(at)) {
     int64_t k0 = int64_t{at.index} * kTile<T>;
-    T x[R][R], dweight[R][R];
+    T x[R][R];
     product(x, s, q, q0, p.queries, k, k0, p.keys, p.key_width);
-    product(dweight, s, dout, q0, p.queries, v, k0, p.keys, p.value_width);
-#pragma unroll
-    for (int i = 0; i < R; ++i) {
-      QueryRow<T, Normaliser> query(w, b, head, q0 + thread_y() + kSide * i);
-#pragma unroll
-      for (int j = 0; j < R; ++j) {
-        KeyRow key(w, b, k0 + thread_x() + kSide * j);
+    put(s.weights, x);
+    product(x, s, dout, q0, p.queries, v, k0, p.keys, p.value_width);
+    put(s.dscores, x);
+#pragma unroll 1
+    for (int i = thread_y(); i < kTile<T>; i += kSide) {
+      QueryRow<T, Normaliser> query(w, b, head, q0 + i);
+#pragma unroll 1
+      for (int j = thread_x(); j < kTile<T>; j += kSide) {
+        KeyRow key(w, b, k0 + j);
         bool is_kept = at.is_full || (key.is_there && pairs.keep(head, query.token, key.token));
-        auto g =
-            pairs.gradient(x[i][j], dweight[i][j], query.shift, query.delta, is_kept, head, query.token, key.token);
-        s.dscores[thread_y() + kSide * i][thread_x() + kSide * j] = g.dscore;
+        s.dscores[i][j] = pairs
+                              .gradient(s.weights[i][j], s.dscores[i][j], query.shift, query.delta, is_kept, head,
+                                        query.token, key.token)
+                              .dscore;
       }
     }
     accumulate(dq, s.dscores, s, k, k0, p.keys, p.key_width);

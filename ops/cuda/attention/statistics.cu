@@ -60,17 +60,20 @@ __global__ void __launch_bounds__(kThreads)
     int64_t q0 = int64_t{at.index} * kTile<T>;
     T x[R][R];
     product(x, s, k, k0, p.keys, q, q0, p.queries, p.key_width);
-#pragma unroll
-    for (int j = 0; j < R; ++j) {
-      int64_t i_query = q0 + thread_x() + kSide * j;
+    put(s.weights, x);
+#pragma unroll 1
+    for (int j = thread_x(); j < kTile<T>; j += kSide) {
+      int64_t i_query = q0 + j;
       if (i_query >= p.queries) continue;
       Token<int32_t> query = w.queries.tokens.at(b, i_query);
       T shift = shift_of<T>(p, (b * p.queries + i_query) * p.heads + head);
 #pragma unroll
       for (int i = 0; i < R; ++i) {
-        bool is_kept = at.is_full || pairs.keep(head, query, keys[i]);
-        if (is_kept)
-          mass[i] += share_of<Normaliser>(size_of(pairs.value(x[i][j], head, query, keys[i]), is_signed), shift).share;
+        if (!at.is_full && !pairs.keep(head, query, keys[i])) continue;
+        mass[i] +=
+            share_of<Normaliser>(
+                size_of(pairs.value(s.weights[thread_y() + kSide * i][j], head, query, keys[i]), is_signed), shift)
+                .share;
       }
     }
   }
@@ -109,15 +112,16 @@ __global__ void __launch_bounds__(kThreads)
     int64_t k0 = int64_t{at.index} * kTile<T>;
     T x[R][R];
     product(x, s, q, q0, p.queries, k, k0, p.keys, p.key_width);
-#pragma unroll
-    for (int j = 0; j < R; ++j) {
-      int64_t i_key = k0 + thread_x() + kSide * j;
+    put(s.weights, x);
+#pragma unroll 1
+    for (int j = thread_x(); j < kTile<T>; j += kSide) {
+      int64_t i_key = k0 + j;
       if (i_key >= p.keys) continue;
       Token<int32_t> key = w.keys.tokens.at(b, i_key);
 #pragma unroll
       for (int i = 0; i < R; ++i) {
         if (!at.is_full && !pairs.keep(head, queries[i], key)) continue;
-        T size = size_of(pairs.value(x[i][j], head, queries[i], key), is_signed);
+        T size = size_of(pairs.value(s.weights[thread_y() + kSide * i][j], head, queries[i], key), is_signed);
         Share<T> share = share_of<Normaliser>(size, shift[i]);
         if (share.share > T(0)) entropy[i] -= share.share * share.log2;
         top[i] = top[i] < size ? size : top[i];

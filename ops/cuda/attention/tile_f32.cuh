@@ -77,6 +77,16 @@ __device__ __forceinline__ void product(T (&acc)[kOf<T>][kOf<T>], Shared<T>& s, 
   }
 }
 
+// A product to shared memory, where loops over pairs can index it without being unrolled: unrolled, their functors take minutes to
+// compile. A thread reads back only what it has put there itself.
+template <class T>
+__device__ __forceinline__ void put(T (&to)[kTile<T>][kTile<T> + 1], const T (&x)[kOf<T>][kOf<T>]) {
+#pragma unroll
+  for (int i = 0; i < kOf<T>; ++i)
+#pragma unroll
+    for (int j = 0; j < kOf<T>; ++j) to[thread_y() + kSide * i][thread_x() + kSide * j] = x[i][j];
+}
+
 // acc[i][j] += sum over r of weights (y + 16 i, r) x (first + r, x + 16 j). The weights have just been written by the block.
 template <class T>
 __device__ __forceinline__ void accumulate(T (&acc)[kOf<T>][kMostColumns], const T (&weights)[kTile<T>][kTile<T> + 1],
