@@ -10,6 +10,22 @@
 
 namespace weft {
 
+namespace {
+
+Tensor rows_of(const Tensor& x) { return ops::contiguous(x).reshape({-1, x.size(-1)}); }
+
+// grads[i] of a weight and grads[i + 1] of its bias.
+void add_parameters(Grads& grads, size_t i, const Tensor& dy_rows, const Tensor& x, Wants wants) {
+  if (wants[i]) {
+    ops::LinearGrads both = ops::linear_backward(dy_rows, rows_of(x), wants[i + 1]);
+    grads[i] = both.dweight, grads[i + 1] = both.dbias;
+  } else if (wants[i + 1]) {
+    grads[i + 1] = ops::sum(ops::cast(dy_rows, dy_rows.dtype() == kF64 ? kF64 : kF32), 0);
+  }
+}
+
+}  // namespace
+
 Var matmul(const Var& a, const Var& b, ops::MatmulOptions options) {
   bool ta = options.transpose_a, tb = options.transpose_b;
   return record("matmul", ops::matmul(a.value(), b.value(), options), {a, b},
@@ -34,19 +50,31 @@ Var matmul(const Var& a, const Var& b, ops::MatmulOptions options) {
 Var linear(const Var& x, const Var& weight, const Var& bias) {
   Tensor y = ops::linear(x.value(), weight.value(), bias.value());
   auto backward_of = [x = Saved(x.value()), w = Saved(weight.value())](const Tensor& dy, Wants wants) {
-    int64_t out = w.get().size(0), in = w.get().size(1);
-    DType sum_dtype = w.get().dtype() == kF64 ? kF64 : kF32;
-    Tensor dy_rows = ops::contiguous(dy).reshape({-1, out});
+    Tensor dy_rows = rows_of(dy);
     Grads grads{Tensor(), Tensor(), Tensor()};
     if (wants[0]) grads[0] = ops::matmul(dy_rows, w).reshape(x.get().shape());
-    if (wants[1]) {
-      Tensor x_rows = ops::contiguous(x).reshape({-1, in});
-      grads[1] = ops::matmul(dy_rows, x_rows, {.transpose_a = true, .out = sum_dtype});
-    }
-    if (wants[2]) grads[2] = ops::sum(dy_rows.dtype() == sum_dtype ? dy_rows : ops::cast(dy_rows, sum_dtype), 0);
+    add_parameters(grads, 1, dy_rows, x, wants);
     return grads;
   };
   return record("linear", y, {x, weight, bias}, std::move(backward_of));
+}
+
+// h = gelu(z), z = x U^T + b, y = h W^T + c: dz = (dy W) gelu'(z); parameters and x as in linear.
+Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias) {
+  ops::LinearGelu hidden = ops::linear_gelu(x.value(), up.value(), up_bias.value());
+  Tensor y = ops::linear(hidden.y, down.value(), down_bias.value());
+  auto backward_of = [x = Saved(x.value()), u = Saved(up.value()), z = Saved(hidden.inner), h = Saved(hidden.y),
+                      w = Saved(down.value())](const Tensor& dy, Wants wants) {
+    Tensor dy_rows = rows_of(dy);
+    Grads grads{Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+    add_parameters(grads, 3, dy_rows, h, wants);
+    if (!wants[0] && !wants[1] && !wants[2]) return grads;
+    Tensor dz = ops::linear_gelu_backward(dy_rows, w, rows_of(z));
+    if (wants[0]) grads[0] = ops::matmul(dz, u).reshape(x.get().shape());
+    add_parameters(grads, 1, dz, x, wants);
+    return grads;
+  };
+  return record("gelu_mlp", y, {x, up, up_bias, down, down_bias}, std::move(backward_of));
 }
 
 }  // namespace weft

@@ -6,6 +6,8 @@
 #include "ops/cuda/matmul.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/reduce.h"
 
 namespace weft::ops {
 
@@ -104,9 +106,12 @@ void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, MatmulOptions op
   run(out, left, right, {}, beta);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+namespace {
+
+// The shape of linear's result, or an Error.
+Shape linear_shape(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   auto all = [&](std::string_view problem) {
-    return str("linear: ", problem, ": x is ", x, ", weight is ", weight, ", bias is ", bias);
+    return str(op, ": ", problem, ": x is ", x, ", weight is ", weight, ", bias is ", bias);
   };
   WEFT_CHECK(x.defined() && weight.defined(), all("an input is undefined"), "give x and a weight");
   WEFT_CHECK(x.num_dims() >= 1 && weight.num_dims() == 2, all("wrong number of dimensions"),
@@ -125,7 +130,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 
   Shape shape = x.shape();
   shape[shape.num_dims() - 1] = out;
-  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  return shape;
+}
+
+}  // namespace
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  Tensor y = Tensor::empty(linear_shape("linear", x, weight, bias), x.dtype(), x.device());
   if (x.num_dims() >= 2) {
     run(y, x, weight.transpose(0, 1), bias, 0);
   } else {
@@ -133,6 +144,52 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     run(row, x.unsqueeze(0), weight.transpose(0, 1), bias, 0);
   }
   return y;
+}
+
+LinearGelu linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if constexpr (kCuda) {
+    if (x.defined() && x.is_cuda()) {
+      Shape shape = linear_shape("linear_gelu", x, weight, bias);
+      LinearGelu result{Tensor::empty(shape, x.dtype(), x.device()), Tensor::empty(shape, x.dtype(), x.device())};
+      if (cuda::linear_gelu(result.y, result.inner, x, weight.transpose(0, 1), bias)) return result;
+    }
+  }
+  Tensor inner = linear(x, weight, bias);
+  return {gelu_tanh(inner), inner};
+}
+
+Tensor linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& inner) {
+  check_pair("linear_gelu_backward", dy, weight);
+  check_matrices("linear_gelu_backward", dy, weight);
+  Shape shape = product_shape("linear_gelu_backward", dy, weight, dy, weight);
+  WEFT_CHECK(inner.defined() && inner.shape() == shape && inner.dtype() == dy.dtype() && inner.is_contiguous() &&
+                 inner.device() == dy.device(),
+             str(both("linear_gelu_backward", "inner does not fit", dy, weight), ", inner is ", inner),
+             str("give a row-major ", dy.dtype(), " tensor of shape ", shape, " on their device"));
+  if constexpr (kCuda) {
+    if (dy.is_cuda()) {
+      Tensor result = Tensor::empty(shape, dy.dtype(), dy.device());
+      if (cuda::matmul_gelu_backward(result, dy, weight, inner)) return result;
+    }
+  }
+  return gelu_tanh_backward(matmul(dy, weight), inner);
+}
+
+LinearGrads linear_backward(const Tensor& dy, const Tensor& x, bool has_bias) {
+  check_pair("linear_backward", dy, x);
+  WEFT_CHECK(dy.num_dims() == 2 && x.num_dims() == 2 && dy.size(0) == x.size(0),
+             both("linear_backward", "rows do not fit", dy, x), "give dy [N, out] and x [N, in]");
+  const DType dtype = dy.dtype() == kF64 ? kF64 : kF32;
+  if constexpr (kCuda) {
+    if (has_bias && dy.is_cuda()) {
+      LinearGrads grads{Tensor::empty({dy.size(1), x.size(1)}, dtype, dy.device()),
+                        Tensor::empty({dy.size(1)}, dtype, dy.device())};
+      if (cuda::matmul_row_sums(grads.dweight, grads.dbias, dy.transpose(0, 1), x)) return grads;
+    }
+  }
+  LinearGrads grads{matmul(dy, x, {.transpose_a = true, .out = dtype}), {}};
+  if (has_bias) grads.dbias = sum(cast(dy, dtype), 0);
+  return grads;
 }
 
 }  // namespace weft::ops

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <unordered_map>
 
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 #include "weft/core/error.h"
 
@@ -61,12 +62,12 @@ uint32_t alignment_of(const void* p) {
 
 // What the choice of an algorithm depends on, as numbers.
 struct Key {
-  std::array<int64_t, 14> numbers;
+  std::array<int64_t, 15> numbers;
 
-  explicit Key(const Gemm& g) {
+  Key(const Gemm& g, const Epilogue& epilogue) {
     bool is_batch = num_batches(g) > 1;
     int64_t flags = static_cast<int64_t>(g.in) | static_cast<int64_t>(g.out) << 8 | int64_t{g.a.is_transposed} << 16 |
-                    int64_t{g.b.is_transposed} << 17 | int64_t{g.bias != nullptr} << 18;
+                    int64_t{g.b.is_transposed} << 17 | int64_t{g.bias != nullptr} << 18 | int64_t{epilogue.kind} << 19;
     numbers = {g.m,
                g.n,
                g.k,
@@ -80,7 +81,8 @@ struct Key {
                flags,
                alignment_of(g.a.data),
                alignment_of(g.b.data),
-               alignment_of(g.c)};
+               alignment_of(g.c),
+               epilogue.ld};
   }
   friend bool operator==(const Key&, const Key&) = default;
 };
@@ -125,7 +127,7 @@ struct Plan {
   size_t workspace_bytes = 0;
   bool exists = false;
 
-  Plan(const Gemm& g, cublasLtHandle_t handle) {
+  Plan(const Gemm& g, const Epilogue& epilogue, cublasLtHandle_t handle) {
     bool is_f64 = g.in == kF64;
     cublasLtMatmulDesc_t made = nullptr;
     check_cublas(cublasLtMatmulDescCreate(&made, is_f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
@@ -134,15 +136,37 @@ struct Plan {
     operation.reset(made);
     set(g, CUBLASLT_MATMUL_DESC_TRANSA, int32_t{g.b.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N});
     set(g, CUBLASLT_MATMUL_DESC_TRANSB, int32_t{g.a.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N});
-    if (g.bias) {
-      set(g, CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t{CUBLASLT_EPILOGUE_BIAS});
-      // The search reads the alignment off the pointer: every bias is taken for one of 16 bytes.
-      set(g, CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(kAlignment));
-    }
+    set(g, CUBLASLT_MATMUL_DESC_EPILOGUE, kind_of(g, epilogue));
+    // The search reads the alignment off pointers: all of these are taken for ones of 16 bytes.
+    set_pointers(g, g.bias ? kAny : nullptr, epilogue.at ? Epilogue{epilogue.kind, kAny, epilogue.ld} : epilogue);
+    is_optional_ = g.bias || epilogue.kind != Epilogue::none;
     a = operand_layout(g, g.a, g.m, g.k, g.a_step[0]);
     b = operand_layout(g, g.b, g.k, g.n, g.b_step[0]);
     c = layout(g, g.out, g.n, g.m, g.ldc, g.c_step[0]);
     choose(g, handle);
+  }
+
+  // A bias and sums of rows have one place in the descriptor.
+  void set_pointers(const Gemm& g, const void* bias, const Epilogue& epilogue) {
+    const bool is_sum = epilogue.kind == Epilogue::row_sums;
+    if (bias || is_sum) set(g, CUBLASLT_MATMUL_DESC_BIAS_POINTER, is_sum ? epilogue.at : bias);
+    if (is_sum || epilogue.kind == Epilogue::none) return;
+    set(g, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, epilogue.at);
+    set(g, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, epilogue.ld);
+  }
+
+ private:
+  inline static void* const kAny = reinterpret_cast<void*>(kAlignment);
+
+  // c' has the rows of c as columns: its bias lies along them, and a is the second operand, whose sums are BGRADB.
+  static uint32_t kind_of(const Gemm& g, const Epilogue& epilogue) {
+    switch (epilogue.kind) {
+      case Epilogue::none: return g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+      case Epilogue::gelu: return g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+      case Epilogue::gelu_backward: return CUBLASLT_EPILOGUE_DGELU;
+      case Epilogue::row_sums: return CUBLASLT_EPILOGUE_BGRADB;
+    }
+    return CUBLASLT_EPILOGUE_DEFAULT;
   }
 
   template <class T>
@@ -150,7 +174,6 @@ struct Plan {
     check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof(value)), g);
   }
 
- private:
   void choose(const Gemm& g, cublasLtHandle_t handle) {
     cublasLtMatmulPreference_t made = nullptr;
     check_cublas(cublasLtMatmulPreferenceCreate(&made), g);
@@ -171,7 +194,7 @@ struct Plan {
     auto status = cublasLtMatmulAlgoGetHeuristic(handle, operation.get(), b.get(), a.get(), c.get(), c.get(), made,
                                                  static_cast<int>(found.size()), found.data(), &count);
     if (status != CUBLAS_STATUS_SUCCESS) {
-      if (!g.bias) check_cublas(status, g);
+      if (!is_optional_) check_cublas(status, g);
       count = 0;
     }
     for (int i = 0; i < count && !exists; ++i) {
@@ -181,8 +204,10 @@ struct Plan {
       workspace_bytes = one.workspaceSize;
       exists = true;
     }
-    if (!exists && !g.bias) check_cublas(CUBLAS_STATUS_NOT_SUPPORTED, g);
+    if (!exists && !is_optional_) check_cublas(CUBLAS_STATUS_NOT_SUPPORTED, g);
   }
+
+  bool is_optional_ = false;  // the caller has another way
 };
 
 // Of one thread on one device: descriptors may not be used by two threads at once, and the workspace belongs to a stream.
@@ -196,15 +221,16 @@ class Session {
     workspace_ = Tensor::empty({kWorkspaceBytes}, kU8, device);
   }
 
-  bool run(const Gemm& g, cudaStream_t stream) {
-    Plan& plan = find(g);
+  bool run(const Gemm& g, const Epilogue& epilogue, cudaStream_t stream) {
+    Plan& plan = find(g, epilogue);
     if (!plan.exists) return false;
-    if (g.bias) plan.set(g, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+    plan.set_pointers(g, g.bias, epilogue);
     const double one = 1;
     const float one_f32 = 1, beta_f32 = static_cast<float>(g.beta);
     bool is_f64 = g.in == kF64;
     const void* alpha = is_f64 ? static_cast<const void*>(&one) : &one_f32;
     const void* beta = is_f64 ? static_cast<const void*>(&g.beta) : &beta_f32;
+    note_launch("matmul");
     check_cublas(cublasLtMatmul(handle_.get(), plan.operation.get(), alpha, g.b.data, plan.b.get(), g.a.data,
                                 plan.a.get(), beta, g.c, plan.c.get(), g.c, plan.c.get(), &plan.algorithm,
                                 workspace_.mutable_raw(), plan.workspace_bytes, stream),
@@ -216,11 +242,11 @@ class Session {
  private:
   static constexpr size_t kMaxPlans = 2048;
 
-  Plan& find(const Gemm& g) {
-    Key key(g);
+  Plan& find(const Gemm& g, const Epilogue& epilogue) {
+    Key key(g, epilogue);
     if (auto found = plans_.find(key); found != plans_.end()) return found->second;
     if (plans_.size() >= kMaxPlans) plans_.clear();  // a program whose shapes never repeat
-    return plans_.try_emplace(key, g, handle_.get()).first->second;
+    return plans_.try_emplace(key, g, epilogue, handle_.get()).first->second;
   }
 
   Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
@@ -230,7 +256,9 @@ class Session {
 
 }  // namespace
 
-bool cublaslt_matmul(const Gemm& g, Device device) {
+bool cublaslt_matmul(const Gemm& g, Device device, const Epilogue& epilogue) {
+  WEFT_ASSERT(epilogue.kind == Epilogue::none || (num_batches(g) == 1 && g.beta == 0 && g.in != kF64));
+  if (epilogue.ld % 8 != 0 || alignment_of(epilogue.at) != kAlignment) return false;
   WEFT_ASSERT(g.num_batch_dims <= 1 && num_batches(g) <= kMaxBatch);
   WEFT_ASSERT(!g.bias || alignment_of(g.bias) == kAlignment);
   // First of all: the thread's streams must outlive its sessions, whose workspaces go back to their stream.
@@ -238,7 +266,7 @@ bool cublaslt_matmul(const Gemm& g, Device device) {
   thread_local std::map<int, Session> of_thread;
   auto session = of_thread.find(device.index);
   if (session == of_thread.end()) session = of_thread.try_emplace(device.index, g, device).first;
-  return session->second.run(g, s);
+  return session->second.run(g, epilogue, s);
 }
 
 std::string cublaslt_version() {

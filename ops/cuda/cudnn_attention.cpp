@@ -40,6 +40,7 @@ bool cudnn_attend_backward(ops::AttentionGrads&, const Tensor&, const Tensor&, c
 
 #include "ops/cuda/cudnn_graph.h"
 #include "ops/cuda/elementwise.h"
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 #include "weft/core/error.h"
 
@@ -199,6 +200,7 @@ class Session {
     Tensor workspace = Tensor::empty({planned.plan->workspace_bytes()}, kU8, device);
     handle_.use_stream(s);
     planned.plan->run(handle_.get(), memory, workspace.mutable_raw());
+    note_launch("attention (cuDNN)");
     check_launch("attention (cuDNN)", s);
   }
 

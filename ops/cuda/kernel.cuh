@@ -12,6 +12,7 @@
 #ifdef WEFT_CUDA_EMULATED
 #include "ops/cuda/emulator.h"
 #endif
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 #include "weft/core/tensor.h"
 
@@ -120,6 +121,7 @@ template <class... P, class... A>
 void launch(std::string_view op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  note_launch(op, int64_t{grid.x} * grid.y * grid.z, int64_t{block.x} * block.y * block.z, shared_bytes);
 #ifdef WEFT_CUDA_EMULATED
   emulator::run(op, grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });
   check_launch(op, stream);

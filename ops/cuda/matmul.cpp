@@ -13,6 +13,11 @@ void matmul(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, d
   cpu::matmul(out, a, b, bias, beta);
 }
 
+// No cuBLASLt, no epilogues.
+bool linear_gelu(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&) { return false; }
+bool matmul_gelu_backward(Tensor&, const Tensor&, const Tensor&, const Tensor&) { return false; }
+bool matmul_row_sums(Tensor&, Tensor&, const Tensor&, const Tensor&) { return false; }
+
 }  // namespace weft::cuda
 
 #else
@@ -89,6 +94,35 @@ void matmul(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, d
     g.beta = 1;
   }
   run_batches(g, out.device());
+}
+
+namespace {
+
+// One product of two-dimensional views with an epilogue. Sizes of zero are for the caller's single ops.
+bool run_with(const Epilogue& epilogue, Tensor out, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (out.num_elements() == 0 || a.size(-1) == 0) return false;
+  ops::GemmCall call(out, a, b, bias, 0, dense_copy);
+  const Gemm& g = call.gemm;
+  auto is_aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  // f32 is for checks: how exact the library's tanh is does not matter to bf16 alone.
+  if (epilogue.kind != Epilogue::row_sums && g.in != kBF16) return false;
+  if (g.num_products() != 1 || g.in == kF64 || !is_aligned(g.bias) || !is_aligned(epilogue.at)) return false;
+  return cublaslt_matmul(g, out.device(), epilogue);
+}
+
+}  // namespace
+
+bool linear_gelu(Tensor& y, Tensor& inner, const Tensor& x, const Tensor& weight_t, const Tensor& bias) {
+  const int64_t in = x.size(-1), out = y.size(-1);
+  Tensor rows = (x.is_contiguous() ? x : dense_copy(x)).reshape({-1, in});
+  return run_with({Epilogue::gelu, inner.mutable_raw(), out}, y.reshape({-1, out}), rows, weight_t, bias);
+}
+bool matmul_gelu_backward(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& inner) {
+  // Only read.
+  return run_with({Epilogue::gelu_backward, const_cast<void*>(inner.raw()), inner.size(-1)}, out, a, b, {});
+}
+bool matmul_row_sums(Tensor& out, Tensor& sums, const Tensor& a, const Tensor& b) {
+  return run_with({Epilogue::row_sums, sums.mutable_raw(), 0}, out, a, b, {});
 }
 
 }  // namespace weft::cuda

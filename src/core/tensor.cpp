@@ -5,6 +5,7 @@
 
 #include "weft/core/error.h"
 #ifdef WEFT_WITH_CUDA
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 #endif
 
@@ -99,6 +100,9 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device, std::source
   try {
     t.storage_ = allocator(device).allocate(t.num_bytes());
   } catch (const Error& error) { fail(str("tensor ", shape, " ", dtype, ": ", error.problem()), error.fix(), caller); }
+#ifdef WEFT_WITH_CUDA
+  if (device.is_cuda()) cuda::note_tensor(shape, dtype);
+#endif
   return t;
 }
 

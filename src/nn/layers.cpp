@@ -38,8 +38,10 @@ Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options)
 
 Var Linear::operator()(const Var& x) const {
   Scope scope(name());
-  return bias_ ? linear(x, weight_, cast(*bias_, x.dtype())) : linear(x, weight_);
+  return linear(x, weight_, bias_as(x.dtype()));
 }
+
+Var Linear::bias_as(DType dtype) const { return bias_ ? cast(*bias_, dtype) : Var(); }
 
 Embedding::Embedding(int64_t count, int64_t dim, Rng rng, double std)
     : weight_(normal_init({count, dim}, rng["weight"], std)) {

@@ -71,7 +71,8 @@ TEST_F(DeviceFault, OfAKernelLeavesTheLastCheckpoint) {
     ASSERT_NE(broken.exit_code, 0) << "no step 3 within " << fault << " kernels";
   } while (!fs::exists(folder_ / "run/checkpoints/step-00000002/model.safetensors"));
   expect_texts(broken, {"CUDA error cudaErrorIllegalAddress: an illegal memory access was encountered",
-                        "this process cannot use the GPU any more", "where: "});
+                        "this process cannot use the GPU any more", "where: ", "last kernels, newest first",
+                        " blocks of ", " threads, ", " bytes of shared memory", "last tensors ["});
   auto resumed = train("");
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_NE(resumed.err.find("resumed at step"), std::string::npos) << resumed.err;

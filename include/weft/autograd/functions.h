@@ -84,6 +84,8 @@ Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options = {});
 // matmul.cpp
 Var matmul(const Var& a, const Var& b, ops::MatmulOptions options = {});
 Var linear(const Var& x, const Var& weight, const Var& bias = {});
+// linear(gelu_tanh(linear(x, up, up_bias)), down, down_bias), fused where the device can; biases may be undefined.
+Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias);
 
 // norm.cpp
 Var rms_norm(const Var& x, const Var& weight, double eps);

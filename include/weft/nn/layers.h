@@ -24,6 +24,7 @@ class Linear final : public Module {
   Linear(int64_t in, int64_t out, Rng rng, LinearOptions options = {});
   Var operator()(const Var& x) const;
   Param& weight() { return weight_; }
+  Var bias_as(DType dtype) const;  // undefined without one
 
  private:
   Param weight_;

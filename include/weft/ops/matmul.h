@@ -23,4 +23,19 @@ void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, MatmulOptions op
 // x [..., in] times weight [out, in] transposed, plus bias [out] if defined -> [..., out].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
+// Fused products of a feed-forward network with GELU's tanh form, each one call of cuBLASLt on a GPU where it has the kernel. The same
+// numbers as the single ops up to roundings that the fusion leaves out.
+struct LinearGelu {
+  Tensor y;      // gelu_tanh(inner)
+  Tensor inner;  // linear(x, weight, bias), what the backward keeps
+};
+LinearGelu linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+// (dy weight) * gelu_tanh'(inner): from dy [N, out] of linear(gelu_tanh(inner), weight) to the gradient of inner [N, in].
+Tensor linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& inner);
+// Gradients of linear's parameters from dy [N, out] and x [N, in], f32 (f64 of f64): dy^T x, and dy summed over its rows.
+struct LinearGrads {
+  Tensor dweight, dbias;
+};
+LinearGrads linear_backward(const Tensor& dy, const Tensor& x, bool has_bias);
+
 }  // namespace weft::ops

@@ -1,4 +1,5 @@
 // Tensor::zeros and Tensor::full of dense CUDA tensors.
+#include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
 
 namespace weft {
@@ -28,6 +29,7 @@ void cuda_fill(Tensor& t, double value) {
     else x = static_cast<T>(value);
     fill<T><<<blocks, kThreads, 0, stream>>>(static_cast<T*>(data), n, x);
   });
+  cuda::note_launch("full");
   cuda::check_launch("full", stream);
 }
 

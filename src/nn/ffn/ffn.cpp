@@ -29,7 +29,10 @@ class GeluFfn final : public Ffn {
         down_(ffn_hidden(o), o.dim, rng["down"], {o.has_bias, o.out_std}) {
     name_parts({{"up", up_}, {"down", down_}});
   }
-  Var forward(const Var& x_BTD, Tokens&) override { return down_(gelu_tanh(up_(x_BTD))); }
+  Var forward(const Var& x_BTD, Tokens&) override {
+    const DType dtype = x_BTD.dtype();
+    return gelu_mlp(x_BTD, up_.weight(), up_.bias_as(dtype), down_.weight(), down_.bias_as(dtype));
+  }
 
  private:
   Linear up_, down_;
