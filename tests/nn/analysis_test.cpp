@@ -140,9 +140,7 @@ TEST(Probe, AgreesWithReportsOfPairs) {
         for (int64_t j = 0; j < T; ++j) {  // head 0
           const auto x = static_cast<double>(w[static_cast<size_t>(i * 2 * T + j)]);
           const bool is_seen = j <= i && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(j)];
-          if (!is_seen) {
-            EXPECT_EQ(x, 0) << i << " " << j;
-          }
+          if (!is_seen) { EXPECT_EQ(x, 0) << i << " " << j; }
           sum += x, entropy -= x > 0 ? x * std::log(x) / T : 0;
           first += positions[static_cast<size_t>(j)] == 0 ? x / T : 0;
         }

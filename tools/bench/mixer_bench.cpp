@@ -128,12 +128,14 @@ std::vector<Row> run_mixers(const BenchOptions& options) {
 // The goal: at most a quarter more on the step that takes them.
 std::vector<Row> run_diagnostics(const BenchOptions& options) {
   const StepShape& shape = options.quick ? kQuickShape : kShape;
-  SoftmaxOptions gated{.heads = shape.heads, .gates = {{}}, .affine = {.is_on = true}},
-      mixture{.heads = shape.heads}, sigmoid{.heads = shape.heads};
+  SoftmaxOptions gated{.heads = shape.heads, .gates = {{}}, .affine = {.is_on = true}}, mixture{.heads = shape.heads},
+      sigmoid{.heads = shape.heads};
   mixture.head_mixture = {.active = shape.heads / 2, .shared = shape.heads / 4};
   sigmoid.weights.kind = WeightKind::sigmoid;
-  const std::pair<const char*, SoftmaxOptions> cases[] = {
-      {"plain", {.heads = shape.heads}}, {"gate and affine", gated}, {"mixture of heads", mixture}, {"sigmoid", sigmoid}};
+  const std::pair<const char*, SoftmaxOptions> cases[] = {{"plain", {.heads = shape.heads}},
+                                                          {"gate and affine", gated},
+                                                          {"mixture of heads", mixture},
+                                                          {"sigmoid", sigmoid}};
   std::vector<Row> rows;
   for (const auto& [name, mixer] : cases) {
     TrainingStep step(options_with(shape, mixer), shape.batch, kF32);

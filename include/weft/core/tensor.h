@@ -6,8 +6,8 @@
 
 #include <initializer_list>
 #include <memory>
-#include <span>
 #include <source_location>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
