@@ -135,6 +135,8 @@ Var to(const Var& x, Device device) {
                 [home](const Tensor& dy, Wants) { return Grads{ops::to(dy, home)}; });
 }
 
+Tensor equal(const Tensor& a, const Tensor& b) { return ops::equal(a, b); }
+
 void assign(Tensor& to, const Tensor& from) {
   WEFT_CHECK(to.shape() == from.shape(), str("assign: ", from, " into ", to), "keep the shape");
   ops::copy_(to, from);

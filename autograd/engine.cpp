@@ -114,12 +114,7 @@ class Backward {
     uint64_t wanted = 0;
     for (size_t i = 0; i < std::min<size_t>(h.num_edges, 64); ++i) wanted |= uint64_t{h.edges[i].node != nullptr} << i;
 
-    Grads grads = [&] {
-      Scope scope(h.op);
-      if (!h.path) return node->run(dys, Wants(wanted));
-      Scope module(*h.path);
-      return node->run(dys, Wants(wanted));
-    }();
+    Grads grads = run_in_scope(node, h, dys, Wants(wanted));
     WEFT_CHECK(grads.size() == h.num_edges,
                str("backward: ", name_of(h), " returned ", grads.size(), " gradients for ", h.num_edges, " inputs"),
                "return one per input, undefined where there is none");
@@ -133,6 +128,18 @@ class Backward {
       check(h, i, grads[i]);
       give(edge.node, edge.output, std::move(grads[i]));
     }
+  }
+
+  // One scope: the op, in the module of its forward where that is known ("model.layers.0.mixer.q.linear").
+  static Grads run_in_scope(Node* node, const NodeHeader& h, std::span<const Tensor> dys, Wants wants) {
+    if (!h.path || h.path->empty()) {
+      Scope scope(h.op);
+      return node->run(dys, wants);
+    }
+    const std::string path = str(*h.path, ".", h.op);
+    ScopeRoot root;  // the path has the names outside backward, if there are any
+    Scope scope(path);
+    return node->run(dys, wants);
   }
 
   static void check(NodeHeader& h, size_t input, const Tensor& grad) {

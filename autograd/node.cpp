@@ -107,7 +107,8 @@ void* allocate_node(size_t object_bytes, const char* op, std::span<const Tensor>
   h->outputs = reinterpret_cast<Output*>(block + sizeof(NodeHeader) + object_bytes + edge_bytes);
   h->num_outputs = static_cast<uint32_t>(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) ::new (h->outputs + i) Output{outputs[i].shape(), outputs[i].dtype(), {}};
-  if (anomaly_mode()) h->path = new std::string(Scope::path());
+  if (anomaly_mode() || Scope::is_watched()) [[unlikely]]
+    h->path = new std::string(Scope::path());
   return block + sizeof(NodeHeader);
 }
 

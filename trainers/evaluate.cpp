@@ -7,8 +7,6 @@
 #include <numbers>
 #include <vector>
 
-#include "weft/ops/elementwise.h"
-
 namespace weft::train {
 
 namespace {
@@ -77,32 +75,36 @@ std::string Evaluation::text() const {
   return out;
 }
 
-TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row) {
-  Tensor positions = on_default_device(batch.positions);
-  if (!keeps_documents_apart) return {positions, {}, {}, first_row, true};
-  return {positions, on_default_device(batch.documents), on_default_device(batch.document_positions), first_row, true};
+TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row, Upload& upload) {
+  TokenData data{.positions = upload(batch.positions), .first_row = first_row, .are_consecutive = true};
+  data.cpu_positions = batch.positions;
+  if (!keeps_documents_apart) return data;
+  data.documents = upload(batch.documents);
+  data.document_positions = upload(batch.document_positions);
+  data.cpu_documents = batch.documents;
+  data.cpu_document_positions = batch.document_positions;
+  return data;
 }
 
 AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
   data::ValidationWindows windows = data.windows(context);
   const int64_t full = std::max<int64_t>(1, windows.num_windows() - 1);  // the last may be padded
   data::Batch batch = windows.batch(0, std::min(rows, full));
-  return {on_default_device(batch.tokens), on_default_device(batch.targets),
-          token_data(batch, data.keeps_documents_apart(), 0)};
+  Upload upload(default_device());
+  return {upload(batch.tokens), upload(batch.targets), token_data(batch, data.keeps_documents_apart(), 0, upload)};
 }
-
-Tensor on_default_device(const Tensor& x) { return ops::to(x, default_device()); }
 
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options) {
   NoGrad no_grad;
   Counter counter{options};
+  Upload upload(default_device());
   int64_t total = windows.num_windows();
   for (int64_t first = 0; first < total; first += options.batch) {
     data::Batch batch = windows.batch(first, std::min(options.batch, total - first));
     if (first == 0 && options.max_tokens > 0)
       total = std::clamp<int64_t>(options.max_tokens / batch.tokens.size(1), 1, total);
-    Tokens tokens(token_data(batch, options.keeps_documents_apart, first), {.attention = options.attention});
-    LanguageModelLoss loss = model.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens, 1);
+    Tokens tokens(token_data(batch, options.keeps_documents_apart, first, upload), {.attention = options.attention});
+    LanguageModelLoss loss = model.loss(upload(batch.tokens), upload(batch.targets), tokens, 1);
     counter.add(batch, loss.losses);
     if (options.progress) options.progress(std::min(first + options.batch, total), total);
   }

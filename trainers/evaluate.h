@@ -7,6 +7,7 @@
 #include <string>
 
 #include "trainers/run_data.h"
+#include "weft/core/staging.h"
 #include "weft/data/loader.h"
 #include "weft/models/analysis.h"
 
@@ -38,9 +39,7 @@ Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows
 // The first `rows` validation windows, or fewer if there are fewer full ones, for weft/models/analysis.h.
 AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows);
 
-// What Tokens wants of a batch.
-// A loader's tensors where the model is.
-TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row);
-Tensor on_default_device(const Tensor& x);
+// What Tokens wants of a loader's batch, where the model is.
+TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row, Upload& upload);
 
 }  // namespace weft::train

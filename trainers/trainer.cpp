@@ -24,7 +24,8 @@ Trainer::Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader&
       options_(options),
       byte_lengths_(std::move(byte_lengths)),
       guard_(options.guard),
-      params_(model.params()) {
+      params_(model.params()),
+      upload_(default_device()) {
   WEFT_CHECK(params_.size() == optimizer.params().size(),
              str("trainer: the model has ", params_.size(), " parameters, the optimiser ", optimizer.params().size()),
              "make the optimiser from optimizer_params(model)");
@@ -59,8 +60,8 @@ std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Rep
 
 }  // namespace
 
-Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
-                                 std::vector<std::pair<std::string, double>>* diagnostics) {
+void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+                               std::vector<std::pair<std::string, double>>* diagnostics) {
   const auto* targets = batch.targets.data<int32_t>();
   auto here = std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
   TokensOptions tokens_options{.is_training = true,
@@ -68,32 +69,16 @@ Tensor Trainer::forward_backward(const data::Batch& batch, int64_t first_row, in
                                .loss_share = static_cast<double>(here) / static_cast<double>(num_targets),
                                .takes_diagnostics = diagnostics != nullptr,
                                .attention = options_.attention};
-  Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row), tokens_options);
+  Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row, upload_), tokens_options);
   MemoryTag tag("activations");
   LanguageModelLoss result = [&] {
     ProfileRange range("forward");
-    return model_.loss(on_default_device(batch.tokens), on_default_device(batch.targets), tokens,
-                       1.0 / static_cast<double>(num_targets));
+    return model_.loss(upload_(batch.tokens), upload_(batch.targets), tokens, 1.0 / static_cast<double>(num_targets));
   }();
   if (diagnostics) *diagnostics = merged(tokens.reports());
   ProfileRange range("backward");
   backward(result.loss);
-  losses_.push_back(result.losses);
-  return result.loss.value();
-}
-
-// Loss and nats of the step, when a device has been asked for all of its micro-batches.
-void Trainer::collect(std::span<const Tensor> totals, std::span<const data::Batch> batches, StepResult& step) {
-  for (const Tensor& total : totals) step.loss += total.item();
-  for (size_t b = 0; b < batches.size() && !byte_lengths_.empty(); ++b) {
-    Tensor losses = losses_[b].cpu();
-    const auto* targets = batches[b].targets.data<int32_t>();
-    const auto* nats = losses.data<float>();
-    for (int64_t i = 0; i < losses.num_elements(); ++i)
-      if (targets[i] >= 0 && byte_lengths_[static_cast<size_t>(targets[i])] > 0)
-        step.byte_nats += static_cast<double>(nats[i]);
-  }
-  losses_.clear();
+  losses_.add(result.loss.value(), result.losses, batch.targets, byte_lengths_, upload_);
 }
 
 StepResult Trainer::step() {
@@ -115,18 +100,20 @@ StepResult Trainer::step() {
   WEFT_CHECK(result.num_targets > 0,
              str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
              "check data.end_of_text and document_mask");
-  std::vector<Tensor> totals;
-  losses_.clear();
+  losses_.start();
   const bool takes_diagnostics = options_.diagnostics_every > 0 && (step_ + 1) % options_.diagnostics_every == 0;
   for (size_t i = 0; i < batches.size(); ++i)
-    totals.push_back(forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch,
-                                      result.num_targets, takes_diagnostics && i == 0 ? &result.diagnostics : nullptr));
-  collect(totals, batches, result);
+    forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result.num_targets,
+                     takes_diagnostics && i == 0 ? &result.diagnostics : nullptr);
+  losses_.send();
 
   ProfileRange range("update");
   std::vector<Tensor> grads;
   for (const NamedParam& p : params_) grads.push_back(p.param->grad());
-  result.grad_norm = global_norm(grads);
+  result.grad_norm = global_norm(grads);  // waits for the device: what was sent before is here then
+  StepLosses::Sums sums = losses_.sums();
+  result.loss = sums.loss;
+  result.byte_nats = sums.byte_nats;
   result.was_skipped = guard_.refuses(result.loss, result.grad_norm);
   WEFT_CHECK(result.was_skipped || (std::isfinite(result.loss) && std::isfinite(result.grad_norm)),
              str("step ", step_, ": loss ", result.loss, ", gradient norm ", result.grad_norm),

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "trainers/guard.h"
+#include "trainers/step_losses.h"
 #include "trainers/translate.h"
+#include "weft/core/staging.h"
 #include "weft/data/loader.h"
 
 namespace weft::train {
@@ -38,7 +40,9 @@ class Trainer {
   Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader& loader, TrainerOptions options,
           std::vector<int64_t> byte_lengths);
 
-  StepResult step();  // Error that names step and loss if it is not finite and no guard is on
+  // Error that names step and loss if it is not finite and no guard is on. A GPU is waited for once, for loss and gradient norm, besides
+  // what layers wait for.
+  StepResult step();
   int64_t num_steps() const { return step_; }
   int64_t num_tokens() const { return step_ * options_.plan.tokens_per_step; }
   int64_t num_skipped() const { return num_skipped_; }
@@ -47,10 +51,9 @@ class Trainer {
   void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
-  // Its share of the loss; what layers report goes to `diagnostics`, if that is given.
-  Tensor forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
-                          std::vector<std::pair<std::string, double>>* diagnostics);
-  void collect(std::span<const Tensor> totals, std::span<const data::Batch> batches, StepResult& result);
+  // What layers report goes to `diagnostics`, if that is given.
+  void forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+                        std::vector<std::pair<std::string, double>>* diagnostics);
 
   LanguageModel& model_;
   Optimizer& optimizer_;
@@ -59,7 +62,8 @@ class Trainer {
   std::vector<int64_t> byte_lengths_;
   OutlierGuard guard_;
   std::vector<NamedParam> params_;
-  std::vector<Tensor> losses_;  // of the step's micro-batches, per token
+  Upload upload_;
+  StepLosses losses_;
   int64_t step_ = 0, num_skipped_ = 0;
 };
 

@@ -40,7 +40,7 @@ struct alignas(16) NodeHeader {
   uint32_t block_bytes = 0;
   bool is_leaf = false, is_queued = false, was_used = false;
   std::vector<Hook>* hooks = nullptr;  // rare
-  std::string* path = nullptr;         // module path, in anomaly mode only
+  std::string* path = nullptr;         // module path, in anomaly mode and while scopes are watched
 
   std::span<Edge> inputs() { return {edges, num_edges}; }
   std::span<Output> results() { return {outputs, num_outputs}; }

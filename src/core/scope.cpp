@@ -17,8 +17,6 @@ ScopeWatch* find_tool() {
 }
 ScopeWatch* const tool = find_tool();  // null for scopes of static objects made before
 
-bool is_watched() { return of_thread || tool; }
-
 }  // namespace
 
 Scope::Scope(std::string_view name) : name_(name), outer_(innermost_scope) {
@@ -32,13 +30,15 @@ Scope::~Scope() {
   innermost_scope = outer_;
 }
 
+bool Scope::is_watched() { return of_thread || tool; }
+
 ScopeWatch* thread_watch() { return of_thread; }
 void set_thread_watch(ScopeWatch* watch) { of_thread = watch; }
 
 bool begin_span(const std::string& path) {
   if (of_thread) of_thread->begin(path);
   if (tool) tool->begin(path);
-  return is_watched();
+  return Scope::is_watched();
 }
 
 void end_span() {

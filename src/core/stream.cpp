@@ -37,8 +37,9 @@ Event::Event(Device device, bool) : device_(device) {
 }
 Event::~Event() = default;
 void Event::record() { record_cpu(); }
-void Event::wait() {}
+void Event::wait(Device) {}
 void Event::synchronize() {}
+bool Event::is_reached() const { return true; }
 double Event::elapsed_ms(const Event& begin) const { return time_ms_ - begin.time_ms_; }
 
 PinnedBuffer::PinnedBuffer(size_t bytes) : data_(::operator new(bytes)), bytes_(bytes) {}

@@ -38,18 +38,23 @@ void Buffer::set_value(const Tensor& value) {
   assign(value_, value);
 }
 
-void Buffer::add(const Tensor& sum, double count) {
+void Buffer::add(const Tensor& sum, const Tensor& count) {
   WEFT_CHECK(sum.shape() == value_.shape(), str("Buffer: sum ", sum, " for ", value_),
              "add sums of the buffer's shape");
-  Tensor more = cast(Var(sum), kF64).value();
-  sum_ = sum_.defined() ? weft::add(sum_, more).value() : more;
-  count_ += count;
+  WEFT_CHECK(count.num_elements() == 1, str("Buffer: count ", count), "give one number");
+  auto collect = [](Tensor& all, const Tensor& part) {
+    Tensor more = cast(Var(part), kF64).value();
+    all = all.defined() ? weft::add(all, more).value() : more;
+  };
+  collect(sum_, sum);
+  collect(count_, count.reshape({}));
 }
 
 void Buffer::update() {
-  if (count_ == 0) return;
-  Var next = cast(Var(value_), kF64) * decay_ + Var(sum_) * ((1 - decay_) / count_);
-  assign(value_, next.value());
+  if (!sum_.defined()) return;
+  auto number = [&](double x) { return Tensor::full({}, x, kF64, value_.device()); };
+  Var before = cast(Var(value_), kF64), next = before * decay_ + Var(sum_) * (Var(number(1 - decay_)) / count_);
+  assign(value_, where(equal(count_, number(0)), before, next).value());
   discard();
 }
 

@@ -34,6 +34,9 @@ Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), 
   check(data_.positions, "positions");
   check(data_.documents, "documents");
   check(data_.document_positions, "document_positions");
+  check(data_.cpu_positions, "cpu_positions");
+  check(data_.cpu_documents, "cpu_documents");
+  check(data_.cpu_document_positions, "cpu_document_positions");
   if (options_.cache) {
     WEFT_CHECK(options_.cache->batch() == batch(),
                str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
@@ -46,6 +49,26 @@ Tokens::~Tokens() = default;
 
 const Tensor& Tokens::document_positions() const {
   return data_.document_positions.defined() ? data_.document_positions : data_.positions;
+}
+
+static std::span<const int32_t> fetched(std::vector<int32_t>& kept, const Tensor& on_cpu, const Tensor& there) {
+  const Tensor& from = on_cpu.defined() ? on_cpu : there;
+  if (kept.empty() && from.defined()) kept = from.to_vector<int32_t>();
+  return kept;
+}
+
+std::span<const int32_t> Tokens::cpu_positions() const {
+  return fetched(cpu_positions_, data_.cpu_positions, data_.positions);
+}
+
+std::span<const int32_t> Tokens::cpu_documents() const {
+  if (!data_.documents.defined()) return {};
+  return fetched(cpu_documents_, data_.cpu_documents, data_.documents);
+}
+
+std::span<const int32_t> Tokens::cpu_document_positions() const {
+  if (!data_.document_positions.defined()) return cpu_positions();
+  return fetched(cpu_document_positions_, data_.cpu_document_positions, data_.document_positions);
 }
 
 // Of the tokens as queries and keys, with what the options of every call of the core say about them.
@@ -97,18 +120,18 @@ std::array<Var, 2> Tokens::attend_some(const Var& q_1NHK, const Var& k_1TGK, con
                                        std::span<const int32_t> which, ops::AttentionOptions options) {
   WEFT_CHECK(!options_.cache && (options.dropout == 0 || !is_training()),
              "attend_some: in decoding, or with dropout of weights", "use attend() for all queries");
-  auto some = [&](const Tensor& all) {
-    if (!all.defined()) return all;
-    auto values = all.slice(0, row, row + 1).to_vector<int32_t>();
+  auto some = [&](std::span<const int32_t> all) {
+    if (all.empty()) return Tensor();
+    std::span<const int32_t> values = all.subspan(static_cast<size_t>(row * num_tokens()));
     std::vector<int32_t> kept;
     for (int32_t i : which) kept.push_back(values[static_cast<size_t>(i)]);
     Tensor out = Tensor::from(std::span<const int32_t>(kept), {1, static_cast<int64_t>(kept.size())});
-    return to(out, all.device()).value();
+    return to(out, data_.positions.device()).value();
   };
   auto of_row = [&](const Tensor& all) { return all.defined() ? all.slice(0, row, row + 1) : all; };
   options.mask.same_document = data_.documents.defined();
   options.dropout = 0;
-  return weft::attend(q_1NHK, k_1TGK, v_1TGV, {some(data_.positions), some(data_.documents)},
+  return weft::attend(q_1NHK, k_1TGK, v_1TGV, {some(cpu_positions()), some(cpu_documents())},
                       {of_row(data_.positions), of_row(data_.documents)}, options);
 }
 
@@ -128,25 +151,22 @@ Tensor Tokens::gathered_positions() const {
 
 Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window) const {
   Tensor gathered = options_.cache ? gathered_positions() : data_.positions;
-  const int64_t B = batch(), I = end - begin, S = gathered.size(1), first = S - num_tokens();
+  constexpr int64_t kNoBound = int64_t{1} << 30;  // beyond all positions
+  const int64_t S = gathered.size(1), first = S - num_tokens();
   WEFT_CHECK(begin >= -first && begin <= end && end <= num_tokens() && num_keys <= S,
              str("seen: tokens ", begin, " to ", end, " of ", num_tokens(), ", ", num_keys, " keys of ", S),
              "ask for tokens that exist");
-  auto positions = gathered.to_vector<int32_t>();
-  auto documents = data_.documents.defined() ? data_.documents.to_vector<int32_t>() : std::vector<int32_t>();
-  Tensor mask = Tensor::empty({B, I, num_keys}, kBool, Device::cpu());
-  bool* out = mask.mutable_data<bool>();
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t i = begin; i < end; ++i) {
-      auto q = static_cast<size_t>(b * S + first + i);
-      for (int64_t j = 0; j < num_keys; ++j) {
-        auto k = static_cast<size_t>(b * S + j);
-        int64_t distance = int64_t{positions[q]} - positions[k];
-        bool is_same = documents.empty() || (documents[q] == documents[k] && documents[q] >= 0);
-        *out++ = distance >= 0 && (window == 0 || distance < window) && is_same;
-      }
-    }
-  return to(mask, data_.positions.device()).value();
+  auto number = [&](int64_t x) { return Var(Tensor::full({}, static_cast<double>(x), kI32, gathered.device())); };
+  auto queries = [&](const Tensor& all) { return Var(all.slice(1, first + begin, first + end).unsqueeze(2)); };
+  auto keys = [&](const Tensor& all) { return all.slice(1, 0, num_keys).unsqueeze(1); };
+  // Positive where the key is seen: one more than the distance; not more than the window has left, and than a padded query has.
+  Var room = (queries(gathered) - number(-1)) - Var(keys(gathered));
+  if (window > 0 && window < kNoBound) room = minimum(room, number(window + 1) - room);
+  if (data_.documents.defined()) {
+    room = minimum(room, queries(data_.documents) - number(-1));
+    room = where(equal(queries(data_.documents).value(), keys(data_.documents)), room, number(0));
+  }
+  return cast(maximum(room, number(0)), kBool).value();
 }
 
 Var Tokens::scan(const Var& x) {
@@ -159,10 +179,19 @@ Var Tokens::scan(const Var& x) {
   return total;
 }
 
+// Whether the token n before is of the same document: [B, T] bool.
+static Tensor continues(const Tensor& documents_BT, int64_t n) {
+  constexpr double kNoDocument = -2;  // -1 is padding
+  const int64_t B = documents_BT.size(0), T = documents_BT.size(1), kept = std::min(n, T);
+  const Var parts[] = {Tensor::full({B, kept}, kNoDocument, kI32, documents_BT.device()),
+                       documents_BT.slice(1, 0, T - kept)};
+  return equal(documents_BT, concatenate(parts, 1).value());
+}
+
 Var Tokens::shift(const Var& x, int64_t n) {
   WEFT_CHECK(n >= 0, str("shift: n is ", n), "shift looks back: n >= 0");
   if (n == 0) return x;
-  int64_t B = batch(), T = num_tokens(), kept = std::min(n, T);
+  int64_t T = num_tokens(), kept = std::min(n, T);
   Shape before_shape = x.shape();
   before_shape[1] = n;
   Var before = Tensor::zeros(before_shape, x.dtype(), x.device());
@@ -175,13 +204,8 @@ Var Tokens::shift(const Var& x, int64_t n) {
   const Var parts[] = {before, x.size(1) > 0 ? slice(x, 1, 0, T - kept) : x};
   Var y = kept < n ? slice(before, 1, 0, T) : concatenate(parts, 1);
   if (!data_.documents.defined()) return y;
-  Tensor same = Tensor::empty({B, T}, kBool, Device::cpu());
-  auto documents = data_.documents.to_vector<int32_t>();
-  for (int64_t i = 0; i < B * T; ++i)
-    same.mutable_data<bool>()[i] =
-        i % T >= n && documents[static_cast<size_t>(i)] == documents[static_cast<size_t>(i - n)];
+  Tensor same = continues(data_.documents, n);
   for (int i = 2; i < x.num_dims(); ++i) same = same.unsqueeze(-1);
-  same = to(same, x.device()).value();
   return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
 }
 
@@ -298,8 +322,8 @@ void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
   if (is_training()) losses_.push_back({std::string(name), value, weight * options_.loss_share});
 }
 
-void Tokens::accumulate(Buffer& buffer, const Var& sum, double count) {
-  if (is_training() && !is_recomputing()) buffer.add(sum.value(), count);
+void Tokens::accumulate(Buffer& buffer, const Var& sum, const Var& count) {
+  if (is_training() && !is_recomputing()) buffer.add(sum.value(), count.value());
 }
 
 void Tokens::finish_decode_step() {

@@ -286,6 +286,32 @@ TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   EXPECT_EQ(shifted, (std::vector<float>{0, 0, 1, 2, 3}));
 }
 
+TEST(Tokens, SeenIsCausalInTheWindowAndInTheDocument) {
+  const int64_t B = 2, T = 7;
+  const std::vector<int32_t> positions{0, 1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 20, 21, 22};
+  const std::vector<int32_t> documents{0, 0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 1, -1, -1};
+  for (bool has_documents : {false, true}) {
+    TokenData data{.positions = Tensor::from(std::span<const int32_t>(positions), {B, T})};
+    if (has_documents) data.documents = Tensor::from(std::span<const int32_t>(documents), {B, T});
+    Tokens tokens(data);
+    for (int64_t window : {0, 1, 3, 7, 9})
+      for (auto [begin, end, num_keys] : {std::array<int64_t, 3>{0, T, T}, {2, 5, 5}, {3, 3, 4}, {6, 7, 7}}) {
+        auto seen = tokens.seen(begin, end, num_keys, window).to_vector<bool>();
+        ASSERT_EQ(std::ssize(seen), B * (end - begin) * num_keys);
+        size_t next = 0;
+        for (int64_t b = 0; b < B; ++b)
+          for (int64_t i = begin; i < end; ++i)
+            for (int64_t j = 0; j < num_keys; ++j) {
+              auto q = static_cast<size_t>(b * T + i), k = static_cast<size_t>(b * T + j);
+              const int32_t distance = positions[q] - positions[k];
+              bool is_seen = distance >= 0 && (window == 0 || distance < window);
+              if (has_documents) is_seen &= documents[q] == documents[k] && documents[q] >= 0;
+              EXPECT_EQ(seen[next++], is_seen) << has_documents << " " << window << ": " << b << " " << i << " " << j;
+            }
+      }
+  }
+}
+
 TEST(Tokens, GradientsOfScanShiftAndSumAreRight) {
   TokenData data = plain_tokens(2, 5);
   data.documents = Tensor::from<int32_t>({0, 0, 1, 1, 1, 0, 1, 1, 2, 2}, {2, 5});
@@ -348,12 +374,17 @@ TEST(Buffer, MovesToTheMeanOfWhatWasAdded) {
   Buffer mean(Tensor::full({2}, 1, kF32), 0.75);
   mean.update();
   EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1, 1}));
-  mean.add(Tensor::from<float>({2, 4}, {2}), 1);
-  mean.add(Tensor::from<float>({4, 8}, {2}), 2);
+  auto add = [&](float a, float b, double count) {
+    mean.add(Tensor::from<float>({a, b}, {2}), Tensor::full({1}, count, kF32));
+  };
+  add(2, 4, 1);
+  add(4, 8, 2);
   mean.update();
   EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1.25, 1.75}));
-  mean.add(Tensor::from<float>({9, 9}, {2}), 1);
+  add(9, 9, 1);
   mean.discard();
+  mean.update();
+  add(0, 0, 0);  // of a micro-batch of padding
   mean.update();
   EXPECT_EQ(mean.value().to_vector<float>(), (std::vector<float>{1.25, 1.75}));
 }

@@ -3,7 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/support/errors.h"
+#include "tests/support/random.h"
+#include "weft/autograd/functions.h"
+#include "weft/core/profile.h"
+#include "weft/nn/layers.h"
 
 namespace weft {
 namespace {
@@ -21,6 +27,36 @@ TEST(Module, RefusesNamesThatAreEmptyOrTaken) {
   Pair pair("b");
   EXPECT_EQ(pair.num_params(), 5);
   EXPECT_EQ(error_of([&] { pair.a.set_value(Tensor::full({3}, 1)); }, {"[3] f32", "[2] f32"}), "");
+}
+
+// What ran in backward, as a profile names it, with the forward in or before the profile.
+std::vector<std::string> spans_of_backward(bool has_forward) {
+  struct Layer : Module {
+    Linear q{4, 3, Rng(1)};
+    Layer() { name_parts({{"q", q}}); }
+  } layer;
+  auto loss_of = [&] {
+    Scope outer("model"), scope("layers.0");
+    return sum_all(square(layer.q(Tensor(test::random_normal({2, 4}, "x")))));
+  };
+  Var before = loss_of();
+  Profile profile(Device::cpu());
+  Var loss = has_forward ? loss_of() : before;
+  {
+    Scope elsewhere("elsewhere");
+    ProfileRange range("backward");
+    backward(loss);
+  }
+  std::vector<std::string> paths;
+  for (const ProfileSpan& span : profile.finish()) paths.push_back(span.path);
+  return {std::find(paths.begin(), paths.end(), "backward"), paths.end()};
+}
+
+TEST(Module, BackwardIsProfiledUnderThePathsOfItsForward) {
+  EXPECT_EQ(spans_of_backward(true), (std::vector<std::string>{"backward", "model.layers.0.sum_all",
+                                                               "model.layers.0.square", "model.layers.0.q.linear"}));
+  EXPECT_EQ(spans_of_backward(false),
+            (std::vector<std::string>{"backward", "elsewhere.sum_all", "elsewhere.square", "elsewhere.linear"}));
 }
 
 TEST(Module, ASharedParameterIsListedOnce) {

@@ -6,8 +6,10 @@
 #include <numbers>
 
 #include "tests/support/errors.h"
+#include "tests/support/random.h"
 #include "trainers/evaluate.h"
 #include "trainers/guard.h"
+#include "trainers/step_losses.h"
 
 namespace weft::train {
 namespace {
@@ -45,6 +47,31 @@ TEST(OutlierGuard, SkipsWhatIsNotFiniteAtOnceAndNothingWhenOff) {
   EXPECT_TRUE(guard.window().empty());
   OutlierGuard off({.is_on = false});
   EXPECT_FALSE(off.refuses(NAN, INFINITY));
+}
+
+TEST(StepLosses, AddOnTheCpuInTheOrderOfTheTokens) {
+  const std::vector<int64_t> bytes{3, 0, 1};
+  StepLosses losses;
+  Upload upload(Device::cpu());
+  double loss = 0, byte_nats = 0;
+  for (int step = 0; step < 2; ++step) {
+    losses.start();
+    loss = byte_nats = 0;
+    for (int micro_batch = 0; micro_batch < 3; ++micro_batch) {
+      Tensor nats = test::random_normal({2, 5}, str(step, "/", micro_batch));
+      std::vector<int32_t> ids;
+      for (int i = 0; i < 10; ++i) ids.push_back((i * 7 + micro_batch) % 4 - 1);
+      Tensor total = Tensor::full({}, 0.1 * micro_batch + step, kF32, Device::cpu());
+      losses.add(total, nats, Tensor::from(std::span<const int32_t>(ids), {2, 5}), bytes, upload);
+      loss += total.item();
+      for (size_t i = 0; i < ids.size(); ++i)
+        if (ids[i] == 0 || ids[i] == 2) byte_nats += static_cast<double>(nats.data<float>()[i]);
+    }
+    losses.send();
+    StepLosses::Sums sums = losses.sums();
+    EXPECT_EQ(sums.loss, loss);
+    EXPECT_EQ(sums.byte_nats, byte_nats);
+  }
 }
 
 LanguageModel tiny_model() {

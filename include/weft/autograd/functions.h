@@ -101,6 +101,7 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
                           const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
 
 // Without gradients, for layers: they reach ops through here.
+Tensor equal(const Tensor& a, const Tensor& b);  // bool, of any one dtype
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);
 ops::AttentionStatistics attention_statistics(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
                                               const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,

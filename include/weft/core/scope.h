@@ -17,6 +17,7 @@ class Scope {
 
   static std::string path();        // names from outermost to innermost, joined by dots; "" outside any
   static const Scope* innermost();  // nullptr outside any
+  static bool is_watched();         // whether a Profile of this thread or a tool is told of scopes
   const Scope* outer() const { return outer_; }
   std::string_view name() const { return name_; }
 

@@ -45,13 +45,14 @@ class Buffer {
   const Tensor& value() const { return value_; }
   void set_value(const Tensor& value);  // converted
 
-  void add(const Tensor& sum, double count);  // of the value's shape
-  void update();                              // nothing if nothing was added
-  void discard() { sum_ = {}, count_ = 0; }   // of a step that was skipped
+  // `sum` has the value's shape, `count` is one number: on the device, so that nobody waits for it.
+  void add(const Tensor& sum, const Tensor& count);
+  void update();                              // nothing if nothing was added, or a count of 0
+  void discard() { sum_ = {}, count_ = {}; }  // of a step that was skipped
 
  private:
-  Tensor value_, sum_;
-  double decay_, count_ = 0;
+  Tensor value_, sum_, count_;  // the last two f64
+  double decay_;
 };
 
 struct NamedParam {

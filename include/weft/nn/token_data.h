@@ -18,6 +18,8 @@ struct TokenData {
   Tensor document_positions = {};  // position within the document; undefined: positions
   int64_t first_row = 0;           // global index of batch row 0 in the step
   bool are_consecutive = false;    // the tokens of a row stand one after the other
+  // The same on the CPU, where the caller has them: what a layer works out there then waits for no device.
+  Tensor cpu_positions = {}, cpu_documents = {}, cpu_document_positions = {};
 };
 
 // Positions 0 .. T-1 in every row, one document.

@@ -29,7 +29,12 @@ class Tokens {
   const Tensor& positions() const { return data_.positions; }  // [B, T] i32
   const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
   const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
-  int64_t first_row() const { return data_.first_row; }        // global index of batch row 0 in the step
+  // The same for the CPU, row by row, empty without documents. A device is waited for at most once, and not at all for what the caller
+  // had there (TokenData).
+  std::span<const int32_t> cpu_positions() const;
+  std::span<const int32_t> cpu_documents() const;
+  std::span<const int32_t> cpu_document_positions() const;
+  int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
   bool is_training() const { return options_.is_training; }
   bool is_decoding() const { return options_.cache != nullptr; }
 
@@ -101,8 +106,8 @@ class Tokens {
     bool is_max = false;  // the largest `sum` instead of sum / count
   };
   void add_loss(std::string_view name, const Var& value, double weight);
-  // Adds to a Buffer's mean: in training, once per layer and micro-batch. `sum` has the buffer's shape.
-  void accumulate(Buffer& buffer, const Var& sum, double count);
+  // Adds to a Buffer's mean: in training, once per layer and micro-batch. `sum` has the buffer's shape, `count` is one number.
+  void accumulate(Buffer& buffer, const Var& sum, const Var& count);
   // Whether report() is heard: not outside diagnostics, and not when a forward is run again.
   bool takes_reports() const;
   void report(std::string_view name, double sum, double count);
@@ -131,6 +136,7 @@ class Tokens {
   void check_recorded(std::string_view what, std::string_view name) const;
 
   TokenData data_;
+  mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
   TokensOptions options_;
   std::vector<std::unique_ptr<Rotary>> rotary_;
   Shared shared_;

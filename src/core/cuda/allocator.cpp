@@ -47,9 +47,13 @@ class CudaAllocator final : public Allocator {
 
   void release(Storage* base) override {
     auto* storage = static_cast<CudaStorage*>(base);
-    bool is_broken = storage->is_guarded && !guard_holds(*storage);
+    // After a fault of a kernel nothing can be asked, and the memory is as good as gone: this is a destructor, and somebody else has
+    // the Error.
+    bool is_broken = false;
+    try {
+      is_broken = storage->is_guarded && !guard_holds(*storage);
+    } catch (const Error&) {}
     // The last user was another thread: the block may go back only when its work is done.
-    // After a fault of a kernel that fails, and the memory is as good as gone: this is a destructor, and somebody else has the Error.
     if (cudaStream_t mine = cuda::stream(device_); mine != storage->stream) cudaStreamSynchronize(mine);
     std::lock_guard lock(mutex_);
     if (is_broken) book_.guard_broke();
@@ -70,9 +74,10 @@ class CudaAllocator final : public Allocator {
     std::lock_guard lock(mutex_);
     cuda::stream(device_);
     for (auto& [key, list] : free_)
-      for (CudaStorage* storage : list) {  // cudaFree waits for the device
-        book_.given_to_system(storage->capacity);
+      for (; !list.empty(); list.pop_back()) {  // cudaFree waits for the device
+        CudaStorage* storage = list.back();
         cuda::check(cudaFree(storage->data), "free memory");
+        book_.given_to_system(storage->capacity);
         delete storage;
       }
     free_.clear();

@@ -65,6 +65,7 @@ Arena& arena() {
   static Arena& only = *new Arena;
   return only;
 }
+size_t memory_limit() { return faults().memory_bytes > 0 ? faults().memory_bytes : Arena::kBytes; }
 
 }  // namespace
 
@@ -77,8 +78,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
     a.base = static_cast<char*>(memory);
   }
   size_t pages = (bytes + Arena::kPage - 1) / Arena::kPage * Arena::kPage;
-  const size_t limit = faults().memory_bytes > 0 ? faults().memory_bytes : Arena::kBytes;
-  if (a.used + pages > limit) return cudaErrorMemoryAllocation;
+  if (a.used + pages > memory_limit()) return cudaErrorMemoryAllocation;
   *data = a.base + a.used;
   a.used += pages;
   a.protect();
@@ -92,7 +92,7 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return state_of_device(); }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *total = faults().memory_bytes > 0 ? faults().memory_bytes : Arena::kBytes;
+  *total = memory_limit();
   *free = *total - arena().used;
   return cudaSuccess;
 }
@@ -147,6 +147,12 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
   check(state_of_device(), to_device.is_cpu() ? "copy to the CPU" : from_device.is_cpu() ? "copy to a GPU" : "copy");
   std::memmove(to, from, bytes);
 }
+void copy_bytes_later(void* to, const void* from, size_t bytes, Device device) {
+  stream(device.index);
+  DeviceAccess access;
+  check(state_of_device(), "copy to pinned memory");
+  if (bytes > 0) std::memmove(to, from, bytes);
+}
 
 ScopeWatch* nvtx_watch() { return nullptr; }
 
@@ -168,8 +174,14 @@ int num_cuda_devices() { return 1; }
 std::string cuda_problem() { return ""; }
 
 CudaDeviceInfo cuda_device_info(int index) {
-  cuda::stream(index);
-  return {.name = "emulated on the CPU", .major = 9, .minor = 0, .num_multiprocessors = 2};
+  WEFT_CHECK(index == 0, str("cuda:", index, ": there is one emulated GPU"), "use cuda:0");
+  const int architecture = faults().architecture;
+  return {.name = "emulated on the CPU",
+          .major = architecture / 10,
+          .minor = architecture % 10,
+          .num_multiprocessors = 2,
+          .memory_bytes = static_cast<int64_t>(memory_limit()),
+          .problem = cuda::architecture_problem(architecture)};
 }
 
 void synchronize(Device device) {
@@ -179,10 +191,16 @@ void synchronize(Device device) {
   cuda::check(state_of_device(), "synchronize");
 }
 
-Event::Event(Device device, bool) : device_(device) {}
-Event::~Event() = default;
-void Event::record() { record_cpu(); }
-void Event::wait() {}
+// As late as on a device that is slow: an event is reached when the CPU has waited for something after it, so that tests which count
+// waits do not profit from an emulator that is never behind. `event_` holds how often the CPU had waited when it was recorded.
+Event::Event(Device device, bool) : device_(device), event_(device.is_cuda() ? new int64_t(-1) : nullptr) {}
+Event::~Event() { delete static_cast<int64_t*>(event_); }
+void Event::record() {
+  record_cpu();
+  if (event_) *static_cast<int64_t*>(event_) = num_device_waits();
+}
+void Event::wait(Device) {}
+bool Event::is_reached() const { return !event_ || *static_cast<int64_t*>(event_) < num_device_waits(); }
 void Event::synchronize() {
   if (device_.is_cuda()) count_device_wait();
 }

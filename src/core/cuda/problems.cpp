@@ -54,12 +54,16 @@ void note_launch(std::string_view op, int64_t blocks, int64_t threads, size_t sh
   trail.launches[static_cast<size_t>(trail.count++ % Trail::kKept)] = {op, blocks, threads, shared_bytes, trail.made};
 }
 
-void check_architecture(int device, int architecture) {
+std::string architecture_problem(int architecture) {
   constexpr int kOldest = 80;
-  WEFT_CHECK(
-      architecture >= kOldest,
-      str("cuda:", device, ": compute capability ", architecture / 10, ".", architecture % 10, " is not supported"),
-      "use a GPU of compute capability 8.0 or newer, or train.device=cpu");
+  if (architecture >= kOldest) return "";
+  return str("compute capability ", architecture / 10, ".", architecture % 10, " is not supported");
+}
+
+void check_architecture(int device, int architecture) {
+  std::string problem = architecture_problem(architecture);
+  WEFT_CHECK(problem.empty(), str("cuda:", device, ": ", problem),
+             "use a GPU of compute capability 8.0 or newer, or train.device=cpu");
 }
 
 void fail_call(std::string_view what, std::string_view name, std::string_view text, bool is_sticky,

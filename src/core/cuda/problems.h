@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
+#include <string>
 #include <string_view>
 
 #include "weft/core/dtype.h"
@@ -11,8 +12,9 @@
 
 namespace weft::cuda {
 
-// Error if kernels for this compute capability (10 * major + minor) are not in any build.
-void check_architecture(int device, int architecture);
+// "" if builds have kernels for this compute capability (10 * major + minor), else that they have none.
+std::string architecture_problem(int architecture);
+void check_architecture(int device, int architecture);  // Error with that text
 
 // What this thread has asked its GPUs for lately, for errors that a device reports later: the kernel with its sizes, and the last
 // tensors made before it, the op's results among them. `op` must outlive the program. blocks 0: a library's kernel.

@@ -72,13 +72,35 @@ const Properties& properties(int device) {
   return all[i];
 }
 
-void check_device(int device) {
+void check_exists(int device) {
   WEFT_CHECK(devices().count > 0, str("cuda:", device, ": this machine has no usable GPU: ", devices().problem),
              "install a GPU and its driver, or use Device::cpu() (train.device=cpu)");
   WEFT_CHECK(device >= 0 && device < devices().count,
              str("cuda:", device, ": this machine has ", devices().count, " GPUs"),
              str("use cuda:0 to cuda:", devices().count - 1));
-  check_architecture(device, properties(device).architecture);
+}
+
+// After these errors every call of this process answers with the same one.
+bool is_sticky(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorHardwareStackError:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+#if CUDART_VERSION >= 13000
+    case cudaErrorContained:
+    case cudaErrorTensorMemoryLeak:
+#endif
+      return true;
+    default: return false;
+  }
 }
 
 // Streams of one thread. They live as long as the thread.
@@ -111,14 +133,13 @@ void check(cudaError_t status, std::string_view what, std::source_location locat
   if (status == cudaSuccess) [[likely]]
     return;
   cudaGetLastError();
-  bool is_sticky = status == cudaErrorIllegalAddress || status == cudaErrorLaunchFailure || status == cudaErrorAssert ||
-                   status == cudaErrorMisalignedAddress || status == cudaErrorIllegalInstruction;
-  fail_call(what, cudaGetErrorName(status), cudaGetErrorString(status), is_sticky, location);
+  fail_call(what, cudaGetErrorName(status), cudaGetErrorString(status), is_sticky(status), location);
 }
 
 cudaStream_t stream(int device) {
   if (current != device) {
-    check_device(device);
+    check_exists(device);
+    check_architecture(device, properties(device).architecture);
     check(cudaSetDevice(device), "choose a device");
     current = device;
   }
@@ -148,9 +169,20 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
   }
   cudaStream_t s = stream(to_device.is_cuda() ? to_device.index : from_device.index);
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, s), what);
+  if (to_device.is_cuda() && from_device.is_cuda() && to_device != from_device) {
+    // What this thread asks of the source's device from here on comes after the copy: its memory may be given away.
+    Event done(to_device);
+    done.record();
+    done.wait(from_device);
+  }
   if (!to_device.is_cpu()) return;
   count_device_wait();
   check(cudaStreamSynchronize(s), what);
+}
+
+void copy_bytes_later(void* to, const void* from, size_t bytes, Device device) {
+  cudaStream_t s = stream(device.index);
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), "copy to pinned memory");
 }
 
 }  // namespace cuda
@@ -159,15 +191,22 @@ int num_cuda_devices() { return cuda::devices().count; }
 std::string cuda_problem() { return cuda::devices().problem; }
 
 CudaDeviceInfo cuda_device_info(int index) {
-  cuda::stream(index);
+  cuda::check_exists(index);
   cudaDeviceProp p{};
   cuda::check(cudaGetDeviceProperties(&p, index), "device properties");
-  CudaDeviceInfo info{.name = p.name, .major = p.major, .minor = p.minor, .num_multiprocessors = p.multiProcessorCount};
+  CudaDeviceInfo info{.name = p.name,
+                      .major = p.major,
+                      .minor = p.minor,
+                      .num_multiprocessors = p.multiProcessorCount,
+                      .memory_bytes = static_cast<int64_t>(p.totalGlobalMem),
+                      .problem = cuda::architecture_problem(10 * p.major + p.minor)};
+  cuda::check(cudaDriverGetVersion(&info.driver_version), "driver version");
+  cuda::check(cudaRuntimeGetVersion(&info.runtime_version), "runtime version");
+  if (!info.problem.empty()) return info;  // the rest needs the device to be current, which it cannot be
+  cuda::stream(index);
   size_t free = 0, total = 0;
   cuda::check(cudaMemGetInfo(&free, &total), "free memory");
   info.memory_bytes = static_cast<int64_t>(total), info.free_bytes = static_cast<int64_t>(free);
-  cuda::check(cudaDriverGetVersion(&info.driver_version), "driver version");
-  cuda::check(cudaRuntimeGetVersion(&info.runtime_version), "runtime version");
   return info;
 }
 
@@ -194,14 +233,23 @@ void Event::record() {
   cuda::check(cudaEventRecord(cuda::handle(event_), cuda::stream(device_.index)), "record an event");
 }
 
-void Event::wait() {
-  if (event_) cuda::check(cudaStreamWaitEvent(cuda::stream(device_.index), cuda::handle(event_)), "wait for an event");
+void Event::wait(Device other) {
+  if (event_ && other.is_cuda())
+    cuda::check(cudaStreamWaitEvent(cuda::stream(other.index), cuda::handle(event_)), "wait for an event");
 }
 
 void Event::synchronize() {
   if (!event_) return;
   count_device_wait();
   cuda::check(cudaEventSynchronize(cuda::handle(event_)), "wait for an event");
+}
+
+bool Event::is_reached() const {
+  if (!event_) return true;
+  const cudaError_t status = cudaEventQuery(cuda::handle(event_));
+  if (status == cudaErrorNotReady) return cudaGetLastError(), false;  // no error, but the next check would find it
+  cuda::check(status, "ask for an event");
+  return true;
 }
 
 double Event::elapsed_ms(const Event& begin) const {

@@ -15,6 +15,10 @@
 
 #include "weft/core/tensor.h"
 
+namespace weft {
+void cuda_fill(Tensor& t, double value);  // contiguous
+}
+
 namespace weft::cuda {
 
 // Error that names what was tried and the runtime's reason.
@@ -31,5 +35,7 @@ int architecture(int device);      // 10 * major + minor
 
 // Bytes between any two places, in order with this thread's work on `device`. To host memory: returns when they are there.
 void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Device from_device);
+// From `device` to pinned memory, without a wait: the bytes are there when an Event recorded after it is reached.
+void copy_bytes_later(void* to, const void* from, size_t bytes, Device device);
 
 }  // namespace weft::cuda

@@ -31,7 +31,7 @@ Var counted(const Tokens& tokens, DType dtype, Device device) {
 // Standard normal numbers by (row of the step, position, expert), so that no layout of the step changes them.
 Tensor noise(const Tokens& tokens, int64_t experts, DType dtype, Rng rng) {
   const int64_t B = tokens.batch(), T = tokens.num_tokens();
-  auto positions = tokens.positions().to_vector<int32_t>();
+  std::span<const int32_t> positions = tokens.cpu_positions();
   Tensor out = Tensor::empty({B, T, experts}, kF32, Device::cpu());
   for (int64_t i = 0; i < B * T; ++i) {
     Rng of_row = rng[static_cast<uint64_t>(tokens.first_row() + i / T)];
@@ -108,7 +108,7 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
   Var ones = expand(one, r.weights_BTK.shape());
   Var hits_BTE = scatter_add(r.probabilities_BTE.shape(), -1, r.chosen_BTK, ones).detach();
   Var mass_BTE = r.probabilities_BTE * one;
-  if (load_) tokens.accumulate(*load_, tokens.sum(hits_BTE), tokens.sum(one).value().item());
+  if (load_) tokens.accumulate(*load_, tokens.sum(hits_BTE), count);
   if (o_.z_loss > 0) {
     Var z = tokens.sum(unsqueeze(square(logsumexp(logits_BTE)), -1) * one) / count;
     tokens.add_loss("router_z", sum_all(z), o_.z_loss * share_);

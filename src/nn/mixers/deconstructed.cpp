@@ -69,8 +69,7 @@ class OtherScores final : public ProjectedMixer {
  private:
   Var at_positions(const Var& sequence_1SD, const Tokens& tokens) const {
     const int64_t B = tokens.batch(), T = tokens.num_tokens(), S = sequence_1SD.size(1), D = sequence_1SD.size(2);
-    auto positions = tokens.document_positions().to_vector<int32_t>();
-    for (int32_t position : positions)
+    for (int32_t position : tokens.cpu_document_positions())
       WEFT_CHECK(position < S, str("fixed sequence: a token at position ", position, ", it has ", S),
                  "use documents up to the model's context");
     Var rows = take_rows(reshape(sequence_1SD, {S, D}), tokens.document_positions().reshape({B * T}));
