@@ -14,8 +14,11 @@
 
 #include "ops/cpu/isa.h"
 #include "ops/cpu/onednn_gemm.h"
+#include "ops/cuda/cublaslt.h"
+#include "ops/cuda/cudnn_attention.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
+#include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/core/stream.h"
 
@@ -87,6 +90,21 @@ void add_cpu(SystemInfo& info) {
   info.threads = num_threads();
 }
 
+std::string gpu_text(int index) {
+  try {
+    CudaDeviceInfo gpu = cuda_device_info(index);
+    auto version = [](int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); };
+    std::string text = fmt::format("cuda:{} {}, compute capability {}.{}, {:.1f} GiB", index, gpu.name, gpu.major,
+                                   gpu.minor, static_cast<double>(gpu.memory_bytes) / 1073741824.0);
+    if (gpu.runtime_version > 0)
+      text += fmt::format(", driver for CUDA {}, runtime of CUDA {}", version(gpu.driver_version),
+                          version(gpu.runtime_version));
+    return text + (gpu.problem.empty() ? ", supported" : ", not usable: " + gpu.problem);
+  } catch (const Error& error) {  // the others are still of interest
+    return fmt::format("cuda:{}, not usable: {}", index, error.problem());
+  }
+}
+
 }  // namespace
 
 SystemInfo system_info() {
@@ -104,13 +122,18 @@ SystemInfo system_info() {
   add_cpu(info);
   add_memory(info);
   info.devices = {to_string(Device::cpu())};
-  for (int i = 0; i < num_cuda_devices(); ++i) {
-    CudaDeviceInfo gpu = cuda_device_info(i);
-    info.devices.push_back(fmt::format("cuda:{} {} (compute capability {}.{}, {:.0f} GiB)", i, gpu.name, gpu.major,
-                                       gpu.minor, static_cast<double>(gpu.memory_bytes) / 1073741824.0));
-  }
+  for (int i = 0; i < num_cuda_devices(); ++i) info.devices.push_back(gpu_text(i));
   if (kCuda && num_cuda_devices() == 0) info.devices.push_back("no GPU: " + cuda_problem());
   return info;
+}
+
+std::vector<std::pair<std::string, std::string>> gpu_libraries() {
+#if defined(WEFT_WITH_CUDA) && !defined(WEFT_CUDA_EMULATED)
+  return {{"cuBLASLt", cuda::cublaslt_version()},
+          {"cuDNN", cuda::cudnn_available() ? cuda::cudnn_version() : "missing (" + cuda::cudnn_problem() + ")"}};
+#else
+  return {};
+#endif
 }
 
 }  // namespace weft::cli

@@ -12,6 +12,7 @@ namespace weft::cuda {
 
 bool cudnn_available() { return false; }
 std::string cudnn_problem() { return "this build has no cuDNN"; }
+std::string cudnn_version() { return ""; }
 
 std::string cudnn_plan_problem(const CudnnPlanCase&, const ops::AttentionOptions&, std::string_view) {
   return cudnn_problem();
@@ -52,7 +53,7 @@ using cudnn::Dims;
 using cudnn::Graph;
 using cudnn::Id;
 
-constexpr int64_t kMaxWorkspaceBytes = int64_t{4} << 30;
+constexpr int64_t kMaxWorkspaceBytes = int64_t{8} << 30;
 
 // What a plan depends on.
 struct Case {
@@ -265,6 +266,7 @@ std::string make_case(Case& c, const Tensor& q, const Tensor& k, const Tensor& v
 
 bool cudnn_available() { return cudnn::problem().empty(); }
 std::string cudnn_problem() { return cudnn::problem(); }
+std::string cudnn_version() { return cudnn_available() ? cudnn::version() : ""; }
 
 std::string cudnn_plan_problem(const CudnnPlanCase& wanted, const ops::AttentionOptions& options,
                                std::string_view device_json) {

@@ -11,6 +11,7 @@ namespace weft::cuda {
 
 bool cudnn_available();       // the library is there; says nothing about a case
 std::string cudnn_problem();  // "" if it is available
+std::string cudnn_version();  // "9.19.0"; "" if it is not available
 
 // Whether cuDNN has a plan for row-major q, k, v on a GPU that need not be here, which `device_json` describes in cuDNN's terms: "", or
 // what it lacks.
@@ -29,7 +30,7 @@ bool cudnn_attend(ops::Attention& result, const Tensor& q_BTHK, const Tensor& k_
                   const ops::AttentionOptions& options, std::string& why_not);
 
 // Deterministic: dq is not summed by atomics, for which cuDNN wants 2 B H T S bytes of workspace; a case that needs more than
-// 4 GiB is refused. Gradients are fresh bf16 tensors. A gradient of lse (dlse) is refused.
+// 8 GiB is refused. Gradients are fresh bf16 tensors. A gradient of lse (dlse) is refused.
 bool cudnn_attend_backward(ops::AttentionGrads& grads, const Tensor& dout_BTHV, const Tensor& dlse_BTH,
                            const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
                            const ops::Attention& result, const ops::AttentionOptions& options, std::string& why_not);

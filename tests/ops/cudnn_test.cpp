@@ -28,14 +28,16 @@ TEST(Cudnn, HasDeterministicPlansForAnH200) {
   if (!has_gpu && !dlopen(WEFT_DRIVER_STUB, RTLD_NOW | RTLD_GLOBAL))
     GTEST_SKIP() << "no driver, nor a stub: " << dlerror();
   for (int64_t width : {64, 128})
-    for (int64_t window : {0, 256})
+    for (const ops::AttentionMask& mask :
+         {ops::AttentionMask{.is_causal = false}, ops::AttentionMask{}, ops::AttentionMask{.window = 256}})
       for (bool is_backward : {false, true}) {
         cuda::CudnnPlanCase c{.batch = 1, .tokens = 8192, .heads = 8, .kv_heads = 2};
         c.key_width = c.value_width = width, c.is_backward = is_backward;
-        const std::string problem = cuda::cudnn_plan_problem(c, {.mask = {.window = window}}, kH200);
+        const std::string problem = cuda::cudnn_plan_problem(c, {.mask = mask}, kH200);
         const bool is_loading = problem.find("cuLibraryLoadData returned error") != std::string::npos;
         EXPECT_TRUE(problem.empty() || (!has_gpu && is_loading))
-            << "width " << width << ", window " << window << (is_backward ? ", backward: " : ": ") << problem;
+            << "width " << width << (mask.is_causal ? ", causal" : "") << ", window " << mask.window
+            << (is_backward ? ", backward: " : ": ") << problem;
       }
 }
 
@@ -73,11 +75,12 @@ TEST(Cudnn, AgreesWithWeftsKernels) {
   if (!cuda::cudnn_available()) GTEST_SKIP() << "no cuDNN: " << cuda::cudnn_problem();
   for (int64_t tokens : {64, 200, 1024})
     for (int64_t width : {64, 128})
-      for (int64_t window : {0, 100}) {
-        SCOPED_TRACE(str(tokens, " tokens, width ", width, ", window ", window));
+      for (const ops::AttentionMask& mask :
+           {ops::AttentionMask{.is_causal = false}, ops::AttentionMask{}, ops::AttentionMask{.window = 100}}) {
+        SCOPED_TRACE(str(tokens, " tokens, width ", width, mask.is_causal ? ", causal" : "", ", window ", mask.window));
         AttentionCase c = AttentionCase({2, tokens, tokens, 4, 2, width, width}, kBF16).on(Device::cuda());
         c.dlse = {};
-        c.options.mask.window = window;
+        c.options.mask = mask;
         c.queries.are_consecutive = true;
         c.keys = c.queries;
         c.options.backend = ops::AttentionBackend::weft;
@@ -87,7 +90,10 @@ TEST(Cudnn, AgreesWithWeftsKernels) {
         ops::Attention theirs = c.forward(), again = c.forward();
         ops::AttentionGrads grads = c.backward(theirs), more = c.backward(theirs);
         expect_same_bits(theirs.out.cpu(), again.out.cpu(), "out");
+        expect_same_bits(theirs.lse.cpu(), again.lse.cpu(), "lse");
         expect_same_bits(grads.dq.cpu(), more.dq.cpu(), "dq");
+        expect_same_bits(grads.dk.cpu(), more.dk.cpu(), "dk");
+        expect_same_bits(grads.dv.cpu(), more.dv.cpu(), "dv");
         expect_near(theirs.out.cpu(), reference::numbers(ours.out.cpu()), 3e-2, "out");
         expect_near(theirs.lse.cpu(), reference::numbers(ours.lse.cpu()), 1e-2, "lse");
         expect_near(grads.dq.cpu(), reference::numbers(our_grads.dq.cpu()), 5e-2, "dq");

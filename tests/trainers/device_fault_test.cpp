@@ -51,6 +51,20 @@ TEST_F(DeviceFault, OfAnOldGpuIsNamed) {
   expect_texts(train("architecture=75"), {"cuda:0: compute capability 7.5 is not supported", "8.0 or newer"});
 }
 
+TEST_F(DeviceFault, OfAnOldGpuLeavesDoctorToSaySo) {
+  setenv("WEFT_EMULATED_GPU", "architecture=75", 1);
+  auto old = test::run_weft({"doctor"});
+  unsetenv("WEFT_EMULATED_GPU");
+  auto good = test::run_weft({"doctor"});
+  EXPECT_EQ(old.exit_code, 0) << old.err;
+  EXPECT_EQ(good.exit_code, 0) << good.err;
+  const std::string name = "cuda:0 emulated on the CPU, compute capability ";
+  EXPECT_NE(old.out.find(name + "7.5, 64.0 GiB, not usable: compute capability 7.5 is not supported"),
+            std::string::npos)
+      << old.out;
+  EXPECT_NE(good.out.find(name + "9.0, 64.0 GiB, supported"), std::string::npos) << good.out;
+}
+
 TEST_F(DeviceFault, OfMemoryNamesTensorAndPlace) {
   expect_texts(train("memory=300000"), {"tensor [", "f32: out of memory: ", "bytes asked for",
                                         "of 300000 free, on cuda:0", "use a smaller batch or sequence"});

@@ -1,4 +1,4 @@
-// `weft bench attention`: the blockwise softmax core beside the best GEMM rate, on a GPU also beside cuDNN. Two matrix products forward and five backward on
+// `weft bench attention`: the blockwise softmax core beside the best GEMM rate, on a GPU also beside other kernels. Two matrix products forward and five backward on
 // unmasked pairs, whatever the kernel repeats. The memory rows show peak bytes per token, which must not grow with T.
 #include <algorithm>
 #include <array>
@@ -114,7 +114,7 @@ double dot(const Tensor& a, int64_t i, const Tensor& b, int64_t j, int64_t head)
   return sum;
 }
 
-// Row i of out and of dq against float64 loops.
+// Row i of out, and of dq if it is there, against float64 loops.
 void check_row(const Problem& p, const Tensor& y_out, const Tensor& y_dq, int64_t i, int64_t head) {
   const int64_t width = p.q.size(3);
   int64_t first = p.first_key(i);
@@ -138,44 +138,86 @@ void check_row(const Problem& p, const Tensor& y_out, const Tensor& y_dq, int64_
     for (int64_t c = 0; c < width; ++c) dq[c] += ds * at(p.k, j, head, c);
   }
   double allowed = p.q.dtype() == kBF16 ? 0x1p-7 : 1e-5;
-  for (int64_t c = 0; c < width; ++c)
-    WEFT_CHECK(std::abs(at(y_out, i, head, c) - out[c]) <= allowed * (1 + std::abs(out[c])) &&
-                   std::abs(at(y_dq, i, head, c) - dq[c]) <= allowed * (1 + std::abs(dq[c])),
-               str("bench attention: row ", i, " of head ", head, " is wrong: out ", at(y_out, i, head, c),
-                   ", must be ", out[c], ", dq ", at(y_dq, i, head, c), ", must be ", dq[c]),
-               "please report this");
+  auto check = [&](const char* name, const Tensor& got, const std::vector<double>& want) {
+    for (int64_t c = 0; c < width; ++c)
+      WEFT_CHECK(std::abs(at(got, i, head, c) - want[c]) <= allowed * (1 + std::abs(want[c])),
+                 str("bench attention: row ", i, " of head ", head, " is wrong: ", name, " ", at(got, i, head, c),
+                     ", must be ", want[c]),
+                 "please report this");
+  };
+  check("out", y_out, out);
+  if (y_dq.defined()) check("dq", y_dq, dq);
 }
 
-void check_rows(const Problem& here, const ops::Attention& y, const ops::AttentionGrads& grads) {
-  Tensor out = y.out.cpu(), dq = grads.dq.cpu();
+void check_rows(const Problem& here, const Tensor& y_out, const Tensor& y_dq) {
+  Tensor out = y_out.cpu(), dq = y_dq.defined() ? y_dq.cpu() : Tensor();
   const int64_t last = here.q.size(1) - 1, heads = here.q.size(2);
   for (int64_t i : {int64_t{0}, int64_t{95}, int64_t{1000}, last}) check_row(here, out, dq, i, i % heads);
 }
 
-// Times and, beside them, those of cuDNN where it takes the case. `plain` holds forward's and backward's rates of the size's first
-// case, which is plain causal: what a mask or a score costs per visible pair.
+// Kernels on a GPU beside those that `automatic` takes: a column each, in the cases that they are for.
+struct Rival {
+  const char* name;
+  ops::AttentionBackend backend;
+  bool (*is_for)(const Case&);
+};
+const Rival kRivals[] = {
+    {"cuDNN", ops::AttentionBackend::cudnn,
+     [](const Case& c) { return !c.mask.same_document && c.softcap == 0 && !c.has_alibi; }},
+    {"wgmma", ops::AttentionBackend::wgmma, [](const Case&) { return true; }},
+};
+
+// Forward and backward of a rival, checked; why there is none where it refuses one of them or is wrong.
+struct RivalRun {
+  std::string column;
+  std::array<std::function<void()>, 2> calls;
+  std::array<std::string, 2> problems;
+  std::array<double, 2> seconds = {};
+
+  RivalRun(const Rival& rival, const Problem& here, Problem p, ops::Attention y) : column(str("of ", rival.name)) {
+    p.options.backend = rival.backend;
+    attempt(0, [&] {
+      ops::Attention own = p.forward();
+      check_rows(here, own.out, {});
+      y = own;
+      calls[0] = [p] { p.forward(); };
+    });
+    attempt(1, [&] {  // after a forward of ours, where the rival has none
+      check_rows(here, y.out, p.backward(y).dq);
+      calls[1] = [p, y] { p.backward(y); };
+    });
+  }
+
+ private:
+  void attempt(size_t i, const std::function<void()>& f) {
+    try {
+      f();
+    } catch (const Error& error) { problems[i] = error.problem().substr(0, error.problem().find('\n')); }
+  }
+};
+
+// Times and, beside them, those of rivals. `plain` holds forward's and backward's rates of the size's first case, which is plain
+// causal: what a mask or a score costs per visible pair.
 void run_case(const Case& c, const Size& size, const BenchOptions& options, std::array<double, 2>& plain,
               std::vector<Row>& rows) {
-  Problem here(c, size), p = here.on(default_device()), other = p;
-  ops::Attention y = p.forward(), other_y;
-  check_rows(here, y, p.backward(y));
+  Problem here(c, size), p = here.on(default_device());
+  ops::Attention y = p.forward();
+  check_rows(here, y.out, p.backward(y).dq);
   std::vector<std::function<void()>> functions = {[&] { p.forward(); }, [&] { p.backward(y); }};
-  const bool is_for_cudnn = default_device().is_cuda() && !c.mask.same_document && c.softcap == 0 && !c.has_alibi;
-  std::string no_cudnn;
-  if (is_for_cudnn) {
-    other.options.backend = ops::AttentionBackend::cudnn;
-    try {
-      other_y = other.forward();
-      check_rows(here, other_y, other.backward(other_y));
-      functions.insert(functions.end(), {[&] { other.forward(); }, [&] { other.backward(other_y); }});
-    } catch (const Error& error) {
-      std::string_view text = error.what();
-      no_cudnn = text.substr(0, text.find('\n'));
-    }
-  }
+  std::vector<RivalRun> rivals;
+  if (default_device().is_cuda())
+    for (const Rival& rival : kRivals)
+      if (rival.is_for(c)) rivals.emplace_back(rival, here, p, y);
+  for (const RivalRun& rival : rivals)
+    for (const auto& call : rival.calls)
+      if (call) functions.push_back(call);
 
   double peak = gemm_peak(c.dtype) * 1e-9;
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 1.5 : 6, options.quick ? 2 : 5);
+  size_t next = 2;
+  for (RivalRun& rival : rivals)
+    for (size_t i = 0; i < 2; ++i)
+      if (rival.calls[i]) rival.seconds[i] = times[next++].best_s;
   double product = 2.0 * static_cast<double>(size.width * size.heads) * p.pairs * 1e-9;
   std::string shape = str("B1 H", size.heads, " d", size.width, " T", size.tokens);
   auto share = [](double x) { return str(std::round(x * 1000) / 1000); };
@@ -186,8 +228,8 @@ void run_case(const Case& c, const Size& size, const BenchOptions& options, std:
     extra.emplace_back("time", str(std::round(times[i].best_s * 1e5) / 100, " ms"));
     if (*c.name == 0) plain[i] = rate;
     else extra.emplace_back("of plain", share(rate / plain[i]));
-    if (!is_for_cudnn) continue;
-    extra.emplace_back("of cuDNN", no_cudnn.empty() ? share(times[i + 2].best_s / times[i].best_s) : no_cudnn);
+    for (const RivalRun& rival : rivals)
+      extra.emplace_back(rival.column, rival.calls[i] ? share(rival.seconds[i] / times[i].best_s) : rival.problems[i]);
   }
 }
 

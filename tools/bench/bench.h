@@ -38,13 +38,13 @@ struct Timing {
   double best_s = 0, median_s = 0;  // of one call
 };
 // Runs the functions in turn, round after round, for about budget_s in all and at least min_rounds; calls shorter than
-// 1 ms are repeated within a round. Compare best with best: it is the least disturbed on a machine that others use too.
+// 1 ms (on a GPU, where a round ends with waiting for it, 10 ms) are repeated within a round. Compare best with best: it is the least disturbed on a machine that others use too.
 // Median over rounds of each function's time over that of the first in the same round, the first's own time in front.
 std::vector<double> ratios_in_turn(std::span<const std::function<void()>> functions, int rounds);
 std::vector<Timing> time_in_turn(std::span<const std::function<void()>> functions, double budget_s, int min_rounds = 3);
 
-// The best rate of matrix products of a dtype that oneDNN shows on this machine, in FLOP/s, over several shapes and routes;
-// measured once per thread count. Of bf16 without hardware support that is the rate of f32.
+// The best rate of matrix products of a dtype, in FLOP/s, that oneDNN shows on this machine, or cuBLASLt called directly on the default
+// device, over several shapes and routes; measured once per thread count. Of bf16 without hardware support that is the rate of f32.
 double gemm_peak(DType dtype);
 double
 memory_bandwidth();  // bytes read plus bytes written per second by a copy far larger than the caches, on the default device

@@ -11,13 +11,17 @@
 
 namespace weft::bench {
 
-// All routes that exist for a b -> [M, N] of dtype `out`; a and b are matrices in one of the two plain layouts.
+// All routes that exist for a b + beta c -> c [M, N] of dtype `out`; a and b are matrices in one of the two plain layouts. None on an
+// emulated GPU.
 // bf16 that oneDNN does not have on this CPU is replaced by f32 products of the same shape.
 class GemmRoutes {
  public:
-  GemmRoutes(const Tensor& a, const Tensor& b, DType out);
+  GemmRoutes(const Tensor& a, const Tensor& b, DType out, double beta = 0);
   const std::vector<std::function<void()>>& functions() const { return functions_; }
-  const std::vector<std::string>& names() const { return names_; }  // "sgemm", "plain", "packed"; "f32 sgemm", ...
+  const std::vector<std::string>& names() const {
+    return names_;
+  }                                // "sgemm", "plain", "packed"; "f32 sgemm", ...; "cuBLASLt"
+  Tensor& result() { return c_; }  // of the route that ran last
 
  private:
   void add_routes(const cpu::Gemm& g, const std::string& prefix);

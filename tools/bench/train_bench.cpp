@@ -1,10 +1,12 @@
 // `weft bench train`: whole training steps of GPT-2 shaped models (pre-LN, GELU 4d, tied head, AdamW), and what a step allocates.
 #include <algorithm>
+#include <array>
 #include <functional>
 
 #include "tools/bench/bench.h"
 #include "tools/bench/training_step.h"
 #include "weft/core/error.h"
+#include "weft/core/parallel.h"
 
 namespace weft::bench {
 
@@ -41,16 +43,34 @@ Row step_row(const StepShape& shape, DType compute, const BenchOptions& options)
   return row;
 }
 
+// A row that did not fit is a row without a rate.
+Row step_row_or_problem(const StepShape& shape, DType compute, const BenchOptions& options) {
+  try {
+    return step_row(shape, compute, options);
+  } catch (const Error& error) {
+    if (error.problem().find("out of memory") == std::string::npos) throw;
+    allocator(default_device()).trim();
+    return {.name = "step",
+            .shape = shape.text,
+            .dtype = str(compute),
+            .threads = num_threads(),
+            .unit = "GFLOP/s",
+            .extra = {{"problem", error.problem().substr(0, error.problem().find('\n'))}}};
+  }
+}
+
 }  // namespace
 
 std::vector<Row> run_train(const BenchOptions& options) {
   if (!options.mixer.empty()) return run_mixers(options);
   std::vector<Row> rows;
   std::span<const StepShape> shapes = default_device().is_cuda() ? std::span<const StepShape>(kCudaShapes) : kShapes;
-  for (DType compute : {kF32, kBF16})
+  std::array<DType, 2> computes = {kF32, kBF16};
+  if (default_device().is_cuda()) std::swap(computes[0], computes[1]);  // first what a GPU is for
+  for (DType compute : computes)
     for (const StepShape& shape : shapes)
       if (!options.quick || &shape != &shapes[0])
-        rows.push_back(step_row(shape, compute, options));  // the large one takes minutes
+        rows.push_back(step_row_or_problem(shape, compute, options));  // the large one takes minutes
   return rows;
 }
 

@@ -78,7 +78,7 @@ std::string text(const Report& report) {
   row("cpu", info.cpu);
   row("features", config::join(info.cpu_features, " "));
   row("kernels", fmt::format("{} (this CPU runs {})", info.isa, config::join(info.isas, ", ")));
-  row("devices", config::join(info.devices, ", "));
+  for (const std::string& device : info.devices) row(&device == info.devices.data() ? "devices" : "", device);
   row("threads", fmt::format("{} of {} cores", info.threads, info.cores));
   row("memory",
       fmt::format("{:.1f} GiB, {:.1f} GiB available", gib(info.memory_bytes), gib(info.memory_available_bytes)));
@@ -98,7 +98,9 @@ Action define_doctor(CLI::App& app) {
       "--kernels", *tests_kernels,
       "Compare the kernels of every instruction set of this machine with float64; exit code 4 if one is wrong");
   return [tests_kernels](Console& console, const Extensions&) {
-    Report report{.info = system_info(),
+    SystemInfo info = system_info();
+    for (auto& library : gpu_libraries()) info.libraries.push_back(std::move(library));
+    Report report{.info = std::move(info),
                   .f32_flops = train::measured_peak_flops(kF32),
                   .bf16_flops = train::measured_peak_flops(kBF16),
                   .bandwidth = bench::memory_bandwidth(),
