@@ -115,7 +115,10 @@ void copy(Tensor& to, const Tensor& from) {
   copy_on_its_device(to, here);
 }
 
-void fill(Tensor& x, double value) { copy_on_device(x, Tensor::full({}, value, x.dtype(), x.device())); }
+void fill(Tensor& x, double value) {
+  if (x.is_contiguous()) cuda_fill(x, value);
+  else copy_on_device(x, Tensor::full({}, value, x.dtype(), x.device()));
+}
 
 void scaled_add(Tensor& to, const Tensor& from, double factor) {
   if (to.dtype() == kF32 && from.dtype() == kBF16)

@@ -54,10 +54,17 @@ using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDes
 
 int64_t num_batches(const Gemm& g) { return g.num_batch_dims == 0 ? 1 : g.batch[0]; }
 
-// The largest power of two up to kAlignment that divides the address.
-uint32_t alignment_of(const void* p) {
-  uintptr_t bits = reinterpret_cast<uintptr_t>(p) | kAlignment;
+// The largest power of two up to kAlignment that divides the address of every product of a batch.
+uint32_t alignment_of(const void* p, int64_t step_bytes = 0) {
+  uintptr_t bits = reinterpret_cast<uintptr_t>(p) | static_cast<uintptr_t>(step_bytes) | kAlignment;
   return static_cast<uint32_t>(bits & (~bits + 1));
+}
+// Of a, b and c.
+std::array<uint32_t, 3> alignments(const Gemm& g) {
+  const bool is_batch = num_batches(g) > 1;
+  auto bytes = [&](int64_t step, DType dtype) { return is_batch ? step * static_cast<int64_t>(size_of(dtype)) : 0; };
+  return {alignment_of(g.a.data, bytes(g.a_step[0], g.in)), alignment_of(g.b.data, bytes(g.b_step[0], g.in)),
+          alignment_of(g.c, bytes(g.c_step[0], g.out))};
 }
 
 // What the choice of an algorithm depends on, as numbers.
@@ -66,6 +73,7 @@ struct Key {
 
   Key(const Gemm& g, const Epilogue& epilogue) {
     bool is_batch = num_batches(g) > 1;
+    const auto [a, b, c] = alignments(g);
     int64_t flags = static_cast<int64_t>(g.in) | static_cast<int64_t>(g.out) << 8 | int64_t{g.a.is_transposed} << 16 |
                     int64_t{g.b.is_transposed} << 17 | int64_t{g.bias != nullptr} << 18 | int64_t{epilogue.kind} << 19;
     numbers = {g.m,
@@ -79,9 +87,9 @@ struct Key {
                is_batch ? g.b_step[0] : 0,
                is_batch ? g.c_step[0] : 0,
                flags,
-               alignment_of(g.a.data),
-               alignment_of(g.b.data),
-               alignment_of(g.c),
+               a,
+               b,
+               c,
                epilogue.ld};
   }
   friend bool operator==(const Key&, const Key&) = default;
@@ -184,10 +192,11 @@ struct Plan {
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
     // Parts of a sum over k meet in f32: the other schemes round each part to the dtype of c.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(g.b.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(g.a.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(g.c));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(g.c));
+    const auto aligned = alignments(g);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, aligned[1]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, aligned[0]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, aligned[2]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, aligned[2]);
 
     std::array<cublasLtMatmulHeuristicResult_t, 4> found{};
     int count = 0;

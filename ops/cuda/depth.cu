@@ -150,14 +150,15 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// partial [chunks, S, D]: sums over a chunk of rows; a thread has a column of a query.
+// partial [chunks, S, D]: sums over a chunk of rows; a thread has a column of a query. Block (chunk, columns).
 template <class T, class C>
 __global__ void __launch_bounds__(kThreads)
     sum_direction(cpu::DepthArgs<T, C> args, __grid_constant__ const Sources<T, C> s, int64_t rows, int64_t chunk,
                   C* partial) {
   const int64_t begin = int64_t{blockIdx.x} * chunk, end = begin + chunk < rows ? begin + chunk : rows;
   const int64_t columns = args.width * s.queries;
-  for (int64_t at = threadIdx.x; at < columns; at += blockDim.x) {
+  for (int64_t at = int64_t{blockIdx.y} * blockDim.x + threadIdx.x; at < columns;
+       at += int64_t{gridDim.y} * blockDim.x) {
     const int64_t q = at / args.width, c = at % args.width;
     C sum = 0;
     for (int64_t row = begin; row < end; ++row)
@@ -194,8 +195,8 @@ void DepthKernels<T, C>::mix_backward(const cpu::DepthArgs<T, C>& args, int64_t 
   Tensor partial = Tensor::empty(Shape{chunks, columns}, dtype_of<C>(), device);
   launch("depth_mix_backward", mix_rows_backward<T, C>, grid_of(rows * args.queries, 1), dim3(kRowThreads), 0,
          stream(device.index), args, sources, rows);
-  launch("depth_mix_direction", sum_direction<T, C>, dim3(static_cast<unsigned>(chunks)), dim3(kThreads), 0,
-         stream(device.index), args, sources, rows, chunk, partial.mutable_data<C>());
+  launch("depth_mix_direction", sum_direction<T, C>, dim3(static_cast<unsigned>(chunks), grid_of(columns)),
+         dim3(kThreads), 0, stream(device.index), args, sources, rows, chunk, partial.mutable_data<C>());
   launch("depth_mix_sum", sum_chunks<C>, grid_of(columns), dim3(kThreads), 0, stream(device.index), partial.data<C>(),
          chunks, columns, ddirections);
 }

@@ -197,7 +197,7 @@ void backward(const cpu::NormBackwardArgs<T, C>& args, C* dweight, C* dbias, Dev
     const int64_t teams = teams_of_block<L>();
     const unsigned threads = threads_of<L>(width);
     const int64_t blocks = num_sum_blocks((rows.count + teams - 1) / teams, threads);
-    const int64_t most_shared = std::min(128 * 1024, max_shared_bytes(device.index));
+    const int64_t most_shared = std::min(128 * 1024, max_shared_bytes(device.index) - 1024);  // static memory is in it
     auto shared_bytes = static_cast<size_t>(teams * length) * sizeof(C);
     sums.is_shared = static_cast<int64_t>(shared_bytes) <= most_shared;
     if (!sums.is_shared) shared_bytes = 0;

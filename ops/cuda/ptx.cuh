@@ -12,7 +12,7 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
 #else
   auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   int bytes = is_valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #endif
 }
 // The same for 4 bytes.
@@ -22,14 +22,14 @@ __device__ __forceinline__ void copy_async_4(void* shared, const void* global, b
 #else
   auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   int bytes = is_valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #endif
 }
 __device__ __forceinline__ void copy_commit() {
 #ifdef WEFT_CUDA_EMULATED
   emulator::copy_commit();
 #else
-  asm volatile("cp.async.commit_group;");
+  asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 // Until at most `pending` of this thread's committed groups are under way.
@@ -38,7 +38,7 @@ __device__ __forceinline__ void copy_wait() {
 #ifdef WEFT_CUDA_EMULATED
   emulator::copy_wait(pending);
 #else
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending));
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
 
@@ -68,11 +68,13 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row)
   if constexpr (is_transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from));
+                 : "r"(from)
+                 : "memory");
   else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from));
+                 : "r"(from)
+                 : "memory");
 #endif
 }
 

@@ -31,9 +31,15 @@ struct BFloat16 {
 
  private:
   WEFT_HD static uint16_t round(float x) {
+#ifdef __CUDA_ARCH__  // one instruction; a NaN has other bits
+    uint16_t rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(x));
+    return rounded;
+#else
     uint32_t u = to_bits(x);
     if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
     return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+#endif
   }
   WEFT_HD static float expand(uint16_t bits) {
     uint32_t u = static_cast<uint32_t>(bits) << 16;
