@@ -66,10 +66,11 @@ TokenView token_view(std::string_view op, std::string_view side, const Attention
 }
 
 void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, const Problem& p) {
-  WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == p.compute && t.is_contiguous(),
-             str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ",
-                 p.compute),
-             str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
+  const DType dtype = p.are_grads_bf16 ? kBF16 : p.compute;
+  WEFT_CHECK(
+      t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
+      str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
+      str("make ", name, " as zeros of that shape and dtype, or with attention_state()"));
   check_device(op, name, t, "q", p.device);
   return t.mutable_raw();
 }
@@ -180,11 +181,19 @@ void check_options(std::string_view op, const Tensor& q, const AttentionTokens& 
              "shift and activation make weights for normaliser sum; leave them out otherwise");
 }
 
+// Hopper's kernels are asked for by name: not where there is no GPU.
+void check_backend(std::string_view op, const core::Problem& p, const AttentionOptions& options) {
+  WEFT_CHECK(options.backend != AttentionBackend::wgmma || (kCuda && p.device.is_cuda()),
+             str(op, ": the backend wgmma is for GPUs, q is on ", p.device),
+             "use the backend weft or automatic, or a GPU");
+}
+
 // A Problem with everything checked; `v` null for calls without values.
 core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v,
                       const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = core::make_problem(op, q, k, v, queries, keys, options);
   check_options(op, q, queries, keys, options);
+  check_backend(op, p, options);
   return p;
 }
 
@@ -320,12 +329,19 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
     refuse_cudnn("attend_backward", q_BTHK, why_not);
   }
   Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
-  AttentionGrads grads{Tensor::zeros(q_BTHK.shape(), p.compute, p.device),
-                       Tensor::zeros(k_BSGK.shape(), p.compute, p.device),
-                       Tensor::zeros(v_BSGV.shape(), p.compute, p.device)};
+  // On a GPU a gradient's rows have one block each, which can round and store what it would add to zeros.
+  if constexpr (kCuda) {
+    p.dout = core::operand(dout_BTHV);
+    p.are_grads_bf16 = p.device.is_cuda() && cuda::stores_bf16_gradients(p);
+  }
+  auto make = [&](const Tensor& x) {
+    return p.are_grads_bf16 ? Tensor::empty(x.shape(), kBF16, p.device) : Tensor::zeros(x.shape(), p.compute, p.device);
+  };
+  AttentionGrads grads{make(q_BTHK), make(k_BSGK), make(v_BSGV)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
   run_backward(p, options);
-  if (q_BTHK.dtype() == kBF16) grads = {cast(grads.dq, kBF16), cast(grads.dk, kBF16), cast(grads.dv, kBF16)};
+  if (q_BTHK.dtype() == kBF16 && !p.are_grads_bf16)
+    grads = {cast(grads.dq, kBF16), cast(grads.dk, kBF16), cast(grads.dv, kBF16)};
   return grads;
 }
 

@@ -113,9 +113,11 @@ void check_train(const Loaded& config) {
     refuse(config, "train.tokens",
            str("is ", e.train().tokens(), ", less than one step of ", e.train().tokens_per_step(), " tokens."),
            str("Use at least ", e.train().tokens_per_step(), "."));
-  if (e.train().attention() != AttentionKernels::cudnn) return;
+  const auto attention = e.train().attention();
+  if (attention != AttentionKernels::cudnn && attention != AttentionKernels::wgmma) return;
   if (e.train().device() == DeviceChoice::cpu || e.train().compute() != Compute::bf16)
-    refuse(config, "train.attention", "is cudnn, whose kernels are for GPUs and bf16.",
+    refuse(config, "train.attention",
+           str("is ", AttentionKernels::Value_Name(attention), ", whose kernels are for GPUs and bf16."),
            "Set train.compute=bf16 and train.device=cuda, or train.attention=weft.");
 }
 

@@ -143,6 +143,7 @@ ops::AttentionBackend attention_backend(const Experiment& experiment) {
   switch (experiment.train().attention()) {
     case config::AttentionKernels::weft: return ops::AttentionBackend::weft;
     case config::AttentionKernels::cudnn: return ops::AttentionBackend::cudnn;
+    case config::AttentionKernels::wgmma: return ops::AttentionBackend::wgmma;
     default: return ops::AttentionBackend::automatic;
   }
 }

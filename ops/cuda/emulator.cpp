@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "ops/cuda/emulator_hopper.h"
 #include "ops/cuda/emulator_memory.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -52,7 +53,10 @@ struct Fiber {
   Self seen;
   void* stack_pointer = nullptr;
   bool is_done = false, is_waiting = false;
+  const uint64_t* waits_at = nullptr;  // a barrier in shared memory
   Copies copies;
+  Products products;
+  Clock clock{};  // what it knows of the other warps
 };
 
 struct Warp {
@@ -80,6 +84,7 @@ class Block {
                "use 1 to 1024 threads");
     fibers_.assign(static_cast<size_t>(count_), Fiber{});
     warps_.assign(static_cast<size_t>((count_ + kWarp - 1) / kWarp), Warp{});
+    barriers_.clear();
     at_barrier_ = 0, done_ = 0, problem_.clear();
     for (int i = 0; i < count_; ++i) start(i, common);
     while (done_ < count_) {
@@ -97,7 +102,8 @@ class Block {
       }
       WEFT_CHECK(has_moved,
                  str("emulator: ", op, ": ", at_barrier_, " of ", count_, " threads wait at a barrier, ", done_,
-                     " have ended, and ", count_ - at_barrier_ - done_, " wait for lanes of their warp"),
+                     " have ended, and ", count_ - at_barrier_ - done_,
+                     " wait for lanes of their warp or at barriers in shared memory"),
                  "the kernel is wrong: every thread must reach every barrier and warp function");
     }
   }
@@ -137,17 +143,45 @@ class Block {
   }
 
   int lane() const { return current_ % kWarp; }
-  Copies& copies() { return fibers_[static_cast<size_t>(current_)].copies; }
+  int warp() const { return current_ / kWarp; }
+  Copies& copies() { return fiber().copies; }
+  Products& products() { return fiber().products; }
+
+  void init_barrier(const uint64_t* at, int count) {
+    memory_.use_clocks();
+    barriers_.init(at, count);
+  }
+  void arrive(const uint64_t* at, int64_t bytes) {
+    barriers_.arrive(at, {warp(), place().sync, &fiber().clock}, bytes);
+    wake(at);
+  }
+  void copy_tile(const uint64_t* at, void* to, const TileMap& from, const std::array<int32_t, 4>& first) {
+    barriers_.copy(at, {warp(), place().sync, &fiber().clock}, to, from, first);
+    wake(at);
+  }
+  void wait_at(const uint64_t* at, unsigned parity) {
+    while (!barriers_.has_ended(at, parity, fiber().clock)) {
+      fiber().is_waiting = true, fiber().waits_at = at;
+      leave();
+    }
+    fiber().waits_at = nullptr;
+  }
+
+  void stop_for(std::string problem) {
+    if (problem.empty()) return;
+    problem_ = std::move(problem);
+    leave();
+  }
 
   void on_read(uintptr_t at, size_t bytes) { stop_for(memory_.read(place(), at, bytes)); }
   void on_write(uintptr_t at, size_t bytes, bool is_atomic) { stop_for(memory_.write(place(), at, bytes, is_atomic)); }
 
  private:
-  Place place() const { return {current_, warps_[static_cast<size_t>(current_ / kWarp)].syncs}; }
-  void stop_for(std::string problem) {
-    if (problem.empty()) return;
-    problem_ = std::move(problem);
-    leave();
+  Fiber& fiber() { return fibers_[static_cast<size_t>(current_)]; }
+  Place place() { return {current_, warps_[static_cast<size_t>(warp())].syncs, fiber().clock.data()}; }
+  void wake(const uint64_t* at) {
+    for (Fiber& f : fibers_)
+      if (f.waits_at == at) f.is_waiting = false, f.waits_at = nullptr;
   }
 
   void start(int i, const Self& common) {
@@ -184,6 +218,7 @@ class Block {
   std::vector<Warp> warps_;
   std::string problem_;
   MemoryWatch memory_;
+  HopperBarriers barriers_;
 };
 
 thread_local Block block_of_thread;
@@ -213,6 +248,7 @@ void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, void* 
     common.block = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                         static_cast<unsigned>(i / grid.x / grid.y));
     common.shared = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128) % 128;
+    common.shared_bytes = shared_bytes;
     block_of_thread.run(op, common, shared_bytes, context, body);
   }
 }
@@ -222,6 +258,11 @@ const unsigned char* warp_exchange(const char* function, const void* mine, int b
   return block_of_thread.exchange(function, mine, bytes);
 }
 int lane() { return block_of_thread.lane(); }
+int warp() { return block_of_thread.warp(); }
+void stop(std::string problem) {
+  block_of_thread.stop_for(std::move(problem));
+  __builtin_trap();  // the launch has been abandoned
+}
 
 void on_read(const volatile void* at, size_t bytes) {
   if (self) block_of_thread.on_read(reinterpret_cast<uintptr_t>(at), bytes);
@@ -246,6 +287,16 @@ void copy_wait(int pending) {
     if (from) std::memcpy(to, from, size);
     else std::memset(to, 0, size);
   });
+}
+
+void barrier_init(uint64_t* at, int count) { block_of_thread.init_barrier(at, count); }
+void barrier_arrive(uint64_t* at, int64_t bytes) { block_of_thread.arrive(at, bytes); }
+void barrier_wait(uint64_t* at, unsigned parity) { block_of_thread.wait_at(at, parity); }
+void copy_tile(void* to, const TileMap& from, const std::array<int32_t, 4>& first, uint64_t* barrier) {
+  const auto bytes = static_cast<size_t>(from.rows) * 128;
+  on_write(to, bytes);
+  std::memset(to, 0xFF, bytes);
+  block_of_thread.copy_tile(barrier, to, from, first);
 }
 
 namespace {
@@ -274,6 +325,28 @@ void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)
     }
     d[i] = sum;
   }
+}
+
+void wgmma_fence() { block_of_thread.products().fence(); }
+void wgmma_commit() { block_of_thread.products().commit(); }
+void wgmma_wait(int pending) { block_of_thread.products().wait(pending); }
+void wgmma(float* d, int n, bool accumulates, uint64_t a, uint64_t b) {
+  const uint64_t operands[2] = {a, b};
+  const unsigned char* all = warp_exchange("wgmma", operands, sizeof operands);
+  if (std::memcmp(all, all + (lane() ^ 1) * kExchangeBytes, sizeof operands) != 0)
+    stop("lanes of one warp multiply different operands");
+  block_of_thread.products().start(d, n, accumulates, nullptr, a, b, false);
+}
+void wgmma_rows(float* d, int n, const uint32_t (&a)[4], uint64_t b) {
+  const unsigned char* all = warp_exchange("wgmma_rows", a, sizeof a);
+  float rows[2][16];
+  for (int h = 0; h < 2; ++h)
+    for (int k = 0; k < 16; ++k) {
+      uint32_t pair;
+      std::memcpy(&pair, all + (lane() / 4 * 4 + k / 2 % 4) * kExchangeBytes + (k / 8 * 2 + h) * 4, sizeof pair);
+      rows[h][k] = part(pair, k % 2);
+    }
+  block_of_thread.products().start(d, n, true, rows, 0, b, true);
 }
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed) {

@@ -2,13 +2,14 @@
 // of one thread, and barriers and warp functions are rendezvous of fibers. Strict where a GPU is not: a thread that ends while
 // others wait at a barrier, lanes of a warp at different functions, and a missing lane are Errors.
 // Races, unordered accesses between barriers, are Errors too, and asynchronous copies arrive no sooner than they are waited for
-// (ops/cuda/emulator_memory.h). It shows nothing about speed. x86-64 only.
+// (ops/cuda/emulator_memory.h). What only Hopper has is in ops/cuda/emulator_hopper.h. It shows nothing about speed. x86-64 only.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 #include "src/core/cuda/emulated_types.h"
@@ -21,6 +22,7 @@ inline constexpr int kWarp = 32, kExchangeBytes = 32;
 struct Self {
   dim3 thread, block, block_size, grid;
   unsigned char* shared = nullptr;
+  size_t shared_bytes = 0;
 };
 extern thread_local const Self* self;
 
@@ -35,6 +37,7 @@ void block_barrier();
 // Gives `bytes` of this lane to the warp and returns every lane's, kExchangeBytes apart, when all have come to the same function.
 const unsigned char* warp_exchange(const char* function, const void* mine, int bytes);
 int lane();
+int warp();
 
 template <class T>
 T shuffle(const char* function, T x, int from) {
@@ -55,6 +58,9 @@ void copy_wait(int pending);
 
 // This thread is about to change them in one atomic step.
 void on_atomic(void* at, size_t bytes);
+
+// Ends the launch with an Error: this thread has done what is never right.
+[[noreturn]] void stop(std::string problem);
 
 }  // namespace weft::cuda::emulator
 

@@ -44,10 +44,28 @@ MemoryWatch::~MemoryWatch() {
   munmap(shared_records_, kMostShared / kUnit * sizeof(Record));
   munmap(static_records_, (static_bytes_ / kUnit + 1) * sizeof(Record));
   if (device_records_) munmap(device_records_, device_memory_capacity() / kUnit * sizeof(Record));
+  if (warp_reads_) munmap(warp_reads_, kMostShared / kUnit * kMostWarps * sizeof(WarpRead));
+}
+
+void MemoryWatch::use_clocks() {
+  if (!warp_reads_)
+    warp_reads_ = static_cast<WarpRead*>(untouched(kMostShared / kUnit * kMostWarps * sizeof(WarpRead)));
+  has_clocks_ = true;
+}
+
+MemoryWatch::WarpRead* MemoryWatch::reads_of(uintptr_t at) const {
+  return has_clocks_ && at - dynamic_ < dynamic_bytes_ ? warp_reads_ + (at - dynamic_) / kUnit * kMostWarps : nullptr;
+}
+
+int MemoryWatch::unordered_reader(const Place& who, const WarpRead* reads) const {
+  for (int w = 0; w < kMostWarps; ++w)
+    if (w != who.thread / 32 && reads[w].epoch == epoch_ && reads[w].sync >= who.seen[w]) return w;
+  return -1;
 }
 
 void MemoryWatch::begin_block(const void* shared, size_t shared_bytes) {
   first_of_block_ = ++epoch_;
+  has_clocks_ = false;
   dynamic_ = reinterpret_cast<uintptr_t>(shared), dynamic_bytes_ = shared_bytes;
   static_ = reinterpret_cast<uintptr_t>(__builtin_thread_pointer()) - static_bytes_;
   // Blocks run one after the other, and all their memory is there before the first.
@@ -70,7 +88,8 @@ bool MemoryWatch::is_unordered(const Place& who, uint32_t first, uint32_t epoch,
   if (epoch < first) return false;           // another launch, or another block's shared memory
   if (epoch < first_of_block_) return true;  // another block of the launch
   if (epoch < epoch_ || thread == who.thread) return false;
-  return thread / 32 != who.thread / 32 || sync == who.sync;
+  if (thread / 32 == who.thread / 32) return sync == who.sync;
+  return thread == kSeveral || !who.seen || sync >= who.seen[thread / 32];
 }
 
 std::string MemoryWatch::race(const Place& who, const char* does, const Memory& memory, size_t bytes, const char* did,
@@ -88,11 +107,13 @@ std::string MemoryWatch::read(const Place& who, uintptr_t at, size_t bytes) {
   if (!memory.records) return "";
   const auto warp = static_cast<uint8_t>(who.thread / 32);
   const uint32_t lane = 1u << (who.thread % 32);
+  WarpRead* reads = reads_of(at);
   for (size_t i = 0; i < (bytes + kUnit - 1) / kUnit; ++i) {
     Record& r = memory.records[i];
     if (is_unordered(who, memory.first_epoch, r.write_epoch, r.write_sync, r.writer))
       return race(who, "reads", memory, bytes, r.is_write_atomic ? "changed atomically" : "written", r.write_epoch,
                   r.writer);
+    if (reads) reads[i * kMostWarps + warp] = {epoch_, who.sync};
     if (r.read_epoch != epoch_) {
       if (r.read_epoch >= memory.first_epoch && r.read_epoch < first_of_block_) r.far_read_epoch = r.read_epoch;
       r.read_epoch = epoch_, r.read_warp = warp, r.read_sync = who.sync, r.read_lanes = lane, r.is_read_by_warps = 0;
@@ -112,6 +133,7 @@ std::string MemoryWatch::write(const Place& who, uintptr_t at, size_t bytes, boo
   if (!memory.records) return "";
   const char* does = is_atomic ? "changes atomically" : "writes";
   const uint32_t first = memory.first_epoch;
+  const WarpRead* reads = reads_of(at);
   for (size_t i = 0; i < (bytes + kUnit - 1) / kUnit; ++i) {
     Record& r = memory.records[i];
     if (!(is_atomic && r.is_write_atomic) && is_unordered(who, first, r.write_epoch, r.write_sync, r.writer))
@@ -119,7 +141,11 @@ std::string MemoryWatch::write(const Place& who, uintptr_t at, size_t bytes, boo
                   r.writer);
     for (uint32_t epoch : {r.far_read_epoch, r.read_epoch})
       if (epoch >= first && epoch < first_of_block_) return race(who, does, memory, bytes, "read", epoch, -1);
-    if (r.read_epoch == epoch_) {
+    if (reads) {
+      if (int warp = unordered_reader(who, reads + i * kMostWarps); warp >= 0)
+        return str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name, " memory that warp ", warp,
+                   " has read, and no barrier orders them");
+    } else if (r.read_epoch == epoch_) {
       const uint32_t others = r.read_lanes & ~(1u << (who.thread % 32));
       if (r.read_warp != who.thread / 32 || (r.read_sync == who.sync && others != 0))
         return race(who, does, memory, bytes, "read", epoch_,

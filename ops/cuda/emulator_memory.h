@@ -11,10 +11,13 @@
 namespace weft::cuda::emulator {
 
 // Where a thread is when it reads or writes. Two accesses of one launch are in order if one thread made both, or a barrier of their
-// block lies between, or they are of one warp and a __syncwarp does. Functions that only exchange values order nothing.
+// block lies between, or they are of one warp and a __syncwarp does, or a barrier in shared memory says so: what a warp did before
+// its last __syncwarp before an arrival is in the past of whoever has waited for that. Functions that only exchange values order
+// nothing.
 struct Place {
   int thread = 0;
-  uint32_t sync = 0;  // of the thread's warp: its number of __syncwarp so far
+  uint32_t sync = 0;               // of the thread's warp: its number of __syncwarp so far
+  const uint32_t* seen = nullptr;  // of every warp: accesses before its number seen[warp] are in the past
 };
 
 class MemoryWatch {
@@ -27,6 +30,7 @@ class MemoryWatch {
   void begin_launch() { first_of_launch_ = ++epoch_; }
   void begin_block(const void* shared, size_t shared_bytes);
   void barrier() { ++epoch_; }  // all threads of the block have come
+  void use_clocks();            // until the block's end, reads of shared memory are kept for every warp
 
   // "" or what is wrong with it.
   std::string read(const Place& who, uintptr_t at, size_t bytes);
@@ -52,6 +56,14 @@ class MemoryWatch {
     uint32_t first_epoch = 0;   // before it nothing matters: of the launch, or of the block for shared memory
   };
   Memory find(uintptr_t at, size_t bytes) const;
+  // A warp's last read of two bytes of shared memory.
+  struct WarpRead {
+    uint32_t epoch, sync;
+  };
+  static constexpr int kMostWarps = 32;
+  WarpRead* reads_of(uintptr_t at) const;                               // one per warp, or null
+  int unordered_reader(const Place& who, const WarpRead* reads) const;  // a warp, or -1
+
   bool is_unordered(const Place& who, uint32_t first, uint32_t epoch, uint32_t sync, int thread) const;
   std::string race(const Place& who, const char* does, const Memory& memory, size_t bytes, const char* did,
                    uint32_t epoch, int thread) const;
@@ -60,6 +72,8 @@ class MemoryWatch {
   uintptr_t dynamic_ = 0, static_ = 0;
   size_t dynamic_bytes_ = 0, static_bytes_ = 0;
   Record *shared_records_ = nullptr, *static_records_ = nullptr, *device_records_ = nullptr;
+  WarpRead* warp_reads_ = nullptr;
+  bool has_clocks_ = false;
 };
 
 // Copies of one thread that are under way, in the order they were asked for.

@@ -2,8 +2,8 @@
 // order (the same bits every time), grids, the launch. bf16 is read as float and rounded once when it is stored.
 //
 // Kernel files also compile as C++ for the emulator (ops/cuda/emulator.h), which runs blocks and threads on the CPU where there
-// is no GPU. For that they use launch() instead of <<<>>>, dynamic_shared() instead of an extern array, PTX only in ptx.cuh
-// (with a plain version beside it), warp functions with all 32 lanes present, and no library of device code.
+// is no GPU. For that they use launch() instead of <<<>>>, dynamic_shared() instead of an extern array, PTX only in ptx.cuh,
+// hopper.cuh and wgmma.cuh (with a plain version beside it), warp functions with all 32 lanes present, and no library of device code.
 #pragma once
 
 #include <cstdint>

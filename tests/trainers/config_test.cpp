@@ -240,6 +240,8 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"train.attention=cudnn"},
        {"train.attention is cudnn, whose kernels are for GPUs and bf16.", "train.compute=bf16"}},
       {{"train.attention=cudnn", "train.compute=bf16", "train.device=cpu"}, {"train.device=cuda"}},
+      {{"train.attention=wgmma"},
+       {"train.attention is wgmma, whose kernels are for GPUs and bf16.", "train.compute=bf16"}},
       {{"train.tokens=31"}, {"train.tokens is 31, less than one step of 32 tokens"}},
       {{"train.max_seconds=0"}, {"train.max_seconds is 0, outside", "seconds"}},
       {{"train.threads=0"}, {"train.threads is 0, outside", "[1, 4096]"}},

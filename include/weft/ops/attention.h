@@ -35,10 +35,13 @@ enum class Normaliser {
   signed_softmax,  // weights sign(s) exp(|s| - lse), lse of |s|; state (out, lse). A score of exactly 0 counts as positive
 };
 
-// Whose kernels one call over one key set runs. cuDNN (GPUs, bf16) knows softmax of plain scores under a causal mask or a window, where
-// queries and keys have one tensor of positions and are_consecutive, and no gradient of lse; asked for by name it is an Error where it does not take the call. automatic: Weft's, until
-// cuDNN's have been measured to be faster (docs/gpu.md).
-enum class AttentionBackend : uint8_t { automatic, weft, cudnn };
+// Whose kernels a call runs; by name, a call that they do not take is an Error.
+//   weft    this framework's: every device, dtype and functor
+//   wgmma   this framework's for GPUs of compute capability 9.0 (Hopper): bf16, keys and values at most 128 wide, rows of whole 16 bytes
+//   cudnn   cuDNN's (GPUs, bf16), of attend() and attend_backward(): softmax of plain scores under a causal mask or a window, where queries
+//           and keys have one tensor of positions and are_consecutive, and no gradient of lse
+// automatic is weft, until the others have been measured to be faster (docs/gpu.md).
+enum class AttentionBackend : uint8_t { automatic, weft, cudnn, wgmma };
 
 struct AttentionOptions {
   double scale = 0;  // 0: 1 / sqrt(K)

@@ -5,7 +5,7 @@
 // walks the keys. Both copy the next tile while they work on this one, if shared memory has room for two.
 #pragma once
 
-#include "ops/cuda/attention/tile_bf16.cuh"
+#include "ops/cuda/attention/backward_rows.cuh"
 
 namespace weft::cuda::attention::tensor {
 
@@ -42,38 +42,6 @@ struct Walked {
 template <int kWidth, class Numbers>
 constexpr size_t backward_shared_bytes(int own, int stages) {
   return static_cast<size_t>(2 * own + 2 * stages * kWalked) * kWidth * sizeof(uint16_t) + 2 * sizeof(Numbers);
-}
-
-// Adds factor * acc to rows of `stride` elements.
-template <int M, int C>
-__device__ __forceinline__ void add_rows(float* to, int64_t stride, float (&acc)[M][C][4], int64_t first, int64_t count,
-                                         int first_column, int64_t width, float factor) {
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      int64_t at = first + own_row<M>(m, h);
-      if (at >= count) continue;
-      float* row = to + at * stride;
-      for_columns(acc[m], h, first_column, width, [&](float x, int c) { row[c] += factor * x; });
-    }
-}
-
-// Weights and score gradients of a tile in place of its products, by gradient_of(product, dweight, m, h, walked token).
-template <int M, int N, class F>
-__device__ __forceinline__ void differentiate(float (&x)[M][N][4], float (&dweight)[M][N][4], F&& gradient_of) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 2; ++e)
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float &s = x[m][n][2 * h + e], &dw = dweight[m][n][2 * h + e];
-          auto g = gradient_of(s, dw, m, h, 8 * n + 2 * lane_t() + e);
-          s = g.weight, dw = g.dscore;
-        }
 }
 
 // Block (row, key/value head, tile of 64 M keys), and of the channels of dK and dV those from blockIdx.y * 8 C on: registers
@@ -156,10 +124,10 @@ __global__ void __launch_bounds__(kBlock) backward_keys(Work w, Mask mask, Score
     at = next;
   }
   const int64_t row = b * p.keys * p.kv_heads + kv_head;
-  add_rows(static_cast<float*>(p.dk) + row * p.key_width, p.kv_heads * p.key_width, dk, k0, p.keys, first_column,
-           p.key_width, static_cast<float>(p.scale));
-  add_rows(static_cast<float*>(p.dv) + row * p.value_width, p.kv_heads * p.value_width, dv, k0, p.keys, first_column,
-           p.value_width, 1.0f);
+  give_rows(p, p.dk, row * p.key_width, p.kv_heads * p.key_width, dk, k0, p.keys, first_column, p.key_width,
+            static_cast<float>(p.scale));
+  give_rows(p, p.dv, row * p.value_width, p.kv_heads * p.value_width, dv, k0, p.keys, first_column, p.value_width,
+            1.0f);
 }
 
 // Block (row, head, tile of 64 M queries), later tiles first. N as above.
@@ -240,8 +208,8 @@ __global__ void __launch_bounds__(kBlock)
     if (is_more && stages == 1) copy(next, turn + 1);
     at = next;
   }
-  add_rows(static_cast<float*>(p.dq) + (b * p.queries * p.heads + head) * p.key_width, p.heads * p.key_width, dq, q0,
-           p.queries, 0, p.key_width, static_cast<float>(p.scale));
+  give_rows(p, p.dq, (b * p.queries * p.heads + head) * p.key_width, p.heads * p.key_width, dq, q0, p.queries, 0,
+            p.key_width, static_cast<float>(p.scale));
 }
 
 // How many rows a warp has and how many walked tokens it takes at a time: what registers hold without spilling much.

@@ -163,6 +163,22 @@ __device__ __forceinline__ void for_columns(float (&acc)[C][4], int h, int first
     }
 }
 
+// The same, times `factor`, to a row in bf16: in pairs where all rows begin at one.
+template <int C>
+__device__ __forceinline__ void store_bf16(BFloat16* row, float (&acc)[C][4], int h, int first_column, int64_t width,
+                                           float factor) {
+  if (width % 2 != 0) {
+    for_columns(acc, h, first_column, width, [&](float x, int c) { row[c] = BFloat16(factor * x); });
+    return;
+  }
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    const int column = first_column + 8 * c + 2 * lane_t();
+    if (column < width)
+      *reinterpret_cast<uint32_t*>(row + column) = pack_bf16(factor * acc[c][2 * h], factor * acc[c][2 * h + 1]);
+  }
+}
+
 // The row of the block's own tile of half h of fragment m.
 template <int M>
 __device__ __forceinline__ int own_row(int m, int h) {

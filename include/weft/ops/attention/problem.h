@@ -33,7 +33,9 @@ struct Problem {
   void* out = nullptr;
   bool out_is_bf16 = false, has_state = false;
   void* statistic = nullptr;
-  // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type.
+  // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type, or new memory in bf16
+  // whose every element is stored.
+  bool are_grads_bf16 = false;
   const void* delta = nullptr;
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
   // Statistics: column mass [B, S, H], entropy and largest score [B, T, H].
