@@ -124,6 +124,54 @@ std::vector<Row> edge_rows() {
 }
 TEST(Devices, AgreeAtTheEdgesOfKernels) { compare_all(edge_rows()); }
 
+// Rows of more than a block holds in registers, which are read again in every pass: large vocabularies above all.
+std::vector<Row> long_rows() {
+  constexpr int64_t n = 16 * 1024 + 3;
+  std::vector<Row> rows;
+  for (int64_t width : {n, n + 5}) {  // by one element, and 16 bytes at a time
+    rows.push_back({"rms_norm_long", {{2, width}, {width}}, [](In in) { return rms_norm(in[0], in[1], 1e-6); }});
+    rows.push_back({"layer_norm_long", {{2, width}, {width}, {width}}, [](In in) {
+                      return layer_norm(in[0], in[1], in[2], 1e-5);
+                    }});
+    rows.push_back({"softmax_long", {{2, width}}, [](In in) { return softmax(in[0]); }});
+    rows.push_back({"cross_entropy_long", {{2, width}}, [width](In in) {
+                      return cross_entropy(in[0], ints({5, static_cast<int32_t>(width - 1)}, {2}));
+                    }});
+  }
+  rows.push_back({"linear_cross_entropy_long", {{3, 4}, {n, 4}}, [](In in) {
+                    return linear_cross_entropy(in[0], in[1], ints({0, -1, 16386}, {3}), {.chunk = 2}).loss * 2.0;
+                  }});
+  return rows;
+}
+TEST(Devices, AgreeOnLongRows) { compare_all(long_rows()); }
+
+std::vector<Row> sequence_rows() {
+  std::vector<Row> rows;
+  auto documents = [] {
+    Tensor d = Tensor::empty({2, 70}, kI32, Device::cpu());
+    for (int64_t i = 0; i < 140; ++i) d.mutable_data<int32_t>()[i] = static_cast<int32_t>(i / 23);
+    return here(d);
+  };
+  for (auto [dim, taps] : {std::array<int64_t, 2>{7, 1}, {7, 4}, {64, 4}, {24, 9}})
+    rows.push_back({"causal_conv_n", {{2, 70, dim}, {dim, taps}, {dim}}, [documents](In in) {
+                      return causal_conv(in[0], in[1], in[2], documents());
+                    }});
+  for (bool is_interleaved : {false, true})
+    rows.push_back({"rotary_n", {{2, 70, 3, 64}}, [is_interleaved](In in) {
+                      return rotary(in[0], ops::rotary_table(positions(2, 70), 64, {.interleaved = is_interleaved}));
+                    }});
+  rows.push_back({"dropout_n", {{2, 70, 33}}, [](In in) { return dropout(in[0], positions(2, 70), 0.4, Rng(5)); }});
+  rows.push_back(
+      {"linear_cross_entropy_n", {{70, 33}, {129, 33}}, [](In in) {
+         Tensor targets = Tensor::empty({70}, kI32, Device::cpu());
+         for (int32_t i = 0; i < 70; ++i) targets.mutable_data<int32_t>()[i] = i % 7 ? i * 13 % 129 : -1;
+         return linear_cross_entropy(in[0], in[1], here(targets), {.factor = 0.1, .softcap = 5, .chunk = 32}).loss *
+                2.0;
+       }});
+  return rows;
+}
+TEST(Devices, AgreeOnSequences) { compare_all(sequence_rows()); }
+
 std::vector<Row> attention_rows() {
   std::vector<Row> rows;
   for (auto [t, k, v] : {std::array<int64_t, 3>{1, 8, 8},

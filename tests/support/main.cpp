@@ -1,12 +1,14 @@
-// main() of every test program: new memory is NaN, guards behind blocks are checked after each test, and a failure
-// prints the seed (WEFT_TEST_SEED sets it).
+// main() of every test program: new memory is NaN, guards behind blocks are checked after each test, those of GPUs in suites that are named
+// for devices, and a failure prints the seed (WEFT_TEST_SEED sets it).
 #include <gtest/gtest.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "tests/support/random.h"
 #include "weft/core/allocator.h"
+#include "weft/core/stream.h"
 
 namespace weft::test {
 
@@ -22,14 +24,21 @@ namespace {
 
 int64_t expected_guard_errors = 0;
 
+// Other suites leave a GPU alone: to ask it takes longer than most tests.
+int64_t num_guard_errors(const ::testing::TestInfo& info) {
+  int64_t count = allocator(Device::cpu()).stats().num_guard_errors;
+  if (std::string_view(info.test_suite_name()).find("Devices") != std::string_view::npos)
+    for (int d = 0; d < num_cuda_devices(); ++d) count += allocator(Device::cuda(d)).stats().num_guard_errors;
+  return count;
+}
+
 class GuardListener : public ::testing::EmptyTestEventListener {
-  void OnTestStart(const ::testing::TestInfo&) override {
-    errors_ = allocator(Device::cpu()).stats().num_guard_errors;
+  void OnTestStart(const ::testing::TestInfo& info) override {
+    errors_ = num_guard_errors(info);
     expected_guard_errors = 0;
   }
   void OnTestEnd(const ::testing::TestInfo& info) override {
-    EXPECT_EQ(allocator(Device::cpu()).stats().num_guard_errors, errors_ + expected_guard_errors)
-        << "a kernel wrote behind the end of its tensor";
+    EXPECT_EQ(num_guard_errors(info), errors_ + expected_guard_errors) << "a kernel wrote behind the end of its tensor";
     if (info.result()->Failed()) std::printf("WEFT_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed()));
   }
   int64_t errors_ = 0;
