@@ -3,7 +3,7 @@
 //
 // Kernel files also compile as C++ for the emulator (ops/cuda/emulator.h), which runs blocks and threads on the CPU where there
 // is no GPU. For that they use launch() instead of <<<>>>, dynamic_shared() instead of an extern array, PTX only in ptx.cuh,
-// hopper.cuh and wgmma.cuh (with a plain version beside it), warp functions with all 32 lanes present, and no library of device code.
+// hopper.cuh and wgmma.cuh (with a plain version beside it; rounding to bf16 is in weft/core/dtype.h), warp functions with all 32 lanes present, and no library of device code.
 #pragma once
 
 #include <cstdint>

@@ -13,14 +13,15 @@ namespace weft::cuda {
 
 namespace {
 
-// Sizes and byte strides, fastest dimension first; a dimension of one element has a stride that nobody follows.
+// Sizes and byte strides, fastest dimension first. Nobody follows the stride of a dimension of one element: it is what follows from the
+// dimension before, in whole 16 bytes.
 struct Layout {
   std::array<int64_t, 4> sizes, strides;
 
   Layout(const ops::core::Operand& x, int64_t batch, int64_t tokens, int64_t heads, int64_t width)
       : sizes{width, heads, tokens, batch}, strides{2, 2 * x.head_stride, 2 * x.token_stride, 2 * x.batch_stride} {
     for (size_t d = 1; d < 4; ++d)
-      if (sizes[d] == 1) strides[d] = 16;
+      if (sizes[d] == 1) strides[d] = (sizes[d - 1] * strides[d - 1] + 15) / 16 * 16;
   }
 };
 

@@ -125,8 +125,8 @@ void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v
        top = seen.max_score.to_vector<float>();
   NoGrad no_grad;
   auto norms = sqrt(weft::sum(square(cast(v_BTGV, kF32)), -1)).value().to_vector<float>();
-  auto positions = document_positions().to_vector<int32_t>();
-  auto documents = data_.documents.defined() ? data_.documents.to_vector<int32_t>() : std::vector<int32_t>();
+  const std::span<const int32_t> positions = cpu_document_positions(),
+                                 documents = data_.documents.defined() ? cpu_documents() : std::span<const int32_t>();
   // Documents as runs of tokens of a row.
   struct Run {
     int64_t begin, length;

@@ -11,7 +11,7 @@
 namespace weft {
 namespace {
 
-class Staging : public ::testing::Test {
+class StagingOnDevices : public ::testing::Test {
  protected:
   void SetUp() override {
     if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
@@ -24,7 +24,7 @@ std::vector<int32_t> numbers(int64_t count, int32_t first) {
   return values;
 }
 
-TEST_F(Staging, PinnedMemoryIsCopiedFromAndTo) {
+TEST_F(StagingOnDevices, PinnedMemoryIsCopiedFromAndTo) {
   PinnedBuffer buffer(4096);
   EXPECT_EQ(buffer.bytes(), 4096u);
   std::vector<int32_t> values = numbers(1024, 7);
@@ -40,15 +40,18 @@ TEST_F(Staging, PinnedMemoryIsCopiedFromAndTo) {
   EXPECT_EQ(nothing.bytes(), 0u);
 }
 
-TEST_F(Staging, AnEventIsReachedOnceTheDeviceIsPastIt) {
+TEST_F(StagingOnDevices, AnEventIsReachedOnceTheDeviceIsPastIt) {
   Event event(Device::cuda());
   Tensor::zeros({1 << 20}, kF32, Device::cuda());
   event.record();
+#ifdef WEFT_CUDA_EMULATED  // a device may be quicker than the question
+  EXPECT_FALSE(event.is_reached());
+#endif
   synchronize(Device::cuda());
   EXPECT_TRUE(event.is_reached());
 }
 
-TEST_F(Staging, UploadsOfManyBatchesArriveWhole) {
+TEST_F(StagingOnDevices, UploadsOfManyBatchesArriveWhole) {
   Upload upload(Device::cuda());
   std::vector<Tensor> there;
   const int64_t before = num_device_waits();
@@ -62,12 +65,15 @@ TEST_F(Staging, UploadsOfManyBatchesArriveWhole) {
     EXPECT_EQ(there.back().shape(), part.shape());
   }
   EXPECT_EQ(num_device_waits(), before);
+#ifdef WEFT_CUDA_EMULATED  // where a copy has ended only when somebody has waited
+  EXPECT_EQ(upload.num_buffers(), 100u);
+#endif
   for (int32_t i = 0; i < 100; ++i)
     EXPECT_EQ(there[static_cast<size_t>(i)].to_vector<int32_t>(), numbers(i % 3 == 0 ? 120 : 40, 1000 * i)) << i;
 }
 
 // A step uploads, works, and waits once.
-TEST_F(Staging, UploadsInSteadyStateReuseTheirBuffers) {
+TEST_F(StagingOnDevices, UploadsInSteadyStateReuseTheirBuffers) {
   Upload upload(Device::cuda());
   for (int32_t step = 0; step < 20; ++step) {
     std::vector<Tensor> there;
@@ -80,7 +86,7 @@ TEST_F(Staging, UploadsInSteadyStateReuseTheirBuffers) {
   }
 }
 
-TEST_F(Staging, UploadsLeaveAloneWhatIsThere) {
+TEST_F(StagingOnDevices, UploadsLeaveAloneWhatIsThere) {
   Upload upload(Device::cuda()), home(Device::cpu());
   EXPECT_FALSE(upload(Tensor()).defined());
   Tensor there = Tensor::zeros({2}, kF32, Device::cuda()), here = Tensor::zeros({2}, kF32, Device::cpu());
@@ -95,7 +101,7 @@ TEST_F(Staging, UploadsLeaveAloneWhatIsThere) {
             "");
 }
 
-TEST_F(Staging, DownloadsComeWithTheNextWait) {
+TEST_F(StagingOnDevices, DownloadsComeWithTheNextWait) {
   Download download;
   Tensor first = Tensor::full({3}, 2.5, kF64, Device::cuda()), other = Tensor::full({1}, 7, kF64, Device::cuda());
   download.start(first);

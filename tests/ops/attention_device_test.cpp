@@ -78,7 +78,7 @@ struct Sweep {
   std::vector<Widths> widths;
   int64_t queries = 130, keys = 140;  // beyond tiles of 64 and of 128 tokens
   size_t turn = 0;                    // which third of the variants also goes in pieces
-  ops::AttentionBackend backend = ops::AttentionBackend::automatic;
+  ops::AttentionBackend backend = ops::AttentionBackend::weft;
   bool only_aligned = false;   // for a backend that takes no others
   size_t step = 1, first = 0;  // of the variants
 };
@@ -114,6 +114,13 @@ TEST(AttentionOnDevices, EveryVariantUpTo128WideEqualsTheReference) {
 
 TEST(AttentionOnDevices, EveryVariantUpTo256WideEqualsTheReference) {
   expect_every_variant({.widths = {{136, 136}, {192, 128}, {250, 250}, {256, 256}}, .queries = 100, .turn = 2});
+}
+
+TEST(AttentionOnDevices, EveryVariantOfAlignedRowsEqualsTheReferenceByWgmma) {
+  if (num_cuda_devices() > 0 && cuda_device_info(0).major != 9) GTEST_SKIP() << "no GPU of compute capability 9.0";
+  for (const std::vector<Widths>& widths :
+       {std::vector<Widths>{{64, 64}, {32, 64}, {64, 40}}, {{128, 128}, {72, 72}, {96, 80}}})
+    expect_every_variant({.widths = widths, .turn = 0, .backend = ops::AttentionBackend::wgmma, .only_aligned = true});
 }
 
 // One code in two dtypes.

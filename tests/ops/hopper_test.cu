@@ -96,7 +96,7 @@ void expect_products(int64_t width) {
     }
 }
 
-TEST(Hopper, MultipliesWhatTheCopyEngineBrings) {
+TEST(HopperOnDevices, MultipliesWhatTheCopyEngineBrings) {
   if (const std::string why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   expect_products<64>(64);
   expect_products<64>(40);  // zeros from there on
@@ -147,7 +147,7 @@ __global__ void ring(const __grid_constant__ TileMap map, float* sums, int tiles
   sums[threadIdx.x] = sum;
 }
 
-TEST(Hopper, RingsOfStagesAreCheckedForRaces) {
+TEST(HopperOnDevices, RingsOfStagesAreCheckedForRaces) {
   if (const std::string why = no_hopper(); !why.empty()) GTEST_SKIP() << why;
   Tensor x = operand({1, 64 * 5, 1, 64}), here = x.cpu();
   auto run = [&](Mistake wrong) {
@@ -188,7 +188,7 @@ __global__ void careless(float* y, int wrong) {
   if (wrong != 2) y[threadIdx.x] = x[3][1];
 }
 
-TEST(Hopper, ProductsAreThereWhenTheyHaveBeenWaitedFor) {
+TEST(HopperOnDevices, ProductsAreThereWhenTheyHaveBeenWaitedFor) {
   Tensor y = Tensor::zeros({128}, kF32, Device::cuda());
   auto run = [&](int wrong) {
     launch("careless", careless, 1, 128, 1024 + 64 * 64 * 2, stream_of(y), y.mutable_data<float>(), wrong);

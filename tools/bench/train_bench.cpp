@@ -69,8 +69,8 @@ std::vector<Row> run_train(const BenchOptions& options) {
   if (default_device().is_cuda()) std::swap(computes[0], computes[1]);  // first what a GPU is for
   for (DType compute : computes)
     for (const StepShape& shape : shapes)
-      if (!options.quick || &shape != &shapes[0])
-        rows.push_back(step_row_or_problem(shape, compute, options));  // the large one takes minutes
+      if (!options.quick || &shape != &shapes[0])  // the large one takes minutes
+        rows.push_back(step_row_or_problem(shape, compute, options));
   return rows;
 }
 

@@ -31,7 +31,7 @@ struct BFloat16 {
 
  private:
   WEFT_HD static uint16_t round(float x) {
-#ifdef __CUDA_ARCH__  // one instruction; a NaN has other bits
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // one instruction; a NaN has other bits
     uint16_t rounded;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(x));
     return rounded;

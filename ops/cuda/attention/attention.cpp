@@ -44,7 +44,7 @@ std::string wgmma_problem(const Problem& p, bool is_backward) {
 // Whether a call is for the kernels for Hopper. Without queries or keys there is nothing that they would do otherwise.
 bool takes_wgmma(const Problem& p, const ops::AttentionOptions& options, bool is_backward) {
   if (options.backend != ops::AttentionBackend::wgmma) return false;
-  if (p.batch == 0 || p.queries == 0 || p.keys == 0) return false;
+  if (p.batch == 0 || p.queries == 0 || p.keys == 0 || p.heads == 0) return false;
   const std::string problem = wgmma_problem(p, is_backward);
   WEFT_CHECK(problem.empty(), str("attention: the backend wgmma does not take this call: ", problem),
              "use the backend weft or automatic");

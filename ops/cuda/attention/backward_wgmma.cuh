@@ -78,6 +78,21 @@ struct BackwardMemory {
   }
 };
 
+// The producer's warp: a block's own rows by copy_own(), then for every tile of the walk, as its stage becomes free, numbers by
+// load(tile, stage) of all lanes and rows by copy(tile, stage) of one.
+template <class Memory, class Tiles, class CopyOwn, class Load, class Copy>
+__device__ __forceinline__ void produce(const Memory& memory, Tiles& walk, CopyOwn&& copy_own, Load&& load,
+                                        Copy&& copy) {
+  if (is_first_lane()) copy_own();
+  Tile at;
+  for (Turn<kBackwardStages> turn; walk.next(at); turn.advance()) {
+    memory.rest.free[turn.stage].wait(turn.parity ^ 1);
+    load(at, turn.stage);
+    __syncwarp();
+    if (is_first_lane()) copy(at, turn.stage);
+  }
+}
+
 // x = own[0] . first^T and dweight = own[1] . second^T of a stage.
 template <int N, class Memory>
 __device__ __forceinline__ void multiply_both(float (&x)[N][4], float (&dweight)[N][4], const Memory& memory, int row,
@@ -105,20 +120,17 @@ __global__ void __launch_bounds__(kBlock, 1)
   __syncthreads();
 
   Walk<Mask, false> walk(w, mask, b, tile, first_head, first_head + each);
-  Tile at;
-  Turn<kBackwardStages> turn;
   if (warp_of_block() >= kConsumingWarps) {
     give_registers<kProducerRegisters>();
     if (warp_of_block() > kConsumingWarps) return;
-    if (is_first_lane()) memory.copy_own(maps.k, maps.v, b, kv_head, k0);
-    for (; walk.next(at); turn.advance()) {
-      const int64_t q0 = int64_t{at.index} * kWalked;
-      memory.rest.free[turn.stage].wait(turn.parity ^ 1);
-      memory.rest.numbers[turn.stage].template load<Normaliser::kHasStatistic>(w, b, at.head, q0);
-      __syncwarp();
-      if (is_first_lane()) memory.copy_walked(turn.stage, maps.q, maps.dout, b, at.head, q0);
-    }
-    return;
+    auto load = [&](const Tile& t, int stage) {
+      memory.rest.numbers[stage].template load<Normaliser::kHasStatistic>(w, b, t.head, int64_t{t.index} * kWalked);
+    };
+    return produce(
+        memory, walk, [&] { memory.copy_own(maps.k, maps.v, b, kv_head, k0); }, load,
+        [&](const Tile& t, int stage) {
+          memory.copy_walked(stage, maps.q, maps.dout, b, t.head, int64_t{t.index} * kWalked);
+        });
   }
   take_registers<kConsumerRegisters>();
   const Pairs<float, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
@@ -132,7 +144,8 @@ __global__ void __launch_bounds__(kBlock, 1)
     own[h] = key < p.keys ? w.keys.tokens.at(b, key) : Token<int32_t>{0, 0};
   }
   memory.rest.own_there.wait(0);
-  for (; walk.next(at); turn.advance()) {
+  Tile at;
+  for (Turn<kBackwardStages> turn; walk.next(at); turn.advance()) {
     float x[1][N][4], dweight[1][N][4];
     memory.rest.there[turn.stage].wait(turn.parity);
     multiply_both(x[0], dweight[0], memory, row, turn.stage);
@@ -177,20 +190,15 @@ __global__ void __launch_bounds__(kBlock, 1)
   __syncthreads();
 
   Walk<Mask, true> walk(w, mask, b, tile, head, head + 1);
-  Tile at;
-  Turn<kBackwardStages> turn;
   if (warp_of_block() >= kConsumingWarps) {
     give_registers<kProducerRegisters>();
     if (warp_of_block() > kConsumingWarps) return;
-    if (is_first_lane()) memory.copy_own(maps.q, maps.dout, b, head, q0);
-    for (; walk.next(at); turn.advance()) {
-      const int64_t k0 = int64_t{at.index} * kWalked;
-      memory.rest.free[turn.stage].wait(turn.parity ^ 1);
-      memory.rest.numbers[turn.stage].load(w.keys, b, k0);
-      __syncwarp();
-      if (is_first_lane()) memory.copy_walked(turn.stage, maps.k, maps.v, b, kv_head, k0);
-    }
-    return;
+    return produce(
+        memory, walk, [&] { memory.copy_own(maps.q, maps.dout, b, head, q0); },
+        [&](const Tile& t, int stage) { memory.rest.numbers[stage].load(w.keys, b, int64_t{t.index} * kWalked); },
+        [&](const Tile& t, int stage) {
+          memory.copy_walked(stage, maps.k, maps.v, b, kv_head, int64_t{t.index} * kWalked);
+        });
   }
   take_registers<kConsumerRegisters>();
   const Pairs<float, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
@@ -207,7 +215,8 @@ __global__ void __launch_bounds__(kBlock, 1)
     delta[h] = has ? static_cast<const float*>(p.delta)[at_query] : 0.0f;
   }
   memory.rest.own_there.wait(0);
-  for (; walk.next(at); turn.advance()) {
+  Tile at;
+  for (Turn<kBackwardStages> turn; walk.next(at); turn.advance()) {
     float x[1][N][4], dweight[1][N][4];
     memory.rest.there[turn.stage].wait(turn.parity);
     multiply_both(x[0], dweight[0], memory, row, turn.stage);

@@ -59,6 +59,7 @@ class Walk {
 
   __device__ __forceinline__ bool next(Tile& tile) {
     while (visible_ == 0) {
+      if (head_ >= head_end_) return false;
       begin_ += 32;
       if (begin_ >= walked().tiles) {
         if (++head_ >= head_end_ || walked().tiles == 0) return false;

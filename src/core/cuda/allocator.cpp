@@ -52,9 +52,9 @@ class CudaAllocator final : public Allocator {
     bool is_broken = false;
     try {
       is_broken = storage->is_guarded && !guard_holds(*storage);
+      // The last user was another thread: the block may go back only when its work is done.
+      if (cudaStream_t mine = cuda::stream(device_); mine != storage->stream) cudaStreamSynchronize(mine);
     } catch (const Error&) {}
-    // The last user was another thread: the block may go back only when its work is done.
-    if (cudaStream_t mine = cuda::stream(device_); mine != storage->stream) cudaStreamSynchronize(mine);
     std::lock_guard lock(mutex_);
     if (is_broken) book_.guard_broke();
     book_.released(storage);
