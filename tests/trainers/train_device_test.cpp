@@ -51,6 +51,7 @@ struct Training {
                           .micro_batches = o.micro_batches,
                           .tokens_per_step = 24 * o.micro_batches,
                           .steps = 8},
+                 .schedule = {},
                  .clip_norm = 1,
                  .guard = o.guard,
                  .keeps_documents_apart = o.keeps_documents_apart},
