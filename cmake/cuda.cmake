@@ -51,7 +51,8 @@ if(WEFT_WITH_CUDA AND NOT WEFT_CUDA_EMULATED)
   set_property(GLOBAL APPEND PROPERTY JOB_POOLS cuda=2)
   add_library(weft_cuda_flags INTERFACE)
   target_compile_options(weft_cuda_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:
-    --expt-relaxed-constexpr --expt-extended-lambda -lineinfo --threads=1 -Xcompiler=-Wall $<$<BOOL:${WEFT_WERROR}>:-Werror=all-warnings>>)
+    --expt-relaxed-constexpr --expt-extended-lambda -lineinfo --threads=1
+    $<$<VERSION_GREATER_EQUAL:${CUDAToolkit_VERSION},12.8>:--compress-mode=size> -Xcompiler=-Wall $<$<BOOL:${WEFT_WERROR}>:-Werror=all-warnings>>)
   target_include_directories(weft_cuda_flags INTERFACE
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 endif()
