@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/cpu/isa.h"
@@ -263,6 +264,18 @@ inline void expect_same_bits(const Tensor& a, const Tensor& b, const std::string
   if (!a.defined()) return;
   ASSERT_EQ(a.num_bytes(), b.num_bytes()) << what;
   EXPECT_EQ(0, std::memcmp(a.raw(), b.raw(), a.num_bytes())) << what;
+}
+
+// Forward and backward of a case, which give the same bits when they run again.
+inline std::pair<ops::Attention, ops::AttentionGrads> expect_repeats(const AttentionCase& c) {
+  ops::Attention y = c.forward(), again = c.forward();
+  ops::AttentionGrads grads = c.backward(y), more = c.backward(y);
+  expect_same_bits(y.out.cpu(), again.out.cpu(), "out");
+  expect_same_bits(y.lse.cpu(), again.lse.cpu(), "lse");
+  expect_same_bits(grads.dq.cpu(), more.dq.cpu(), "dq");
+  expect_same_bits(grads.dk.cpu(), more.dk.cpu(), "dk");
+  expect_same_bits(grads.dv.cpu(), more.dv.cpu(), "dv");
+  return {y, grads};
 }
 
 }  // namespace weft::test
