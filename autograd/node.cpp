@@ -112,8 +112,25 @@ void* allocate_node(size_t object_bytes, const char* op, std::span<const Tensor>
   return block + sizeof(NodeHeader);
 }
 
+uint64_t upcoming_sequence() { return next_sequence.load(std::memory_order_relaxed); }
+
+static thread_local Reads* reads = nullptr;
+
+Reads::Reads() : outer_(std::exchange(reads, this)) {}
+Reads::~Reads() { reads = outer_; }
+void Reads::note(const Var& var) {
+  if (!var.node()) return;
+  for (const Var& known : vars_)
+    if (known.node() == var.node() && known.output() == var.output()) return;
+  vars_.push_back(var);
+}
+
 bool wants_node(const Inputs& inputs) {
-  if (!is_recording()) return false;
+  if (!is_recording()) {
+    if (reads) [[unlikely]]
+      for (size_t i = 0; i < inputs.size(); ++i) reads->note(inputs[i]);
+    return false;
+  }
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].wants_grad()) return true;
   return false;
@@ -156,11 +173,35 @@ void Var::set_value(const Tensor& value) {
   header(&leaf).outputs[0].dtype = value.dtype();
 }
 
-void Var::on_grad(std::function<void(Tensor&)> hook) const {
-  WEFT_CHECK(node_, str("on_grad: ", *this, " is a constant"), "hook a Var that wants a gradient");
-  auto& hooks = header(node_).hooks;
+static GradHook add_hook(const Var& var, bool is_of_step, std::function<void(Tensor&)> call) {
+  static std::atomic<uint64_t> next_id{1};
+  const uint64_t id = next_id.fetch_add(1, std::memory_order_relaxed);
+  auto& hooks = header(var.node()).hooks;
   if (!hooks) hooks = new std::vector<autograd::Hook>;
-  hooks->push_back({output_, std::move(hook)});
+  hooks->push_back({var.output(), is_of_step, id, std::move(call)});
+  return GradHook(var, id);
+}
+
+GradHook Var::on_grad(std::function<void(Tensor&)> hook) const {
+  WEFT_CHECK(node_, str("on_grad: ", *this, " is a constant"), "hook a Var that wants a gradient");
+  return add_hook(*this, false, std::move(hook));
+}
+
+GradHook Var::on_step_grad(std::function<void(Tensor&)> hook) const {
+  leaf_of(*this, "on_step_grad");
+  return add_hook(*this, true, std::move(hook));
+}
+
+GradHook::GradHook(const Var& of, uint64_t id) : node_(of.node()), id_(id) { autograd::retain(node_); }
+GradHook::~GradHook() {
+  if (node_) autograd::release(node_);
+}
+void GradHook::remove() {
+  if (!node_) return;
+  auto*& hooks = header(node_).hooks;
+  std::erase_if(*hooks, [&](const autograd::Hook& hook) { return hook.id == id_; });
+  if (hooks->empty()) delete std::exchange(hooks, nullptr);
+  autograd::release(std::exchange(node_, nullptr));
 }
 
 std::string to_string(const Var& x) { return str(x.value(), x.wants_grad() ? " (wants gradient)" : ""); }

@@ -196,6 +196,7 @@ int Run::train() {
 StepResult Run::step() {
   const int64_t next = trainer_.num_steps() + 1, first = e_.log().trace_step();
   if (!e_.log().has_trace_step() || next < first || next >= first + e_.log().trace_steps()) return trainer_.step();
+  GradientMarks marks(*model_);
   Profile profile(default_device());
   StepResult result = trainer_.step();
   const std::string path = fmt::format("{}/step-{:08}.json", folder_.file("trace"), next);

@@ -30,4 +30,12 @@ void write_trace(const std::vector<ProfileSpan>& spans, const std::string& path)
   trace.write(path);
 }
 
+GradientMarks::GradientMarks(const Module& model) {
+  for (const NamedParam& p : model.params())
+    hooks_.push_back(p.param->var().on_grad([name = "gradient of " + p.name](Tensor&) { ProfileRange mark(name); }));
+}
+GradientMarks::~GradientMarks() {
+  for (GradHook& hook : hooks_) hook.remove();
+}
+
 }  // namespace weft::train

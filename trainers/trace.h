@@ -5,9 +5,22 @@
 #include <vector>
 
 #include "weft/core/profile.h"
+#include "weft/nn/module.h"
 
 namespace weft::train {
 
 void write_trace(const std::vector<ProfileSpan>& spans, const std::string& path);  // makes the folder
+
+// While one lives, profiles get a mark when the gradient of a parameter is final in a backward: "gradient of layers.0.mixer.q.weight".
+class GradientMarks {
+ public:
+  explicit GradientMarks(const Module& model);
+  ~GradientMarks();
+  GradientMarks(const GradientMarks&) = delete;
+  GradientMarks& operator=(const GradientMarks&) = delete;
+
+ private:
+  std::vector<GradHook> hooks_;
+};
 
 }  // namespace weft::train

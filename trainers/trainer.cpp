@@ -60,7 +60,7 @@ std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Rep
 
 }  // namespace
 
-void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets, bool ends_step,
                                std::vector<std::pair<std::string, double>>* diagnostics) {
   const auto* targets = batch.targets.data<int32_t>();
   auto here = std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
@@ -77,7 +77,9 @@ void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int6
   }();
   if (diagnostics) *diagnostics = merged(tokens.reports());
   ProfileRange range("backward");
-  backward(result.loss);
+  std::vector<Var> leaves;
+  for (const NamedParam& p : params_) leaves.push_back(p.param->var());
+  backward(result.loss, {}, {.ends_step = ends_step, .leaves = leaves});
   losses_.add(result.loss.value(), result.losses, batch.targets, byte_lengths_, upload_);
 }
 
@@ -104,7 +106,7 @@ StepResult Trainer::step() {
   const bool takes_diagnostics = options_.diagnostics_every > 0 && (step_ + 1) % options_.diagnostics_every == 0;
   for (size_t i = 0; i < batches.size(); ++i)
     forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result.num_targets,
-                     takes_diagnostics && i == 0 ? &result.diagnostics : nullptr);
+                     i + 1 == batches.size(), takes_diagnostics && i == 0 ? &result.diagnostics : nullptr);
   losses_.send();
 
   ProfileRange range("update");

@@ -52,7 +52,7 @@ class Trainer {
 
  private:
   // What layers report goes to `diagnostics`, if that is given.
-  void forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets,
+  void forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets, bool ends_step,
                         std::vector<std::pair<std::string, double>>* diagnostics);
 
   LanguageModel& model_;

@@ -27,6 +27,8 @@ struct Output {
 
 struct Hook {
   int output;
+  bool is_of_step;  // sees the sum over a step's backwards
+  uint64_t id;
   std::function<void(Tensor&)> call;
 };
 
@@ -38,7 +40,9 @@ struct alignas(16) NodeHeader {
   Output* outputs = nullptr;
   uint32_t num_edges = 0, num_outputs = 0;
   uint32_t block_bytes = 0;
-  bool is_leaf = false, is_queued = false, was_used = false;
+  uint32_t pending = 0;  // uses in backward number `pass` that have not run
+  uint64_t pass = 0;
+  bool is_leaf = false, was_used = false;
   std::vector<Hook>* hooks = nullptr;  // rare
   std::string* path = nullptr;         // module path, in anomaly mode and while scopes are watched
 
@@ -62,8 +66,42 @@ class Leaf final : public Node {
 };
 
 bool set_recording(bool is_on);  // returns what it was
+uint64_t upcoming_sequence();    // of the next node
+
+// While one lives and nothing is recorded, what functions read of the tape: what a first forward captured.
+class Reads {
+ public:
+  Reads();
+  ~Reads();
+  Reads(const Reads&) = delete;
+  Reads& operator=(const Reads&) = delete;
+  void note(const Var& var);
+  const std::vector<Var>& vars() const { return vars_; }  // each once, in the order of the first reading
+
+ private:
+  std::vector<Var> vars_;
+  Reads* outer_;
+};
+
+// Nodes older than what a backward recomputes belong to the backward around it: their gradients are collected here, not passed on.
+class Outside {
+ public:
+  Outside(uint64_t first_sequence, std::span<const Edge> edges)
+      : first_sequence_(first_sequence), edges_(edges), sums_(edges.size()) {
+    for (size_t i = 0; i < edges.size(); ++i) sums_[i].dtype = header(edges[i].node).outputs[edges[i].output].dtype;
+  }
+  uint64_t first_sequence() const { return first_sequence_; }
+  Output& of(const Edge& edge);  // Error if it is none of the edges
+  Tensor take(size_t i) { return std::move(sums_[i].grad); }
+
+ private:
+  uint64_t first_sequence_;
+  std::span<const Edge> edges_;
+  std::vector<Output> sums_;
+};
+
 // One backward from several roots; undefined seeds are skipped.
-void backward_through(std::span<const Var> roots, std::span<const Tensor> seeds);
-Tensor take_grad(const Var& leaf);  // moves the collected gradient out, in the leaf's dtype
+void backward_through(std::span<const Var> roots, std::span<const Tensor> seeds, Outside& outside);
+Tensor take_grad(const Var& leaf);  // moves the collected gradient out
 
 }  // namespace weft::autograd

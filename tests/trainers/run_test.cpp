@@ -123,8 +123,11 @@ TEST_F(Run, TracesAStep) {
   EXPECT_TRUE(io::file_exists(path("a/trace/step-00000004.json")));
   EXPECT_FALSE(io::file_exists(path("a/trace/step-00000005.json")));
   const std::string trace = io::read_file(path("a/trace/step-00000003.json"));
-  for (const char* name : {"\"forward\"", "\"backward\"", "\"update\"", "\"model.layers.0.mixer"})
+  for (const char* name :
+       {"\"forward\"", "\"backward\"", "\"update\"", "\"model.layers.0.mixer", "\"gradient of embedding.weight\""})
     EXPECT_NE(trace.find(name), std::string::npos) << name;
+  // The feed-forward network's gradients are final before backward reaches the mixer.
+  EXPECT_LT(trace.find("\"gradient of layers.0.ffn"), trace.find("\"gradient of layers.0.mixer")) << trace;
 
   std::string config = io::read_file(path("a/config.txtpb"));
   const size_t at = config.find("  attention: automatic\n");

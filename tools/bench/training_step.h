@@ -51,16 +51,22 @@ class TrainingStep {
     flops_ = model_.flops_per_token() * static_cast<double>(ids_.num_elements());
   }
 
-  double run(bool takes_diagnostics = false) {
-    Tokens tokens(plain_tokens(ids_.size(0), ids_.size(1)),
-                  {.is_training = true, .takes_diagnostics = takes_diagnostics});
-    Var loss = model_.loss(ids_, targets_, tokens, 1.0 / static_cast<double>(ids_.num_elements())).loss;
-    backward(loss);
+  // The batch is taken `micro_batches` times.
+  double run(bool takes_diagnostics = false, int micro_batches = 1) {
+    double sum = 0;
+    for (int i = 0; i < micro_batches; ++i) {
+      Tokens tokens(plain_tokens(ids_.size(0), ids_.size(1)),
+                    {.is_training = true, .takes_diagnostics = takes_diagnostics});
+      const double weight = 1.0 / (static_cast<double>(ids_.num_elements()) * micro_batches);
+      Var loss = model_.loss(ids_, targets_, tokens, weight).loss;
+      backward(loss, {}, {.ends_step = i + 1 == micro_batches});
+      sum += loss.value().item();
+    }
     std::vector<Tensor> grads;
     for (Param* p : params_) grads.push_back(p->grad());
     optimizer_->step(grads, 1, clip_factor(global_norm(grads), 1));
     for (Param* p : params_) p->clear_grad();
-    return loss.value().item();
+    return sum;
   }
   int64_t num_params() const { return model_.num_params(); }
   double flops() const { return flops_; }

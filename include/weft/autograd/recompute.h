@@ -12,7 +12,7 @@ namespace weft {
 
 using VarFunction = std::function<std::vector<Var>(std::span<const Var>)>;
 
-// Outputs of f(inputs). Gradients reach the inputs and every variable() that f uses.
+// Outputs of f(inputs). Gradients reach the inputs and whatever else of the tape f reads, such as parameters.
 std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs);
 
 // True while a backward runs some f again: reports and statistics are not taken twice.

@@ -6,7 +6,9 @@
 // kept as soon as it has run.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <span>
 #include <utility>
 
 #include "weft/core/tensor.h"
@@ -18,6 +20,27 @@ class Node;
 void retain(Node* node);
 void release(Node* node);
 }  // namespace autograd
+
+class Var;
+
+// A hook on gradients, until remove(). Dropping this leaves the hook in place.
+class GradHook {
+ public:
+  GradHook() = default;
+  GradHook(const Var& of, uint64_t id);
+  GradHook(GradHook&& other) noexcept : node_(std::exchange(other.node_, nullptr)), id_(other.id_) {}
+  GradHook& operator=(GradHook other) noexcept {
+    std::swap(node_, other.node_);
+    id_ = other.id_;
+    return *this;
+  }
+  ~GradHook();
+  void remove();  // it is not called again; nothing if it was removed before
+
+ private:
+  autograd::Node* node_ = nullptr;
+  uint64_t id_ = 0;
+};
 
 class Var {
  public:
@@ -56,8 +79,11 @@ class Var {
   // Replaces the tensor of a variable() between steps (casts, loading); shape must stay.
   void set_value(const Tensor& value);
 
-  // Calls `hook` with the gradient of this Var during backward, before it is passed on; the hook may replace it.
-  void on_grad(std::function<void(Tensor&)> hook) const;
+  // Calls `hook` during each backward with the gradient of this Var, as soon as it is complete; the hook may replace it. Of a variable()
+  // it is f32 (f64 for f64) and final for this backward: the last use of the variable has run, while other gradients are still to come.
+  GradHook on_grad(std::function<void(Tensor&)> hook) const;
+  // Of a variable(): in the backward that ends a step (BackwardOptions::ends_step), with the sum that grad() has then.
+  GradHook on_step_grad(std::function<void(Tensor&)> hook) const;
 
   // For record(): a Var on the tape.
   Var(Tensor value, autograd::Node* node, int output) : value_(std::move(value)), node_(node), output_(output) {}
@@ -78,9 +104,13 @@ Var variable(const Tensor& value, std::string_view name = "variable");
 
 struct BackwardOptions {
   bool keeps_graph = false;  // allow another backward through the same nodes
+  bool ends_step = true;     // false for all micro-batches of a step but the last: see Var::on_step_grad
+  // Variables whose hooks are called even if `root` does not depend on them, with zeros, before all others.
+  std::span<const Var> leaves = {};
 };
-// Runs the tape from `root` back and adds to the grads of all leaves. Without `seed`, root must have one element.
-void backward(const Var& root, const Tensor& seed = {}, BackwardOptions options = {});
+// Runs the tape from `root` back and adds to the grads of all leaves. Without `seed`, root must have one element. Gradients of a bf16
+// value that has several uses are summed in f32 and rounded once. After an Error, leaves whose gradient was final keep it.
+void backward(const Var& root, const Tensor& seed = {}, const BackwardOptions& options = {});
 
 // No recording on this thread while one lives.
 class NoGrad {
