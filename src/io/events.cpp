@@ -1,5 +1,5 @@
 // Field numbers: Event wall_time=1 step=2 file_version=3 summary=5; Summary value=1; Value tag=1 simple_value=2 histo=5
-// tensor=8 metadata=9; HistogramProto min=1 max=2 num=3 sum=4 sum_squares=5 bucket_limit=6 bucket=7; SummaryMetadata
+// tensor=8 metadata=9; Event session_log=7 {status=1: 1 is START}; HistogramProto min=1 max=2 num=3 sum=4 sum_squares=5 bucket_limit=6 bucket=7; SummaryMetadata
 // plugin_data=1 {plugin_name=1} data_class=4; TensorProto dtype=1 tensor_shape=2 {dim=2 {size=1}} string_val=8.
 #include "weft/io/events.h"
 
@@ -106,6 +106,13 @@ void EventWriter::histogram(std::string_view tag, const Histogram& h, EventTime 
   add_summary(WireWriter().bytes(1, tag).bytes(5, histogram.text()).text(), time);
 }
 
+void EventWriter::start_session(EventTime time) {
+  constexpr uint64_t kStart = 1;
+  WireWriter event;
+  event.real64(1, time.wall_s).varint(2, static_cast<uint64_t>(time.step));
+  add_record(event.bytes(7, WireWriter().varint(1, kStart).text()).text());
+}
+
 void EventWriter::add_summary(std::string_view value, EventTime time) {
   WireWriter event;
   event.real64(1, time.wall_s)
@@ -128,6 +135,11 @@ void EventWriter::flush() {
   int code = internal::write_all(descriptor_, buffer_, written);
   buffer_.erase(0, written);  // the next flush goes on where this one stopped
   if (code != 0) internal::fail_errno("append to", path_, code);
+}
+
+void EventWriter::sync() {
+  flush();
+  if (::fsync(descriptor_) != 0) internal::fail_errno("sync", path_, errno);
 }
 
 }  // namespace weft::io

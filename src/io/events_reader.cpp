@@ -1,4 +1,5 @@
 // Reading event files, for inspection and tests. Framing and messages are taken as hostile.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -78,6 +79,10 @@ bool parse_event(std::string_view message, Event& event) {
       while (summary.next())
         if (summary.is(1, WireType::bytes)) is_good &= parse_value(summary.bytes(), event.values.emplace_back());
       is_good &= summary.is_good();
+    } else if (in.is(7, WireType::bytes)) {
+      WireReader session(in.bytes());
+      while (session.next()) event.starts_session |= session.is(1, WireType::varint) && session.varint() == 1;
+      is_good &= session.is_good();
     }
   }
   return is_good && in.is_good();
@@ -109,9 +114,35 @@ EventFile read_events(const std::string& path) {
     if (masked_crc32c(message) != read_number<uint32_t>(bytes, at + kHeadBytes + length))
       refuse(at, "the checksum of the record is wrong");
     if (!parse_event(message, result.events.emplace_back())) refuse(at, "the record is no Event message");
+    result.events.back().offset = at;
     at += kHeadBytes + length + kTailBytes;
+    result.whole_bytes = at;
   }
   return result;
+}
+
+int64_t rewind_events(const std::string& folder, int64_t step, const std::function<bool(const EventValue&)>& keeps,
+                      std::vector<std::string>& messages) {
+  int64_t num_cut = 0;
+  for (const std::string& name : list_folder(folder)) {
+    if (!name.starts_with("events.out.tfevents.")) continue;
+    const std::string path = folder + "/" + name;
+    EventFile file;
+    try {
+      file = read_events(path);
+    } catch (const Error& error) {
+      messages.push_back(error.problem());
+      continue;
+    }
+    auto first = std::find_if(file.events.begin(), file.events.end(), [&](const Event& event) {
+      return event.time.step > step ||
+             (event.time.step == step && !std::all_of(event.values.begin(), event.values.end(), keeps));
+    });
+    if (first == file.events.end() && !file.has_torn_end) continue;
+    num_cut += file.events.end() - first + (file.has_torn_end ? 1 : 0);
+    cut_file(path, first == file.events.end() ? file.whole_bytes : first->offset);
+  }
+  return num_cut;
 }
 
 }  // namespace weft::io

@@ -68,6 +68,24 @@ FileDigest write_file_atomically(const std::string& path, std::string_view bytes
   return writer.commit();
 }
 
+void append_file(const std::string& path, std::string_view bytes) {
+  int descriptor = open_descriptor(path, O_WRONLY | O_CREAT | O_APPEND);
+  uint64_t written = 0;
+  off_t end = ::lseek(descriptor, 0, SEEK_END);
+  int code = internal::write_all(descriptor, bytes, written);
+  if (code != 0 && end >= 0) (void)!::ftruncate(descriptor, end);
+  if (code == 0 && ::fsync(descriptor) != 0) code = errno;
+  close_quietly(descriptor);
+  if (code != 0) fail_errno("append to", path, code);
+}
+
+void cut_file(const std::string& path, uint64_t size) {
+  int descriptor = open_descriptor(path, O_WRONLY);
+  int code = ::ftruncate(descriptor, static_cast<off_t>(size)) != 0 || ::fsync(descriptor) != 0 ? errno : 0;
+  close_quietly(descriptor);
+  if (code != 0) fail_errno("shorten", path, code);
+}
+
 namespace {
 
 // Opens a regular file for reading and returns its size.

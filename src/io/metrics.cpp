@@ -68,6 +68,29 @@ void mend_last_line(const std::string& path) {
   write_file_atomically(path, bytes);
 }
 
+// Where the lines of later steps than `step` begin, and how many lines there are from there on. Steps grow from line to line,
+// and a "rewind" line after them only takes back what is cut too.
+std::pair<size_t, int64_t> lines_beyond(std::string_view bytes, int64_t step) {
+  struct Line {
+    size_t begin;
+    int64_t step;
+  };
+  std::vector<Line> counting;
+  std::vector<size_t> begins;
+  for (size_t begin = 0; begin < bytes.size();) {
+    size_t end = std::min(bytes.find('\n', begin), bytes.size());
+    begins.push_back(begin);
+    if (auto record = parse_line(bytes.substr(begin, end - begin))) {
+      if (record->kind == "rewind") std::erase_if(counting, [&](const Line& old) { return old.step > record->step; });
+      else counting.push_back({begin, record->step});
+    }
+    begin = end + 1;
+  }
+  auto first = std::find_if(counting.begin(), counting.end(), [&](const Line& line) { return line.step > step; });
+  size_t at = first == counting.end() ? bytes.size() : first->begin;
+  return {at, begins.end() - std::lower_bound(begins.begin(), begins.end(), at)};
+}
+
 }  // namespace
 
 std::optional<double> MetricsRecord::value(std::string_view key) const {
@@ -98,13 +121,26 @@ void MetricsWriter::write(const MetricsRecord& record) {
   last_step_ = std::max(last_step_, record.step);
 }
 
-void MetricsWriter::rewind(int64_t step) {
-  if (last_step_ <= step) return;
+int64_t MetricsWriter::rewind(int64_t step, const std::string& aside) {
+  if (last_step_ <= step) return 0;
+  const std::string bytes = read_file(path_, kMaxMetricsBytes);
+  const auto [begin, lines] = lines_beyond(bytes, step);
+  if (!aside.empty()) append_file(aside, std::string_view(bytes).substr(begin));
+  if (::ftruncate(descriptor_, static_cast<off_t>(begin)) != 0) internal::fail_errno("shorten", path_, errno);
   append(str("{\"kind\":\"rewind\",\"step\":", step, "}"));
+  sync();
   last_step_ = step;
+  return lines;
+}
+
+void MetricsWriter::sync() {
+  if (::fsync(descriptor_) != 0) internal::fail_errno("sync", path_, errno);
 }
 
 void MetricsWriter::append(std::string line) {
+  WEFT_CHECK(internal::is_still_at(descriptor_, path_),
+             str("append to ", path_, ": the file was removed or replaced while it is written to"),
+             "leave the files of a run alone while it is running; the same command continues from its last checkpoint");
   line += '\n';
   uint64_t written = 0;
   int code = internal::write_all(descriptor_, line, written);

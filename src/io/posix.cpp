@@ -1,6 +1,7 @@
 #include "src/io/internal/posix.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,6 +43,13 @@ int open_descriptor(const std::string& path, int flags) {
   while (descriptor < 0 && errno == EINTR);
   if (descriptor < 0) fail_errno("open", path, errno);
   return descriptor;
+}
+
+bool is_still_at(int descriptor, const std::string& path) {
+  struct stat open {
+  }, named{};
+  return ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &named) == 0 && open.st_dev == named.st_dev &&
+         open.st_ino == named.st_ino;
 }
 
 void close_quietly(int descriptor) {

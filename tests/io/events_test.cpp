@@ -168,6 +168,57 @@ TEST(Events, HostileMessagesNeverCrash) {
   EXPECT_GT(num_refused, 0);
 }
 
+TEST(Events, StartOfASessionIsTheMessageThatReadersKnow) {
+  TempFolder folder;
+  EventWriter writer(folder.path(), 0);
+  writer.start_session({.step = 7, .wall_s = 1});
+  writer.sync();
+  std::string bytes = read_file(writer.path());
+  EXPECT_EQ(bytes.substr(40 + 12, 15), from_hex("09 000000000000f03f 10 07 3a 02 08 01"));
+  EventFile file = read_events(writer.path());
+  ASSERT_EQ(file.events.size(), 2u);
+  EXPECT_FALSE(file.events[0].starts_session);
+  EXPECT_TRUE(file.events[1].starts_session);
+  EXPECT_EQ(file.events[1].time.step, 7);
+}
+
+TEST(Events, RewindCutsEveryFileBeforeItsFirstRecordThatIsTakenBack) {
+  TempFolder folder;
+  std::string older, newer;
+  {
+    EventWriter a(folder.path(), 1), b(folder.path(), 2);
+    older = a.path(), newer = b.path();
+    for (int64_t step : {10, 20, 30}) a.scalar("loss", 1, {step, 1});
+    b.start_session({.step = 21, .wall_s = 2});
+    b.scalar("loss", 1, {25, 2});
+    b.scalar("val", 1, {25, 2});
+    b.scalar("loss", 1, {30, 2});
+  }
+  write_file_atomically(folder / "other.txt", "no event file");
+  std::vector<std::string> problems;
+  auto keeps = [](const EventValue& value) { return value.tag != "val"; };
+  auto steps = [](const std::string& path) {
+    std::vector<int64_t> out;
+    for (const Event& event : read_events(path).events) out.push_back(event.time.step);
+    return out;
+  };
+  EXPECT_EQ(rewind_events(folder.path(), 30, keeps, problems), 0);
+  EXPECT_EQ(rewind_events(folder.path(), 25, keeps, problems), 3) << "30 in the older file; val of 25 and what follows";
+  EXPECT_EQ(steps(older), (std::vector<int64_t>{0, 10, 20}));
+  EXPECT_EQ(steps(newer), (std::vector<int64_t>{0, 21, 25}));
+  cut_file(newer, read_file(newer).size() - 1);
+  EXPECT_EQ(rewind_events(folder.path(), 25, keeps, problems), 1) << "the torn record";
+  EXPECT_FALSE(read_events(newer).has_torn_end);
+  EXPECT_EQ(rewind_events(folder.path(), 0, keeps, problems), 3);
+  EXPECT_EQ(steps(older), std::vector<int64_t>{0});
+  EXPECT_TRUE(problems.empty());
+  write_file_atomically(older, "rubbish that is longer than a head");
+  rewind_events(folder.path(), 0, keeps, problems);
+  ASSERT_EQ(problems.size(), 1u);
+  expect_parts(problems[0], {older, "checksum"});
+  EXPECT_EQ(read_file(older).size(), 34u) << "left as it is";
+}
+
 TEST(Events, FlushGoesOnWhereAFullDiskStoppedIt) {
   TempFolder folder;
   EventWriter writer(folder.path(), 0);

@@ -30,6 +30,19 @@ int in_child(const std::function<int()>& body) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+TEST(AppendFile, AppendsSyncsAndLeavesNothingTorn) {
+  TempFolder folder;
+  append_file(folder / "f", "one\n");
+  append_file(folder / "f", "two\n");
+  test::set_fault(Fault::disk_full, 0);
+  std::string text = error_of([&] { append_file(folder / "f", "three\n"); });
+  test::set_fault(Fault::none, 0);
+  expect_parts(text, {"append to", "f: No space left on device"});
+  EXPECT_EQ(read_file(folder / "f"), "one\ntwo\n");
+  cut_file(folder / "f", 4);
+  EXPECT_EQ(read_file(folder / "f"), "one\n");
+}
+
 TEST(Checksum, Crc32cMatchesThePublishedVectors) {
   std::string ascending;
   for (char c = 0; c < 32; ++c) ascending.push_back(c);

@@ -70,24 +70,49 @@ TEST(Metrics, EveryLineIsInTheFileAtOnce) {
   EXPECT_EQ(read_metrics(folder / "m").size(), 2u);
 }
 
-TEST(Metrics, ResumeContinuesTheFileAndMarksWhatIsTakenBack) {
+TEST(Metrics, ResumeCutsWhatIsTakenBackAndMarksThePlace) {
   TempFolder folder;
   {
     MetricsWriter writer(folder / "m");
-    for (int64_t step : {10, 20, 30}) writer.write(train_line(step));
+    for (int64_t step : {10, 20, 30, 40}) writer.write(train_line(step));
   }
   MetricsWriter writer(folder / "m");
-  writer.rewind(20);
-  writer.rewind(20);  // nothing is beyond 20 any more
+  EXPECT_EQ(writer.rewind(20, folder / "aside"), 2);
+  EXPECT_EQ(writer.rewind(20, folder / "aside"), 0) << "nothing is beyond 20 any more";
   writer.write(train_line(25));
   std::string text = read_file(folder / "m");
   EXPECT_NE(text.find("\n{\"kind\":\"rewind\",\"step\":20}\n{\"step\":25,"), std::string::npos) << text;
-  auto all = read_metrics(folder / "m"), valid = apply_rewinds(all);
-  EXPECT_EQ(all.size(), 5u);
-  ASSERT_EQ(valid.size(), 3u);
-  EXPECT_EQ(valid[2].step, 25);
+  EXPECT_EQ(read_metrics(folder / "m").size(), 4u) << "10, 20, rewind, 25";
+  EXPECT_EQ(apply_rewinds(read_metrics(folder / "m")).back().step, 25);
+  EXPECT_EQ(read_file(folder / "aside"), to_json(train_line(30)) + "\n" + to_json(train_line(40)) + "\n");
   MetricsWriter(folder / "m").rewind(25);
-  EXPECT_EQ(read_metrics(folder / "m").size(), 5u);
+  EXPECT_EQ(read_metrics(folder / "m").size(), 4u);
+  EXPECT_EQ(MetricsWriter(folder / "m").rewind(0), 4) << "all lines, the rewind among them";
+  EXPECT_EQ(read_file(folder / "m"), "{\"kind\":\"rewind\",\"step\":0}\n");
+}
+
+TEST(Metrics, RewindReadsFilesWhoseLinesWereOnlyMarked) {
+  TempFolder folder;
+  std::string text;
+  for (int64_t step : {10, 20, 30}) text += to_json(train_line(step)) + "\n";
+  text += "{\"kind\":\"rewind\",\"step\":15}\n" + to_json(train_line(20)) + "\n" + to_json(train_line(25)) + "\n";
+  write_file_atomically(folder / "m", text);
+  MetricsWriter(folder / "m").rewind(20);
+  auto valid = apply_rewinds(read_metrics(folder / "m"));
+  ASSERT_EQ(valid.size(), 2u);
+  EXPECT_EQ(valid[0].step, 10);
+  EXPECT_EQ(valid[1].step, 20);
+}
+
+TEST(Metrics, WritingToAFileThatWasRemovedOrReplacedIsAnError) {
+  for (bool is_replaced : {false, true}) {
+    TempFolder folder;
+    MetricsWriter writer(folder / "m");
+    writer.write(train_line(1));
+    remove_folder(folder / "m");
+    if (is_replaced) write_file_atomically(folder / "m", "");
+    expect_parts(error_of([&] { writer.write(train_line(2)); }), {"append to", "removed or replaced", "same command"});
+  }
 }
 
 TEST(Metrics, TornLastLineIsIgnoredByReadersAndRemovedByTheNextWriter) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <set>
 #include <span>
@@ -40,7 +41,10 @@ class EventWriter {
   void scalar(std::string_view tag, double value, EventTime time);
   void text(std::string_view tag, std::string_view value, EventTime time);
   void histogram(std::string_view tag, const Histogram& value, EventTime time);
+  // A session that begins: for readers, nothing of this step and later ones counts that stands in earlier records and files.
+  void start_session(EventTime time);
   void flush();
+  void sync();  // flushes, to the disk
   const std::string& path() const { return path_; }
 
  private:
@@ -63,14 +67,23 @@ struct Event {
   EventTime time;
   std::string file_version;  // of the first record
   std::vector<EventValue> values;
+  bool starts_session = false;  // see EventWriter::start_session()
+  uint64_t offset = 0;          // of its record in the file
 };
 
 struct EventFile {
   std::vector<Event> events;
   bool has_torn_end = false;  // the last record is cut off, as a killed process leaves it
+  uint64_t whole_bytes = 0;   // up to there
 };
 
 // Error with path and byte offset if a checksum or a message is wrong. Fields that Weft does not write are passed over.
 EventFile read_events(const std::string& path);
+
+// Takes back what the event files in `folder` hold beyond `step`: each is cut before its first record that is torn, of a later
+// step, or of `step` itself with a value that `keeps` refuses. Returns the number of records cut; `messages` names files that
+// cannot be read, which stay as they are.
+int64_t rewind_events(const std::string& folder, int64_t step, const std::function<bool(const EventValue&)>& keeps,
+                      std::vector<std::string>& messages);
 
 }  // namespace weft::io

@@ -66,6 +66,11 @@ class FileWriter {
 
 FileDigest write_file_atomically(const std::string& path, std::string_view bytes);
 
+// Appends to a file, or begins it, and syncs it. What a failure left half written is cut off again.
+void append_file(const std::string& path, std::string_view bytes);
+// Shortens a file to its first `size` bytes and syncs it.
+void cut_file(const std::string& path, uint64_t size);
+
 // The whole regular file; Error if it has more than `max_bytes`.
 std::string read_file(const std::string& path, uint64_t max_bytes = uint64_t{1} << 30);
 

@@ -30,15 +30,19 @@ std::string to_json(const MetricsRecord& record);
 
 class MetricsWriter {
  public:
-  // Appends to `path`, or begins it. A last line that a killed process left torn is removed.
+  // Appends to `path`, or begins it. A last line that a killed process left torn is removed. Writing is an Error once the file is no
+  // longer at `path`: somebody removed or replaced it.
   explicit MetricsWriter(const std::string& path);
   ~MetricsWriter();
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   void write(const MetricsRecord& record);
-  // To be called on resume: lines of later steps than `step` do not count any more. Writes nothing if there are none.
-  void rewind(int64_t step);
+  // To be called on resume: cuts off the lines of later steps than `step`, appends them to the file `aside` unless it is empty, and
+  // leaves a "rewind" line where they were. Returns how many lines it cut; writes nothing if there are none.
+  int64_t rewind(int64_t step, const std::string& aside = {});
+  void sync();                                      // to the disk
+  int64_t last_step() const { return last_step_; }  // the largest that counts; -1 without lines
 
  private:
   void append(std::string line);

@@ -12,7 +12,9 @@ namespace weft::io::internal {
                              std::string_view detail = {});
 
 int open_descriptor(const std::string& path, int flags);  // close-on-exec; Error if it fails
-void close_quietly(int descriptor);                       // for clean-up; -1 is fine
+// Whether `path` still names the file or folder that is open: false if somebody removed, moved or replaced it.
+bool is_still_at(int descriptor, const std::string& path);
+void close_quietly(int descriptor);  // for clean-up; -1 is fine
 
 // Writes all bytes; returns 0 or the errno of the call that failed. `written` grows by what arrived.
 int write_all(int descriptor, std::string_view bytes, uint64_t& written);
