@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
 #include "src/io/internal/checkpoint_manifest.h"
@@ -28,6 +29,26 @@ void store_text(CheckpointInfo& info, std::string_view name, std::string_view by
   info.files.push_back({std::string(name), writer.commit()});
 }
 
+// Elements whose exponent has all bits set: NaN and infinities.
+template <class Bits>
+int64_t count_full_exponents(std::string_view bytes, Bits exponent) {
+  int64_t count = 0;
+  for (size_t at = 0; at + sizeof(Bits) <= bytes.size(); at += sizeof(Bits)) {
+    Bits value;
+    std::memcpy(&value, bytes.data() + at, sizeof value);
+    count += (value & exponent) == exponent;
+  }
+  return count;
+}
+
+int64_t count_not_finite(std::string_view bytes, std::string_view dtype) {
+  if (dtype == "F32") return count_full_exponents<uint32_t>(bytes, 0x7f800000u);
+  if (dtype == "F64") return count_full_exponents<uint64_t>(bytes, 0x7ff0000000000000u);
+  if (dtype == "BF16") return count_full_exponents<uint16_t>(bytes, 0x7f80);
+  if (dtype == "F16") return count_full_exponents<uint16_t>(bytes, 0x7c00);
+  return 0;  // integers
+}
+
 void store_tensors(CheckpointInfo& info, std::string_view name, const std::vector<NamedTensor>& tensors, int64_t step) {
   std::string path = str(info.path, "/", name);
   info.files.push_back({std::string(name),
@@ -42,7 +63,8 @@ void store_tensors(CheckpointInfo& info, std::string_view name, const std::vecto
                             .shard_end = entry.shape,
                             .offset = entry.offset,
                             .size = entry.size,
-                            .xxh3 = xxh3_64(written.bytes(entry))});
+                            .xxh3 = xxh3_64(written.bytes(entry)),
+                            .num_not_finite = count_not_finite(written.bytes(entry), entry.dtype)});
   }
 }
 

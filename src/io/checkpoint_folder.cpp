@@ -82,9 +82,66 @@ std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std:
   return std::nullopt;
 }
 
+std::optional<int64_t> last_finite_checkpoint(const std::string& folder) {
+  std::vector<int64_t> steps = list_checkpoints(folder);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    try {
+      if (read_checkpoint_info(checkpoint_path(folder, *step)).is_finite()) return *step;
+    } catch (const Error&) {
+      // Damaged: no checkpoint to go back to.
+    }
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+// A free name in <folder>/set-aside/.
+std::string place_aside(const std::string& folder, int64_t step) {
+  const std::string path = checkpoint_path(folder + "/set-aside", step);
+  std::string place = path;
+  for (int n = 2; file_exists(place); ++n) place = str(path, ".", n);
+  return place;
+}
+
+template <class Chosen>
+std::vector<std::string> set_aside(const std::string& folder, int64_t step, Chosen&& is_chosen) {
+  std::vector<std::string> places, ignored;
+  const std::vector<int64_t> steps = list_checkpoints(folder);
+  const std::string name = checkpoint_path("", step).substr(1);
+  // First of all, and durable: a process killed from here on continues from `step`.
+  if (std::binary_search(steps.begin(), steps.end(), step) && latest_step(folder, ignored) != step)
+    write_file_atomically(folder + "/latest", name + "\n");
+  for (int64_t other : steps) {
+    if (!is_chosen(other)) continue;
+    make_folders(folder + "/set-aside");
+    places.push_back(place_aside(folder, other));
+    rename_path(checkpoint_path(folder, other), places.back());
+  }
+  if (!places.empty()) sync_folder(folder);
+  return places;
+}
+
+}  // namespace
+
+std::vector<std::string> set_aside_checkpoints(const std::string& folder, int64_t step) {
+  return set_aside(folder, step, [&](int64_t other) { return other > step; });
+}
+
+std::vector<std::string> set_aside_other_checkpoints(const std::string& folder, int64_t step) {
+  return set_aside(folder, step, [&](int64_t other) { return other != step; });
+}
+
 std::optional<std::string> find_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages) {
   auto checkpoint = load_latest_checkpoint(folder, messages);
   return checkpoint ? std::optional(checkpoint->info.path) : std::nullopt;
+}
+
+void remove_partial_checkpoints(const std::string& folder) {
+  if (!is_folder(folder)) return;
+  for (const std::string& name : list_folder(folder))
+    if ((name.starts_with(kPrefix) || name.starts_with("latest")) && name.ends_with(kPartial))
+      remove_folder(folder + "/" + name);
 }
 
 std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retention& retention) {
@@ -93,8 +150,7 @@ std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retentio
   WEFT_CHECK(retention.keep_every >= 0, str("prune_checkpoints: keep_every is ", retention.keep_every),
              "use 0 for none");
   if (!is_folder(folder)) return {};
-  for (const std::string& name : list_folder(folder))
-    if (name.starts_with(kPrefix) && name.ends_with(kPartial)) remove_folder(folder + "/" + name);
+  remove_partial_checkpoints(folder);
 
   std::vector<int64_t> steps = list_checkpoints(folder), removed;
   std::vector<std::string> messages;
@@ -102,9 +158,10 @@ std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retentio
   if (latest) std::erase_if(steps, [&](int64_t step) { return step > *latest; });
   if (steps.size() <= static_cast<size_t>(retention.keep_last)) return removed;
   steps.resize(steps.size() - static_cast<size_t>(retention.keep_last));
+  const std::optional<int64_t> finite = last_finite_checkpoint(folder);
   for (int64_t step : steps) {
-    bool is_kept =
-        step == retention.best_step || step == latest || (retention.keep_every > 0 && step % retention.keep_every == 0);
+    bool is_kept = step == retention.best_step || step == latest || step == finite ||
+                   (retention.keep_every > 0 && step % retention.keep_every == 0);
     if (is_kept) continue;
     // Renamed first: a folder that is half removed must not look like a damaged checkpoint.
     std::string path = checkpoint_path(folder, step);

@@ -1,5 +1,6 @@
 #include "src/io/internal/checkpoint_manifest.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -64,6 +65,7 @@ std::string encode_manifest(const CheckpointInfo& info) {
     out->set_offset(tensor.offset);
     out->set_size(tensor.size);
     out->set_xxh3(tensor.xxh3);
+    out->set_num_not_finite(tensor.num_not_finite);
   }
   std::string bytes = manifest.SerializeAsString();
   uint64_t checksum = xxh3_64(bytes);
@@ -101,9 +103,18 @@ CheckpointInfo decode_manifest(std::string_view bytes, const std::string& path) 
                             .shard_end = {tensor.shard_end().begin(), tensor.shard_end().end()},
                             .offset = tensor.offset(),
                             .size = tensor.size(),
-                            .xxh3 = tensor.xxh3()});
+                            .xxh3 = tensor.xxh3(),
+                            .num_not_finite = tensor.num_not_finite()});
   }
   return info;
 }
 
 }  // namespace weft::io::internal
+
+namespace weft::io {
+
+bool CheckpointInfo::is_finite() const {
+  return std::all_of(tensors.begin(), tensors.end(), [](const StoredTensor& t) { return t.num_not_finite == 0; });
+}
+
+}  // namespace weft::io

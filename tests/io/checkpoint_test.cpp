@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "tests/io/faults.h"
@@ -276,6 +277,94 @@ TEST(Checkpoint, KillWhilePruningLeavesNoDamagedCheckpoint) {
                    });
     for (int64_t step : list_checkpoints(folder.path()))
       expect_is(load_checkpoint(checkpoint_path(folder.path(), step)), step);
+  }
+}
+
+TEST(Checkpoint, LeftOversOfACutPruneAreRemoved) {
+  TempFolder folder;
+  save_checkpoint(folder.path(), make_data(5));
+  make_folders(folder / "step-00000003.removed.partial");
+  write_file_atomically(folder / "step-00000003.removed.partial/model.safetensors", "half");
+  write_file_atomically(folder / "latest.partial", "step-000");
+  write_file_atomically(folder / "notes.partial", "somebody else's");
+  remove_partial_checkpoints(folder.path());
+  EXPECT_EQ(list_folder(folder.path()), (std::vector<std::string>{"latest", "notes.partial", "step-00000005"}));
+  remove_partial_checkpoints(folder / "absent");
+}
+
+TEST(Checkpoint, MarksWhatIsNotFinite) {
+  TempFolder folder;
+  CheckpointData data = make_data(1);
+  EXPECT_TRUE(read_checkpoint_info(save_checkpoint(folder.path(), data)).is_finite());
+  const float inf = INFINITY, nan = NAN;
+  const Tensor broken[] = {
+      Tensor::from({1.0f, inf, -inf, 0.0f, nan}, {5}),
+      Tensor::from({1.0, double(inf), -double(inf), 1e300, double(nan)}, {5}),
+      Tensor::from({BFloat16(1.0f), BFloat16(inf), BFloat16(-inf), BFloat16(3e38f), BFloat16(nan)}, {5})};
+  for (const Tensor& tensor : broken) {
+    data.model = {{"fine", Tensor::full({3}, 1.0, tensor.dtype())}, {"broken", tensor}};
+    CheckpointInfo info = read_checkpoint_info(save_checkpoint(folder.path(), data));
+    EXPECT_FALSE(info.is_finite());
+    for (const auto& stored : info.tensors) {
+      if (stored.name == "broken") { EXPECT_EQ(stored.num_not_finite, 3); }
+      if (stored.name == "fine") { EXPECT_EQ(stored.num_not_finite, 0); }
+    }
+  }
+}
+
+TEST(Checkpoint, TheLastFiniteOneIsNeverPruned) {
+  TempFolder folder;
+  for (int64_t step : {10, 20}) save_checkpoint(folder.path(), make_data(step));
+  for (int64_t step : {30, 40, 50}) {
+    CheckpointData data = make_data(step);
+    data.model.push_back({"broken", Tensor::full({1}, NAN)});
+    save_checkpoint(folder.path(), data);
+    prune_checkpoints(folder.path(), {.keep_last = 1});
+    EXPECT_EQ(list_checkpoints(folder.path()), (std::vector<int64_t>{20, step}));
+    EXPECT_EQ(last_finite_checkpoint(folder.path()), 20);
+  }
+  save_checkpoint(folder.path(), make_data(60));
+  prune_checkpoints(folder.path(), {.keep_last = 1});
+  EXPECT_EQ(list_checkpoints(folder.path()), std::vector<int64_t>{60});
+}
+
+TEST(Checkpoint, GoingBackSetsLaterOnesAside) {
+  TempFolder folder;
+  for (int64_t step : {10, 20, 30, 40}) save_checkpoint(folder.path(), make_data(step));
+  std::vector<std::string> messages;
+  auto places = set_aside_checkpoints(folder.path(), 20);
+  EXPECT_EQ(places, (std::vector<std::string>{checkpoint_path(folder / "set-aside", 30),
+                                              checkpoint_path(folder / "set-aside", 40)}));
+  EXPECT_EQ(list_checkpoints(folder.path()), (std::vector<int64_t>{10, 20}));
+  expect_is(*load_latest_checkpoint(folder.path(), messages), 20);
+  expect_is(load_checkpoint(places[1]), 40);
+  EXPECT_TRUE(set_aside_checkpoints(folder.path(), 20).empty());
+  save_checkpoint(folder.path(), make_data(30));
+  EXPECT_EQ(set_aside_checkpoints(folder.path(), 10).back(), checkpoint_path(folder / "set-aside", 30) + ".2");
+  EXPECT_EQ(set_aside_other_checkpoints(folder.path(), 20),
+            std::vector<std::string>{checkpoint_path(folder / "set-aside", 10)});
+  EXPECT_TRUE(messages.empty());
+}
+
+TEST(Checkpoint, KillWhileGoingBackNeverGoesForwardAgain) {
+  bool has_finished = false;
+  for (int at = 0; !has_finished; ++at) {
+    ASSERT_LT(at, 100);
+    TempFolder folder;
+    for (int64_t step : {10, 20, 30, 40}) save_checkpoint(folder.path(), make_data(step));
+    has_finished = 0 == in_child([&] {
+                     test::set_fault(Fault::kill, at);
+                     set_aside_checkpoints(folder.path(), 20);
+                     return 0;
+                   });
+    std::vector<std::string> messages;
+    const int64_t step = load_latest_checkpoint(folder.path(), messages)->info.step;
+    EXPECT_TRUE(step == 20 || (step == 40 && list_checkpoints(folder.path()).size() == 4))
+        << "killed at call " << at << ": " << step;
+    EXPECT_TRUE(messages.empty());
+    set_aside_checkpoints(folder.path(), step);  // what the next start does
+    EXPECT_EQ(load_latest_checkpoint(folder.path(), messages)->info.step, step);
+    EXPECT_EQ(list_checkpoints(folder.path()).back(), step);
   }
 }
 

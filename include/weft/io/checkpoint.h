@@ -43,6 +43,7 @@ struct CheckpointInfo {
     std::string name, file, dtype;
     std::vector<int64_t> shape, shard_begin, shard_end;  // logical sizes; the part in the file, per dimension
     uint64_t offset = 0, size = 0, xxh3 = 0;             // of its bytes in the file
+    int64_t num_not_finite = 0;                          // elements that are NaN or infinite
   };
 
   std::string path;  // of the checkpoint's own folder
@@ -51,6 +52,8 @@ struct CheckpointInfo {
   std::vector<MeshAxis> mesh;
   std::vector<File> files;
   std::vector<StoredTensor> tensors;
+
+  bool is_finite() const;  // no number of weights and optimiser is NaN or infinite
 };
 
 struct Checkpoint {
@@ -75,10 +78,21 @@ Checkpoint load_checkpoint(const std::string& path);
 std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 std::optional<std::string> find_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 
+// The newest checkpoint whose numbers are all finite, by the manifests alone.
+std::optional<int64_t> last_finite_checkpoint(const std::string& folder);
+
+// For a run that goes on from `step`: makes `latest` name the checkpoint of that step, if there is one, and moves the ones of later
+// steps into <folder>/set-aside/, so that nothing falls back on them. Returns their new folders. Killed between, it leaves
+// `latest` as the decision, and the next call moves the rest.
+std::vector<std::string> set_aside_checkpoints(const std::string& folder, int64_t step);
+// The same for all checkpoints but that of `step`, which may be absent.
+std::vector<std::string> set_aside_other_checkpoints(const std::string& folder, int64_t step);
+
 std::vector<int64_t> list_checkpoints(const std::string& folder);      // steps, ascending; empty if there is no folder
 std::string checkpoint_path(const std::string& folder, int64_t step);  // folder + "/step-00001000"
 
-// What prune_checkpoints() keeps. The checkpoint that `latest` names is always kept and counts as the last.
+// What prune_checkpoints() keeps. The checkpoint that `latest` names is always kept and counts as the last, and so is the newest one
+// whose numbers are all finite.
 struct Retention {
   int keep_last = 3;
   int64_t keep_every = 0;  // also all steps divisible by this; 0: none
@@ -88,5 +102,7 @@ struct Retention {
 // Removes other checkpoints and left-over partial folders. Steps beyond `latest`, which a run leaves that went back to
 // an older checkpoint, are kept until they are written again. Returns the steps removed.
 std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retention& retention);
+// The left-over partial files and folders alone: what a killed process was writing or removing.
+void remove_partial_checkpoints(const std::string& folder);
 
 }  // namespace weft::io
