@@ -1,10 +1,14 @@
 // Plots by gnuplot, run as a process: a script with the data on its standard input, SVG on its standard output.
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 
 #include "src/io/internal/html.h"
+#include "src/io/internal/plotter.h"
 #include "src/io/internal/process.h"
 #include "weft/core/error.h"
 #include "weft/io/report.h"
@@ -14,7 +18,6 @@ namespace weft::io {
 namespace {
 
 constexpr size_t kMaxPoints = 2000;  // per series; more cannot be seen and make the page heavy
-constexpr int kTimeout_s = 60;
 using Points = std::vector<std::pair<double, double>>;
 
 bool is_drawable(const std::pair<double, double>& point, bool is_log_y) {
@@ -88,9 +91,16 @@ void prefix_ids(std::string& svg, const std::string& id) {
 
 }  // namespace
 
-std::string plot_svg(const Plot& plot, const std::string& id) {
-  auto result = internal::run_process({"gnuplot", "-d"}, make_script(plot), kTimeout_s,
-                                      "install gnuplot: apt-get install --no-install-recommends gnuplot-nox");
+std::string internal::Plotter::svg(const Plot& plot, const std::string& id) {
+  const std::string fix = "run `gnuplot -d` by hand to see why, then the same command again without report.html";
+  WEFT_CHECK(!has_hung_, str("gnuplot: plot '", plot.title, "' was not tried: the plot before it hung"), fix);
+  auto result = run_process({"gnuplot", "-d"}, make_script(plot), {timeout_s_, is_stopping_},
+                            "install gnuplot: apt-get install --no-install-recommends gnuplot-nox");
+  has_hung_ = result.end == ProcessEnd::timed_out;
+  WEFT_CHECK(!has_hung_,
+             str("gnuplot: plot '", plot.title, "' was not done after ", timeout_s_, " s; gnuplot was ended"), fix);
+  WEFT_CHECK(result.end != ProcessEnd::stopped, str("gnuplot: plot '", plot.title, "' was stopped"),
+             "write the report again");
   size_t begin = result.output.find("<svg"), end = result.output.rfind("</svg>");
   bool is_good = result.exit_code == 0 && begin != std::string::npos && end != std::string::npos;
   WEFT_CHECK(is_good,
@@ -100,6 +110,22 @@ std::string plot_svg(const Plot& plot, const std::string& id) {
   std::string svg = result.output.substr(begin, end + 6 - begin);
   prefix_ids(svg, id);
   return svg;
+}
+
+bool has_plotter() {
+  const char* path = std::getenv("PATH");
+  std::string_view rest = path ? path : "/bin:/usr/bin";
+  while (true) {
+    size_t end = std::min(rest.find(':'), rest.size());
+    std::string folder(rest.substr(0, end));
+    if (::access((folder.empty() ? "./gnuplot" : folder + "/gnuplot").c_str(), X_OK) == 0) return true;
+    if (end == rest.size()) return false;
+    rest.remove_prefix(end + 1);
+  }
+}
+
+std::string plot_svg(const Plot& plot, const std::string& id) {
+  return internal::Plotter(ReportData().plot_timeout_s).svg(plot, id);
 }
 
 std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records) {

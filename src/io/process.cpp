@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -46,6 +47,8 @@ std::pair<Descriptor, Descriptor> make_channel() {
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
+// A process group of its own: it can be killed with all that it started, and Ctrl-C on the terminal is ours alone. Signals that
+// this process ignores end the program as usual.
 pid_t start(const std::vector<std::string>& arguments, int in, int out, int messages, const std::string& install_hint) {
   std::vector<char*> words;
   for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
@@ -55,9 +58,18 @@ pid_t start(const std::vector<std::string>& arguments, int in, int out, int mess
   posix_spawn_file_actions_adddup2(&actions, in, 0);
   posix_spawn_file_actions_adddup2(&actions, out, 1);
   posix_spawn_file_actions_adddup2(&actions, messages, 2);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t usual;
+  sigemptyset(&usual);
+  for (int signal : {SIGPIPE, SIGXFSZ}) sigaddset(&usual, signal);
+  posix_spawnattr_setsigdefault(&attributes, &usual);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   pid_t pid = 0;
-  int code = ::posix_spawnp(&pid, words[0], &actions, nullptr, words.data(), environ);
+  int code = ::posix_spawnp(&pid, words[0], &actions, &attributes, words.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
   if (code != 0) fail(str(arguments[0], ": cannot be started: ", std::string_view(std::strerror(code))), install_hint);
   return pid;
 }
@@ -69,16 +81,39 @@ void receive(Descriptor& from, std::string& text) {
   else if (n == 0 || errno != EINTR) from.close();
 }
 
-// Moves data until the program has closed both outputs; false if the deadline passed.
-bool exchange_data(Descriptor& in, Descriptor& out, Descriptor& messages, std::string_view input, ProcessResult& result,
-                   Clock::time_point deadline) {
+class Watch {
+ public:
+  explicit Watch(const ProcessLimits& limits)
+      : limits_(limits),
+        deadline_(Clock::now() +
+                  std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits.timeout_s))) {}
+
+  ProcessEnd end() const {
+    if (limits_.is_stopping && limits_.is_stopping()) return ProcessEnd::stopped;
+    return Clock::now() < deadline_ ? ProcessEnd::exited : ProcessEnd::timed_out;
+  }
+  int wait_ms() const {  // until the next look
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
+    return static_cast<int>(std::clamp<int64_t>(left + 1, 1, limits_.is_stopping ? 100 : 1000));
+  }
+
+ private:
+  const ProcessLimits& limits_;
+  Clock::time_point deadline_;
+};
+
+// Moves data until the program has closed both outputs.
+ProcessEnd exchange_data(Descriptor& in, Descriptor& out, Descriptor& messages, std::string_view input,
+                         ProcessResult& result, const Watch& watch) {
   if (input.empty()) in.close();
   while (out.value >= 0 || messages.value >= 0) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return false;
+    if (ProcessEnd end = watch.end(); end != ProcessEnd::exited) return end;
     std::array<pollfd, 3> polled{pollfd{in.value, POLLOUT, 0}, pollfd{out.value, POLLIN, 0},
                                  pollfd{messages.value, POLLIN, 0}};
-    if (::poll(polled.data(), polled.size(), static_cast<int>(left)) < 0 && errno != EINTR) return false;
+    if (::poll(polled.data(), polled.size(), watch.wait_ms()) < 0) {
+      if (errno != EINTR) fail_errno("wait for", "a process", errno);
+      continue;
+    }
     if (polled[0].revents) {
       ssize_t n = ::send(in.value, input.data(), input.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
       if (n > 0) input.remove_prefix(static_cast<size_t>(n));
@@ -87,13 +122,23 @@ bool exchange_data(Descriptor& in, Descriptor& out, Descriptor& messages, std::s
     if (polled[1].revents) receive(out, result.output);
     if (polled[2].revents) receive(messages, result.messages);
   }
-  return true;
+  return ProcessEnd::exited;
+}
+
+// A program may close its outputs and go on.
+ProcessEnd wait_for_exit(pid_t pid, int& status, const Watch& watch) {
+  for (;;) {
+    pid_t ended = ::waitpid(pid, &status, WNOHANG);
+    if (ended == pid || (ended < 0 && errno != EINTR)) return ProcessEnd::exited;
+    if (ProcessEnd end = watch.end(); end != ProcessEnd::exited) return end;
+    ::poll(nullptr, 0, std::min(watch.wait_ms(), 5));
+  }
 }
 
 }  // namespace
 
-ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input, int timeout_s,
-                          const std::string& install_hint) {
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
+                          const ProcessLimits& limits, const std::string& install_hint) {
   auto [in, child_in] = make_channel();
   auto [out, child_out] = make_channel();
   auto [messages, child_messages] = make_channel();
@@ -103,13 +148,15 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   child_messages.close();
 
   ProcessResult result;
-  bool has_ended = exchange_data(in, out, messages, input, result, Clock::now() + std::chrono::seconds(timeout_s));
-  if (!has_ended) ::kill(pid, SIGKILL);
-  in.close();
+  Watch watch(limits);
   int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
-  WEFT_CHECK(has_ended, str(arguments[0], ": has not ended after ", timeout_s, " s and was stopped"),
-             "run it by hand to see why");
+  result.end = exchange_data(in, out, messages, input, result, watch);
+  in.close();
+  if (result.end == ProcessEnd::exited) result.end = wait_for_exit(pid, status, watch);
+  if (result.end != ProcessEnd::exited) {
+    ::kill(-pid, SIGKILL);
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+  }
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "src/io/internal/html.h"
+#include "src/io/internal/plotter.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 
@@ -62,10 +63,11 @@ std::string series_table(const Plot& plot) {
   return html + "</tbody></table>\n";
 }
 
-std::string plot_section(const Plot& plot, size_t index, std::vector<std::string>& warnings) {
+std::string plot_section(const Plot& plot, size_t index, internal::Plotter& plotter,
+                         std::vector<std::string>& warnings) {
   std::string html = str("<section><h3>", html_escape(plot.title), "</h3>\n");
   try {
-    html += plot_svg(plot, str("plot", index)) + "\n";
+    html += plotter.svg(plot, str("plot", index)) + "\n";
   } catch (const Error& error) {
     std::string warning =
         str("plot '", plot.title, "' is missing from the report: ", error.problem(), "; ", error.fix());
@@ -91,7 +93,12 @@ std::vector<std::string> write_report(const std::string& path, const ReportData&
     html += "</tbody></table>\n";
   }
   if (!data.plots.empty()) html += "<h2>Curves</h2>\n";
-  for (size_t i = 0; i < data.plots.size(); ++i) html += plot_section(data.plots[i], i, warnings);
+  internal::Plotter plotter(data.plot_timeout_s, data.is_stopping);
+  for (size_t i = 0; i < data.plots.size(); ++i) {
+    html += plot_section(data.plots[i], i, plotter, warnings);
+    WEFT_CHECK(!data.is_stopping || !data.is_stopping(), str("report ", path, ": stopped before it was written"),
+               "run the same command again");
+  }
   if (!data.samples.empty()) html += "<h2>Samples</h2>\n";
   for (const auto& [heading, text] : data.samples)
     html += str("<h3>", html_escape(heading), "</h3>\n<pre>", html_escape(text), "</pre>\n");

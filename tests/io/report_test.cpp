@@ -2,12 +2,18 @@
 #include "weft/io/report.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cmath>
+#include <fstream>
+#include <functional>
 #include <limits>
 #include <set>
+#include <sstream>
 
 #include "tests/io/faults.h"
 #include "tests/io/temp_folder.h"
@@ -75,6 +81,15 @@ std::string find_fault(std::string_view text) {
     }
   }
   return open.empty() ? "" : str("<", open.back(), "> is not closed");
+}
+
+// Ended, and only not fetched by its parent yet.
+bool is_zombie(pid_t pid) {
+  std::string path = str("/proc/", pid, "/stat");
+  std::ifstream in(path);
+  std::string text((std::istreambuf_iterator<char>(in)), {});
+  size_t end = text.rfind(')');
+  return end != std::string::npos && text.compare(end, 3, ") Z") == 0;
 }
 
 // Puts another PATH in place for the time of a test.
@@ -194,6 +209,55 @@ TEST(Report, PlotterThatFailsOrIgnoresItsInputIsAWarning) {
   auto warnings = write_report(folder / "report.html", make_report());
   ASSERT_EQ(warnings.size(), 4u);
   expect_parts(warnings[0], {"failed with exit code 3", "broken terminal"});
+}
+
+double seconds_of(const std::function<void()>& call) {
+  auto begin = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void write_plotter(const TempFolder& folder, const std::string& script) {
+  write_file_atomically(folder / "gnuplot", "#!/bin/sh\nPATH=/usr/bin:/bin\n" + script + "\n");
+  ASSERT_EQ(::chmod((folder / "gnuplot").c_str(), 0755), 0);
+}
+
+TEST(Report, PlotterThatHangsCostsOneTimeout) {
+  for (const char* script : {"sleep 600", "exec >&- 2>&-; sleep 600", "sleep 600 & cat >/dev/null; wait"}) {
+    SCOPED_TRACE(script);
+    TempFolder folder;
+    write_plotter(folder, script);
+    PathGuard guard(folder.path());
+    ReportData data = make_report();
+    data.plot_timeout_s = 0.5;
+    std::vector<std::string> warnings;
+    EXPECT_LT(seconds_of([&] { warnings = write_report(folder / "report.html", data); }), 20);
+    ASSERT_EQ(warnings.size(), 4u);
+    expect_parts(warnings[0], {"'Loss'", "was not done after 0.5 s", "gnuplot -d"});
+    expect_parts(warnings[3], {"'Speed'", "was not tried"});
+    EXPECT_EQ(find_fault(read_file(folder / "report.html")), "");
+  }
+}
+
+TEST(Report, StoppingEndsAHangingPlotterAndWritesNothing) {
+  TempFolder folder;
+  write_plotter(folder, "echo $$ > " + (folder / "pid") + "; sleep 600 & echo $! >> " + (folder / "pid") + "; wait");
+  PathGuard guard(folder.path());
+  write_file_atomically(folder / "report.html", "old");
+  ReportData data = make_report();
+  data.plot_timeout_s = 600;
+  data.is_stopping = [&] {
+    return file_exists(folder / "pid") && read_file(folder / "pid").find('\n') + 2 < read_file(folder / "pid").size();
+  };
+  std::string error;
+  EXPECT_LT(seconds_of([&] { error = error_of([&] { write_report(folder / "report.html", data); }); }), 20);
+  expect_parts(error, {"report.html", "stopped before it was written", "same command"});
+  EXPECT_EQ(read_file(folder / "report.html"), "old");
+  std::istringstream pids(read_file(folder / "pid"));
+  for (pid_t pid; pids >> pid;) {
+    for (int i = 0; i < 200 && ::kill(pid, 0) == 0 && !is_zombie(pid); ++i) ::usleep(10000);
+    EXPECT_TRUE(::kill(pid, 0) != 0 || is_zombie(pid)) << "what the plotter started is still running";
+  }
 }
 
 TEST(Report, FullDiskKeepsTheOldReport) {

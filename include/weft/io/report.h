@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,12 +35,17 @@ struct ReportData {
   std::vector<Plot> plots = {};
   std::vector<std::pair<std::string, std::string>> samples = {};  // heading, text; any bytes
   std::string config = {};                                        // text of config.txtpb
+  double plot_timeout_s = 30;              // a gnuplot that takes longer is ended, and no further plot is tried
+  std::function<bool()> is_stopping = {};  // asked while gnuplot runs
 };
 
 // Writes the page atomically. Curves are drawn by gnuplot; if that fails, the page says where a plot is missing and
-// why, its tables of numbers stay, and the same text is returned as a warning. Error only if the file cannot be
-// written.
+// why, its tables of numbers stay, and the same text is returned as a warning. Error if the file cannot be written, or
+// if `is_stopping` said so: then the file is as it was.
 std::vector<std::string> write_report(const std::string& path, const ReportData& data);
+
+// Whether there is a gnuplot on PATH.
+bool has_plotter();
 
 // One plot as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several plots on a
 // page apart.

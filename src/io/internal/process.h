@@ -1,20 +1,33 @@
 // Runs another program, without a shell.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 namespace weft::io::internal {
 
+struct ProcessLimits {
+  double timeout_s = 60;
+  std::function<bool()> is_stopping = {};  // asked about ten times a second
+};
+
+enum class ProcessEnd {
+  exited,
+  timed_out,
+  stopped
+};  // by itself, killed after `timeout_s`, killed because `is_stopping`
+
 struct ProcessResult {
+  ProcessEnd end = ProcessEnd::exited;
   int exit_code = 0;     // 128 + signal if it was killed by one
   std::string output;    // standard output
   std::string messages;  // standard error
 };
 
-// Finds the program arguments[0] on PATH, gives it `input` and waits for its end. Error if it cannot be started
-// (`install_hint` is the fix then), or has not ended after `timeout_s`.
-ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input, int timeout_s,
-                          const std::string& install_hint);
+// Finds the program arguments[0] on PATH, gives it `input` and waits for its end, within the limits. What the program
+// started is killed with it. Error if it cannot be started (`install_hint` is the fix then).
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
+                          const ProcessLimits& limits, const std::string& install_hint);
 
 }  // namespace weft::io::internal
