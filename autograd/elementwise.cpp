@@ -1,6 +1,8 @@
 // Elementwise functions: value and gradient side by side.
 #include "weft/ops/elementwise.h"
 
+#include <limits>
+
 #include "weft/autograd/functions.h"
 #include "weft/autograd/record.h"
 #include "weft/core/error.h"
@@ -57,27 +59,45 @@ Var div(const Var& a, const Var& b) {
   });
 }
 
-// Gradient to where y equals a; the rest to b.
-static Var choose(const char* op, const Var& a, const Var& b, Tensor (*f)(const Tensor&, const Tensor&)) {
-  Tensor y = f(a.value(), b.value());
-  return record(op, y, {a, b}, [y = Saved(y), a = Saved(a.value()), sb = b.shape()](const Tensor& dy, Wants wants) {
-    Tensor zero = Tensor::zeros({}, dy.dtype(), dy.device());
-    Tensor is_a = ops::equal(y, a);
-    return Grads{wants[0] ? ops::sum_to(ops::where(is_a, dy, zero), a.get().shape()) : Tensor(),
-                 wants[1] ? ops::sum_to(ops::where(is_a, zero, dy), sb) : Tensor()};
+// Gradient to the chosen one, half to either at a tie, to both where one is NaN: as in PyTorch.
+static Var choose(const char* op, const Var& a, const Var& b, bool is_max) {
+  Tensor y = (is_max ? ops::maximum : ops::minimum)(a.value(), b.value());
+  return record(op, y, {a, b}, [is_max, a = Saved(a.value()), b = Saved(b.value())](const Tensor& dy, Wants wants) {
+    auto beats = [is_max](const Tensor& x, const Tensor& z) { return is_max ? ops::less(z, x) : ops::less(x, z); };
+    Tensor shared = ops::where(ops::equal(a, b), ops::scale(dy, 0.5), dy);
+    auto unless = [&](const Tensor& lost, const Shape& shape) {
+      return ops::sum_to(ops::where(lost, 0, shared), shape);
+    };
+    return Grads{wants[0] ? unless(beats(b, a), a.get().shape()) : Tensor(),
+                 wants[1] ? unless(beats(a, b), b.get().shape()) : Tensor()};
   });
 }
-Var maximum(const Var& a, const Var& b) { return choose("maximum", a, b, ops::maximum); }
-Var minimum(const Var& a, const Var& b) { return choose("minimum", a, b, ops::minimum); }
+Var maximum(const Var& a, const Var& b) { return choose("maximum", a, b, true); }
+Var minimum(const Var& a, const Var& b) { return choose("minimum", a, b, false); }
 
-Var where(const Tensor& mask, const Var& a, const Var& b) {
-  return record("where", ops::where(mask, a.value(), b.value()), {a, b},
-                [mask = Saved(mask), sa = a.shape(), sb = b.shape()](const Tensor& dy, Wants wants) {
-                  Tensor zero = Tensor::zeros({}, dy.dtype(), dy.device());
-                  return Grads{wants[0] ? ops::sum_to(ops::where(mask, dy, zero), sa) : Tensor(),
-                               wants[1] ? ops::sum_to(ops::where(mask, zero, dy), sb) : Tensor()};
+Var clamp(const Var& x, double low, double high) {
+  return record("clamp", ops::clamp(x.value(), low, high), {x},
+                [x = Saved(x.value()), low, high](const Tensor& dy, Wants) {
+                  return Grads{ops::clamp_backward(dy, x, low, high)};
                 });
 }
+Var clamp_min(const Var& x, double low) { return clamp(x, low, std::numeric_limits<double>::infinity()); }
+Var clamp_max(const Var& x, double high) { return clamp(x, -std::numeric_limits<double>::infinity(), high); }
+
+Var pow(const Var& x, double exponent) {
+  return record("pow", ops::pow(x.value(), exponent), {x}, [x = Saved(x.value()), exponent](const Tensor& dy, Wants) {
+    return Grads{ops::pow_backward(dy, x, exponent)};
+  });
+}
+Var pow(const Var& a, const Var& b) {
+  return record("pow", ops::pow(a.value(), b.value()), {a, b},
+                [a = Saved(a.value()), b = Saved(b.value())](const Tensor& dy, Wants wants) {
+                  auto [da, db] = ops::pow_backward(dy, a, b, wants[0], wants[1]);
+                  return Grads{da, db};
+                });
+}
+
+Var divide_number(double number, const Var& x) { return div(Tensor::full({}, number, x.dtype(), x.device()), x); }
 
 Var scale(const Var& x, double factor) {
   return record("scale", ops::scale(x.value(), factor), {x},
@@ -134,8 +154,6 @@ Var to(const Var& x, Device device) {
   return record("to", ops::to(x.value(), device), {x},
                 [home](const Tensor& dy, Wants) { return Grads{ops::to(dy, home)}; });
 }
-
-Tensor equal(const Tensor& a, const Tensor& b) { return ops::equal(a, b); }
 
 void assign(Tensor& to, const Tensor& from) {
   WEFT_CHECK(to.shape() == from.shape(), str("assign: ", from, " into ", to), "keep the shape");

@@ -1,4 +1,4 @@
-// Normalisations over the last dimension.
+// Normalisations.
 #include "weft/ops/norm.h"
 
 #include "weft/autograd/functions.h"
@@ -25,16 +25,22 @@ Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps) {
                 });
 }
 
-Var softmax(const Var& x) {
-  Tensor y = ops::softmax(x.value());
+Var softmax(const Var& x, int64_t dim) {
+  Tensor y = ops::softmax(x.value(), dim);
   return record("softmax", y, {x},
-                [y = Saved(y)](const Tensor& dy, Wants) { return Grads{ops::softmax_backward(dy, y)}; });
+                [y = Saved(y), dim](const Tensor& dy, Wants) { return Grads{ops::softmax_backward(dy, y, dim)}; });
 }
 
-Var logsumexp(const Var& x) {
-  Tensor l = ops::logsumexp(x.value());
-  return record("logsumexp", l, {x}, [x = Saved(x.value()), l = Saved(l)](const Tensor& dl, Wants) {
-    return Grads{ops::logsumexp_backward(dl, x, l)};
+Var log_softmax(const Var& x, int64_t dim) {
+  Tensor y = ops::log_softmax(x.value(), dim);
+  return record("log_softmax", y, {x},
+                [y = Saved(y), dim](const Tensor& dy, Wants) { return Grads{ops::log_softmax_backward(dy, y, dim)}; });
+}
+
+Var logsumexp(const Var& x, int64_t dim) {
+  Tensor l = ops::logsumexp(x.value(), dim);
+  return record("logsumexp", l, {x}, [x = Saved(x.value()), l = Saved(l), dim](const Tensor& dl, Wants) {
+    return Grads{ops::logsumexp_backward(dl, x, l, dim)};
   });
 }
 

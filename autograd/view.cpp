@@ -90,6 +90,25 @@ std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim
                 });
 }
 
+std::vector<Var> chunk(const Var& x, int64_t count, int64_t dim) {
+  const int d = wrap_dim(dim, x.num_dims(), "chunk");
+  WEFT_CHECK(count >= 1, str("chunk: count is ", count, " for ", x), "ask for at least one part");
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < count; ++i) sizes.push_back(x.size(d) / count + (i < x.size(d) % count ? 1 : 0));
+  return split(x, sizes, d);
+}
+
+Var stack(std::span<const Var> parts, int64_t dim) {
+  std::vector<Tensor> values;
+  for (const Var& part : parts) values.push_back(part.value());
+  Tensor y = ops::stack(values, dim);
+  return record("stack", y, Inputs(parts), [d = wrap_dim(dim, y.num_dims(), "stack")](const Tensor& dy, Wants) {
+    std::vector<Tensor> grads;
+    for (int64_t i = 0; i < dy.size(d); ++i) grads.push_back(dy.select(d, i));
+    return Grads(std::move(grads));
+  });
+}
+
 Var concatenate(std::span<const Var> parts, int64_t dim) {
   WEFT_CHECK(!parts.empty(), "concatenate: no tensors", "pass at least one");
   int d = wrap_dim(dim, parts[0].num_dims(), "concatenate");

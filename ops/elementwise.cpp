@@ -1,10 +1,12 @@
 #include "weft/ops/elementwise.h"
 
 #include <array>
+#include <limits>
 #include <span>
 
 #include "ops/cpu/elementwise.h"
 #include "ops/cuda/elementwise.h"
+#include "ops/number_like.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/reduce.h"
@@ -61,6 +63,17 @@ Tensor zip_floating(const Tensor& a, const Tensor& b, F f, std::string_view op) 
   return zip(a, b, f, op);
 }
 
+// Two tensors of one shape: a second one of another is more often a mistake than meant to be repeated.
+template <class F>
+Tensor zip_alike(const Tensor& a, const Tensor& b, F f, std::string_view op, std::string_view name_a,
+                 std::string_view name_b) {
+  check_floating(a, op);
+  check_pair(a, b, op, name_a, name_b);
+  WEFT_CHECK(a.shape() == b.shape(), str(op, ": ", name_a, " is ", a, ", ", name_b, " is ", b),
+             "both need the same shape");
+  return zip(a, b, f, op);
+}
+
 void check_not_bool(const Tensor& a, std::string_view op) {
   WEFT_CHECK(a.dtype() != kBool, str(op, ": a is ", a), "cast to an integer or floating dtype first");
 }
@@ -82,29 +95,6 @@ Tensor div(const Tensor& a, const Tensor& b) { return zip_floating(a, b, math::D
 Tensor maximum(const Tensor& a, const Tensor& b) { return zip(a, b, math::Maximum{}, "maximum"); }
 Tensor minimum(const Tensor& a, const Tensor& b) { return zip(a, b, math::Minimum{}, "minimum"); }
 
-Tensor equal(const Tensor& a, const Tensor& b) {
-  check_pair(a, b, "equal");
-  Tensor y = Tensor::empty(broadcast_shapes(a.shape(), b.shape(), "equal"), kBool, a.device());
-  if constexpr (kCuda) {
-    if (a.is_cuda()) return cuda::equal(y, a, b), y;
-  }
-  cpu::equal(y, a, b);
-  return y;
-}
-
-Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b) {
-  WEFT_CHECK(mask.defined() && mask.dtype() == kBool && mask.device() == a.device(),
-             str("where: mask is ", mask, ", a is ", a), "the mask must be bool and on the same device");
-  check_pair(a, b, "where");
-  Shape shape = broadcast_shapes(mask.shape(), broadcast_shapes(a.shape(), b.shape(), "where"), "where");
-  Tensor y = Tensor::empty(shape, a.dtype(), a.device());
-  if constexpr (kCuda) {
-    if (a.is_cuda()) return cuda::where(y, mask, a, b), y;
-  }
-  cpu::where(y, mask, a, b);
-  return y;
-}
-
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   int shift = x.num_dims() - shape.num_dims();
@@ -124,6 +114,32 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 
 Tensor scale(const Tensor& x, double factor) { return map(x, math::Scale{factor}, "scale"); }
 Tensor add_scalar(const Tensor& x, double number) { return map(x, math::AddScalar{number}, "add_scalar"); }
+
+Tensor clamp(const Tensor& x, double low, double high) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  WEFT_CHECK(low <= high, str("clamp: low is ", low, ", high is ", high),
+             "low must not be above high and neither NaN; leave a bound out with -infinity or infinity");
+  if (!x.defined() || is_floating(x.dtype())) return map(x, math::Clamp{low, high}, "clamp");
+  check_not_bool(x, "clamp");
+  Tensor y = low > -kInfinity ? maximum(x, number_like(low, x, "clamp")) : clone(x);
+  return high < kInfinity ? minimum(y, number_like(high, x, "clamp")) : y;
+}
+Tensor clamp_backward(const Tensor& dy, const Tensor& x, double low, double high) {
+  return zip_alike(dy, x, math::ClampGradient{low, high}, "clamp_backward", "dy", "x");
+}
+
+Tensor pow(const Tensor& x, double exponent) { return map(x, math::Power{exponent}, "pow"); }
+Tensor pow_backward(const Tensor& dy, const Tensor& x, double exponent) {
+  return map_backward(dy, x, math::Power{exponent}, "pow_backward");
+}
+Tensor pow(const Tensor& a, const Tensor& b) { return zip_floating(a, b, math::PowerOf{}, "pow"); }
+PowGrads pow_backward(const Tensor& dy, const Tensor& a, const Tensor& b, bool wants_da, bool wants_db) {
+  auto times = [&](auto slope, const Shape& shape) {
+    return sum_to(mul(dy, zip_floating(a, b, slope, "pow_backward")), shape);
+  };
+  return {wants_da ? times(math::PowerSlopeOfBase{}, a.shape()) : Tensor(),
+          wants_db ? times(math::PowerSlopeOfExponent{}, b.shape()) : Tensor()};
+}
 
 // One tensor.
 
@@ -184,10 +200,7 @@ Tensor softcap_backward(const Tensor& dy, const Tensor& y, double cap) {
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  check_floating(gate, "swiglu");
-  check_pair(gate, up, "swiglu", "gate", "up");
-  WEFT_CHECK(gate.shape() == up.shape(), str("swiglu: gate is ", gate, ", up is ", up), "both need the same shape");
-  return zip(gate, up, math::Swiglu{}, "swiglu");
+  return zip_alike(gate, up, math::Swiglu{}, "swiglu", "gate", "up");
 }
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up) {
   check_floating(dy, "swiglu_backward");
@@ -202,6 +215,19 @@ std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, 
   }
   cpu::swiglu_backward(grads.first, grads.second, dy, gate, up);
   return grads;
+}
+
+// Losses of a prediction and its target.
+
+Tensor squared_error(const Tensor& x, const Tensor& target) {
+  return zip_alike(x, target, math::SquaredError{}, "squared_error", "x", "the target");
+}
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target) {
+  return zip_alike(logits, target, math::BceWithLogits{}, "bce_with_logits", "logits", "the target");
+}
+Tensor bce_with_logits_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target) {
+  return mul(dlosses,
+             zip_alike(logits, target, math::BceWithLogitsSlope{}, "bce_with_logits_backward", "logits", "the target"));
 }
 
 }  // namespace weft::ops

@@ -107,6 +107,21 @@ Tensor argmax(const Tensor& x, int64_t dim) {
   return out;
 }
 
+namespace {
+
+// Checks under its own name what max() and argmax() of the negated x would report under theirs.
+Tensor negated(const Tensor& x, int64_t dim, std::string_view op) {
+  check_floating(x, op);
+  WEFT_CHECK(x.shape()[wrap_dim(dim, x.num_dims(), op)] > 0, str(op, ": dimension ", dim, " of ", x, " is empty"),
+             "there is no smallest of no elements");
+  return neg(x);
+}
+
+}  // namespace
+
+Tensor min(const Tensor& x, int64_t dim, bool keep_dims) { return neg(max(negated(x, dim, "min"), dim, keep_dims)); }
+Tensor argmin(const Tensor& x, int64_t dim) { return argmax(negated(x, dim, "argmin"), dim); }
+
 double sum_of_squares(const Tensor& x) { return sum_of_squares(std::span(&x, 1)); }
 
 double sum_of_squares(std::span<const Tensor> all) {

@@ -122,6 +122,24 @@ Tensor concatenate(std::span<const Tensor> parts, int64_t dim) {
   return out;
 }
 
+Tensor stack(std::span<const Tensor> parts, int64_t dim) {
+  WEFT_CHECK(!parts.empty(), "stack: no parts", "give at least one tensor");
+  const Tensor& first = parts[0];
+  WEFT_CHECK(first.defined() && first.num_dims() < kMaxDims, str("stack: part 0 is ", first),
+             str("give defined tensors of at most ", kMaxDims - 1, " dimensions"));
+  const int d = wrap_dim(dim, first.num_dims() + 1, "stack");
+  std::vector<Tensor> slices;
+  slices.reserve(parts.size());
+  for (const Tensor& part : parts) {
+    WEFT_CHECK(part.defined() && part.dtype() == first.dtype() && part.device() == first.device() &&
+                   part.shape() == first.shape(),
+               str("stack: part ", &part - parts.data(), " is ", part, ", part 0 is ", first),
+               "give parts of one shape, dtype and device; concatenate joins parts of other sizes");
+    slices.push_back(part.unsqueeze(d));
+  }
+  return concatenate(slices, d);
+}
+
 std::vector<Tensor> split(const Tensor& x, std::span<const int64_t> sizes, int64_t dim) {
   WEFT_CHECK(x.defined(), "split: x is undefined", "give a tensor");
   int d = wrap_dim(dim, x.num_dims(), "split");

@@ -128,54 +128,35 @@ Chunk ElementwiseKernels<I>::convert(DType to, DType from) {
 
 template struct ElementwiseKernels<kThisIsa>;
 
+// Every functor of the lists: tables that are instantiated explicitly, and with them what they point to.
+namespace HWY_NAMESPACE {
+
 using Kernels = ElementwiseKernels<kThisIsa>;
-template Chunk Kernels::zip<math::Add>(DType);
-template Chunk Kernels::zip<math::Sub>(DType);
-template Chunk Kernels::zip<math::Mul>(DType);
-template Chunk Kernels::zip<math::Div>(DType);
-template Chunk Kernels::zip<math::Maximum>(DType);
-template Chunk Kernels::zip<math::Minimum>(DType);
-template Chunk Kernels::zip<math::Swiglu>(DType);
+using Choose = Chunk (*)(DType);
 
-template Chunk Kernels::map<math::Scale>(DType);
-template Chunk Kernels::map<math::AddScalar>(DType);
-template Chunk Kernels::map<math::Neg>(DType);
-template Chunk Kernels::map<math::Abs>(DType);
-template Chunk Kernels::map<math::Square>(DType);
-template Chunk Kernels::map<math::Sqrt>(DType);
-template Chunk Kernels::map<math::Rsqrt>(DType);
-template Chunk Kernels::map<math::Exp>(DType);
-template Chunk Kernels::map<math::Log>(DType);
-template Chunk Kernels::map<math::Sin>(DType);
-template Chunk Kernels::map<math::Cos>(DType);
-template Chunk Kernels::map<math::Tanh>(DType);
-template Chunk Kernels::map<math::Sigmoid>(DType);
-template Chunk Kernels::map<math::LogSigmoid>(DType);
-template Chunk Kernels::map<math::Softplus>(DType);
-template Chunk Kernels::map<math::Relu>(DType);
-template Chunk Kernels::map<math::Elu>(DType);
-template Chunk Kernels::map<math::Silu>(DType);
-template Chunk Kernels::map<math::Gelu>(DType);
-template Chunk Kernels::map<math::GeluTanh>(DType);
-template Chunk Kernels::map<math::Softcap>(DType);
+template <class>
+struct Maps;
+template <class... F>
+struct Maps<math::List<F...>> {
+  static constexpr Choose kAll[] = {&Kernels::map<F>...};
+};
+template <class>
+struct Backwards;
+template <class... F>
+struct Backwards<math::List<F...>> {
+  static constexpr Choose kAll[] = {&Kernels::backward<F>...};
+};
+template <class>
+struct Zips;
+template <class... F>
+struct Zips<math::List<F...>> {
+  static constexpr Choose kAll[] = {&Kernels::zip<F>...};
+};
 
-template Chunk Kernels::backward<math::Abs>(DType);
-template Chunk Kernels::backward<math::Square>(DType);
-template Chunk Kernels::backward<math::Sqrt>(DType);
-template Chunk Kernels::backward<math::Rsqrt>(DType);
-template Chunk Kernels::backward<math::Exp>(DType);
-template Chunk Kernels::backward<math::Log>(DType);
-template Chunk Kernels::backward<math::Sin>(DType);
-template Chunk Kernels::backward<math::Cos>(DType);
-template Chunk Kernels::backward<math::Tanh>(DType);
-template Chunk Kernels::backward<math::Sigmoid>(DType);
-template Chunk Kernels::backward<math::LogSigmoid>(DType);
-template Chunk Kernels::backward<math::Softplus>(DType);
-template Chunk Kernels::backward<math::Relu>(DType);
-template Chunk Kernels::backward<math::Elu>(DType);
-template Chunk Kernels::backward<math::Silu>(DType);
-template Chunk Kernels::backward<math::Gelu>(DType);
-template Chunk Kernels::backward<math::GeluTanh>(DType);
-template Chunk Kernels::backward<math::Softcap>(DType);
+template struct Maps<math::MapFunctors>;
+template struct Backwards<math::BackwardFunctors>;
+template struct Zips<math::ZipFunctors>;
+
+}  // namespace HWY_NAMESPACE
 
 }  // namespace weft::cpu

@@ -1,5 +1,5 @@
 // Elementwise kernels on the CPU: functors of ops/math/elementwise.h over packs of lanes.
-// A new functor needs one instance at the end of elementwise.cpp. Arguments are checked by ops/elementwise.cpp.
+// A new functor stands in the lists at the end of ops/math/elementwise.h. Arguments are checked by ops/elementwise.cpp.
 #pragma once
 
 #include "ops/cpu/isa.h"
@@ -25,6 +25,10 @@ struct ElementwiseKernels {
 // Integers, and f of bool where it stays a bool. nullptr where there is no kernel. Not compiled per instruction set.
 template <class F>
 Chunk integer_zip(DType dtype);
+template <math::OnlyFloating F>
+Chunk integer_zip(DType) {
+  return nullptr;
+}
 
 template <class F>
 Tensor map(const Tensor& x, F f) {
@@ -63,7 +67,6 @@ Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
 
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up);
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b);
-void equal(Tensor& y, const Tensor& a, const Tensor& b);
 void scaled_add(Tensor& to, const Tensor& from, double factor);  // broadcasts `from`
 void scale(Tensor& x, double factor);
 

@@ -48,15 +48,6 @@ Chunk integer_zip(DType dtype) {
     default: return nullptr;
   }
 }
-// Division and swiglu have no integer form; their checks stand in ops/elementwise.cpp.
-template <>
-Chunk integer_zip<math::Div>(DType) {
-  return nullptr;
-}
-template <>
-Chunk integer_zip<math::Swiglu>(DType) {
-  return nullptr;
-}
 
 template Chunk integer_zip<math::Add>(DType);
 template Chunk integer_zip<math::Sub>(DType);
@@ -80,23 +71,6 @@ void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b) {
   loop.input(a);
   loop.input(b);
   loop.run(select_chunk(y.dtype()), nullptr);
-}
-
-template <class T>
-static void run_equal(const void*, char* const* operands, int64_t n) {
-  auto* y = reinterpret_cast<bool*>(operands[0]);
-  const auto* a = reinterpret_cast<const T*>(operands[1]);
-  const auto* b = reinterpret_cast<const T*>(operands[2]);
-  for (int64_t i = 0; i < n; ++i) y[i] = a[i] == b[i];
-}
-
-void equal(Tensor& y, const Tensor& a, const Tensor& b) {
-  Loop loop(y.shape());
-  loop.output(y);
-  loop.input(a);
-  loop.input(b);
-  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(
-      a.dtype(), "equal", [&](auto tag) { loop.run(run_equal<typename decltype(tag)::type>, nullptr); });
 }
 
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up) {

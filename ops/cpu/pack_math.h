@@ -134,6 +134,17 @@ HWY_INLINE F32 log1p(F32 x) {
 }
 HWY_INLINE F64 log1p(F64 x) { return lane_by_lane(x, ::log1p); }
 
+// x^exponent, lane by lane in f64 for both types: a fast exp(exponent * log(x)) would lose the digits of large powers.
+template <class T>
+HWY_INLINE Pack<T> power(Pack<T> x, Pack<T> exponent) {
+  T bases[Pack<T>::kLanes], exponents[Pack<T>::kLanes];
+  store(x, static_cast<T*>(bases));
+  store(exponent, static_cast<T*>(exponents));
+  for (int64_t i = 0; i < Pack<T>::kLanes; ++i)
+    bases[i] = static_cast<T>(::pow(static_cast<double>(bases[i]), static_cast<double>(exponents[i])));
+  return load(static_cast<const T*>(bases));
+}
+
 // sin, cos
 
 // sin(x + shift pi / 2). The angle is reduced in f64 (two parts of pi / 2), so that large angles keep f32's accuracy.

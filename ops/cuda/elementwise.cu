@@ -68,6 +68,7 @@ Tensor map_backward(const Tensor& dy, const Tensor& kept, F f) {
 
 void scale(Tensor& x, double factor) { run_map(x, x, math::Scale{factor}); }
 
+// The lists of ops/math/elementwise.h by name: nvcc makes no kernel for what only a table refers to.
 template Tensor map(const Tensor&, math::Scale);
 template Tensor map(const Tensor&, math::AddScalar);
 template Tensor map(const Tensor&, math::Neg);
@@ -89,6 +90,8 @@ template Tensor map(const Tensor&, math::Silu);
 template Tensor map(const Tensor&, math::Gelu);
 template Tensor map(const Tensor&, math::GeluTanh);
 template Tensor map(const Tensor&, math::Softcap);
+template Tensor map(const Tensor&, math::Clamp);
+template Tensor map(const Tensor&, math::Power);
 
 template Tensor map_backward(const Tensor&, const Tensor&, math::Abs);
 template Tensor map_backward(const Tensor&, const Tensor&, math::Square);
@@ -108,5 +111,6 @@ template Tensor map_backward(const Tensor&, const Tensor&, math::Silu);
 template Tensor map_backward(const Tensor&, const Tensor&, math::Gelu);
 template Tensor map_backward(const Tensor&, const Tensor&, math::GeluTanh);
 template Tensor map_backward(const Tensor&, const Tensor&, math::Softcap);
+template Tensor map_backward(const Tensor&, const Tensor&, math::Power);
 
 }  // namespace weft::cuda

@@ -15,7 +15,6 @@ Tensor map_backward(const Tensor& dy, const Tensor& kept, F f);
 template <class F>
 Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f);
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up);
-void equal(Tensor& y, const Tensor& a, const Tensor& b);
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b);
 void copy(Tensor& to, const Tensor& from);  // also between devices
 void fill(Tensor& x, double value);

@@ -1,4 +1,4 @@
-// y = f(a, b) with broadcasting, comparison, selection, and the gradients of swiglu.
+// y = f(a, b) with broadcasting, selection, and the gradients of swiglu.
 #include <type_traits>
 
 #include "ops/cuda/elementwise.h"
@@ -34,21 +34,6 @@ struct ZipBody {
 #pragma unroll
     for (int k = 0; k < W; ++k) out.at[k] = value(x.at[k], z.at[k]);
     store_group<W>(y, i, out);
-  }
-};
-
-template <class T>
-struct EqualBody {
-  bool* y;
-  const T *a, *b;
-  __device__ void one(const int64_t (&at)[3]) const { y[at[0]] = to_number(a[at[1]]) == to_number(b[at[2]]); }
-  template <int W>
-  __device__ void wide(int64_t i) const {
-    for (int k = 0; k < W; ++k) y[i + k] = to_number(a[i + k]) == to_number(b[i + k]);
-  }
-  __device__ static auto to_number(T x) {
-    if constexpr (std::is_same_v<T, BFloat16>) return static_cast<float>(x);
-    else return x;
   }
 };
 
@@ -107,20 +92,11 @@ template <class F>
 Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   auto run = [&](auto tag) { run_zip<typename decltype(tag)::type>(y, a, b, f); };
-  if constexpr (std::is_same_v<F, math::Div> || std::is_same_v<F, math::Swiglu>)
-    with_type<float, BFloat16, double>(a.dtype(), "zip", run);
+  if constexpr (math::OnlyFloating<F>) with_type<float, BFloat16, double>(a.dtype(), "zip", run);
   else if constexpr (std::is_same_v<F, math::Add> || std::is_same_v<F, math::Sub>)
     with_type<float, BFloat16, double, int64_t, int32_t, uint8_t>(a.dtype(), "zip", run);
   else with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(a.dtype(), "zip", run);
   return y;
-}
-
-void equal(Tensor& y, const Tensor& a, const Tensor& b) {
-  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(a.dtype(), "equal", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    EqualBody<T> body{y.mutable_data<bool>(), a.data<T>(), b.data<T>()};
-    each<3, 4>("equal", y.shape(), {&y, &a, &b}, body, true, stream_of(y));
-  });
 }
 
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b) {
@@ -142,6 +118,7 @@ void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor&
   });
 }
 
+// ZipFunctors by name, as in elementwise.cu.
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Add);
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Sub);
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Mul);
@@ -149,5 +126,12 @@ template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Div);
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Maximum);
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Minimum);
 template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::Swiglu);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::ClampGradient);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::PowerOf);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::PowerSlopeOfBase);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::PowerSlopeOfExponent);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::SquaredError);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::BceWithLogits);
+template Tensor zip(const Tensor&, const Tensor&, const Shape&, math::BceWithLogitsSlope);
 
 }  // namespace weft::cuda

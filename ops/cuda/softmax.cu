@@ -1,5 +1,6 @@
-// Softmax and logsumexp over rows x [D].
+// Softmax, log_softmax and logsumexp over rows x [D].
 //   softmax:   y = exp(x - max) / sum(exp(x - max)); a row of -inf gives zeros. Backward: dx = y (dy - sum(dy y)).
+//   log_softmax: y = (x - max) - log(sum(exp(x - max))), -inf for a row of -inf. Backward: dx = dy - exp(y) sum(dy).
 //   logsumexp: l = max + log(sum(exp(x - max))); a row of -inf gives -inf.      Backward: dx = dl exp(x - l).
 #include "ops/cuda/softmax.h"
 #include "ops/cuda/softmax_row.cuh"
@@ -53,6 +54,47 @@ __global__ void __launch_bounds__(L::threads) softmax_backward(Args<L> args) {
 }
 
 template <class L>
+__global__ void __launch_bounds__(L::threads) log_softmax_forward(Args<L> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  const int64_t width = args.x_rows.width;
+  for_team_rows<L>(args.x_rows.count, [&](int64_t row, bool is_there) {
+    const Row<L> x(args.x + offset_of(args.x_rows, row), is_there ? width : 0);
+    const ExpSum<C> r = exp_sum(x);
+    const C log_sum = r.sum == 0 ? C(0) : static_cast<C>(math::log(static_cast<double>(r.sum)));
+    x.each([&](const C(&v)[W], int64_t i) {
+      C y[W];
+#pragma unroll
+      for (int k = 0; k < W; ++k) y[k] = (v[k] - r.top) - log_sum;
+      store_group(args.y + row * width + i, y);
+    });
+  });
+}
+
+template <class L>
+__global__ void __launch_bounds__(L::threads) log_softmax_backward(Args<L> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  const int64_t width = args.x_rows.width;
+  for_team_rows<L>(args.x_rows.count, [&](int64_t row, bool is_there) {
+    const int64_t here = is_there ? width : 0;
+    const Row<L> y(args.x + offset_of(args.x_rows, row), here), dy(args.dy + offset_of(args.dy_rows, row), here);
+    C part = 0;
+    dy.each([&](const C(&d)[W], int64_t) {
+#pragma unroll
+      for (int k = 0; k < W; ++k) part += d[k];
+    });
+    const C sum = team_sum<L>(part);
+    y.each_with(dy, [&](const C(&v)[W], const C(&d)[W], int64_t i) {
+      C dx[W];
+#pragma unroll
+      for (int k = 0; k < W; ++k) dx[k] = d[k] - math::exp(v[k]) * sum;
+      store_group(args.y + row * width + i, dx);
+    });
+  });
+}
+
+template <class L>
 __global__ void __launch_bounds__(L::threads) logsumexp_forward(Args<L> args) {
   for_team_rows<L>(args.x_rows.count, [&](int64_t row, bool is_there) {
     const Row<L> x(args.x + offset_of(args.x_rows, row), is_there ? args.x_rows.width : 0);
@@ -99,6 +141,19 @@ template <class T, class C>
 void SoftmaxKernels<T, C>::softmax_backward(const cpu::SoftmaxArgs<T, C>& args, Device device) {
   with_rows(args, [&]<class L>() {
     launch_rows<L>("softmax_backward", cuda::softmax_backward<L>, args.x_rows.count, args.x_rows.width, device, args);
+  });
+}
+template <class T, class C>
+void SoftmaxKernels<T, C>::log_softmax(const cpu::SoftmaxArgs<T, C>& args, Device device) {
+  with_rows(args, [&]<class L>() {
+    launch_rows<L>("log_softmax", log_softmax_forward<L>, args.x_rows.count, args.x_rows.width, device, args);
+  });
+}
+template <class T, class C>
+void SoftmaxKernels<T, C>::log_softmax_backward(const cpu::SoftmaxArgs<T, C>& args, Device device) {
+  with_rows(args, [&]<class L>() {
+    launch_rows<L>("log_softmax_backward", cuda::log_softmax_backward<L>, args.x_rows.count, args.x_rows.width, device,
+                   args);
   });
 }
 template <class T, class C>

@@ -17,7 +17,12 @@ WEFT_HD T clamp_both(T x) {
   return select(x > T(1e4), T(1e4), clamp_low(x));
 }
 
-// Two inputs.
+// Two inputs. What has no form for integers says so.
+
+template <class F>
+concept OnlyFloating = requires {
+  requires F::is_only_floating;
+};
 
 struct Add {
   template <class T>
@@ -38,6 +43,7 @@ struct Mul {
   }
 };
 struct Div {
+  static constexpr bool is_only_floating = true;
   template <class T>
   WEFT_HD T f(T a, T b) const {
     return a / b;
@@ -57,7 +63,95 @@ struct Minimum {
   }
 };
 
+// a^b and its slopes, with the conventions of PyTorch: a^0 is 1 with slope 0 in a, whatever a is; 0^b has slope 0 in b for b >= 0.
+// A negative a with b that is not whole gives NaN, and so does the slope in b of any negative a.
+struct PowerOf {
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return power(a, b);
+  }
+};
+struct PowerSlopeOfBase {
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return select(b == T(0), T(0), b * power(a, b - T(1)));
+  }
+};
+struct PowerSlopeOfExponent {
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    T slope = power(a, b) * log(a);
+    T at_zero = select(b < T(0), slope, select(b == b, T(0), b));
+    return select(a == T(0), at_zero, slope);
+  }
+};
+
+// Losses of a prediction a against a target b.
+
+struct SquaredError {
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    T difference = a - b;
+    return difference * difference;
+  }
+};
+// b softplus(-a) + (1 - b) softplus(a) of a logit a: no difference of large numbers, and a share of 0 silences an infinity.
+struct BceWithLogits {
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    T above = select(a < T(0), T(0), a), below = select(a > T(0), T(0), -a);
+    T no = T(1) - b;
+    return select(b == T(0), T(0), b * below) + select(no == T(0), T(0), no * above) + log1p(exp(-abs(a)));
+  }
+};
+struct BceWithLogitsSlope {  // in a
+  static constexpr bool is_only_floating = true;
+  template <class T>
+  WEFT_HD T f(T a, T b) const {
+    return (T(1) - b) * sigmoid(a) - b * sigmoid(-a);
+  }
+};
+
+// The gradient of Clamp: dy between the bounds and on them, else 0, even where dy is infinite.
+struct ClampGradient {
+  static constexpr bool is_only_floating = true;
+  double low, high;
+  template <class T>
+  WEFT_HD T f(T dy, T x) const {
+    return select(x < T(low), T(0), select(x > T(high), T(0), select(x == x, dy, x)));
+  }
+};
+
 // One input.
+
+struct Clamp {
+  double low, high;
+  template <class T>
+  WEFT_HD T f(T x) const {
+    return select(x < T(low), T(low), select(x > T(high), T(high), x));
+  }
+};
+// x^exponent of a number; as PowerOf, and exact for the exponents 0, 1 and 2.
+struct Power {
+  double exponent;
+  template <class T>
+  WEFT_HD T f(T x) const {
+    if (exponent == 0) return T(1);
+    if (exponent == 1) return x;
+    if (exponent == 2) return x * x;
+    return power(x, T(exponent));
+  }
+  template <class T>
+  WEFT_HD T df(T x) const {
+    if (exponent == 0) return T(0);
+    return T(exponent) * Power{exponent - 1}.f(x);
+  }
+};
 
 struct Scale {
   double factor;
@@ -275,6 +369,7 @@ struct Softcap {
 // silu(gate) * up; dgate and dup share the sigmoid.
 
 struct Swiglu {
+  static constexpr bool is_only_floating = true;
   template <class T>
   WEFT_HD T f(T gate, T up) const {
     return Silu{}.f(gate) * up;
@@ -286,5 +381,16 @@ struct Swiglu {
     dgate = dy * up * s * (T(1) + clamp_both(gate) * (T(1) - s));
   }
 };
+
+// What is compiled for every device: y = f(x), dx = dy * df(kept), y = f(a, b).
+
+template <class... F>
+struct List {};
+using MapFunctors = List<Scale, AddScalar, Neg, Abs, Square, Sqrt, Rsqrt, Exp, Log, Sin, Cos, Tanh, Sigmoid, LogSigmoid,
+                         Softplus, Relu, Elu, Silu, Gelu, GeluTanh, Softcap, Clamp, Power>;
+using BackwardFunctors = List<Abs, Square, Sqrt, Rsqrt, Exp, Log, Sin, Cos, Tanh, Sigmoid, LogSigmoid, Softplus, Relu,
+                              Elu, Silu, Gelu, GeluTanh, Softcap, Power>;
+using ZipFunctors = List<Add, Sub, Mul, Div, Maximum, Minimum, Swiglu, ClampGradient, PowerOf, PowerSlopeOfBase,
+                         PowerSlopeOfExponent, SquaredError, BceWithLogits, BceWithLogitsSlope>;
 
 }  // namespace weft::math

@@ -21,6 +21,9 @@ using ::tanh;
 WEFT_HD float select(bool condition, float a, float b) { return condition ? a : b; }
 WEFT_HD double select(bool condition, double a, double b) { return condition ? a : b; }
 
+WEFT_HD float power(float x, float exponent) { return pow(x, exponent); }
+WEFT_HD double power(double x, double exponent) { return pow(x, exponent); }
+
 WEFT_HD float sigmoid(float x) { return 1 / (1 + exp(-x)); }
 WEFT_HD double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 

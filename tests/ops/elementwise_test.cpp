@@ -27,6 +27,15 @@ double gelu_tanh(double x) { return x * sigmoid(2 * std::sqrt(2 / M_PI) * (x + 0
 Tensor softcap2(const Tensor& x) { return ops::softcap(x, 2); }
 Tensor softcap2_backward(const Tensor& dy, const Tensor& y) { return ops::softcap_backward(dy, y, 2); }
 
+template <int twice>
+Tensor power(const Tensor& x) {
+  return ops::pow(x, twice / 2.0);
+}
+template <int twice>
+Tensor power_backward(const Tensor& dy, const Tensor& x) {
+  return ops::pow_backward(dy, x, twice / 2.0);
+}
+
 enum class Keeps { x, y };
 
 // `ulp` bounds the relative error of f32 in units of 2^-23 over [low, high]. at_low and at_high are the values at -inf and inf.
@@ -63,6 +72,9 @@ const Row kRows[] = {
     {"gelu_tanh", ops::gelu_tanh, ops::gelu_tanh_backward, Keeps::x, gelu_tanh, -5, 9, 24, 0, kInf},
     {"softcap", softcap2, softcap2_backward, Keeps::y, [](double x) { return 2 * std::tanh(x / 2); }, -9, 9, 1.5, -2,
      2},
+    {"pow_3", power<6>, power_backward<6>, Keeps::x, [](double x) { return x * x * x; }, -9, 9, 0.5, -kInf, kInf},
+    {"pow_-1.5", power<-3>, power_backward<-3>, Keeps::x, [](double x) { return std::pow(x, -1.5); }, 0.5, 9, 0.5, 0,
+     0},
 };
 
 Tensor uniform(const Shape& shape, const char* name, double low, double high, DType dtype) {

@@ -111,8 +111,20 @@ TEST(ExactOnDevices, ComparisonsAndChoicesAreTheCpus) {
     for (auto [a, b] : std::vector<std::pair<Shape, Shape>>{
              {{}, {}}, {{0}, {0}}, {{1025}, {1025}}, {{7, 33}, {7, 1}}, {{3, 1, 5}, {4, 1}}}) {
       Tensor x = few_numbers(a, dtype, "x", true), y = few_numbers(b, dtype, "y", true);
+      using Compare = Tensor (*)(const Tensor&, const Tensor&);
+      using CompareNumber = Tensor (*)(const Tensor&, double);
+      for (Compare f : {Compare(ops::equal), Compare(ops::not_equal), Compare(ops::less), Compare(ops::less_equal),
+                        Compare(ops::greater), Compare(ops::greater_equal)})
+        expect_same(
+            {x, y}, [f](auto in) { return f(in[0], in[1]); }, str("comparison of ", x, " ", y));
+      for (CompareNumber f :
+           {CompareNumber(ops::equal), CompareNumber(ops::not_equal), CompareNumber(ops::less),
+            CompareNumber(ops::less_equal), CompareNumber(ops::greater), CompareNumber(ops::greater_equal)})
+        for (double number : {1.0, -0.5, 300.0, 1e30, static_cast<double>(NAN)})
+          expect_same(
+              {x}, [f, number](auto in) { return f(in[0], number); }, str("comparison of ", x, " with ", number));
       expect_same(
-          {x, y}, [](auto in) { return ops::equal(in[0], in[1]); }, str("equal ", x, " ", y));
+          {x}, [](auto in) { return ops::where(ops::greater(in[0], 0), 1, in[0]); }, str("where with a number ", x));
       Tensor mask = few_numbers(b, kBool, "mask", false);
       expect_same(
           {mask, x, y}, [](auto in) { return ops::where(in[0], in[1], in[2]); }, str("where ", x, " ", y));

@@ -215,6 +215,20 @@ TEST(Reduce, MaximaAndTheirPlaces) {
   });
 }
 
+TEST(Reduce, MinimaAreMaximaOfTheNegative) {
+  const double nan = std::nan("");
+  for (DType dtype : kFloating) {
+    Tensor x = make({2, 4}, {3, -1, 2, -1, 5, nan, -kInf, nan}, dtype);
+    std::vector<double> low = values(ops::min(x, 1, true));
+    EXPECT_EQ(low[0], -1);
+    EXPECT_TRUE(std::isnan(low[1]));
+    EXPECT_EQ(values(ops::argmin(x, 1)), (std::vector<double>{1, 1}));  // the first of a tie, NaN before all numbers
+    EXPECT_EQ(values(ops::min(x.transpose(0, 1).slice(0, 2, 3), -1)), (std::vector<double>{-kInf}));
+    EXPECT_EQ(values(ops::argmin(make({3}, {kInf, kInf, kInf}, dtype), 0)), (std::vector<double>{0}));
+    EXPECT_EQ(ops::min(Tensor::empty({3, 0, 2}, dtype), 0).shape(), Shape({0, 2}));
+  }
+}
+
 TEST(Reduce, MaximumOfNanAndInfinity) {
   test::for_each_isa([] {
     double nan = std::nan("");
@@ -298,6 +312,8 @@ TEST(Reduce, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", test::error_of([&] { ops::sum(i, 0); }, {"sum: x is [2] i64 cpu", "f32, bf16 or f64"}));
   EXPECT_EQ("", test::error_of([&] { ops::max(none, 1); }, {"max: dimension 1 of [2, 0] f32 cpu is empty"}));
   EXPECT_EQ("", test::error_of([&] { ops::argmax(none, -1); }, {"argmax: dimension -1 of [2, 0] f32 cpu is empty"}));
+  EXPECT_EQ("", test::error_of([&] { ops::min(none, 1); }, {"min: dimension 1 of [2, 0] f32 cpu is empty"}));
+  EXPECT_EQ("", test::error_of([&] { ops::argmin(i, 0); }, {"argmin: x is [2] i64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::cumsum(i, 0); }, {"cumsum: x is [2] i64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::cumsum(x, 1, {.segments = Tensor::zeros({3}, kI32)}); },
                                {"cumsum: segments are [3] i32 cpu for dimension 1 of [2, 3] f32 cpu"}));

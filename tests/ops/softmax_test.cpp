@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "tests/ops/row_check.h"
+#include "weft/ops/elementwise.h"
 #include "weft/ops/norm.h"
 
 namespace weft::test {
@@ -48,6 +49,91 @@ TEST(Softmax, ReadsStridedViews) {
     check(random_normal({1, 16}, "x", dtype).expand({4, 16}), random_normal({1, 16}, "dy", dtype).expand({4, 16}),
           "expanded");
   }
+}
+
+// log_softmax of the last dimension, against the reference's logarithm.
+void check_log(const Tensor& x, const std::string& what) {
+  Tensor dy = random_normal(x.shape(), "dy", x.dtype()), y = ops::log_softmax(x);
+  Numbers v = values(x), d = values(dy), want, dx;
+  const auto width = static_cast<size_t>(x.shape().back());
+  for (size_t row = 0; row < v.size(); row += width) {
+    double top = -INFINITY, sum = 0, total = 0;
+    for (size_t i = 0; i < width; ++i) top = std::max(top, v[row + i]);
+    for (size_t i = 0; i < width; ++i) sum += std::exp(v[row + i] - top);
+    for (size_t i = 0; i < width; ++i) want.push_back((v[row + i] - top) - std::log(sum)), total += d[row + i];
+    for (size_t i = 0; i < width; ++i) dx.push_back(d[row + i] - std::exp(want[row + i]) * total);
+  }
+  expect_close(y, want, what + " log");
+  expect_close(ops::log_softmax_backward(dy, y), dx, what + " dx of log", x.dtype() == kBF16 ? 4e-2 : 0);
+}
+
+TEST(LogSoftmax, EqualsReferenceForAllShapesDtypesAndInstructionSets) {
+  for_each_isa([] {
+    for (DType dtype : {kF32, kBF16, kF64}) {
+      for (int64_t width : {1, 2, 7, 8, 16, 31, 64, 67, 130, 257})
+        check_log(random_normal({3, 5, width}, "x", dtype), str(dtype, " ", width));
+      check_log(fused_heads(2, 5, 3, 16, "x", dtype), "heads");
+      check_log(random_normal({16, 7}, "x", dtype).transpose(0, 1), "transposed");
+    }
+    check_log(Tensor::from<float>({1e4f, -1e4f, 9999, 0}, {1, 4}), "large");
+    check_log(Tensor::from<float>({-kInfinity, 1, 2, -kInfinity}, {1, 4}), "masked");
+    Tensor none = Tensor::full({1, 9}, -kInfinity);
+    for (double y : values(ops::log_softmax(none))) EXPECT_EQ(y, -INFINITY);
+  });
+}
+
+// Over any dimension: what the rows give when that dimension is moved to the end.
+TEST(Softmax, OverAnyDimensionEqualsThatOfItsRows) {
+  for_each_isa([] {
+    for (DType dtype : {kF32, kBF16, kF64})
+      for (Shape shape : {Shape{5, 1}, Shape{7, 3}, Shape{33, 64}, Shape{2, 31, 65}, Shape{2, 3, 130, 1},
+                          Shape{4, 1, 7}, Shape{300, 2, 3}, Shape{3, 0, 2}, Shape{0, 3, 2}})
+        for (int64_t dim = 0; dim < shape.num_dims(); ++dim) {
+          const std::string what = str(shape, " ", dtype, " dim ", dim);
+          Tensor x = random_normal(shape, "x", dtype), dy = random_normal(shape, "dy", dtype);
+          auto moved = [&](const Tensor& t) { return ops::contiguous(t.transpose(dim, -1)); };
+          auto back = [&](const Tensor& t) { return values(t.transpose(dim, -1)); };
+          Tensor y = ops::softmax(x, dim), log = ops::log_softmax(x, dim - shape.num_dims()),
+                 l = ops::logsumexp(x, dim);
+          EXPECT_TRUE(y.is_contiguous() && y.shape() == shape) << what;
+          expect_close(y, back(ops::softmax(moved(x))), what);
+          expect_close(log, back(ops::log_softmax(moved(x))), what + " log");
+          expect_close(ops::softmax_backward(dy, y, dim), back(ops::softmax_backward(moved(dy), moved(y))),
+                       what + " dx");
+          expect_close(ops::log_softmax_backward(dy, log, dim), back(ops::log_softmax_backward(moved(dy), moved(log))),
+                       what + " dx of log", dtype == kBF16 ? 4e-2 : 0);
+          Tensor dl = random_normal(l.shape(), "dl", l.dtype()), rows = ops::logsumexp(moved(x));
+          EXPECT_EQ(l.num_elements(), rows.num_elements());
+          Tensor wide = dl.unsqueeze(dim).transpose(dim, -1).select(-1, 0);
+          if (x.num_elements() > 0)
+            expect_close(ops::logsumexp_backward(dl, x, l, dim), back(ops::logsumexp_backward(wide, moved(x), rows)),
+                         what + " dx of logsumexp");
+        }
+  });
+}
+
+TEST(Softmax, OverColumnsIsSafeAtExtremes) {
+  for_each_isa([] {
+    const float f = kInfinity, nan = std::numeric_limits<float>::quiet_NaN();
+    const Tensor rows =
+        Tensor::from<float>({1e4f, -1e4f, 9999, 0, -f, 0, 1, -f, -f, -f, -f, -f, 0, nan, 1, 2, f, 1, 0, -f}, {5, 4});
+    const Tensor columns = ops::contiguous(rows.transpose(0, 1));
+    for (bool is_log : {false, true}) {
+      Tensor want = is_log ? ops::log_softmax(rows) : ops::softmax(rows),
+             got = is_log ? ops::log_softmax(columns, 0) : ops::softmax(columns, 0);
+      Numbers a = values(got.transpose(0, 1)), b = values(want);
+      for (size_t i = 0; i < b.size(); ++i)
+        EXPECT_TRUE(std::isnan(b[i]) ? std::isnan(a[i]) : a[i] == b[i] || std::abs(a[i] - b[i]) < 1e-5)
+            << i << ": " << a[i] << ", not " << b[i];
+    }
+    Numbers l = values(ops::logsumexp(columns, 0));
+    EXPECT_NEAR(l[0], 1e4 + std::log1p(std::exp(-1)), 1e-3);
+    EXPECT_EQ(l[2], -INFINITY);
+    EXPECT_TRUE(std::isnan(l[3]));
+    EXPECT_EQ(l[4], INFINITY);
+    Tensor none = Tensor::full({3, 2}, -f), zero = Tensor::full({2}, -f);
+    for (double d : values(ops::logsumexp_backward(Tensor::full({2}, 1), none, zero, 0))) EXPECT_EQ(d, 0);
+  });
 }
 
 TEST(Softmax, IsSafeAtExtremes) {
@@ -105,6 +191,10 @@ TEST(Softmax, SaysWhatIsWrong) {
       {[&] { ops::logsumexp_backward(Tensor::zeros({3}), x, Tensor::zeros({2})); },
        {"logsumexp_backward: dl is [3]", "x is [2, 8]"}},
       {[&] { ops::logsumexp_backward(Tensor::zeros({2}), x, Tensor()); }, {"logsumexp_backward: l is"}},
+      {[&] { ops::softmax(x, 2); }, {"softmax", "2"}},
+      {[&] { ops::log_softmax(Tensor::zeros({2}, kBool)); }, {"log_softmax: x is [2] bool"}},
+      {[&] { ops::logsumexp_backward(Tensor::zeros({2}), x, Tensor::zeros({2}), 0); },
+       {"logsumexp_backward: dl is [2]", "dim is 0"}},
   });
 }
 

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "weft/autograd/compare.h"
 #include "weft/autograd/var.h"
 #include "weft/ops/attention.h"
 #include "weft/ops/loss.h"
@@ -19,11 +20,19 @@ Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);
 Var div(const Var& a, const Var& b);
-Var maximum(const Var& a, const Var& b);  // at a tie the gradient goes to a
+Var maximum(const Var& a, const Var& b);  // at a tie either gets half of the gradient
 Var minimum(const Var& a, const Var& b);
-Var where(const Tensor& mask, const Var& a, const Var& b);
+Var pow(const Var& a, const Var& b);  // conventions of ops::pow_backward
 Var scale(const Var& x, double factor);
 Var add_scalar(const Var& x, double number);
+Var pow(const Var& x, double exponent);
+Var clamp(const Var& x, double low,
+          double high);  // a bound may be infinite; on a bound the gradient passes, as in PyTorch
+Var clamp_min(const Var& x, double low);
+Var clamp_max(const Var& x, double high);
+inline Var maximum(const Var& x, double number) { return clamp_min(x, number); }
+inline Var minimum(const Var& x, double number) { return clamp_max(x, number); }
+Var divide_number(double number, const Var& x);
 inline Var operator+(const Var& a, const Var& b) { return add(a, b); }
 inline Var operator-(const Var& a, const Var& b) { return sub(a, b); }
 inline Var operator*(const Var& a, const Var& b) { return mul(a, b); }
@@ -33,6 +42,10 @@ inline Var operator*(double factor, const Var& x) { return scale(x, factor); }
 inline Var operator+(const Var& x, double number) { return add_scalar(x, number); }
 inline Var operator-(const Var& x, double number) { return add_scalar(x, -number); }
 inline Var operator-(const Var& x) { return scale(x, -1); }
+inline Var operator+(double number, const Var& x) { return add_scalar(x, number); }
+inline Var operator-(double number, const Var& x) { return add_scalar(scale(x, -1), number); }
+inline Var operator/(const Var& x, double number) { return scale(x, 1 / number); }
+inline Var operator/(double number, const Var& x) { return divide_number(number, x); }
 Var neg(const Var& x);
 Var abs(const Var& x);
 Var square(const Var& x);
@@ -70,7 +83,10 @@ Var expand(const Var& x, const Shape& shape);
 Var unsqueeze(const Var& x, int64_t dim);
 Var squeeze(const Var& x, int64_t dim);
 std::vector<Var> split(const Var& x, std::span<const int64_t> sizes, int64_t dim);  // views; one join in backward
-Var concatenate(std::span<const Var> parts, int64_t dim);                           // copies
+std::vector<Var> chunk(const Var& x, int64_t count,
+                       int64_t dim);                       // of sizes that differ by at most one, larger ones first
+Var concatenate(std::span<const Var> parts, int64_t dim);  // copies
+Var stack(std::span<const Var> parts, int64_t dim);        // copies
 
 // reduce.cpp
 Var sum(const Var& x, std::span<const int> dims, bool keep_dims = false);
@@ -78,7 +94,12 @@ Var mean(const Var& x, std::span<const int> dims, bool keep_dims = false);
 Var sum(const Var& x, int64_t dim, bool keep_dims = false);
 Var mean(const Var& x, int64_t dim, bool keep_dims = false);
 Var sum_all(const Var& x);
+Var mean_all(const Var& x);
 Var max(const Var& x, int64_t dim, bool keep_dims = false);  // the gradient goes to the lowest index of the maximum
+Var min(const Var& x, int64_t dim, bool keep_dims = false);
+// Sum of squared distances from the mean over n - correction (PyTorch's default is 1; a layer norm takes 0).
+Var variance(const Var& x, int64_t dim, double correction, bool keep_dims = false);
+Var norm(const Var& x, int64_t dim, bool keep_dims = false);  // sqrt(sum(x^2)); the gradient of a row of zeros is 0
 Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options = {});
 
 // matmul.cpp
@@ -90,8 +111,9 @@ Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, c
 // norm.cpp
 Var rms_norm(const Var& x, const Var& weight, double eps);
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);
-Var softmax(const Var& x);
-Var logsumexp(const Var& x);
+Var softmax(const Var& x, int64_t dim = -1);
+Var log_softmax(const Var& x, int64_t dim = -1);
+Var logsumexp(const Var& x, int64_t dim = -1);
 
 // sequence.cpp
 Var rotary(const Var& x_BTHK, const ops::RotaryTable& table);
@@ -101,7 +123,6 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
                           const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
 
 // Without gradients, for layers: they reach ops through here.
-Tensor equal(const Tensor& a, const Tensor& b);  // bool, of any one dtype
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);
 ops::AttentionStatistics attention_statistics(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH,
                                               const ops::AttentionTokens& queries, const ops::AttentionTokens& keys,

@@ -19,13 +19,48 @@ Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
-Tensor equal(const Tensor& a, const Tensor& b);                      // bool
-Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);  // mask is bool; a where true, else b
-Tensor sum_to(const Tensor& x, const Shape& shape);                  // sums what broadcasting repeated: backward of it
+Tensor pow(const Tensor& a, const Tensor& b);        // a^b, floating only; conventions at pow_backward
+Tensor sum_to(const Tensor& x, const Shape& shape);  // sums what broadcasting repeated: backward of it
+
+// Comparisons, bool, of any one dtype with broadcasting, or of a tensor with a number: a floating x compares with the number
+// rounded to its dtype, an integer x with the number itself (2 < 2.5). NaN is unequal to all and nothing else.
+Tensor equal(const Tensor& a, const Tensor& b);
+Tensor not_equal(const Tensor& a, const Tensor& b);
+Tensor less(const Tensor& a, const Tensor& b);
+Tensor less_equal(const Tensor& a, const Tensor& b);
+Tensor greater(const Tensor& a, const Tensor& b);
+Tensor greater_equal(const Tensor& a, const Tensor& b);
+Tensor equal(const Tensor& x, double number);
+Tensor not_equal(const Tensor& x, double number);
+Tensor less(const Tensor& x, double number);
+Tensor less_equal(const Tensor& x, double number);
+Tensor greater(const Tensor& x, double number);
+Tensor greater_equal(const Tensor& x, double number);
+// Of bools, with broadcasting.
+Tensor logical_and(const Tensor& a, const Tensor& b);
+Tensor logical_or(const Tensor& a, const Tensor& b);
+Tensor logical_xor(const Tensor& a, const Tensor& b);
+Tensor logical_not(const Tensor& x);
+// The first where the bool mask is true, else the second; all broadcast. A number takes x's dtype: an Error if that is an integer
+// one or bool and does not hold it, or if a finite number overflows.
+Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);
+Tensor where(const Tensor& mask, const Tensor& x, double number);
+Tensor where(const Tensor& mask, double number, const Tensor& x);
 
 // A tensor and a number.
 Tensor scale(const Tensor& x, double factor);
 Tensor add_scalar(const Tensor& x, double number);
+// x between two bounds, either of which may be infinite; also of integers. NaN stays NaN; low > high or a NaN bound is an Error.
+Tensor clamp(const Tensor& x, double low, double high);
+Tensor clamp_backward(const Tensor& dy, const Tensor& x, double low, double high);  // dy also on the bounds, else 0
+Tensor pow(const Tensor& x, double exponent);
+Tensor pow_backward(const Tensor& dy, const Tensor& x, double exponent);
+struct PowGrads {
+  Tensor da, db;  // undefined if not wanted
+};
+// As in PyTorch: x^0 is 1 even for NaN, with gradient 0; a negative number to a power that is not whole is NaN. The exponent's
+// gradient is 0 at 0^b with b >= 0, and NaN where a is negative.
+PowGrads pow_backward(const Tensor& dy, const Tensor& a, const Tensor& b, bool wants_da = true, bool wants_db = true);
 
 // One tensor. The comment names what the backward keeps.
 Tensor neg(const Tensor& x);
@@ -70,6 +105,12 @@ Tensor softcap_backward(const Tensor& dy, const Tensor& y, double cap);
 // silu(gate) * up, and both gradients in one pass.
 Tensor swiglu(const Tensor& gate, const Tensor& up);
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up);  // dgate, dup
+
+// Losses of each element, of two tensors of one shape. BCE: target * softplus(-logits) + (1 - target) * softplus(logits), finite for
+// every finite logit, and 0 for an infinite one on its target's side.
+Tensor squared_error(const Tensor& x, const Tensor& target);
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target);
+Tensor bce_with_logits_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target);
 
 // Copies and conversions between any two dtypes.
 Tensor cast(const Tensor& x, DType dtype);   // x itself if it has that dtype

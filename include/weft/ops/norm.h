@@ -1,4 +1,4 @@
-// Normalisations over the last dimension D: RMSNorm, LayerNorm, softmax, logsumexp. Statistics are f32 (f64 for f64).
+// Normalisations over the last dimension D: RMSNorm, LayerNorm; softmax, log_softmax, logsumexp over any. Statistics are f32 (f64 for f64).
 // weight and bias are of that type or of x's; their gradients are of that type, and the same for any number of threads. On a CUDA
 // device they are the same in every run and on every model of GPU.
 #pragma once
@@ -30,9 +30,14 @@ struct LayerNormGrads {
 LayerNormGrads layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                    const Tensor& inv_std);
 
-Tensor softmax(const Tensor& x);  // a row of -inf gives zeros
-Tensor softmax_backward(const Tensor& dy, const Tensor& y);
-Tensor logsumexp(const Tensor& x);  // [...]; f32 for bf16; a row of -inf gives -inf
-Tensor logsumexp_backward(const Tensor& dl, const Tensor& x, const Tensor& l);
+// Over the last dimension rows are read where they lie; over another one x is read as [outer, n, inner] without a copy if it is
+// row-major, else from a row-major copy. Elements of -inf get 0; a row of nothing but -inf gives zeros (-inf as logarithms), where
+// PyTorch gives NaN. NaN spoils its row, and +inf gives NaN in its place.
+Tensor softmax(const Tensor& x, int64_t dim = -1);
+Tensor softmax_backward(const Tensor& dy, const Tensor& y, int64_t dim = -1);
+Tensor log_softmax(const Tensor& x, int64_t dim = -1);  // accurate for large x too: (x - max) - log(sum(exp(x - max)))
+Tensor log_softmax_backward(const Tensor& dy, const Tensor& y, int64_t dim = -1);
+Tensor logsumexp(const Tensor& x, int64_t dim = -1);  // without that dimension; f32 for bf16; a row of -inf gives -inf
+Tensor logsumexp_backward(const Tensor& dl, const Tensor& x, const Tensor& l, int64_t dim = -1);
 
 }  // namespace weft::ops

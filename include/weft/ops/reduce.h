@@ -14,7 +14,9 @@ Tensor sum(const Tensor& x, int64_t dim, bool keep_dims = false);
 Tensor mean(const Tensor& x, int64_t dim, bool keep_dims = false);
 Tensor sum_all(const Tensor& x);  // scalar, shape []
 Tensor max(const Tensor& x, int64_t dim, bool keep_dims = false);
-Tensor argmax(const Tensor& x, int64_t dim);         // i64; the lowest index wins a tie
+Tensor min(const Tensor& x, int64_t dim, bool keep_dims = false);  // min and argmin work on a negated copy of x
+Tensor argmax(const Tensor& x, int64_t dim);  // i64; the lowest index wins a tie, NaN before all numbers
+Tensor argmin(const Tensor& x, int64_t dim);
 double sum_of_squares(const Tensor& x);              // accumulated in f64
 double sum_of_squares(std::span<const Tensor> all);  // of all of one device, waiting for it once
 bool all_finite(const Tensor& x);

@@ -1,4 +1,4 @@
-// Look-ups and joins: embedding, gather, scatter-add, top-k, concatenate.
+// Look-ups and joins: embedding, gather, scatter-add, top-k, concatenate, stack.
 #pragma once
 
 #include <span>
@@ -25,6 +25,8 @@ struct TopK {
 TopK topk(const Tensor& x, int64_t k);  // last dimension
 
 Tensor concatenate(std::span<const Tensor> parts, int64_t dim);
+Tensor stack(std::span<const Tensor> parts,
+             int64_t dim);  // of one shape; dim is that of the result, new and parts.size() long
 std::vector<Tensor> split(const Tensor& x, std::span<const int64_t> sizes, int64_t dim);  // views
 
 }  // namespace weft::ops
