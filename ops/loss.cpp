@@ -1,4 +1,4 @@
-// Cross-entropy of materialised logits, and in chunks of tokens through the output weight.
+// Cross-entropy of materialised logits, and in chunks of tokens through the output weight; KL divergence.
 #include "weft/ops/loss.h"
 
 #include <algorithm>
@@ -8,6 +8,8 @@
 #include "ops/norm_input.h"
 #include "weft/core/cuda_build.h"
 #include "weft/ops/matmul.h"
+#include "weft/ops/reduce.h"
+#include "weft/ops/select.h"
 
 namespace weft::ops {
 
@@ -61,6 +63,35 @@ void check_linear(const Tensor& x, const Tensor& weight, const LinearCrossEntrop
   WEFT_CHECK(o.chunk >= 0, str("linear_cross_entropy: chunk is ", o.chunk),
              "chunk must be positive, or 0 to choose it");
 }
+
+// Label smoothing and class weights as kernels take them.
+template <class C>
+class Softening {
+ public:
+  Softening(const CrossEntropyTargets& o, const Tensor& logits, std::string_view op) : o_(o) {
+    WEFT_CHECK(o.label_smoothing >= 0 && o.label_smoothing <= 1, str(op, ": label_smoothing is ", o.label_smoothing),
+               "use a share from 0 to 1");
+    if (!o.class_weights.defined()) return;
+    const Tensor& w = o.class_weights;
+    WEFT_CHECK(
+        w.shape() == Shape{logits.size(1)} && w.dtype() == statistics_dtype(logits) && w.device() == logits.device(),
+        str(op, ": class_weights are ", w, ", logits are ", logits),
+        str("pass class_weights as [", logits.size(1), "] ", statistics_dtype(logits), " on ", logits.device()));
+    weights_ = contiguous(w);
+    total_ = sum_all(weights_);
+  }
+  template <class T>
+  void set(cpu::CrossEntropyArgs<T, C>& args) const {
+    args.smoothing = static_cast<C>(o_.label_smoothing);
+    if (!weights_.defined()) return;
+    args.weights = weights_.data<C>();
+    args.total_weight = total_.data<C>();
+  }
+
+ private:
+  const CrossEntropyTargets& o_;
+  Tensor weights_, total_;
+};
 
 // One call of linear_cross_entropy: what its chunks share. C is the type of the logits, G of their gradient (that of
 // x).
@@ -154,7 +185,7 @@ class ChunkedLoss {
 
 }  // namespace
 
-CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
+CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options) {
   check_logits(logits_NV, "cross_entropy");
   const int64_t N = logits_NV.size(0);
   Tensor targets = checked_targets(targets_N, logits_NV, logits_NV.size(1), "cross_entropy");
@@ -168,6 +199,8 @@ CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
                                      .targets = targets.data<int32_t>(),
                                      .losses = result.losses.mutable_data<C>(),
                                      .lse = result.lse.mutable_data<C>()};
+    const Softening<C> softening(options, logits_NV, "cross_entropy");
+    softening.set(args);
     if constexpr (kCuda) {
       if (device.is_cuda()) return cuda::CrossEntropyKernels<T, C>::forward(args, device);
     }
@@ -178,7 +211,7 @@ CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N) {
 }
 
 Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
-                              const Tensor& lse_N) {
+                              const Tensor& lse_N, const CrossEntropyTargets& options) {
   check_logits(logits_NV, "cross_entropy_backward");
   Tensor targets = checked_targets(targets_N, logits_NV, logits_NV.size(1), "cross_entropy_backward");
   Tensor dlosses = dlosses_N.defined() ? contiguous(dlosses_N) : dlosses_N;
@@ -194,6 +227,8 @@ Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, 
                                      .lse = lse,
                                      .dlosses = dlosses.data<C>(),
                                      .dlogits = dlogits.mutable_data<T>()};
+    const Softening<C> softening(options, logits_NV, "cross_entropy_backward");
+    softening.set(args);
     if constexpr (kCuda) {
       if (logits_NV.is_cuda()) return cuda::CrossEntropyKernels<T, C>::backward(args, logits_NV.device());
     }
@@ -201,6 +236,66 @@ Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, 
              [&]<Isa I>(int64_t begin, int64_t end) { cpu::CrossEntropyKernels<I, T, C>::backward(args, begin, end); });
   });
   return dlogits;
+}
+
+Tensor target_weights(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options) {
+  check_logits(logits_NV, "target_weights");
+  const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
+  Tensor targets = checked_targets(targets_N, logits_NV, V, "target_weights");
+  Tensor counts = greater_equal(targets, 0);
+  if (!options.class_weights.defined() || V == 0) return cast(counts, statistics_dtype(logits_NV));
+  Tensor table = contiguous(options.class_weights).reshape({V, 1});
+  Tensor own = embedding(table, clamp(targets, 0, static_cast<double>(V - 1))).reshape({N});
+  return where(counts, own, 0);
+}
+
+Tensor kl_divergence(const Tensor& logits, const Tensor& target) {
+  check_floating_rows(logits, "logits", "kl_divergence");
+  check_like(target, "the target", logits, "logits", "kl_divergence");
+  RowsOf input(logits), wanted(target);
+  Tensor losses = Tensor::empty(without_last(logits.shape()), statistics_dtype(logits), logits.device());
+  with_floating(logits, "kl_divergence", [&]<class T, class C>() {
+    cpu::KlArgs<T, C> args{.x_rows = input.rows,
+                           .t_rows = wanted.rows,
+                           .x = input.tensor.data<T>(),
+                           .t = wanted.tensor.data<T>(),
+                           .losses = losses.mutable_data<C>()};
+    if constexpr (kCuda) {
+      if (logits.is_cuda()) return cuda::KlKernels<T, C>::forward(args, logits.device());
+    }
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::KlKernels<I, T, C>::forward(args, begin, end); });
+  });
+  return losses;
+}
+
+KlGrads kl_divergence_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target, const Tensor& losses,
+                               bool wants_dlogits, bool wants_dtarget) {
+  check_floating_rows(logits, "logits", "kl_divergence_backward");
+  check_like(target, "the target", logits, "logits", "kl_divergence_backward");
+  Tensor upstream = dlosses.defined() ? contiguous(dlosses) : dlosses;
+  check_statistic(upstream, "dlosses", logits, "kl_divergence_backward");
+  check_statistic(losses, "losses", logits, "kl_divergence_backward");
+  RowsOf input(logits), wanted(target);
+  KlGrads grads;
+  if (wants_dlogits) grads.dlogits = Tensor::empty(logits.shape(), logits.dtype(), logits.device());
+  if (wants_dtarget) grads.dtarget = Tensor::empty(logits.shape(), logits.dtype(), logits.device());
+  with_floating(logits, "kl_divergence_backward", [&]<class T, class C>() {
+    cpu::KlArgs<T, C> args{.x_rows = input.rows,
+                           .t_rows = wanted.rows,
+                           .x = input.tensor.data<T>(),
+                           .t = wanted.tensor.data<T>(),
+                           .losses = const_cast<C*>(losses.data<C>()),  // the backward only reads them
+                           .dlosses = upstream.data<C>(),
+                           .dx = wants_dlogits ? grads.dlogits.mutable_data<T>() : nullptr,
+                           .dt = wants_dtarget ? grads.dtarget.mutable_data<T>() : nullptr};
+    if constexpr (kCuda) {
+      if (logits.is_cuda()) return cuda::KlKernels<T, C>::backward(args, logits.device());
+    }
+    for_rows(input.rows,
+             [&]<Isa I>(int64_t begin, int64_t end) { cpu::KlKernels<I, T, C>::backward(args, begin, end); });
+  });
+  return grads;
 }
 
 LinearCrossEntropy linear_cross_entropy(const Tensor& x_ND, const Tensor& weight_VD, const Tensor& targets_N,

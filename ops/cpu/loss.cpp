@@ -62,6 +62,42 @@ HWY_INLINE void spread_gradient(const LossChunkArgs<C, G>& args, const C* z, G* 
   });
 }
 
+// What label smoothing and class weights make of one row's loss and gradient.
+template <class T, class C>
+struct Softened {
+  const CrossEntropyArgs<T, C>& args;
+  C own, share, total;  // factors of the target's loss and of every class's; sum of the weights
+
+  HWY_INLINE Softened(const CrossEntropyArgs<T, C>& a, int32_t target)
+      : args(a),
+        own((1 - a.smoothing) * (a.weights ? a.weights[target] : C(1))),
+        share(a.smoothing / static_cast<C>(a.logits_rows.width)),
+        total(a.total_weight ? *a.total_weight : static_cast<C>(a.logits_rows.width)) {}
+
+  template <class N>
+  HWY_INLINE Pack<C> weight(int64_t i, N count) const {
+    return args.weights ? load(args.weights + i, count) : keep(Pack<C>(1), count, 0);
+  }
+  HWY_INLINE C loss(const T* z, const ExpSum<C>& r, C at_target) const {
+    const C mine = own == 0 ? C(0) : own * loss_of(r, at_target);
+    if (share == 0) return mine;
+    const C spread = reduce_row<C>(args.logits_rows.width, Sum<C>{}, [&](Sum<C>& part, int64_t i, auto count) {
+                       Pack<C> w = weight(i, count);
+                       part.value += select(w == Pack<C>(0), Pack<C>(0), w * (Pack<C>(r.top) - load(z + i, count)));
+                     }).total();
+    return mine + share * (total * static_cast<C>(::log(static_cast<double>(r.sum))) + spread);
+  }
+  HWY_INLINE void gradient(const T* z, T* d, int32_t target, C lse, C dloss) const {
+    const Pack<C> all(dloss * (own + share * total)), each(dloss * share), top(lse);
+    for_row<C>(args.logits_rows.width, [&](int64_t i, auto count) {
+      store(all * exp(load(z + i, count) - top) - each * weight(i, count), d + i, count);
+    });
+    const C loss = lse - element(z + target), w = args.weights ? args.weights[target] : C(1);
+    const C p = static_cast<C>(::exp(-static_cast<double>(loss)));
+    set_element(d + target, dloss * (own * target_gradient<C>(loss) + share * (total * p - w)));
+  }
+};
+
 }  // namespace
 
 template <Isa I, class T, class C>
@@ -70,7 +106,10 @@ void CrossEntropyKernels<I, T, C>::forward(const CrossEntropyArgs<T, C>& args, i
   for (int64_t n = begin; n < end; ++n, row.next()) {
     const ExpSum<C> r = exp_sum<T, C>(row.get(), args.logits_rows.width);
     args.lse[n] = r.log_sum();
-    args.losses[n] = args.targets[n] < 0 ? C(0) : loss_of<C>(r, element(row.get() + args.targets[n]));
+    const int32_t target = args.targets[n];
+    if (target < 0) args.losses[n] = 0;
+    else if (args.is_plain()) args.losses[n] = loss_of<C>(r, element(row.get() + target));
+    else args.losses[n] = Softened<T, C>(args, target).loss(row.get(), r, element(row.get() + target));
   }
 }
 
@@ -86,9 +125,57 @@ void CrossEntropyKernels<I, T, C>::backward(const CrossEntropyArgs<T, C>& args, 
       clear_row(d, width);
       continue;
     }
+    if (!args.is_plain()) {
+      Softened<T, C>(args, target).gradient(z, d, target, args.lse[n], args.dlosses[n]);
+      continue;
+    }
     const Pack<C> lse(args.lse[n]), dloss(args.dlosses[n]);
     for_row<C>(width, [&](int64_t i, auto count) { store(dloss * exp(load(z + i, count) - lse), d + i, count); });
     set_element(d + target, args.dlosses[n] * target_gradient<C>(args.lse[n] - element(z + target)));
+  }
+}
+
+namespace {
+
+// The logarithms of a row's probabilities: z - top - log_sum.
+template <class C>
+struct LogProbabilities {
+  Pack<C> top, log_sum;
+  HWY_INLINE explicit LogProbabilities(const ExpSum<C>& r)
+      : top(r.top), log_sum(r.sum == 0 ? C(0) : static_cast<C>(::log(static_cast<double>(r.sum)))) {}
+  HWY_INLINE Pack<C> operator()(Pack<C> z) const { return (z - top) - log_sum; }
+};
+
+}  // namespace
+
+template <Isa I, class T, class C>
+void KlKernels<I, T, C>::forward(const KlArgs<T, C>& args, int64_t begin, int64_t end) {
+  const int64_t width = args.x_rows.width;
+  RowCursor<const T> x_row(args.x, args.x_rows, begin), t_row(args.t, args.t_rows, begin);
+  for (int64_t n = begin; n < end; ++n, x_row.next(), t_row.next()) {
+    const T *x = x_row.get(), *t = t_row.get();
+    const LogProbabilities<C> log_q(exp_sum<T, C>(x, width)), log_p(exp_sum<T, C>(t, width));
+    args.losses[n] = reduce_row<C>(width, Sum<C>{}, [&](Sum<C>& part, int64_t i, auto count) {
+                       Pack<C> lp = log_p(load(t + i, count)), p = keep(exp(lp), count, 0);
+                       part.value += select(p == Pack<C>(0), p, p * (lp - log_q(load(x + i, count))));
+                     }).total();
+  }
+}
+
+template <Isa I, class T, class C>
+void KlKernels<I, T, C>::backward(const KlArgs<T, C>& args, int64_t begin, int64_t end) {
+  const int64_t width = args.x_rows.width;
+  RowCursor<const T> x_row(args.x, args.x_rows, begin), t_row(args.t, args.t_rows, begin);
+  for (int64_t n = begin; n < end; ++n, x_row.next(), t_row.next()) {
+    const T *x = x_row.get(), *t = t_row.get();
+    const ExpSum<C> target = exp_sum<T, C>(t, width);
+    const LogProbabilities<C> log_q(exp_sum<T, C>(x, width)), log_p(target);
+    const Pack<C> dloss(args.dlosses[n]), loss(args.losses[n]), is_there(target.sum == 0 ? C(0) : C(1));
+    for_row<C>(width, [&](int64_t i, auto count) {
+      Pack<C> lp = log_p(load(t + i, count)), lq = log_q(load(x + i, count)), p = exp(lp);
+      if (args.dx) store(dloss * (is_there * exp(lq) - p), args.dx + n * width + i, count);
+      if (args.dt) store(select(p == Pack<C>(0), p, dloss * p * (lp - lq - loss)), args.dt + n * width + i, count);
+    });
   }
 }
 
@@ -118,6 +205,9 @@ void LossChunkKernels<I, C, G>::run(const LossChunkArgs<C, G>& args, int64_t beg
 template struct CrossEntropyKernels<kThisIsa, float, float>;
 template struct CrossEntropyKernels<kThisIsa, BFloat16, float>;
 template struct CrossEntropyKernels<kThisIsa, double, double>;
+template struct KlKernels<kThisIsa, float, float>;
+template struct KlKernels<kThisIsa, BFloat16, float>;
+template struct KlKernels<kThisIsa, double, double>;
 template struct LossChunkKernels<kThisIsa, float, float>;
 template struct LossChunkKernels<kThisIsa, float, BFloat16>;
 template struct LossChunkKernels<kThisIsa, double, double>;

@@ -15,6 +15,20 @@ struct CrossEntropyArgs {
   C* lse = nullptr;                  // [N]; the backward reads it
   const C* dlosses = nullptr;        // [N], backward
   T* dlogits = nullptr;              // [N, V], backward
+  C smoothing = 0;                   // of labels
+  const C* weights = nullptr;        // [V] or null for ones
+  const C* total_weight = nullptr;   // their sum, where the weights are
+  bool is_plain() const { return smoothing == 0 && !weights; }
+};
+
+// KL(softmax(t) || softmax(x)) of rows.
+template <class T, class C>
+struct KlArgs {
+  Rows x_rows = {}, t_rows = {};
+  const T *x = nullptr, *t = nullptr;
+  C* losses = nullptr;             // [N]; the backward reads them
+  const C* dlosses = nullptr;      // [N], backward
+  T *dx = nullptr, *dt = nullptr;  // row-major, backward; null: not wanted
 };
 
 // One chunk of linear_cross_entropy. G, the type of the gradient, is C or bf16; it may be the memory of the logits if
@@ -35,6 +49,11 @@ template <Isa I, class T, class C>
 struct CrossEntropyKernels {
   static void forward(const CrossEntropyArgs<T, C>& args, int64_t begin, int64_t end);
   static void backward(const CrossEntropyArgs<T, C>& args, int64_t begin, int64_t end);
+};
+template <Isa I, class T, class C>
+struct KlKernels {
+  static void forward(const KlArgs<T, C>& args, int64_t begin, int64_t end);
+  static void backward(const KlArgs<T, C>& args, int64_t begin, int64_t end);
 };
 template <Isa I, class C, class G>
 struct LossChunkKernels {

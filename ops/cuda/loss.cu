@@ -29,6 +29,140 @@ struct Target {
       : id(is_there && targets[row] >= 0 ? targets[row] : -1), is_in_range(id >= 0 && id < vocabulary) {}
 };
 
+// What label smoothing and class weights make of one row's loss and gradient.
+template <class T, class C>
+struct Softened {
+  const cpu::CrossEntropyArgs<T, C>& args;
+  C own, share, total;  // factors of the target's loss and of every class's; sum of the weights
+
+  __device__ __forceinline__ Softened(const cpu::CrossEntropyArgs<T, C>& a, const Target& target)
+      : args(a),
+        own((1 - a.smoothing) * (target.is_in_range ? weight_of(a, target.id) : C(1))),
+        share(a.smoothing / static_cast<C>(a.logits_rows.width)),
+        total(a.total_weight ? *a.total_weight : static_cast<C>(a.logits_rows.width)) {}
+
+  __device__ __forceinline__ static C weight_of(const cpu::CrossEntropyArgs<T, C>& a, int64_t v) {
+    return a.weights ? a.weights[v] : C(1);
+  }
+  __device__ __forceinline__ C weight(int64_t v) const { return weight_of(args, v); }
+};
+
+template <class L>
+__global__ void __launch_bounds__(L::threads)
+    softened_forward(cpu::CrossEntropyArgs<typename L::T, typename L::C> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  const int64_t width = args.logits_rows.width;
+  for_team_rows<L>(args.logits_rows.count, [&](int64_t n, bool is_there) {
+    const auto* z = args.logits + offset_of(args.logits_rows, n);
+    const Row<L> row(z, is_there ? width : 0);
+    const ExpSum<C> r = exp_sum(row);
+    const Target target(args.targets, n, is_there, width);
+    const Softened<typename L::T, C> soft(args, target);
+    C part = 0;
+    row.each([&](const C(&v)[W], int64_t i) {
+#pragma unroll
+      for (int k = 0; k < W; ++k)
+        if (const C w = soft.weight(i + k); w != 0) part += w * (r.top - v[k]);
+    });
+    const C spread = team_sum<L>(part);
+    if (!is_there || team_lane<L>() > 0) return;
+    args.lse[n] = r.log_sum();
+    C loss = 0;
+    if (target.id >= 0 && !target.is_in_range) loss = kNan<C>;
+    if (target.is_in_range && soft.own != 0) loss = soft.own * loss_of<C>(r, to_compute(z[target.id]));
+    if (target.is_in_range && soft.share != 0)
+      loss += soft.share * (soft.total * static_cast<C>(math::log(static_cast<double>(r.sum))) + spread);
+    args.losses[n] = loss;
+  });
+}
+
+template <class L>
+__global__ void __launch_bounds__(L::threads)
+    softened_backward(cpu::CrossEntropyArgs<typename L::T, typename L::C> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  const int64_t width = args.logits_rows.width;
+  for_team_rows<L>(args.logits_rows.count, [&](int64_t n, bool is_there) {
+    if (!is_there) return;
+    const auto* z = args.logits + offset_of(args.logits_rows, n);
+    const Target target(args.targets, n, is_there, width);
+    const Softened<typename L::T, C> soft(args, target);
+    const C lse = args.lse[n], dloss = target.is_in_range ? args.dlosses[n] : kNan<C>;
+    const C all = dloss * (soft.own + soft.share * soft.total), each = dloss * soft.share;
+    C own = 0;
+    if (target.is_in_range) {
+      const C loss = lse - to_compute(z[target.id]), p = static_cast<C>(math::exp(-static_cast<double>(loss)));
+      own = dloss * (soft.own * target_gradient<C>(loss) + soft.share * (soft.total * p - soft.weight(target.id)));
+    }
+    Row<L>(z, width).each([&](const C(&v)[W], int64_t i) {
+      C d[W];
+#pragma unroll
+      for (int k = 0; k < W; ++k) {
+        d[k] = target.id < 0 ? C(0) : all * math::exp(v[k] - lse) - each * soft.weight(i + k);
+        if (target.is_in_range && i + k == target.id) d[k] = own;
+      }
+      store_group(args.dlogits + n * width + i, d);
+    });
+  });
+}
+
+// The logarithms of a row's probabilities: z - top - log_sum.
+template <class C>
+struct LogProbabilities {
+  C top, log_sum;
+  __device__ __forceinline__ explicit LogProbabilities(const ExpSum<C>& r)
+      : top(r.top), log_sum(r.sum == 0 ? C(0) : static_cast<C>(math::log(static_cast<double>(r.sum)))) {}
+  __device__ __forceinline__ C operator()(C z) const { return (z - top) - log_sum; }
+};
+
+template <class L>
+__global__ void __launch_bounds__(L::threads) kl_forward(cpu::KlArgs<typename L::T, typename L::C> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  for_team_rows<L>(args.x_rows.count, [&](int64_t n, bool is_there) {
+    const int64_t here = is_there ? args.x_rows.width : 0;
+    const Row<L> x(args.x + offset_of(args.x_rows, n), here), t(args.t + offset_of(args.t_rows, n), here);
+    const LogProbabilities<C> log_q(exp_sum(x)), log_p(exp_sum(t));
+    C part = 0;
+    t.each_with(x, [&](const C(&u)[W], const C(&v)[W], int64_t) {
+#pragma unroll
+      for (int k = 0; k < W; ++k) {
+        const C lp = log_p(u[k]), p = math::exp(lp);
+        if (p != 0) part += p * (lp - log_q(v[k]));
+      }
+    });
+    const C loss = team_sum<L>(part);
+    if (is_there && team_lane<L>() == 0) args.losses[n] = loss;
+  });
+}
+
+template <class L>
+__global__ void __launch_bounds__(L::threads) kl_backward(cpu::KlArgs<typename L::T, typename L::C> args) {
+  using C = typename L::C;
+  constexpr int W = L::W;
+  const int64_t width = args.x_rows.width;
+  for_team_rows<L>(args.x_rows.count, [&](int64_t n, bool is_there) {
+    const int64_t here = is_there ? width : 0;
+    const Row<L> x(args.x + offset_of(args.x_rows, n), here), t(args.t + offset_of(args.t_rows, n), here);
+    const ExpSum<C> target = exp_sum(t);
+    const LogProbabilities<C> log_q(exp_sum(x)), log_p(target);
+    if (!is_there) return;
+    const C dloss = args.dlosses[n], loss = args.losses[n], mass = target.sum == 0 ? C(0) : C(1);
+    t.each_with(x, [&](const C(&u)[W], const C(&v)[W], int64_t i) {
+      C dx[W], dt[W];
+#pragma unroll
+      for (int k = 0; k < W; ++k) {
+        const C lp = log_p(u[k]), lq = log_q(v[k]), p = math::exp(lp);
+        dx[k] = dloss * (mass * math::exp(lq) - p);
+        dt[k] = p == 0 ? p : dloss * p * (lp - lq - loss);
+      }
+      if (args.dx) store_group(args.dx + n * width + i, dx);
+      if (args.dt) store_group(args.dt + n * width + i, dt);
+    });
+  });
+}
+
 template <class L>
 __global__ void __launch_bounds__(L::threads)
     cross_entropy_forward(cpu::CrossEntropyArgs<typename L::T, typename L::C> args) {
@@ -121,20 +255,41 @@ void with_rows(const cpu::CrossEntropyArgs<T, C>& args, F&& f) {
   with_layout<T>(wide, args.logits_rows.width, kMostHeld, f);
 }
 
+template <class T, class C, class F>
+void with_kl_rows(const cpu::KlArgs<T, C>& args, F&& f) {
+  bool wide = is_wide(args.x, args.x_rows) && is_wide(args.t, args.t_rows) && are_aligned(args.dx, args.dt);
+  with_layout<T>(wide, args.x_rows.width, kMostHeld, f);
+}
+
 }  // namespace
 
 template <class T, class C>
 void CrossEntropyKernels<T, C>::forward(const cpu::CrossEntropyArgs<T, C>& args, Device device) {
   const cpu::Rows& rows = args.logits_rows;
   with_rows(args, [&]<class L>() {
-    launch_rows<L>("cross_entropy", cross_entropy_forward<L>, rows.count, rows.width, device, args);
+    auto* kernel = args.is_plain() ? cross_entropy_forward<L> : softened_forward<L>;
+    launch_rows<L>("cross_entropy", kernel, rows.count, rows.width, device, args);
   });
 }
 template <class T, class C>
 void CrossEntropyKernels<T, C>::backward(const cpu::CrossEntropyArgs<T, C>& args, Device device) {
   const cpu::Rows& rows = args.logits_rows;
   with_rows(args, [&]<class L>() {
-    launch_rows<L>("cross_entropy_backward", cross_entropy_backward<L>, rows.count, rows.width, device, args);
+    auto* kernel = args.is_plain() ? cuda::cross_entropy_backward<L> : softened_backward<L>;
+    launch_rows<L>("cross_entropy_backward", kernel, rows.count, rows.width, device, args);
+  });
+}
+
+template <class T, class C>
+void KlKernels<T, C>::forward(const cpu::KlArgs<T, C>& args, Device device) {
+  with_kl_rows(args, [&]<class L>() {
+    launch_rows<L>("kl_divergence", kl_forward<L>, args.x_rows.count, args.x_rows.width, device, args);
+  });
+}
+template <class T, class C>
+void KlKernels<T, C>::backward(const cpu::KlArgs<T, C>& args, Device device) {
+  with_kl_rows(args, [&]<class L>() {
+    launch_rows<L>("kl_divergence_backward", kl_backward<L>, args.x_rows.count, args.x_rows.width, device, args);
   });
 }
 
@@ -154,6 +309,9 @@ void LossChunkKernels<C, G>::total(const C* losses, int64_t n, double factor, C*
 template struct CrossEntropyKernels<float, float>;
 template struct CrossEntropyKernels<BFloat16, float>;
 template struct CrossEntropyKernels<double, double>;
+template struct KlKernels<float, float>;
+template struct KlKernels<BFloat16, float>;
+template struct KlKernels<double, double>;
 template struct LossChunkKernels<float, float>;
 template struct LossChunkKernels<float, BFloat16>;
 template struct LossChunkKernels<double, double>;

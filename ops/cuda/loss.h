@@ -13,6 +13,12 @@ struct CrossEntropyKernels {
   static void backward(const cpu::CrossEntropyArgs<T, C>& args, Device device);
 };
 
+template <class T, class C>
+struct KlKernels {
+  static void forward(const cpu::KlArgs<T, C>& args, Device device);
+  static void backward(const cpu::KlArgs<T, C>& args, Device device);
+};
+
 template <class C, class G>
 struct LossChunkKernels {
   static void run(const cpu::LossChunkArgs<C, G>& args, int64_t rows, Device device);

@@ -113,6 +113,18 @@ TEST(Functions, ComparisonsTakeVarsAndTensorsAndRecordNothing) {
   EXPECT_EQ(argmin(x, 0).item(), 0);
 }
 
+// The lines of docs/cpp.md.
+TEST(Functions, TheExampleOfTheDocsRuns) {
+  Var x = leaf({1, 9}), y = leaf({2, 2}), student = leaf({1, 2}), teacher = leaf({2, 1});
+  Tensor is_far = greater(abs(x - y), 3);
+  Var loss = sum_all(where(is_far, 0, square(x - y)));
+  Var distilled = kl_divergence(student, teacher.detach(), Reduction::mean);
+  backward(loss + distilled);
+  EXPECT_EQ(grad_of(x), (Floats{-2, 0}));
+  EXPECT_NEAR(distilled.value().item(), std::tanh(0.5), 1e-6);  // (p - q) log(p / q) of two classes
+  EXPECT_FALSE(teacher.grad().defined());
+}
+
 TEST(Functions, ErrorsSayWhatAndHowToFix) {
   Var x = leaf({1, 2}), y = leaf({1, 2, 3});
   const Var parts[] = {x, y}, one[] = {x};
@@ -122,6 +134,10 @@ TEST(Functions, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", error_of([&] { stack(one, 2); }, {"stack", "2"}));
   EXPECT_EQ("", error_of([&] { chunk(x, 0, 0); }, {"chunk: count is 0", "[2] f32"}));
   EXPECT_EQ("", error_of([&] { variance(x, 0, 2); }, {"variance: correction is 2", "[2] f32"}));
+  EXPECT_EQ("",
+            error_of([&] { mse_loss(x, y, Reduction::mean); }, {"squared_error: x is [2] f32 cpu, the target is [3]"}));
+  EXPECT_EQ("",
+            error_of([&] { bce_with_logits(x, cast(x, kBF16), Reduction::mean); }, {"[2] f32 cpu", "[2] bf16 cpu"}));
 }
 
 }  // namespace

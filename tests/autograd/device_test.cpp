@@ -94,6 +94,15 @@ std::vector<Row> edge_rows() {
     if (n > 2)
       rows.push_back({"layer_norm_n", {{5, n}, {n}, {n}}, [](In in) { return layer_norm(in[0], in[1], in[2], 1e-5); }});
     rows.push_back({"softmax_n", {{3, n}}, [](In in) { return softmax(in[0]); }});
+    rows.push_back({"log_softmax_n", {{3, n}}, [](In in) { return log_softmax(in[0]); }});
+    rows.push_back({"softmax_columns_n", {{2, 5, n}}, [](In in) { return softmax(in[0], 1); }});
+    rows.push_back({"log_softmax_columns_n", {{n, 3}}, [](In in) { return log_softmax(in[0], 0); }});
+    rows.push_back(
+        {"kl_divergence_n", {{3, n}, {3, n}}, [](In in) { return kl_divergence(in[0], in[1], Reduction::none); }});
+    rows.push_back(
+        {"cross_entropy_smooth_n", {{3, n}}, [n](In in) {
+           return cross_entropy(in[0], ints({0, -1, static_cast<int32_t>(n - 1)}, {3}), {.label_smoothing = 0.1});
+         }});
     for (bool is_sigmoid : {false, true})
       rows.push_back({"depth_mix_n", {{5, n}, {5, n}, {5, n}, {n}}, [is_sigmoid, n](In in) {
                         const DType wide = in[0].dtype() == kF64 ? kF64 : kF32;
@@ -134,6 +143,14 @@ std::vector<Row> long_rows() {
                       return layer_norm(in[0], in[1], in[2], 1e-5);
                     }});
     rows.push_back({"softmax_long", {{2, width}}, [](In in) { return softmax(in[0]); }});
+    rows.push_back({"log_softmax_long", {{2, width}}, [](In in) { return log_softmax(in[0]); }});
+    rows.push_back({"kl_divergence_long", {{2, width}, {2, width}}, [](In in) {
+                      return kl_divergence(in[0], in[1], Reduction::none);
+                    }});
+    rows.push_back(
+        {"cross_entropy_smooth_long", {{2, width}}, [width](In in) {
+           return cross_entropy(in[0], ints({5, static_cast<int32_t>(width - 1)}, {2}), {.label_smoothing = 0.1});
+         }});
     rows.push_back({"cross_entropy_long", {{2, width}}, [width](In in) {
                       return cross_entropy(in[0], ints({5, static_cast<int32_t>(width - 1)}, {2}));
                     }});

@@ -230,6 +230,25 @@ inline std::vector<Row> layer_rows() {
        [](In in) {
          return cross_entropy(in[0], ints({1, -1, 4, 0}, {4}));
        }},
+      {"cross_entropy_mean",
+       {{4, 5}},
+       [](In in) {
+         return cross_entropy(in[0], ints({1, -1, 4, 0}, {4}), {.reduction = Reduction::mean, .label_smoothing = 0.2});
+       }},
+      {"cross_entropy_weighted",
+       {{4, 5}},
+       [](In in) {
+         Tensor weights = here(Tensor::from<float>({0.5, 1, 0, 2, 0.25}, {5}));
+         if (in[0].dtype() == kF64) weights = ops::cast(weights, kF64);
+         return cross_entropy(in[0], ints({1, -1, 4, 0}, {4}),
+                              {.reduction = Reduction::sum, .label_smoothing = 0.2, .class_weights = weights});
+       }},
+      {"kl_divergence", {{2, 3, 7}, {2, 3, 7}}, [](In in) { return kl_divergence(in[0], in[1], Reduction::none); }},
+      {"kl_divergence_mean", {{3, 7}, {3, 7}}, [](In in) { return kl_divergence(in[0], in[1], Reduction::mean); }},
+      {"mse_loss", {{3, 4}, {3, 4}}, [](In in) { return mse_loss(in[0], in[1], Reduction::none); }},
+      {"mse_loss_mean", {{3, 4}, {3, 4}}, [](In in) { return mse_loss(in[0], in[1], Reduction::mean); }},
+      {"bce_with_logits", {{3, 4}, {3, 4}}, [](In in) { return bce_with_logits(in[0], in[1], Reduction::none); }},
+      {"bce_with_logits_sum", {{3, 4}, {3, 4}}, [](In in) { return bce_with_logits(in[0], in[1], Reduction::sum); }},
       {"linear_cross_entropy",
        {{4, 3}, {5, 3}},
        [](In in) {

@@ -61,6 +61,95 @@ TEST(CrossEntropy, IsSafeAtExtremes) {
   EXPECT_LT(ops::cross_entropy_backward(one, z, target, lse).data<float>()[0], 0);
 }
 
+// Softened targets: smoothing, class weights, both; a class of weight 0 among them.
+TEST(CrossEntropy, OfSoftenedTargetsEqualsReference) {
+  for_each_isa([] {
+    for (DType dtype : {kF32, kBF16, kF64})
+      for (int64_t V : {1, 7, 16, 67})
+        for (double smoothing : {0.0, 0.1, 1.0})
+          for (bool has_weights : {false, true}) {
+            Tensor logits = random_normal({9, V}, "z", dtype), targets = some_targets(9, V);
+            Tensor dlosses = random_normal({9}, "d", statistics(dtype));
+            Numbers w(static_cast<size_t>(V), 1.0);
+            if (has_weights)
+              for (size_t v = 0; v < w.size(); ++v) w[v] = 0.25 * static_cast<double>(v % 5);
+            ops::CrossEntropyTargets options{smoothing, {}};
+            if (has_weights) options.class_weights = reference::make({V}, w, statistics(dtype));
+            reference::CrossEntropy want = reference::softened_cross_entropy(
+                values(logits), static_cast<size_t>(V), integers(targets), values(dlosses), smoothing, w);
+            auto [losses, lse] = ops::cross_entropy(logits, targets, options);
+            const std::string what = str(dtype, " V ", V, " smoothing ", smoothing, has_weights ? " weighted" : "");
+            expect_close(losses, want.losses, what + " losses");
+            expect_close(ops::cross_entropy_backward(dlosses, logits, targets, lse, options), want.dlogits,
+                         what + " dlogits");
+            Tensor own = ops::target_weights(logits, targets, options);
+            for (size_t n = 0; n < 9; ++n) {
+              const int64_t t = integers(targets)[n];
+              EXPECT_EQ(values(own)[n], t < 0 ? 0.0 : w[static_cast<size_t>(t)]) << what;
+            }
+          }
+  });
+}
+
+TEST(CrossEntropy, AClassOfWeightZeroMayBeMaskedOut) {
+  const float f = std::numeric_limits<float>::infinity();
+  Tensor z = Tensor::from<float>({1, -f, 2}, {1, 3}), target = Tensor::from<int32_t>({2}, {1});
+  ops::CrossEntropyTargets options{0.3, Tensor::from<float>({1, 0, 1}, {3})};
+  auto [losses, lse] = ops::cross_entropy(z, target, options);
+  EXPECT_NEAR(losses.item(), 0.7 * (lse.item() - 2) + 0.1 * (2 * lse.item() - 3), 1e-6);
+  Tensor d = ops::cross_entropy_backward(Tensor::full({1}, 1), z, target, lse, options);
+  EXPECT_EQ(values(d)[1], 0);
+  EXPECT_TRUE(std::isfinite(values(d)[0]) && std::isfinite(values(d)[2]));
+}
+
+void check_kl(const Tensor& logits, const Tensor& target, const std::string& what) {
+  Shape lead = logits.shape();
+  lead.erase(lead.num_dims() - 1);
+  Tensor dlosses = random_normal(lead, "d", statistics(logits.dtype()));
+  reference::Kl want =
+      reference::kl_divergence(values(logits), values(target), static_cast<size_t>(logits.size(-1)), values(dlosses));
+  Tensor losses = ops::kl_divergence(logits, target);
+  expect_close(losses, want.losses, what + " losses");
+  auto [dlogits, dtarget] = ops::kl_divergence_backward(dlosses, logits, target, losses);
+  expect_close(dlogits, want.dlogits, what + " dlogits");
+  expect_close(dtarget, want.dtarget, what + " dtarget");
+  EXPECT_FALSE(ops::kl_divergence_backward(dlosses, logits, target, losses, true, false).dtarget.defined());
+}
+
+TEST(KlDivergence, EqualsReferenceForAllShapesDtypesAndInstructionSets) {
+  for_each_isa([] {
+    for (DType dtype : {kF32, kBF16, kF64}) {
+      for (int64_t V : {1, 2, 7, 16, 31, 67, 257})
+        check_kl(random_normal({2, 5, V}, "z", dtype), random_normal({2, 5, V}, "t", dtype), str(dtype, " V ", V));
+      check_kl(random_normal({0, 7}, "z", dtype), random_normal({0, 7}, "t", dtype), "no rows");
+      check_kl(random_normal({7, 6}, "z", dtype).transpose(0, 1), random_normal({6, 7}, "t", dtype), "transposed");
+      check_kl(random_normal({6, 24}, "z", dtype).slice(1, 3, 20), random_normal({6, 17}, "t", dtype), "slice");
+    }
+  });
+}
+
+TEST(KlDivergence, IsZeroForEqualRowsAndSafeAtExtremes) {
+  for_each_isa([] {
+    const float f = std::numeric_limits<float>::infinity();
+    Tensor z = random_normal({3, 33}, "z");
+    for (double loss : values(ops::kl_divergence(z, z))) EXPECT_EQ(loss, 0);
+    check_kl(Tensor::from<float>({1e4, -1e4, 0}, {1, 3}), Tensor::from<float>({1e4, -1e4, 3}, {1, 3}), "large");
+    check_kl(Tensor::from<float>({-1e4, 1e4, 0}, {1, 3}), Tensor::from<float>({1e4, -1e4, 3}, {1, 3}), "opposite");
+    check_kl(Tensor::from<float>({2, 1, -f}, {1, 3}), Tensor::from<float>({1, 2, -f}, {1, 3}), "masked alike");
+    check_kl(Tensor::from<float>({2, 1, 3}, {1, 3}), Tensor::from<float>({1, 2, -f}, {1, 3}), "masked target");
+    // A class that only the target holds possible: an infinite loss, a finite pull.
+    Tensor x = Tensor::from<float>({0, -f}, {1, 2}), t = Tensor::from<float>({0, 0}, {1, 2}),
+           one = Tensor::full({1}, 1);
+    Tensor losses = ops::kl_divergence(x, t);
+    EXPECT_EQ(losses.item(), f);
+    EXPECT_EQ(values(ops::kl_divergence_backward(one, x, t, losses).dlogits), (Numbers{0.5, -0.5}));
+    // A target without any class is left out.
+    Tensor none = Tensor::full({1, 2}, -f);
+    EXPECT_EQ(ops::kl_divergence(t, none).item(), 0);
+    EXPECT_EQ(values(ops::kl_divergence_backward(one, t, none, Tensor::zeros({1})).dlogits), (Numbers{0, 0}));
+  });
+}
+
 struct LinearCase {
   int64_t N, D, V, chunk;
   double softcap = 0;
@@ -157,6 +246,19 @@ TEST(CrossEntropy, SaysWhatIsWrong) {
       {[&] { ops::linear_cross_entropy(x, w, high, {}); }, {"linear_cross_entropy: the target of token 2 is 8"}},
       {[&] { ops::cross_entropy(z, Tensor::zeros({4}, kI32)); }, {"targets are [4] i32", "3 tokens", "[3] i32"}},
       {[&] { ops::cross_entropy(z, Tensor::zeros({3}, kI64)); }, {"targets are [3] i64"}},
+      {[&] { ops::cross_entropy(z, targets, {.label_smoothing = 1.5}); }, {"label_smoothing is 1.5", "from 0 to 1"}},
+      {[&] { ops::cross_entropy(z, targets, {.class_weights = Tensor::zeros({7})}); },
+       {"class_weights are [7] f32 cpu, logits are [3, 8]", "[8] f32"}},
+      {[&] {
+         ops::kl_divergence(z, Tensor::zeros({3, 7}));
+       },
+       {"kl_divergence: the target is [3, 7]", "logits is [3, 8]"}},
+      {[&] {
+         ops::kl_divergence(z, Tensor::zeros({3, 8}, kBF16));
+       },
+       {"the target is [3, 8] bf16", "dtype"}},
+      {[&] { ops::kl_divergence(targets, targets); }, {"kl_divergence: logits is [3] i32"}},
+      {[&] { ops::kl_divergence_backward(Tensor::zeros({2}), z, z, Tensor::zeros({3})); }, {"dlosses is [2]"}},
       {[&] {
          ops::cross_entropy(Tensor::zeros({1, 3, 8}), targets);
        },

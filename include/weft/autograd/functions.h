@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "weft/autograd/compare.h"
+#include "weft/autograd/loss.h"
 #include "weft/autograd/var.h"
 #include "weft/ops/attention.h"
-#include "weft/ops/loss.h"
 #include "weft/ops/matmul.h"
 #include "weft/ops/reduce.h"
 #include "weft/ops/sequence.h"
@@ -138,14 +138,5 @@ struct TopKVar {
   Tensor indices;
 };
 TopKVar topk(const Var& x, int64_t k);
-
-// loss.cpp
-Var cross_entropy(const Var& logits_NV, const Tensor& targets_N);  // losses per token
-struct LinearCrossEntropyVar {
-  Var loss;       // scalar, options.factor * sum
-  Tensor losses;  // per token, for reports
-};
-LinearCrossEntropyVar linear_cross_entropy(const Var& x_ND, const Var& weight_VD, const Tensor& targets_N,
-                                           ops::LinearCrossEntropyOptions options = {});
 
 }  // namespace weft

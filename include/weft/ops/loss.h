@@ -12,9 +12,27 @@ struct CrossEntropy {
   Tensor losses;  // [N] f32 (f64 for f64), 0 where ignored
   Tensor lse;     // [N]
 };
-CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N);
+// Against a softened target, loss = (1 - e) w[t] (lse - z[t]) + e / V sum_v w[v] (lse - z[v]) with e = label_smoothing, as in PyTorch.
+// A class of weight 0 adds nothing, whatever its logit.
+struct CrossEntropyTargets {
+  double label_smoothing = 0;  // 0 to 1
+  Tensor class_weights = {};   // w [V] f32 (f64 for f64), none below 0, on the device of the logits; undefined: ones
+};
+CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options = {});
 Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
-                              const Tensor& lse_N);
+                              const Tensor& lse_N, const CrossEntropyTargets& options = {});
+// w[t] of each token, 0 where ignored: what a mean divides by. [N], dtype and device of the losses.
+Tensor target_weights(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options = {});
+
+// sum_v p[v] (log p[v] - log q[v]) of each row, p = softmax(target), q = softmax(logits): KL(p || q) in nats, [...] f32 (f64 for f64) of
+// [..., V]. Log-probabilities are logits, too. Where p is 0 a class adds 0; where only q is 0 the loss is infinite and its
+// gradient is not. A target row of nothing but -inf is left out: 0.
+Tensor kl_divergence(const Tensor& logits, const Tensor& target);
+struct KlGrads {
+  Tensor dlogits, dtarget;  // undefined if not wanted
+};
+KlGrads kl_divergence_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target, const Tensor& losses,
+                               bool wants_dlogits = true, bool wants_dtarget = true);
 
 // The same through the output weight [V, D], in chunks of tokens: logits of all tokens are never held at once, and the gradients
 // are made in the same pass (if wanted), for the scalar `factor * sum of losses`.
