@@ -45,11 +45,22 @@ MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
           .out_std = out_std(o)};
 }
 
+namespace {
+
+std::unique_ptr<Mixer> made_mixer(const LanguageModelOptions& o, const MixerMaker& make, int64_t layer, Rng rng) {
+  PartWatch watch;
+  std::unique_ptr<Mixer> mixer = make(mixer_args(o, layer), rng);
+  watch.check_named(*mixer, str("mixer of layer ", layer));
+  return mixer;
+}
+
+}  // namespace
+
 struct LanguageModel::Block final : Module {
   Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer, Rng rng)
       : mixer_norm(o.dim, o.norm),
         ffn_norm(o.dim, o.norm),
-        mixer(make_mixer(mixer_args(o, layer), rng["mixer"])),
+        mixer(made_mixer(o, make_mixer, layer, rng["mixer"])),
         ffn(make_ffn(o.ffn, rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
@@ -75,8 +86,10 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
     name_part({str("layers.", i), *blocks_.back()});
   }
   add_fixed_sequence(rng);
+  PartWatch watch;
   residual_ = options_.residual({.dim = options_.dim, .sublayers = 2 * options_.layers, .norm_eps = options_.norm.eps},
                                 rng["residual"]);
+  watch.check_named(*residual_, "residual stream");
   name_part({"residual", *residual_});
   name_part({"norm", norm_});
   if (options_.has_tied_embedding) return;

@@ -7,9 +7,49 @@
 
 namespace weft {
 
+namespace {
+thread_local PartWatch* innermost_watch = nullptr;
+}
+
+PartWatch::PartWatch() : outer_(innermost_watch) { innermost_watch = this; }
+
+// What was made in an inner watch was made in the outer one too.
+PartWatch::~PartWatch() {
+  innermost_watch = outer_;
+  if (outer_) outer_->made_.insert(outer_->made_.end(), made_.begin(), made_.end());
+}
+
+void PartWatch::add(const void* part, const Tensor& value, const char* kind) {
+  if (innermost_watch) innermost_watch->made_.push_back({part, str(kind, " ", value)});
+}
+
+void PartWatch::remove(const void* part) {
+  for (PartWatch* watch = innermost_watch; watch; watch = watch->outer_)
+    std::erase_if(watch->made_, [&](const Made& made) { return made.part == part; });
+}
+
+void PartWatch::check_named(const Module& module, std::string_view what) const {
+  std::vector<const void*> named;
+  for (const NamedParam& p : module.params()) named.push_back(p.param);
+  for (const NamedBuffer& b : module.buffers()) named.push_back(b.buffer);
+  for (const Made& made : made_)
+    WEFT_CHECK(std::find(named.begin(), named.end(), made.part) != named.end(),
+               str(what, ": its ", made.text, " is not named, so that nobody would train or save it"),
+               "list it, or the module that holds it, in name_parts() of the constructor");
+}
+
 Param::Param(Tensor value) : master_(std::move(value)), leaf_(variable(master_, "parameter")) {
   WEFT_CHECK(master_.is_contiguous(), str("Param: ", master_, " is a strided view"), "give a row-major tensor");
+  PartWatch::add(this, master_, "Param");
 }
+
+Param::~Param() { PartWatch::remove(this); }
+
+Buffer::Buffer(Tensor value, double decay) : value_(std::move(value)), decay_(decay) {
+  PartWatch::add(this, value_, "Buffer");
+}
+
+Buffer::~Buffer() { PartWatch::remove(this); }
 
 void Param::set_value(const Tensor& value) {
   WEFT_CHECK(value.shape() == master_.shape(), str("Param: value ", value, " for ", master_), "keep the shape");

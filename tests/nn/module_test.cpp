@@ -29,6 +29,43 @@ TEST(Module, RefusesNamesThatAreEmptyOrTaken) {
   EXPECT_EQ(error_of([&] { pair.a.set_value(Tensor::full({3}, 1)); }, {"[3] f32", "[2] f32"}), "");
 }
 
+struct Forgetful : Module {
+  Param a{Tensor::full({2}, 1)};
+  Linear inner{4, 3, Rng(1)};
+  Buffer mean{Tensor::full({5}, 1)};
+  explicit Forgetful(int num_named) {
+    if (num_named > 0) name_part({"a", a});
+    if (num_named > 1) name_part({"inner", inner});
+    if (num_named > 2) name_part({"mean", mean});
+  }
+};
+
+TEST(Module, WhatIsNotNamedIsFound) {
+  const std::string_view missing[] = {"its Param [2] f32", "its Param [3, 4] f32", "its Buffer [5] f32"};
+  for (int named = 0; named <= 3; ++named) {
+    PartWatch watch;
+    { Param temporary(Tensor::full({9}, 1)); }  // gone before anybody asks
+    Forgetful module(named);
+    auto check = [&] { watch.check_named(module, "forgetful"); };
+    if (named == 3) EXPECT_NO_THROW(check());
+    else EXPECT_EQ(error_of(check, {"forgetful: ", missing[named], "not named", "name_parts()"}), "");
+  }
+}
+
+// A part made by a maker inside another's watch counts for both.
+TEST(Module, WatchesNest) {
+  PartWatch outer;
+  std::unique_ptr<Param> param;
+  {
+    PartWatch inner;
+    param = std::make_unique<Param>(Tensor::full({2}, 1));
+  }
+  Pair pair("b");
+  EXPECT_EQ(error_of([&] { outer.check_named(pair, "outer"); }, {"its Param [2] f32"}), "");
+  param.reset();
+  EXPECT_NO_THROW(outer.check_named(pair, "outer"));
+}
+
 // What ran in backward, as a profile names it, with the forward in or before the profile.
 std::vector<std::string> spans_of_backward(bool has_forward) {
   struct Layer : Module {

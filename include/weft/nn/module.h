@@ -19,6 +19,7 @@ namespace weft {
 class Param {
  public:
   explicit Param(Tensor value);
+  ~Param();
   Param(const Param&) = delete;
   Param& operator=(const Param&) = delete;
 
@@ -41,7 +42,10 @@ class Param {
 // adds sums and counts (Tokens::accumulate); after the last micro-batch, update() takes value <- decay value + (1 - decay) sum / count.
 class Buffer {
  public:
-  explicit Buffer(Tensor value, double decay = 0.9) : value_(std::move(value)), decay_(decay) {}
+  explicit Buffer(Tensor value, double decay = 0.9);
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
   const Tensor& value() const { return value_; }
   void set_value(const Tensor& value);  // converted
 
@@ -98,6 +102,34 @@ class Module {
 
   std::string name_;
   std::vector<Part> parts_;
+};
+
+// Knows every Param and Buffer that this thread makes while it lives, and so which of them a module forgot to name:
+//   PartWatch watch;
+//   std::unique_ptr<Mixer> mixer = make(args, rng);
+//   watch.check_named(*mixer, "sink");
+// The model does this for each part that a maker makes; whoever calls a maker by hand may do the same.
+class PartWatch {
+ public:
+  PartWatch();
+  ~PartWatch();
+  PartWatch(const PartWatch&) = delete;
+  PartWatch& operator=(const PartWatch&) = delete;
+  // Error if one that still lives is not among the module's params() and buffers(): nobody would train or save it.
+  void check_named(const Module& module, std::string_view what) const;
+
+ private:
+  friend class Param;
+  friend class Buffer;
+  static void add(const void* part, const Tensor& value, const char* kind);
+  static void remove(const void* part);
+
+  struct Made {
+    const void* part;
+    std::string text;  // "Param [16, 16] f32 cpu"
+  };
+  std::vector<Made> made_;
+  PartWatch* outer_;
 };
 
 }  // namespace weft
