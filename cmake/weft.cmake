@@ -1,5 +1,6 @@
 # Compiler settings and the helpers weft_library(), weft_kernels(), weft_program() and weft_test().
 include(GNUInstallDirs)
+include(${CMAKE_CURRENT_LIST_DIR}/forgotten.cmake)
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)

@@ -8,6 +8,7 @@
 #include "src/nn/mixers/pairs.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
+#include "weft/models/language_model.h"
 
 namespace weft {
 namespace {
@@ -103,6 +104,26 @@ TEST(Pairs, RefuseWhatCannotFit) {
                   forward(*mixer, random_normal({1, 9, 16}, "x"));
                 },
                 {"super attention: 9 tokens, its triangle has 8", "the model's context"}),
+            "");
+}
+
+// Everything that visits MixerOptions knows every row: config texts, benchmarks, references.
+TEST(Mixers, EveryRowIsMadeOfListedOptions) {
+  for (const MixerRow& row : mixer_table()) EXPECT_NO_THROW(options_of(row)) << row.name;
+  MixerRow own{.name = "own", .make = [](const MixerArgs&, Rng) -> std::unique_ptr<Mixer> { return nullptr; }};
+  EXPECT_EQ(error_of([&] { options_of(own); }, {"mixer own: its maker is none of MixerOptions", "weft/nn/mixers.h"}),
+            "");
+}
+
+TEST(Mixers, AModelRefusesOneThatForgotToNameAParam) {
+  struct Forgetful final : Mixer {
+    Param scale{Tensor::full({3}, 1)};
+    Var forward(const Var& x, Tokens&) override { return x; }
+    double flops_per_token(double) const override { return 0; }
+  };
+  LanguageModelOptions options{.vocab = 8, .dim = 16, .layers = 2, .context = 8};
+  options.mixers = {SoftmaxOptions{.heads = 2}, [](const MixerArgs&, Rng) { return std::make_unique<Forgetful>(); }};
+  EXPECT_EQ(error_of([&] { LanguageModel(options, Rng(1)); }, {"mixer of layer 1: its Param [3] f32", "name_parts()"}),
             "");
 }
 

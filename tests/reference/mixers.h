@@ -13,27 +13,33 @@ namespace weft::reference {
 
 using MixerReferences = std::map<std::string, cli::MixerReference, std::less<>>;
 
-// A row whose maker is Options: its reference reads the same options.
 template <class Reference, class Options>
-void add_if(MixerReferences& all, const MixerRow& row) {
-  if (const auto* o = row.make.target<Options>())
-    all[row.name] = [o = *o](const MixerArgs& args, const Parameters& p, const Tensor& x, const TokenData& data) {
-      return Reference(args, p, x, data).run(o);
-    };
-}
-template <class Reference, class... Options>
-void add_each(MixerReferences& all, const MixerRow& row) {
-  (add_if<Reference, Options>(all, row), ...);
+concept Computes = requires(Reference reference, const Options& options) {
+  reference.run(options);
+};
+
+// The class that computes a mixer of these options in plain loops.
+template <class Options>
+auto reference_of() {
+  if constexpr (Computes<SoftmaxMixer, Options>) return std::type_identity<SoftmaxMixer>();
+  else if constexpr (Computes<ComposedMixer, Options>) return std::type_identity<ComposedMixer>();
+  else if constexpr (Computes<ExpertMixer, Options>) return std::type_identity<ExpertMixer>();
+  else if constexpr (Computes<PairMixer, Options>) return std::type_identity<PairMixer>();
+  else
+    static_assert(!sizeof(Options),
+                  "no plain-loop reference: add run(const Options&) to a class of tests/reference/mixers/");
 }
 
 inline MixerReferences mixers() {
   MixerReferences all;
   auto add = [&](const MixerRow& row) {
-    add_each<SoftmaxMixer, SoftmaxOptions>(all, row);
-    add_each<ComposedMixer, MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions, DeconstructedOptions,
-             NapOptions, DualOptions>(all, row);
-    add_each<ExpertMixer, MoaOptions, UmoeOptions>(all, row);
-    add_each<PairMixer, TapaOptions, NeuralOptions, RcmhaOptions, RelativeBiasOptions, MultiTokenOptions>(all, row);
+    std::visit(
+        [&]<class Options>(const Options& options) {
+          using Reference = decltype(reference_of<Options>())::type;
+          all[row.name] = [options](const MixerArgs& args, const Parameters& p, const Tensor& x,
+                                    const TokenData& data) { return Reference(args, p, x, data).run(options); };
+        },
+        options_of(row));
   };
   for (const MixerRow& row : mixer_table()) add(row);
   for (const MixerRow& row : softmax_pairs()) add(row);

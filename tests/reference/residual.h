@@ -1,8 +1,8 @@
 // Residual streams in plain loops, on the five sublayers of the suite's probe (trainers/conformance/residual_probe.cpp).
 #pragma once
 
-#include "tests/reference/mixers/parts.h"
 #include "weft/nn/residual.h"
+#include "weft/trainers/reference.h"
 
 namespace weft::reference {
 

@@ -13,12 +13,15 @@
 #include <vector>
 
 #include "weft/core/dtype.h"
+#include "weft/nn/mixers.h"
 
 namespace weft::bench {
 
 struct BenchOptions {
   bool quick = false;      // at most 30 s for a family
   std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
+  std::vector<MixerRow> mixers =
+      {};  // the program's own, beside the table: sizes come from MixerArgs and the row's numbers
 };
 
 struct Row {

@@ -2,6 +2,7 @@
 // where they should save work (`weft bench heads`).
 #include <algorithm>
 #include <cmath>
+#include <variant>
 
 #include "tools/bench/bench.h"
 #include "tools/bench/training_step.h"
@@ -14,44 +15,37 @@ namespace {
 constexpr StepShape kShape{"L8 d512 h8 T1024 V8192 B1", 8, 512, 8, 1024, 8192, 1};
 constexpr StepShape kQuickShape{"L2 d256 h4 T512 V1024 B1", 2, 256, 4, 512, 1024, 1};
 
-// The row's options at the size of the benchmark: as many heads as plain attention has, and what the table keeps small for tests.
-MixerMaker at_size(const MixerRow& row, const StepShape& s) {
-  const int64_t window = s.tokens / 4;
-  if (const auto* found = row.make.target<SoftmaxOptions>()) {
-    SoftmaxOptions o = *found;
-    const int64_t each = o.kv_heads > 0 ? o.heads / o.kv_heads : 1;
-    o.components = o.components * s.heads / o.heads;
-    o.head_mixture.active = o.head_mixture.active * s.heads / o.heads;
-    o.head_mixture.shared = o.head_mixture.shared * s.heads / o.heads;
-    o.heads = s.heads;
-    // Variants of one option are compared with plain attention, not with grouped heads; gqa and mqa are what they are.
-    o.kv_heads = row.name == "gqa" || row.name == "mqa" ? std::max<int64_t>(s.heads / each, 1) : 0;
-    if (o.window > 0) o.window = window;
-    return o;
-  }
-  auto with_heads = [&]<class Options>(const Options* found) -> MixerMaker {
-    Options o = *found;
-    if constexpr (requires { o.heads; }) o.heads = s.heads;
-    if constexpr (requires { o.kv_heads; }) o.kv_heads = 0;
-    if constexpr (requires { o.window; }) o.window = o.window > 0 ? window : 0;
-    if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
-    if constexpr (requires { o.relations; }) o.relations = 0;
-    if constexpr (requires { o.experts; }) o.experts = 2 * s.heads, o.active = s.heads;
-    if constexpr (requires { o.query_rank; }) o.experts = s.heads, o.active = 2, o.query_rank = 16;
-    return o;
-  };
-  MixerMaker made = row.make;
-  auto try_one = [&]<class Options>(std::type_identity<Options>) {
-    if (const auto* found = row.make.target<Options>()) made = with_heads(found);
-  };
-  auto try_all = [&]<class... Options>(std::type_identity<Options>... options) { (try_one(options), ...); };
-  try_all(std::type_identity<MlaOptions>(), std::type_identity<NexusOptions>(), std::type_identity<HopfieldOptions>(),
-          std::type_identity<SimplifiedOptions>(), std::type_identity<DeconstructedOptions>(),
-          std::type_identity<NapOptions>(), std::type_identity<DualOptions>(), std::type_identity<TapaOptions>(),
-          std::type_identity<NeuralOptions>(), std::type_identity<RcmhaOptions>(),
-          std::type_identity<RelativeBiasOptions>(), std::type_identity<MultiTokenOptions>(),
-          std::type_identity<MoaOptions>(), std::type_identity<UmoeOptions>());
-  return made;
+// What the table keeps small for tests, at the size of the benchmark. Variants of one option are compared with plain attention, not with
+// grouped heads; gqa and mqa are what they are.
+void resize(SoftmaxOptions& o, const MixerRow& row, const StepShape& s) {
+  const int64_t each = o.kv_heads > 0 ? o.heads / o.kv_heads : 1;
+  o.components = o.components * s.heads / o.heads;
+  o.head_mixture.active = o.head_mixture.active * s.heads / o.heads;
+  o.head_mixture.shared = o.head_mixture.shared * s.heads / o.heads;
+  o.heads = s.heads;
+  o.kv_heads = row.name == "gqa" || row.name == "mqa" ? std::max<int64_t>(s.heads / each, 1) : 0;
+  if (o.window > 0) o.window = s.tokens / 4;
+}
+template <class Options>
+void resize(Options& o, const MixerRow&, const StepShape& s) {
+  if constexpr (requires { o.heads; }) o.heads = s.heads;
+  if constexpr (requires { o.kv_heads; }) o.kv_heads = 0;
+  if constexpr (requires { o.window; }) o.window = o.window > 0 ? s.tokens / 4 : 0;
+  if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
+  if constexpr (requires { o.relations; }) o.relations = 0;
+  if constexpr (requires { o.experts; }) o.experts = 2 * s.heads, o.active = s.heads;
+  if constexpr (requires { o.query_rank; }) o.experts = s.heads, o.active = 2, o.query_rank = 16;
+}
+
+// A row of the library: its options as above. A program's own row: its maker sizes itself by the model that it is given.
+MixerMaker at_size(const MixerRow& row, const StepShape& s, bool is_own) {
+  if (is_own) return row;
+  return std::visit(
+      [&](auto options) {
+        resize(options, row, s);
+        return MixerMaker(options);
+      },
+      options_of(row));
 }
 
 LanguageModelOptions options_with(const StepShape& s, const MixerMaker& mixer) {
@@ -72,9 +66,9 @@ LanguageModelOptions of_equal_size(const StepShape& s, const MixerMaker& mixer) 
   return o;
 }
 
-Row mixer_row_of(const MixerRow& row, const StepShape& shape, int rounds) {
+Row mixer_row_of(const MixerRow& row, bool is_own, const StepShape& shape, int rounds) {
   TrainingStep plain(options_with(shape, SoftmaxOptions{.heads = shape.heads}), shape.batch, kF32);
-  LanguageModelOptions options = of_equal_size(shape, at_size(row, shape));
+  LanguageModelOptions options = of_equal_size(shape, at_size(row, shape, is_own));
   TrainingStep step(options, shape.batch, kF32);
   step.run();
   Allocator& memory = allocator(default_device());
@@ -119,9 +113,14 @@ class MixerRun {
 
 std::vector<Row> run_mixers(const BenchOptions& options) {
   const StepShape& shape = options.quick ? kQuickShape : kShape;
+  const bool is_all = options.mixer == "all";
+  const int rounds = !is_all ? options.quick ? 3 : 7 : options.quick ? 9 : 3;
   std::vector<Row> rows;
-  if (options.mixer != "all") return {mixer_row_of(mixer_row(options.mixer), shape, options.quick ? 3 : 7)};
-  for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, shape, options.quick ? 9 : 3));
+  for (const MixerRow& row : options.mixers)
+    if (is_all || row.name == options.mixer) rows.push_back(mixer_row_of(row, true, shape, rounds));
+  if (!is_all && !rows.empty()) return rows;
+  if (!is_all) return {mixer_row_of(mixer_row(options.mixer), false, shape, rounds)};
+  for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, false, shape, rounds));
   return rows;
 }
 

@@ -78,14 +78,14 @@ void check_name(const std::string& name) {
   throw config::ConfigError("weft bench has no benchmark '" + name + "'.", "Use one of " + names + ".");
 }
 
-int run(const Options& options, Console& console) {
+int run(const Options& options, Console& console, const Extensions& extensions) {
   check_name(options.name);
   if (options.device == "cuda" && num_cuda_devices() == 0)
     throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
-  bench::BenchOptions how{.quick = options.quick, .mixer = options.mixer};
+  bench::BenchOptions how{.quick = options.quick, .mixer = options.mixer, .mixers = extensions.mixers};
   if (options.name != "all") rows = bench::family(options.name).run(how);
   else
     for (const bench::Family& family : bench::families()) {
@@ -113,7 +113,7 @@ Action define_bench(CLI::App& app) {
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
       ->type_name("FILE");
-  return [options](Console& console, const Extensions&) { return run(*options, console); };
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 
 }  // namespace weft::cli

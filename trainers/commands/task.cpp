@@ -27,7 +27,7 @@ std::vector<tasks::Arm> chosen(const std::vector<std::string>& names, const Exte
   std::vector<tasks::Arm> all = tasks::arms(), found;
   if (names.empty()) return all;
   for (const MixerRow& row : mixer_table()) all.push_back({std::string(row.name), row.make});
-  for (const MixerRow& row : extensions.mixers) all.push_back({std::string(row.name), row.make});
+  for (const MixerRow& row : extensions.mixers) all.push_back({std::string(row.name), row});
   for (const std::string& name : names) {
     std::string known;
     auto at = std::find_if(all.begin(), all.end(), [&](const tasks::Arm& arm) {

@@ -1,9 +1,11 @@
 // All token mixers, and the table of published points that the conformance suite walks.
 #pragma once
 
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 
 #include "weft/nn/mixers/compositions.h"
 #include "weft/nn/mixers/experts.h"
@@ -11,6 +13,12 @@
 #include "weft/nn/mixers/softmax.h"
 
 namespace weft {
+
+// The options of every mixer of the library. What has to know them all visits this list: the config texts of the rows, the sizes of the
+// benchmarks, the references of the tests. A mixer that is added here does not compile until each of them knows it.
+using MixerOptions = std::variant<SoftmaxOptions, MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions,
+                                  DeconstructedOptions, NapOptions, DualOptions, TapaOptions, NeuralOptions,
+                                  RcmhaOptions, RelativeBiasOptions, MultiTokenOptions, MoaOptions, UmoeOptions>;
 
 // One point of the literature: what the suite builds, checks and prints, with sizes for tests ([B, T, 16] inputs).
 struct MixerRow {
@@ -21,18 +29,25 @@ struct MixerRow {
   std::string_view cost = {};      // in B tokens of work and memory, if not that of softmax attention
   // What it cannot do, each with the reason; empty: it can, and the suite proves it.
   struct Lacks {
-    std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {};
+    std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {}, heads = {};
   } lacks = {};
   // What it must learn, and to how many nats (trainers/conformance/toy_task.cpp): `recall` a marked token from anywhere before,
   // `recent` the token before, `token` a map of the token itself.
   enum class Toy { recall, recent, token } toy = Toy::recall;
   double toy_loss = 0.1;
   double bf16_bound = 0.05;  // relative difference of bf16 from f32, where the function itself amplifies rounding
+  // MixerArgs' numbers and texts, as the suite and the benchmarks give them to the maker. A config gives its own.
+  std::map<std::string, double> numbers = {};
+  std::map<std::string, std::string> texts = {};
+  // The maker with these numbers and texts.
+  std::unique_ptr<Mixer> operator()(MixerArgs args, Rng rng) const;
 };
 
 std::span<const MixerRow> mixer_table();
 // Every two options of softmax attention together, named "gate_out+window"; a maker throws for what is impossible.
 std::span<const MixerRow> softmax_pairs();
 const MixerRow& mixer_row(std::string_view name);  // Error that lists the names if there is none
+// What a row of the library was made from; Error if it is not one of MixerOptions.
+MixerOptions options_of(const MixerRow& row);
 
 }  // namespace weft

@@ -3,10 +3,10 @@
 #include <cmath>
 
 #include "src/nn/heads/experts.h"
-#include "src/nn/mixers/heads.h"
 #include "weft/core/error.h"
 #include "weft/nn/heads/router.h"
 #include "weft/nn/mixers/experts.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

@@ -6,9 +6,9 @@
 // B batch, T tokens, D model width, H heads, K head width.
 #include <cmath>
 
-#include "src/nn/mixers/heads.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

@@ -2,9 +2,9 @@
 //   sum_j P_ij (r_ij W_r + s_j W_s),  r_ij[l] = (x_i W_ql) . (x_j W_kl),  s = softmax((x W) F^T) S
 // where r_ij is never made: sum_j P_ij r_ij[l] = q_il . sum_j P_ij k_jl, so the core reads the values [k_j1 .. k_jR, s_j W_s].
 // B batch, T tokens, D model width, H relational heads, K head width, R relations.
-#include "src/nn/mixers/heads.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

@@ -5,9 +5,9 @@
 // B batch, T tokens, D model width, H heads, N unrotated and value width, R rotated width, C width of c.
 #include <cmath>
 
-#include "src/nn/mixers/heads.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

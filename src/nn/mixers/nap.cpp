@@ -5,8 +5,8 @@
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width. Sums are f32 or wider.
 #include <cmath>
 
-#include "src/nn/mixers/heads.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

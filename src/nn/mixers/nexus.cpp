@@ -4,9 +4,9 @@
 // What a call reads as values is not rotated, so that the next call can rotate it by its own positions.
 #include <cmath>
 
-#include "src/nn/mixers/heads.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

@@ -1,4 +1,8 @@
 // Every token mixer of the library, one row per published point.
+#include <optional>
+#include <type_traits>
+#include <utility>
+
 #include "weft/core/error.h"
 #include "weft/nn/mixers.h"
 
@@ -140,7 +144,13 @@ Rows composed_rows() {
       {"optimised", SimplifiedOptions{optimised, 2}, "mha with v = x", "2403.01643"},
       {"efficient", SimplifiedOptions{efficient, 2}, "mha with k = v = x", "2403.01643"},
       {"super", SimplifiedOptions{super, 2}, "mha with k = x, v_i = sum_j W_ij x_j", "2403.01643", quadratic_memory},
-      {"none", DeconstructedOptions{none, 2}, "(silu(x W) * x U) V", "2510.11602", "T", {}, MixerRow::Toy::token},
+      {"none",
+       DeconstructedOptions{none, 2},
+       "(silu(x W) * x U) V",
+       "2510.11602",
+       "T",
+       {.heads = "channels, no heads"},
+       MixerRow::Toy::token},
       {"key_only",
        DeconstructedOptions{key_only, 2},
        "softmax_j(silu(x_j W) . x_j U) v",
@@ -217,9 +227,13 @@ Rows composed_rows() {
 }
 
 Rows expert_rows() {
-  const MixerRow::Lacks grouped{.exact_causality = "rows of an expert's product depend on the choices of all tokens"};
+  const std::string_view depends = "rows of an expert's product depend on the choices of all tokens",
+                         experts = "experts that each token chooses, no heads that all tokens have";
+  const MixerRow::Lacks grouped{.exact_causality = depends}, no_heads{.heads = experts},
+      grouped_experts{.exact_causality = depends, .heads = experts};
   const MixerRow::Lacks through{.gradient = "weights are 1 with the gradient of the probabilities, as published"};
-  const MixerRow::Lacks cut{.gradient = "the router's gradient leaves out the sum of the chosen, as published"};
+  const MixerRow::Lacks cut{.gradient = "the router's gradient leaves out the sum of the chosen, as published",
+                            .heads = experts};
   auto moh = [](const char* name, HeadMixtureOptions mixture, std::string_view equation, MixerRow::Lacks lacks = {}) {
     return MixerRow{
         name, SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_mixture = mixture}, equation, "2410.11842", {}, lacks};
@@ -248,7 +262,7 @@ Rows expert_rows() {
        "moa with the whole gradient",
        "2210.05144",
        {},
-       {},
+       no_heads,
        MixerRow::Toy::recall,
        0.2},
       {"moa_noise",
@@ -256,7 +270,7 @@ Rows expert_rows() {
        "moa, noisy choice in training",
        "2210.05144",
        {},
-       {},
+       no_heads,
        MixerRow::Toy::recall,
        0.2},
       {"moa_grouped",
@@ -264,17 +278,21 @@ Rows expert_rows() {
        "moa, chosen experts only",
        "2210.05144",
        {},
-       grouped,
+       grouped_experts,
        MixerRow::Toy::recall,
        0.2},
-      {"umoe", UmoeOptions{.experts = 4, .active = 2, .query_rank = 3, .is_dense = true},
-       "sum_e p_e F_e(softmax(q_e k^T) x) + F(softmax(q k^T) x)", "2505.07260"},
+      {"umoe",
+       UmoeOptions{.experts = 4, .active = 2, .query_rank = 3, .is_dense = true},
+       "sum_e p_e F_e(softmax(q_e k^T) x) + F(softmax(q k^T) x)",
+       "2505.07260",
+       {},
+       no_heads},
       {"umoe_grouped",
        UmoeOptions{.experts = 4, .active = 2, .query_rank = 3},
        "umoe, chosen experts only",
        "2505.07260",
        {},
-       grouped},
+       grouped_experts},
   };
 }
 
@@ -300,6 +318,33 @@ const MixerRow& mixer_row(std::string_view name) {
     names += str(names.empty() ? "" : ", ", row.name);
   }
   fail(str("mixer: there is no '", name, "'"), str("choose one of: ", names));
+}
+
+std::unique_ptr<Mixer> MixerRow::operator()(MixerArgs args, Rng rng) const {
+  args.numbers.insert(numbers.begin(), numbers.end());
+  args.texts.insert(texts.begin(), texts.end());
+  return make(args, rng);
+}
+
+namespace {
+
+template <size_t... I>
+std::optional<MixerOptions> listed(const MixerMaker& make, std::index_sequence<I...>) {
+  std::optional<MixerOptions> found;
+  auto try_one = [&]<class Options>(std::type_identity<Options>) {
+    if (const auto* options = make.target<Options>()) found = *options;
+  };
+  (try_one(std::type_identity<std::variant_alternative_t<I, MixerOptions>>()), ...);
+  return found;
+}
+
+}  // namespace
+
+MixerOptions options_of(const MixerRow& row) {
+  std::optional<MixerOptions> found = listed(row.make, std::make_index_sequence<std::variant_size_v<MixerOptions>>());
+  WEFT_CHECK(found.has_value(), str("mixer ", row.name, ": its maker is none of MixerOptions"),
+             "add its options struct to MixerOptions in weft/nn/mixers.h");
+  return *found;
 }
 
 }  // namespace weft

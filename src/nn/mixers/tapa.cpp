@@ -4,10 +4,10 @@
 #include <cmath>
 #include <numbers>
 
-#include "src/nn/mixers/heads.h"
 #include "src/nn/mixers/pairs.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/projected.h"
 
 namespace weft {
 

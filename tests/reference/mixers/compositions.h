@@ -1,8 +1,8 @@
 // Mixers of several calls of attention, materialised, one token after the other.
 #pragma once
 
-#include "tests/reference/mixers/parts.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/trainers/reference.h"
 
 namespace weft::reference {
 

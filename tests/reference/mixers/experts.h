@@ -1,10 +1,30 @@
 // Mixers of experts, one token after the other.
 #pragma once
 
-#include "tests/reference/mixers/parts.h"
 #include "weft/nn/mixers/experts.h"
+#include "weft/trainers/reference.h"
 
 namespace weft::reference {
+
+// Which experts a token uses: the largest probabilities, the lowest index first at ties.
+struct Choice {
+  Numbers p;
+  std::vector<int64_t> experts;
+  double total = 0;  // of the chosen p
+};
+inline Choice chosen_experts(const Numbers& logits, int64_t active) {
+  Choice c{softmax(logits), {}, 0};
+  std::vector<bool> taken(logits.size(), false);
+  for (int64_t n = 0; n < active; ++n) {
+    size_t best = logits.size();
+    for (size_t e = 0; e < logits.size(); ++e)
+      if (!taken[e] && (best == logits.size() || c.p[e] > c.p[best])) best = e;
+    taken[best] = true;
+    c.experts.push_back(static_cast<int64_t>(best));
+    c.total += c.p[best];
+  }
+  return c;
+}
 
 class ExpertMixer {
  public:

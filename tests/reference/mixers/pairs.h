@@ -3,8 +3,8 @@
 
 #include <numbers>
 
-#include "tests/reference/mixers/parts.h"
 #include "weft/nn/mixers/pairs.h"
+#include "weft/trainers/reference.h"
 
 namespace weft::reference {
 

@@ -1,8 +1,8 @@
 // Softmax attention with its options, materialised, one token after the other.
 #pragma once
 
-#include "tests/reference/mixers/parts.h"
 #include "weft/nn/mixers/softmax.h"
+#include "weft/trainers/reference.h"
 
 namespace weft::reference {
 

@@ -1,4 +1,4 @@
-#include "src/nn/mixers/heads.h"
+#include "weft/nn/mixers/projected.h"
 
 #include "weft/core/error.h"
 

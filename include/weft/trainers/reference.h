@@ -1,5 +1,6 @@
-// What the plain-loop references of mixers share: rows of numbers, linear maps, norms, rotation, masks. No operation of the library.
-// B batch, T tokens, D model width, H heads, K head width. Numbers are row-major doubles.
+// Plain float64 loops for the reference of a mixer (weft/trainers/cli.h): linear maps, norms, rotation, masks, attention. No operation
+// of the library is used here, so that a fault in one cannot hide. tools/examples/own_mixer.cpp has a reference made of them.
+// B batch, T tokens, D model width, H heads, G key/value heads, K head width. Numbers are row-major doubles.
 #pragma once
 
 #include <cmath>
@@ -97,26 +98,6 @@ inline Numbers softmax(const Numbers& scores) {
   for (size_t j = 0; j < scores.size(); ++j) sum += w[j] = std::exp(scores[j] - top);
   for (double& x : w) x /= sum;
   return w;
-}
-
-// Which experts a token uses: the largest probabilities, the lowest index first at ties.
-struct Choice {
-  Numbers p;
-  std::vector<int64_t> experts;
-  double total = 0;  // of the chosen p
-};
-inline Choice chosen_experts(const Numbers& logits, int64_t active) {
-  Choice c{softmax(logits), {}, 0};
-  std::vector<bool> taken(logits.size(), false);
-  for (int64_t n = 0; n < active; ++n) {
-    size_t best = logits.size();
-    for (size_t e = 0; e < logits.size(); ++e)
-      if (!taken[e] && (best == logits.size() || c.p[e] > c.p[best])) best = e;
-    taken[best] = true;
-    c.experts.push_back(static_cast<int64_t>(best));
-    c.total += c.p[best];
-  }
-  return c;
 }
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
