@@ -8,6 +8,7 @@
 
 #include "tests/support/errors.h"
 #include "weft/autograd/record.h"
+#include "weft/nn/mixers/projected.h"
 #include "weft/nn/residual.h"
 #include "weft/ops/elementwise.h"
 
@@ -16,7 +17,7 @@ namespace {
 
 using conformance::Verdict;
 
-enum class Fault { none, gradient, causality, decode, documents, bf16, checkpoint, learns };
+enum class Fault { none, gradient, causality, decode, documents, bf16, bf16_long, checkpoint, learns };
 
 // y = W (x + previous x), with a fault.
 class Faulty final : public Mixer {
@@ -39,6 +40,12 @@ class Faulty final : public Mixer {
                         [](const Tensor& dy, Wants) { return Grads{ops::scale(dy, 0.9)}; });
     if (fault_ == Fault::checkpoint) previous = previous * hidden_;
     if (fault_ == Fault::bf16 && x.dtype() == kBF16) previous = previous * 1.5;
+    if (fault_ == Fault::bf16_long && x.dtype() == kBF16) {
+      // Counts tokens in bf16, which stops at 256.
+      Var count = cast(cast(tokens.scan(Tensor::full({x.size(0), x.size(1), 1}, 1)), kBF16), kF32);
+      Var right = tokens.scan(Tensor::full({x.size(0), x.size(1), 1}, 1));
+      previous = cast(cast(previous, kF32) * minimum(count, Tensor::full({}, 256)) / right, kBF16);
+    }
     if (fault_ == Fault::learns) previous = previous * 0.0;
     return out_(x + previous);
   }
@@ -64,14 +71,89 @@ Verdict verdict_of(const MixerRow& row, const std::string& check) {
 }
 
 TEST(Conformance, FindsEveryPlantedFault) {
-  const std::pair<Fault, const char*> faults[] = {{Fault::gradient, "gradient"}, {Fault::causality, "causality"},
-                                                  {Fault::decode, "decode"},     {Fault::documents, "documents"},
-                                                  {Fault::bf16, "bf16"},         {Fault::checkpoint, "checkpoint"},
-                                                  {Fault::learns, "learns"}};
+  const std::pair<Fault, const char*> faults[] = {
+      {Fault::gradient, "gradient"},     {Fault::causality, "causality"}, {Fault::decode, "decode"},
+      {Fault::documents, "documents"},   {Fault::bf16, "bf16"},           {Fault::bf16_long, "bf16_long"},
+      {Fault::checkpoint, "checkpoint"}, {Fault::learns, "learns"}};
   for (auto [fault, check] : faults) {
     EXPECT_EQ(verdict_of(row_with(fault), check), Verdict::failed) << check;
     EXPECT_EQ(verdict_of(row_with(Fault::none), check), Verdict::passed) << check;
   }
+}
+
+TEST(Conformance, AShortRowDoesNotShowAFaultOf512Tokens) {
+  EXPECT_EQ(verdict_of(row_with(Fault::bf16_long), "bf16"), Verdict::passed);
+}
+
+// Attention whose heads are joined in one of three ways, and parts that are not named.
+enum class Heads { passed, left_out, ignored };
+class Attending final : public ProjectedMixer {
+ public:
+  Attending(const MixerArgs& args, Rng rng, Heads heads, bool has_unnamed)
+      : ProjectedMixer("attending", {.heads = 2}, args, rng),
+        heads_(heads),
+        join_(args.dim, args.dim, rng["join"], {.std = args.out_std}) {
+    if (!has_unnamed) name_parts({{"join", join_}});
+  }
+  Var forward(const Var& x, Tokens& tokens) override {
+    Var y = tokens.attend(rotated(queries(x), args_, tokens), rotated(keys(x), args_, tokens), values(x))[0];
+    if (heads_ == Heads::passed) return join_(written(y, tokens));
+    if (heads_ == Heads::ignored) tokens.heads(y);
+    return join_(merge_heads(y));
+  }
+  double flops_per_token(double) const override { return 0; }
+
+ private:
+  Heads heads_;
+  Linear join_;
+};
+
+MixerRow attending(Heads heads, bool has_unnamed = false) {
+  return {.name = "attending", .make = [=](const MixerArgs& args, Rng rng) {
+            return std::make_unique<Attending>(args, rng, heads, has_unnamed);
+          }};
+}
+
+TEST(Conformance, HeadsThatDoNotPassTokensAreAFault) {
+  EXPECT_EQ(verdict_of(attending(Heads::passed), "heads"), Verdict::passed);
+  EXPECT_EQ(verdict_of(attending(Heads::left_out), "heads"), Verdict::failed);
+  EXPECT_EQ(verdict_of(attending(Heads::ignored), "heads"), Verdict::failed);
+  MixerRow declared = attending(Heads::left_out);
+  declared.lacks.heads = "by its nature";
+  EXPECT_EQ(verdict_of(declared, "heads"), Verdict::unsupported);
+  declared.make = attending(Heads::passed).make;
+  EXPECT_EQ(verdict_of(declared, "heads"), Verdict::failed) << "it has heads";
+}
+
+TEST(Conformance, AParamThatIsNotNamedIsReportedAsThat) {
+  MixerRow row = attending(Heads::passed, true);
+  for (const auto& r : conformance::check_mixers({&row, 1}, {})) {
+    if (r.check == "reference" || r.check == "devices") continue;
+    EXPECT_EQ(r.verdict, Verdict::failed) << r.check;
+    EXPECT_NE(r.reason.find("its Param ["), std::string::npos) << r.check << ": " << r.reason;
+    EXPECT_NE(r.reason.find("name_parts()"), std::string::npos) << r.check << ": " << r.reason;
+  }
+}
+
+// The maker, the reference and gradcheck see the numbers and texts of the row.
+TEST(Conformance, ARowGivesItsMixerNumbersAndTexts) {
+  MixerRow row = attending(Heads::passed);
+  row.numbers = {{"share", 0.5}};
+  row.texts = {{"mode", "slow"}};
+  int made = 0;
+  row.make = [make = row.make, &made](const MixerArgs& args, Rng rng) {
+    EXPECT_EQ(args.numbers.at("share"), 0.5);
+    EXPECT_EQ(args.texts.at("mode"), "slow");
+    ++made;
+    return make(args, rng);
+  };
+  auto reference = [](const MixerArgs& args, const auto&, const Tensor& x, const TokenData&) {
+    EXPECT_EQ(args.numbers.at("share"), 0.5);
+    return x.to_vector<double>();
+  };
+  for (const char* check : {"reference", "gradient", "checkpoint"})
+    conformance::check_mixers({&row, 1}, {.check = check, .references = {{"attending", reference}}});
+  EXPECT_EQ(made, 4);
 }
 
 TEST(Conformance, ReferenceIsComparedAndItsAbsenceSaid) {

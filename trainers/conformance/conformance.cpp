@@ -13,9 +13,10 @@ struct Check {
 };
 // `reference` stands apart: its other half comes from outside.
 constexpr Check kChecks[] = {
-    {"gradient", check_gradients},    {"causality", check_causality}, {"decode", check_decode},
-    {"documents", check_documents},   {"bf16", check_bf16},           {"devices", check_devices},
-    {"checkpoint", check_checkpoint}, {"learns", check_learning},
+    {"gradient", check_gradients},  {"causality", check_causality}, {"decode", check_decode},
+    {"documents", check_documents}, {"heads", check_heads},         {"bf16", check_bf16},
+    {"bf16_long", check_long_bf16}, {"devices", check_devices},     {"checkpoint", check_checkpoint},
+    {"learns", check_learning},
 };
 
 Outcome guarded(const std::function<Outcome()>& check) {
@@ -45,7 +46,7 @@ std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& o
   std::vector<Result> results;
   for (const MixerRow& row : rows) {
     try {
-      row.make(Subject::test_args(16), Rng(1));
+      row(Subject::test_args(16), Rng(1));
     } catch (const Error& error) {
       results.push_back({row.name, "together", Verdict::unsupported, error.problem()});
       continue;

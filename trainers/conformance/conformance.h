@@ -11,6 +11,7 @@
 
 #include "weft/autograd/gradient_check.h"
 #include "weft/nn/mixers.h"
+#include "weft/nn/residual.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::conformance {
@@ -40,6 +41,7 @@ std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& o
 
 // The library's residual streams as rows: a small mixer of five sublayers on each.
 std::vector<MixerRow> residual_rows();
+MixerRow residual_row(const ResidualRow& row);
 
 // Gradients of a row's input and of every parameter against differences in float64.
 struct InputSize {

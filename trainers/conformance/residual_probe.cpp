@@ -41,17 +41,21 @@ class Probe final : public Mixer {
 
 }  // namespace
 
+MixerRow residual_row(const ResidualRow& row) {
+  return {
+      .name = "residual." + row.name,
+      .make = [make = row.make](const MixerArgs& args, Rng rng) { return std::make_unique<Probe>(make, args, rng); },
+      .equation = row.equation,
+      .source = row.source,
+      .cost = row.cost,
+      .lacks = {.heads = "a residual stream has no heads"},
+      .toy = MixerRow::Toy::recent,
+      .toy_loss = 0.3};
+}
+
 std::vector<MixerRow> residual_rows() {
   std::vector<MixerRow> rows;
-  for (const ResidualRow& row : residual_table())
-    rows.push_back(
-        {.name = "residual." + row.name,
-         .make = [make = row.make](const MixerArgs& args, Rng rng) { return std::make_unique<Probe>(make, args, rng); },
-         .equation = row.equation,
-         .source = row.source,
-         .cost = row.cost,
-         .toy = MixerRow::Toy::recent,
-         .toy_loss = 0.3});
+  for (const ResidualRow& row : residual_table()) rows.push_back(residual_row(row));
   return rows;
 }
 

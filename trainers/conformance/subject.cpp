@@ -7,29 +7,31 @@
 
 namespace weft::conformance {
 
-MixerArgs Subject::test_args(int64_t dim) {
-  return {.dim = dim, .context = 16, .layer = 1, .layers = 4, .std = 0.4, .out_std = 0.4};
+MixerArgs Subject::test_args(int64_t dim, int64_t context) {
+  return {.dim = dim, .context = context, .layer = 1, .layers = 4, .std = 0.4, .out_std = 0.4};
 }
 
 std::unique_ptr<Mixer> Subject::make(DType compute, uint64_t seed) const {
-  std::unique_ptr<Mixer> mixer = row_.make(args_, Rng(seed));
+  PartWatch watch;
+  std::unique_ptr<Mixer> mixer = row_(args_, Rng(seed));
+  watch.check_named(*mixer, row_.name);
   // Off the initial values: what starts at 0 or 1 would hide itself.
   for (const NamedParam& p : mixer->params()) {
     Tensor noise = Tensor::empty(p.param->value().shape(), kF32, Device::cpu());
     Rng rng = Rng(seed)["noise"][p.name];
     for (int64_t i = 0; i < noise.num_elements(); ++i)
-      noise.mutable_data<float>()[i] = 0.2f * rng.normal(static_cast<uint64_t>(i));
+      noise.mutable_data<float>()[i] = static_cast<float>(0.2 * spread_) * rng.normal(static_cast<uint64_t>(i));
     p.param->set_value(add(p.param->value(), to(noise, p.param->value().device())).value());
   }
   mixer->set_compute(compute);
   return mixer;
 }
 
-Var Subject::run(Mixer& mixer, const Var& x_BTD, const TokenData& data, const TokensOptions& options) {
+Var Subject::run(Mixer& mixer, const Var& x_BTD, const TokenData& data, const TokensOptions& options) const {
   Tokens tokens(data, options);
   tokens.share("embedding", x_BTD * 0.5);
-  Tensor fixed = normal_input({1, 16, x_BTD.size(2)}, x_BTD.dtype(), 77);
-  tokens.share(fixed_sequence_name(test_args(x_BTD.size(2)).layer), to(fixed, x_BTD.device()));
+  Tensor fixed = normal_input({1, args_.context, x_BTD.size(2)}, x_BTD.dtype(), 77);
+  tokens.share(fixed_sequence_name(args_.layer), to(fixed, x_BTD.device()));
   Var y = mixer.forward(x_BTD, tokens);
   tokens.finish_decode_step();
   return y;

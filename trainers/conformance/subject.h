@@ -12,19 +12,28 @@ struct Outcome {
 
 class Subject {
  public:
-  explicit Subject(const MixerRow& row, int64_t dim = 16) : row_(row), args_(test_args(dim)) {}
+  // `context`: the longest sequence that it is given. `spread`: the width of its weights, of those of the other checks.
+  explicit Subject(const MixerRow& row, int64_t dim = 16, int64_t context = 16, double spread = 1)
+      : row_(row), args_(test_args(dim, context)), spread_(spread) {
+    args_.std *= spread;
+    args_.out_std *= spread;
+    args_.numbers = row.numbers;
+    args_.texts = row.texts;
+  }
 
-  static MixerArgs test_args(int64_t dim);
+  static MixerArgs test_args(int64_t dim, int64_t context = 16);
   const MixerRow& row() const { return row_; }
   const MixerArgs& args() const { return args_; }
+  // Error for a Param or Buffer that the mixer does not name.
   std::unique_ptr<Mixer> make(DType compute, uint64_t seed = 7) const;
 
   // What the model shares with every layer is shared here too: the input embedding, a linear image of x.
-  static Var run(Mixer& mixer, const Var& x_BTD, const TokenData& data, const TokensOptions& options = {});
+  Var run(Mixer& mixer, const Var& x_BTD, const TokenData& data, const TokensOptions& options = {}) const;
 
  private:
   const MixerRow& row_;
   MixerArgs args_;
+  double spread_;
 };
 
 Tensor normal_input(const Shape& shape, DType dtype, uint64_t seed = 3);  // rounded to dtype
@@ -40,6 +49,8 @@ Outcome check_causality(const Subject& subject);
 Outcome check_decode(const Subject& subject);
 Outcome check_documents(const Subject& subject);
 Outcome check_bf16(const Subject& subject);
+Outcome check_long_bf16(const Subject& subject);
+Outcome check_heads(const Subject& subject);
 Outcome check_devices(const Subject& subject);
 Outcome check_checkpoint(const Subject& subject);
 Outcome check_learning(const Subject& subject);

@@ -56,7 +56,7 @@ Outcome check_learning(const Subject& subject) {
                        .dim = 32,
                        .layers = 1,
                        .context = kLength,
-                       .mixers = {subject.row().make},
+                       .mixers = {subject.row()},
                        .ffn = {.hidden = 32},
                        .fixed_text = {0, 1, 2, 3, 4, 5, 6, 7, 6, 5, 4, 3},
                        .std = 0.1},
