@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "trainers/overrides.h"
+#include "trainers/preset.h"
 #include "trainers/text_reader.h"
 
 namespace weft::config {
@@ -49,6 +50,7 @@ Loaded read(const std::string& file, const std::vector<std::string>& overrides) 
 }
 
 void resolve(Loaded& config) {
+  expand_presets(config);
   fill_presets(config.experiment);
   check_fields(config);
   fill_derived(config);

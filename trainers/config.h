@@ -16,6 +16,10 @@ struct Loaded {
   Experiment experiment;
   Origins origins;                    // for errors of later checks: which line or argument a value came from
   std::vector<MixerRow> mixers = {};  // the program's own, that `custom` can name
+  struct Preset {
+    std::string path, name;
+  };
+  std::vector<Preset> presets = {};  // that resolve() found; in the resolved config their fields stand in their place
 };
 
 // Reads a file and applies the overrides in order; no defaults yet. Relative paths in the file are relative to it, in

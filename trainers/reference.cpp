@@ -4,6 +4,7 @@
 
 #include "trainers/config.h"
 #include "trainers/field_path.h"
+#include "trainers/preset.h"
 #include "trainers/scalar.h"
 #include "trainers/schema.h"
 #include "trainers/text_place.h"
@@ -42,6 +43,14 @@ std::string members(const Descriptor& message) {
   return out;
 }
 
+// The line of a preset: the resolved config has its fields in its place.
+std::string preset_value(const std::string& path, const Loaded& config) {
+  for (const Loaded::Preset& preset : config.presets)
+    if (preset.path == path)
+      return str("value:    ", path, " = ", preset.name, "  (", config.origins.of(path), "), replaced by its fields\n");
+  return "";
+}
+
 // "value:    12  (study.txtpb:6:30)" for each place that the path reaches in a config.
 std::string values(const std::vector<PathStep>& steps, const Loaded& config) {
   Experiment copy = config.experiment;  // resolve() wants to write
@@ -54,6 +63,10 @@ std::string values(const std::vector<PathStep>& steps, const Loaded& config) {
   }
   std::string out;
   for (const Target& target : resolve(copy, all, PathUse::clear, schema_path(steps))) {
+    if (std::string taken = preset_value(target.path, config); !taken.empty()) {
+      out += taken;
+      continue;
+    }
     const pb::Reflection& reflection = *target.parent->GetReflection();
     bool is_list = target.field->is_repeated();
     int count = is_list ? reflection.FieldSize(*target.parent, target.field)
@@ -102,6 +115,7 @@ std::string explain(const std::string& path, const Loaded* config) {
   if (!known.range.text.empty()) out += str("range:    ", known.range.text, "\n");
   if (!known.unit.empty()) out += str("unit:     ", known.unit, "\n");
   if (config) out += values(steps, *config);
+  if (field.name() == "preset") out += preset_list(field.containing_type() == Residual::descriptor());
   if (field.message_type() && field.message_type()->field_count() > 0)
     out += "fields:\n" + members(*field.message_type());
   return out;

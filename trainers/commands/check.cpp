@@ -10,6 +10,7 @@
 #include "trainers/config_error.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/console.h"
+#include "trainers/options_text.h"
 #include "weft/core/parallel.h"
 
 namespace weft::cli {
@@ -74,7 +75,7 @@ std::string summary(std::string_view what, const std::vector<Result>& results) {
 // Markdown for docs/mixers.md: a row per variant, a column per check.
 std::string table(const std::vector<Result>& results, const std::vector<MixerRow>& rows) {
   std::vector<std::string> checks = conformance::check_names();
-  std::string text = "| mixer | equation | source | cost | parameters |", rule = "|---|---|---|---|---|", notes;
+  std::string text = "| mixer | equation | config | source | cost | parameters |", rule = "|---|---|---|---|---|---|";
   for (const std::string& check : checks) {
     text += " " + check + " |";
     rule += "---|";
@@ -83,9 +84,9 @@ std::string table(const std::vector<Result>& results, const std::vector<MixerRow
   for (const MixerRow& row : rows) {
     auto is_of_row = [&](const Result& r) { return r.variant == row.name; };
     if (std::none_of(results.begin(), results.end(), is_of_row)) continue;
-    auto mixer = row.make({.dim = 16, .context = 16, .layers = 4}, Rng(1));
-    text += fmt::format("| `{}` | `{}` | {} | {} | {} |", row.name, row.equation, row.source,
-                        row.cost.empty() ? "attention" : row.cost, mixer->num_params());
+    auto mixer = row({.dim = 16, .context = 16, .layers = 4}, Rng(1));
+    text += fmt::format("| `{}` | `{}` | `{}` | {} | {} | {} |", row.name, row.equation, train::config_text(row),
+                        row.source, row.cost.empty() ? "attention" : row.cost, mixer->num_params());
     for (const std::string& check : checks) {
       auto r = std::find_if(results.begin(), results.end(),
                             [&](const Result& x) { return is_of_row(x) && x.check == check; });
