@@ -145,13 +145,6 @@ void check_parallel(const Loaded& config) {
            "Use parallel.zero=0.");
 }
 
-void check_eval(const Loaded& config) {
-  const Eval& eval = config.experiment.eval();
-  if (eval.at_end_size() > 0)
-    refuse(config, "eval.at_end[0]", str("is \"", eval.at_end(0), "\"; this version has no evaluation tasks."),
-           "Leave eval.at_end out; the validation loss is always evaluated at the end.");
-}
-
 }  // namespace
 
 void check_run(const Loaded& config) {
@@ -161,7 +154,6 @@ void check_run(const Loaded& config) {
   check_train(config);
   check_groups(config);
   check_schedule(config);
-  check_eval(config);
 }
 
 }  // namespace weft::config

@@ -27,7 +27,7 @@ int open_or_fail(const std::string& path, int flags, std::string_view what) {
 
 const std::vector<std::string>& resumable_fields() {
   static const std::vector<std::string>& fields =
-      *new std::vector<std::string>{"train.max_seconds", "log", "checkpoint", "eval.every", "eval.at_end"};
+      *new std::vector<std::string>{"train.max_seconds", "log", "checkpoint", "eval.every"};
   return fields;
 }
 

@@ -11,6 +11,7 @@
 
 #include "tests/trainers/config_text.h"
 #include "trainers/commands/command.h"
+#include "weft/io/checkpoint.h"
 
 namespace weft::cli {
 namespace {
@@ -203,6 +204,74 @@ TEST_F(Cli, FailsWhenTheResultCannotBeWritten) {
   int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
   expect_parts(content("err"), {"error: cannot write the result to standard output: No space left on device"});
+}
+
+// Weights of a model in `file`; `at9` is the first number of layers.9.w, layer 10 has `wide` columns.
+void write_weights(const fs::path& file, double at9, int64_t wide = 2, bool has_norm = true) {
+  auto layer9 = Tensor::from<float>({static_cast<float>(at9), 2, NAN, 4}, {2, 2});
+  std::vector<io::NamedTensor> tensors = {{"layers.10.w", Tensor::full({2, wide}, 1)},
+                                          {"layers.9.w", layer9},
+                                          {"head.w", Tensor::full({3}, 1)},
+                                          {"embedding.w", Tensor::full({3}, 1)}};
+  if (has_norm) tensors.push_back({"norm.w", Tensor::full({3}, 1)});
+  io::write_safetensors(file.string(), tensors);
+}
+
+TEST_F(Cli, ComparesWeightsInLayerOrder) {
+  write_weights(folder_ / "a.safetensors", 1);
+  write_weights(folder_ / "b.safetensors", 1);
+  Outcome same = weft("compare a.safetensors b.safetensors");
+  EXPECT_EQ(same.code, kSuccess) << same.err;
+  expect_parts(same.out, {"5 tensors: 5 equal, 0 close, 0 differ, 0 ignored\n"});
+  std::vector<size_t> places;
+  for (const char* name : {"embedding.w", "layers.9.w", "layers.10.w", "head.w", "norm.w"})
+    places.push_back(same.out.find(name));
+  EXPECT_TRUE(std::is_sorted(places.begin(), places.end())) << same.out;
+
+  write_weights(folder_ / "b.safetensors", 1.25, 3, false);
+  Outcome differs = weft("compare a.safetensors b.safetensors --json");
+  EXPECT_EQ(differs.code, kCheckFailed);
+  auto json = nlohmann::json::parse(differs.out);
+  EXPECT_FALSE(json["same"]);
+  EXPECT_EQ(json["tensors"][1]["name"], "layers.9.w");
+  EXPECT_EQ(json["tensors"][1]["largest"], 0.25);
+  EXPECT_EQ(json["tensors"][1]["beyond"], 1);
+  expect_parts(weft("compare a.safetensors b.safetensors").out,
+               {"DIFFERS  layers.9.w", "largest 0.25 at 0", "F32 [2, 2] in A, F32 [2, 3] in B", "only in A: F32 [3]",
+                "the first that differs is layers.9.w"});
+}
+
+TEST_F(Cli, ComparesWithinTolerancesAndRules) {
+  write_weights(folder_ / "a.safetensors", 1);
+  write_weights(folder_ / "b.safetensors", 1.25);
+  EXPECT_EQ(weft("compare a.safetensors b.safetensors --rtol 0.2").code, kSuccess);
+  EXPECT_EQ(weft("compare a.safetensors b.safetensors --rtol 0.19").code, kCheckFailed);
+  EXPECT_EQ(weft("compare a.safetensors b.safetensors --atol 0.25").code, kSuccess);
+  std::ofstream(folder_ / "rules") << "# layers may differ\nlayers.9.*  rtol=0.1 atol=0.2\n";
+  EXPECT_EQ(weft("compare a.safetensors b.safetensors --rules rules").code, kSuccess);
+  std::ofstream(folder_ / "rules") << "*.9.* ignore\n";
+  Outcome ignored = weft("compare a.safetensors b.safetensors --rules rules");
+  EXPECT_EQ(ignored.code, kSuccess);
+  expect_parts(ignored.out, {"4 equal, 0 close, 0 differ, 1 ignored"});
+  std::ofstream(folder_ / "rules") << "layers.* rtol=much\n";
+  Outcome wrong = weft("compare a.safetensors b.safetensors --rules rules");
+  EXPECT_EQ(wrong.code, kUsageError);
+  expect_parts(wrong.err, {"rules:1: not a rule: layers.* rtol=much", "PATTERN ignore"});
+  EXPECT_EQ(weft("compare a.safetensors absent").code, kUsageError);
+  EXPECT_EQ(weft("compare a.safetensors b.safetensors --rtol -1").code, kUsageError);
+}
+
+TEST_F(Cli, ComparesCheckpoints) {
+  auto save = [&](const char* run, double value) {
+    io::save_checkpoint((folder_ / run / "checkpoints").string(),
+                        {.step = 1, .model = {{"w", Tensor::full({2}, value)}}, .optimizer = {}});
+  };
+  save("one", 1);
+  save("two", 1);
+  save("three", 2);
+  EXPECT_EQ(weft("compare one two").code, kSuccess);
+  EXPECT_EQ(weft("compare one/checkpoints/step-00000001 two").code, kSuccess);
+  EXPECT_EQ(weft("compare one three").code, kCheckFailed);
 }
 
 }  // namespace

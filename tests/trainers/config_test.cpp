@@ -266,7 +266,6 @@ TEST(Config, RefusesImpossibleConfigs) {
        {"model.mixer[0].multi_token", "neighbouring tokens", "striped", "contiguous"}},
       {{"parallel.layout=striped"}, {"parallel.layout=striped: parallel.layout is striped", "contiguous"}},
       {{"parallel.zero=1"}, {"parallel.zero is 1"}},
-      {{"eval.at_end+=mqar"}, {"eval.at_end[0] is \"mqar\"", "no evaluation tasks"}},
       {{"log.every=0"}, {"log.every is 0, outside", "[1, 1000000000000000] steps"}},
       {{"checkpoint.keep_last=0"}, {"checkpoint.keep_last is 0, outside"}},
       {{"name=a/b"}, {"name is \"a/b\"", "letters"}},

@@ -54,12 +54,11 @@ TEST(Overrides, ReachesElementsByIndexStarOrAlone) {
 
 TEST(Overrides, AppendsToLists) {
   Experiment e = with(kTiny, {"data.train+={path:\"b\" weight:2}", "optim.group+={adamw{}}",
-                              "optim.group.adamw.betas+=0.8", "optim.group.adamw.betas+=0.9", "eval.at_end+=mqar"});
+                              "optim.group.adamw.betas+=0.8", "optim.group.adamw.betas+=0.9"});
   ASSERT_EQ(e.data().train_size(), 2);
   EXPECT_EQ(e.data().train(1).weight(), 2);
   ASSERT_EQ(e.optim().group(0).adamw().betas_size(), 2);
   EXPECT_DOUBLE_EQ(e.optim().group(0).adamw().betas(1), 0.9);
-  EXPECT_EQ(e.eval().at_end(0), "mqar");
 }
 
 TEST(Overrides, ReplacesWholeLists) {

@@ -286,7 +286,6 @@ TEST_F(Run, RefusesBadInputWithTheRightCode) {
   expect(test::run_weft(train("e", {"--ranks", "2"})), 2, "one rank");
   expect(test::run_weft({"train", path("tiny.txtpb"), "--run", "/proc/weft"}), 1, "/proc/weft");
   expect(test::run_weft({"eval", path("nothing")}), 2, "is not a run");
-  expect(test::run_weft({"eval", path("a"), "--tasks", "mqar"}), 2, "no tasks");
   expect(test::run_weft({"inspect", path("text.txt")}), 2, "unknown kind");
   expect(test::run_weft({"gradcheck", "--mixer", "nonsense"}), 2, "no such mixer");
   write("bad.bin", std::string("\x88\xd8\x34\x01", 4) + std::string(1100, '\0'));

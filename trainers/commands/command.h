@@ -48,6 +48,7 @@ class ConfigArguments {
 Action define_analyse(CLI::App& app);
 Action define_bench(CLI::App& app);
 Action define_check(CLI::App& app);
+Action define_compare(CLI::App& app);
 Action define_config(CLI::App& app);
 Action define_data(CLI::App& app);
 Action define_doctor(CLI::App& app);

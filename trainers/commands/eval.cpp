@@ -20,7 +20,6 @@ namespace {
 struct Options {
   ConfigArguments run;
   std::vector<int64_t> lengths;
-  std::vector<std::string> tasks;
 };
 
 nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
@@ -32,9 +31,6 @@ nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  if (!options.tasks.empty())
-    throw config::ConfigError(fmt::format("--tasks {}: this version has no tasks.", options.tasks[0]),
-                              "Leave --tasks out: the validation loss is evaluated.");
   for (int64_t length : options.lengths)
     if (length < 1)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
@@ -74,7 +70,6 @@ Action define_eval(CLI::App& app) {
   app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
       ->delimiter(',')
       ->type_name("N,N");
-  app.add_option("--tasks", options->tasks, "Tasks beside the validation loss")->delimiter(',')->type_name("LIST");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

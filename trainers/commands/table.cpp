@@ -31,6 +31,10 @@ std::span<const Command> commands() {
        "  weft inspect runs/shakespeare\n"
        "  weft inspect runs/shakespeare/checkpoints/step-00001200/model.safetensors",
        define_inspect},
+      {"compare", "Compare the weights of two files, checkpoints or runs, tensor by tensor; exit code 4 if they differ",
+       "  weft compare runs/a runs/b\n"
+       "  weft compare old.safetensors new.safetensors --rtol 1e-5 --atol 1e-8",
+       define_compare},
       {"bench", "Measure speed beside the limit of this machine",
        "  weft bench gemm --quick\n"
        "  weft bench train --json",

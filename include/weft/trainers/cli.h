@@ -11,12 +11,14 @@
 
 namespace weft::cli {
 
-// A mixer in plain float64 loops, for `weft check`: its sizes, its parameters and buffers by name, x [B, T, D] and what is known
-// of the tokens, all f64; returns the elements of its output.
+// A mixer in plain float64 loops, for `weft check`. It is given the sizes, the parameters and buffers by name, the input x [B, T, D] and
+// what is known of the tokens; all tensors are f64. It returns the B T D elements of the output, row-major. weft/trainers/reference.h has
+// loops to build it from.
 using MixerReference = std::function<std::vector<double>(const MixerArgs&, const std::map<std::string, Tensor>&,
                                                          const Tensor& x_BTD, const TokenData&)>;
 
-// A program's own parts. Mixers are named by `custom { type: "..." }` in configs and walked by `check` and `gradcheck`.
+// A program's own parts. A config names a mixer by `custom { type: "..." }`. `check`, `gradcheck`, `task` and `bench train` take it with
+// --mixer NAME; its row says which numbers and texts they give it (MixerRow::numbers).
 struct Extensions {
   std::vector<MixerRow> mixers = {};
   std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the mixer
@@ -27,7 +29,7 @@ inline constexpr int kSuccess = 0;
 inline constexpr int kFailure = 1;      // also a lost rank
 inline constexpr int kUsageError = 2;   // wrong command line or config
 inline constexpr int kStopped = 3;      // stopped and resumable
-inline constexpr int kCheckFailed = 4;  // gradcheck, check, parity, compare, bench against a baseline, data check
+inline constexpr int kCheckFailed = 4;  // gradcheck, check, compare, bench against a baseline, data check
 
 // Runs the command line and returns the exit code. Results go to stdout, messages to stderr; nothing is thrown.
 int main(int argc, char** argv, const Extensions& extensions = {});
