@@ -159,7 +159,8 @@ Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window
   auto number = [&](int64_t x) { return Var(Tensor::full({}, static_cast<double>(x), kI32, gathered.device())); };
   auto queries = [&](const Tensor& all) { return Var(all.slice(1, first + begin, first + end).unsqueeze(2)); };
   auto keys = [&](const Tensor& all) { return all.slice(1, 0, num_keys).unsqueeze(1); };
-  // Positive where the key is seen: one more than the distance; not more than the window has left, and than a padded query has.
+  // `room` is positive where the query sees the key. Causal: the distance plus 1. With a window: at most window minus the distance. With
+  // documents: 0 for keys of another document and for padded queries, whose document is -1.
   Var room = (queries(gathered) - number(-1)) - Var(keys(gathered));
   if (window > 0 && window < kNoBound) room = minimum(room, number(window + 1) - room);
   if (data_.documents.defined()) {
@@ -238,7 +239,8 @@ Var Tokens::dropout(const Var& x_BTD, double p, std::string_view purpose) {
   return weft::dropout(x_BTD, positions(), p, random(purpose), data_.first_row);
 }
 
-// The first forward of a bare recompute() runs without recording: what left it by the side would have no gradient.
+// A bare recompute() runs its function first without recording gradients. A value that leaves the function other than as its output
+// would have no gradient.
 void Tokens::check_recorded(std::string_view what, std::string_view name) const {
   WEFT_CHECK(!is_training() || !is_first_forward_of_recompute() || recomputed_depth_ > 0,
              str(what, ": '", name, "' comes from inside recompute()"),

@@ -10,12 +10,13 @@
 
 namespace weft {
 
-// A source of mixtures over depth. Its readers leave what they want of it, and its gradient is made at once when all have: beside the
-// sources, backward holds one gradient per reader, whose own output it needs no more.
+// A source that several mixtures over depth read. If each reader returned a gradient of the source, backward would hold one gradient per
+// reader and source. Instead, each reader leaves a record of its reading in the source. When all readers have run backward, the gradient of
+// the source is computed from the records in one pass.
 class DepthSource {
  public:
   DepthSource() = default;
-  // scale [..., 1] f32 (f64 for f64), or undefined for 1; of all sources of a mixture, or of none.
+  // scale [..., 1] f32 (f64 for f64), or undefined for 1. Either all sources of a mixture have a scale, or none.
   explicit DepthSource(const Var& value, const Var& scale = {});
   const Var& value() const { return value_; }
   const Var& scale() const { return scale_; }
@@ -24,7 +25,7 @@ class DepthSource {
   friend struct DepthReaders;
   Var value_, scale_;
   std::shared_ptr<std::vector<ops::DepthReading>> readings_;
-  Var ticket_;  // one number on the CPU that readers take as their input: it orders them before the source's backward
+  Var ticket_;  // one number on the CPU that is an input of every reader, so that their backward runs before the source's
 };
 
 struct DepthMixVar {
@@ -34,13 +35,15 @@ struct DepthMixVar {
 // sum_i a_i v_i with weights made from the sources; direction [D].
 DepthMixVar depth_mix(std::span<const DepthSource> sources, const Var& direction, bool is_sigmoid);
 
-// Softmax mixtures in two phases: S queries, directions [S, D], read `sources` together, forward and backward; each then adds sources of
-// its own. The same function as one depth_mix() over all, with fewer readings. keeps_outs: backward uses what read() gave, which the caller
-// keeps anyway; otherwise it computes that again.
+// Softmax mixtures in two phases. First, S queries with directions [S, D] read the common `sources` together, in forward and in backward.
+// Then each query adds sources of its own. The result equals one depth_mix() per query over all its sources, but the common sources are read
+// once instead of S times. keeps_outs: backward reuses the outputs of read(), if the caller keeps them anyway; otherwise it computes them
+// again.
 class DepthGroup {
  public:
   DepthGroup(std::span<const DepthSource> sources, const Var& directions_SD, bool keeps_outs);
-  // Once per query; `direction` is its row of directions_SD. weights: of the group's sources and then its own, if they are wanted.
+  // Call it once per query. `direction` is the query's row of directions_SD. The result's weights, if they are wanted, are those of the
+  // group's sources, followed by those of its own sources.
   DepthMixVar read(int64_t query, std::span<const DepthSource> own, const Var& direction, bool wants_weights);
 
  private:

@@ -15,9 +15,9 @@ using VarFunction = std::function<std::vector<Var>(std::span<const Var>)>;
 // Outputs of f(inputs). Gradients reach the inputs and whatever else of the tape f reads, such as parameters.
 std::vector<Var> recompute(const VarFunction& f, std::span<const Var> inputs);
 
-// True while a backward runs some f again: reports and statistics are not taken twice.
+// True while backward runs some f again. Reports and statistics are then left out, because the first run has given them.
 bool is_recomputing();
-// True while recompute() runs f for the first time, without recording: what f leaves by the side has no gradient.
+// True while recompute() runs f for the first time, without recording. A value that leaves f other than as its output has no gradient.
 bool is_first_forward_of_recompute();
 
 }  // namespace weft

@@ -1,7 +1,7 @@
-// Token mixers: the exchangeable part of a block that lets tokens see each other.
+// Token mixers: the part of a block in which tokens see each other.
 //   struct SinkOptions { ...; std::unique_ptr<Mixer> operator()(const MixerArgs&, Rng) const; };
 //   LanguageModelOptions{..., .mixers = {SinkOptions{.heads = 8}}}
-// Options of a mixer are its maker: the model calls them once per layer. A function of the same signature will do as well.
+// The options of a mixer are a function that makes it; the model calls it once per layer. Any function of the same signature works.
 #pragma once
 
 #include <functional>
@@ -15,8 +15,9 @@
 
 namespace weft {
 
-// Of what a mixer may make queries and keys instead of its input: a sequence that is the same for every row, random or the first tokens of
-// the training text. The model runs it through its layers beside the batch; each layer shares what its mixer would read.
+// A few mixers do not compute queries and keys from their input, but from a fixed sequence that is the same for every row: random vectors,
+// or the first tokens of the training text. The model passes this sequence through its layers, as it does with the batch. In each layer it
+// shares what the mixer would read of it (Tokens::shared).
 enum class FixedSequence { none, random, text };
 std::string fixed_sequence_name(int64_t layer);  // under which Tokens shares it: [1, context, D]
 
@@ -24,8 +25,8 @@ class Mixer : public Module {
  public:
   virtual FixedSequence fixed_sequence() const { return FixedSequence::none; }
   virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;  // x is normed; [batch, tokens, dim] -> the same
-  // Products that training a token costs besides 6 per matrix parameter, forward and backward together, given how many keys a
-  // query sees on average: softmax attention 12 * heads * width * keys.
+  // Floating-point operations of training on one token, forward and backward, without the 6 per matrix parameter. `keys`: how many keys a
+  // query sees on average. Softmax attention: 12 * heads * width * keys.
   virtual double flops_per_token(double keys) const = 0;
   virtual double keys_per_query(
       int64_t context) const;  // mean over a row of `context` tokens; unless overridden, causal

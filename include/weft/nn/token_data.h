@@ -30,16 +30,16 @@ class Cache;
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);
 
-// What an analysis sees of a forward, and changes in it. Each is called with the path of the module that runs; not in decoding.
+// Functions with which an analysis watches a forward, and may change it. They are given the path of the running module. Not in decoding.
 struct Probe {
-  // Of each call of the core: the weights of queries on keys [B, T, H, T] after sinks, signs kept, before dropout; is_softmax: a row sums to
-  // 1, or to what a sink leaves. T x T numbers per head: for short sequences.
+  // Called for each call of attention with its weights [B, T, H, T]: after sinks, with their signs, before dropout. is_softmax: the weights
+  // of a query sum to 1, or to 1 minus the sink's share. T x T numbers per head: for short sequences only.
   std::function<void(std::string_view path, const Tensor& weights_BTHT, bool is_softmax)> weights = {};
-  // The outputs of heads before the projection that joins them, gates included; what it returns goes on in their place.
+  // Called with the outputs of the heads, after their gates and before the output projection. What it returns is used in their place.
   std::function<Var(std::string_view path, const Var& y_BTHV)> heads = {};
-  // The embedding; what it returns goes on in its place.
+  // Called with the embedding. What it returns is used in its place.
   std::function<Var(const Var& x_BTD)> embedding = {};
-  // The residual stream: "embedding" before the first layer, then behind each.
+  // Called with the residual stream: as "embedding" before the first layer, then behind each layer.
   std::function<void(std::string_view path, const Var& x_BTD)> state = {};
 };
 

@@ -1,5 +1,5 @@
-// Tokens: what a layer may use besides its input. Tokens mix only through these calls, so a layer works under every layout of
-// the sequence, in decoding, and under diagnostics, without knowing it.
+// Tokens: what a layer may use besides its input. A token sees other tokens only through these calls. So the same code of a layer also
+// works in decoding, for packed documents and under diagnostics.
 // B batch rows, T tokens here, D model width, H query heads, G key/value heads, K head width, V value width.
 #pragma once
 
@@ -29,8 +29,8 @@ class Tokens {
   const Tensor& positions() const { return data_.positions; }  // [B, T] i32
   const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
   const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
-  // The same for the CPU, row by row, empty without documents. A device is waited for at most once, and not at all for what the caller
-  // had there (TokenData).
+  // The same on the CPU, row by row; empty without documents. A GPU is waited for at most once, and not at all if the caller gave the
+  // CPU's copy (TokenData).
   std::span<const int32_t> cpu_positions() const;
   std::span<const int32_t> cpu_documents() const;
   std::span<const int32_t> cpu_document_positions() const;
@@ -38,38 +38,38 @@ class Tokens {
   bool is_training() const { return options_.is_training; }
   bool is_decoding() const { return options_.cache != nullptr; }
 
-  // The softmax core over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Documents are kept
-  // apart when they are given. `mask` and the rest as in weft/ops/attention.h. `sink`: score of a place beside the keys that the caller
-  // merges afterwards, [B, T, H] or what expands to it; it changes only what is observed.
+  // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
+  // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it.
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {},
                             const Var& sink = {});
-  // attend() of some of the heads that nobody observes; observe() of all heads goes with it, lse undefined.
+  // For a mixer that computes its heads in several parts. attend_part() is attend() without reports to diagnostics and probes. The mixer
+  // reports once, by observe() with the queries, keys and values of all heads; its `lse` may then be undefined.
   std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
                                  ops::AttentionOptions options);
   void observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH, ops::AttentionOptions options,
                const Var& sink);
-  // The same of a mixer that makes its weights itself (pairs.h), each where it is wanted: statistics of all T keys; weights [B, T, H, T].
+  // For a mixer that computes its weights itself: statistics over all T keys if takes_reports(), weights [B, T, H, T] if shows_weights().
   bool shows_weights() const;
   void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
   void show_weights(const Tensor& weights_BTHT, bool is_softmax) const;
-  // The outputs of heads, as every mixer passes them before it joins them: a probe may change them.
+  // A mixer passes the outputs of its heads through here and joins what this returns: a probe may mask heads.
   Var heads(const Var& y_BTHV) const;
   // The embedding and later states of the residual stream, for a probe; it may change the first.
   Var embedding(const Var& x_BTD) const;
   void show_state(std::string_view name, const Var& x_BTD) const;
-  // attend() whose values are the first `value_width` channels of the keys, so that decoding keeps the keys alone.
+  // attend() with the first `value_width` channels of the keys as values. The cache of a decoding then holds the keys only.
   std::array<Var, 2> attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
                                  ops::AttentionOptions options = {});
   // attend() of the queries q [1, n, H, K] of the tokens `which` of one batch row, on its k and v. Not in decoding, no dropout.
   std::array<Var, 2> attend_some(const Var& q_1NHK, const Var& k_1TGK, const Var& v_1TGV, int64_t row,
                                  std::span<const int32_t> which, ops::AttentionOptions options = {});
-  // For mixers that read pairs by themselves: [B, T, ...] of these tokens and, in decoding, of all before them, S in all; token t of
-  // these is number S - T + t. It costs a copy of every token on every rank: attend() does not.
+  // For mixers that compute scores of pairs themselves: the values [B, S, ...] of these T tokens and, in decoding, of all tokens before
+  // them. Token t of these is number S - T + t. Every rank holds a copy of every token, which attend() avoids.
   std::vector<Var> gather(std::span<const Var> values);
   // Of the S gathered tokens: position within the document, [B, S] i32.
   Tensor gathered_positions() const;
-  // Which of the first `num_keys` gathered tokens the tokens [begin, end) of these see: causal, of their document, the last `window`
-  // (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative: tokens before these.
+  // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
+  // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
   Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
   // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t. x [B, T, ...].
   Var scan(const Var& x);

@@ -5,19 +5,20 @@
 
 namespace weft {
 
-// Mixture of attention heads (MoA, 2210.05144): each expert has its own query and output projection; one key and value head is shared.
+// Mixture of attention heads (MoA, 2210.05144). Each expert is a head with its own query and output projection. All experts share one key
+// and one value head.
 struct MoaOptions {
   int64_t experts = 1, active = 1;
   int64_t head_dim = 0;  // 0: dim / active
   bool has_noise = false;
-  bool is_detached = true;  // weights p / sum of the chosen p without gradient through the sum, as published
+  bool is_detached = true;  // weights are p / (sum of the chosen p); no gradient goes through the sum, as published
   double balance_loss = 0.01, z_loss = 0.001;
-  bool is_dense = false;  // every expert on every token, and most of it thrown away: exact to the bit, saves nothing
+  bool is_dense = false;  // computes every expert for every token, which saves nothing but is exact to the bit
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Attention side of UMoE (2505.07260): attention mixes the tokens' own states, and an expert, a small feed-forward network, reads
-// each mixture; a shared expert reads one more. The feed-forward side (FfnKind::umoe) runs the same experts.
+// Attention side of UMoE (2505.07260). Attention computes weighted sums of the tokens' states, and an expert reads each sum. Experts are
+// small feed-forward networks. A shared expert reads one more sum. The feed-forward side (FfnKind::umoe) uses the same experts.
 struct UmoeOptions {
   int64_t experts = 1, active = 1;
   int64_t head_dim = 0;     // of queries and keys; 0: dim / 4

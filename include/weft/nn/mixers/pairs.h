@@ -1,13 +1,13 @@
-// Mixers whose score is not one inner product of a query and a key. They compute tiles of pairs with plain operations: time is that of
-// materialised attention; memory grows with T, except where noted.
+// Mixers whose score is not an inner product of a query and a key. They compute the scores in tiles of queries, with plain operations. They
+// take as long as attention with a materialised matrix. Their memory grows with T, except where noted.
 #pragma once
 
 #include "weft/nn/mixer.h"
 
 namespace weft {
 
-// Token-aware phase (TAPA, 2509.12635): A cos(2 pi |i - j|^power phi), A and phi inner products of two parts of the channels; no
-// rotation, no parameters.
+// Token-aware phase (TAPA, 2509.12635): scores A cos(2 pi |i - j|^power phi). A is the inner product of one part of the channels of query
+// and key, phi that of the other part. There is no rotation and no further parameter.
 struct TapaOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   double amplitude_share = 0.5;  // of the channels of a head
@@ -24,7 +24,7 @@ struct NeuralOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Depthwise convolution of q, k and v over time, and Transformer-XL's relative positions (RCMHA, 2308.03429).
+// Queries, keys and values go through a depthwise convolution over time. Positions are relative, as in Transformer-XL (RCMHA, 2308.03429).
 struct RcmhaOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t kernel = 3;  // tokens, this one included
@@ -32,11 +32,11 @@ struct RcmhaOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// A learned bias per head and distance, in buckets that grow with distance (T5, 1910.10683); in place of rotation.
+// A learned bias per head and bucket of distances, in place of rotation (T5, 1910.10683). Buckets of larger distances are wider.
 struct RelativeBiasOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
-  int64_t buckets = 32,
-          max_distance = 128;  // half of the buckets hold one distance each; beyond max_distance all are in the last
+  int64_t buckets = 32;        // half of them hold one distance each
+  int64_t max_distance = 128;  // all larger distances are in the last bucket
   int64_t window = 0;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
