@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "src/core/file_lock.h"
 #include "src/io/internal/posix.h"
 #include "weft/core/error.h"
 
@@ -20,16 +21,41 @@ using internal::fail_errno;
 using internal::folder_of;
 using internal::open_descriptor;
 
+namespace {
+
+// Several writers of one small file take turns; the last one's content stays.
+constexpr double kPatience_s = 10;
+
+struct Held {
+  int descriptor = -1;
+  ~Held() { close_quietly(descriptor); }
+};
+
+int open_aside(const std::string& path) {
+  int descriptor = open_locked(path, kPatience_s);
+  if (descriptor < 0 && errno == EWOULDBLOCK)
+    fail(str("open ", path, ": another writer has held it for ", kPatience_s, " seconds"),
+         "wait until the other process or thread has written it, or write to another name");
+  if (descriptor < 0) fail_errno("open", path, errno);
+  if (::ftruncate(descriptor, 0) == 0) return descriptor;  // what a killed writer left
+  int code = errno;
+  close_quietly(descriptor);
+  fail_errno("truncate", path, code);
+}
+
+}  // namespace
+
 FileWriter::FileWriter(std::string path, Placement placement)
     : path_(std::move(path)),
       written_path_(placement == Placement::aside ? path_ + ".partial" : path_),
       placement_(placement),
-      descriptor_(open_descriptor(written_path_, O_WRONLY | O_CREAT | O_TRUNC)) {}
+      descriptor_(placement == Placement::aside ? open_aside(written_path_)
+                                                : open_descriptor(written_path_, O_WRONLY | O_CREAT | O_TRUNC)) {}
 
 FileWriter::~FileWriter() {
   if (descriptor_ < 0) return;
+  ::unlink(written_path_.c_str());  // before the lock ends: afterwards the name may be another writer's
   close_quietly(descriptor_);
-  ::unlink(written_path_.c_str());
 }
 
 void FileWriter::write(std::string_view bytes) {
@@ -43,14 +69,14 @@ void FileWriter::write(std::string_view bytes) {
 
 FileDigest FileWriter::commit() {
   if (::fsync(descriptor_) != 0) fail_errno("sync", path_, errno, str(" (after ", size_, " bytes)"));
-  // Some file systems report a full disk only here.
-  if (::close(descriptor_) != 0) {
+  // Some file systems report a full disk only when it is closed. A copy keeps the lock until the name is given.
+  const Held lock{::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0)};
+  if (lock.descriptor < 0) fail_errno("close", path_, errno);
+  if (::close(std::exchange(descriptor_, -1)) != 0) {
     int code = errno;
     ::unlink(written_path_.c_str());
-    descriptor_ = -1;
     fail_errno("close", path_, code, str(" (after ", size_, " bytes)"));
   }
-  descriptor_ = -1;
   if (placement_ == Placement::aside) {
     if (::rename(written_path_.c_str(), path_.c_str()) != 0) {
       int code = errno;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <thread>
 
 #include "tests/io/faults.h"
 #include "tests/io/temp_folder.h"
@@ -149,6 +150,55 @@ TEST(Files, LimitOnTheFileSizeIsAnErrorToo) {
               return 4;
             }));
   EXPECT_EQ(read_file(path), "old");
+  EXPECT_EQ(list_folder(folder.path()).size(), 1u);
+}
+
+// Many processes and threads write one file at once: each content is whole, and nothing is left beside it.
+TEST(Files, WritersOfOneFileTakeTurns) {
+  TempFolder folder;
+  std::string path = folder / "a.txt";
+  std::vector<pid_t> children;
+  for (char c = 'a'; c < 'e'; ++c) {
+    pid_t child = ::fork();
+    if (child != 0) {
+      children.push_back(child);
+      continue;
+    }
+    int code = 0;
+    try {
+      for (int i = 0; i < 25; ++i)
+        write_file_atomically(path, std::string(static_cast<size_t>(1000 * (c - 'a' + 1)), c));
+    } catch (const Error&) { code = 1; }
+    ::_exit(code);
+  }
+  auto write = [&](char c) {
+    for (int i = 0; i < 25; ++i) {
+      write_file_atomically(path, std::string(500, c));
+      std::string found = read_file(path);
+      EXPECT_EQ(found, std::string(found.size(), found[0]));
+    }
+  };
+  std::thread one(write, 'x'), two(write, 'y');
+  one.join();
+  two.join();
+  for (pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+  }
+  EXPECT_EQ(list_folder(folder.path()), std::vector<std::string>{"a.txt"});
+}
+
+TEST(Files, APartialFileOfAKilledWriterIsWrittenAnew) {
+  TempFolder folder;
+  EXPECT_EQ(-1, in_child([&] {
+    FileWriter writer(folder / "a.txt");
+    writer.write(std::string(1000, 'x'));
+    return ::kill(::getpid(), SIGKILL);
+  }));
+  EXPECT_EQ(list_folder(folder.path()), std::vector<std::string>{"a.txt.partial"});
+  write_file_atomically(folder / "a.txt", "new");
+  EXPECT_EQ(read_file(folder / "a.txt"), "new");
   EXPECT_EQ(list_folder(folder.path()).size(), 1u);
 }
 

@@ -41,7 +41,8 @@ struct FileDigest {
 
 // Writes a file from front to back. `aside` writes to path + ".partial", and commit() renames it; `in_place` is for
 // files of a folder that is itself written aside. Destroyed without commit(), it removes what it wrote and keeps the
-// old file.
+// old file. Several `aside` writers of one path, also in other processes, take turns: each waits for the one before,
+// and is an Error after 10 seconds.
 class FileWriter {
  public:
   enum class Placement { aside, in_place };
