@@ -41,12 +41,16 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   file.tensors_ = std::move(header.tensors);
   file.metadata_ = std::move(header.metadata);
   for (size_t i = 0; i < file.tensors_.size(); ++i) file.index_.emplace(file.tensors_[i].name, i);
+  for (const auto& [key, value] : file.metadata_)
+    if (key != "format" && file.index_.contains(value) && !file.index_.contains(key)) file.aliases_.emplace(key, value);
   return file;
 }
 
 const TensorEntry* SafetensorsFile::find(std::string_view name) const {
   auto at = index_.find(name);
-  return at == index_.end() ? nullptr : &tensors_[at->second];
+  if (at != index_.end()) return &tensors_[at->second];
+  auto alias = aliases_.find(name);
+  return alias == aliases_.end() ? nullptr : &tensors_[index_.find(alias->second)->second];
 }
 
 const TensorEntry& SafetensorsFile::loadable(std::string_view name) const {
@@ -82,27 +86,61 @@ Tensor SafetensorsFile::map(std::string_view name) const {
   return Tensor::borrow(file_->data() + entry.offset, Shape(entry.shape), dtype, file_);
 }
 
-FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                             const SafetensorsOptions& options) {
+namespace {
+
+void check_writable(const NamedTensor& named, const std::string& path) {
+  const Tensor& t = named.tensor;
+  WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"),
+             "use another name");
+  WEFT_CHECK(t.defined() && t.is_contiguous(),
+             str("safetensors ", path, ": tensor '", named.name, "' is ",
+                 t.defined() ? str(t, t.is_contiguous() ? "" : ", not contiguous") : std::string("undefined")),
+             "give row-major tensors");
+  if (t.dtype() != kBool) return;
+  Tensor here = t.cpu();
+  const auto* bytes = static_cast<const unsigned char*>(here.raw());
+  const auto* bad = std::find_if(bytes, bytes + here.num_bytes(), [](unsigned char byte) { return byte > 1; });
+  WEFT_CHECK(
+      bad == bytes + here.num_bytes(),
+      str("safetensors ", path, ": BOOL tensor '", named.name, "' holds ", static_cast<int>(*bad), " at ", bad - bytes),
+      "give 0 and 1, or a uint8 tensor");
+}
+
+// The tensors to write, in their order; `aliases` gets the names that are the same memory, shape and dtype as one of these.
+std::vector<const NamedTensor*> written_tensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                                                std::map<std::string, std::string>& aliases) {
   std::vector<const NamedTensor*> order;
   std::set<std::string_view> names;
-  std::set<std::tuple<const void*, size_t, DType>> memory;
+  std::map<std::tuple<const void*, std::vector<int64_t>, DType>, const NamedTensor*> memory;
   for (const NamedTensor& named : tensors) {
     const Tensor& t = named.tensor;
     WEFT_CHECK(names.insert(named.name).second,
                str("safetensors ", path, ": the name '", named.name, "' is given twice"), "give unique names");
-    WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"),
-               "use another name");
-    WEFT_CHECK(t.defined() && t.is_contiguous(),
-               str("safetensors ", path, ": tensor '", named.name, "' is ",
-                   t.defined() ? str(t, t.is_contiguous() ? "" : ", not contiguous") : std::string("undefined")),
-               "give row-major tensors");
-    if (t.num_bytes() == 0 || memory.emplace(t.raw(), t.num_bytes(), t.dtype()).second) order.push_back(&named);
+    check_writable(named, path);
+    auto [first, is_new] =
+        memory.try_emplace({t.raw(), std::vector<int64_t>(t.shape().begin(), t.shape().end()), t.dtype()}, &named);
+    if (is_new || t.num_bytes() == 0) order.push_back(&named);
+    else aliases.emplace(named.name, first->second->name);
   }
   std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
     return std::pair(-static_cast<int>(size_of(a->tensor.dtype())), std::string_view(a->name)) <
            std::pair(-static_cast<int>(size_of(b->tensor.dtype())), std::string_view(b->name));
   });
+  return order;
+}
+
+}  // namespace
+
+FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                             const SafetensorsOptions& options) {
+  std::map<std::string, std::string> metadata = options.metadata, aliases;
+  metadata.emplace("format", "pt");
+  std::vector<const NamedTensor*> order = written_tensors(path, tensors, aliases);
+  for (const auto& [name, written] : aliases)
+    WEFT_CHECK(metadata.emplace(name, written).second,
+               str("safetensors ", path, ": '", name, "' is the same memory as '", written,
+                   "', which the metadata would say under a key that it has already"),
+               "give the tensor or the metadata another name, or a copy of the tensor");
 
   std::vector<TensorEntry> entries;
   uint64_t offset = 0;
@@ -116,11 +154,13 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
                        .is_loadable = true});
     offset += t.num_bytes();
   }
-  std::map<std::string, std::string> metadata = options.metadata;
-  metadata.emplace("format", "pt");
   std::string header = internal::make_safetensors_header(entries, metadata);
   header.append((8 - header.size() % 8) % 8, ' ');
   uint64_t length = header.size();
+  WEFT_CHECK(length <= internal::kMaxHeaderBytes,
+             str("safetensors ", path, ": the header of ", order.size(), " tensors would have ", length,
+                 " bytes, and no reader takes more than ", internal::kMaxHeaderBytes),
+             "write several files, or shorter names and metadata");
 
   FileWriter writer(path, options.placement);
   writer.write({reinterpret_cast<const char*>(&length), sizeof length});

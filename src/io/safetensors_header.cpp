@@ -18,7 +18,6 @@ namespace weft::io::internal {
 
 namespace {
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr uint64_t kPrefixBytes = 8;
 constexpr std::string_view kDamaged = "the file is damaged or no safetensors file; fetch or write it again";
 

@@ -98,14 +98,81 @@ TEST(Safetensors, SortsByElementSizeThenNameAndAlignsData) {
   EXPECT_EQ(file.tensors()[0].offset % 8, 0u);
 }
 
-TEST(Safetensors, WritesTiedWeightsOnceUnderTheFirstName) {
+TEST(Safetensors, WritesTiedWeightsOnceAndFindsThemByEveryName) {
   TempFolder folder;
   Tensor w = test::random_normal({3, 4}, "tied");
-  write_safetensors(folder / "t", {{"embed", w}, {"head", w}, {"part", w.slice(0, 0, 1)}});
+  write_safetensors(folder / "t", {{"embed", w}, {"head", w}, {"third", w}, {"part", w.slice(0, 0, 1)}});
   SafetensorsFile file = SafetensorsFile::open(folder / "t");
   EXPECT_EQ(file.tensors().size(), 2u);
-  EXPECT_TRUE(file.find("embed"));
-  EXPECT_FALSE(file.find("head"));
+  EXPECT_EQ(file.metadata().at("head"), "embed") << "as common writers say it";
+  EXPECT_EQ(file.aliases().size(), 2u);
+  for (const char* name : {"embed", "head", "third"}) {
+    expect_same<float>(file.load(name), w);
+    expect_same<float>(file.map(name), w);
+  }
+  Tensor embed = Tensor::zeros({3, 4}), head = Tensor::zeros({3, 4}), part = Tensor::zeros({1, 4});
+  LoadReport report =
+      load_into(file, {{"embed", embed}, {"head", head}, {"third", embed}, {"part", part}}, LoadRule::exact);
+  EXPECT_EQ(report.loaded.size(), 4u);
+  expect_same<float>(embed, w);
+  expect_same<float>(head, w);
+}
+
+// Of shared memory nothing is dropped: a view of another shape, dtype or place is a tensor of its own.
+TEST(Safetensors, WritesEveryViewOfSharedMemory) {
+  TempFolder folder;
+  Tensor w = test::random_normal({4, 6}, "shared");
+  std::vector<NamedTensor> tensors = {{"w", w},
+                                      {"flat", w.reshape({24})},
+                                      {"turned", w.reshape({6, 4})},
+                                      {"first", w.slice(0, 0, 2)},
+                                      {"overlapping", w.slice(0, 1, 3)},
+                                      {"again", w.slice(0, 1, 3)},
+                                      {"empty", w.slice(0, 0, 0)},
+                                      {"empty too", w.slice(0, 0, 0)}};
+  write_safetensors(folder / "v", tensors);
+  SafetensorsFile file = SafetensorsFile::open(folder / "v");
+  EXPECT_EQ(file.tensors().size(), 7u);
+  for (const NamedTensor& named : tensors) expect_same<float>(file.load(named.name), named.tensor);
+  EXPECT_EQ(file.aliases().begin()->second, "overlapping");
+}
+
+TEST(Safetensors, SecondNamesNeverTakeThePlaceOfMetadata) {
+  TempFolder folder;
+  Tensor w = Tensor::from({1.0f}, {1});
+  expect_parts(error_of([&] {
+                 write_safetensors(folder / "x", {{"a", w}, {"format", w}});
+               }),
+               {"'format' is the same memory as 'a'", "another name"});
+  expect_parts(error_of([&] {
+                 write_safetensors(folder / "x", {{"a", w}, {"b", w}}, {.metadata = {{"b", "mine"}}});
+               }),
+               {"'b' is the same memory as 'a'", "already"});
+  EXPECT_FALSE(file_exists(folder / "x"));
+  write_safetensors(folder / "y", {{"pt", w}}, {.metadata = {{"step", "12"}}});
+  SafetensorsFile file = SafetensorsFile::open(folder / "y");
+  EXPECT_FALSE(file.find("format"));
+  EXPECT_FALSE(file.find("step"));
+}
+
+// One byte too many for a reader is an error that leaves nothing behind.
+TEST(Safetensors, RefusesHeadersThatNoReaderTakes) {
+  TempFolder folder;
+  Tensor w = Tensor::from({1.0f}, {1});
+  auto with_text = [&](size_t size) {
+    write_safetensors(folder / "x", {{"w", w}}, {.metadata = {{"text", std::string(size, 'a')}}});
+  };
+  with_text(0);
+  std::string file = read_file(folder / "x");
+  const size_t without_padding = file.find_last_of('}') + 1 - 8, most = 100'000'000 - without_padding;
+  remove_folder(folder / "x");
+  expect_parts(error_of([&] { with_text(most + 1); }),
+               {"x", "header of 1 tensors would have 100000008 bytes", "more than 100000000", "write several files"});
+  EXPECT_TRUE(list_folder(folder.path()).empty());
+  auto bad = static_cast<uint8_t>(2);
+  Tensor truth = Tensor::borrow(&bad, {1}, kBool, nullptr);
+  expect_parts(error_of([&] { write_safetensors(folder / "x", {{"b", truth}}); }), {"BOOL tensor 'b' holds 2"});
+  EXPECT_TRUE(list_folder(folder.path()).empty());
 }
 
 TEST(Safetensors, MappedTensorsOutliveTheFileObjectAndNeverWriteToIt) {

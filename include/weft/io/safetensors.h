@@ -41,7 +41,9 @@ class SafetensorsFile {
   const std::string& path() const { return file_->path(); }
   const std::vector<TensorEntry>& tensors() const { return tensors_; }  // in the order of their data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const TensorEntry* find(std::string_view name) const;  // nullptr if absent
+  // Second names of tensors (tied weights): metadata whose key is no tensor and whose value is the name of one.
+  const std::map<std::string, std::string, std::less<>>& aliases() const { return aliases_; }
+  const TensorEntry* find(std::string_view name) const;  // also by a second name; nullptr if absent
   std::string_view bytes(const TensorEntry& entry) const { return file_->bytes().substr(entry.offset, entry.size); }
   std::string_view file_bytes() const { return file_->bytes(); }
 
@@ -58,6 +60,7 @@ class SafetensorsFile {
   std::shared_ptr<MappedFile> file_;
   std::vector<TensorEntry> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
+  std::map<std::string, std::string, std::less<>> aliases_;
   std::map<std::string, std::string> metadata_;
 };
 
@@ -71,8 +74,9 @@ std::string to_string(const LoadReport& report);  // "12 loaded; 1 missing: head
 enum class LoadRule { exact, partial };
 
 // Copies the file's tensors into the memory of the targets with the same name, shape and dtype. `exact`: an Error with
-// the report unless everything matches, and then no target is changed. `partial`: loads what matches. A target that is
-// absent from the file but shares its memory with one that is there (tied weights) counts as loaded.
+// the report unless everything matches, and then no target is changed. `partial`: loads what matches. A target is loaded
+// by its second name in the file too; one that is absent but shares its memory with one that is there (tied weights)
+// counts as loaded.
 LoadReport load_into(const SafetensorsFile& file, const std::vector<NamedTensor>& targets, LoadRule rule);
 
 struct SafetensorsOptions {
@@ -80,8 +84,11 @@ struct SafetensorsOptions {
   FileWriter::Placement placement = FileWriter::Placement::aside;
 };
 
-// Writes contiguous CPU tensors: by descending element size, then by name. Tensors that are the same memory (tied
-// weights) are written once, under the name given first. Returns the file's size and XXH3-64.
+// Writes contiguous tensors: by descending element size, then by name. Tensors that are the same memory, shape and dtype
+// (tied weights) are written once, under the name given first, and the metadata maps every other name to it, as common
+// writers do. Views that share memory otherwise are written in full, each. Error before anything is written on what no
+// reader takes: a header of more than 100 MB, texts that are not UTF-8, BOOL bytes other than 0 and 1. Returns the file's
+// size and XXH3-64.
 FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                              const SafetensorsOptions& options = {});
 

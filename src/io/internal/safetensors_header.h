@@ -10,6 +10,9 @@
 
 namespace weft::io::internal {
 
+// What the format allows the JSON text with its padding.
+inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+
 struct SafetensorsHeader {
   std::vector<TensorEntry> tensors;  // by offset
   std::map<std::string, std::string> metadata;
