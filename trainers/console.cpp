@@ -9,6 +9,7 @@
 
 #include "trainers/live_lines.h"
 #include "weft/core/error.h"
+#include "weft/data/tokenizer.h"
 
 namespace weft::cli {
 
@@ -38,7 +39,8 @@ Console::Console(Verbosity verbosity, bool is_json) : verbosity_(verbosity), is_
 
 void Console::result(std::string_view text) {
   if (lines_) lines_->clear();
-  WEFT_CHECK(write_all(STDOUT_FILENO, text), str("cannot write the result to standard output: ", std::strerror(errno)),
+  WEFT_CHECK(write_all(STDOUT_FILENO, is_json_ ? std::string(text) : data::show_utf8(text)),
+             str("cannot write the result to standard output: ", std::strerror(errno)),
              "make room there or name another place");
 }
 
@@ -48,16 +50,16 @@ void Console::write_line(std::string_view line) {
 }
 
 void Console::message(std::string_view line) {
-  if (verbosity_ != Verbosity::quiet) write_line(line);
+  if (verbosity_ != Verbosity::quiet) write_line(data::show_utf8(line));
 }
 
 void Console::detail(std::string_view line) {
-  if (verbosity_ == Verbosity::verbose) write_line(line);
+  if (verbosity_ == Verbosity::verbose) write_line(data::show_utf8(line));
 }
 
 void Console::error(std::string_view text) {
   const char* label = is_rich_terminal(STDERR_FILENO) ? "\x1b[1;31merror:\x1b[0m " : "error: ";
-  write_line(label + std::string(text));
+  write_line(label + data::show_utf8(text));
 }
 
 }  // namespace weft::cli

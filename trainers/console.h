@@ -10,11 +10,12 @@ class LiveLines;
 
 enum class Verbosity { quiet, normal, verbose };
 
+// Texts are shown by data::show_utf8(), so that no name, prompt or sample can command a terminal; JSON has escapes of its own.
 class Console {
  public:
   Console(Verbosity verbosity, bool is_json);
 
-  void result(std::string_view text);   // as it is, on stdout
+  void result(std::string_view text);   // on stdout
   void message(std::string_view line);  // on stderr; not with --quiet
   void detail(std::string_view line);   // on stderr; only with --verbose
   void error(std::string_view text);    // "error: text" on stderr, red on a terminal; always

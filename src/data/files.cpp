@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
+#include "src/core/file_lock.h"
 #include "weft/core/error.h"
 
 namespace weft::data {
@@ -17,6 +19,7 @@ namespace weft::data {
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
+constexpr double kPatience_s = 10;  // writers of a small file take turns
 
 std::string reason() { return std::strerror(errno); }
 
@@ -59,19 +62,37 @@ void sync_folder(const std::string& path) {
 
 }  // namespace
 
-std::string read_file(const std::string& path, size_t max_bytes) {
-  size_t size = 0;
-  Descriptor file = open_regular(path, size);
-  WEFT_CHECK(size <= max_bytes, str(path, " has ", size, " bytes, more than the ", max_bytes, " such a file may have"),
-             "check that this is the right file");
-  std::string content(size, '\0');
-  for (size_t done = 0; done < size;) {
-    ssize_t got = ::read(file.number, content.data() + done, size - done);
-    if (got < 0 && errno == EINTR) continue;
-    WEFT_CHECK(got > 0, str("cannot read ", path, " at byte ", done, ": ", got == 0 ? "it became shorter" : reason()),
-               "check the disk");
-    done += static_cast<size_t>(got);
+InputFile::InputFile(const std::string& path) : path_(path) {
+  Descriptor opened = open_regular(path, size_);
+  file_ = std::exchange(opened.number, -1);
+}
+
+InputFile::~InputFile() {
+  if (file_ >= 0) ::close(file_);
+}
+
+size_t InputFile::read(void* to, size_t num_bytes) {
+  size_t got = 0;
+  while (got < num_bytes) {
+    ssize_t n = ::read(file_, static_cast<char*>(to) + got, std::min(num_bytes - got, size_t{1} << 30));
+    if (n < 0 && errno == EINTR) continue;
+    WEFT_CHECK(n >= 0, str("cannot read ", path_, " at byte ", done_ + got, ": ", reason()), "check the disk");
+    if (n == 0) break;
+    got += static_cast<size_t>(n);
   }
+  done_ += got;
+  return got;
+}
+
+std::string read_file(const std::string& path, size_t max_bytes) {
+  InputFile file(path);
+  WEFT_CHECK(file.size() <= max_bytes,
+             str(path, " has ", file.size(), " bytes, more than the ", max_bytes, " such a file may have"),
+             "check that this is the right file");
+  std::string content(file.size(), '\0');
+  size_t got = file.read(content.data(), content.size());
+  WEFT_CHECK(got == content.size(), str("cannot read ", path, " at byte ", got, ": it became shorter"),
+             "check the disk");
   return content;
 }
 
@@ -95,17 +116,20 @@ MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-AsideFile::AsideFile(std::string path) : path_(std::move(path)), partial_(path_ + ".partial") {
-  file_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  WEFT_CHECK(file_ >= 0, str("cannot create ", partial_, ": ", reason()),
+AsideFile::AsideFile(std::string path, double patience_s) : path_(std::move(path)), partial_(path_ + ".partial") {
+  file_ = open_locked(partial_, patience_s);
+  WEFT_CHECK(file_ >= 0 || errno != EWOULDBLOCK, str("cannot write ", path_, ": another process is writing it"),
+             "wait until it is done, or choose another name");
+  // What a killed writer left goes away here.
+  WEFT_CHECK(file_ >= 0 && ::ftruncate(file_, 0) == 0, str("cannot create ", partial_, ": ", reason()),
              "check that the folder exists and is writable");
   buffer_.reserve(kBufferBytes);
 }
 
 AsideFile::~AsideFile() {
   if (file_ < 0) return;
+  ::unlink(partial_.c_str());  // before the lock ends: afterwards the name may be another writer's
   ::close(file_);
-  ::unlink(partial_.c_str());
 }
 
 void AsideFile::write(const void* bytes, size_t num_bytes) {
@@ -130,6 +154,9 @@ void AsideFile::commit() {
   flush();
   WEFT_CHECK(::fsync(file_) == 0, str("cannot write ", partial_, " to the disk: ", reason()),
              "free some disk space or choose another folder");
+  const Descriptor lock{::fcntl(file_, F_DUPFD_CLOEXEC, 0)};  // held until the name is given
+  WEFT_CHECK(lock.number >= 0, str("cannot write ", path_, ": ", reason()),
+             "raise the limit on open files (ulimit -n)");
   int closed = ::close(std::exchange(file_, -1));
   bool is_renamed = closed == 0 && ::rename(partial_.c_str(), path_.c_str()) == 0;
   std::string why = is_renamed ? "" : reason();
@@ -138,8 +165,20 @@ void AsideFile::commit() {
   sync_folder(path_);
 }
 
+std::unique_ptr<FileLock> FileLock::take(const std::string& path) {
+  int file = open_locked(path, 0);
+  WEFT_CHECK(file >= 0 || errno == EWOULDBLOCK, str("cannot create ", path, ": ", reason()),
+             "check that the folder exists and is writable");
+  return file < 0 ? nullptr : std::unique_ptr<FileLock>(new FileLock(path, file));
+}
+
+FileLock::~FileLock() {
+  ::unlink(path_.c_str());  // before the lock ends: afterwards the name may be another one's
+  ::close(file_);
+}
+
 void write_file(const std::string& path, std::string_view content) {
-  AsideFile file(path);
+  AsideFile file(path, kPatience_s);
   file.write(content.data(), content.size());
   file.commit();
 }

@@ -1,10 +1,6 @@
 #include "src/data/text_source.h"
 
-#include <zlib.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -16,7 +12,6 @@ namespace weft::data {
 namespace {
 
 constexpr size_t kMaxChunkBytes = size_t{1} << 30;
-constexpr unsigned kGzipBufferBytes = 1 << 18;
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
@@ -28,45 +23,6 @@ std::string_view take_line(std::string_view& rest) {
 }
 
 }  // namespace
-
-ByteStream::ByteStream(const std::string& path) : path_(path) {
-  std::error_code code;
-  bool is_file = std::filesystem::is_regular_file(path, code);
-  WEFT_CHECK(
-      is_file,
-      str("cannot read ", path, ": ", std::filesystem::exists(path, code) ? "not a regular file" : "No such file"),
-      "give the path of a text or JSONL file");
-  file_ = ::gzopen(path.c_str(), "rb");
-  WEFT_CHECK(file_ != nullptr, str("cannot open ", path, ": ", std::strerror(errno)), "check its permissions");
-  ::gzbuffer(file_, kGzipBufferBytes);
-  is_gzip_ = ::gzdirect(file_) == 0;
-}
-
-ByteStream::~ByteStream() {
-  if (file_) ::gzclose_r(file_);
-}
-
-size_t ByteStream::read(char* to, size_t num_bytes) {
-  size_t done = 0;
-  while (done < num_bytes) {
-    auto part = static_cast<unsigned>(std::min<size_t>(num_bytes - done, 1 << 28));
-    int got = ::gzread(file_, to + done, part);
-    int code = Z_OK;
-    const char* text = ::gzerror(file_, &code);
-    // At the end of a gzip file that stops early, gzread() returns what there is and only gzerror() tells.
-    bool is_good = got >= 0 && (code == Z_OK || code == Z_STREAM_END);
-    WEFT_CHECK(is_good,
-               str("cannot read ", path_, ": ", code == Z_BUF_ERROR ? "the compressed file is truncated" : text),
-               "the file is damaged; fetch it again");
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  return done;
-}
-
-int64_t ByteStream::bytes_consumed() const {
-  return std::max<int64_t>(0, is_gzip_ ? ::gzoffset(file_) : ::gztell(file_));
-}
 
 Layout layout_of(const std::string& path, const TextOptions& options) {
   std::filesystem::path name(path);

@@ -7,28 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "src/data/byte_stream.h"
 #include "weft/data/tokenize.h"
 
-struct gzFile_s;  // zlib's
-
 namespace weft::data {
-
-// Bytes of a file, uncompressed on the way if it is gzip.
-class ByteStream {
- public:
-  explicit ByteStream(const std::string& path);
-  ~ByteStream();
-  ByteStream(const ByteStream&) = delete;
-  ByteStream& operator=(const ByteStream&) = delete;
-
-  size_t read(char* to, size_t num_bytes);  // fewer only at the end; Error on a damaged or truncated file
-  int64_t bytes_consumed() const;           // of the file as it lies on the disk
-
- private:
-  std::string path_;
-  gzFile_s* file_ = nullptr;
-  bool is_gzip_ = false;
-};
 
 // A part of one file that ends where no token and no JSONL line crosses.
 struct Chunk {

@@ -60,13 +60,26 @@ void append_utf8(std::string& out, char32_t code) {
   out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(length));
 }
 
+// Characters that a terminal takes for commands, and those that turn the direction of what follows.
+static bool commands_a_terminal(char32_t code) {
+  bool is_control = (code < 0x20 && code != U'\n' && code != U'\t') || (code >= 0x7f && code < 0xa0);
+  return is_control || (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+}
+
 std::string show_utf8(std::string_view bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
   std::string out;
   out.reserve(bytes.size());
   for (size_t at = 0; at < bytes.size();) {
     Char c = char_at(bytes, at);
-    if (c.is_valid) out.append(bytes.substr(at, c.length));
-    else out += "\xef\xbf\xbd";
+    if (!c.is_valid) {
+      out += "\xef\xbf\xbd";
+    } else if (commands_a_terminal(c.code)) {
+      out += c.code < 0x100 ? "\\x" : "\\u";
+      for (int shift = c.code < 0x100 ? 4 : 12; shift >= 0; shift -= 4) out += kDigits[c.code >> shift & 15];
+    } else {
+      out.append(bytes.substr(at, c.length));
+    }
     at += c.length;
   }
   return out;

@@ -72,6 +72,21 @@ TEST(Utf8, ShowsInvalidBytesAsReplacementCharacters) {
   EXPECT_EQ(show_utf8("\xed\xa0\x80!"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd!");  // a surrogate
 }
 
+TEST(Utf8, ShowsNothingThatATerminalWouldObey) {
+  EXPECT_EQ(show_utf8("a\nb\tc"), "a\nb\tc");
+  EXPECT_EQ(show_utf8("\x1b[2J\r\x07"), "\\x1b[2J\\x0d\\x07");
+  EXPECT_EQ(show_utf8(std::string_view("\0\x7f", 2)), "\\x00\\x7f");
+  EXPECT_EQ(show_utf8("\xc2\x9b\x31mA"), "\\x9b1mA");  // CSI as one character
+  EXPECT_EQ(show_utf8("\xe2\x80\xae|\xe2\x81\xa7"), "\\u202e|\\u2067");
+  EXPECT_EQ(show_utf8("\xc2\xa0\xe4\xb8\xad"), "\xc2\xa0\xe4\xb8\xad");
+  std::string all, shown;
+  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
+  for (char c : show_utf8(all + all)) {
+    bool is_control = (static_cast<unsigned char>(c) < 32 && c != '\n' && c != '\t') || c == 127;
+    EXPECT_FALSE(is_control) << static_cast<int>(c);
+  }
+}
+
 TEST(Utf8, CharacterBeforeEqualsForwardScan) {
   Rng rng = Rng(test::seed())["before"];
   for (uint64_t i = 0; i < 2000; ++i) {

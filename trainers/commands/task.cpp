@@ -9,6 +9,7 @@
 #include "trainers/config_error.h"
 #include "trainers/console.h"
 #include "trainers/tasks/sinks.h"
+#include "weft/data/tokenize.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
@@ -55,12 +56,18 @@ Estimate estimate(const std::vector<double>& values) {
   return e;
 }
 
+std::string text_of(const std::string& path) {
+  std::string text = io::read_file(path);
+  data::require_text(text, path);
+  return text;
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   const bool is_backcopy = options.task == "backcopy";
   tasks::Bigram bigram;
   if (is_backcopy)
     bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
-                                  : tasks::bigram_of_text(io::read_file(options.text));
+                                  : tasks::bigram_of_text(text_of(options.text));
   auto rows = nlohmann::ordered_json::array();
   std::string text;
   for (const tasks::Arm& arm : chosen(options.mixers, extensions)) {

@@ -1,12 +1,15 @@
 // Text files to token shards, on all cores.
 //   tokenize_files({"corpus.jsonl"}, *tokenizer, {.output = "data/corpus"});     // data/corpus_000000.bin ...
-// Inputs: UTF-8 text, JSONL, either of them also compressed with gzip (dictzip files are gzip).
+// Inputs: UTF-8 text, JSONL, either of them also compressed with gzip (several members and dictzip files too). What is no
+// text is refused by name: Parquet, zip, zstd, pictures, UTF-16 and the like, a zero byte anywhere, and more than a
+// quarter of invalid UTF-8 in any 64 KiB.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "weft/data/shards.h"
@@ -33,6 +36,9 @@ struct TokenizeOptions {
   int64_t chunk_bytes = 1 << 20;  // text that one thread takes at a time; does not change the result
   // Called between chunks with bytes of the input files read and their sum; an exception stops the work resumably.
   std::function<void(int64_t done, int64_t total)> progress = {};
+  bool replaces = false;  // what other inputs or another tokenizer left under this name; otherwise that is an Error
+  bool waits =
+      false;  // for another process that writes the same output, calling `progress`; otherwise that is an Error
 };
 
 struct TokenizeResult {
@@ -44,12 +50,16 @@ struct TokenizeResult {
 // Each document is followed by the tokenizer's end-of-text id if it has one; without one, only Megatron shards keep
 // documents apart, and another kind is an Error if there are several. The shards do not depend on the number of
 // threads. A call that was killed goes on behind its last full shard when it is repeated; a finished one returns what
-// is there. Error if OUTPUT.json belongs to other inputs, another tokenizer or other options.
+// is there. Error if OUTPUT.json belongs to other inputs, another tokenizer or other options (it says which), if there are
+// shards of that name without it, and if another process is writing this output.
 TokenizeResult tokenize_files(const std::vector<std::string>& inputs, const Tokenizer& tokenizer,
                               const TokenizeOptions& options);
 
 // What a finished tokenize_files() with this output left, without a look at its inputs; nothing if there is none.
 std::optional<TokenizeResult> tokenized_before(const std::string& output);
+
+// Error if `bytes`, the content of a file, are no text as above.
+void require_text(std::string_view bytes, const std::string& path);
 
 // Distinct characters of all documents, for make_character_tokenizer().
 Alphabet alphabet_of_files(const std::vector<std::string>& inputs, const TextOptions& options = {});

@@ -53,7 +53,8 @@ Alphabet load_alphabet(const std::string& path);
 // decode(encode(x)) is x for every byte string. Error (path and line or byte) on files that do not fit together.
 std::unique_ptr<Tokenizer> make_gpt2_tokenizer(const std::string& vocab_path, const std::string& merges_path);
 
-// `bytes` with every byte that is not part of valid UTF-8 replaced by U+FFFD.
+// `bytes` for people's eyes: every byte that is not part of valid UTF-8 is U+FFFD, and what a terminal would obey (control
+// characters but newline and tab, marks that turn the direction of text) is written as \x1b or \u202e.
 std::string show_utf8(std::string_view bytes);
 
 }  // namespace weft::data
