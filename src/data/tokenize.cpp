@@ -2,13 +2,17 @@
 #include "weft/data/tokenize.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "src/data/files.h"
+#include "src/data/shard_data.h"
 #include "src/data/text_source.h"
 #include "src/data/tokenize_record.h"
 #include "weft/core/error.h"
@@ -109,10 +113,14 @@ class Job {
         options.shard_tokens > 0 && (kind_ != ShardKind::header || options.shard_tokens < int64_t{1} << 31);
     WEFT_CHECK(is_size_good, str("tokenize: shard_tokens is ", options.shard_tokens),
                "use 1 to 2^31 - 1 tokens per shard");
+    WEFT_CHECK(!inputs.empty(), "tokenize: no inputs", "give at least one text or JSONL file");
+    identity_ = TokenizeIdentity(inputs, tokenizer, options, kind_, width_);
   }
 
   TokenizeResult run() {
-    open_record();
+    if (has_finished()) return record_.result;
+    std::unique_ptr<FileLock> lock = take_lock();
+    open_record();  // anew: another process may have gone on with it
     if (record_.is_complete) return record_.result;
     resume_ = record_.next;
     total_ = record_.result;
@@ -141,27 +149,69 @@ class Job {
   }
 
  private:
-  void open_record() {
-    std::string fingerprint = fingerprint_of(paths_, tokenizer_, options_, kind_, width_);
-    if (!file_exists(record_path_)) {
-      WEFT_CHECK(!file_exists(shard_path(0)),
-                 str(shard_path(0), " exists, and ", record_path_, ", which would tell what it is, does not"),
-                 "choose another output name, or delete the shards");
-      std::filesystem::path folder = std::filesystem::path(options_.output).parent_path();
-      std::error_code code;
-      if (!folder.empty())
-        std::filesystem::create_directories(folder, code);  // a failure shows when the record is written
-      record_.fingerprint = fingerprint;
-      record_.inputs = paths_;
-      record_.tokenizer = tokenizer_.name();
-      return record_.save(record_path_);
+  // Finished work is returned without a lock, which a folder that is read only would not give.
+  bool has_finished() {
+    if (!file_exists(record_path_)) return false;
+    TokenizeRecord found = TokenizeRecord::load(record_path_);
+    if (!found.is_complete || is_replaced(found)) return false;
+    adopt(std::move(found));
+    return true;
+  }
+
+  std::unique_ptr<FileLock> take_lock() {
+    std::filesystem::path folder = std::filesystem::path(options_.output).parent_path();
+    std::error_code code;
+    if (!folder.empty()) std::filesystem::create_directories(folder, code);  // a failure shows when the lock is made
+    std::unique_ptr<FileLock> lock;
+    while (!(lock = FileLock::take(options_.output + ".lock"))) {
+      WEFT_CHECK(options_.waits, str(options_.output, ": another process is writing shards of this name"),
+                 "wait until it is done, or choose another output name");
+      if (options_.progress) options_.progress(0, bytes_of_inputs());
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
-    record_ = TokenizeRecord::load(record_path_);
+    return lock;
+  }
+
+  int64_t bytes_of_inputs() const {
+    int64_t sum = 0;
+    for (const InputFacts& f : identity_.inputs) sum += f.bytes;
+    return sum;
+  }
+
+  void open_record() {
+    if (file_exists(record_path_)) {
+      TokenizeRecord found = TokenizeRecord::load(record_path_);
+      const bool has_shards = found.is_complete || !found.shard_tokens.empty();
+      if (has_shards && !is_replaced(found)) return adopt(std::move(found));
+      // What stopped before its first shard binds nobody to its inputs.
+      rebase(found, options_.output);
+      for (const std::string& shard : found.result.shards) remove_pair(shard);
+    } else if (auto left = shard_without_record()) {
+      fail(str(*left, " exists, and ", record_path_, ", which would tell what it is, does not"),
+           "choose another output name, or delete the shards");
+    }
+    record_ = {};
+    record_.identity = identity_;
+    record_.tokenizer = tokenizer_.name();
+    record_.save(record_path_);
+  }
+
+  bool is_replaced(const TokenizeRecord& found) const {
+    return options_.replaces && !difference(found.identity, identity_).empty();
+  }
+
+  static void remove_pair(const std::string& shard) {
+    remove_file(shard);
+    remove_file(megatron_index_path(shard));
+  }
+
+  // Goes on with the work of a record, or returns it.
+  void adopt(TokenizeRecord found) {
+    record_ = std::move(found);
     rebase(record_, options_.output);
-    WEFT_CHECK(
-        record_.fingerprint == fingerprint,
-        str(record_path_, " belongs to other inputs (or files changed since), another tokenizer, or other options"),
-        "choose another output name, or delete it with its shards");
+    std::string other = difference(record_.identity, identity_);
+    WEFT_CHECK(other.empty(), str(record_path_, " belongs to ", other),
+               "choose another output name, or delete it with its shards");
     WEFT_CHECK(record_.next.file < paths_.size(), str(record_path_, ": a damaged record of a tokenisation"),
                kDamagedFix);
     for (size_t i = 0; i < record_.result.shards.size(); ++i) {
@@ -174,6 +224,22 @@ class Job {
   }
 
   std::string shard_path(size_t number) const { return shard_of(options_.output, number); }
+
+  // Any OUTPUT_NNNNNN.bin or .idx: a pattern that names the new shards would name it too.
+  std::optional<std::string> shard_without_record() const {
+    std::filesystem::path output(options_.output);
+    const std::string name = output.filename().string() + "_";
+    std::error_code code;
+    for (const auto& entry : std::filesystem::directory_iterator(
+             output.has_parent_path() ? output.parent_path() : std::filesystem::path("."), code)) {
+      std::string found = entry.path().filename().string();
+      if (!found.starts_with(name) || !(found.ends_with(".bin") || found.ends_with(".idx"))) continue;
+      std::string number = found.substr(name.size(), found.size() - name.size() - 4);
+      if (number.size() >= 6 && number.find_first_not_of("0123456789") == std::string::npos)
+        return entry.path().string();
+    }
+    return std::nullopt;
+  }
 
   Encoded encode(const Chunk& chunk, Layout layout) const {
     Encoded out;
@@ -263,6 +329,7 @@ class Job {
   std::string record_path_;
   ShardKind kind_ = ShardKind::header;
   int width_ = 2;
+  TokenizeIdentity identity_;
   TokenizeRecord record_;
   TokenizeResult total_;  // documents and bytes up to here
   ResumePoint resume_;

@@ -16,10 +16,26 @@ struct ResumePoint {
   int64_t tokens = 0, document_ends = 0;  // of the chunk
 };
 
+struct InputFacts {
+  std::string path;
+  int64_t bytes = 0, modified_s = 0, modified_ns = 0;
+  bool operator==(const InputFacts&) const = default;
+};
+
+// What decides the ids of a tokenisation. Error on an input that is not there.
+struct TokenizeIdentity {
+  TokenizeIdentity() = default;
+  TokenizeIdentity(const std::vector<std::string>& inputs, const Tokenizer& tokenizer, const TokenizeOptions& options,
+                   ShardKind kind, int width);
+
+  std::vector<InputFacts> inputs;
+  std::string tokenizer_print, options_print;  // fingerprints of the parts
+  std::string fingerprint;                     // of all of it
+};
+
 struct TokenizeRecord {
-  std::string fingerprint;  // of inputs, tokenizer and options
-  std::vector<std::string> inputs;
-  std::string tokenizer;
+  TokenizeIdentity identity;
+  std::string tokenizer;              // its name
   TokenizeResult result;              // of the finished shards; `bytes` and `documents` up to the resume point
   std::vector<int64_t> shard_tokens;  // of each finished shard
   ResumePoint next;
@@ -29,7 +45,10 @@ struct TokenizeRecord {
   static TokenizeRecord load(const std::string& path);
 };
 
-std::string fingerprint_of(const std::vector<std::string>& inputs, const Tokenizer& tokenizer,
-                           const TokenizeOptions& options, ShardKind kind, int width);
+// Whether a record stands beside a file that has the name of one of its shards.
+bool is_tokenized_shard(const std::string& path);
+
+// What the work of a record was done with, seen from another identity: "other inputs: c.txt is new"; "" if they are equal.
+std::string difference(const TokenizeIdentity& recorded, const TokenizeIdentity& now);
 
 }  // namespace weft::data

@@ -1,6 +1,8 @@
 // Text, JSONL and gzip to shards: the same ids whatever the chunks, threads, shards and interruptions.
 #include "weft/data/tokenize.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -299,7 +301,199 @@ TEST(TokenizeErrors, NameTheFileAndThePlace) {
   expect_error([&] { tokenize_files({folder / "c.txt"}, tokenizer, {.output = folder / "v", .width = 3}); },
                {"width 3"});
   expect_error([&] { tokenize_files({folder / "c.txt"}, tokenizer, {.output = "/proc/nowhere/x"}); },
-               {"/proc/nowhere/x.json", "cannot create"});
+               {"/proc/nowhere/x", "cannot create"});
+}
+
+std::string gzip_of(const TempFolder& folder, std::string_view content) {
+  write_gzip(folder / "member.gz", content);
+  return read_bytes(folder / "member.gz");
+}
+
+TEST(TokenizeErrors, GzipIsGzipToItsEndOrAnError) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  int outputs = 0;
+  auto tokenize = [&](std::string_view name, const std::string& content, int64_t chunk) {
+    write_bytes(folder / name, content);
+    return ids_of(
+        tokenize_files({folder / name}, tokenizer, {.output = folder / str("out", outputs++), .chunk_bytes = chunk}));
+  };
+  std::string text = words(Rng(7), 600), one = gzip_of(folder, text), two = gzip_of(folder, "more text"),
+              nothing = gzip_of(folder, "");
+  for (int64_t chunk : {1, 100, 1 << 20}) {
+    EXPECT_EQ(tokenize("a.gz", one + two, chunk), joined(tokenizer, {text + "more text"}));
+    EXPECT_EQ(tokenize("a.gz", nothing + two + nothing, chunk), joined(tokenizer, {"more text"}));
+    EXPECT_EQ(tokenize("gzip under another name", one, chunk), joined(tokenizer, {text}));
+    for (const char* name : {"a.gz", "a.txt.gz", "a.dz", "a.jsonl.gz"})
+      for (const char* content : {"plain text", "", "\x1f"})
+        expect_error([&] { tokenize(name, content, chunk); }, {name, "is not gzip", "fetch it again"});
+    const std::string place = str("from byte ", one.size());
+    for (const std::string& junk :
+         {std::string("junk"), std::string("\n"), std::string(512, '\0'), std::string("\x1f\x8c")})
+      expect_error([&] { tokenize("a.gz", one + junk, chunk); }, {"a.gz", place, "is not gzip"});
+    for (size_t cut : {size_t{2}, size_t{9}, one.size() / 2, one.size() - 8, one.size() - 1})
+      expect_error([&] { tokenize("a.gz", one.substr(0, cut), chunk); }, {"a.gz", "truncated"});
+    expect_error([&] { tokenize("a.gz", one + two.substr(0, 12), chunk); }, {"a.gz", "truncated"});
+    std::string bad = one;
+    bad[one.size() - 6] = static_cast<char>(bad[one.size() - 6] ^ 1);  // the checksum
+    expect_error([&] { tokenize("a.gz", bad, chunk); }, {"a.gz", "damaged gzip data"});
+  }
+}
+
+TEST(TokenizeErrors, RefuseWhatIsNoTextByName) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  auto error = [&](std::string_view content, std::initializer_list<std::string_view> parts) {
+    for (bool is_packed : {false, true})
+      for (const char* name : {"in.txt", "in.jsonl"}) {
+        std::string path = folder / (std::string(name) + (is_packed ? ".gz" : ""));
+        if (is_packed) write_gzip(path, content);
+        else write_bytes(path, content);
+        expect_error([&] { tokenize_files({path}, tokenizer, {.output = folder / "out"}); }, parts);
+        expect_error([&] { alphabet_of_files({path}); }, parts);
+      }
+    expect_error([&] { require_text(content, "in.txt"); }, parts);
+  };
+  using namespace std::string_view_literals;
+  error("PAR1\x15\x04\x15"sv, {"in.", "Parquet", "JSONL"});
+  error("PK\x03\x04\x14\0"sv, {"zip archive", "unpack"});
+  error("\x89PNG\r\n\x1a\n\0\0"sv, {"PNG"});
+  error("\x28\xb5\x2f\xfd\x24"sv, {"zstd -d"});
+  error("\xfd\x37zXZ\0"sv, {"xz -d"});
+  error("BZh91AY&SYxx"sv, {"bzip2"});
+  error("%PDF-1.7\n"sv, {"PDF"});
+  error("\xff\xfeh\0i\0"sv, {"UTF-16", "iconv"});
+  error(std::string(257, 'a') + "ustar", {"tar archive"});
+  error("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"sv, {"Git LFS", "git lfs pull"});
+  error("\x88\xd8\x34\x01\x01"sv, {"token shard", ".bin"});
+  error("text with a zero\0"sv, {"byte 16 is zero"});
+  std::string late = words(Rng(8), 50000), cyrillic, binary;
+  late[200000] = '\0';
+  error(late, {"byte 200000 is zero"});
+  for (int i = 0; i < 4000; ++i) cyrillic += i % 6 ? static_cast<char>(0xc0 + i % 61) : ' ';  // KOI8-R
+  error(cyrillic, {"no UTF-8 text", "of the 4000 bytes from byte 0", "iconv"});
+  error(words(Rng(9), 50000).substr(0, 65536) + cyrillic, {"from byte 65536"});
+}
+
+TEST(Tokenize, TakesTextWithSomeInvalidBytes) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  std::string text = "\xff\xfd few bytes", latin1;
+  for (int i = 0; i < 4000; ++i) latin1 += "na\xefve caf\xe9 au lait ";
+  for (const std::string& content : {text, latin1, std::string("\xef\xbb\xbf") + "with a mark"})
+    for (int64_t chunk : {10, 1 << 20}) {
+      std::string path = folder / "in.txt";
+      write_bytes(path, content);
+      Ids ids = ids_of(tokenize_files(
+          {path}, tokenizer, {.output = folder / str("out", content.size(), "_", chunk), .chunk_bytes = chunk}));
+      EXPECT_EQ(ids, joined(tokenizer, {content}));
+    }
+  std::string chinese;
+  for (int i = 0; i < 100000; ++i) chinese += "\xe4\xb8\xad";
+  require_text(chinese, "in.txt");
+  require_text(chinese.substr(1, 200000), "cut on both sides");
+}
+
+TEST(TokenizeErrors, NameTheFileThatIsNewMissingOrChanged) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  for (const char* name : {"a.txt", "b.txt", "c.txt"}) write_bytes(folder / name, str("text of ", name));
+  std::string a = folder / "a.txt", b = folder / "b.txt", c = folder / "c.txt";
+  TokenizeOptions options{.output = folder / "out"};
+  tokenize_files({a, b}, tokenizer, options);
+  expect_error([&] { tokenize_files({a, b, c}, tokenizer, options); }, {"out.json", "c.txt is new"});
+  expect_error([&] { tokenize_files({a}, tokenizer, options); }, {"b.txt is missing"});
+  expect_error([&] { tokenize_files({b, a}, tokenizer, options); }, {"another order"});
+  write_bytes(b, "other");
+  expect_error([&] { tokenize_files({a, b}, tokenizer, options); }, {"b.txt has changed"});
+}
+
+TEST(TokenizeErrors, RefuseShardsOfTheNameWithoutTheirRecord) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  write_bytes(folder / "in.txt", "text");
+  for (const char* left : {"out_000003.bin", "out_000000.idx"}) {
+    write_bytes(folder / left, "old");
+    expect_error([&] { tokenize_files({folder / "in.txt"}, tokenizer, {.output = folder / "out"}); },
+                 {left, "exists", "delete the shards"});
+    std::filesystem::remove(folder / left);
+  }
+  write_bytes(folder / "out_more_000000.bin", "of another name");
+  EXPECT_EQ(tokenize_files({folder / "in.txt"}, tokenizer, {.output = folder / "out"}).tokens, 5);
+}
+
+// One of several processes with different texts gets the name; the others say so, or that it belongs to other inputs.
+TEST(Tokenize, IsDoneByOneProcessAtATime) {
+  EndedBytes tokenizer;
+  for (int round = 0; round < 4; ++round) {
+    TempFolder folder;
+    std::vector<pid_t> children;
+    std::vector<std::string> texts;
+    for (uint64_t i = 0; i < 4; ++i) texts.push_back(words(Rng(i), 20000));
+    for (size_t i = 0; i < texts.size(); ++i) write_bytes(folder / str("in", i), texts[i]);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      pid_t child = ::fork();
+      if (child != 0) {
+        children.push_back(child);
+        continue;
+      }
+      set_num_threads(1);
+      int code = 2;
+      try {
+        tokenize_files({folder / str("in", i)}, tokenizer,
+                       {.output = folder / "out", .shard_tokens = 3000, .chunk_bytes = 500});
+        code = 0;
+      } catch (const Error& error) {
+        std::string text = error.what();
+        bool is_clear = text.find("another process is writing") != std::string::npos ||
+                        text.find("other inputs") != std::string::npos;
+        code = is_clear ? 1 : 3;
+      }
+      ::_exit(code);
+    }
+    size_t winner = texts.size();
+    for (size_t i = 0; i < children.size(); ++i) {
+      int status = 0;
+      ::waitpid(children[i], &status, 0);
+      ASSERT_TRUE(WIFEXITED(status));
+      EXPECT_LE(WEXITSTATUS(status), 1);
+      if (WEXITSTATUS(status) != 0) continue;
+      EXPECT_EQ(winner, texts.size()) << "two processes hold one name";
+      winner = i;
+    }
+    ASSERT_LT(winner, texts.size());
+    auto result = tokenized_before(folder / "out");
+    ASSERT_TRUE(result);
+    EXPECT_EQ(ids_of(*result), joined(tokenizer, {texts[winner]}));
+    EXPECT_FALSE(std::filesystem::exists(folder / "out.lock"));
+  }
+}
+
+// Processes that want the same shards wait for the one that makes them.
+TEST(Tokenize, WaitsForTheSameWorkOfAnotherProcess) {
+  TempFolder folder;
+  EndedBytes tokenizer;
+  std::string text = words(Rng(3), 20000);
+  write_bytes(folder / "in", text);
+  TokenizeOptions options{.output = folder / "out", .shard_tokens = 3000, .chunk_bytes = 500, .waits = true};
+  std::vector<pid_t> children;
+  for (int i = 0; i < 4; ++i) {
+    pid_t child = ::fork();
+    if (child != 0) {
+      children.push_back(child);
+      continue;
+    }
+    set_num_threads(1);
+    try {
+      TokenizeResult result = tokenize_files({folder / "in"}, tokenizer, options);
+      ::_exit(ids_of(result) == joined(tokenizer, {text}) ? 0 : 1);
+    } catch (...) { ::_exit(2); }
+  }
+  for (pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+  }
 }
 
 TEST(Tokenize, EncodesTinyShakespeareWithGpt2AsAWhole) {
