@@ -41,6 +41,8 @@ ShardWriter::ShardWriter(const std::string& path, ShardKind kind, int width) {
   bool has_name = kind != ShardKind::megatron || (path.ends_with(".bin") && path.size() > 4);
   WEFT_CHECK(has_name, str("shard ", path, ": a Megatron pair needs a name that ends with .bin"),
              str("write ", path, ".bin"));
+  WEFT_CHECK(kind == ShardKind::megatron || !path.ends_with(".idx"),
+             str("shard ", path, ": the name of an index for a shard without one"), "use a name that ends with .bin");
   state_ = std::make_unique<State>(path, kind, width);
   std::vector<char> header(kind == ShardKind::header ? kHeaderBytes : 0);
   state_->file.write(header.data(), header.size());
@@ -85,7 +87,10 @@ void ShardWriter::State::end_document() {
 }
 
 void ShardWriter::end_document() {
-  if (state_->kind == ShardKind::megatron) state_->end_document();
+  WEFT_CHECK(state_->kind == ShardKind::megatron,
+             str("shard ", state_->file.path(), ": a shard of kind ", state_->kind, " keeps no index of documents"),
+             "write a Megatron pair, or an end-of-text id behind each document");
+  state_->end_document();
 }
 
 void ShardWriter::State::write_index() {
@@ -110,6 +115,15 @@ void ShardWriter::State::write_index() {
   index.commit();
 }
 
+// The new data would be read by the index of the pair that it replaces.
+static void remove_index(const std::string& path) {
+  std::string index = megatron_index_path(path);
+  if (index.empty() || !is_megatron_index(index)) return;
+  remove_file(index);
+  WEFT_CHECK(!file_exists(index), str("cannot remove ", index, ", the index of the pair that ", path, " replaces"),
+             "remove it, or choose another name");
+}
+
 void ShardWriter::close() {
   State& s = *state_;
   WEFT_CHECK(s.num_tokens > 0, str("shard ", s.file.path(), ": empty"), "a shard has at least one token");
@@ -123,6 +137,7 @@ void ShardWriter::close() {
                         static_cast<int32_t>(s.num_tokens)};
     s.file.write_at(0, words, sizeof words);
   }
+  remove_index(s.file.path());
   s.file.commit();
 }
 

@@ -4,20 +4,17 @@
 #include <glob.h>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <utility>
 
 #include "src/data/shard_data.h"
 #include "weft/core/error.h"
-#include "weft/core/parallel.h"
 
 namespace weft::data {
 
 namespace {
 
 constexpr int64_t kLargestId = int64_t{1} << 31;  // ids are int32 in batches
-constexpr int64_t kScanPiece = int64_t{1} << 22;
 
 // Calls f(pointer to the ids in their stored type). The ids of every format are aligned.
 template <class F>
@@ -155,11 +152,15 @@ std::string_view Shard::type() const { return to_string(data_->type); }
 int64_t Shard::num_tokens() const { return data_->num_tokens; }
 int64_t Shard::num_documents() const { return data_->num_documents; }
 
+static void check_range(const Shard& shard, int64_t begin, int64_t count) {
+  WEFT_CHECK(begin >= 0 && begin <= shard.num_tokens() && count <= shard.num_tokens() - begin,
+             str("shard ", shard.path(), ": tokens ", begin, " to ", begin + count, " of ", shard.num_tokens()),
+             "read inside the shard");
+}
+
 void Shard::read(int64_t begin, std::span<int32_t> out, int64_t vocab) const {
   auto count = static_cast<int64_t>(out.size());
-  WEFT_CHECK(begin >= 0 && begin <= num_tokens() && count <= num_tokens() - begin,
-             str("shard ", path(), ": tokens ", begin, " to ", begin + count, " of ", num_tokens()),
-             "read inside the shard");
+  check_range(*this, begin, count);
   auto limit = static_cast<uint64_t>(std::clamp<int64_t>(vocab, 0, kLargestId));
   with_ids(data_->type, data_->ids, [&](const auto* ids) {
     bool is_bad = false;
@@ -173,6 +174,24 @@ void Shard::read(int64_t begin, std::span<int32_t> out, int64_t vocab) const {
       if (static_cast<uint64_t>(static_cast<int64_t>(ids[i])) >= limit)
         fail_id(path(), static_cast<int64_t>(ids[i]), i, static_cast<int64_t>(limit));
   });
+}
+
+int64_t Shard::largest_id(int64_t begin, int64_t count, int64_t vocab) const {
+  check_range(*this, begin, count);
+  if (count == 0) return 0;
+  int64_t limit = std::clamp<int64_t>(vocab, 0, kLargestId), largest = 0;
+  with_ids(data_->type, data_->ids, [&](const auto* ids) {
+    auto low = ids[begin], high = ids[begin];
+    for (int64_t i = begin; i < begin + count; ++i) {
+      low = std::min(low, ids[i]);
+      high = std::max(high, ids[i]);
+    }
+    largest = static_cast<int64_t>(high);
+    if (static_cast<int64_t>(low) >= 0 && largest < limit) return;
+    for (int64_t i = begin;; ++i)
+      if (auto id = static_cast<int64_t>(ids[i]); id < 0 || id >= limit) fail_id(path(), id, i, limit);
+  });
+  return largest;
 }
 
 int64_t Shard::document_begin(int64_t document) const {
@@ -194,30 +213,6 @@ int64_t Shard::next_document(int64_t token) const {
     else low = middle + 1;
   }
   return document_begin(low);
-}
-
-int64_t check_ids(const Shard& shard, int64_t vocab) {
-  int64_t pieces = (shard.num_tokens() + kScanPiece - 1) / kScanPiece;
-  std::vector<int64_t> largest(static_cast<size_t>(pieces));
-  std::atomic<int64_t> first_bad{pieces};
-  parallel_items(pieces, [&](int64_t piece) {
-    if (piece > first_bad) return;
-    int64_t begin = piece * kScanPiece, count = std::min(kScanPiece, shard.num_tokens() - begin);
-    std::vector<int32_t> ids(static_cast<size_t>(count));
-    try {
-      shard.read(begin, ids, vocab);
-    } catch (const Error&) {
-      for (int64_t known = first_bad; piece < known && !first_bad.compare_exchange_weak(known, piece);) {}
-      return;
-    }
-    largest[static_cast<size_t>(piece)] = *std::max_element(ids.begin(), ids.end());
-  });
-  if (first_bad < pieces) {  // again, for its error: the first bad id whatever the threads did
-    int64_t begin = first_bad * kScanPiece;
-    std::vector<int32_t> ids(static_cast<size_t>(std::min(kScanPiece, shard.num_tokens() - begin)));
-    shard.read(begin, ids, vocab);
-  }
-  return *std::max_element(largest.begin(), largest.end());
 }
 
 std::vector<std::string> expand_path(const std::string& pattern) {

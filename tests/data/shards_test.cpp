@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include <csignal>
 #include <numeric>
@@ -125,6 +126,40 @@ TEST(Shards, FindPlantedBadIds) {
   expect_error([&] { Shard::open(path).read(0, std::span(out).first(1)); }, {"id 4294967295 at token 0"});
 }
 
+TEST(Shards, FindTheLargestIdOfEveryType) {
+  TempFolder folder;
+  Ids ids(3000001, 3);
+  ids[1500000] = 40000;
+  write_shard(folder / "a.bin", ShardKind::raw, 2, ids);
+  write_shard(folder / "b.bin", ShardKind::raw, 4, ids);
+  for (Shard shard : {Shard::open(folder / "a.bin", {.raw_width = 2}), Shard::open(folder / "b.bin", {.raw_width = 4}),
+                      Shard::in_memory(ids)}) {
+    EXPECT_EQ(shard.largest_id(0, shard.num_tokens(), 40001), 40000);
+    EXPECT_EQ(shard.largest_id(1500001, 1500000, 4), 3);
+    EXPECT_EQ(shard.largest_id(7, 0, 1), 0);
+    expect_error([&] { shard.largest_id(0, shard.num_tokens(), 40000); },
+                 {"id 40000 at token 1500000", "of 40000 ids"});
+    expect_error([&] { shard.largest_id(1, shard.num_tokens(), 50000); }, {"tokens 1 to 3000002"});
+  }
+  expect_error([&] { Shard::in_memory({1, -1, 5}).largest_id(0, 3, 4); }, {"id -1 at token 1"});
+}
+
+TEST(IdScan, NamesTheFileThePlaceTheIdAndTheVocabulary) {
+  TempFolder folder;
+  Ids ids(5000000, 3);
+  write_shard(folder / "good.bin", ShardKind::header, 2, ids);
+  ids[4999999] = 256;
+  write_shard(folder / "bad.bin", ShardKind::header, 2, ids);
+  Shard good = Shard::open(folder / "good.bin"), bad = Shard::open(folder / "bad.bin");
+  IdScan({good, bad}, 257).wait();
+  IdScan scan({good, bad}, 256);
+  for (int i = 0; i < 2; ++i)
+    expect_error([&] { scan.wait(); }, {"bad.bin", "id 256 at token 4999999", "vocabulary of 256 ids"});
+  expect_error([&] { scan.look(); }, {"id 256 at token 4999999"});
+  IdScan stopped(std::vector<Shard>(100, good), 256);  // its end stops it
+  stopped.look();
+}
+
 TEST(Shards, RefuseFilesThatAreDamaged) {
   TempFolder folder;
   std::string path = folder / "a.bin";
@@ -213,6 +248,80 @@ TEST(ShardWriter, SaysThatTheDiskIsFull) {
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(test::read_bytes(path).size(), 6u);
   EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+}
+
+TEST(ShardWriter, RemovesTheIndexOfThePairThatItReplaces) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  for (ShardKind kind : {ShardKind::header, ShardKind::raw}) {
+    ShardWriter pair(path, ShardKind::megatron, 2);
+    pair.append(Ids{1, 2, 3});
+    pair.end_document();
+    pair.close();
+    ASSERT_TRUE(std::filesystem::exists(folder / "a.idx"));
+    write_shard(path, kind, 2, {7, 8, 9});
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.idx")) << to_string(kind);
+    Shard shard = Shard::open(path, {.raw_width = 2});
+    EXPECT_EQ(shard.kind(), kind);
+    EXPECT_EQ(all_ids(shard), (Ids{7, 8, 9}));
+  }
+  write_bytes(folder / "a.idx", "no index of Megatron");
+  write_shard(path, ShardKind::header, 2, {7});
+  EXPECT_TRUE(std::filesystem::exists(folder / "a.idx")) << "somebody else's file";
+  expect_error([&] { ShardWriter(folder / "b.idx", ShardKind::header, 2); }, {"b.idx", "index", ".bin"});
+}
+
+TEST(ShardWriter, RefusesDocumentsWhereNoIndexKeepsThem) {
+  TempFolder folder;
+  for (ShardKind kind : {ShardKind::header, ShardKind::raw}) {
+    ShardWriter writer(folder / "a.bin", kind, 2);
+    writer.append(Ids{1});
+    expect_error([&] { writer.end_document(); }, {"a.bin", "keeps no index of documents", "Megatron"});
+  }
+}
+
+TEST(ShardWriter, RefusesASecondWriterOfOneFile) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  ShardWriter first(path, ShardKind::header, 2);
+  first.append(Ids(100000, 1));
+  expect_error([&] { ShardWriter(path, ShardKind::header, 2); }, {"a.bin", "another process is writing it"});
+  first.close();
+  write_shard(path, ShardKind::header, 2, {5});
+  EXPECT_EQ(all_ids(Shard::open(path)), (Ids{5}));
+  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+}
+
+// Writers of different content, in many processes: what stands there is one of them or the other, never both.
+TEST(ShardWriter, NeverMixesTheShardsOfSeveralProcesses) {
+  TempFolder folder;
+  std::string path = folder / "a.bin";
+  for (int round = 0; round < 3; ++round) {
+    std::vector<pid_t> children;
+    for (int32_t id = 1; id <= 4; ++id) {
+      pid_t child = ::fork();
+      if (child != 0) {
+        children.push_back(child);
+        continue;
+      }
+      int written = 0;
+      for (int i = 0; i < 10; ++i) try {
+          write_shard(path, ShardKind::header, 2, Ids(static_cast<size_t>(200000 + 1000 * id), id));
+          ++written;
+        } catch (const Error&) {}
+      ::_exit(written > 0 ? 0 : 1);
+    }
+    int num_good = 0;
+    for (pid_t child : children) {
+      int status = 0;
+      ::waitpid(child, &status, 0);
+      num_good += WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
+    EXPECT_GE(num_good, 1);
+    Ids ids = all_ids(Shard::open(path));
+    EXPECT_EQ(ids, Ids(static_cast<size_t>(200000 + 1000 * ids[0]), ids[0]));
+    EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
+  }
 }
 
 TEST(ExpandPath, SortsWhatThePatternNames) {

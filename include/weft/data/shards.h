@@ -41,6 +41,9 @@ class Shard {
   // Ids begin .. begin + out.size(). Error (path, id, place) if an id is not in [0, vocab).
   void read(int64_t begin, std::span<int32_t> out, int64_t vocab = int64_t{1} << 31) const;
 
+  // The largest of those ids, without copies; Errors as of read(). 0 for none.
+  int64_t largest_id(int64_t begin, int64_t count, int64_t vocab) const;
+
   // Documents of a Megatron pair, or those given to in_memory().
   bool has_documents() const { return num_documents() > 0; }
   int64_t num_documents() const;                   // 0: the shard does not know
@@ -58,10 +61,26 @@ class Shard {
 // Reads all ids, on all cores; Error with the first one that is not in [0, vocab). Returns the largest.
 int64_t check_ids(const Shard& shard, int64_t vocab);
 
+// The same for all shards of a run, on a thread of its own that gives way to others. Every member may throw what
+// check_ids() would: the scan ends with the first bad id.
+class IdScan {
+ public:
+  IdScan(std::vector<Shard> shards, int64_t vocab);  // begins
+  ~IdScan();                                         // stops it
+  void look() const;                                 // at what has been found so far
+  void wait() const;                                 // until all is read
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 // Files that a pattern such as data/train_*.bin names, sorted. Error if there are none.
 std::vector<std::string> expand_path(const std::string& pattern);
 
 // Writes one shard: everything goes to a file aside, and close() syncs and renames it. Without close() nothing appears.
+// A shard without an index that takes the place of a Megatron pair's data removes the old index. Error if another process
+// is writing the same path.
 class ShardWriter {
  public:
   // `width` in bytes per id, 2 or 4. Megatron: `path` is name.bin, and name.idx is written beside it.
@@ -70,7 +89,7 @@ class ShardWriter {
   ShardWriter(ShardWriter&&) noexcept;
 
   void append(std::span<const int32_t> ids);  // Error on an id that does not fit the width
-  void end_document();  // kept by megatron; the other kinds know documents only by their end-of-text id
+  void end_document();  // Megatron only: an Error for the kinds that know documents by their end-of-text id alone
   int64_t num_tokens() const;
   int64_t max_tokens() const;  // what the kind can hold
   void close();                // Error if there are no tokens
