@@ -1,5 +1,7 @@
+// Streams of shards, and how documents are marked in them.
 #include <algorithm>
 
+#include "src/data/tokenize_record.h"
 #include "weft/core/error.h"
 #include "weft/data/loader.h"
 
@@ -44,6 +46,8 @@ bool Dataset::has_documents() const {
                      [](const Shard& shard) { return shard.has_documents(); });
 }
 
+const std::vector<Shard>& Dataset::shards() const { return parts_->shards; }
+
 int64_t Dataset::next_document(int64_t token) const {
   WEFT_CHECK(token >= 0, str("dataset: token ", token), "tokens count from 0");
   if (token >= num_tokens()) return num_tokens();
@@ -62,6 +66,39 @@ Dataset Dataset::slice(int64_t begin, int64_t end) const {
   part.begin_ = begin_ + begin;
   part.end_ = begin_ + end;
   return part;
+}
+
+std::string_view to_string(DocumentRule rule) {
+  switch (rule) {
+    case DocumentRule::none: return "none";
+    case DocumentRule::ends_with_id: return "ends_with_id";
+    case DocumentRule::begins_with_id: return "begins_with_id";
+    case DocumentRule::index: return "index";
+  }
+  return "";
+}
+
+DocumentRule document_rule_of(const Dataset& dataset, std::optional<int32_t> end_of_text, int64_t vocab) {
+  const Shard& first = dataset.shards().front();
+  for (const Shard& shard : dataset.shards())
+    WEFT_CHECK(shard.kind() == first.kind() && shard.has_documents() == first.has_documents(),
+               str("data: ", first.path(), " is ", first.kind(), ", and ", shard.path(), " is ", shard.kind(),
+                   ", which marks documents in another way"),
+               "give them as two sources");
+  if (dataset.has_documents())
+    return dataset.next_document(0) < dataset.num_tokens() ? DocumentRule::index : DocumentRule::none;
+  if (!end_of_text) return DocumentRule::none;
+  auto is_end_of_text = [&](int64_t token) {
+    int32_t id = -1;
+    dataset.read(token, {&id, 1}, vocab);
+    return id == *end_of_text;
+  };
+  if (std::all_of(dataset.shards().begin(), dataset.shards().end(),
+                  [](const Shard& shard) { return is_tokenized_shard(shard.path()); }))
+    return DocumentRule::ends_with_id;
+  if (is_end_of_text(0)) return DocumentRule::begins_with_id;
+  bool ends = first.kind() == ShardKind::raw || is_end_of_text(dataset.num_tokens() - 1);
+  return ends ? DocumentRule::ends_with_id : DocumentRule::begins_with_id;
 }
 
 std::pair<Dataset, Dataset> split_tail(const Dataset& dataset, double fraction) {

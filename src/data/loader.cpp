@@ -76,6 +76,11 @@ void check_rows(const RowOptions& rows, const Dataset& dataset) {
                "use Megatron shards, or an end-of-text id");
 }
 
+RowOptions rows_of(RowOptions rows, const MixtureSource& source) {
+  rows.documents = source.documents.value_or(rows.documents);
+  return rows;
+}
+
 void check_batch(int64_t first, int64_t count) {
   WEFT_CHECK(first >= 0 && count > 0, str("loader: batch of ", count, " rows from ", first),
              "ask for at least one row from 0 on");
@@ -97,7 +102,7 @@ Loader::Loader(std::vector<MixtureSource> sources, RowOptions rows, uint64_t see
   WEFT_CHECK(!sources.empty(), "loader: no data", "give at least one dataset");
   std::vector<double> weights;
   for (const MixtureSource& source : sources) {
-    check_rows(rows, source.dataset);
+    check_rows(rows_of(rows, source), source.dataset);
     WEFT_CHECK(source.dataset.num_tokens() > rows.context,
                str("loader: dataset ", weights.size(), " has ", source.dataset.num_tokens(), " tokens, a sample needs ",
                    rows.context + 1),
@@ -135,8 +140,8 @@ Batch Loader::batch(int64_t first_sample, int64_t count) const {
   Batch batch = empty_batch(count, state_->rows.context);
   for (int64_t row = 0; row < count; ++row) {
     Place at = place(first_sample + row);
-    fill_row(batch, row, state_->sources[static_cast<size_t>(at.source)].dataset, at.begin, state_->rows.context,
-             state_->rows);
+    const MixtureSource& source = state_->sources[static_cast<size_t>(at.source)];
+    fill_row(batch, row, source.dataset, at.begin, state_->rows.context, rows_of(state_->rows, source));
   }
   return batch;
 }

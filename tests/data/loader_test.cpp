@@ -278,5 +278,82 @@ TEST(LoaderErrors, SayWhatAndHowToFix) {
   expect_error([&] { ten.read(8, out, 10); }, {"tokens 8 to 11 of 10"});
 }
 
+Shard shard_of(const TempFolder& folder, const std::string& name, ShardKind kind, const Ids& ids,
+               const std::vector<int64_t>& document_ends = {}) {
+  ShardWriter writer(folder / name, kind, 2);
+  int64_t begin = 0;
+  for (int64_t end : document_ends) {
+    writer.append(std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+    writer.end_document();
+    begin = end;
+  }
+  writer.append(std::span(ids).subspan(static_cast<size_t>(begin)));
+  writer.close();
+  return Shard::open(folder / name, {.raw_width = 2});
+}
+
+constexpr int32_t kEnd = 9;
+
+// The rule is told by format and by the two ends of a source; a source may begin and end inside a document.
+TEST(DocumentRules, AreToldByTheFormatOfTheShards) {
+  TempFolder folder;
+  auto rule = [&](ShardKind kind, const Ids& ids, std::optional<int32_t> end = kEnd) {
+    return document_rule_of(Dataset({shard_of(folder, "a.bin", kind, ids)}), end, 10);
+  };
+  const Ids begins = {9, 1, 2, 9, 3, 4}, continues = {2, 3, 9, 1, 9, 4}, ends = {1, 2, 9, 3, 9},
+            is_marked_on_both = {9, 1, 9};
+  EXPECT_EQ(rule(ShardKind::header, begins), DocumentRule::begins_with_id);
+  EXPECT_EQ(rule(ShardKind::header, continues), DocumentRule::begins_with_id) << "split inside a document";
+  EXPECT_EQ(rule(ShardKind::header, ends), DocumentRule::ends_with_id);
+  EXPECT_EQ(rule(ShardKind::header, is_marked_on_both), DocumentRule::begins_with_id);
+  EXPECT_EQ(rule(ShardKind::raw, begins), DocumentRule::begins_with_id);
+  EXPECT_EQ(rule(ShardKind::raw, continues), DocumentRule::ends_with_id);
+  EXPECT_EQ(rule(ShardKind::raw, ends), DocumentRule::ends_with_id);
+  for (ShardKind kind : {ShardKind::raw, ShardKind::header, ShardKind::megatron})
+    EXPECT_EQ(rule(kind, begins, std::nullopt), DocumentRule::none);
+  Shard pair = shard_of(folder, "b.bin", ShardKind::megatron, begins, {3});
+  EXPECT_EQ(document_rule_of(Dataset({pair}), kEnd, 10), DocumentRule::index);
+  EXPECT_EQ(document_rule_of(Dataset({shard_of(folder, "c.bin", ShardKind::megatron, begins)}), kEnd, 10),
+            DocumentRule::none);
+  expect_error(
+      [&] {
+        document_rule_of(Dataset({pair, shard_of(folder, "d.bin", ShardKind::raw, begins)}), kEnd, 10);
+      },
+      {"b.bin is megatron", "d.bin is raw", "two sources"});
+}
+
+// Shards that Weft has tokenised are known by their record, whichever of them are read.
+TEST(DocumentRules, KnowWhatWeftHasTokenised) {
+  TempFolder folder;
+  shard_of(folder, "corpus_000001.bin", ShardKind::header, {2, 3, 9, 1, 9, 4});
+  auto rule = [&] { return document_rule_of(Dataset({Shard::open(folder / "corpus_000001.bin")}), 9, 10); };
+  EXPECT_EQ(rule(), DocumentRule::begins_with_id);
+  test::write_bytes(folder / "corpus.json", "{\"kind\": \"weft tokenize 1\"}");
+  EXPECT_EQ(rule(), DocumentRule::ends_with_id);
+  test::write_bytes(folder / "corpus.json", "[]");
+  EXPECT_EQ(rule(), DocumentRule::begins_with_id);
+}
+
+// Sources that mark documents in different ways, each with walls where its own marks stand.
+TEST(Loader, TakesEverySourceByItsOwnRule) {
+  Ids begins = {5, 6, 9, 1, 2, 9, 3, 4, 5}, ends = {1, 2, 9, 3, 4, 9, 6, 7, 8};
+  Loader loader({{Dataset(begins), 1, DocumentRule::begins_with_id},
+                 {Dataset(ends), 1, DocumentRule::ends_with_id},
+                 {Dataset(counting(9)), 1, DocumentRule::none}},
+                {.context = 8, .vocab = 10, .end_of_text = 9}, 1);
+  std::map<int64_t, Batch> of_source;
+  for (int64_t sample = 0; sample < 3; ++sample) {
+    Loader::Place at = loader.place(sample);
+    EXPECT_EQ(at.begin, 0);
+    of_source.emplace(at.source, loader.batch(sample, 1));
+  }
+  ASSERT_EQ(of_source.size(), 3u);
+  EXPECT_EQ(row(of_source.at(0).documents), (Ids{0, 0, 1, 1, 1, 2, 2, 2}));
+  EXPECT_EQ(row(of_source.at(0).targets), (Ids{6, -1, 1, 2, -1, 3, 4, 5}));
+  EXPECT_EQ(row(of_source.at(1).documents), (Ids{0, 0, 0, 1, 1, 1, 2, 2}));
+  EXPECT_EQ(row(of_source.at(1).targets), (Ids{2, 9, -1, 4, 9, -1, 7, 8}));
+  EXPECT_EQ(row(of_source.at(2).documents), Ids(8, 0));
+}
+
 }  // namespace
 }  // namespace weft::data

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +26,7 @@ class Dataset {
   int64_t num_tokens() const { return end_ - begin_; }
   void read(int64_t begin, std::span<int32_t> out, int64_t vocab) const;  // see Shard::read
   bool has_documents() const;                                             // all its shards know where documents begin
+  const std::vector<Shard>& shards() const;                               // of the whole stream, also of a slice's
   int64_t next_document(int64_t token) const;  // begin of the first document behind `token`, or num_tokens()
   Dataset slice(int64_t begin, int64_t end) const;
 
@@ -36,13 +39,25 @@ class Dataset {
 // The first 1 - fraction of the tokens and the rest (the last tenth for 0.1). Error if one of them would be empty.
 std::pair<Dataset, Dataset> split_tail(const Dataset& dataset, double fraction);
 
-// How the documents packed into a row are found; `none` makes the whole row one document.
+// How the documents packed into a row are found; `none` makes the whole row one document. With every rule a row, a file or a
+// data set may begin and end inside a document.
 enum class DocumentRule : uint8_t {
   none,
   ends_with_id,    // a document ends after its end-of-text id
   begins_with_id,  // a document begins with its end-of-text id
   index,           // the shards say where documents begin
 };
+std::string_view to_string(DocumentRule rule);
+
+// How documents are marked in a stream of shards, by their format:
+// - Megatron pairs have an index. If it tells of one document only, the rule is `none`: one document needs no walls.
+// - Without an end-of-text id (nullopt) nothing can be found: `none`.
+// - Raw files (nanoGPT) end a document with the id, unless the first id is one.
+// - Files with a header (llm.c) begin a document with the id. Those that `weft data tokenize` and a run make end it with the
+//   id; they are known by the record of that work beside them, else by their last id where the first one is none.
+// The first and the last document may have parts elsewhere: data that is split between files may be split inside a
+// document. Error if the shards are not all of one kind.
+DocumentRule document_rule_of(const Dataset& dataset, std::optional<int32_t> end_of_text, int64_t vocab);
 
 struct RowOptions {
   int64_t context = 0;  // T, tokens per row
@@ -63,7 +78,8 @@ struct Batch {
 
 struct MixtureSource {
   Dataset dataset;
-  double weight = 1;  // share of the samples, relative to the other weights
+  double weight = 1;                           // share of the samples, relative to the other weights
+  std::optional<DocumentRule> documents = {};  // of this source; unset: as RowOptions say
 };
 
 // An epoch of a source is all its windows of T + 1 tokens, from a random first token, in random order, each once;
