@@ -4,12 +4,14 @@
 
 #include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
 #include "trainers/live_lines.h"
 #include "trainers/progress.h"
+#include "weft/data/loader.h"
 #include "weft/data/shards.h"
 #include "weft/data/tokenize.h"
 #include "weft/io/files.h"
@@ -23,8 +25,9 @@ struct Options {
   std::vector<std::string> inputs;
   std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, kind;
   int64_t vocab = 0;
-  int raw_width = 2;
-  bool blank_lines = false;
+  int raw_width = 0;
+  int64_t end_of_text = -1;
+  bool blank_lines = false, joins_documents = false;
   CLI::App *tokenize = nullptr, *pack = nullptr, *info = nullptr, *check = nullptr;
 };
 
@@ -74,30 +77,111 @@ int tokenize(const Options& o, Console& console) {
   return kSuccess;
 }
 
-// Joins shards into one of another kind; documents that the inputs know are kept where the kind can.
+// A file without header and index is ids only if its name says so, or the width is given.
+data::Shard open_shard(const std::string& path, const Options& o) {
+  return data::Shard::open(path, {.raw_width = o.raw_width ? o.raw_width : path.ends_with(".bin") ? 2 : 0});
+}
+
+// What `pack` writes.
+struct Packing {
+  data::ShardKind kind;
+  std::optional<int32_t> end_of_text;
+  bool joins_documents;
+};
+
+void check_documents(const Packing& packing, const std::vector<data::Shard>& shards) {
+  constexpr const char* kJoin = "--join-documents if they may run into each other.";
+  int64_t known = 0;
+  for (const data::Shard& shard : shards) {
+    known += shard.num_documents();
+    if (packing.kind != data::ShardKind::megatron || shard.has_documents()) continue;
+    if (!packing.end_of_text && !packing.joins_documents)
+      throw config::ConfigError(
+          str("weft data pack: ", shard.path(), " does not say where its documents begin, and a Megatron pair does."),
+          str("Give --end-of-text ID, the id that separates them, or ", kJoin));
+  }
+  if (packing.kind != data::ShardKind::megatron && known > 1 && !packing.end_of_text && !packing.joins_documents)
+    throw config::ConfigError(str("weft data pack: the inputs have ", known, " documents, and a shard of kind ",
+                                  packing.kind, " keeps no index of them."),
+                              str("Use --kind megatron, or --end-of-text ID to write that id behind each, or ", kJoin));
+}
+
+// Inputs that follow each other and mark documents alike: a document may be split between them.
+std::vector<data::Dataset> streams_of(const std::vector<data::Shard>& shards) {
+  std::vector<data::Dataset> streams;
+  for (size_t begin = 0, end = 0; begin < shards.size(); begin = end) {
+    auto is_alike = [&](const data::Shard& shard) {
+      return shard.kind() == shards[begin].kind() && shard.has_documents() == shards[begin].has_documents();
+    };
+    while (end < shards.size() && is_alike(shards[end])) ++end;
+    streams.emplace_back(std::vector<data::Shard>(shards.begin() + static_cast<ptrdiff_t>(begin),
+                                                  shards.begin() + static_cast<ptrdiff_t>(end)));
+  }
+  return streams;
+}
+
+constexpr int64_t kAnyVocab = int64_t{1} << 31;
+
+// The first token behind the document that holds token `begin`.
+int64_t document_end(const data::Dataset& stream, int64_t begin, const Packing& packing, data::DocumentRule rule) {
+  if (stream.has_documents()) return stream.next_document(begin);
+  if (packing.kind != data::ShardKind::megatron || rule == data::DocumentRule::none) return stream.num_tokens();
+  std::vector<int32_t> ids;
+  for (int64_t at = begin; at < stream.num_tokens(); at += static_cast<int64_t>(ids.size())) {
+    ids.resize(static_cast<size_t>(std::min<int64_t>(4096, stream.num_tokens() - at)));
+    stream.read(at, ids, kAnyVocab);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] != *packing.end_of_text) continue;
+      int64_t token = at + static_cast<int64_t>(i);
+      if (rule == data::DocumentRule::ends_with_id) return token + 1;
+      if (token > begin) return token;
+    }
+  }
+  return stream.num_tokens();
+}
+
+// Copies tokens and returns the last id, or nothing if there is none.
+std::optional<int32_t> copy_tokens(const data::Dataset& stream, int64_t begin, int64_t end, data::ShardWriter& writer) {
+  std::vector<int32_t> ids;
+  for (; begin < end; begin += static_cast<int64_t>(ids.size())) {
+    ids.resize(static_cast<size_t>(std::min<int64_t>(end - begin, 1 << 20)));
+    stream.read(begin, ids, kAnyVocab);
+    writer.append(ids);
+  }
+  return ids.empty() ? std::nullopt : std::optional(ids.back());
+}
+
+void copy_stream(const data::Dataset& stream, const Packing& packing, data::ShardWriter& writer) {
+  const bool has_index = packing.kind == data::ShardKind::megatron;
+  const bool marks = stream.has_documents() && !has_index && packing.end_of_text;
+  const data::DocumentRule rule = data::document_rule_of(stream, packing.end_of_text, kAnyVocab);
+  for (int64_t begin = 0; begin < stream.num_tokens();) {
+    int64_t end = document_end(stream, begin, packing, rule);
+    auto last = copy_tokens(stream, begin, end, writer);
+    if (marks && last != packing.end_of_text) writer.append({&*packing.end_of_text, 1});
+    if (has_index) writer.end_document();
+    begin = end;
+  }
+}
+
+// Joins shards into one, perhaps of another kind.
 int pack(const Options& o, Console& console) {
   if (o.out.empty())
     throw config::ConfigError("weft data pack: --out is missing.", "Name the new shard, such as data/all.bin.");
+  Packing packing{kind_of(o.kind.empty() ? "header" : o.kind),
+                  o.end_of_text < 0 ? std::nullopt : std::optional(static_cast<int32_t>(o.end_of_text)),
+                  o.joins_documents};
   std::vector<data::Shard> shards;
-  int64_t largest = 0, tokens = 0;
+  int64_t largest = std::max<int64_t>(0, o.end_of_text);
   for (const std::string& input : o.inputs)
     for (const std::string& path : data::expand_path(input)) {
-      shards.push_back(data::Shard::open(path, {.raw_width = o.raw_width}));
-      largest = std::max(largest, data::check_ids(shards.back(), int64_t{1} << 31));
+      shards.push_back(open_shard(path, o));
+      largest = std::max(largest, data::check_ids(shards.back(), kAnyVocab));
     }
-  data::ShardWriter writer(o.out, kind_of(o.kind.empty() ? "header" : o.kind), data::id_width(largest + 1));
-  std::vector<int32_t> ids;
-  for (const data::Shard& shard : shards)
-    for (int64_t begin = 0; begin < shard.num_tokens();) {
-      int64_t document_end = shard.has_documents() ? shard.next_document(begin) : shard.num_tokens();
-      int64_t end = std::min(document_end, begin + (1 << 20));
-      ids.resize(static_cast<size_t>(end - begin));
-      shard.read(begin, ids);
-      writer.append(ids);
-      if (end == document_end) writer.end_document();
-      tokens += end - begin;
-      begin = end;
-    }
+  check_documents(packing, shards);
+  data::ShardWriter writer(o.out, packing.kind, data::id_width(largest + 1));
+  for (const data::Dataset& stream : streams_of(shards)) copy_stream(stream, packing, writer);
+  const int64_t tokens = writer.num_tokens();
   writer.close();
   console.result(console.is_json() ? nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}}.dump(2) + "\n"
                                    : fmt::format("{} tokens in {}\n", tokens, o.out));
@@ -113,7 +197,7 @@ int look(const Options& o, bool checks, Console& console) {
     for (const std::string& path : data::expand_path(input)) {
       nlohmann::ordered_json row{{"path", path}};
       try {
-        data::Shard shard = data::Shard::open(path, {.raw_width = o.raw_width});
+        data::Shard shard = open_shard(path, o);
         row.update({{"kind", std::string(data::to_string(shard.kind()))},
                     {"ids", std::string(shard.type())},
                     {"tokens", shard.num_tokens()},
@@ -157,11 +241,18 @@ Action define_data(CLI::App& app) {
   o->pack = sub("pack", "Join shards into one of another kind");
   o->pack->add_option("--out", o->out, "The new shard")->type_name("PATH");
   o->pack->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
+  o->pack
+      ->add_option("--end-of-text", o->end_of_text,
+                   "The id that separates documents: found in inputs without an index for a Megatron pair, and written "
+                   "behind each document of a pair for the other kinds")
+      ->check(CLI::Range(int64_t{0}, (int64_t{1} << 31) - 1))
+      ->type_name("ID");
+  o->pack->add_flag("--join-documents", o->joins_documents, "Documents may run into each other");
   o->info = sub("info", "Kind, ids, tokens and documents of shards");
   o->check = sub("check", "Read every id of shards");
   o->check->add_option("--vocab", o->vocab, "Ids must be below this")->type_name("N");
   for (CLI::App* command : {o->pack, o->info, o->check})
-    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header")
+    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header; default 2 for *.bin")
         ->check(CLI::IsMember({2, 4}))
         ->type_name("N");
   return [o](Console& console, const Extensions&) {
