@@ -12,6 +12,7 @@
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
+#include "trainers/standard_streams.h"
 
 namespace weft::cli {
 
@@ -112,7 +113,9 @@ int run(int argc, char** argv, const Extensions& extensions) {
 }  // namespace
 
 int main(int argc, char** argv, const Extensions& extensions) {
+  open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a reader that left is an error of one write, not the end of a training
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that reached the limit on sizes (ulimit -f)
   Console console(Verbosity::normal, false);
   try {
     return run(argc, argv, extensions);

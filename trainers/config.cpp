@@ -1,10 +1,11 @@
 #include "trainers/config.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "trainers/overrides.h"
 #include "trainers/preset.h"
@@ -22,12 +23,21 @@ std::string read_whole(const std::string& file) {
   std::error_code code;
   if (fs::is_directory(file, code))
     throw ConfigError(file + ": is a folder, not a config file.", "Name a .txtpb file.");
-  std::ifstream in(file, std::ios::binary);
-  if (!in)
-    throw ConfigError(str(file, ": cannot be read: ", std::strerror(errno), "."), "Check the path of the config.");
+  // Any kind of file: a config may come from a pipe. An error while reading is no end of the file.
+  int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   std::string text(kMaxFileBytes + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(in.gcount()));
+  size_t size = 0;
+  ssize_t count = descriptor < 0 ? -1 : 1;
+  while (count > 0 && size < text.size()) {
+    count = ::read(descriptor, text.data() + size, text.size() - size);
+    if (count > 0) size += static_cast<size_t>(count);
+    if (count < 0 && errno == EINTR) count = 1;
+  }
+  const int error = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (count < 0)
+    throw ConfigError(str(file, ": cannot be read: ", std::strerror(error), "."), "Check the path of the config.");
+  text.resize(size);
   if (text.size() > kMaxFileBytes) throw ConfigError(file + ": is larger than 1 MiB.", "Name a config in text format.");
   return text;
 }

@@ -69,9 +69,15 @@ double Evaluation::bits_per_byte() const {
 }
 
 std::string Evaluation::text() const {
-  std::string out = fmt::format("validation loss {:.4f} +- {:.4f} nats per token, perplexity {:.4g}", loss(),
-                                standard_error, perplexity());
-  if (num_bytes > 0) out += fmt::format(", {:.4f} bits per byte", bits_per_byte());
+  return validation_text(loss(), standard_error, perplexity(),
+                         num_bytes > 0 ? std::optional(bits_per_byte()) : std::nullopt);
+}
+
+std::string validation_text(double loss, double standard_error, double perplexity,
+                            std::optional<double> bits_per_byte) {
+  std::string out = fmt::format("validation loss {:.4f} +- {:.4f} nats per token, perplexity {:.4g}", loss,
+                                standard_error, perplexity);
+  if (bits_per_byte) out += fmt::format(", {:.4f} bits per byte", *bits_per_byte);
   return out;
 }
 

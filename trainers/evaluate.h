@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -26,13 +27,15 @@ struct Evaluation {
   std::string text() const;  // "validation loss 1.4850 +- 0.0092 nats per token, perplexity 4.415, 2.142 bits per byte"
 };
 
+std::string validation_text(double loss, double standard_error, double perplexity, std::optional<double> bits_per_byte);
+
 struct EvaluateOptions {
   int64_t batch = 1;                           // windows at a time
   int64_t max_tokens = 0;                      // 0: all windows
   bool keeps_documents_apart = false;          // attention stays within a document
   std::span<const int64_t> byte_lengths = {};  // per id
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
-  std::function<void(int64_t done, int64_t total)> progress = {};
+  std::function<void(int64_t done, int64_t total)> progress = {};  // an exception breaks the evaluation off
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
 

@@ -1,6 +1,7 @@
 #include "trainers/live_lines.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "trainers/console.h"
@@ -10,6 +11,8 @@ namespace weft::cli {
 namespace {
 
 constexpr double kRedraw_s = 0.1;
+
+std::atomic<int> standing{0}, interrupts{0};  // lines on the terminal; how often they were taken away
 
 // Cuts to `columns` characters, not bytes, and one less: a full last column makes some terminals wrap.
 std::string cut(const std::string& line, int columns) {
@@ -35,7 +38,7 @@ LiveOptions live_options(int fd) {
 }
 
 std::string LiveLines::erase() const {
-  if (num_drawn_ == 0) return "";
+  if (num_drawn_ == 0 || num_interrupts_ != interrupts) return "";
   std::string out = "\r\x1b[2K";
   for (size_t i = 1; i < num_drawn_; ++i) out += "\x1b[1A\x1b[2K";
   return out;
@@ -49,6 +52,8 @@ void LiveLines::redraw(std::string before) {
     out += cut(lines_[i], columns);
   }
   num_drawn_ = lines_.size();
+  num_interrupts_ = interrupts;
+  standing = static_cast<int>(num_drawn_);
   drawn_at_s_ = options_.now_s();
   options_.write(out);  // in one piece, so that the terminal never shows half of it
 }
@@ -69,6 +74,7 @@ void LiveLines::log(std::string_view line) {
 void LiveLines::clear() {
   if (num_drawn_ > 0) options_.write(erase());
   num_drawn_ = 0;
+  standing = 0;
   lines_.clear();
 }
 
@@ -77,7 +83,13 @@ void LiveLines::finish() {
   redraw(erase());
   options_.write("\n");
   num_drawn_ = 0;
+  standing = 0;
   lines_.clear();
+}
+
+int LiveLines::interrupt() {
+  ++interrupts;
+  return standing.exchange(0);
 }
 
 }  // namespace weft::cli

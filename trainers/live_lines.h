@@ -34,6 +34,10 @@ class LiveLines {
 
   bool is_terminal() const { return options_.is_terminal; }
 
+  // For a signal handler that writes a line of its own to the terminal: how many lines stand there. They count as erased
+  // from here on, so the handler has to erase them.
+  static int interrupt();
+
  private:
   std::string erase() const;  // the bytes that take the drawn lines away
   void redraw(std::string before);
@@ -41,6 +45,7 @@ class LiveLines {
   LiveOptions options_;
   std::vector<std::string> lines_;  // newest, perhaps not drawn yet
   size_t num_drawn_ = 0;            // lines standing on the terminal; the cursor is at the end of the last
+  int num_interrupts_ = 0;          // of the process, when they were drawn
   double drawn_at_s_ = -1e9;
 };
 

@@ -13,13 +13,17 @@
 #include "trainers/progress.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
+#include "trainers/run_result.h"
 #include "trainers/session.h"
+#include "trainers/start_checks.h"
 #include "trainers/stop_signal.h"
 #include "trainers/system_info.h"
 #include "trainers/trace.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/data/tokenizer.h"
+#include "weft/io/files.h"
+#include "weft/io/report.h"
 #include "weft/models/sample.h"
 #include "weft/trainers/cli.h"
 
@@ -43,7 +47,8 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
     options.guard = {.is_on = true,
                      .loss_z = e.optim().skip().loss_z(),
                      .grad_z = e.optim().skip().grad_z(),
-                     .window = e.optim().skip().window()};
+                     .window = e.optim().skip().window(),
+                     .max_in_a_row = e.optim().skip().max_in_a_row()};
   return options;
 }
 
@@ -53,7 +58,11 @@ std::vector<std::string> group_names(const Optimizer& optimizer) {
   return names;
 }
 
-struct Stopped {};  // thrown where a signal interrupts the work before the first step
+struct Stopped {};  // thrown where a signal breaks work off
+
+void stop_if_asked() {
+  if (StopSignal::was_raised()) throw Stopped();
+}
 
 class Run {
  public:
@@ -62,9 +71,8 @@ class Run {
         config_(std::move(config)),
         e_(config_.experiment),
         folder_(folder),
-        data_(prepare_data(config_, folder.path(),
-                           {.progress = [&](const std::string& path, int64_t done,
-                                            int64_t total) { show_tokenising(path, done, total); }})),
+        data_(prepare()),
+        prompt_(checked_prompt(config_, data_)),
         model_(make_model(config_, data_)),
         optimizer_(param_groups(e_), optimizer_params(*model_)),
         trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
@@ -75,6 +83,7 @@ class Run {
         peak_flops_(measured_peak_flops(compute_dtype(e_))),
         recorder_(folder, console, trainer_.plan(), group_names(optimizer_),
                   {.log_every = e_.log().every(),
+                   .samples = e_.log().samples(),
                    .writes_events = e_.log().tensorboard(),
                    .peak_flops = peak_flops_,
                    .flops_per_token = model_->flops_per_token()}) {}
@@ -84,16 +93,21 @@ class Run {
 
  private:
   void say(const std::string& line);
+  RunData prepare();
   void show_tokenising(const std::string& path, int64_t done, int64_t total);
   void announce();
   StepResult step();
   void after_step(int64_t step);
-  bool validate(bool is_last);  // whether it is the best so far
-  void write_sample();
+  bool look_at_model(int64_t step);  // whether the validation is the best so far
+  bool validate(bool is_last);
+  bool note_validation(double loss);
+  void require_guard_goes_on();  // Error if the guard has skipped too many steps in a row
+  void write_samples();
   void save();
   int stop(const std::string& why);
   int finish();
-  void print_result(const std::string& report);
+  bool is_complete() const;
+  RunResult result() const;
   std::vector<double> rates(double factor) const;
 
   cli::Console& console_;
@@ -102,6 +116,7 @@ class Run {
   RunFolder& folder_;
   cli::LiveLines tokenising_{cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)};
   RunData data_;
+  std::vector<int32_t> prompt_;  // of samples
   std::unique_ptr<LanguageModel> model_;
   Optimizer optimizer_;
   Trainer trainer_;
@@ -109,10 +124,9 @@ class Run {
   double peak_flops_;
   Recorder recorder_;
   RunProgress progress_;
-  std::optional<Evaluation> last_evaluation_;
-  double last_loss_ = NAN;
   int64_t steps_here_ = 0;  // of this process; the first 10 are not counted in the time
   Clock::time_point started_ = Clock::now();
+  const char* again_ = "the same command continues";
 };
 
 // Before there is a recorder.
@@ -122,29 +136,62 @@ void Run::say(const std::string& line) {
 }
 
 void Run::show_tokenising(const std::string& path, int64_t done, int64_t total) {
-  if (StopSignal::was_raised()) throw Stopped();
+  stop_if_asked();
   tokenising_.draw({cli::bytes_bar(done, total)});
   if (done < total) return;
   tokenising_.clear();
   say(str("tokenised ", path, ": ", total, " bytes"));
 }
 
+// Shards that a start left which never trained may be of other texts: where they do not fit, they are set aside.
+RunData Run::prepare() {
+  StopSignal::waits_for("finishing this piece of the text; what is tokenised stays");
+  PrepareOptions options{
+      .progress = [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); }};
+  const bool has_left_overs = folder_.has_failed_start() && io::is_folder(folder_.file("data"));
+  if (has_left_overs) io::remove_folder(folder_.file("data/alphabet.txt"));  // made again from the texts
+  try {
+    return prepare_data(config_, folder_.path(), options);
+  } catch (const Error& error) {
+    // The words of tokenize_files() for a record of other inputs; every other error is the same with new shards.
+    if (!has_left_overs || error.problem().find(" belongs to ") == std::string::npos) throw;
+    tokenising_.clear();
+    say(str("data of an earlier start, which did not train, is moved to ", folder_.set_aside("data"), ": ",
+            error.problem()));
+  }
+  return prepare_data(config_, folder_.path(), options);
+}
+
 void Run::resume(const std::string& how) {
+  StopSignal::waits_for("finishing the start");
   std::vector<std::string> messages;
   bool is_folder = how != "auto" && how != "never";
   bool has_checkpoint = !io::list_checkpoints(folder_.file("checkpoints")).empty();
   WEFT_CHECK(how != "never" || !has_checkpoint, str("run folder ", folder_.path(), " already holds checkpoints"),
              "choose another folder with --run, or leave --resume at auto to continue");
   std::optional<RunProgress> found;
-  if (is_folder) found = checkpoints_.restore(how);
-  else found = checkpoints_.restore_latest(messages);
+  if (is_folder) {
+    found = checkpoints_.restore(how);
+    again_ = "the same command without --resume continues";
+  } else {
+    found = checkpoints_.restore_latest(messages);
+  }
   for (const std::string& message : messages) recorder_.message(message);
+  if (found) progress_ = *found;
+  // First the checkpoint that every later start continues from, then the records up to it: killed between, the next start does the rest.
+  if (found)
+    for (const std::string& place : checkpoints_.settle(progress_))
+      recorder_.message(str("a checkpoint that the run does not continue from is moved to ", place));
+  recorder_.continue_from(trainer_.num_steps(), progress_.line);
   if (!found) return;
-  progress_ = *found;
+  // A validation may have come after its step was saved.
+  if (recorder_.has("val", trainer_.num_steps())) note_validation(*recorder_.last("val")->value("val/loss"));
   recorder_.restore(progress_.best_val);
-  recorder_.rewind(trainer_.num_steps());
   recorder_.checkpoint(trainer_.num_steps());
+  if (is_complete()) return;
   recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.plan().steps));
+  std::string warning = finite_warning(io::read_checkpoint_info(checkpoints_.restored()), folder_.file("checkpoints"));
+  if (!warning.empty()) recorder_.message(warning);
 }
 
 void Run::announce() {
@@ -161,6 +208,9 @@ void Run::announce() {
   recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
                         " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
                         " validation tokens"));
+  if (!io::has_plotter())
+    recorder_.message(
+        "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
   recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
                         " x ", plan.micro_batch, " x ", plan.context, "), ", plan.steps * plan.tokens_per_step,
                         " tokens"));
@@ -173,23 +223,46 @@ std::vector<double> Run::rates(double factor) const {
 }
 
 int Run::train() {
+  if (is_complete()) {
+    console_.message(str("nothing to do: the run is done. ", summary(result())));
+    console_.result(result_text(result(), console_.is_json()));
+    return cli::kSuccess;
+  }
   announce();
+  require_guard_goes_on();
+  if (trainer_.num_steps() > 0 && trainer_.num_steps() < trainer_.plan().steps) after_step(trainer_.num_steps());
   while (trainer_.num_steps() < trainer_.plan().steps) {
+    if (trainer_.num_steps() == 0) stop_if_asked();
+    if (StopSignal::was_raised()) return stop(StopSignal::name());
+    StopSignal::waits_for("finishing the step and saving a checkpoint");
+    folder_.require_present();
     auto begin = Clock::now();
     StepResult result = step();
     double step_s = seconds_since(begin);
     if (++steps_here_ > 10) progress_.time_s += step_s;
-    last_loss_ = result.loss;
     recorder_.step(result, trainer_.num_steps(), rates(result.lr_factor), progress_.time_s, step_s,
                    trainer_.num_skipped());
     recorder_.diagnostics(result, trainer_.num_steps(), progress_.time_s);
-    after_step(trainer_.num_steps());
+    if (trainer_.guard().gives_up()) save();
+    require_guard_goes_on();
     bool is_done = trainer_.num_steps() == trainer_.plan().steps;
-    if (!is_done && StopSignal::was_raised()) return stop(StopSignal::name());
+    if (!is_done) after_step(trainer_.num_steps());
     if (!is_done && e_.train().has_max_seconds() && seconds_since(started_) > e_.train().max_seconds())
       return stop("train.max_seconds is over");
   }
   return finish();
+}
+
+// Its count goes through checkpoints: a resume alone does not give the run more steps.
+void Run::require_guard_goes_on() {
+  const int64_t count = trainer_.guard().num_in_a_row();
+  if (!trainer_.guard().gives_up()) return;
+  recorder_.finish();
+  fail(str("step ", trainer_.num_steps(), ": the outlier guard has skipped ", count,
+           " steps in a row, the most that optim.skip.max_in_a_row allows; the weights are those of step ",
+           trainer_.num_steps() - count),
+       "go on from an earlier checkpoint with a lower learning rate in another run (--resume), find the op with "
+       "train.anomaly=true, or allow more with optim.skip.max_in_a_row");
 }
 
 // A step, with its trace where one is due.
@@ -205,39 +278,57 @@ StepResult Run::step() {
   return result;
 }
 
+// Saved first: what looks at the model may fail or be broken off, and is made up for by the next start.
 void Run::after_step(int64_t step) {
-  bool is_last = step == trainer_.plan().steps;
-  auto is_due = [&](int64_t every) { return every > 0 && step % every == 0 && !is_last; };
-  bool is_best = is_due(e_.eval().every()) && validate(false);
-  if (is_due(e_.log().samples_every())) write_sample();
-  if (is_due(e_.log().analysis_every()))
+  const int64_t every = e_.checkpoint().every();
+  if (every > 0 && step % every == 0 && checkpoints_.last_saved() != step) save();
+  try {
+    if (look_at_model(step) && every > 0 && checkpoints_.last_saved() != step) save();
+  } catch (const Stopped&) {}  // the caller sees the signal too
+}
+
+// What is due after a step and not recorded yet.
+bool Run::look_at_model(int64_t step) {
+  const bool is_last = step == trainer_.plan().steps;
+  auto is_due = [&](int64_t every) { return is_last || (every > 0 && step % every == 0); };
+  bool is_best = false;
+  if (is_due(e_.eval().every()) && data_.validation && !recorder_.has("val", step)) is_best = validate(is_last);
+  if (is_due(e_.log().samples_every()) && recorder_.samples().count(step) < e_.log().samples()) write_samples();
+  if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
+    StopSignal::waits_for("finishing the analysis and saving a checkpoint");
     recorder_.analysis(analyse(*model_, analysis_rows(data_, trainer_.plan().context, 8)), step, progress_.time_s);
-  if (is_due(e_.checkpoint().every()) || (is_best && e_.checkpoint().every() > 0)) save();
+  }
+  return is_best;
 }
 
 bool Run::validate(bool is_last) {
-  if (!data_.validation) return false;
+  StopSignal::waits_for("breaking the validation off, to be made up for, and saving a checkpoint");
   Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context),
                                    {.batch = trainer_.plan().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
                                     .keeps_documents_apart = data_.keeps_documents_apart(),
                                     .byte_lengths = data_.byte_lengths,
-                                    .attention = attention_backend(e_)});
-  bool is_best = !progress_.best_val || evaluation.loss() < *progress_.best_val;
-  if (is_best) {
-    progress_.best_val = evaluation.loss();
-    progress_.best_step = trainer_.num_steps();
-  }
-  last_evaluation_ = evaluation;
+                                    .attention = attention_backend(e_),
+                                    .progress = [](int64_t, int64_t) { stop_if_asked(); }});
+  bool is_best = note_validation(evaluation.loss());
   recorder_.validation(evaluation, trainer_.num_steps(), progress_.time_s, is_best);
   return is_best;
 }
 
-void Run::write_sample() {
-  std::vector<int32_t> prompt = prompt_ids(data_, e_.log().sample_prompt());
-  for (int64_t i = 0; i < e_.log().samples(); ++i) {
+// Whether it is the best so far.
+bool Run::note_validation(double loss) {
+  if (!std::isfinite(loss) || (progress_.best_val && loss >= *progress_.best_val)) return false;
+  progress_.best_val = loss;
+  progress_.best_step = trainer_.num_steps();
+  return true;
+}
+
+void Run::write_samples() {
+  StopSignal::waits_for("finishing the sample and saving a checkpoint");
+  for (int64_t i = recorder_.samples().count(trainer_.num_steps()); i < e_.log().samples(); ++i) {
+    stop_if_asked();
     uint64_t seed = Rng(static_cast<uint64_t>(e_.seed()))["samples"][static_cast<uint64_t>(i)].key();
-    std::vector<int32_t> ids = weft::sample(*model_, prompt,
+    std::vector<int32_t> ids = weft::sample(*model_, prompt_,
                                             {.tokens = e_.log().sample_tokens(),
                                              .temperature = e_.log().sample_temperature(),
                                              .top_p = e_.log().sample_top_p(),
@@ -245,20 +336,26 @@ void Run::write_sample() {
                                              .vocab = data_.tokenizer->vocab_size(),
                                              .end_of_text = data_.end_of_text,
                                              .first_token = data_.first_token});
-    recorder_.sample(trainer_.num_steps(), data::show_utf8(data_.tokenizer->decode(prompt)),
-                     data::show_utf8(data_.tokenizer->decode(ids)));
+    recorder_.sample(trainer_.num_steps(),
+                     data::show_utf8(data_.tokenizer->decode(prompt_)) + data::show_utf8(data_.tokenizer->decode(ids)));
   }
 }
 
+// The records first, to the disk: a checkpoint never stands for steps that they lack.
 void Run::save() {
-  checkpoints_.save(progress_);
+  StopSignal::waits_for("finishing the checkpoint");
+  folder_.require_present();
+  recorder_.sync();
+  progress_.line = recorder_.line();
+  std::string warning = checkpoints_.save(progress_);
   recorder_.checkpoint(trainer_.num_steps());
+  if (!warning.empty()) recorder_.message(warning);
 }
 
 int Run::stop(const std::string& why) {
   if (checkpoints_.last_saved() != trainer_.num_steps()) save();
   recorder_.finish();
-  recorder_.message(str("stopped after step ", trainer_.num_steps(), " (", why, "); the same command continues"));
+  recorder_.message(str("stopped after step ", trainer_.num_steps(), " (", why, "); ", again_));
   if (console_.is_json())
     console_.result(
         nlohmann::ordered_json{{"run", folder_.path()}, {"step", trainer_.num_steps()}, {"stopped", why}}.dump(2) +
@@ -267,60 +364,41 @@ int Run::stop(const std::string& why) {
 }
 
 int Run::finish() {
-  validate(true);
-  write_sample();
   if (checkpoints_.last_saved() != trainer_.num_steps()) save();
-  recorder_.finish();
-  const Plan& plan = trainer_.plan();
-  int64_t peak = allocator(default_device()).stats().peak_bytes;
-  std::vector<std::pair<std::string, std::string>> facts{
-      {"parameters", str(model_->num_params())},
-      {"steps", str(plan.steps)},
-      {"tokens", str(plan.steps * plan.tokens_per_step)},
-      {"training time", cli::duration_text(progress_.time_s)},
-      {"tokens per second", str(std::round(recorder_.tokens_per_s()))},
-      {"peak memory", str(std::round(static_cast<double>(peak) / 1048576.0), " MiB")}};
-  if (last_evaluation_) {
-    const Evaluation& v = *last_evaluation_;
-    facts.insert(facts.begin(),
-                 {{"validation loss", fmt::format("{:.4f} +- {:.4f} nats per token", v.loss(), v.standard_error)},
-                  {"perplexity", fmt::format("{:.4g}", v.perplexity())}});
-    if (v.num_bytes > 0) facts.insert(facts.begin() + 2, {"bits per byte", fmt::format("{:.4f}", v.bits_per_byte())});
+  try {
+    if (look_at_model(trainer_.plan().steps)) checkpoints_.prune(progress_);
+    recorder_.finish();
+    StopSignal::waits_for("breaking the report off; all else is saved");
+    RunResult done = result();
+    recorder_.report(facts(done), e_.name(), StopSignal::was_raised);
+    recorder_.message("done: " + summary(done));
+    console_.result(result_text(done, console_.is_json()));
+    return cli::kSuccess;
+  } catch (const Stopped&) {
+  } catch (const Error&) {
+    if (!StopSignal::was_raised()) throw;
   }
-  std::string report = recorder_.report(facts, e_.name());
-  std::string summary = "done: ";
-  if (std::isfinite(last_loss_))
-    summary += fmt::format("training loss {:.4f}, ", last_loss_);  // not if nothing was left to do
-  if (last_evaluation_) summary += last_evaluation_->text() + ", ";
-  summary += str(plan.steps * plan.tokens_per_step, " tokens in ", cli::duration_text(progress_.time_s), ", ",
-                 cli::rate_text(recorder_.tokens_per_s()), ", peak ", peak / 1048576, " MiB, ", report);
-  recorder_.message(summary);
-  print_result(report);
-  return cli::kSuccess;
+  return stop(StopSignal::name());
 }
 
-// Results on stdout: for scripts and people.
-void Run::print_result(const std::string& report) {
-  if (console_.is_json()) {
-    nlohmann::ordered_json out{
-        {"run", folder_.path()}, {"step", trainer_.num_steps()}, {"train_loss", last_loss_}, {"report", report}};
-    if (last_evaluation_) {
-      out["val_loss"] = last_evaluation_->loss();
-      out["val_loss_se"] = last_evaluation_->standard_error;
-      out["val_ppl"] = last_evaluation_->perplexity();
-      if (last_evaluation_->num_bytes > 0) out["val_bpb"] = last_evaluation_->bits_per_byte();
-    }
-    if (!recorder_.samples().empty()) out["sample"] = recorder_.samples().back().second;
-    out["time_s"] = progress_.time_s;
-    out["tokens_per_second"] = recorder_.tokens_per_s();
-    console_.result(out.dump(2) + "\n");
-    return;
-  }
-  std::string text;
-  if (last_evaluation_) text += last_evaluation_->text() + "\n";
-  else text += fmt::format("training loss {:.4f} nats per token\n", last_loss_);
-  if (!recorder_.samples().empty()) text += "sample\n" + recorder_.samples().back().second + "\n";
-  console_.result(text + "report " + report + "\n");
+// Every step is done, and so is everything that belongs after the last one.
+bool Run::is_complete() const {
+  const int64_t steps = trainer_.plan().steps;
+  return trainer_.num_steps() == steps && checkpoints_.last_saved() == steps &&
+         (!data_.validation || recorder_.has("val", steps)) && recorder_.samples().count(steps) >= e_.log().samples() &&
+         io::file_exists(recorder_.report_path());
+}
+
+RunResult Run::result() const {
+  const Plan& plan = trainer_.plan();
+  return with_records({.run = folder_.path(),
+                       .report = recorder_.report_path(),
+                       .params = model_->num_params(),
+                       .steps = plan.steps,
+                       .tokens = plan.steps * plan.tokens_per_step,
+                       .time_s = progress_.time_s,
+                       .num_skipped = trainer_.num_skipped()},
+                      recorder_);
 }
 
 }  // namespace
@@ -331,8 +409,10 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   apply_process_settings(config.experiment);
   std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
   RunFolder folder(path, config.experiment, arguments.overrides);
-  StopSignal signals;
+  StopSignal signals(console.verbosity() != cli::Verbosity::quiet);
   try {
+    check_files(config, folder);
+    if (arguments.resume != "auto" && arguments.resume != "never") io::read_checkpoint_info(arguments.resume);
     Run run(console, std::move(config), folder);
     run.resume(arguments.resume);
     return run.train();

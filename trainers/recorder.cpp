@@ -3,8 +3,8 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <numbers>
+#include <set>
 
 #include "weft/core/allocator.h"
 #include "weft/core/error.h"
@@ -26,8 +26,8 @@ Recorder::Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, s
       options_(options),
       metrics_(folder.file("metrics.jsonl")),
       progress_(cli::live_options(console.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO),
-                options.log_every) {
-  if (options_.writes_events) events_ = std::make_unique<io::EventWriter>(folder.path(), wall_now_s());
+                options.log_every),
+      samples_(folder.file("samples.txt")) {
   console_.attach(&progress_.lines());
 }
 
@@ -38,19 +38,79 @@ void Recorder::message(const std::string& line) {
   console_.message(line);
 }
 
+namespace {
+
+// Samples of one step have tags of their own: a reader keeps one text of a tag and step.
+std::string sample_tag(int64_t index) { return index == 0 ? "samples" : str("samples/", index + 1); }
+
+}  // namespace
+
+void Recorder::continue_from(int64_t step, const LineSums& line) {
+  line_ = line;
+  if (metrics_.last_step() >= 0) continued_from_ = step;
+  const std::string aside = folder_.file("set-aside");
+  if (metrics_.last_step() > step) {
+    io::make_folders(aside);
+    int64_t lines = metrics_.rewind(step, aside + "/metrics.jsonl");
+    message(str(lines, " lines of metrics of later steps are moved to ", aside, "/metrics.jsonl"));
+  }
+  if (samples_.rewind(step, options_.samples, aside + "/samples.txt"))
+    message(str("samples of later steps are moved to ", aside, "/samples.txt"));
+
+  std::set<std::string, std::less<>> tags;  // of `step`
+  for (io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(folder_.file("metrics.jsonl")))) {
+    if (record.step == step)
+      for (const auto& [tag, value] : record.values) tags.insert(tag);
+    last_[record.kind] = std::move(record);
+  }
+  for (int64_t i = 0; i < samples_.count(step); ++i) tags.insert(sample_tag(i));
+  std::vector<std::string> problems;
+  io::rewind_events(
+      folder_.path(), step, [&](const io::EventValue& value) { return tags.contains(value.tag); }, problems);
+  for (const std::string& problem : problems) message("warning: " + problem);
+}
+
+bool Recorder::has(const std::string& kind, int64_t step) const {
+  const io::MetricsRecord* record = last(kind);
+  return record && record->step == step;
+}
+
+const io::MetricsRecord* Recorder::last(const std::string& kind) const {
+  auto at = last_.find(kind);
+  return at == last_.end() ? nullptr : &at->second;
+}
+
+// Made with the first record, so that a start without one leaves no file. Readers that follow the folder drop what they had of
+// steps that are recorded anew.
+io::EventWriter* Recorder::events() {
+  if (!options_.writes_events) return nullptr;
+  if (events_) return events_.get();
+  events_ = std::make_unique<io::EventWriter>(folder_.path(), wall_now_s());
+  if (continued_from_) events_->start_session({.step = *continued_from_ + 1, .wall_s = wall_now_s()});
+  return events_.get();
+}
+
+// Events before metrics: what a killed process left of a record in the events alone is cut by continue_from().
 void Recorder::write(const std::string& kind, int64_t step, double time_s,
                      std::vector<std::pair<std::string, double>> values) {
   double now = wall_now_s();
-  if (events_) {
-    for (const auto& [tag, value] : values) events_->scalar(tag, value, {.step = step, .wall_s = now});
-    events_->flush();
+  if (io::EventWriter* events = this->events()) {
+    for (const auto& [tag, value] : values) events->scalar(tag, value, {.step = step, .wall_s = now});
+    events->flush();
   }
-  metrics_.write({.step = step,
-                  .tokens = step * plan_.tokens_per_step,
-                  .time_s = time_s,
-                  .wall_s = now,
-                  .kind = kind,
-                  .values = std::move(values)});
+  io::MetricsRecord record{.step = step,
+                           .tokens = step * plan_.tokens_per_step,
+                           .time_s = time_s,
+                           .wall_s = now,
+                           .kind = kind,
+                           .values = std::move(values)};
+  metrics_.write(record);
+  last_[kind] = std::move(record);
+}
+
+void Recorder::sync() {
+  metrics_.sync();
+  if (events_) events_->sync();
 }
 
 void Recorder::diagnostics(const StepResult& result, int64_t step, double time_s) {
@@ -60,12 +120,12 @@ void Recorder::diagnostics(const StepResult& result, int64_t step, double time_s
 void Recorder::step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
                     int64_t num_skipped) {
   clock_.add(step_s);
-  loss_sum_ += result.loss;
-  nats_ += result.byte_nats;
-  bytes_ += result.num_bytes;
-  seconds_ += step_s;
-  ++steps_;
-  double tokens = static_cast<double>(steps_ * plan_.tokens_per_step);
+  line_.loss += result.loss;
+  line_.nats += result.byte_nats;
+  line_.bytes += result.num_bytes;
+  line_.seconds += step_s;
+  ++line_.steps;
+  double tokens = static_cast<double>(line_.steps * plan_.tokens_per_step);
   int64_t peak_bytes = allocator(default_device()).stats().peak_bytes;
 
   status_.step = step;
@@ -73,31 +133,30 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   status_.loss = result.loss;
   status_.grad_norm = result.grad_norm;
   status_.lr = rates.empty() ? 0 : rates[0];
-  status_.tokens_per_s = tokens / seconds_;
+  status_.tokens_per_s = tokens / line_.seconds;
   status_.mfu = options_.peak_flops > 0
                     ? std::optional(*status_.tokens_per_s * options_.flops_per_token / options_.peak_flops)
                     : std::nullopt;
   status_.memory_bytes = peak_bytes;
-  if (bytes_ > 0) status_.bits_per_byte = nats_ / (std::numbers::ln2 * static_cast<double>(bytes_));
+  if (line_.bytes > 0) status_.bits_per_byte = line_.nats / (std::numbers::ln2 * static_cast<double>(line_.bytes));
   if (auto median = clock_.median_s()) status_.eta_s = *median * static_cast<double>(plan_.steps - step);
   status_.num_skipped = num_skipped;
   progress_.update(status_);
 
   if (step % options_.log_every != 0 && step != plan_.steps) return;
-  tokens_per_s_ = *status_.tokens_per_s;
-  status_.loss = loss_sum_ / static_cast<double>(steps_);  // the mean since the last line, as the terminal shows it
+  status_.loss =
+      line_.loss / static_cast<double>(line_.steps);  // the mean since the last line, as the terminal shows it
   std::vector<std::pair<std::string, double>> values{{"train/loss", status_.loss}};
   if (status_.bits_per_byte) values.emplace_back("train/bpb", *status_.bits_per_byte);
   values.emplace_back("train/grad_norm", result.grad_norm);
   for (size_t i = 0; i < rates.size(); ++i) values.emplace_back("train/lr/" + group_names_[i], rates[i]);
   values.emplace_back("train/skipped", static_cast<double>(num_skipped));
-  values.emplace_back("speed/tokens_per_second", tokens_per_s_);
+  values.emplace_back("speed/tokens_per_second", *status_.tokens_per_s);
   if (status_.mfu) values.emplace_back("speed/mfu", *status_.mfu);
   values.emplace_back("memory/peak_gib", static_cast<double>(peak_bytes) / 1073741824.0);
   folder_.log(cli::plain_line(status_));
   write("train", step, time_s, std::move(values));
-  loss_sum_ = seconds_ = nats_ = 0;
-  steps_ = bytes_ = 0;
+  line_ = {};
 }
 
 void Recorder::validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best) {
@@ -112,24 +171,25 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
   write("val", step, time_s, std::move(values));
 }
 
-void Recorder::sample(int64_t step, const std::string& prompt, const std::string& text) {
-  samples_.emplace_back(str("step ", step), prompt + text);
-  std::ofstream out(folder_.file("samples.txt"), std::ios::app | std::ios::binary);
-  out << "=== step " << step << "\n" << prompt << text << "\n";
-  WEFT_CHECK(out.flush(), str("cannot write ", folder_.file("samples.txt")), "free some space on the disk");
-  if (events_) events_->text("samples", prompt + text, {.step = step, .wall_s = wall_now_s()});
+void Recorder::sample(int64_t step, const std::string& text) {
+  if (io::EventWriter* events = this->events()) {
+    events->text(sample_tag(samples_.count(step)), text, {.step = step, .wall_s = wall_now_s()});
+    events->flush();
+  }
+  samples_.add(step, text);
 }
 
-std::string Recorder::report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title) {
+std::string Recorder::report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title,
+                             std::function<bool()> is_stopping) {
   auto records = io::apply_rewinds(io::read_metrics(folder_.file("metrics.jsonl")));
   io::ReportData data{.title = title,
                       .facts = facts,
                       .plots = io::plots_of(records),
-                      .samples = samples_,
-                      .config = folder_.config_text()};
-  std::string path = folder_.file("report.html");
-  for (const std::string& warning : io::write_report(path, data)) message("warning: " + warning);
-  return path;
+                      .config = folder_.config_text(),
+                      .is_stopping = std::move(is_stopping)};
+  for (const Sample& sample : samples_.all()) data.samples.emplace_back(str("step ", sample.step), sample.text);
+  for (const std::string& warning : io::write_report(report_path(), data)) message("warning: " + warning);
+  return report_path();
 }
 
 }  // namespace weft::train

@@ -1,6 +1,9 @@
-// What a run writes and shows: metrics.jsonl, TensorBoard events, step lines, samples, the report.
+// What a run writes and shows: metrics.jsonl, TensorBoard events, step lines, samples, the report. Each record has each step once,
+// whatever interrupted the run: continue_from() takes back what stands beyond the step that a run continues from.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,14 +13,22 @@
 #include "trainers/evaluate.h"
 #include "trainers/progress.h"
 #include "trainers/run_folder.h"
+#include "trainers/samples_file.h"
 #include "trainers/trainer.h"
 #include "weft/io/events.h"
 #include "weft/io/metrics.h"
 
 namespace weft::train {
 
+// What a line of metrics is a mean or sum of, since the line before.
+struct LineSums {
+  double loss = 0, nats = 0, seconds = 0;
+  int64_t steps = 0, bytes = 0;
+};
+
 struct RecorderOptions {
   int64_t log_every = 10;
+  int64_t samples = 1;  // each time
   bool writes_events = true;
   double peak_flops = 0;  // measured GEMM rate of the compute dtype
   double flops_per_token = 0;
@@ -30,7 +41,12 @@ class Recorder {
   ~Recorder();
 
   void message(const std::string& line);  // above the bar and into log.txt
-  void rewind(int64_t step) { metrics_.rewind(step); }
+  // Before the first record: takes back what is recorded of later steps than `step`, and what `step` has only in part. What is taken
+  // back goes to set-aside/ in the run folder.
+  void continue_from(int64_t step, const LineSums& line);
+  bool has(const std::string& kind, int64_t step) const;         // a record of the step
+  const io::MetricsRecord* last(const std::string& kind) const;  // null if there is none
+  void sync();                                                   // all records, to the disk
   // After a step: `rates` are the groups' learning rates, `time_s` the training time so far, `step_s` of this one.
   void step(const StepResult& result, int64_t step, std::span<const double> rates, double time_s, double step_s,
             int64_t num_skipped);
@@ -39,18 +55,21 @@ class Recorder {
     write("analysis", step, time_s, std::move(values));
   }
   void validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best);
+  const LineSums& line() const { return line_; }
   void restore(std::optional<double> best_val) { status_.best_val = best_val; }  // for the bar of a resumed run
   void checkpoint(int64_t step) { status_.checkpoint_step = step; }
-  void sample(int64_t step, const std::string& prompt, const std::string& text);
+  void sample(int64_t step, const std::string& text);
   void finish() { progress_.finish(); }
 
-  const std::vector<std::pair<std::string, std::string>>& samples() const { return samples_; }  // heading, text
-  double tokens_per_s() const { return tokens_per_s_; }                                         // of the last line
-  // Writes report.html from all that is recorded; returns its path.
-  std::string report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title);
+  const SamplesFile& samples() const { return samples_; }
+  std::string report_path() const { return folder_.file("report.html"); }
+  // Writes report.html from all that is recorded; returns its path. Error if `is_stopping` says so meanwhile.
+  std::string report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title,
+                     std::function<bool()> is_stopping);
 
  private:
   void write(const std::string& kind, int64_t step, double time_s, std::vector<std::pair<std::string, double>> values);
+  io::EventWriter* events();  // null if the run writes none
 
   RunFolder& folder_;
   cli::Console& console_;
@@ -62,12 +81,10 @@ class Recorder {
   cli::Progress progress_;
   cli::StepClock clock_;
   cli::StepStatus status_;
-  std::vector<std::pair<std::string, std::string>> samples_;
-
-  // Since the last line.
-  double loss_sum_ = 0, seconds_ = 0, nats_ = 0;
-  int64_t steps_ = 0, bytes_ = 0;
-  double tokens_per_s_ = 0;
+  SamplesFile samples_;
+  std::map<std::string, io::MetricsRecord> last_;  // by kind
+  std::optional<int64_t> continued_from_;
+  LineSums line_;
 };
 
 double wall_now_s();

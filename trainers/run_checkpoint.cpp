@@ -25,7 +25,7 @@ RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, Lang
       config_text_(std::move(config_text)),
       seed_(seed) {}
 
-void RunCheckpoints::save(const RunProgress& progress) {
+std::string RunCheckpoints::store(const RunProgress& progress) {
   RunState state;
   state.set_step(trainer_.num_steps());
   state.set_sample_cursor(trainer_.num_steps() * trainer_.plan().rows_per_step);
@@ -39,6 +39,12 @@ void RunCheckpoints::save(const RunProgress& progress) {
   if (progress.best_val) state.set_best_val(*progress.best_val);
   state.set_best_step(progress.best_step);
   state.set_seed(seed_);
+  state.set_guard_in_a_row(trainer_.guard().num_in_a_row());
+  state.set_line_loss(progress.line.loss);
+  state.set_line_nats(progress.line.nats);
+  state.set_line_s(progress.line.seconds);
+  state.set_line_steps(progress.line.steps);
+  state.set_line_bytes(progress.line.bytes);
 
   io::CheckpointData data{.step = trainer_.num_steps(),
                           .tokens = trainer_.num_tokens(),
@@ -47,10 +53,34 @@ void RunCheckpoints::save(const RunProgress& progress) {
   for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
   for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
   for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});
-  io::save_checkpoint(folder_, data);
+  std::string path = io::save_checkpoint(folder_, data);
   last_saved_ = data.step;
+  return path;
+}
+
+std::string RunCheckpoints::save(const RunProgress& progress) {
+  const std::string path = store(progress);
+  prune(progress);
+  return finite_warning(io::read_checkpoint_info(path), folder_);
+}
+
+void RunCheckpoints::prune(const RunProgress& progress) {
   retention_.best_step = progress.best_step;
   io::prune_checkpoints(folder_, retention_);
+}
+
+std::string finite_warning(const io::CheckpointInfo& info, const std::string& folder) {
+  int64_t count = 0;
+  std::string first;
+  for (const auto& tensor : info.tensors) {
+    if (count == 0) first = tensor.name;
+    count += tensor.num_not_finite;
+  }
+  if (count == 0) return {};
+  auto finite = io::last_finite_checkpoint(folder);
+  return str("warning: ", count, " numbers of checkpoint ", info.path, " are NaN or infinite, the first in '", first,
+             "'; ",
+             finite ? str("the newest finite checkpoint is that of step ", *finite) : "no checkpoint here is finite");
 }
 
 std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::string>& messages) {
@@ -61,12 +91,21 @@ std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::strin
 
 RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
   RunProgress progress = apply(io::load_checkpoint(checkpoint_folder));
-  // What comes from elsewhere is saved here at once, so that the next start continues it and not an older own one.
   std::error_code code;
-  if (!std::filesystem::equivalent(std::filesystem::path(checkpoint_folder + "/").parent_path().parent_path(), folder_,
-                                   code))
-    save(progress);
+  const auto here = std::filesystem::canonical(folder_, code);
+  is_foreign_ = code || std::filesystem::canonical(checkpoint_folder).parent_path() != here;
   return progress;
+}
+
+std::vector<std::string> RunCheckpoints::settle(const RunProgress& progress) {
+  if (!is_foreign_) return io::set_aside_checkpoints(folder_, trainer_.num_steps());
+  // What comes from elsewhere is saved here at once, so that the next start continues it and not an older own one.
+  std::vector<std::string> places = io::set_aside_checkpoints(folder_, trainer_.num_steps() - 1);
+  store(progress);
+  for (std::string& place : io::set_aside_other_checkpoints(folder_, trainer_.num_steps()))
+    places.push_back(std::move(place));
+  is_foreign_ = false;
+  return places;
 }
 
 RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
@@ -93,8 +132,15 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
   std::deque<OutlierGuard::Entry> window;
   for (int i = 0; i < state.guard_loss_size(); ++i) window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
   trainer_.guard().set_window(std::move(window));
+  trainer_.guard().set_in_a_row(state.guard_in_a_row());
   last_saved_ = checkpoint.info.step;
+  restored_ = checkpoint.info.path;
   RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};
+  progress.line = {.loss = state.line_loss(),
+                   .nats = state.line_nats(),
+                   .seconds = state.line_s(),
+                   .steps = state.line_steps(),
+                   .bytes = state.line_bytes()};
   if (state.has_best_val()) progress.best_val = state.best_val();
   return progress;
 }

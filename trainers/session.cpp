@@ -119,6 +119,8 @@ LoadedRun load_run(const std::string& folder, const std::vector<std::string>& ov
   WEFT_CHECK(checkpoint, str(folder, " holds no checkpoint"), "train it first: weft train ... --run " + folder);
   load_weights(*run.model, checkpoint->model);
   run.step = checkpoint->info.step;
+  run.warning = finite_warning(checkpoint->info, folder + "/checkpoints");
+  if (!run.warning.empty()) console.message(run.warning);
   return run;
 }
 

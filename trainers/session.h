@@ -24,6 +24,7 @@ struct LoadedRun {
   RunData data;
   std::unique_ptr<LanguageModel> model;
   int64_t step = 0;
+  std::string warning = {};  // if weights are NaN or infinite; the console has been told
 };
 LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers);

@@ -1,17 +1,23 @@
-// SIGTERM and SIGINT ask for a stop at the end of the step; a second one ends the process at once.
+// SIGTERM, SIGINT, SIGHUP and SIGXCPU ask for a stop: the run saves a checkpoint at the end of the step and exits with code 3. The
+// first one is answered on stderr at once, with what is being waited for. A second one ends the process at once, as the
+// signal does by itself; within 0.3 s it counts as the first one, which launchers like to deliver twice. SIGHUP stays ignored where it
+// is (nohup).
 #pragma once
 
 namespace weft::train {
 
 class StopSignal {
  public:
-  StopSignal();
-  ~StopSignal();  // restores what was there
+  explicit StopSignal(bool answers);  // without: silent
+  ~StopSignal();                      // restores what was there
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
   static bool was_raised();
   static const char* name();  // "SIGTERM"; empty if none
+
+  // What the answer says from here on: a text that lives as long as the program, such as "finishing the step".
+  static void waits_for(const char* text);
 };
 
 }  // namespace weft::train

@@ -199,6 +199,23 @@ TEST_F(Cli, TasksPrintATableOfMixers) {
   EXPECT_NE(weft("task backcopy --text missing.txt --steps 1").code, 0);
 }
 
+TEST_F(Cli, TellsAReadErrorOfAConfigFromAnEmptyOne) {
+  Outcome run = weft("config /proc/self/mem");  // opens, and gives EIO to whoever reads it
+  EXPECT_EQ(run.code, 2);
+  expect_parts(run.err, {"error: /proc/self/mem: cannot be read: Input/output error."});
+  std::string command =
+      str("cd ", folder_.string(), " && bash -c '" WEFT_BINARY " config <(cat run.txtpb)' >out 2>err");
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0) << "a pipe is a config too: " << content("err");
+}
+
+TEST_F(Cli, ClosedStreamsAreOpenedBeforeAnythingElse) {
+  // The first file that is opened would be number 1, and the result would go into it.
+  fs::copy(folder_ / "run.txtpb", folder_ / "copy.txtpb");
+  std::string command = str("cd ", folder_.string(), " && " WEFT_BINARY " config run.txtpb <&- >&- 2>&-");
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0);
+  EXPECT_EQ(content("run.txtpb"), content("copy.txtpb"));
+}
+
 TEST_F(Cli, FailsWhenTheResultCannotBeWritten) {
   std::string command = str("cd ", folder_.string(), " && " WEFT_BINARY " config run.txtpb >/dev/full 2>err");
   int status = std::system(command.c_str());

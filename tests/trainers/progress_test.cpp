@@ -8,10 +8,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <sstream>
 
 #include "trainers/console.h"
+#include "trainers/stop_signal.h"
 
 namespace weft::cli {
 namespace {
@@ -210,6 +212,41 @@ TEST(Progress, LogLinesScrollAboveTheBarOnATerminal) {
   EXPECT_TRUE(seen[4].starts_with("[" + std::string(40, '#') + "]"));
   EXPECT_EQ(seen[5], "after the bar");
   for (const std::string& line : seen) EXPECT_LT(line.size(), 80u) << "a wrapped line breaks the redrawing";
+}
+
+TEST(Progress, TheAnswerToAStopSignalStandsAboveTheBar) {
+  setenv("TERM", "xterm", 1);
+  unsetenv("NO_COLOR");
+  Pty pty(120);
+  LiveOptions options = live_options(pty.terminal());
+  double now = 0;
+  options.now_s = [&] { return now += 1; };
+  Screen screen;
+  const int old_stderr = dup(STDERR_FILENO);
+  dup2(pty.terminal(), STDERR_FILENO);
+  {
+    train::StopSignal signals(true);
+    Progress progress(options, 1);
+    StepStatus s = example();
+    s.steps = 3;
+    train::StopSignal::waits_for("finishing the step");
+    for (s.step = 1; s.step <= 3; ++s.step) {
+      progress.update(s);
+      if (s.step == 2) raise(SIGTERM), raise(SIGTERM);  // twice within 0.3 s is once
+      pty.show_on(screen);
+    }
+    progress.finish();
+    pty.show_on(screen);
+    EXPECT_TRUE(train::StopSignal::was_raised());
+    EXPECT_STREQ(train::StopSignal::name(), "SIGTERM");
+  }
+  dup2(old_stderr, STDERR_FILENO);
+  close(old_stderr);
+  std::vector<std::string> seen = screen.lines();
+  while (!seen.empty() && seen.back().empty()) seen.pop_back();
+  ASSERT_EQ(seen.size(), 3u);
+  EXPECT_EQ(seen[0], "SIGTERM: finishing the step; a second signal ends the run at once");
+  EXPECT_TRUE(seen[1].starts_with("step  3/3  100.0%")) << seen[1];
 }
 
 TEST(Progress, CutsByCharactersNotBytes) {

@@ -49,6 +49,23 @@ TEST(OutlierGuard, SkipsWhatIsNotFiniteAtOnceAndNothingWhenOff) {
   EXPECT_FALSE(off.refuses(NAN, INFINITY));
 }
 
+TEST(OutlierGuard, GivesUpAfterTooManyRefusalsInARowAndOnlyThen) {
+  OutlierGuard guard({.is_on = true, .loss_z = 6, .grad_z = 6, .window = 4, .max_in_a_row = 3});
+  for (int step = 0; step < 4; ++step) EXPECT_FALSE(guard.refuses(wave(step), 1 + 0.05 * std::cos(step)));
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_TRUE(guard.refuses(NAN, 1));
+    EXPECT_TRUE(guard.refuses(1e6, 1)) << "outliers count as what is not finite does";
+    EXPECT_EQ(guard.num_in_a_row(), 2);
+    EXPECT_FALSE(guard.gives_up());
+    EXPECT_FALSE(guard.refuses(wave(4 + round), 1));
+    EXPECT_EQ(guard.num_in_a_row(), 0) << "an accepted step begins anew";
+  }
+  OutlierGuard resumed({.is_on = true, .max_in_a_row = 3});
+  resumed.set_in_a_row(2);
+  EXPECT_TRUE(resumed.refuses(1, INFINITY));
+  EXPECT_TRUE(resumed.gives_up());
+}
+
 TEST(StepLosses, AddOnTheCpuInTheOrderOfTheTokens) {
   const std::vector<int64_t> bytes{3, 0, 1};
   StepLosses losses;

@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
+#include "trainers/commands/stored_result.h"
 #include "trainers/console.h"
 #include "trainers/evaluate.h"
 #include "trainers/session.h"
-#include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -31,10 +31,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     text += fmt::format("{:<48} {:.6g}\n", name, value);
   }
   nlohmann::ordered_json out{{"run", options.run.file()}, {"step", run.step}, {"values", figures}};
-  io::make_folders(options.run.file() + "/eval");
-  io::write_file_atomically(fmt::format("{}/eval/analysis-{:08}.json", options.run.file(), run.step),
-                            out.dump(2) + "\n");
-  console.result(console.is_json() ? out.dump(2) + "\n" : text);
+  if (!run.warning.empty()) out["warning"] = run.warning;
+  print_and_store(console, out, text, options.run.file(), fmt::format("analysis-{:08}.json", run.step));
   return kSuccess;
 }
 

@@ -5,12 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/commands/command.h"
+#include "trainers/commands/stored_result.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
 #include "trainers/evaluate.h"
 #include "trainers/session.h"
 #include "trainers/translate.h"
-#include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -56,9 +56,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
   }
   nlohmann::ordered_json out{{"run", options.run.file()}, {"step", run.step}, {"validation", rows}};
-  io::make_folders(options.run.file() + "/eval");
-  io::write_file_atomically(fmt::format("{}/eval/step-{:08}.json", options.run.file(), run.step), out.dump(2) + "\n");
-  console.result(console.is_json() ? out.dump(2) + "\n" : text);
+  if (!run.warning.empty()) out["warning"] = run.warning;
+  print_and_store(console, out, text, options.run.file(), fmt::format("step-{:08}.json", run.step));
   return kSuccess;
 }
 
