@@ -101,7 +101,7 @@ Var norm(const Var& x, int64_t dim, bool keep_dims) {
 Var cumsum(const Var& x, int64_t dim, ops::CumsumOptions options) {
   return record("cumsum", ops::cumsum(x.value(), dim, options), {x},
                 [dim, options, segments = Saved(options.segments)](const Tensor& dy, Wants) {
-                  return Grads{ops::cumsum(dy, dim, {!options.reverse, options.exclusive, segments})};
+                  return Grads{ops::cumsum(dy, dim, {!options.reverse, options.exclusive, segments, options.window})};
                 });
 }
 

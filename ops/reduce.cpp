@@ -149,6 +149,9 @@ bool all_finite(const Tensor& x) {
 Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options) {
   check_floating(x, "cumsum");
   int d = wrap_dim(dim, x.num_dims(), "cumsum");
+  WEFT_CHECK(options.window >= 0 && (options.window == 0 || !options.exclusive),
+             str("cumsum: a window of ", options.window, options.exclusive ? " beside exclusive" : ""),
+             "a window is 0 (all) or positive, and counts the element itself");
   if (options.segments.defined()) {
     const Tensor& segments = options.segments;
     auto last = x.shape().begin() + d + 1;
@@ -160,10 +163,11 @@ Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options) {
   }
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (x.num_elements() == 0) return y;
+  if (options.window >= x.size(d)) options.window = 0;
   if constexpr (kCuda) {
-    if (x.is_cuda()) return cuda::cumsum(y, x, d, options), y;
+    if (x.is_cuda()) return (options.window > 0 ? cuda::windowed_sum : cuda::cumsum)(y, x, d, options), y;
   }
-  cpu::cumsum(y, x, d, options);
+  (options.window > 0 ? cpu::windowed_sum : cpu::cumsum)(y, x, d, options);
   return y;
 }
 

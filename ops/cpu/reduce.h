@@ -41,5 +41,6 @@ void argmax(Tensor& out, const Tensor& x, int dim);  // out: i64, row-major, wit
 double sum_of_squares(const Tensor& x);              // x is row-major
 bool all_finite(const Tensor& x);
 void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
+void windowed_sum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);  // windowed_sum.cpp
 
 }  // namespace weft::cpu

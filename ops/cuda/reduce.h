@@ -12,5 +12,6 @@ void argmax(Tensor& out, const Tensor& x, int dim);
 double sum_of_squares(std::span<const Tensor> all);  // of one device; one wait
 bool all_finite(const Tensor& x);
 void cumsum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
+void windowed_sum(Tensor& y, const Tensor& x, int dim, const ops::CumsumOptions& options);
 
 }  // namespace weft::cuda

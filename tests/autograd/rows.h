@@ -149,6 +149,12 @@ inline std::vector<Row> shape_rows() {
        [](In in) {
          return cumsum(in[0], 1, {.segments = ints({1, 1, 2, 2, 2}, {1, 5})});
        }},
+      {"cumsum_window",
+       {{1, 7, 2}},
+       [](In in) {
+         return cumsum(in[0], 1, {.segments = ints({1, 1, 1, 1, 2, 2, 2}, {1, 7}), .window = 3});
+       }},
+      {"cumsum_window_reverse", {{3, 5}}, [](In in) { return cumsum(in[0], 1, {.reverse = true, .window = 2}); }},
       {"cumsum_reverse", {{3, 5}}, [](In in) { return cumsum(in[0], 0, {.reverse = true, .exclusive = true}); }},
       {"embedding",
        {{5, 3}},

@@ -322,6 +322,18 @@ TEST(ExactOnDevices, RunningSumsRestartWhereTheCpusDo) {
                   ops::cumsum(in[0], 1, {.reverse = is_reverse, .exclusive = is_exclusive, .segments = in[1]}), 0);
             },
             str("cumsum of segments ", is_reverse, is_exclusive, " ", x));
+    for (bool is_reverse : {false, true})
+      for (int64_t window : {1, 2, 7, 64, 150, 3000})
+        for (bool has_segments : {false, true})
+          expect_same(
+              {x, segments},
+              [=](auto in) {
+                return ops::add_scalar(
+                    ops::cumsum(in[0], 1,
+                                {.reverse = is_reverse, .segments = has_segments ? in[1] : Tensor(), .window = window}),
+                    0);
+              },
+              str("cumsum of windows of ", window, is_reverse, has_segments, " ", x));
   }
 }
 

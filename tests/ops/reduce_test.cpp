@@ -304,6 +304,49 @@ TEST(Reduce, CumulativeSumsRestartWithSegments) {
   EXPECT_EQ(run(true, true), (std::vector<double>{inf, 50, inf, 30, 0, 0, 5, 50, 0, 0}));
 }
 
+// Against a loop over the window, with segments or without, for blocks and windows of every relation of sizes.
+TEST(Reduce, WindowedSumsAddTheWindowAlone) {
+  for (DType dtype : kFloating)
+    for (auto [shape, dim] : {std::pair{Shape{9}, 0}, {Shape{2, 70}, 1}, {Shape{3, 31, 70}, 1}, {Shape{2, 5, 3}, 1}})
+      for (int64_t window : {1, 2, 3, 4, 5, 7, 30, 31, 69, 70, 1000})
+        for (bool reverse : {false, true})
+          for (bool has_segments : {false, true}) {
+            SCOPED_TRACE(str(shape, " ", dtype, " window ", window, reverse ? " reverse" : "", " ", has_segments));
+            Tensor x = test::random_normal(shape, "x", dtype), segments;
+            const int64_t n = shape[dim];
+            std::vector<int32_t> ids;
+            for (int64_t i = 0; i < x.num_elements(); ++i) ids.push_back(static_cast<int32_t>(i % n * (i % n) / 40));
+            Shape outer(std::span<const int64_t>(shape.begin(), static_cast<size_t>(dim) + 1));
+            ids.resize(static_cast<size_t>(outer.num_elements()));
+            if (has_segments) segments = Tensor::from(std::span<const int32_t>(ids), outer);
+            Tensor y = ops::cumsum(x, dim, {.reverse = reverse, .segments = segments, .window = window});
+            std::vector<double> v = values(x), got = values(y);
+            const int64_t inner = x.num_elements() / outer.num_elements();
+            for (int64_t i = 0; i < outer.num_elements(); ++i)
+              for (int64_t c = 0; c < inner; ++c) {
+                double want = 0, sizes = 0;
+                for (int64_t back = 0; back < window; ++back) {
+                  const int64_t at = reverse ? i + back : i - back;
+                  if (at < 0 || at >= outer.num_elements() || at / n != i / n) break;
+                  if (has_segments && ids[static_cast<size_t>(at)] != ids[static_cast<size_t>(i)]) break;
+                  want += v[static_cast<size_t>(at * inner + c)];
+                  sizes += std::abs(v[static_cast<size_t>(at * inner + c)]);
+                }
+                ASSERT_NEAR(got[static_cast<size_t>(i * inner + c)], want,
+                            1.01 * reference::epsilon(dtype) * std::abs(want) + 1e-14 * sizes);
+              }
+          }
+}
+
+// What has left the window is gone: its size and an infinity too.
+TEST(Reduce, WindowedSumsForgetWhatLeftTheWindow) {
+  Tensor x = Tensor::from<float>({1e30f, 1, 2, INFINITY, 3, 4, 5, 6}, {8});
+  EXPECT_EQ(values(ops::cumsum(x, 0, {.window = 2})),
+            (std::vector<double>{1e30f, 1e30f, 3, INFINITY, INFINITY, 7, 9, 11}));
+  EXPECT_EQ(values(ops::cumsum(x, 0, {.reverse = true, .window = 2})),
+            (std::vector<double>{1e30f, 3, INFINITY, INFINITY, 7, 9, 11, 6}));
+}
+
 TEST(Reduce, ErrorsSayWhatAndHowToFix) {
   Tensor x = Tensor::zeros({2, 3}), i = Tensor::zeros({2}, kI64), none = Tensor::zeros({2, 0});
   const int twice[] = {0, -2};
@@ -315,6 +358,9 @@ TEST(Reduce, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("", test::error_of([&] { ops::min(none, 1); }, {"min: dimension 1 of [2, 0] f32 cpu is empty"}));
   EXPECT_EQ("", test::error_of([&] { ops::argmin(i, 0); }, {"argmin: x is [2] i64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::cumsum(i, 0); }, {"cumsum: x is [2] i64 cpu"}));
+  EXPECT_EQ("", test::error_of([&] { ops::cumsum(x, 1, {.window = -1}); }, {"cumsum: a window of -1", "positive"}));
+  EXPECT_EQ("", test::error_of([&] { ops::cumsum(x, 1, {.exclusive = true, .window = 2}); },
+                               {"cumsum: a window of 2 beside exclusive", "counts the element itself"}));
   EXPECT_EQ("", test::error_of([&] { ops::cumsum(x, 1, {.segments = Tensor::zeros({3}, kI32)}); },
                                {"cumsum: segments are [3] i32 cpu for dimension 1 of [2, 3] f32 cpu"}));
   EXPECT_EQ("", test::error_of([&] { ops::sum_of_squares(i); }, {"sum_of_squares: x is [2] i64 cpu"}));

@@ -22,11 +22,14 @@ double sum_of_squares(std::span<const Tensor> all);  // of all of one device, wa
 bool all_finite(const Tensor& x);
 
 // Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out. With `segments`
-// (i32, of x's shape up to and with that dimension) the sum restarts wherever neighbours differ.
+// (i32, of x's shape up to and with that dimension) the sum restarts wherever neighbours differ. With `window` > 0 it is the sum
+// of the last `window` elements, this one included: only they are added, in f64, and nothing is subtracted, so that neither the
+// size nor an infinity of what lies before the window is felt. Error for `window` beside `exclusive`.
 struct CumsumOptions {
   bool reverse = false;
   bool exclusive = false;
   Tensor segments = {};
+  int64_t window = 0;
 };
 Tensor cumsum(const Tensor& x, int64_t dim, CumsumOptions options = {});  // backward: the same with reverse flipped
 
