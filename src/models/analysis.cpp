@@ -52,6 +52,22 @@ Rows without(const Rows& x, const double* m, size_t D) {
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
+// The first row that begins with a token, up to its first padding, at most 64 tokens.
+AnalysisRows short_row(const AnalysisRows& rows) {
+  constexpr int64_t kMost = 64;  // of attention_flow()
+  const Tokens all(rows.tokens);
+  const int64_t B = all.batch(), T = all.num_tokens();
+  int64_t row = 0, count = 0;
+  while (row < B - 1 && all.is_padding(row * T)) ++row;
+  while (count < std::min(T, kMost) && !all.is_padding(row * T + count)) ++count;
+  WEFT_CHECK(count > 0, "analyse: rows of nothing but padding", "give rows with tokens");
+  auto some = [&](const Tensor& t) { return t.defined() ? t.slice(0, row, row + 1).slice(1, 0, count) : t; };
+  const TokenData& data = rows.tokens;
+  return {.ids = some(rows.ids),
+          .targets = some(rows.targets),
+          .tokens = {some(data.positions), some(data.documents), some(data.document_positions)}};
+}
+
 }  // namespace
 
 RankCollapse rank_collapse(const Tensor& state_TD) {
@@ -109,6 +125,14 @@ std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows
   const int64_t T = rows.ids.size(1);
   WEFT_CHECK(token >= 0 && token < T, str("perturbation_spread: token ", token, " of ", T), "choose one of the row");
   NoGrad no_grad;
+  const Tokens known(rows.tokens);
+  std::vector<int64_t>
+      last_tokens;  // of each row: its last but padding; -1 where `token` is padding, and nothing is changed
+  for (int64_t b = 0; b < known.batch(); ++b) {
+    int64_t last = known.is_padding(b * T + token) ? -1 : T - 1;
+    while (last >= 0 && known.is_padding(b * T + last)) --last;
+    last_tokens.push_back(last);
+  }
   double size = 0;  // of the change: 1 % of the embedding's norm, in a direction fixed by the token's own embedding
   auto states = [&](double sign) {
     std::vector<Rows> last;  // behind each layer, the last token of every row
@@ -119,7 +143,7 @@ std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows
       std::vector<double> change(x.size(), 0.0);
       size = 0;
       for (size_t b = 0; b < static_cast<size_t>(x_BTD.size(0)); ++b)
-        for (size_t c = 0; c < D; ++c) {
+        for (size_t c = 0; c < D && last_tokens[b] >= 0; ++c) {
           size_t i = (b * static_cast<size_t>(T) + static_cast<size_t>(token)) * D + c;
           // The next channel's value turns the vector, so that a norm in front of the layers does not undo the change.
           change[i] = 0.01 * x[i - c + (c + 1) % D];
@@ -129,8 +153,13 @@ std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows
       return x_BTD + cast(to(add, x_BTD.device()), x_BTD.dtype()) * sign;
     };
     probe.state = [&](std::string_view, const Var& x_BTD) {
-      Var end = slice(x_BTD, 1, T - 1, T);
-      last.push_back(cast(end, kF64).value().to_vector<double>());
+      Rows ends;
+      for (size_t b = 0; b < last_tokens.size(); ++b) {
+        if (last_tokens[b] < 0) continue;
+        Var end = select(select(x_BTD, 0, static_cast<int64_t>(b)), 0, last_tokens[b]);
+        for (double c : cast(end, kF64).value().to_vector<double>()) ends.push_back(c);
+      }
+      last.push_back(std::move(ends));
     };
     Tokens tokens(rows.tokens, {.probe = &probe});
     model.hidden(rows.ids, tokens);
@@ -160,9 +189,8 @@ std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const 
     out.emplace_back(str("model.layers.", l, ".perturbation_spread"), spread[l]);
 
   // One short row, whole matrices.
-  const int64_t T = std::min<int64_t>(rows.ids.size(1), 64);
-  auto some = [&](const Tensor& t) { return t.defined() ? t.slice(0, 0, 1).slice(1, 0, T) : t; };
-  TokenData data{some(rows.tokens.positions), some(rows.tokens.documents), some(rows.tokens.document_positions)};
+  const AnalysisRows one = short_row(rows);
+  const int64_t T = one.ids.size(1);
   std::vector<std::pair<std::string, Tensor>> states;
   std::vector<Tensor> layers;
   Probe probe;
@@ -174,8 +202,8 @@ std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const 
     layers.push_back(shares.reshape({T, T}));
   };
   NoGrad no_grad;
-  Tokens tokens(data, {.probe = &probe});
-  model.hidden(some(rows.ids), tokens);
+  Tokens tokens(one.tokens, {.probe = &probe});
+  model.hidden(one.ids, tokens);
   std::vector<Tensor> of_layers;
   for (const auto& [path, state] : states) {
     RankCollapse r = rank_collapse(state);

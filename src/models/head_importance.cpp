@@ -13,7 +13,9 @@ namespace {
 
 int64_t num_targets(const AnalysisRows& rows) {
   auto targets = rows.targets.to_vector<int32_t>();
-  auto count = std::count_if(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
+  const Tokens tokens(rows.tokens);
+  int64_t count = 0;
+  for (size_t i = 0; i < targets.size(); ++i) count += targets[i] >= 0 && !tokens.is_padding(static_cast<int64_t>(i));
   WEFT_CHECK(count > 0, "analysis: rows without a target", "give the next token of each");
   return count;
 }

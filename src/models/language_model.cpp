@@ -164,6 +164,17 @@ void LanguageModel::report_activations(Block& block, const Var& x_BTD, Tokens& t
   if (!tokens.takes_reports()) return;
   NoGrad no_grad;
   auto sizes = cast(abs(x_BTD), kF32).value().to_vector<float>();
+  if (tokens.has_padding()) {
+    const auto width = static_cast<size_t>(options_.dim);
+    size_t kept = 0;
+    for (size_t t = 0; t < sizes.size() / width; ++t) {
+      if (tokens.is_padding(static_cast<int64_t>(t))) continue;
+      std::copy_n(sizes.begin() + static_cast<std::ptrdiff_t>(t * width), width,
+                  sizes.begin() + static_cast<std::ptrdiff_t>(kept++ * width));
+    }
+    sizes.resize(kept * width);
+  }
+  if (sizes.empty()) return;
   auto middle = sizes.begin() + static_cast<std::ptrdiff_t>(sizes.size() / 2);
   std::nth_element(sizes.begin(), middle, sizes.end());
   double median = static_cast<double>(*middle),
@@ -220,8 +231,10 @@ LanguageModelLoss LanguageModel::loss(const Tensor& ids_BT, const Tensor& target
   Scope head_scope("head");
   WEFT_CHECK(targets_BT.shape() == ids_BT.shape(), str("language model: targets are ", targets_BT, ", ids ", ids_BT),
              "one target per token");
-  auto [loss, losses] = linear_cross_entropy(reshape(x, {-1, options_.dim}), output_weight(), targets_BT.reshape({-1}),
-                                             {.factor = factor});
+  Var targets = targets_BT;
+  if (tokens.has_padding()) targets = where(tokens.counted(), targets, Tensor::full({}, -1, kI32, targets_BT.device()));
+  auto [loss, losses] = linear_cross_entropy(reshape(x, {-1, options_.dim}), output_weight(),
+                                             targets.value().reshape({-1}), {.factor = factor});
   for (const Tokens::Loss& extra : tokens.losses()) loss = loss + extra.value * extra.weight;
   return {loss, losses.reshape(ids_BT.shape())};
 }

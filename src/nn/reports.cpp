@@ -2,10 +2,12 @@
 // Attention Heads (2410.13835). B batch, T tokens, H query heads, G key/value heads.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
+#include "weft/core/error.h"
 #include "weft/core/scope.h"
 #include "weft/nn/tokens.h"
 
@@ -100,7 +102,7 @@ void Tokens::show_state(std::string_view name, const Var& x_BTD) const {
 bool Tokens::takes_reports() const { return options_.takes_diagnostics && !is_recomputing(); }
 
 void Tokens::report(std::string_view name, double sum, double count) {
-  if (takes_reports()) reports_.push_back({str(Scope::path(), ".", name), sum, count});
+  if (takes_reports() && count > 0) reports_.push_back({str(Scope::path(), ".", name), sum, count});
 }
 
 void Tokens::report_max(std::string_view name, double value) {
@@ -110,9 +112,16 @@ void Tokens::report_max(std::string_view name, double value) {
 void Tokens::report_means(std::string_view name, const Var& x) {
   if (!takes_reports()) return;
   NoGrad no_grad;
-  const int64_t last = x.size(-1), rows = x.value().num_elements() / std::max<int64_t>(last, 1);
-  auto sums = weft::sum(reshape(cast(x, kF64), {rows, last}), 0).value().to_vector<double>();
-  for (size_t i = 0; i < sums.size(); ++i) report(str(name, "/", i), sums[i], static_cast<double>(rows));
+  WEFT_CHECK(x.num_dims() >= 3 && x.size(0) == batch() && x.size(1) == num_tokens(),
+             str("report_means: '", name, "' is ", x.value(), ", the tokens are [", batch(), ", ", num_tokens(), "]"),
+             "give [B, T, ..., N]");
+  std::vector<int> dims(static_cast<size_t>(x.num_dims()) - 3);  // of those behind [B, T], all but the last
+  std::iota(dims.begin(), dims.end(), 0);
+  const int64_t last = x.size(-1),
+                each = x.value().num_elements() / std::max<int64_t>(batch() * num_tokens() * last, 1);
+  auto sums = weft::sum(sum(cast(x, kF64)), dims).value().to_vector<double>();
+  const double count = num_counted().value().item() * static_cast<double>(each);
+  for (size_t i = 0; i < sums.size(); ++i) report(str(name, "/", i), sums[i], count);
 }
 
 // Per head: entropy of a row, largest score, mass on the first token of the query's document, how often that is more than 0.3 of the
@@ -134,7 +143,7 @@ void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v
   std::vector<Run> runs;
   for (int64_t i = 0; i < B * T; ++i) {
     auto at = static_cast<size_t>(i);
-    if (!documents.empty() && documents[at] < 0) continue;
+    if (is_padding(i)) continue;
     bool continues = i % T > 0 && !runs.empty() && runs.back().begin + runs.back().length == i &&
                      (documents.empty() || documents[at] == documents[at - 1]);
     if (continues) ++runs.back().length;
@@ -155,7 +164,7 @@ void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v
       first += static_cast<double>(mass[at(0)]), sinks += alpha > kSink ? 1 : 0, whole += 1;
     }
     report(str("entropy/", h), entropies, count);
-    report_max(str("max_score/", h), largest);
+    if (count > 0) report_max(str("max_score/", h), largest);
     report(str("first_token_mass/", h), first, count);
     report(str("sink_rate/", h), sinks, whole);
   }

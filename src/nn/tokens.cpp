@@ -170,13 +170,22 @@ Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window
   return cast(maximum(room, number(0)), kBool).value();
 }
 
-Var Tokens::scan(const Var& x) {
-  if (!options_.cache) return cumsum(x, 1, {.segments = data_.documents});
+Var Tokens::scan(const Var& x, int64_t window) {
+  WEFT_CHECK(window >= 0, str("scan: window is ", window), "use 0 (all) or more");
+  if (!options_.cache) return cumsum(x, 1, {.segments = data_.documents, .window = window});
   WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
   Cache::Slot& slot = options_.cache->slot(next_slot_++);
+  const int64_t T = num_tokens();
+  if (window > 0) {  // the slot holds what later windows reach of the earlier tokens
+    const Var parts[] = {slot.a.defined() ? Var(slot.a) : slice(x, 1, 0, 0), x};
+    Var all = concatenate(parts, 1);
+    const int64_t S = all.size(1);
+    slot.a = all.value().slice(1, std::max<int64_t>(0, S - (window - 1)), S);
+    return slice(cumsum(all, 1, {.window = window}), 1, S - T, S);
+  }
   Var total = cumsum(x, 1);
   if (slot.a.defined()) total = total + Var(slot.a);
-  slot.a = total.value().slice(1, num_tokens() - 1, num_tokens());
+  slot.a = total.value().slice(1, T - 1, T);
   return total;
 }
 
@@ -197,6 +206,7 @@ Var Tokens::shift(const Var& x, int64_t n) {
   before_shape[1] = n;
   Var before = Tensor::zeros(before_shape, x.dtype(), x.device());
   if (options_.cache) {
+    WEFT_CHECK(!data_.documents.defined(), "shift: decoding with documents", "decode one document per row");
     Cache::Slot& slot = options_.cache->slot(next_slot_++);
     if (slot.a.defined()) before = slot.a;
     const Var parts[] = {before, x};
@@ -210,18 +220,29 @@ Var Tokens::shift(const Var& x, int64_t n) {
   return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
 }
 
-Var Tokens::sum(const Var& x) {
-  const int dims[] = {0, 1};
-  return weft::sum(x, dims);
+Tensor Tokens::counted() const {
+  if (!has_padding()) return Tensor::full({batch(), num_tokens()}, 1, kBool, data_.positions.device());
+  auto number = [&](double x) { return Var(Tensor::full({}, x, kI32, data_.documents.device())); };
+  return cast(maximum(Var(data_.documents) - number(-1), number(0)), kBool).value();
 }
 
-Tensor Tokens::visible_keys(int64_t window) const {
-  WEFT_CHECK(!data_.documents.defined() || data_.document_positions.defined(),
-             str("visible_keys: documents ", data_.documents, " without positions in them"),
-             "give document_positions too");
-  Var seen = cast(Var(document_positions()), kF32) + 1.0;
-  if (window == 0) return seen.value();
-  return minimum(seen, Tensor::full({}, static_cast<double>(window), kF32, seen.device())).value();
+// counted() in the shape of x [B, T, ...].
+Tensor Tokens::counted_like(const Var& x) const {
+  Tensor mask = counted();
+  for (int i = 2; i < x.num_dims(); ++i) mask = mask.unsqueeze(-1);
+  return mask.expand(x.shape());
+}
+
+Var Tokens::num_counted() const {
+  if (!has_padding())
+    return Tensor::full({}, static_cast<double>(batch() * num_tokens()), kF64, data_.positions.device());
+  return sum_all(cast(Var(counted()), kF64));
+}
+
+Var Tokens::sum(const Var& x) {
+  const int dims[] = {0, 1};
+  if (!has_padding()) return weft::sum(x, dims);
+  return weft::sum(where(counted_like(x), x, Tensor::zeros({}, x.dtype(), x.device())), dims);
 }
 
 const ops::RotaryTable& Tokens::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {

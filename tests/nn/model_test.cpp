@@ -271,6 +271,9 @@ TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   EXPECT_EQ(tokens.shift(x, 1).value().to_vector<float>(), (std::vector<float>{0, 1, 0, 3, 4}));
   EXPECT_EQ(tokens.shift(x, 7).value().to_vector<float>(), (std::vector<float>(5, 0)));
   EXPECT_EQ(tokens.sum(x).value().to_vector<float>(), (std::vector<float>{15}));
+  EXPECT_EQ(tokens.scan(x, 2).value().to_vector<float>(), (std::vector<float>{1, 3, 3, 7, 9}));
+  EXPECT_EQ(tokens.scan(x, 1).value().to_vector<float>(), (std::vector<float>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(tokens.scan(x, 9).value().to_vector<float>(), tokens.scan(x).value().to_vector<float>());
 
   NoGrad no_grad;
   auto cache = make_cache(1, 5);
@@ -284,6 +287,66 @@ TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   }
   EXPECT_EQ(scanned, (std::vector<float>{1, 3, 6, 10, 15}));
   EXPECT_EQ(shifted, (std::vector<float>{0, 0, 1, 2, 3}));
+  Tokens packed(data, {.cache = make_cache(1, 5)});
+  EXPECT_EQ(error_of([&] { packed.scan(x); }, {"scan: decoding with documents", "one document per row"}), "");
+  EXPECT_EQ(error_of([&] { packed.shift(x, 1); }, {"shift: decoding with documents", "one document per row"}), "");
+  EXPECT_EQ(error_of([&] { tokens.scan(x, -1); }, {"scan: window is -1"}), "");
+}
+
+// Windows in decoding, whatever is read at once, and whatever has left them.
+TEST(Tokens, ScanOfAWindowDecodesWhatItGivesInParallel) {
+  NoGrad no_grad;
+  const int64_t T = 11;
+  Tensor x = test::random_normal({2, T, 3}, "x");
+  for (int64_t t = 0; t < 2; ++t) x.mutable_data<float>()[t * 3] = 1e12f;
+  for (int64_t window : {1, 2, 4, 5, 10, 11, 20})
+    for (int64_t first : {1, 3, 7}) {
+      Tokens all(plain_tokens(2, T));
+      Tensor expected = all.scan(x, window).value();
+      auto cache = make_cache(2, T);
+      for (int64_t begin = 0, count = first; begin < T; begin += count, count = begin < 9 ? 1 : 2) {
+        if (begin + count > T) count = T - begin;
+        Tokens some(plain_tokens(2, count, begin), {.cache = cache});
+        Tensor y = some.scan(x.slice(1, begin, begin + count), window).value();
+        some.finish_decode_step();
+        EXPECT_LT(max_difference(y, expected.slice(1, begin, begin + count)), 1e-6) << window << " " << begin;
+      }
+    }
+}
+
+// Counted, not read off positions: rows and documents that begin late, gaps, other orders, padding, caches.
+TEST(Tokens, VisibleKeysAreThoseInTheRow) {
+  auto expect_counts = [](const TokenData& data, int64_t window) {
+    Tokens tokens(data);
+    const int64_t B = tokens.batch(), T = tokens.num_tokens();
+    auto seen = tokens.seen(0, T, T, window).to_vector<bool>();
+    auto counts = tokens.visible_keys(window).to_vector<float>();
+    for (int64_t i = 0; i < B * T; ++i) {
+      auto row = seen.begin() + static_cast<std::ptrdiff_t>(i * T);
+      auto n = static_cast<float>(std::count(row, row + static_cast<std::ptrdiff_t>(T), true));
+      EXPECT_EQ(counts[static_cast<size_t>(i)], tokens.is_padding(i) ? 1 : n) << i << " window " << window;
+    }
+  };
+  TokenData gaps{.positions = Tensor::from<int32_t>({3, 4, 9, 10, 11, 30}, {1, 6})};
+  TokenData mixed{.positions = Tensor::from<int32_t>({7, 2, 6, 3, 5, 4}, {1, 6})};
+  TokenData packed = plain_tokens(2, 6, 40);
+  packed.documents = Tensor::from<int32_t>({3, 3, 5, 5, 5, -1, -1, 0, 0, -1, 7, 7}, {2, 6});
+  for (int64_t window : {0, 1, 2, 3, 100})
+    for (const TokenData& data : {plain_tokens(2, 6), plain_tokens(2, 6, 17), gaps, mixed, packed})
+      expect_counts(data, window);
+  auto cache = make_cache(1, 6), of_documents = make_cache(1, 6);
+  for (int64_t t = 0; t < 6; ++t) {
+    Tokens one(plain_tokens(1, 1, 20 + t), {.cache = cache});
+    EXPECT_EQ(one.visible_keys().item(), static_cast<double>(t + 1));
+    EXPECT_EQ(one.visible_keys(3).item(), static_cast<double>(std::min<int64_t>(t + 1, 3)));
+    one.finish_decode_step();
+    TokenData data = plain_tokens(1, 1, 20 + t);
+    data.documents = Tensor::full({1, 1}, t < 4 ? 0 : 1, kI32);
+    Tokens two(data, {.cache = of_documents});
+    EXPECT_EQ(two.visible_keys().item(), static_cast<double>(t < 4 ? t + 1 : t - 3));
+    EXPECT_EQ(two.visible_keys(3).item(), static_cast<double>(t < 4 ? std::min<int64_t>(t + 1, 3) : t - 3));
+    two.finish_decode_step();
+  }
 }
 
 TEST(Tokens, SeenIsCausalInTheWindowAndInTheDocument) {
@@ -327,6 +390,7 @@ TEST(Tokens, GradientsOfScanShiftAndSumAreRight) {
     EXPECT_EQ(result.num_checked, 30);
   };
   passes([](Tokens& tokens, const Var& v) { return tokens.scan(v); });
+  passes([](Tokens& tokens, const Var& v) { return tokens.scan(v, 2); });
   passes([](Tokens& tokens, const Var& v) { return tokens.shift(v, 1); });
   passes([](Tokens& tokens, const Var& v) { return tokens.shift(v, 2); });
   passes([](Tokens& tokens, const Var& v) { return tokens.sum(v); });

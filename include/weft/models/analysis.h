@@ -39,7 +39,7 @@ Tensor attention_rollout(std::span<const Tensor> layers, double own = 0.5);
 // Largest flow from position `query` of the last layer to each input, [T], with those matrices as capacities. T <= 64.
 Tensor attention_flow(std::span<const Tensor> layers, int64_t query, double own = 0.5);
 
-// Rows to analyse a model on; targets as in LanguageModel::loss.
+// Rows to analyse a model on; targets as in LanguageModel::loss. Padding (TokenData::documents) counts for nothing in any analysis.
 struct AnalysisRows {
   Tensor ids, targets;
   TokenData tokens;
@@ -58,9 +58,11 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                                                      const std::vector<HeadImportance>& importance);
 
 // Over-mixing: |change of the last token's state| / |change of the embedding of `token`|, behind each layer, by a central difference.
+// The last token is the last that is not padding; a row whose `token` is padding has no say.
 std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token = 0);
 
-// All of the above by name, on `rows`; what needs T x T matrices or states of a sequence uses the first 64 tokens of the first row.
+// All of the above by name, on `rows`; what needs T x T matrices or states of a sequence uses the first 64 tokens, up to padding, of the
+// first row that begins with a token.
 std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows);
 
 }  // namespace weft

@@ -46,7 +46,8 @@ class LanguageModel final : public Module {
   ~LanguageModel() override;
 
   Var hidden(const Tensor& ids_BT, Tokens& tokens);  // [B, T, D] after the final norm
-  // Cross-entropy of targets [B, T] i32 (-1: ignored), in chunks. `factor` is usually 1 / number of targets of the step.
+  // Cross-entropy of targets [B, T] i32 (-1: ignored; those of padding too), in chunks. `factor` is usually 1 / number of targets of
+  // the step.
   LanguageModelLoss loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor);
   Tensor logits(const Tensor& ids_BT, Tokens& tokens);  // [B, T, V] f32, no gradient
 

@@ -13,11 +13,12 @@ namespace weft {
 
 // What is known per token. Integers are i32, shape [B, T].
 struct TokenData {
-  Tensor positions = {};           // global position in the row
-  Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
-  Tensor document_positions = {};  // position within the document; undefined: positions
-  int64_t first_row = 0;           // global index of batch row 0 in the step
-  bool are_consecutive = false;    // the tokens of a row stand one after the other
+  Tensor positions = {};  // global position in the row
+  Tensor documents = {};  // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor document_positions =
+      {};                        // position within the document, of padding any that one may have; undefined: positions
+  int64_t first_row = 0;         // global index of batch row 0 in the step
+  bool are_consecutive = false;  // the tokens of a row stand one after the other
   // The same on the CPU, where the caller has them: what a layer works out there then waits for no device.
   Tensor cpu_positions = {}, cpu_documents = {}, cpu_document_positions = {};
 };

@@ -38,6 +38,15 @@ class Tokens {
   bool is_training() const { return options_.is_training; }
   bool is_decoding() const { return options_.cache != nullptr; }
 
+  // Padding is what has no document (-1). It counts for nothing: not in sum(), report_means() and num_counted(), nor in the losses,
+  // statistics, reports and buffers that are made of them. A layer that sums over tokens by other means asks counted().
+  bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
+  Tensor counted() const;                                         // [B, T] bool: false for padding
+  Var num_counted() const;                                        // [] f64: how many tokens sum() adds
+  bool is_padding(int64_t i) const {                              // token i of the B T row by row, read on the CPU
+    return has_padding() && cpu_documents()[static_cast<size_t>(i)] < 0;
+  }
+
   // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
   // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it.
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {},
@@ -71,13 +80,15 @@ class Tokens {
   // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
   // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
   Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
-  // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t. x [B, T, ...].
-  Var scan(const Var& x);
-  // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...].
+  // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t, of the last `window` of them (0: all). Only what
+  // is in the window is added, and nothing subtracted. x [B, T, ...]. In decoding one document per row.
+  Var scan(const Var& x, int64_t window = 0);
+  // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...]. In decoding one document per row.
   Var shift(const Var& x, int64_t n);
-  // Sum over all tokens of the global batch, for losses and statistics only: it sees the future. [B, T, ...] -> [...].
+  // Sum over all tokens of the global batch but padding, for losses and statistics only: it sees the future. [B, T, ...] -> [...].
   Var sum(const Var& x);
-  // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32.
+  // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32. They are
+  // counted, so a row or document may begin at any position. Padding sees none and has 1 here, so that nothing is divided by 0.
   Tensor visible_keys(int64_t window = 0) const;
   // What the weights of attend() look like: see weft/ops/attention.h. lse from attend(), undefined where it has none.
   ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
@@ -110,9 +121,9 @@ class Tokens {
   void accumulate(Buffer& buffer, const Var& sum, const Var& count);
   // Whether report() is heard: not outside diagnostics, and not when a forward is run again.
   bool takes_reports() const;
-  void report(std::string_view name, double sum, double count);
+  void report(std::string_view name, double sum, double count);  // nothing where nothing was counted
   void report_max(std::string_view name, double value);
-  // Mean over all but the last dimension, one report per index of that: name/0, name/1, ...
+  // Mean of x [B, T, ..., N] over all but the last dimension, without padding; one report per index of that: name/0, name/1, ...
   void report_means(std::string_view name, const Var& x);
   const std::vector<Loss>& losses() const { return losses_; }
   const std::vector<Report>& reports() const { return reports_; }
@@ -134,11 +145,15 @@ class Tokens {
   Tensor weights(const Var& q, const Var& k, const Var& lse, const Var& merged,
                  const ops::AttentionOptions& options) const;
   void check_recorded(std::string_view what, std::string_view name) const;
+  Tensor counted_like(const Var& x) const;
+  Tensor count_keys(int64_t window) const;
+  Tensor count_cached_keys(int64_t window) const;
 
   TokenData data_;
   mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
   TokensOptions options_;
   std::vector<std::unique_ptr<Rotary>> rotary_;
+  mutable std::vector<std::pair<int64_t, Tensor>> visible_keys_;  // by window, when first asked for
   Shared shared_;
   std::vector<Loss> losses_;
   std::vector<Report> reports_;

@@ -36,10 +36,10 @@ struct Sequence {
         data.documents.defined() ? data.documents.to_vector<int32_t>() : std::vector<int32_t>(position.size(), 0);
     local = data.document_positions.defined() ? data.document_positions.to_vector<int32_t>() : position;
   }
-  // Whether query i of row b sees key j: causal, its own document, the last `window` tokens (0: all).
+  // Whether query i of row b sees key j: causal, its own document, the last `window` tokens (0: all). Padding sees and is seen by nobody.
   bool sees(int64_t b, int64_t i, int64_t j, int64_t window = 0) const {
     auto q = static_cast<size_t>(b * T + i), k = static_cast<size_t>(b * T + j);
-    return position[k] <= position[q] && document[k] == document[q] &&
+    return position[k] <= position[q] && document[k] == document[q] && document[q] >= 0 &&
            (window == 0 || position[q] - position[k] < window);
   }
 };

@@ -20,14 +20,6 @@ RouterOptions checked(const RouterOptions& o) {
   return o;
 }
 
-// 1 for tokens that count, 0 for padding: [B, T, 1].
-Var counted(const Tokens& tokens, DType dtype, Device device) {
-  const int64_t B = tokens.batch(), T = tokens.num_tokens();
-  if (!tokens.documents().defined()) return Tensor::full({B, T, 1}, 1, dtype, device);
-  Var document = cast(Var(tokens.documents()), dtype) + 1.0;
-  return unsqueeze(minimum(relu(document), Tensor::full({}, 1, dtype, device)), -1);
-}
-
 // Standard normal numbers by (row of the step, position, expert), so that no layout of the step changes them.
 Tensor noise(const Tokens& tokens, int64_t experts, DType dtype, Rng rng) {
   const int64_t B = tokens.batch(), T = tokens.num_tokens();
@@ -101,27 +93,30 @@ Routing Router::choose(const Var& logits_BTE, Tokens& tokens) {
 }
 
 // P and f are means over the same tokens of the whole micro-batch before they meet: a product of means of its parts is another loss.
+// Padding is in none of them; of a micro-batch or row that holds nothing else the losses are 0.
 void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens) {
   const DType wide = logits_BTE.dtype();
   const auto E = static_cast<double>(o_.experts);
-  Var one = counted(tokens, wide, logits_BTE.device()), count = tokens.sum(one);
-  Var ones = expand(one, r.weights_BTK.shape());
-  Var hits_BTE = scatter_add(r.probabilities_BTE.shape(), -1, r.chosen_BTK, ones).detach();
-  Var mass_BTE = r.probabilities_BTE * one;
-  if (load_) tokens.accumulate(*load_, tokens.sum(hits_BTE), count);
+  auto at_least_one = [](const Var& x) { return maximum(x, Tensor::full({}, 1, x.dtype(), x.device())); };
+  const Var num_tokens = tokens.num_counted(), count = at_least_one(cast(num_tokens, wide));
+  Var one_BT1 = unsqueeze(cast(Var(tokens.counted()), wide), -1);
+  Var hits_BTE = scatter_add(r.probabilities_BTE.shape(), -1, r.chosen_BTK, expand(one_BT1, r.weights_BTK.shape()));
+  hits_BTE = hits_BTE.detach();
+  if (load_) tokens.accumulate(*load_, tokens.sum(hits_BTE), num_tokens);
   if (o_.z_loss > 0) {
-    Var z = tokens.sum(unsqueeze(square(logsumexp(logits_BTE)), -1) * one) / count;
+    Var z = tokens.sum(unsqueeze(square(logsumexp(logits_BTE)), -1)) / count;
     tokens.add_loss("router_z", sum_all(z), o_.z_loss * share_);
   }
   if (o_.balance_loss == 0) return;
   Var loss;
   if (o_.balance == RouterBalance::per_row) {
-    Var n_BE = maximum(sum(one, 1), Tensor::full({}, 1, wide, one.device()));
-    loss = sum_all(sum(hits_BTE, 1) / n_BE * (sum(mass_BTE, 1) / n_BE)) *
-           (E / static_cast<double>(o_.active * logits_BTE.size(0)));
+    Var n_B1 = sum(one_BT1, 1), n_BE = at_least_one(n_B1);
+    Var rows = at_least_one(sum_all(minimum(n_B1, Tensor::full({}, 1, wide, n_B1.device()))));  // with a token
+    Var of_rows = sum(hits_BTE, 1) / n_BE * (sum(r.probabilities_BTE * one_BT1, 1) / n_BE);
+    loss = sum_all(of_rows) / rows * (E / static_cast<double>(o_.active));
   } else {
     Var load_E = load_ ? cast(Var(load_->value()), wide) : tokens.sum(hits_BTE) / count;
-    loss = sum_all(load_E * tokens.sum(mass_BTE) / count) * E;
+    loss = sum_all(load_E * tokens.sum(r.probabilities_BTE) / count) * E;
     if (o_.balance == RouterBalance::normalised) loss = loss * (1.0 / static_cast<double>(o_.active));
   }
   tokens.add_loss("router_balance", loss, o_.balance_loss * share_);

@@ -30,12 +30,9 @@ Var Affine::operator()(const Var& out_BTHV, const Var& v_BTGV, const Var& x_BTD,
   Var pre_BTH = cast(alpha_(x_BTD), wide);
   Var a_BTH = o_.has_sigmoid ? sigmoid(pre_BTH) : clipped(pre_BTH);
   tokens.report_means("scale", a_BTH);
-  if (tokens.is_training())
-    tokens.accumulate(mean_, tokens.sum(a_BTH.detach()),
-                      Tensor::full({}, static_cast<double>(B * T), kF64, x_BTD.device()));
+  if (tokens.is_training()) tokens.accumulate(mean_, tokens.sum(a_BTH.detach()), tokens.num_counted());
 
-  Var v = cast(v_BTGV, wide), sums_BTGV = tokens.scan(v);
-  if (window_ > 0) sums_BTGV = sums_BTGV - tokens.shift(sums_BTGV, window_);
+  Var sums_BTGV = tokens.scan(cast(v_BTGV, wide), window_);
   Var bias_BTH = cast(Var(mean_.value()), wide) - a_BTH;
   if (o_.divides_by_context) bias_BTH = bias_BTH * (1 / static_cast<double>(context_));
   else bias_BTH = bias_BTH / unsqueeze(cast(Var(tokens.visible_keys(window_)), wide), -1);

@@ -33,11 +33,13 @@ Var Gate::operator()(const Var& y_BTHC, const Var& x_BTD, Tokens& tokens) const 
     auto values = cast(z, kF32).value().to_vector<float>();
     std::vector<double> sums(static_cast<size_t>(H), 0), ends(sums);
     const auto width = static_cast<size_t>(z.size(-1));
+    double count = 0;
     for (size_t i = 0; i < values.size(); ++i) {
       size_t h = i / width % static_cast<size_t>(H);
+      if (project_ && tokens.is_padding(static_cast<int64_t>(i / (width * static_cast<size_t>(H))))) continue;
       sums[h] += static_cast<double>(values[i]), ends[h] += values[i] < 0.05f || values[i] > 0.95f ? 1 : 0;
+      if (h == 0) ++count;
     }
-    auto count = static_cast<double>(values.size()) / static_cast<double>(H);
     for (size_t h = 0; h < sums.size(); ++h) tokens.report(str("mean/", h), sums[h], count);
     if (o_.activation == GateActivation::sigmoid)
       for (size_t h = 0; h < ends.size(); ++h) tokens.report(str("saturated/", h), ends[h], count);

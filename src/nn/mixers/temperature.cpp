@@ -38,7 +38,8 @@ Var Temperature::queries(const Var& q_BTHK, Tokens& tokens) const {
   if (o_.has_token) tau = tau + feature(q_BTHK, *query_weight_, *query_bias_);
   if (o_.has_position) {
     Var slope = exp(-exp(Var(*beta_)));
-    Var growth_BT = slope * log(cast(Var(tokens.visible_keys(0)), slope.dtype()));
+    Var position_BT = cast(Var(tokens.document_positions()), slope.dtype()) + 1.0;
+    Var growth_BT = slope * log(position_BT);
     tau = tau + unsqueeze(unsqueeze(cast(growth_BT, q_BTHK.dtype()), -1), -1);
   }
   return q_BTHK * tau;

@@ -1,5 +1,5 @@
-// Selective self-attention (Zhang et al., 2411.12892): queries times 1 + slope log(n) + tanh(q . a_h + b_h), n the number of tokens so
-// far; values times 1 + tanh(v . a'_g + b'_g). At first everything but the small slope is the identity.
+// Selective self-attention (Zhang et al., 2411.12892): queries times 1 + slope log(n) + tanh(q . a_h + b_h), n the position within the
+// document, the first being 1; values times 1 + tanh(v . a'_g + b'_g). At first everything but the small slope is the identity.
 // B batch, T tokens, H heads, K head width.
 #pragma once
 

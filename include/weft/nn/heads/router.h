@@ -8,6 +8,7 @@
 
 namespace weft {
 
+// Padding (Tokens::counted) is chosen for as any token, and is in no loss, load or report.
 // p; p / sum of the chosen; the same without gradient through the sum; K p / sum; 1, with the gradient of p (straight-through).
 enum class RouterWeights { raw, renorm, renorm_detached, renorm_scaled, hard };
 // E sum_e P_e f_e of mean probability and load (Switch); the same with both divided by their sums over experts; per row of the batch.
