@@ -20,11 +20,14 @@ Sink::Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t
   }
 }
 
-Var Sink::scores(const Var& q_BTHK, double scale) const {
+Var Sink::scores(const Var& q_BTHK, double scale, double cap) const {
   if (kind_ == SinkKind::value_bias) return {};
   const DType wide = q_BTHK.dtype() == kF64 ? kF64 : kF32;
   if (logit_) return is_signed_ ? abs(cast(*logit_, wide)) : cast(*logit_, wide);
-  if (key_) return cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), wide) * scale;
+  if (key_) {
+    Var score = cast(sum(q_BTHK * cast(*key_, q_BTHK.dtype()), -1), wide) * scale;
+    return cap > 0 ? softcap(score, cap) : score;
+  }
   return Tensor::zeros({1}, wide, q_BTHK.device());
 }
 

@@ -1,5 +1,7 @@
 // Sinks: a place beside the keys that takes weight. Softmax over {sink, keys} is a merge of (out, lse) with a block of one key:
-//   share = sigmoid(lse - u), out' = share out + (1 - share) v*, with u = 0, b_h, or scale q . k*_h
+//   share = sigmoid(lse - u), out' = share out + (1 - share) v*, with u = 0, b_h, or cap(scale q . k*_h)
+// A sink that is a key has its score capped as the other keys have; it has no position, so nothing that reads one touches it, and no
+// norm, gate or rotation of keys does. 0 and b_h are not scores of a key, and stay as they are.
 // B batch, T tokens, H heads, K and V widths.
 #pragma once
 
@@ -13,8 +15,8 @@ class Sink final : public Module {
   Sink(const SinkOptions& options, int64_t heads, int64_t key_width, int64_t value_width, bool is_signed, double std,
        Rng rng);
   // The score u of the place, which expands to [B, T, H]; undefined for a value that everyone gets. q as it entered the core, whose scores
-  // were scale * q.k.
-  Var scores(const Var& q_BTHK, double scale) const;
+  // were scale * q.k, under a soft cap of `cap` if that is not 0.
+  Var scores(const Var& q_BTHK, double scale, double cap) const;
   // Once, after the last merge of key blocks.
   Var operator()(const Var& out_BTHV, const Var& lse_BTH, const Var& scores) const;
 

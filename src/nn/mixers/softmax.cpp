@@ -74,7 +74,7 @@ class Softmax final : public Mixer {
     Scope scope(name());
     auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
     HeadMixture::Choice heads = mixture_ ? mixture_->choose(x_BTD, q_BTHK, tokens) : HeadMixture::Choice();
-    Var sink = sink_ ? sink_->scores(q_BTHK, scale()) : Var();
+    Var sink = sink_ ? sink_->scores(q_BTHK, scale(), o_.softcap) : Var();
     auto [y_BTHK, lse_BTH] = attend(q_BTHK, k_BTGK, v_BTGK, heads, sink, tokens);
     if (sink_) y_BTHK = (*sink_)(y_BTHK, lse_BTH, sink);
     if (affine_) y_BTHK = (*affine_)(y_BTHK, v_BTGK, x_BTD, tokens);
@@ -185,19 +185,28 @@ class Softmax final : public Mixer {
                                                          : ops::ScoreActivation::taylor2;
     if (kind_ == WeightKind::sigmoid && w.bias == SigmoidBias::context)
       core.score.shift = -std::log(static_cast<double>(args_.context));
-    if (w.is_divided_by_sum) v_BTGK = with_channel(v_BTGK, Tensor::full({}, 1, v_BTGK.dtype(), v_BTGK.device()));
-    Var out = call(core)[0];
-    if (w.is_divided_by_sum) {
-      Var sum = slice(out, -1, o_.head_dim, o_.head_dim + 1);
-      out = slice(out, -1, 0, o_.head_dim) / (sum + 1e-8);
+    Var one = Tensor::full({}, 1, v_BTGK.dtype(), v_BTGK.device());
+    const bool drops = core.dropout > 0 && tokens.is_training();
+    if (!w.is_divided_by_sum || drops) {
+      Var out = over_count(call(core)[0], tokens);
+      if (!w.is_divided_by_sum) return {out, Var()};
+      // What is dropped is missing from the result and not from the sum, as under softmax.
+      core.dropout = 0;
+      one = expand(one, {k_BTGK.size(0), k_BTGK.size(1), k_BTGK.size(2), 1}) * 1.0;
+      return {out / (over_count(tokens.attend_part(q_BTHK, k_BTGK, one, core)[0], tokens) + 1e-8), Var()};
     }
-    if (kind_ == WeightKind::relu && w.power > 0) {
-      Var n_BT = cast(Var(tokens.visible_keys(o_.window)), wide(out));
-      Var factor =
-          w.power == 1 ? Var(Tensor::full({}, 1, n_BT.dtype(), n_BT.device())) / n_BT : exp(log(n_BT) * -w.power);
-      out = out * unsqueeze(unsqueeze(cast(factor, out.dtype()), -1), -1);
-    }
-    return {out, Var()};
+    v_BTGK = with_channel(v_BTGK, one);
+    Var out = over_count(call(core)[0], tokens), sum = slice(out, -1, o_.head_dim, o_.head_dim + 1);
+    return {slice(out, -1, 0, o_.head_dim) / (sum + 1e-8), Var()};
+  }
+
+  // Sums of relu weights over n^power.
+  Var over_count(const Var& out_BTHV, const Tokens& tokens) const {
+    const double power = o_.weights.power;
+    if (kind_ != WeightKind::relu || power == 0) return out_BTHV;
+    Var n_BT = cast(Var(tokens.visible_keys(o_.window)), wide(out_BTHV));
+    Var factor = power == 1 ? Var(Tensor::full({}, 1, n_BT.dtype(), n_BT.device())) / n_BT : exp(log(n_BT) * -power);
+    return out_BTHV * unsqueeze(unsqueeze(cast(factor, out_BTHV.dtype()), -1), -1);
   }
 
   // scale * (q.k + bias / scale * 1): one channel more for what is added to the scores of a query.
@@ -233,13 +242,15 @@ class Softmax final : public Mixer {
       q = (*q_norm_)(q);
       k = (*k_norm_)(k);
     } else if (l2_scale_) {
-      q = unit(q, args_.norm_eps) * cast(*l2_scale_, q.dtype());
+      q = unit(q, args_.norm_eps);
       k = unit(k, args_.norm_eps);
     }
     k = gated(GatePosition::keys, k, x_BTD, tokens);
     q = gated(GatePosition::queries, q, x_BTD, tokens);
-    if (score_scale_) q = q * unsqueeze(cast(*score_scale_, q.dtype()), -1);
     if (temperature_) q = temperature_->queries(q, tokens);
+    // Learned factors of the scores: gates and the temperature do not see them.
+    if (l2_scale_) q = q * cast(*l2_scale_, q.dtype());
+    if (score_scale_) q = q * unsqueeze(cast(*score_scale_, q.dtype()), -1);
     if (args_.rotary && o_.position == MixerPosition::model) {
       const ops::RotaryTable& table = tokens.rotary_table(o_.head_dim, *args_.rotary);
       q = rotary(q, table);

@@ -11,6 +11,9 @@ class SoftmaxMixer {
   SoftmaxMixer(const MixerArgs& args, const Parameters& p, const Tensor& x_BTD, const TokenData& data)
       : args(args), p(p), s(x_BTD, data), x(values(x_BTD)) {}
 
+  // What dropout multiplies a weight by: 0, or 1 / (1 - dropout). None by default.
+  std::function<double(int64_t b, int64_t h, int64_t i, int64_t j)> kept = {};
+
   Numbers run(SoftmaxOptions options) {
     o = std::move(options);
     if (o.kv_heads == 0) o.kv_heads = o.heads;
@@ -62,7 +65,7 @@ class SoftmaxMixer {
       rms_norm(k, K, parameter(p, "k_norm.weight"), args.norm_eps);
     } else if (o.qk_norm == QkNorm::l2) {
       const double root = 1 / std::sqrt(static_cast<double>(K));
-      rms_norm(q, K, Numbers(at(K), root * parameter(p, "scale")[0]), args.norm_eps / static_cast<double>(K));
+      rms_norm(q, K, Numbers(at(K), root), args.norm_eps / static_cast<double>(K));
       rms_norm(k, K, Numbers(at(K), root), args.norm_eps / static_cast<double>(K));
     }
     gate(GatePosition::keys, "gate_keys", k, G, K);
@@ -79,6 +82,7 @@ class SoftmaxMixer {
 
   double query_factor(int64_t t, int64_t h) const {
     double factor = o.has_score_scale ? parameter(p, "score_scale")[at(h)] : 1, tau = 1;
+    if (o.qk_norm == QkNorm::l2) factor *= parameter(p, "scale")[0];
     if (o.temperature.has_position) {
       double slope = std::exp(-std::exp(parameter(p, "temperature.beta")[0]));
       tau += slope * std::log(s.local[at(t)] + 1.0);
@@ -86,7 +90,7 @@ class SoftmaxMixer {
     if (o.temperature.has_token) {
       Numbers a = parameter(p, "temperature.query_weight");
       double dot = parameter(p, "temperature.query_bias")[at(h)];
-      for (int64_t c = 0; c < K; ++c) dot += q[at((t * H + h) * K + c)] * factor * a[at(h * K + c)];
+      for (int64_t c = 0; c < K; ++c) dot += q[at((t * H + h) * K + c)] * a[at(h * K + c)];
       tau += std::tanh(dot);
     }
     return factor * tau;
@@ -137,7 +141,8 @@ class SoftmaxMixer {
         Numbers key = parameter(p, "sink.key");
         double dot = 0;
         for (int64_t c = 0; c < K; ++c) dot += q[at((t * H + h) * K + c)] * key[at(sink_row(h) * K + c)];
-        return scale() * dot;
+        double score = scale() * dot;
+        return o.softcap > 0 ? o.softcap * std::tanh(score / o.softcap) : score;
       }
       default: return -std::numeric_limits<double>::infinity();
     }
@@ -201,6 +206,7 @@ class SoftmaxMixer {
   Numbers weights(int64_t b, int64_t i, int64_t h) const {
     Numbers w = bare_weights(b, i, h);
     w.pop_back();
+    for (int64_t j = 0; kept && j < s.T; ++j) w[at(j)] *= kept(b, h, i, j);
     if (!o.affine.is_on) return w;
     Numbers alpha = linear(x, s.D, p, "affine.alpha");
     double pre = alpha[at(token(b, i) * H + h)], seen = 0;

@@ -1,6 +1,7 @@
 // Softmax attention and its options: steps before, in and after one call of the core. Any of them combine, or are refused by name.
 // Order: project - mix keys and values over heads - gate or scale values - norm of queries and keys - gates on them - temperature -
-// rotation - core - sink - affine - norm per head - gate on the output - head mixture - output projection - gate on the layer's output.
+// learned factors of the scores (that of l2 norms, score_scale) - rotation - core - sink - affine - norm per head - gate on the output -
+// head mixture - output projection - gate on the layer's output.
 #pragma once
 
 #include <vector>
@@ -12,8 +13,8 @@ namespace weft {
 // What the layer does with positions: the model's rotation, a score falling linearly with distance (Press et al., 2108.12409), nothing.
 enum class MixerPosition { model, alibi, none };
 
-// rms: RMSNorm over each query and key head, gains shared by the heads. l2: unit vectors, and a learned scale per layer instead of
-// 1/sqrt(K), at first log2(context^2 - context) (Henry et al., 2010.04245).
+// rms: RMSNorm over each query and key head, gains shared by the heads. l2: unit vectors, and a learned scale per layer of the scores
+// instead of 1/sqrt(K), at first log2(context^2 - context) (Henry et al., 2010.04245): gates and the temperature see unit vectors.
 enum class QkNorm { none, rms, l2 };
 
 // A gate made from the layer's input (Qiu et al., 2505.06708): act(x W) times, or plus, one of
@@ -28,8 +29,10 @@ struct GateOptions {
   bool reads_input = true;      // false: a parameter, at first 0, in place of x W
 };
 
-// Something that takes weight beside the keys (2410.10781): e^0; e^b with b per head (gpt-oss); a key; a key with a value; or a value
-// that everyone gets.
+// Something that takes weight beside the keys (2410.10781): e^0; e^b with b per head (gpt-oss); a key k* (N(0, std)), whose value is 0;
+// a key with a value; or a value that everyone gets. A key's score is that of the query as it enters the core, scale q . k*, under the
+// soft cap as the other scores; no norm, gate, rotation, ALiBi or window touches k*, so that under rotation its score depends on the
+// query's position in the document. The exponents 0 and b are not capped.
 enum class SinkKind { none, off_by_one, logit, key_bias, key_value_bias, value_bias };
 struct SinkOptions {
   SinkKind kind = SinkKind::none;
@@ -44,7 +47,8 @@ struct AffineOptions {
   double decay = 0.9, initial_mean = 0;
 };
 
-// Queries times 1 + slope log(n) + tanh(f(x)), n the number of tokens so far; values times 1 + tanh(f'(x)) (2411.12892).
+// Queries times 1 + slope log(n) + tanh(f(x)), n the position within the document, the first being 1, also where a row begins later;
+// values times 1 + tanh(f'(x)) (2411.12892).
 struct TemperatureOptions {
   bool has_position = false;  // slope = exp(-exp(beta)), beta at first 1.5
   bool has_token = false;     // f reads the head's own query
@@ -53,15 +57,17 @@ struct TemperatureOptions {
 };
 
 // What makes weights of scores. softmax; sign(s) times the softmax of |s| (Cog, 2411.07176); or each score on its own:
-// sigmoid(s + b) (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, 1 + s + s^2 / 2 (2510.11602), with n the number of keys that the query sees.
+// sigmoid(s + b) (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, 1 + s + s^2 / 2 (2510.11602), with n the number of keys that
+// the query sees in its row: of a row or document that begins at a later position only those that are there.
 enum class WeightKind { softmax, signed_softmax, sigmoid, relu, elu1, taylor2 };
 enum class SigmoidBias { context, row, none };  // b: -log of the training context, of n, or 0
 struct WeightOptions {
   WeightKind kind = WeightKind::softmax;
   bool keeps_ends = true;  // signed: the first and the last layer of the model stay softmax
   SigmoidBias bias = SigmoidBias::context;
-  double power = 1;                // of relu
-  bool is_divided_by_sum = false;  // not softmax: the sum of a row's weights, plus 1e-8, divides them
+  double power = 1;  // of relu
+  bool is_divided_by_sum =
+      false;  // not softmax: the sum of a row's weights, plus 1e-8, divides them; dropout comes after
   bool is_additive() const { return kind != WeightKind::softmax && kind != WeightKind::signed_softmax; }
 };
 
@@ -94,7 +100,7 @@ struct SoftmaxOptions {
   double dropout = 0;     // of the weights
   MixerPosition position = MixerPosition::model;
   WeightOptions weights = {};
-  bool has_score_scale = false;  // a learned factor of the scores per head, at first 1
+  bool has_score_scale = false;  // a learned factor of the scores per head, at first 1; before the soft cap
   bool has_score_shift =
       false;  // a learned summand of the scores per head, at first 0; not for softmax, which it leaves as it is
   TemperatureOptions temperature = {};
