@@ -1,7 +1,8 @@
 // Nexus (2512.03377) and the modern Hopfield layer (2008.02217): queries that are outputs of attention.
 //   Nexus:    q <- attend(q, q, q), k <- attend(k, k, k), order - 1 times; then attend(q, k, v)
 //   Hopfield: q <- attend(beta q, k, k), `steps` times; then attend(beta q, k, v)
-// What a call reads as values is not rotated, so that the next call can rotate it by its own positions.
+// What a call reads as values is not rotated, so that the next call can rotate it by its own positions. Norms of q and k stand behind the
+// projections and, with the same gains, before the outer call; inner calls in between are not normed.
 #include <cmath>
 
 #include "weft/core/error.h"
@@ -30,10 +31,8 @@ class Nexus final : public ProjectedMixer {
     Scope scope(name());
     Var q = normed(q_norm_, queries(x_BTD)), k = normed(k_norm_, keys(x_BTD));
     Var v = values(x_BTD);
-    for (int64_t order = 1; order < o_.order; ++order) {
-      q = normed(q_norm_, inner(q, v, tokens));
-      k = normed(k_norm_, inner(k, v, tokens));
-    }
+    for (int64_t order = 1; order < o_.order; ++order) q = inner(q, v, tokens), k = inner(k, v, tokens);
+    if (o_.order > 1) q = normed(q_norm_, q), k = normed(k_norm_, k);
     return written(tokens.attend(rotated(q, args_, tokens), rotated(k, args_, tokens), v)[0], tokens);
   }
 

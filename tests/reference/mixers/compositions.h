@@ -47,9 +47,10 @@ class ComposedMixer {
     Numbers q = normed(linear(x, D, p, "q"), "q_norm.weight"), k = normed(linear(x, D, p, "k"), "k_norm.weight");
     Numbers v = linear(x, D, p, "v");
     for (int64_t order = 1; order < o.order; ++order) {
-      q = normed(attend(q, q, o.has_values_of_layer ? v : q, H, H), "q_norm.weight");
-      k = normed(attend(k, k, o.has_values_of_layer ? v : k, G, G), "k_norm.weight");
+      q = attend(q, q, o.has_values_of_layer ? v : q, H, H);
+      k = attend(k, k, o.has_values_of_layer ? v : k, G, G);
     }
+    if (o.order > 1) q = normed(q, "q_norm.weight"), k = normed(k, "k_norm.weight");
     return linear(attend(q, k, v, H, G), H * K, p, "out");
   }
 

@@ -21,8 +21,10 @@ struct NexusOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t order = 2;  // 1: ordinary attention
   bool has_values_of_layer =
-      false;                 // inner calls read the layer's values instead of their own stream; kv_heads = heads
-  bool has_qk_norm = false;  // RMSNorm of queries and keys, again before the outer call
+      false;  // inner calls read the layer's values instead of their own stream; kv_heads = heads
+  // RMSNorm of queries and keys behind their projections, and once more, with the same gains, before the outer call of order 2 or more.
+  // What an inner call makes is not normed before the next inner call.
+  bool has_qk_norm = false;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
