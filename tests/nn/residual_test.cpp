@@ -74,6 +74,49 @@ TEST(TwoPhases, AreTheSameStream) {
           }
 }
 
+// With w = 0 a router gives the mean of its sources, so a loop over blocks says what the stream is.
+TEST(Blocks, AreAsManyAsAskedAndTheLastAreShorter) {
+  auto mean_of = [](const std::vector<double>& sources) {
+    double sum = 0;
+    for (double s : sources) sum += s;
+    return sum / static_cast<double>(sources.size());
+  };
+  for (int64_t sublayers = 1; sublayers <= 12; ++sublayers)
+    for (int64_t blocks = 1; blocks <= sublayers; ++blocks)
+      for (int64_t group : {0, 1, 3})
+        for (bool is_added : {false, true}) {
+          RoutedResidualOptions options{.sources = ResidualSources::block_sums, .blocks = blocks, .group = group};
+          if (is_added) options.combine = ResidualCombine::add;
+          auto residual = options({.dim = 1, .sublayers = sublayers}, Rng(1));
+          residual->set_compute(kF64);
+          Tokens tokens(plain_tokens(1, 1));
+          auto stream = residual->start(Tensor::full({1, 1, 1}, 0.7, kF64), tokens);
+          std::vector<double> sources{0.7};
+          double partial = 0, sum = 0.7;
+          int64_t inside = 0, left = blocks;  // sublayers of the running block, blocks from it on
+          const int64_t length = (sublayers + blocks - 1) / blocks;
+          auto expected = [&] {
+            std::vector<double> all = sources;
+            if (inside > 0 && !is_added) all.push_back(partial);
+            return mean_of(all) + (is_added ? sum : 0);
+          };
+          const std::string what = str(sublayers, " sublayers in ", blocks, " blocks, group ", group, is_added);
+          for (int64_t l = 0; l < sublayers; ++l) {
+            Var h = stream->input();
+            EXPECT_NEAR(h.value().item(), l == 0 ? 0.7 : expected(), 1e-12) << what << ", sublayer " << l;
+            Var y = sin(h + static_cast<double>(l));
+            stream->write(y);
+            partial += y.value().item(), sum += y.value().item(), ++inside;
+            const bool is_end = inside == length || sublayers - l - 1 == left - 1;
+            if (!is_end) continue;
+            sources.push_back(partial);
+            partial = 0, inside = 0, --left;
+          }
+          EXPECT_EQ(std::ssize(sources), blocks + 1) << what;
+          EXPECT_NEAR(stream->output().value().item(), is_added ? sum : mean_of(sources), 1e-12) << what;
+        }
+}
+
 // A sublayer whose output nothing uses gives no gradient, and the others theirs.
 TEST(TwoPhases, GoWithoutAGradientOfAQuery) {
   for (int64_t group : {1, 4}) {

@@ -69,10 +69,11 @@ class ResidualProbe {
       return all;
     }
     const int64_t length = (kSublayers + o->blocks - 1) / o->blocks;
-    for (int64_t begin = 0; begin < l; begin += length) {
-      bool is_finished = begin + length <= l;
-      if (is_finished || o->combine == ResidualCombine::replace)
-        all.push_back(sum(begin, std::min(l, begin + length), false));
+    for (int64_t begin = 0, n = 1; begin < l; ++n) {
+      int64_t end = begin + length;
+      while (kSublayers - end < o->blocks - n) --end;  // one for each later block
+      if (end <= l || o->combine == ResidualCombine::replace) all.push_back(sum(begin, std::min(l, end), false));
+      begin = end;
     }
     return all;
   }

@@ -22,6 +22,14 @@ RoutedResidualOptions checked(RoutedResidualOptions o, const ResidualArgs& args)
   return o;
 }
 
+// Where blocks end: exactly `blocks` of them, ceil(sublayers / blocks) sublayers each as long as one is left for every later block.
+std::vector<int64_t> block_ends(int64_t sublayers, int64_t blocks) {
+  std::vector<int64_t> ends;
+  const int64_t length = (sublayers + blocks - 1) / std::max<int64_t>(blocks, 1);
+  for (int64_t n = 1, end = 0; n <= blocks; ++n) ends.push_back(end = std::min(end + length, sublayers - (blocks - n)));
+  return ends;
+}
+
 class RoutedResidual;
 
 // What has been written so far, and the sources that it makes.
@@ -53,7 +61,9 @@ class RoutedStream final : public ResidualStream {
 class RoutedResidual final : public Residual {
  public:
   RoutedResidual(const RoutedResidualOptions& options, const ResidualArgs& args, Rng rng)
-      : o(checked(options, args)), args(args) {
+      : o(checked(options, args)),
+        args(args),
+        ends(block_ends(args.sublayers, o.sources == ResidualSources::block_sums ? o.blocks : 0)) {
     const bool has_output = o.combine == ResidualCombine::replace;
     for (int64_t l = 1; l < args.sublayers + (has_output ? 1 : 0); ++l) {
       routers.push_back(std::make_unique<DepthRouter>(o, args.dim, num_sources(l) + (o.has_null_source ? 1 : 0),
@@ -65,23 +75,32 @@ class RoutedResidual final : public Residual {
     return std::make_unique<RoutedStream>(*this, x_BTD, tokens);
   }
 
-  // Sublayers of a group; 1 where two phases do not apply.
-  int64_t group_length() const {
-    if (o.weights != ResidualWeights::softmax || o.has_null_source || o.window > 0) return 1;
-    if (o.group > 0) return o.group;
-    return o.sources == ResidualSources::block_sums ? block_length() : 8;
+  // Whether sublayers read in groups: not where two phases do not apply.
+  bool has_groups() const {
+    const bool is_possible = o.weights == ResidualWeights::softmax && !o.has_null_source && o.window == 0;
+    const bool are_single = o.group == 1 || (o.group == 0 && std::ssize(ends) == args.sublayers);
+    return is_possible && !are_single;
   }
-  int64_t block_length() const { return (args.sublayers + o.blocks - 1) / o.blocks; }
+  // Where the group of sublayer l ends.
+  int64_t group_end(int64_t l) const {
+    if (o.group == 0 && o.sources == ResidualSources::block_sums)
+      return l < args.sublayers ? *std::upper_bound(ends.begin(), ends.end(), l) : l + 1;
+    const int64_t length = o.group > 0 ? o.group : 8;
+    return (l / length + 1) * length;
+  }
+  // Blocks that are finished before sublayer l, and whether it is the first behind one.
+  int64_t finished_blocks(int64_t l) const { return std::upper_bound(ends.begin(), ends.end(), l) - ends.begin(); }
+  bool is_block_end(int64_t l) const { return std::binary_search(ends.begin(), ends.end(), l); }
   // That sublayer l (or the output, l = L) reads.
   int64_t num_sources(int64_t l) const {
     if (o.sources != ResidualSources::block_sums) return o.window > 0 ? 1 + std::min(l, o.window) : 1 + l;
-    int64_t done = l / block_length(), is_inside = l % block_length() > 0;
-    bool reads_partial = o.combine == ResidualCombine::replace;
-    return 1 + done + (reads_partial ? is_inside : 0);
+    bool reads_partial = o.combine == ResidualCombine::replace && l > 0 && !is_block_end(l);
+    return 1 + finished_blocks(l) + (reads_partial ? 1 : 0);
   }
 
   RoutedResidualOptions o;
   ResidualArgs args;
+  std::vector<int64_t> ends;                          // of blocks
   std::vector<std::unique_ptr<DepthRouter>> routers;  // of sublayers 1 .., then of the output
 };
 
@@ -109,7 +128,7 @@ Var RoutedStream::input() {
 
 // Of the router whose turn it is: that of this sublayer, or of the output.
 Var RoutedStream::mixed() {
-  if (residual_.group_length() > 1) return mixed_in_group();
+  if (residual_.has_groups()) return mixed_in_group();
   return (*residual_.routers[static_cast<size_t>(sublayer_ - 1)])(sources(), tokens_);
 }
 
@@ -118,8 +137,7 @@ Var RoutedStream::mixed_in_group() {
   const auto at = sublayer_ - 1, all = static_cast<int64_t>(routers.size());
   auto router = [&](int64_t l) -> const DepthRouter& { return *routers[static_cast<size_t>(l - 1)]; };
   if (!group_ || sublayer_ >= group_end_) {
-    const int64_t length = residual_.group_length();
-    group_begin_ = sublayer_, group_end_ = std::min((sublayer_ / length + 1) * length, all + 1);
+    group_begin_ = sublayer_, group_end_ = std::min(residual_.group_end(sublayer_), all + 1);
     const DType wide = finished_[0].value().dtype() == kF64 ? kF64 : kF32;
     std::vector<Var> directions;
     for (int64_t l = group_begin_; l < group_end_; ++l) directions.push_back(unsqueeze(router(l).direction(wide), 0));
@@ -142,7 +160,7 @@ void RoutedStream::write(const Var& y) {
     case ResidualSources::block_sums: break;
   }
   block_ = block_.defined() ? block_ + y : y;
-  bool is_end = sublayer_ % residual_.block_length() == 0;
+  bool is_end = residual_.is_block_end(sublayer_);
   partial_ = {};
   if (is_end) keep(std::exchange(block_, Var()));
   else if (o.combine == ResidualCombine::replace) partial_ = depth_source(block_, o, residual_.args.norm_eps);
