@@ -251,6 +251,31 @@ TEST(Umoe, SharesExpertsBetweenSublayersUnderRecompute) {
             "");
 }
 
+// As released: uniform over +-1 / sqrt(dim) on both sides, whatever the model's std is.
+TEST(Umoe, RoutersStartUniformOverTheirFanIn) {
+  LanguageModelOptions o = umoe_model();
+  o.dim = 64;
+  o.std = 0.001;
+  o.mixers = {UmoeOptions{.experts = 32, .active = 2}};
+  o.ffn = {.kind = FfnKind::umoe, .experts = 32, .active = 3};
+  LanguageModel model(o, Rng(3));
+  int count = 0;
+  for (const NamedParam& p : model.params()) {
+    if (!p.name.ends_with("router.weight")) continue;
+    ++count;
+    double largest = 0, square = 0;
+    auto values = numbers(p.param->value());
+    for (double w : values) largest = std::max(largest, std::abs(w)), square += w * w;
+    EXPECT_LE(largest, 1.0 / 8) << p.name;
+    EXPECT_GT(largest, 0.99 / 8) << p.name;
+    EXPECT_NEAR(square / static_cast<double>(values.size()), 1.0 / (3 * 64), 0.03 / 64) << p.name;
+  }
+  EXPECT_EQ(count, 4);
+  EXPECT_EQ(error_of([] { Router({.experts = 2, .has_noise = true, .has_fan_in_init = true}, 4, 1, 0.02, Rng(1)); },
+                     {"router: noise beside weights that do not start at 0", "use one of"}),
+            "");
+}
+
 // Losses that are means over tokens, and the running load, do not depend on how a step is cut; nor does a buffer.
 TEST(Router, LossesAndLoadsAreThoseOfTheStep) {
   auto model_of = [] {

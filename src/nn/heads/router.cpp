@@ -15,6 +15,8 @@ RouterOptions checked(const RouterOptions& o) {
              str("router: ", o.active, " chosen of ", o.experts, " experts"), "choose between 1 and all of them");
   WEFT_CHECK(o.balance_loss >= 0 && o.z_loss >= 0, str("router: losses ", o.balance_loss, ", ", o.z_loss),
              "use 0 (none) or more");
+  WEFT_CHECK(!o.has_noise || !o.has_fan_in_init, "router: noise beside weights that do not start at 0",
+             "use one of has_noise and has_fan_in_init");
   WEFT_CHECK(!o.has_running_load || o.balance != RouterBalance::per_row,
              "router: a running load beside a balance per row", "use balance load or normalised");
   return o;
@@ -41,7 +43,10 @@ Var Routing::dense_weights() const { return scatter_add(probabilities_BTE.shape(
 Router::Router(const RouterOptions& options, int64_t dim, int64_t layers, double std, Rng rng)
     : o_(checked(options)), share_(1.0 / static_cast<double>(layers)) {
   if (dim > 0) {
-    weight_ = std::make_unique<Param>(normal_init({o_.experts, dim}, rng["weight"], o_.has_noise ? 0 : std));
+    const Shape shape{o_.experts, dim};
+    const double bound = 1 / std::sqrt(static_cast<double>(dim));
+    weight_ = std::make_unique<Param>(o_.has_fan_in_init ? uniform_init(shape, rng["weight"], bound)
+                                                         : normal_init(shape, rng["weight"], o_.has_noise ? 0 : std));
     name_part({"weight", *weight_});
   }
   if (o_.has_noise) {

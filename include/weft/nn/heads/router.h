@@ -22,7 +22,8 @@ struct RouterOptions {
   // The load in the balance loss is its running mean over steps (a Buffer), not that of this micro-batch: then the loss is the same for
   // any micro-batching. Not with per_row.
   bool has_running_load = false;
-  bool has_noise = false;  // in training z + N(0, 1) (softplus(x N) + 0.01), W and N at first 0 (2210.05144)
+  bool has_noise = false;        // in training z + N(0, 1) (softplus(x N) + 0.01), W and N at first 0 (2210.05144)
+  bool has_fan_in_init = false;  // W is at first uniform in +-1 / sqrt(D) (2505.07260) and not N(0, std)
 };
 
 struct Routing {

@@ -19,6 +19,8 @@ struct MoaOptions {
 
 // Attention side of UMoE (2505.07260). Attention computes weighted sums of the tokens' states, and an expert reads each sum. Experts are
 // small feed-forward networks. A shared expert reads one more sum. The feed-forward side (FfnKind::umoe) uses the same experts.
+// At first the routers of both sides are uniform in +-1 / sqrt(dim), as released. All else is N(0, std) of the model, and what writes to
+// the residual stream N(0, out_std).
 struct UmoeOptions {
   int64_t experts = 1, active = 1;
   int64_t head_dim = 0;     // of queries and keys; 0: dim / 4
