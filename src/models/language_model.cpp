@@ -123,12 +123,19 @@ void LanguageModel::add_fixed_sequence(Rng rng) {
   name_part({"fixed_sequence", *fixed_});
 }
 
+// Embedded tokens, of the batch or a fixed sequence, as the first layer reads them.
+Var LanguageModel::at_positions(const Var& x_BTD, const Tokens& tokens) const {
+  return positions_ ? x_BTD + (*positions_)(tokens.document_positions()) : x_BTD;
+}
+
 // Runs the sequence through the layers, where each mixer that reads it shares what it is there.
 void LanguageModel::share_fixed_sequence(Tokens& tokens) {
   Tokens alone(plain_tokens(1, options_.context));  // not in training: no dropout, no losses
   Var x = fixed_kind_ == FixedSequence::random ? cast(Var(fixed_->value()), Var(embedding_.weight()).dtype())
                                                : embedding_(cast(Var(fixed_->value()), kI32).value());
-  run_blocks(unsqueeze(x, 0), alone, false);
+  x = at_positions(unsqueeze(x, 0), alone);
+  alone.share("embedding", x);
+  run_blocks(x, alone, false);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     std::string name = fixed_sequence_name(static_cast<int64_t>(i));
     if (blocks_[i]->mixer->fixed_sequence() != FixedSequence::none) tokens.share(name, alone.shared(name));
@@ -215,9 +222,7 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
   WEFT_CHECK(ids_BT.num_dims() == 2 && ids_BT.shape() == tokens.positions().shape(),
              str("language model: ids are ", ids_BT, ", positions ", tokens.positions()),
              "give ids [B, T] of the same tokens");
-  Var x = embedding_(ids_BT);
-  if (positions_) x = x + (*positions_)(tokens.document_positions());
-  x = tokens.embedding(x);
+  Var x = tokens.embedding(at_positions(embedding_(ids_BT), tokens));
   tokens.share("embedding", x);
   if (fixed_) share_fixed_sequence(tokens);
   x = run_blocks(x, tokens, options_.recompute == Recompute::blocks);

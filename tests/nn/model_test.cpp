@@ -159,6 +159,42 @@ TEST(LanguageModel, FixedSequencesRunBesideTheBatch) {
             "");
 }
 
+// Of a batch that is the fixed text itself, each layer reads what plain attention reads.
+TEST(LanguageModel, FixedSequencesHaveThePositionsOfTheBatch) {
+  for (PositionKind position : {PositionKind::learned, PositionKind::none, PositionKind::rotary}) {
+    LanguageModelOptions options = tiny(position);
+    options.std = 0.3;
+    options.mixers = {DeconstructedOptions{DeconstructedKind::fixed_text, 2}};
+    options.fixed_text = {7, 1, 2, 3, 9, 5, 6, 0, 8, 4, 10, 0};
+    LanguageModel fixed(options, Rng(1));
+    options.mixers = {SoftmaxOptions{.heads = 2}};
+    LanguageModel plain(options, Rng(1));
+    Tensor text = Tensor::from(std::span<const int32_t>(options.fixed_text), {1, 12});
+    Tokens one(plain_tokens(1, 12)), two(plain_tokens(1, 12));
+    EXPECT_LT(max_difference(fixed.logits(text, one), plain.logits(text, two)), 1e-5);
+  }
+  // A random one: what the first layer shares is the norm of the sequence at its positions.
+  LanguageModelOptions options = tiny(PositionKind::learned);
+  options.mixers = {DeconstructedOptions{DeconstructedKind::random_embedding, 2}};
+  LanguageModel model(options, Rng(1));
+  Tokens tokens(plain_tokens(1, 3));
+  model.hidden(ids(1, 3), tokens);
+  Var sum = model.buffers()[0].buffer->value();
+  for (const NamedParam& p : model.params())
+    if (p.name == "positions.weight") sum = sum + Var(*p.param);
+  Var expected = unsqueeze(rms_norm(sum, Tensor::full({16}, 1), options.norm.eps), 0);
+  EXPECT_LT(max_difference(tokens.shared(fixed_sequence_name(0)).value(), expected.value()), 1e-6);
+}
+
+TEST(LanguageModel, FixedSequencesRunThroughLayersThatReadTheEmbedding) {
+  LanguageModelOptions options = tiny(PositionKind::learned);
+  options.mixers = {DeconstructedOptions{DeconstructedKind::static_embedding, 2},
+                    DeconstructedOptions{DeconstructedKind::random_embedding, 2}};
+  LanguageModel model(options, Rng(1));
+  Tokens tokens(plain_tokens(1, 5));
+  EXPECT_EQ(model.hidden(ids(1, 5), tokens).shape(), Shape({1, 5, 16}));
+}
+
 TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
   LanguageModel model(tiny(), Rng(1));
   Tensor packed = ids(1, 9);

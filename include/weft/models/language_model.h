@@ -26,7 +26,8 @@ struct LanguageModelOptions {
   FfnOptions ffn = {};            // dim and the stds are filled in by the model
   ResidualMaker residual = StandardResidualOptions{};
   double residual_dropout = 0;
-  std::vector<int32_t> fixed_text = {};  // of mixers that read one: at least `context` ids
+  std::vector<int32_t> fixed_text =
+      {};  // of mixers that read one: at least `context` ids; under learned positions at 0, 1, ..
   double std = 0.02;
   bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
   Recompute recompute = Recompute::none;
@@ -62,6 +63,7 @@ class LanguageModel final : public Module {
   Var feed_forward(Block& block, const Var& x, Tokens& tokens);
   Var run_blocks(const Var& x, Tokens& tokens, bool is_recomputed);
   void report_activations(Block& block, const Var& x, Tokens& tokens);
+  Var at_positions(const Var& x_BTD, const Tokens& tokens) const;
   void add_fixed_sequence(Rng rng);
   void share_fixed_sequence(Tokens& tokens);
   const Param& output_weight() const;

@@ -14,9 +14,12 @@ namespace {
 
 constexpr int64_t kTile = 128;  // queries
 
-Tensor distances(const Tensor& positions_BT, const Tensor& gathered_BS, int64_t begin, int64_t end, int64_t num_keys) {
+// Of a query to the keys that it sees; 0 for others, which may be of a document with other positions.
+Tensor distances(const Tensor& positions_BT, const Tensor& gathered_BS, const Tensor& seen_BIS, int64_t begin) {
+  const int64_t end = begin + seen_BIS.size(1), num_keys = seen_BIS.size(2);
   Var query = unsqueeze(cast(Var(positions_BT.slice(1, begin, end)), kF32), -1);
-  return relu(query - unsqueeze(cast(Var(gathered_BS.slice(1, 0, num_keys)), kF32), 1)).value();
+  Var distance = query - unsqueeze(cast(Var(gathered_BS.slice(1, 0, num_keys)), kF32), 1);
+  return where(seen_BIS, distance, Tensor::zeros({}, kF32, distance.device())).value();
 }
 
 }  // namespace
@@ -106,8 +109,8 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
   std::vector<Var> parts;
   for (int64_t begin = 0; begin < T; begin += kTile) {
     const int64_t end = std::min(begin + kTile, T), num_keys = S - T + end;
-    Tensor distance = distances(positions, key_positions, begin, end, num_keys);
-    Tensor seen = tokens.seen(begin, end, num_keys, window).unsqueeze(1);
+    Tensor seen_BIS = tokens.seen(begin, end, num_keys, window), seen = seen_BIS.unsqueeze(1);
+    Tensor distance = distances(positions, key_positions, seen_BIS, begin);
     PairObserver* first = &observer;  // gone when backward runs the tile again
     auto tile = [score, distance, seen, first, num_queries = queries.size()](std::span<const Var> in) {
       auto middle = in.begin() + static_cast<std::ptrdiff_t>(num_queries);

@@ -12,7 +12,7 @@ namespace weft {
 struct PairTile {
   std::vector<Var> queries;  // [B, I, ...], as given
   std::vector<Var> keys;     // [B, S, ...]
-  Tensor distance_BIS;       // query position - key position, or 0 where that is negative; f32, exact below 2^24
+  Tensor distance_BIS;       // query position - key position, or 0 where the key is not seen; f32, exact below 2^24
 };
 using PairScore = std::function<Var(const PairTile&)>;  // [B, H, I, S]; scores of unseen keys do not matter
 
