@@ -13,14 +13,20 @@
 
 namespace weft {
 
-// lse itself, or where there is none the log of the sum of weights, which are not negative; with a sink, of the keys and the sink.
+// lse itself, or where there is none the log of the sum of sizes of weights; with a sink, of the keys and the sink.
 Var Tokens::merged_lse(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& sink,
                        const ops::AttentionOptions& options) const {
   Var lse = lse_BTH;
   if (!lse.defined()) {
     const ops::AttentionTokens tokens{data_.positions, data_.documents};
     Var one = Tensor::full({k_BTGK.size(0), k_BTGK.size(1), k_BTGK.size(2), 1}, 1, k_BTGK.dtype(), k_BTGK.device());
-    auto [sums, of_softmax] = weft::attend(q_BTHK, k_BTGK, one, tokens, tokens, options);
+    ops::AttentionOptions how = options;
+    // Bare scores are weights of both signs: sizes are what is above 0, and what is above 0 of the opposite scores.
+    const bool has_signs =
+        options.normaliser == ops::Normaliser::sum && options.score.activation == ops::ScoreActivation::none;
+    if (has_signs) how.score.activation = ops::ScoreActivation::relu;
+    auto [sums, of_softmax] = weft::attend(q_BTHK, k_BTGK, one, tokens, tokens, how);
+    if (has_signs) sums = sums + weft::attend(-q_BTHK, k_BTGK, one, tokens, tokens, how)[0];
     lse = of_softmax.defined() ? of_softmax : log(cast(squeeze(sums, -1), sums.dtype() == kF64 ? kF64 : kF32));
   }
   if (!sink.defined()) return lse;

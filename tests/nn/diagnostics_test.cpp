@@ -66,6 +66,38 @@ TEST(Diagnostics, OfUniformAttention) {
   }
 }
 
+// Weights of both signs count by their size: reports are those of the weights that a probe is shown.
+TEST(Diagnostics, OfWeightsWithSignsAreThoseOfTheirSizes) {
+  for (int64_t window : {0, 3}) {
+    LanguageModel model(options_of(NapOptions{.heads = 2, .window = window}), Rng(1));
+    const int64_t T = 9;
+    TokenData data = plain_tokens(1, T);
+    auto values = run(model, data);
+    std::map<std::string, double> entropies;
+    Probe probe;
+    probe.weights = [&](std::string_view path, const Tensor& weights_BTHT, bool is_softmax) {
+      EXPECT_FALSE(is_softmax);
+      auto w = weights_BTHT.to_vector<float>();
+      for (int64_t t = 0; t < T; ++t)
+        for (int64_t h = 0; h < 2; ++h) {
+          double sum = 0, entropy = 0;
+          auto size = [&](int64_t j) {
+            return std::abs(static_cast<double>(w[static_cast<size_t>((t * 2 + h) * T + j)]));
+          };
+          for (int64_t j = 0; j < T; ++j) sum += size(j);
+          for (int64_t j = 0; j < T && sum > 0; ++j)
+            if (size(j) > 0) entropy -= size(j) / sum * std::log(size(j) / sum);
+          entropies[str(path, ".entropy/", h)] += entropy / static_cast<double>(T);
+        }
+    };
+    Tokens tokens(data, {.probe = &probe});
+    model.hidden(ids(1, T), tokens);
+    EXPECT_EQ(entropies.size(), 4u);
+    for (const auto& [name, entropy] : entropies) EXPECT_NEAR(values.at(name), entropy, 1e-4) << name;
+    EXPECT_GT(values.at("model.layers.0.mixer.value_drain/0"), 0.0);
+  }
+}
+
 // Taken once per call, the same with and without recompute, and silent when not asked for.
 TEST(Diagnostics, OfEveryPartOnceUnderRecompute) {
   SoftmaxOptions softmax{.heads = 4, .gates = {{.is_per_head = true}}, .affine = {.is_on = true}};
