@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "src/nn/mixers/pairs.h"
+#include "tests/reference/mixers/compositions.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/models/language_model.h"
@@ -72,6 +74,155 @@ TEST(MultiToken, StartsAsAttentionWithANorm) {
   Tensor x = random_normal({2, 9, 16}, "x");
   auto y = numbers(forward(*a, x)), z = numbers(forward(*b, x));
   for (size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], z[i], 1e-5);
+}
+
+// Norms stand behind the projections and before the outer call, not between inner ones.
+TEST(Nexus, NormsStandBehindProjectionsAndBeforeTheOuterCall) {
+  for (int64_t order : {1, 2, 3, 4})
+    for (bool has_values : {false, true}) {
+      NexusOptions o{.heads = 2, .order = order, .has_values_of_layer = has_values, .has_qk_norm = true};
+      MixerArgs args = plain_args(16);
+      args.rotary.emplace();
+      auto mixer = o(args, Rng(1));
+      reference::Parameters parameters;
+      for (const NamedParam& p : mixer->params()) {
+        p.param->set_value(add(p.param->value(), random_normal(p.param->value().shape(), p.name) * 0.3).value());
+        parameters[p.name] = cast(Var(p.param->value()), kF64).value();
+      }
+      mixer->set_compute(kF64);
+      Tensor x = random_normal({2, 9, 16}, "x", kF64);
+      auto y = numbers(forward(*mixer, x));
+      auto z = reference::ComposedMixer(args, parameters, x, plain_tokens(2, 9)).run(o);
+      for (size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], z[i], 1e-11) << order << has_values;
+    }
+}
+
+// f32 against f64 on one input: the largest distance over size of the output and of all gradients, and the median relative error of the
+// gradient of keys' weight.
+struct Distance {
+  double worst = 0, median = 0;
+};
+Distance distance_to_f64(const MixerMaker& make, const MixerArgs& args, const Tensor& x) {
+  size_t keys = 0;
+  auto run = [&](DType dtype) {
+    auto mixer = make(args, Rng(1));
+    mixer->set_compute(dtype);
+    Var in = variable(cast(Var(x), dtype).value());
+    Tokens tokens(plain_tokens(x.size(0), x.size(1)), {.is_training = true});
+    Var y = mixer->forward(in, tokens);
+    backward(sum_all(y * cast(Var(random_normal(y.shape(), "dy")), dtype)));
+    std::vector<std::vector<double>> all{numbers(y.value()), numbers(in.grad())};
+    for (const NamedParam& p : mixer->params()) {
+      if (p.name == "k.weight") keys = all.size();
+      all.push_back(numbers(p.param->grad()));
+    }
+    return all;
+  };
+  auto f32 = run(kF32), f64 = run(kF64);
+  Distance distance;
+  std::vector<double> errors;
+  for (size_t i = 0; i < f64.size(); ++i) {
+    double off = 0, size = 0;
+    for (size_t j = 0; j < f64[i].size(); ++j) {
+      off += (f32[i][j] - f64[i][j]) * (f32[i][j] - f64[i][j]);
+      size += f64[i][j] * f64[i][j];
+      if (i == keys) errors.push_back(std::abs(f32[i][j] / f64[i][j] - 1));
+    }
+    distance.worst = std::max(distance.worst, std::sqrt(off / size));
+  }
+  std::sort(errors.begin(), errors.end());
+  distance.median = errors[errors.size() / 2];
+  return distance;
+}
+
+// Scores whose mean is large against their spread: tokens that share a vector, or all do but the first.
+TEST(Nap, KeepsItsAccuracyWhereTokensAreAlike) {
+  const int64_t T = 128, D = 128;
+  MixerArgs args{.dim = D, .context = T, .layer = 1, .layers = 2, .std = 0.05, .out_std = 0.05};
+  // Rows whose few scores are nearly the same have gradients as large as they are close: they make the worst.
+  for (auto [share, worst] : {std::pair{1.0, 1e-5}, {3.0, 1e-4}, {10.0, 5e-3}})
+    for (bool is_first_apart : {false, true})
+      for (int64_t window : {0, 16})
+        for (bool has_rotation : {true, false}) {
+          Tensor x = random_normal({2, T, D}, "x"), mean = random_normal({D}, "mean");
+          for (int64_t i = 0; i < x.num_elements(); ++i)
+            if (!is_first_apart || i / D % T > 0)
+              x.mutable_data<float>()[i] += static_cast<float>(share) * mean.data<float>()[i % D];
+          MixerArgs a = args;
+          if (!has_rotation) a.rotary.reset();
+          NapOptions o{.heads = 4, .window = window};
+          Distance distance = distance_to_f64(o, a, x);
+          EXPECT_LT(distance.worst, worst) << share << is_first_apart << window << has_rotation;
+          EXPECT_LT(distance.median, 3e-5) << share << is_first_apart << window << has_rotation;
+        }
+}
+
+// A large value is felt as long as it is in the window, and no longer.
+TEST(Affine, WindowForgetsWhatLeftIt) {
+  const int64_t T = 24, W = 5, first = 2;
+  SoftmaxOptions o{.heads = 2, .window = W, .affine = {.is_on = true, .initial_mean = 0.5}};
+  for (auto [make, factor] : {std::pair{MixerMaker(o), 1e6f}, {NapOptions{.heads = 2, .window = W}, 1e2f}}) {
+    auto mixer = make(plain_args(16, T), Rng(1));
+    Tensor x = random_normal({1, T, 16}, "x"), large = random_normal({1, T, 16}, "x");
+    for (int64_t i = 0; i < first * 16; ++i) large.mutable_data<float>()[i] *= factor;
+    auto y = numbers(forward(*mixer, x)), z = numbers(forward(*mixer, large));
+    for (size_t i = static_cast<size_t>((first + W) * 16); i < y.size(); ++i)
+      EXPECT_NEAR(y[i], z[i], 1e-4) << factor << " " << i;
+  }
+}
+
+// Where a row begins is nothing to a mixer, except where its header says so: also in decoding.
+TEST(Mixers, RowsMayBeginAtAnyPosition) {
+  const int64_t T = 11, late = 37;
+  for (const MixerRow& row : mixer_table()) {
+    const bool has_key_sink = row.name.starts_with("sink_key");  // which is not rotated, and the query is
+    if (row.name == "super" || row.name == "selective" || row.name == "random_embedding" || row.name == "fixed_text" ||
+        row.name == "neural" || has_key_sink)
+      continue;  // these read the position itself
+    MixerArgs args{.dim = 16, .context = 16, .layer = 1, .layers = 4, .std = 0.4, .out_std = 0.4};
+    auto mixer = row.make(args, Rng(7));
+    mixer->set_compute(kF64);
+    Tensor x = random_normal({2, T, 16}, "x", kF64);
+    auto run = [&](const Tensor& some, const TokenData& data, std::shared_ptr<Cache> cache = nullptr) {
+      NoGrad no_grad;
+      Tokens tokens(data, {.cache = std::move(cache)});
+      tokens.share("embedding", Var(some) * 0.5);
+      Var y = mixer->forward(some, tokens);
+      tokens.finish_decode_step();
+      return y;
+    };
+    auto expected = numbers(run(x, plain_tokens(2, T)).value());
+    TokenData apart = plain_tokens(2, T, late);  // without the word that they stand one after the other
+    apart.are_consecutive = false;
+    TokenData packed = plain_tokens(2, T, late);
+    packed.documents = Tensor::zeros({2, T}, kI32);
+    packed.document_positions = packed.positions;
+    std::vector<Var> parts;
+    auto cache = make_cache(2, T);
+    for (int64_t begin = 0, count = 4; begin < T; begin += count, count = 1)
+      parts.push_back(run(x.slice(1, begin, begin + count), plain_tokens(2, count, late + begin), cache));
+    for (const Tensor& y : {run(x, plain_tokens(2, T, late)).value(), run(x, apart).value(), run(x, packed).value(),
+                            concatenate(parts, 1).value()}) {
+      auto got = numbers(y);
+      ASSERT_EQ(got.size(), expected.size());
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 2e-5) << row.name;
+    }
+  }
+}
+
+// A document that begins late stands behind one that does not: its distances are none of the other's.
+TEST(Pairs, DocumentsMayBeginAtAnyPosition) {
+  for (MixerMaker make : {MixerMaker(RelativeBiasOptions{.heads = 2}), MixerMaker(RcmhaOptions{.heads = 2}),
+                          MixerMaker(TapaOptions{.heads = 2})}) {
+    auto mixer = make(plain_args(16), Rng(1));
+    Tensor x = random_normal({1, 9, 16}, "x");
+    TokenData data = plain_tokens(1, 9);
+    data.documents = Tensor::from<int32_t>({0, 0, 0, 0, 1, 1, 1, 1, 1}, {1, 9});
+    data.document_positions = Tensor::from<int32_t>({0, 1, 2, 3, 60, 61, 62, 63, 64}, {1, 9});
+    Tokens tokens(data);
+    auto y = numbers(mixer->forward(x, tokens).value()), z = numbers(forward(*mixer, x.slice(1, 4, 9)));
+    for (size_t i = 0; i < z.size(); ++i) EXPECT_NEAR(y[i + 4 * 16], z[i], 1e-5) << i;
+  }
 }
 
 // Tiles of queries meet: more tokens than one tile, with a window and grouped keys.

@@ -1,5 +1,6 @@
 // Neural Attention (2502.17206). Per head, with weights shared by the heads:
 //   s_ij = relu(relu([q_i A + a, k_j C + c] W1 + b1) W2 + b2) . w3
+// Rotated q and k enter the network, so that its scores depend on positions within the document and not on distances alone.
 // The first layer is a sum of a query's and a key's part, each computed once per token. w3's own bias cancels in softmax.
 // B batch, I queries of a tile, S keys, H query heads, K head width, P and P/2 hidden widths.
 #include <cmath>
