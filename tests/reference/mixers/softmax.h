@@ -1,6 +1,7 @@
 // Softmax attention with its options, materialised, one token after the other.
 #pragma once
 
+#include "tests/reference/mixers/experts.h"
 #include "weft/nn/mixers/softmax.h"
 #include "weft/trainers/reference.h"
 
