@@ -30,21 +30,27 @@ void check_one_device(const OptimTensors& t, const OptimTensors& first, std::str
 }
 
 void check_rates(double lr, double weight_decay, double grad_scale, std::string_view op) {
-  WEFT_CHECK(lr >= 0 && weight_decay >= 0 && std::isfinite(grad_scale),
+  const bool are_finite = std::isfinite(lr) && std::isfinite(weight_decay) && std::isfinite(grad_scale);
+  WEFT_CHECK(are_finite && lr >= 0 && weight_decay >= 0,
              str(op, ": lr is ", lr, ", weight_decay ", weight_decay, ", grad_scale ", grad_scale),
-             "use rates that are not negative and a finite scale");
+             "use finite numbers, and rates that are not negative");
+}
+
+// What an op with one moment reads and writes.
+void check_group(std::span<OptimTensors> group, std::string_view op, bool has_moment) {
+  for (const OptimTensors& t : group) {
+    check_state(t.param, t.grad, op, "grad", kF32);
+    if (has_moment) check_state(t.param, t.moment1, op, "moment1", kF32);
+    if (t.working.defined()) check_state(t.param, t.working, op, "working", kBF16);
+    check_one_device(t, group[0], op);
+  }
 }
 
 }  // namespace
 
 void adamw_(std::span<OptimTensors> group, const AdamWStep& o) {
-  for (const OptimTensors& t : group) {
-    check_state(t.param, t.grad, "adamw_", "grad", kF32);
-    check_state(t.param, t.moment1, "adamw_", "moment1", kF32);
-    check_state(t.param, t.moment2, "adamw_", "moment2", kF32);
-    if (t.working.defined()) check_state(t.param, t.working, "adamw_", "working", kBF16);
-    check_one_device(t, group[0], "adamw_");
-  }
+  check_group(group, "adamw_", true);
+  for (const OptimTensors& t : group) check_state(t.param, t.moment2, "adamw_", "moment2", kF32);
   check_rates(o.lr, o.weight_decay, o.grad_scale, "adamw_");
   WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.step >= 1,
              str("adamw_: beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", step ", o.step),
@@ -142,6 +148,73 @@ void muon_(std::span<OptimTensors> group, const MuonStep& o) {
     else batch->push_back(t);
   }
   for (std::vector<OptimTensors>& batch : batches) muon_of_a_shape(batch, o);
+}
+
+void schedule_free_adamw_(std::span<OptimTensors> group, const ScheduleFreeStep& o) {
+  constexpr std::string_view kOp = "schedule_free_adamw_";
+  check_group(group, kOp, true);
+  for (const OptimTensors& t : group) check_state(t.param, t.moment2, kOp, "moment2", kF32);
+  check_rates(o.lr, o.weight_decay, o.grad_scale, kOp);
+  WEFT_CHECK(o.beta1 > 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.average >= 0 && o.average <= 1,
+             str(kOp, ": beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", average ", o.average),
+             "use beta1 in (0, 1), beta2 in [0, 1), a positive eps and an average in [0, 1]");
+  if (group.empty()) return;
+  cpu::ScheduleFreeFactors factors{.beta2 = static_cast<float>(o.beta2),
+                                   .rest2 = static_cast<float>(1 - o.beta2),
+                                   .grad_scale = static_cast<float>(o.grad_scale),
+                                   .eps = static_cast<float>(o.eps),
+                                   .decay = static_cast<float>(o.weight_decay),
+                                   .lr = static_cast<float>(o.lr),
+                                   .average = static_cast<float>(o.average),
+                                   .y_step = static_cast<float>(o.lr * (1 - o.beta1 * (1 - o.average)))};
+  if constexpr (kCuda) {
+    if (group[0].param.is_cuda()) return cuda::schedule_free(group, factors);
+  }
+  for (OptimTensors& t : group) cpu::schedule_free(t.param, t.grad, t.moment1, t.moment2, t.working, factors);
+}
+
+Tensor schedule_free_average(const Tensor& y, const Tensor& z, double beta1) {
+  WEFT_CHECK(beta1 > 0 && beta1 < 1, str("schedule_free_average: beta1 is ", beta1), "use a beta1 in (0, 1)");
+  Tensor x = scale(y, 1 / beta1);
+  add_(x, z, 1 - 1 / beta1);
+  return x;
+}
+
+void lion_(std::span<OptimTensors> group, const LionStep& o) {
+  check_group(group, "lion_", true);
+  check_rates(o.lr, o.weight_decay, o.grad_scale, "lion_");
+  WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1,
+             str("lion_: beta1 is ", o.beta1, ", beta2 ", o.beta2), "use betas in [0, 1)");
+  if (group.empty()) return;
+  cpu::LionFactors factors{.beta1 = static_cast<float>(o.beta1),
+                           .rest1 = static_cast<float>(1 - o.beta1),
+                           .beta2 = static_cast<float>(o.beta2),
+                           .rest2 = static_cast<float>(1 - o.beta2),
+                           .grad_scale = static_cast<float>(o.grad_scale),
+                           .keep = static_cast<float>(1 - o.lr * o.weight_decay),
+                           .lr = static_cast<float>(o.lr)};
+  if constexpr (kCuda) {
+    if (group[0].param.is_cuda()) return cuda::lion(group, factors);
+  }
+  for (OptimTensors& t : group) cpu::lion(t.param, t.grad, t.moment1, t.working, factors);
+}
+
+void sgd_(std::span<OptimTensors> group, const SgdStep& o) {
+  check_group(group, "sgd_", o.momentum > 0);
+  check_rates(o.lr, o.weight_decay, o.grad_scale, "sgd_");
+  WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("sgd_: momentum is ", o.momentum), "use a momentum in [0, 1)");
+  WEFT_CHECK(o.momentum > 0 || !o.is_nesterov, "sgd_: nesterov without momentum",
+             "set a momentum, or leave nesterov out");
+  if (group.empty()) return;
+  cpu::SgdFactors factors{.momentum = static_cast<float>(o.momentum),
+                          .grad_scale = static_cast<float>(o.grad_scale),
+                          .decay = static_cast<float>(o.weight_decay),
+                          .lr = static_cast<float>(o.lr),
+                          .is_nesterov = o.is_nesterov};
+  if constexpr (kCuda) {
+    if (group[0].param.is_cuda()) return cuda::sgd(group, factors);
+  }
+  for (OptimTensors& t : group) cpu::sgd(t.param, t.grad, t.moment1, t.working, factors);
 }
 
 }  // namespace weft::ops

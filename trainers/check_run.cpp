@@ -54,6 +54,15 @@ void check_groups(const Loaded& config) {
     if (group.has_adamw() && group.adamw().betas_size() != 2)
       refuse(config, path + ".adamw.betas", str("has ", group.adamw().betas_size(), " values, AdamW takes 2."),
              str("Write betas: [0.9, 0.95], or ", path, ".adamw.betas=[0.9,0.95]."));
+    if (group.has_lion() && group.lion().betas_size() != 2)
+      refuse(config, path + ".lion.betas", str("has ", group.lion().betas_size(), " values, Lion takes 2."),
+             str("Write betas: [0.9, 0.99], or ", path, ".lion.betas=[0.9,0.99]."));
+    if (group.has_schedule_free() && (group.schedule_free().betas_size() != 2 || group.schedule_free().betas(0) == 0))
+      refuse(config, path + ".schedule_free.betas", "needs 2 values, and the first is not 0.",
+             str("Write betas: [0.9, 0.999], or ", path, ".schedule_free.betas=[0.9,0.999]."));
+    if (group.has_sgd() && group.sgd().nesterov() && group.sgd().momentum() == 0)
+      refuse(config, path + ".sgd.nesterov", "looks ahead along the momentum, which is 0.",
+             str("Set ", path, ".sgd.momentum, or leave nesterov out."));
     if (group.has_muon() && group.rank() != 2)
       refuse(config, path + (group.has_rank() ? ".rank" : ".muon"),
              "must go with matrices: muon works on parameters with 2 dimensions.",
@@ -68,6 +77,7 @@ int64_t warmup_of(const Schedule& schedule) {
     case Schedule::kLinear: return schedule.linear().warmup();
     case Schedule::kCosine: return schedule.cosine().warmup();
     case Schedule::kWsd: return schedule.wsd().warmup();
+    case Schedule::kInverseSqrt: return schedule.inverse_sqrt().warmup();
     case Schedule::KIND_NOT_SET: break;
   }
   return 0;
@@ -78,6 +88,7 @@ std::string kind_of(const Schedule& schedule) {
     case Schedule::kConstant: return "constant";
     case Schedule::kLinear: return "linear";
     case Schedule::kCosine: return "cosine";
+    case Schedule::kInverseSqrt: return "inverse_sqrt";
     default: return "wsd";
   }
 }

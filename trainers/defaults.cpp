@@ -69,6 +69,15 @@ void derive_model(Model& model) {
     model.mutable_ffn()->mutable_gelu()->set_hidden(4 * model.dim());
 }
 
+// Decay pulls weights to zero, which is no neutral value of a norm's gain: as most trainings do, vectors go without.
+void add_default_groups(Optim& optim) {
+  Group& vectors = *optim.add_group();
+  vectors.set_rank(1);
+  vectors.mutable_adamw()->set_weight_decay(0);
+  fill_presets(vectors);
+  fill_presets(*optim.add_group());
+}
+
 }  // namespace
 
 void fill_presets(pb::Message& message) {
@@ -94,7 +103,7 @@ void fill_derived(Loaded& config) {
   Train& train = *e.mutable_train();
   if (!train.has_tokens_per_step())
     train.set_tokens_per_step(train.micro_batch() * e.model().context() * e.parallel().data());
-  if (e.optim().group_size() == 0) fill_presets(*e.mutable_optim()->add_group());
+  if (e.optim().group_size() == 0) add_default_groups(*e.mutable_optim());
 }
 
 }  // namespace weft::config

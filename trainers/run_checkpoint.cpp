@@ -50,6 +50,7 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
                           .tokens = trainer_.num_tokens(),
                           .state = state.SerializeAsString(),
                           .config = config_text_};
+  AveragedWeights averages(optimizer_);  // the model is what to evaluate; the optimiser keeps where training goes on
   for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
   for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
   for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});

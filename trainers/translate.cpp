@@ -105,6 +105,22 @@ std::vector<ParamGroup> param_groups(const Experiment& experiment) {
                                     .weight_decay = g.muon().weight_decay(),
                                     .is_nesterov = g.muon().nesterov(),
                                     .num_iterations = static_cast<int>(g.muon().steps())};
+    } else if (g.has_lion()) {
+      group.algorithm = LionOptions{.lr = g.lion().lr(),
+                                    .beta1 = g.lion().betas(0),
+                                    .beta2 = g.lion().betas(1),
+                                    .weight_decay = g.lion().weight_decay()};
+    } else if (g.has_schedule_free()) {
+      group.algorithm = ScheduleFreeOptions{.lr = g.schedule_free().lr(),
+                                            .beta1 = g.schedule_free().betas(0),
+                                            .beta2 = g.schedule_free().betas(1),
+                                            .eps = g.schedule_free().eps(),
+                                            .weight_decay = g.schedule_free().weight_decay()};
+    } else if (g.has_sgd()) {
+      group.algorithm = SgdOptions{.lr = g.sgd().lr(),
+                                   .momentum = g.sgd().momentum(),
+                                   .weight_decay = g.sgd().weight_decay(),
+                                   .is_nesterov = g.sgd().nesterov()};
     } else {
       group.algorithm = AdamWOptions{.lr = g.adamw().lr(),
                                      .beta1 = g.adamw().betas(0),
@@ -121,6 +137,7 @@ ScheduleOptions schedule_options(const Experiment& experiment) {
   const config::Schedule& s = experiment.optim().schedule();
   if (s.has_constant()) return {.kind = ScheduleKind::constant, .warmup = s.constant().warmup()};
   if (s.has_linear()) return {.kind = ScheduleKind::linear, .warmup = s.linear().warmup(), .floor = s.linear().floor()};
+  if (s.has_inverse_sqrt()) return {.kind = ScheduleKind::inverse_sqrt, .warmup = s.inverse_sqrt().warmup()};
   if (s.has_wsd()) {
     const auto& wsd = s.wsd();
     DecayTail tail = wsd.tail() == config::Tail::linear   ? DecayTail::linear

@@ -73,6 +73,57 @@ void OptimKernels<I>::muon_apply(float* param, const float* update, BFloat16* wo
   });
 }
 
+template <Isa I>
+void OptimKernels<I>::schedule_free(const AdamWMemory& memory, const ScheduleFreeFactors& factors, int64_t begin,
+                                    int64_t end) {
+  using simd::F32;
+  simd::for_packs(begin, end, [&](int64_t i, int64_t n) HWY_ATTR {
+    F32 g = simd::load_n(memory.grad + i, n) * F32(factors.grad_scale);
+    F32 y = simd::load_n(static_cast<const float*>(memory.param + i), n);
+    F32 z = simd::load_n(static_cast<const float*>(memory.moment1 + i), n);
+    F32 v = fused(F32(factors.beta2), simd::load_n(static_cast<const float*>(memory.moment2 + i), n),
+                  F32(factors.rest2) * g * g);
+    F32 u = fused(F32(factors.decay), y, g / (sqrt(v) + F32(factors.eps)));
+    y = fused(F32(factors.average), z - y, y) - F32(factors.y_step) * u;
+    simd::store_n(z - F32(factors.lr) * u, memory.moment1 + i, n);
+    simd::store_n(v, memory.moment2 + i, n);
+    simd::store_n(y, memory.param + i, n);
+    if (memory.working) simd::store_n(y, memory.working + i, n);
+  });
+}
+
+template <Isa I>
+void OptimKernels<I>::lion(const MomentMemory& memory, const LionFactors& factors, int64_t begin, int64_t end) {
+  using simd::F32;
+  simd::for_packs(begin, end, [&](int64_t i, int64_t n) HWY_ATTR {
+    F32 g = simd::load_n(memory.grad + i, n) * F32(factors.grad_scale);
+    F32 old = simd::load_n(static_cast<const float*>(memory.moment1 + i), n);
+    F32 u = fused(F32(factors.beta1), old, F32(factors.rest1) * g);
+    F32 sign = select(u > F32(0), F32(1), select(u < F32(0), F32(-1), u));  // 0 and NaN as they are
+    F32 p = simd::load_n(static_cast<const float*>(memory.param + i), n) * F32(factors.keep) - F32(factors.lr) * sign;
+    simd::store_n(fused(F32(factors.beta2), old, F32(factors.rest2) * g), memory.moment1 + i, n);
+    simd::store_n(p, memory.param + i, n);
+    if (memory.working) simd::store_n(p, memory.working + i, n);
+  });
+}
+
+template <Isa I>
+void OptimKernels<I>::sgd(const MomentMemory& memory, const SgdFactors& factors, int64_t begin, int64_t end) {
+  using simd::F32;
+  simd::for_packs(begin, end, [&](int64_t i, int64_t n) HWY_ATTR {
+    F32 old = simd::load_n(static_cast<const float*>(memory.param + i), n);
+    F32 g = fused(F32(factors.decay), old, simd::load_n(memory.grad + i, n) * F32(factors.grad_scale)), update = g;
+    if (factors.momentum > 0) {
+      F32 m = fused(F32(factors.momentum), simd::load_n(static_cast<const float*>(memory.moment1 + i), n), g);
+      simd::store_n(m, memory.moment1 + i, n);
+      update = factors.is_nesterov ? fused(F32(factors.momentum), m, g) : m;
+    }
+    F32 p = old - F32(factors.lr) * update;
+    simd::store_n(p, memory.param + i, n);
+    if (memory.working) simd::store_n(p, memory.working + i, n);
+  });
+}
+
 template struct OptimKernels<kThisIsa>;
 
 }  // namespace weft::cpu

@@ -26,14 +26,21 @@ __device__ __forceinline__ void store_working(BFloat16* working, int64_t i, cons
   *reinterpret_cast<Group<BFloat16, N>*>(working + i) = rounded;
 }
 
+// Whether steps may move four elements at a time.
+bool is_wide_memory(const cpu::MomentMemory& memory) {
+  return is_aligned(memory.param) && is_aligned(memory.grad) && is_aligned(memory.moment1) &&
+         is_aligned(memory.working);
+}
+bool is_wide_memory(const cpu::AdamWMemory& memory) {
+  return is_wide_memory(cpu::MomentMemory{memory.param, memory.grad, memory.moment1, memory.working}) &&
+         is_aligned(memory.moment2);
+}
+
 struct AdamW {
   cpu::AdamWMemory memory;
   cpu::AdamWFactors f;
 
-  bool is_wide() const {
-    return is_aligned(memory.param) && is_aligned(memory.grad) && is_aligned(memory.moment1) &&
-           is_aligned(memory.moment2) && is_aligned(memory.working);
-  }
+  bool is_wide() const { return is_wide_memory(memory); }
   template <int N>
   __device__ __forceinline__ void step(int64_t i) const {
     const Group<float, N> grad = load<N>(memory.grad + i);
@@ -91,6 +98,80 @@ struct MuonApply {
     for (int k = 0; k < N; ++k) p.at[k] = p.at[k] * keep - step_size * u.at[k];
     store<N>(param + i, p);
     store_working<N>(working, i, p);
+  }
+};
+
+struct ScheduleFree {
+  cpu::AdamWMemory memory;
+  cpu::ScheduleFreeFactors f;
+
+  bool is_wide() const { return is_wide_memory(memory); }
+  template <int N>
+  __device__ __forceinline__ void step(int64_t i) const {
+    const Group<float, N> grad = load<N>(memory.grad + i);
+    Group<float, N> y = load<N>(memory.param + i), z = load<N>(memory.moment1 + i), v = load<N>(memory.moment2 + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float g = grad.at[k] * f.grad_scale;
+      v.at[k] = fmaf(f.beta2, v.at[k], f.rest2 * g * g);
+      const float u = fmaf(f.decay, y.at[k], g / (sqrtf(v.at[k]) + f.eps));
+      y.at[k] = fmaf(f.average, z.at[k] - y.at[k], y.at[k]) - f.y_step * u;
+      z.at[k] -= f.lr * u;
+    }
+    store<N>(memory.moment1 + i, z);
+    store<N>(memory.moment2 + i, v);
+    store<N>(memory.param + i, y);
+    store_working<N>(memory.working, i, y);
+  }
+};
+
+struct Lion {
+  cpu::MomentMemory memory;
+  cpu::LionFactors f;
+
+  bool is_wide() const { return is_wide_memory(memory); }
+  template <int N>
+  __device__ __forceinline__ void step(int64_t i) const {
+    const Group<float, N> grad = load<N>(memory.grad + i);
+    Group<float, N> p = load<N>(memory.param + i), m = load<N>(memory.moment1 + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const float g = grad.at[k] * f.grad_scale;
+      const float u = fmaf(f.beta1, m.at[k], f.rest1 * g);
+      const float sign = u > 0 ? 1.0f : u < 0 ? -1.0f : u;  // 0 and NaN as they are
+      p.at[k] = p.at[k] * f.keep - f.lr * sign;
+      m.at[k] = fmaf(f.beta2, m.at[k], f.rest2 * g);
+    }
+    store<N>(memory.moment1 + i, m);
+    store<N>(memory.param + i, p);
+    store_working<N>(memory.working, i, p);
+  }
+};
+
+struct Sgd {
+  cpu::MomentMemory memory;
+  cpu::SgdFactors f;
+
+  bool is_wide() const { return is_wide_memory(memory); }
+  template <int N>
+  __device__ __forceinline__ void step(int64_t i) const {
+    const Group<float, N> grad = load<N>(memory.grad + i);
+    Group<float, N> p = load<N>(memory.param + i), u;
+#pragma unroll
+    for (int k = 0; k < N; ++k) u.at[k] = fmaf(f.decay, p.at[k], grad.at[k] * f.grad_scale);
+    if (f.momentum > 0) {
+      Group<float, N> m = load<N>(memory.moment1 + i);
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        m.at[k] = fmaf(f.momentum, m.at[k], u.at[k]);
+        u.at[k] = f.is_nesterov ? fmaf(f.momentum, m.at[k], u.at[k]) : m.at[k];
+      }
+      store<N>(memory.moment1 + i, m);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) p.at[k] -= f.lr * u.at[k];
+    store<N>(memory.param + i, p);
+    store_working<N>(memory.working, i, p);
   }
 };
 
@@ -157,6 +238,11 @@ BFloat16* working_copy(ops::OptimTensors& t) {
   return t.working.defined() ? t.working.mutable_data<BFloat16>() : nullptr;
 }
 
+cpu::MomentMemory memory_of(ops::OptimTensors& t) {
+  return {t.param.mutable_data<float>(), t.grad.data<float>(),
+          t.moment1.defined() ? t.moment1.mutable_data<float>() : nullptr, working_copy(t)};
+}
+
 }  // namespace
 
 void adamw(std::span<ops::OptimTensors> group, const cpu::AdamWFactors& factors) {
@@ -189,6 +275,23 @@ void muon_apply(std::span<ops::OptimTensors> group, const Tensor& updates, float
     return MuonApply{t.param.mutable_data<float>(), in + static_cast<int64_t>(i) * t.param.num_elements(),
                      working_copy(t), keep, step_size};
   });
+}
+
+void schedule_free(std::span<ops::OptimTensors> group, const cpu::ScheduleFreeFactors& factors) {
+  run("schedule_free_adamw_", group, [&](size_t i) {
+    ops::OptimTensors& t = group[i];
+    return ScheduleFree{{t.param.mutable_data<float>(), t.grad.data<float>(), t.moment1.mutable_data<float>(),
+                         t.moment2.mutable_data<float>(), working_copy(t)},
+                        factors};
+  });
+}
+
+void lion(std::span<ops::OptimTensors> group, const cpu::LionFactors& factors) {
+  run("lion_", group, [&](size_t i) { return Lion{memory_of(group[i]), factors}; });
+}
+
+void sgd(std::span<ops::OptimTensors> group, const cpu::SgdFactors& factors) {
+  run("sgd_", group, [&](size_t i) { return Sgd{memory_of(group[i]), factors}; });
 }
 
 }  // namespace weft::cuda

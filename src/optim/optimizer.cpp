@@ -1,6 +1,8 @@
 #include "weft/optim/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
@@ -8,6 +10,8 @@
 #include "weft/ops/reduce.h"
 
 namespace weft {
+
+static constexpr const char* kNumSteps = ".num_steps";
 
 bool matches_pattern(std::string_view pattern, std::string_view text) {
   // Greedy with one step back to the last star: linear in practice, no recursion.
@@ -30,8 +34,84 @@ bool matches_pattern(std::string_view pattern, std::string_view text) {
   return p == pattern.size();
 }
 
+namespace {
+
+bool takes(const ParamGroup& group, const OptimizerParam& param) {
+  return matches_pattern(group.match, param.name) && (group.num_dims == 0 || group.num_dims == param.value.num_dims());
+}
+
+bool is_schedule_free(const ParamGroup& group) { return std::holds_alternative<ScheduleFreeOptions>(group.algorithm); }
+
+struct Moments {
+  bool has_first = true, has_second = false;
+};
+Moments moments_of(const ParamGroup& group) {
+  if (const auto* sgd = std::get_if<SgdOptions>(&group.algorithm)) return {.has_first = sgd->momentum > 0};
+  return {.has_second = std::holds_alternative<AdamWOptions>(group.algorithm) || is_schedule_free(group)};
+}
+
+using Tensors = std::vector<ops::OptimTensors>;
+
+std::string rates_name(size_t group) { return str("group.", group, ".rates"); }
+
+void refresh_working(OptimizerParam& param) {
+  if (param.working.defined()) ops::copy_(param.working, param.value);
+}
+
+void update(Tensors& group, const AdamWOptions& o, double lr_factor, double grad_factor, int64_t step,
+            double /*average*/) {
+  ops::adamw_(group, {.lr = o.lr * lr_factor,
+                      .beta1 = o.beta1,
+                      .beta2 = o.beta2,
+                      .eps = o.eps,
+                      .weight_decay = o.weight_decay,
+                      .step = step,
+                      .grad_scale = grad_factor});
+}
+// The rate with the bias correction of the second moment.
+double corrected_lr(const ScheduleFreeOptions& o, double lr_factor, int64_t step) {
+  return o.lr * lr_factor * std::sqrt(1 - std::pow(o.beta2, static_cast<double>(step)));
+}
+void update(Tensors& group, const ScheduleFreeOptions& o, double lr_factor, double grad_factor, int64_t step,
+            double average) {
+  ops::schedule_free_adamw_(group, {.lr = corrected_lr(o, lr_factor, step),
+                                    .beta1 = o.beta1,
+                                    .beta2 = o.beta2,
+                                    .eps = o.eps,
+                                    .weight_decay = o.weight_decay,
+                                    .average = average,
+                                    .grad_scale = grad_factor});
+}
+void update(Tensors& group, const MuonOptions& o, double lr_factor, double grad_factor, int64_t /*step*/,
+            double /*average*/) {
+  ops::muon_(group, {.lr = o.lr * lr_factor,
+                     .momentum = o.momentum,
+                     .weight_decay = o.weight_decay,
+                     .is_nesterov = o.is_nesterov,
+                     .num_iterations = o.num_iterations,
+                     .grad_scale = grad_factor});
+}
+void update(Tensors& group, const LionOptions& o, double lr_factor, double grad_factor, int64_t /*step*/,
+            double /*average*/) {
+  ops::lion_(group, {.lr = o.lr * lr_factor,
+                     .beta1 = o.beta1,
+                     .beta2 = o.beta2,
+                     .weight_decay = o.weight_decay,
+                     .grad_scale = grad_factor});
+}
+void update(Tensors& group, const SgdOptions& o, double lr_factor, double grad_factor, int64_t /*step*/,
+            double /*average*/) {
+  ops::sgd_(group, {.lr = o.lr * lr_factor,
+                    .momentum = o.momentum,
+                    .weight_decay = o.weight_decay,
+                    .is_nesterov = o.is_nesterov,
+                    .grad_scale = grad_factor});
+}
+
+}  // namespace
+
 Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params)
-    : groups_(std::move(groups)), params_(std::move(params)) {
+    : groups_(std::move(groups)), params_(std::move(params)), num_updates_(params_.size()) {
   MemoryTag tag("optimiser");
   for (size_t i = 0; i < groups_.size(); ++i)
     if (groups_[i].name.empty()) groups_[i].name = str(i);
@@ -39,9 +119,7 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
     WEFT_CHECK(param.value.dtype() == kF32 && param.value.is_contiguous(),
                str("optimizer: ", param.name, " is ", param.value), "masters are row-major f32");
     size_t g = 0;
-    while (g < groups_.size() && !(matches_pattern(groups_[g].match, param.name) &&
-                                   (groups_[g].num_dims == 0 || groups_[g].num_dims == param.value.num_dims())))
-      ++g;
+    while (g < groups_.size() && !takes(groups_[g], param)) ++g;
     WEFT_CHECK(g < groups_.size(), str("optimizer: no group matches ", param.name, " ", param.value),
                "end the groups with one that matches \"*\"");
     bool is_muon = std::holds_alternative<MuonOptions>(groups_[g].algorithm);
@@ -49,10 +127,20 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
                str("optimizer: group ", groups_[g].name, " (", groups_[g].match, ") gives ", param.name, " ",
                    param.value, " to Muon"),
                "Muon takes matrices: set rank: 2 in the group, or narrow its pattern");
+    const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[g].algorithm);
+    WEFT_CHECK(!free || (free->beta1 > 0 && free->beta1 < 1),
+               str("optimizer: group ", groups_[g].name, " is schedule-free with beta1 ", free ? free->beta1 : 0),
+               "use a beta1 in (0, 1): at 0 there is no average in the point of training");
     group_of_.push_back(g);
-    moment1_.push_back(Tensor::zeros(param.value.shape(), kF32, param.value.device()));
-    moment2_.push_back(is_muon ? Tensor() : Tensor::zeros(param.value.shape(), kF32, param.value.device()));
+    const Moments moments = moments_of(groups_[g]);
+    auto make = [&](bool is_kept) {
+      return is_kept ? Tensor::zeros(param.value.shape(), kF32, param.value.device()) : Tensor();
+    };
+    moment1_.push_back(make(moments.has_first));
+    moment2_.push_back(make(moments.has_second));
   }
+  for (const ParamGroup& group : groups_)
+    rates_.push_back(is_schedule_free(group) ? Tensor::zeros({1}, kF64, Device::cpu()) : Tensor());
 }
 
 double Optimizer::lr(size_t group) const {
@@ -63,61 +151,123 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
   WEFT_CHECK(grads.size() == params_.size(),
              str("optimizer: ", grads.size(), " gradients for ", params_.size(), " parameters"),
              "pass one per parameter, undefined where there is none");
+  WEFT_CHECK(std::isfinite(lr_factor) && lr_factor >= 0 && std::isfinite(grad_factor),
+             str("optimizer: lr_factor is ", lr_factor, ", grad_factor ", grad_factor),
+             "use finite factors, and a rate that is not negative");
+  WEFT_CHECK(points_.empty(), "optimizer: step() while the parameters show their averages",
+             "end AveragedWeights before the next step");
   ++num_steps_;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    std::vector<ops::OptimTensors> group;
-    for (size_t i = 0; i < params_.size(); ++i)
-      if (group_of_[i] == g && grads[i].defined())
-        group.push_back({params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working});
-    const auto& algorithm = groups_[g].algorithm;
-    if (const auto* adamw = std::get_if<AdamWOptions>(&algorithm)) {
-      ops::adamw_(group, {.lr = adamw->lr * lr_factor,
-                          .beta1 = adamw->beta1,
-                          .beta2 = adamw->beta2,
-                          .eps = adamw->eps,
-                          .weight_decay = adamw->weight_decay,
-                          .step = num_steps_,
-                          .grad_scale = grad_factor});
-    } else {
-      const auto& muon = std::get<MuonOptions>(algorithm);
-      ops::muon_(group, {.lr = muon.lr * lr_factor,
-                         .momentum = muon.momentum,
-                         .weight_decay = muon.weight_decay,
-                         .is_nesterov = muon.is_nesterov,
-                         .num_iterations = muon.num_iterations,
-                         .grad_scale = grad_factor});
+    const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[g].algorithm);
+    std::map<int64_t, Tensors> by_updates;  // one entry, unless some parameters had no gradient before
+    for (size_t i = 0; i < params_.size(); ++i) {
+      if (group_of_[i] != g || !grads[i].defined()) continue;
+      if (free && num_updates_[i] == 0) ops::copy_(moment1_[i], params_[i].value);
+      ++num_updates_[i];
+      const bool counts = moment2_[i].defined();  // for its bias correction
+      by_updates[counts ? num_updates_[i] : 0].push_back(
+          {params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working});
     }
+    double average = 0;
+    if (free) {
+      const double square = std::pow(corrected_lr(*free, lr_factor, num_steps_), 2);
+      double& sum = rates_[g].mutable_data<double>()[0];
+      sum += square;
+      average = sum > 0 ? std::min(square / sum, 1.0) : 0;
+    }
+    for (auto& [step, group] : by_updates)
+      std::visit([&, step = step, group = &group](
+                     const auto& options) { update(*group, options, lr_factor, grad_factor, step, average); },
+                 groups_[g].algorithm);
   }
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
   std::vector<std::pair<std::string, Tensor>> state;
   for (size_t i = 0; i < params_.size(); ++i) {
-    state.emplace_back(params_[i].name + ".moment1", moment1_[i]);
+    if (moment1_[i].defined()) state.emplace_back(params_[i].name + ".moment1", moment1_[i]);
     if (moment2_[i].defined()) state.emplace_back(params_[i].name + ".moment2", moment2_[i]);
+    if (is_schedule_free(groups_[group_of_[i]]))
+      state.emplace_back(params_[i].name + ".point", points_.empty() ? params_[i].value : points_[i]);
+    if (num_updates_[i] != num_steps_)
+      state.emplace_back(params_[i].name + kNumSteps, Tensor::from({num_updates_[i]}, {1}));
   }
+  for (size_t g = 0; g < groups_.size(); ++g)
+    if (rates_[g].defined()) state.emplace_back(rates_name(g), rates_[g]);
   return state;
 }
 
 void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps) {
-  std::vector<std::pair<std::string, Tensor>> mine = this->state();
-  for (auto& [name, tensor] : mine) {
-    const Tensor* found = nullptr;
-    for (const auto& [other, value] : state)
-      if (other == name) found = &value;
-    WEFT_CHECK(found, str("optimizer: the state has no ", name),
+  std::map<std::string_view, const Tensor*> found;
+  for (const auto& [name, tensor] : state) found.emplace(name, &tensor);
+  std::vector<std::pair<Tensor, const Tensor*>> copies;
+  size_t num_counts = 0;
+  std::vector<int64_t> num_updates(params_.size(), num_steps);
+  auto expect = [&](const std::string& name, const Tensor& tensor) {
+    if (!tensor.defined()) return;
+    auto at = found.find(name);
+    WEFT_CHECK(at != found.end(), str("optimizer: the state has no ", name),
                "load a checkpoint of the same model and optimiser groups");
-    WEFT_CHECK(found->shape() == tensor.shape() && found->dtype() == tensor.dtype(),
-               str("optimizer: ", name, " is ", *found, " in the state, ", tensor, " here"),
+    WEFT_CHECK(at->second->shape() == tensor.shape() && at->second->dtype() == tensor.dtype(),
+               str("optimizer: ", name, " is ", *at->second, " in the state, ", tensor, " here"),
                "load a checkpoint of the same model");
+    copies.emplace_back(tensor, at->second);
+  };
+  for (size_t i = 0; i < params_.size(); ++i) {
+    expect(params_[i].name + ".moment1", moment1_[i]);
+    expect(params_[i].name + ".moment2", moment2_[i]);
+    if (is_schedule_free(groups_[group_of_[i]])) expect(params_[i].name + ".point", params_[i].value);
+    const std::string name = params_[i].name + kNumSteps;
+    if (auto at = found.find(name); at != found.end()) {
+      const Tensor& count = *at->second;
+      WEFT_CHECK(count.dtype() == kI64 && count.num_elements() == 1, str("optimizer: ", name, " is ", count),
+                 "load a checkpoint that this optimiser saved");
+      num_updates[i] = count.to_vector<int64_t>()[0];
+      ++num_counts;
+    }
   }
-  WEFT_CHECK(state.size() == mine.size(),
-             str("optimizer: ", state.size(), " tensors in the state, ", mine.size(), " here"),
+  for (size_t g = 0; g < groups_.size(); ++g) expect(rates_name(g), rates_[g]);
+  WEFT_CHECK(state.size() == copies.size() + num_counts,
+             str("optimizer: ", state.size(), " tensors in the state, ", copies.size() + num_counts, " here"),
              "load a checkpoint of the same model and optimiser groups");
-  for (auto& [name, tensor] : mine)
-    for (const auto& [other, value] : state)
-      if (other == name) ops::copy_(tensor, value);
+  for (auto& [to, from] : copies) ops::copy_(to, *from);
+  for (size_t i = 0; i < params_.size(); ++i)
+    if (is_schedule_free(groups_[group_of_[i]])) refresh_working(params_[i]);
+  num_updates_ = std::move(num_updates);
   num_steps_ = num_steps;
+}
+
+void Optimizer::show_averages() {
+  MemoryTag tag("optimiser");
+  points_.resize(params_.size());
+  for (size_t i = 0; i < params_.size(); ++i) {
+    const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[group_of_[i]].algorithm);
+    if (!free) continue;
+    Tensor& value = params_[i].value;
+    points_[i] = ops::scale(value, 1);
+    if (num_updates_[i] == 0) continue;  // all three are one
+    ops::copy_(value, ops::schedule_free_average(value, moment1_[i], free->beta1));
+    refresh_working(params_[i]);
+  }
+}
+
+void Optimizer::show_points() {
+  for (size_t i = 0; i < params_.size(); ++i) {
+    if (!points_[i].defined()) continue;
+    ops::copy_(params_[i].value, points_[i]);
+    refresh_working(params_[i]);
+  }
+  points_.clear();
+}
+
+AveragedWeights::AveragedWeights(Optimizer& optimizer) {
+  const auto& groups = optimizer.groups();
+  if (!optimizer.points_.empty() || std::none_of(groups.begin(), groups.end(), is_schedule_free)) return;
+  optimizer.show_averages();
+  optimizer_ = &optimizer;
+}
+AveragedWeights::~AveragedWeights() {
+  if (optimizer_) optimizer_->show_points();
 }
 
 double global_norm(std::span<const Tensor> grads) {
@@ -127,6 +277,11 @@ double global_norm(std::span<const Tensor> grads) {
   return std::sqrt(ops::sum_of_squares(there));
 }
 
-double clip_factor(double norm, double max_norm) { return max_norm > 0 && norm > max_norm ? max_norm / norm : 1; }
+double clip_factor(double norm, double max_norm) {
+  WEFT_CHECK(std::isfinite(norm) && norm >= 0, str("clip_factor: the norm is ", norm),
+             "skip this update: its gradients are not finite; set_anomaly_mode(true) names the op that made them so");
+  WEFT_CHECK(max_norm >= 0, str("clip_factor: max_norm is ", max_norm), "use a positive bound, or 0 for none");
+  return max_norm > 0 && norm > max_norm ? max_norm / norm : 1;
+}
 
 }  // namespace weft

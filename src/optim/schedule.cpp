@@ -19,9 +19,12 @@ static double decayed(DecayTail tail, double r, double floor) {
 
 double schedule_factor(const ScheduleOptions& o, int64_t step, int64_t steps) {
   WEFT_CHECK(
-      step >= 0 && o.warmup >= 0 && o.floor >= 0 && o.decay_fraction >= 0 && o.decay_fraction <= 1,
+      step >= 0 && o.warmup >= 0 && o.floor >= 0 && o.floor <= 1 && o.decay_fraction >= 0 && o.decay_fraction <= 1,
       str("schedule: step ", step, ", warmup ", o.warmup, ", floor ", o.floor, ", decay_fraction ", o.decay_fraction),
-      "use values of 0 or more and a decay_fraction of at most 1");
+      "use values of 0 or more, and a floor and a decay_fraction of at most 1");
+  const bool has_floor = o.kind != ScheduleKind::constant && o.kind != ScheduleKind::inverse_sqrt;
+  WEFT_CHECK(has_floor || o.floor == 0, str("schedule: a floor of ", o.floor, " for a schedule that has none"),
+             "leave it out, or use linear, cosine or wsd");
   double s = static_cast<double>(step), warmup = static_cast<double>(o.warmup), total = static_cast<double>(steps);
   if (step < o.warmup) return (s + 1) / warmup;
   double r = total > warmup ? std::min((s - warmup) / (total - warmup), 1.0) : 0;
@@ -29,7 +32,7 @@ double schedule_factor(const ScheduleOptions& o, int64_t step, int64_t steps) {
     case ScheduleKind::constant: return 1;
     case ScheduleKind::linear: return decayed(DecayTail::linear, r, o.floor);
     case ScheduleKind::cosine: return decayed(DecayTail::cosine, r, o.floor);
-    case ScheduleKind::inverse_sqrt: return o.warmup ? std::sqrt(warmup / (s + 1)) : 1 / std::sqrt(s + 1);
+    case ScheduleKind::inverse_sqrt: return std::sqrt(std::max(warmup, 1.0) / (s + 1));
     case ScheduleKind::wsd: {
       // The product is nudged so that (1 - 0.2) * 100 is 80 and not 79.
       double begin = std::floor((1 - o.decay_fraction) * total + 1e-9);

@@ -62,6 +62,22 @@ TEST(OptimOnDevices, GroupsEqualTheCpu) {
     const ops::AdamWStep o{.lr = 0.01, .weight_decay = 0.1, .step = step, .grad_scale = 0.5};
     ops::adamw_(group, o);
     ops::adamw_(on_device, o);
+    const ops::ScheduleFreeStep free{.lr = 0.01, .weight_decay = 0.1, .average = 0.3, .grad_scale = 0.5};
+    ops::schedule_free_adamw_(group, free);
+    ops::schedule_free_adamw_(on_device, free);
+  }
+  expect_equal(on_device, group);
+
+  group = make_group(shapes, false);
+  on_device = there(group);
+  for (double momentum : {0.0, 0.9}) {
+    const ops::LionStep lion{.lr = 0.01, .weight_decay = 0.1, .grad_scale = 0.5};
+    const ops::SgdStep sgd{
+        .lr = 0.01, .momentum = momentum, .weight_decay = 0.1, .is_nesterov = momentum > 0, .grad_scale = 0.5};
+    for (auto* tensors : {&group, &on_device}) {
+      ops::lion_(*tensors, lion);
+      ops::sgd_(*tensors, sgd);
+    }
   }
   expect_equal(on_device, group);
 

@@ -61,6 +61,85 @@ TEST(Optim, AdamWEqualsFloat64Loops) {
   });
 }
 
+// Three steps of sizes around a pack, with and without a working copy, on every instruction set. step(tensors, i) runs both.
+template <class Step>
+void expect_three_steps(Step&& step) {
+  test::for_each_isa([&] {
+    for (int64_t n : {0, 1, 7, 8, 33, 40001})
+      for (bool has_working : {false, true}) {
+        SCOPED_TRACE(str(n, " elements"));
+        ops::OptimTensors t{.param = test::random_normal({n}, "param"), .grad = {}, .moment1 = Tensor::zeros({n})};
+        if (has_working) t.working = Tensor::empty({n}, kBF16);
+        Numbers p = values(t.param), m = values(t.moment1);
+        for (int i = 0; i < 3; ++i) {
+          t.grad = test::random_normal({n}, str("grad", i));
+          step(t, p, m);
+        }
+        expect_near(t.param, p, 1e-6);
+        expect_near(t.moment1, m, 1e-6);
+        if (has_working) { EXPECT_EQ(values(t.working), values(ops::cast(t.param, kBF16))); }
+      }
+  });
+}
+
+TEST(Optim, LionEqualsFloat64Loops) {
+  expect_three_steps([](ops::OptimTensors& t, Numbers& p, Numbers& m) {
+    const ops::LionStep o{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .weight_decay = 0.1, .grad_scale = 0.5};
+    ops::lion_({&t, 1}, o);
+    reference::lion(p, values(t.grad), m, o);
+  });
+}
+
+TEST(Optim, SgdEqualsFloat64Loops) {
+  for (double momentum : {0.0, 0.9})
+    for (bool is_nesterov : {false, true}) {
+      if (is_nesterov && momentum == 0) continue;
+      expect_three_steps([&](ops::OptimTensors& t, Numbers& p, Numbers& m) {
+        const ops::SgdStep o{
+            .lr = 0.1, .momentum = momentum, .weight_decay = 0.1, .is_nesterov = is_nesterov, .grad_scale = 0.5};
+        ops::sgd_({&t, 1}, o);
+        reference::sgd(p, values(t.grad), m, o);
+      });
+    }
+}
+
+TEST(Optim, ScheduleFreeAdamWEqualsFloat64Loops) {
+  test::for_each_isa([] {
+    for (int64_t n : {0, 1, 7, 8, 33, 40001})
+      for (bool has_working : {false, true}) {
+        Tensor param = test::random_normal({n}, "param");
+        ops::OptimTensors t{.param = param,
+                            .grad = {},
+                            .moment1 = ops::contiguous(ops::scale(param, 1)),
+                            .moment2 = Tensor::zeros({n}),
+                            .working = has_working ? Tensor::empty({n}, kBF16) : Tensor()};
+        Numbers x = values(param), y = x, z = x, v = values(t.moment2);
+        for (int step = 1; step <= 4; ++step) {
+          const ops::ScheduleFreeStep o{
+              .lr = 0.01 * step, .beta2 = 0.99, .weight_decay = 0.1, .average = 1.0 / step, .grad_scale = 0.5};
+          t.grad = test::random_normal({n}, str("grad", step));
+          ops::schedule_free_adamw_({&t, 1}, o);
+          reference::schedule_free_adamw(x, y, z, values(t.grad), v, o);
+        }
+        expect_near(t.param, y, 2e-6);
+        expect_near(t.moment1, z, 2e-6);
+        expect_near(t.moment2, v, 1e-6);
+        expect_near(ops::schedule_free_average(t.param, t.moment1, 0.9), x, 4e-6);
+        if (has_working) { EXPECT_EQ(values(t.working), values(ops::cast(t.param, kBF16))); }
+      }
+  });
+}
+
+TEST(Optim, LionMovesNothingWithoutADirectionAndShowsNaN) {
+  Tensor param = Tensor::full({3}, 2), m = Tensor::zeros({3}), grad = Tensor::from({0.0f, NAN, -1.0f}, {3});
+  ops::OptimTensors one{.param = param, .grad = grad, .moment1 = m};
+  ops::lion_({&one, 1}, {.lr = 0.5});
+  Numbers p = values(param);
+  EXPECT_EQ(p[0], 2);
+  EXPECT_TRUE(std::isnan(p[1]));
+  EXPECT_EQ(p[2], 2.5);
+}
+
 TEST(Optim, AdamWOfZeroGradientsOnlyDecays) {
   Tensor param = Tensor::full({5}, 2), zero = Tensor::zeros({5}), m = Tensor::zeros({5}), v = Tensor::zeros({5}), none;
   adamw(param, zero, m, v, none, {.lr = 0.1, .weight_decay = 0.5, .step = 1});
@@ -118,6 +197,24 @@ TEST(Optim, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("",
             test::error_of([&] { muon(p, wrong, m, none, {}); }, {"muon_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
   EXPECT_EQ("", test::error_of([&] { muon(p, v, m, none, {.momentum = 1}); }, {"muon_: momentum is 1"}));
+  auto lion = [&](const Tensor& grad, const ops::LionStep& o) {
+    ops::OptimTensors one{.param = p, .grad = grad, .moment1 = m};
+    ops::lion_({&one, 1}, o);
+  };
+  auto sgd = [&](const Tensor& moment, const ops::SgdStep& o) {
+    ops::OptimTensors one{.param = p, .grad = v, .moment1 = moment};
+    ops::sgd_({&one, 1}, o);
+  };
+  EXPECT_EQ("", test::error_of([&] { lion(wrong, {}); }, {"lion_: param is [2, 3] f32 cpu, grad is [3, 2]"}));
+  EXPECT_EQ("", test::error_of([&] { lion(v, {.beta2 = 1}); }, {"lion_: beta1 is 0.9, beta2 1", "[0, 1)"}));
+  EXPECT_EQ("", test::error_of([&] { lion(v, {.lr = INFINITY}); }, {"lion_: lr is inf", "finite"}));
+  EXPECT_EQ("", test::error_of([&] { sgd(none, {.momentum = 0.9}); }, {"sgd_: param is [2, 3] f32 cpu, moment1 is"}));
+  EXPECT_EQ("", test::error_of([&] { sgd(none, {.is_nesterov = true}); }, {"sgd_: nesterov without momentum"}));
+  sgd(none, {.lr = 0.1});
+  ops::OptimTensors free{.param = p, .grad = v, .moment1 = m, .moment2 = v};
+  EXPECT_EQ("", test::error_of([&] { ops::schedule_free_adamw_({&free, 1}, {.beta1 = 0}); }, {"beta1 is 0", "(0, 1)"}));
+  EXPECT_EQ("", test::error_of([&] { ops::schedule_free_adamw_({&free, 1}, {.average = 2}); }, {"average 2"}));
+  EXPECT_EQ("", test::error_of([&] { ops::schedule_free_average(p, m, 0); }, {"beta1 is 0"}));
   EXPECT_EQ("", test::error_of([&] { ops::newton_schulz(half, 5); }, {"newton_schulz: matrix is [2, 3] bf16 cpu"}));
 }
 

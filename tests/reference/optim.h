@@ -1,4 +1,4 @@
-// AdamW and Muon in float64, plain loops.
+// AdamW, schedule-free AdamW, Muon, Lion and SGD in float64, plain loops.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,37 @@ inline void adamw(Numbers& param, const Numbers& grad, Numbers& moment1, Numbers
     double v = moment2[i] / (1 - std::pow(o.beta2, static_cast<double>(o.step)));
     param[i] -= o.lr * o.weight_decay * param[i];
     param[i] -= o.lr * m / (std::sqrt(v) + o.eps);
+  }
+}
+
+// x, y and z as published, one after the other; the library keeps y and z.
+inline void schedule_free_adamw(Numbers& x, Numbers& y, Numbers& z, const Numbers& grad, Numbers& moment2,
+                                const ops::ScheduleFreeStep& o) {
+  for (size_t i = 0; i < y.size(); ++i) {
+    double g = grad[i] * o.grad_scale;
+    moment2[i] = o.beta2 * moment2[i] + (1 - o.beta2) * g * g;
+    z[i] -= o.lr * g / (std::sqrt(moment2[i]) + o.eps) + o.lr * o.weight_decay * y[i];
+    x[i] = (1 - o.average) * x[i] + o.average * z[i];
+    y[i] = (1 - o.beta1) * z[i] + o.beta1 * x[i];
+  }
+}
+
+inline void lion(Numbers& param, const Numbers& grad, Numbers& moment1, const ops::LionStep& o) {
+  for (size_t i = 0; i < param.size(); ++i) {
+    double g = grad[i] * o.grad_scale, u = o.beta1 * moment1[i] + (1 - o.beta1) * g;
+    double direction = u > 0 ? 1 : u < 0 ? -1 : 0;
+    param[i] -= o.lr * (direction + o.weight_decay * param[i]);
+    moment1[i] = o.beta2 * moment1[i] + (1 - o.beta2) * g;
+  }
+}
+
+inline void sgd(Numbers& param, const Numbers& grad, Numbers& moment1, const ops::SgdStep& o) {
+  for (size_t i = 0; i < param.size(); ++i) {
+    double g = grad[i] * o.grad_scale + o.weight_decay * param[i];
+    if (o.momentum > 0) moment1[i] = o.momentum * moment1[i] + g;
+    if (o.momentum > 0 && o.is_nesterov) g += o.momentum * moment1[i];
+    else if (o.momentum > 0) g = moment1[i];
+    param[i] -= o.lr * g;
   }
 }
 

@@ -49,9 +49,14 @@ TEST(Config, DerivesWhatFollowsFromOtherFields) {
   EXPECT_EQ(e.model().pattern(), "0 1");
   EXPECT_EQ(e.model().ffn().swiglu().hidden(), 192);  // 170.67 rounded up to a multiple of 64
   EXPECT_EQ(e.train().tokens_per_step(), 32);
-  ASSERT_EQ(e.optim().group_size(), 1);
-  ASSERT_EQ(e.optim().group(0).adamw().betas_size(), 2);
-  EXPECT_DOUBLE_EQ(e.optim().group(0).adamw().betas(1), 0.95);
+  ASSERT_EQ(e.optim().group_size(), 2);
+  for (const auto& group : e.optim().group()) {
+    ASSERT_EQ(group.adamw().betas_size(), 2);
+    EXPECT_DOUBLE_EQ(group.adamw().betas(1), 0.95);
+  }
+  EXPECT_EQ(e.optim().group(0).rank(), 1) << "vectors";
+  EXPECT_EQ(e.optim().group(0).adamw().weight_decay(), 0);
+  EXPECT_DOUBLE_EQ(e.optim().group(1).adamw().weight_decay(), 0.1);
 }
 
 TEST(Config, RefusesImpossibleAttention) {
@@ -250,6 +255,13 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"optim.group+={adamw{lr:-1e-3}}"}, {"optim.group[0].adamw.lr is -0.001, outside", "(0, inf)"}},
       {{"optim.group+={adamw{lr:inf}}"}, {"optim.group[0].adamw.lr is inf, outside"}},
       {{"optim.group+={adamw{lr:nan}}"}, {"optim.group[0].adamw.lr is nan, outside"}},
+      {{"optim.group+={lion{betas:0.9}}"}, {"optim.group[0].lion.betas has 1 values, Lion takes 2."}},
+      {{"optim.group+={schedule_free{betas:0.9}}"}, {"optim.group[0].schedule_free.betas needs 2 values"}},
+      {{"optim.group+={schedule_free{betas:0 betas:0.9}}"},
+       {"optim.group[0].schedule_free.betas", "the first is not 0"}},
+      {{"optim.group+={sgd{momentum:1}}"}, {"optim.group[0].sgd.momentum is 1, outside", "[0, 1)"}},
+      {{"optim.group+={sgd{momentum:0 nesterov:true}}"}, {"optim.group[0].sgd.nesterov looks ahead", "momentum"}},
+      {{"optim.schedule={inverse_sqrt{warmup:900}}"}, {"optim.schedule.inverse_sqrt.warmup is 900 steps"}},
       {{"optim.group+={muon{}}"}, {"optim.group[0].muon must go with matrices", "rank=2"}},
       {{"optim.group+={rank:1 muon{}}"}, {"optim.group[0].rank must go with matrices"}},
       {{"optim.group+={}", "optim.group+={rank:2}"}, {"optim.group[1] is never reached"}},

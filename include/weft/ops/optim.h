@@ -12,8 +12,9 @@ namespace weft::ops {
 // in the same pass.
 struct OptimTensors {
   Tensor param, grad;
-  Tensor moment1;       // Muon's momentum
-  Tensor moment2 = {};  // of AdamW
+  Tensor
+      moment1;  // momentum of Muon and SGD, mean of Lion, z of schedule-free AdamW; undefined for SGD without momentum
+  Tensor moment2 = {};  // of AdamW, schedule-free or not
   Tensor working = {};
 };
 
@@ -25,7 +26,8 @@ struct AdamWStep {
 };
 void adamw_(std::span<OptimTensors> group, const AdamWStep& options);
 
-// Muon: momentum, then an approximate orthogonalisation of the matrix by five quintic Newton-Schulz steps.
+// Muon (K. Jordan, 2024): momentum as a running mean of gradients, an approximate orthogonalisation of the matrix by five quintic Newton-Schulz
+// steps, and an update of lr * sqrt(max(1, rows / columns)) times that: Jordan's scale, the one torch.optim.Muon calls "original".
 struct MuonStep {
   double lr = 0, momentum = 0.95, weight_decay = 0;
   bool is_nesterov = true;
@@ -34,5 +36,35 @@ struct MuonStep {
 };
 void muon_(std::span<OptimTensors> group, const MuonStep& options);  // matrices only
 Tensor newton_schulz(const Tensor& matrix, int num_iterations);      // [rows, columns], or a batch of those
+
+// Lion (Chen et al., 2302.06675), decoupled weight decay times lr: param = (1 - lr weight_decay) param - lr sign(beta1 m + (1 - beta1) g),
+// then m = beta2 m + (1 - beta2) g. The sign of 0 is 0, and of a NaN NaN.
+struct LionStep {
+  double lr = 0, beta1 = 0.9, beta2 = 0.99, weight_decay = 0;
+  double grad_scale = 1;
+};
+void lion_(std::span<OptimTensors> group, const LionStep& options);
+
+// Stochastic gradient descent as in torch.optim.SGD: g += weight_decay param (decay goes through the momentum), m = momentum m + g,
+// param -= lr m; with nesterov param -= lr (g + momentum m); without momentum param -= lr g.
+struct SgdStep {
+  double lr = 0, momentum = 0, weight_decay = 0;
+  bool is_nesterov = false;  // needs a momentum
+  double grad_scale = 1;
+};
+void sgd_(std::span<OptimTensors> group, const SgdStep& options);
+
+// AdamW without a schedule (Defazio et al., 2405.15682). The parameter is y, where gradients are taken; moment1 is z, which takes the steps, and
+// y = (1 - beta1) z + beta1 x of the average x:
+//   v = beta2 v + (1 - beta2) g^2;  u = g / (sqrt(v) + eps) + weight_decay y;  z -= lr u;  x = (1 - average) x + average z
+struct ScheduleFreeStep {
+  double lr = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8,
+         weight_decay = 0;  // lr times sqrt(1 - beta2^step) corrects the bias of v
+  double average = 1;       // the new z's share of x: lr^2 / sum of all lr^2
+  double grad_scale = 1;
+};
+void schedule_free_adamw_(std::span<OptimTensors> group, const ScheduleFreeStep& options);
+// x of a parameter y and its z, as a new tensor; beta1 > 0.
+Tensor schedule_free_average(const Tensor& y, const Tensor& z, double beta1);
 
 }  // namespace weft::ops

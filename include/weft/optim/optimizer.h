@@ -16,23 +16,46 @@
 
 namespace weft {
 
-// Loshchilov & Hutter, 1711.05101: decay is decoupled and multiplied by the rate.
+// What the options of all algorithms have in common: `lr` is the peak rate, and `weight_decay` acts on every parameter of the group, norm
+// gains and biases included, as in a parameter group of PyTorch: to leave vectors out, give them a group with num_dims = 1 and no decay.
+
+// Loshchilov & Hutter, 1711.05101: decay is decoupled and multiplied by the rate. Bias correction counts the updates of each parameter by
+// itself, as in torch.optim.AdamW: a step in which a parameter has no gradient does not count for it.
 struct AdamWOptions {
   double lr = 3e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
 
-// Momentum, orthogonalised by Newton-Schulz steps (K. Jordan, 2024); matrices only.
+// Momentum, orthogonalised by Newton-Schulz steps (K. Jordan, 2024); matrices only. The update of R rows and C columns is
+// lr * sqrt(max(1, R / C)) times a matrix of singular values near 1.
 struct MuonOptions {
   double lr = 0.02, momentum = 0.95, weight_decay = 0;
   bool is_nesterov = true;
   int num_iterations = 5;
 };
 
+// AdamW without a schedule (Defazio et al., 2405.15682), bias correction as in AdamW: the rate of a constant schedule, a warm-up apart, and instead of
+// its fall an average of the weights. Parameters hold the point where gradients are taken; AveragedWeights shows the average, which is
+// what to evaluate and keep. beta1 is the average's share of that point.
+struct ScheduleFreeOptions {
+  double lr = 2.5e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+};
+
+// Chen et al., 2302.06675: every element moves by lr, in the direction of a sign; decay is decoupled and multiplied by the rate.
+struct LionOptions {
+  double lr = 1e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0;
+};
+
+// As torch.optim.SGD: decay is added to the gradient, before the momentum. Without momentum no state is kept.
+struct SgdOptions {
+  double lr = 0.1, momentum = 0.9, weight_decay = 0;
+  bool is_nesterov = false;
+};
+
 struct ParamGroup {
   std::string name = {};    // of the group in logs; empty: its number
   std::string match = "*";  // pattern for the whole name: * any text, ? one character
   int num_dims = 0;         // 0: any
-  std::variant<AdamWOptions, MuonOptions> algorithm = AdamWOptions{};
+  std::variant<AdamWOptions, MuonOptions, LionOptions, SgdOptions, ScheduleFreeOptions> algorithm = AdamWOptions{};
 };
 
 // f32 master value and, under bf16 compute, the working copy that is rewritten with it.
@@ -47,8 +70,8 @@ class Optimizer {
   // Every parameter goes to the first group that matches; one that matches none, or a vector in a Muon group, is an Error.
   Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params);
 
-  // One update in place. grads[i] belongs to params()[i], f32; undefined leaves that parameter alone. Rates are lr * lr_factor;
-  // gradients are multiplied by grad_factor on the way (clipping).
+  // One update in place. grads[i] belongs to params()[i], f32; undefined leaves that parameter alone, while zeros are a gradient: they decay
+  // weights and momenta. Rates are lr * lr_factor; gradients are multiplied by grad_factor on the way (clipping). Both must be finite.
   void step(std::span<const Tensor> grads, double lr_factor, double grad_factor = 1);
 
   const std::vector<OptimizerParam>& params() const { return params_; }
@@ -57,21 +80,43 @@ class Optimizer {
   double lr(size_t group) const;  // peak rate
   int64_t num_steps() const { return num_steps_; }
 
-  // Moments by name ("<param>.moment1", ...), sharing memory with the optimiser; load_state wants the same names and shapes.
+  // Moments by name ("<param>.moment1", ...), sharing memory with the optimiser; load_state wants the same names and shapes. A parameter that
+  // had no gradient in some steps has its own number of updates beside them ("<param>.num_steps", i64 [1], a copy). Of schedule-free
+  // groups: "<param>.point", the parameter itself outside AveragedWeights, and the sum of squared rates ("group.<number>.rates", f64 [1]).
   std::vector<std::pair<std::string, Tensor>> state() const;
   void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps);
 
  private:
+  friend class AveragedWeights;
+  void show_averages();
+  void show_points();
+
   std::vector<ParamGroup> groups_;
   std::vector<OptimizerParam> params_;
   std::vector<size_t> group_of_;
   std::vector<Tensor> moment1_, moment2_;
+  std::vector<int64_t> num_updates_;  // of each parameter
+  std::vector<Tensor> rates_;         // of schedule-free groups: sum of squared rates, f64 [1]
+  std::vector<Tensor> points_;        // while parameters show averages: of each that has one, the point it trains at
   int64_t num_steps_ = 0;
+};
+
+// While it lives, the parameters of schedule-free groups are their averages; then they are what they were, to the bit. No step() meanwhile.
+// Does nothing within another one, or where no group is schedule-free.
+class AveragedWeights {
+ public:
+  explicit AveragedWeights(Optimizer& optimizer);
+  ~AveragedWeights();
+  AveragedWeights(const AveragedWeights&) = delete;
+  AveragedWeights& operator=(const AveragedWeights&) = delete;
+
+ private:
+  Optimizer* optimizer_ = nullptr;
 };
 
 // Square root of the sum of all squares, f64; undefined gradients count as zero.
 double global_norm(std::span<const Tensor> grads);
-// min(1, max_norm / norm); 1 if max_norm is 0.
+// min(1, max_norm / norm); 1 if max_norm is 0. Error if the norm is not finite: no factor makes such gradients ones to step with.
 double clip_factor(double norm, double max_norm);
 // Whether `pattern` (* and ?) matches the whole `text`.
 bool matches_pattern(std::string_view pattern, std::string_view text);
