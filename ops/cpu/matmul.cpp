@@ -9,6 +9,7 @@
 #include "ops/cpu/isa.h"
 #include "ops/cpu/matmul_kernels.h"
 #include "ops/cpu/onednn_gemm.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 
@@ -52,6 +53,7 @@ bool prefers_sgemm(const Gemm& g) {
 
 // c = bias first, then c = a b + c. A bias comes without beta.
 void sgemm_with_bias(Gemm g) {
+  if (is_dry_run()) return;
   if (g.bias) {
     WEFT_ASSERT(g.beta == 0);
     for (int64_t i = 0; i < g.m; ++i)

@@ -14,6 +14,7 @@
 #endif
 #include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/tensor.h"
 
 namespace weft::cuda {
@@ -120,7 +121,7 @@ __device__ __forceinline__ unsigned char* dynamic_shared() { return weft_shared_
 template <class... P, class... A>
 void launch(std::string_view op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             A... args) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || is_dry_run()) return;
   note_launch(op, int64_t{grid.x} * grid.y * grid.z, int64_t{block.x} * block.y * block.z, shared_bytes);
 #ifdef WEFT_CUDA_EMULATED
   emulator::run(op, grid, block, shared_bytes, [&] { kernel(static_cast<P>(args)...); });

@@ -12,7 +12,9 @@
 #include <mutex>
 #include <new>
 
+#include "src/core/dry_allocator.h"
 #include "src/core/memory_book.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/stream.h"
 
@@ -21,7 +23,6 @@ namespace weft {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kGuardBytes = 64;
 constexpr unsigned char kGuard = 0xA5;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kCaches = false;  // so that AddressSanitizer sees every free
@@ -141,6 +142,8 @@ Allocator& cuda_allocator(int index);  // src/core/cuda/allocator.cpp
 #endif
 
 Allocator& allocator(Device device) {
+  if (is_dry_run()) [[unlikely]]
+    return dry_allocator(device);
   static CpuAllocator& cpu = *new CpuAllocator;  // never destroyed: tensors in static storage may outlive it
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_allocator(device.index);

@@ -10,6 +10,7 @@ namespace weft {
 
 inline constexpr size_t kMemoryAlignment = 64;
 inline constexpr size_t kNumSizeClasses = 64 * 8;
+inline constexpr size_t kGuardBytes = 64;  // behind a block, while memory is poisoned
 
 // Class of a size and the block size of a class: 64, 128, ... 512 bytes, then 2^k * (8..15)/8.
 inline size_t class_of_size(size_t bytes) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <exception>
 
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
 
@@ -46,7 +47,7 @@ void set_num_threads(int n) {
 namespace detail {
 
 void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t, int64_t)) {
-  if (n <= 0) return;
+  if (n <= 0 || is_dry_run()) return;
   int64_t pieces =
       std::min<int64_t>(num_threads(), (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1));
   if (pieces <= 1 || omp_in_parallel()) return body(context, 0, n);
@@ -64,7 +65,7 @@ void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, i
 }
 
 void parallel_items_run(int64_t n, void* context, void (*body)(void*, int64_t)) {
-  if (n <= 0) return;
+  if (n <= 0 || is_dry_run()) return;
   int threads = static_cast<int>(std::min<int64_t>(num_threads(), n));
   if (threads <= 1 || omp_in_parallel()) {
     for (int64_t i = 0; i < n; ++i) body(context, i);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #ifdef WEFT_WITH_CUDA
 #include "src/core/cuda/problems.h"
@@ -115,7 +116,7 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device, std::source
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_fill(t, 0), t;
 #endif
-  std::memset(t.mutable_raw(), 0, t.num_bytes());
+  if (!is_dry_run()) std::memset(t.mutable_raw(), 0, t.num_bytes());
   return t;
 }
 
@@ -124,6 +125,7 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device
 #ifdef WEFT_WITH_CUDA
   if (device.is_cuda()) return cuda_fill(t, value), t;
 #endif
+  if (is_dry_run()) return t;
   with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(dtype, "full", [&](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (std::same_as<T, BFloat16>)
@@ -208,7 +210,7 @@ void Tensor::set_bytes(const Tensor& from) {
   if (is_cuda() || from.is_cuda())
     return cuda::copy_bytes(mutable_raw(), from.raw(), num_bytes(), device(), from.device());
 #endif
-  std::memmove(mutable_raw(), from.raw(), num_bytes());
+  if (!is_dry_run()) std::memmove(mutable_raw(), from.raw(), num_bytes());
 }
 
 double Tensor::item() const {

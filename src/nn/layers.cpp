@@ -1,6 +1,7 @@
 #include "weft/nn/layers.h"
 
 #include "weft/autograd/functions.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 
 namespace weft {
@@ -9,7 +10,7 @@ Tensor normal_init(const Shape& shape, Rng rng, double std) {
   MemoryTag tag("parameters");
   Tensor values = Tensor::empty(shape, kF32, Device::cpu());
   auto* out = values.mutable_data<float>();
-  for (int64_t i = 0; i < values.num_elements(); ++i)
+  for (int64_t i = 0; i < values.num_elements() && !is_dry_run(); ++i)
     out[i] = static_cast<float>(std) * rng.normal(static_cast<uint64_t>(i));
   return to(values, default_device()).value();
 }
@@ -18,7 +19,7 @@ Tensor uniform_init(const Shape& shape, Rng rng, double bound) {
   MemoryTag tag("parameters");
   Tensor values = Tensor::empty(shape, kF32, Device::cpu());
   auto* out = values.mutable_data<float>();
-  for (int64_t i = 0; i < values.num_elements(); ++i)
+  for (int64_t i = 0; i < values.num_elements() && !is_dry_run(); ++i)
     out[i] = static_cast<float>(bound) * (2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
   return to(values, default_device()).value();
 }

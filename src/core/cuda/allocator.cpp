@@ -14,7 +14,6 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kGuardBytes = 64;
 constexpr int kGuard = 0xA5;
 
 struct CudaStorage : Storage {

@@ -12,6 +12,7 @@
 #include "src/core/cuda/runtime.h"
 #include "src/core/device_waits.h"
 #include "src/core/scope_watch.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/stream.h"
 
 namespace {
@@ -141,14 +142,15 @@ int architecture(int) { return 90; }
 void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Device from_device) {
   for (Device device : {to_device, from_device})
     if (device.is_cuda()) stream(device.index);
+  if (bytes == 0 || is_dry_run()) return;
   DeviceAccess access;
-  if (bytes == 0) return;
   if (to_device.is_cpu()) count_device_wait();
   check(state_of_device(), to_device.is_cpu() ? "copy to the CPU" : from_device.is_cpu() ? "copy to a GPU" : "copy");
   std::memmove(to, from, bytes);
 }
 void copy_bytes_later(void* to, const void* from, size_t bytes, Device device) {
   stream(device.index);
+  if (is_dry_run()) return;
   DeviceAccess access;
   check(state_of_device(), "copy to pinned memory");
   if (bytes > 0) std::memmove(to, from, bytes);
@@ -159,6 +161,7 @@ ScopeWatch* nvtx_watch() { return nullptr; }
 }  // namespace cuda
 
 void cuda_fill(Tensor& t, double value) {
+  if (is_dry_run()) return;
   cuda::DeviceAccess access;
   with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(t.dtype(), "full", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -181,6 +184,7 @@ CudaDeviceInfo cuda_device_info(int index) {
           .minor = architecture % 10,
           .num_multiprocessors = 2,
           .memory_bytes = static_cast<int64_t>(memory_limit()),
+          .free_bytes = static_cast<int64_t>(memory_limit() - arena().used),
           .problem = cuda::architecture_problem(architecture)};
 }
 

@@ -1,6 +1,7 @@
 // Tensor::zeros and Tensor::full of dense CUDA tensors.
 #include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"
+#include "weft/core/dry_run.h"
 
 namespace weft {
 
@@ -16,7 +17,7 @@ __global__ void fill(T* x, int64_t n, T value) {
 
 void cuda_fill(Tensor& t, double value) {
   int64_t n = t.num_elements();
-  if (n == 0) return;
+  if (n == 0 || is_dry_run()) return;
   cudaStream_t stream = cuda::stream_of(t);
   void* data = t.mutable_raw();
   if (value == 0) return cuda::check(cudaMemsetAsync(data, 0, t.num_bytes(), stream), "zeros");

@@ -12,6 +12,7 @@
 
 #include "src/core/cuda/problems.h"
 #include "src/core/device_waits.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/stream.h"
 
 namespace weft {
@@ -160,7 +161,7 @@ int max_shared_bytes(int device) { return properties(device).shared_bytes; }
 int architecture(int device) { return properties(device).architecture; }
 
 void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Device from_device) {
-  if (bytes == 0) return;
+  if (bytes == 0 || is_dry_run()) return;
   const char* what = to_device.is_cpu() ? "copy to the CPU" : from_device.is_cpu() ? "copy to a GPU" : "copy";
   if (to_device.is_cuda() && from_device.is_cuda() && to_device != from_device) {
     Event ready(from_device);  // what the other device wrote
@@ -182,7 +183,8 @@ void copy_bytes(void* to, const void* from, size_t bytes, Device to_device, Devi
 
 void copy_bytes_later(void* to, const void* from, size_t bytes, Device device) {
   cudaStream_t s = stream(device.index);
-  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), "copy to pinned memory");
+  if (bytes > 0 && !is_dry_run())
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), "copy to pinned memory");
 }
 
 }  // namespace cuda
