@@ -1,12 +1,16 @@
 #include "ops/cpu/onednn_gemm.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <bit>
+#include <new>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
 #include <source_location>
 #include <unordered_map>
 
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/tensor.h"
 
@@ -22,7 +26,26 @@ namespace {
                                                         : "runtime error";
   fail(str("matmul: oneDNN says ", text, " (", static_cast<int>(status), ") for ", g.num_products(), " x [", g.m, ", ",
            g.k, "] times [", g.k, ", ", g.n, "] ", g.in, " to ", g.out),
-       "please report this", location);
+       status == dnnl_out_of_memory ? "free some memory or raise its limit (ulimit -v), or use a smaller batch"
+                                    : "please report this",
+       location);
+}
+
+// oneDNN writes the code of a product into memory without looking whether it got any, and the process ends. So it is asked for
+// before: 6 MiB for the first dnnl_sgemm of a process, 1.5 MiB for a primitive (2.6.3).
+void require_room(const Gemm& g) {
+  constexpr size_t kRoom = size_t{8} << 20;
+  void* room = mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) fail_onednn(dnnl_out_of_memory, g);
+  munmap(room, kRoom);
+}
+
+// Calls f, which may run out of memory in C++ too.
+template <class F>
+decltype(auto) with_room(const Gemm& g, F&& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) { fail_onednn(dnnl_out_of_memory, g); }
 }
 
 // oneDNN called inside a parallel region must not start threads of its own. A region of one thread does not count as
@@ -109,6 +132,7 @@ struct Primitive {
   bool exists = false;
 
   Primitive(const Gemm& g, const dnnl::engine& engine, bool packs_b) {
+    require_room(g);
     try {
       create(g, engine, packs_b);
     } catch (const dnnl::error& e) { fail_onednn(e.status, g); }
@@ -124,6 +148,7 @@ struct Primitive {
       scratch_memory = Tensor::empty({static_cast<int64_t>(scratch_bytes)}, kU8, Device::cpu());
       scratch.set_data_handle(scratch_memory.mutable_raw());
     }
+    if (is_dry_run()) return;
     auto status = dnnl_primitive_execute(primitive.get(), stream.get(), static_cast<int>(args.size()), args.data());
     if (status == dnnl_success) status = dnnl_stream_wait(stream.get());
     if (status != dnnl_success) fail_onednn(status, g);
@@ -192,25 +217,36 @@ struct Cache {
   }
 };
 
-Cache& cache() {
-  thread_local Cache of_thread;
-  return of_thread;
+Cache& cache(const Gemm& g) {
+  thread_local std::optional<Cache> of_thread;
+  if (of_thread) [[likely]]
+    return *of_thread;
+  require_room(g);
+  try {
+    return of_thread.emplace();
+  } catch (const dnnl::error& e) { fail_onednn(e.status, g); }
 }
 
 }  // namespace
 
 void onednn_sgemm(const Gemm& g) {
+  if (is_dry_run()) return;
   ThreadLimit limit(g);
-  auto status = dnnl_sgemm(g.a.is_transposed ? 'T' : 'N', g.b.is_transposed ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
-                           static_cast<const float*>(g.a.data), g.a.ld, static_cast<const float*>(g.b.data), g.b.ld,
-                           static_cast<float>(g.beta), static_cast<float*>(g.c), g.ldc);
+  thread_local bool has_code = false;
+  if (!has_code) require_room(g);
+  auto status = with_room(g, [&] {
+    return dnnl_sgemm(g.a.is_transposed ? 'T' : 'N', g.b.is_transposed ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
+                      static_cast<const float*>(g.a.data), g.a.ld, static_cast<const float*>(g.b.data), g.b.ld,
+                      static_cast<float>(g.beta), static_cast<float*>(g.c), g.ldc);
+  });
   if (status != dnnl_success) fail_onednn(status, g);
+  has_code = true;
 }
 
 bool onednn_matmul(const Gemm& g) {
   ThreadLimit limit(g);
-  Cache& mine = cache();
-  Primitive& primitive = mine.find(g);
+  Cache& mine = cache(g);
+  Primitive& primitive = with_room(g, [&]() -> Primitive& { return mine.find(g); });
   if (!primitive.exists) return false;
   primitive.execute(g, mine.stream);
   return true;
@@ -218,7 +254,7 @@ bool onednn_matmul(const Gemm& g) {
 
 bool onednn_has_matmul(const Gemm& g) {
   ThreadLimit limit(g);
-  return cache().find(g).exists;
+  return with_room(g, [&] { return cache(g).find(g).exists; });
 }
 
 bool onednn_has_avx512() {
@@ -243,7 +279,7 @@ struct RouteRunner::State {
 
 RouteRunner::RouteRunner(const Gemm& g, Route route) : state_(std::make_unique<State>(State{g, route, nullptr, {}})) {
   if (route == Route::sgemm) return;
-  Cache& mine = cache();
+  Cache& mine = cache(g);
   state_->primitive = std::make_unique<Primitive>(g, mine.engine, route == Route::packed);
   Primitive& primitive = *state_->primitive;
   if (route == Route::plain || !primitive.exists) return;
@@ -268,7 +304,7 @@ bool RouteRunner::exists() const {
 
 void RouteRunner::run() {
   if (state_->route == Route::sgemm) onednn_sgemm(state_->g);
-  else state_->primitive->execute(state_->g, cache().stream);
+  else state_->primitive->execute(state_->g, cache(state_->g).stream);
 }
 
 }  // namespace weft::cpu
