@@ -2,6 +2,7 @@
 #include "weft/ops/loss.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "ops/cpu/loss.h"
 #include "ops/cuda/loss.h"
@@ -58,6 +59,8 @@ void check_linear(const Tensor& x, const Tensor& weight, const LinearCrossEntrop
                  weight.num_dims() == 2 && x.size(1) == weight.size(1),
              str("linear_cross_entropy: x is ", x, ", weight is ", weight),
              "pass x [N, D] and weight [V, D] of one dtype");
+  WEFT_CHECK(std::isfinite(o.factor), str("linear_cross_entropy: factor is ", o.factor),
+             "factor must be finite; where no token has a target it is 0");
   WEFT_CHECK(o.softcap >= 0, str("linear_cross_entropy: softcap is ", o.softcap),
              "softcap must be positive, or 0 for none");
   WEFT_CHECK(o.chunk >= 0, str("linear_cross_entropy: chunk is ", o.chunk),

@@ -69,6 +69,7 @@ double Evaluation::bits_per_byte() const {
 }
 
 std::string Evaluation::text() const {
+  if (!has_targets()) return "no validation loss: none of the tokens has a target";
   return validation_text(loss(), standard_error, perplexity(),
                          num_bytes > 0 ? std::optional(bits_per_byte()) : std::nullopt);
 }
@@ -98,6 +99,11 @@ AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
   data::Batch batch = windows.batch(0, std::min(rows, full));
   Upload upload(default_device());
   return {upload(batch.tokens), upload(batch.targets), token_data(batch, data.keeps_documents_apart(), 0, upload)};
+}
+
+bool has_targets(const AnalysisRows& rows) {
+  auto targets = rows.targets.to_vector<int32_t>();
+  return std::any_of(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
 }
 
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options) {

@@ -21,9 +21,11 @@ struct Evaluation {
   double byte_nats = 0;       // sum over targets that have bytes
   double standard_error = 0;  // of loss(), over documents; over windows where documents are not kept apart
 
+  bool has_targets() const { return num_targets > 0; }  // without any there is no loss to speak of
   double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }  // nats per token
   double perplexity() const;
   double bits_per_byte() const;
+  // Or that no token has a target:
   std::string text() const;  // "validation loss 1.4850 +- 0.0092 nats per token, perplexity 4.415, 2.142 bits per byte"
 };
 
@@ -41,6 +43,7 @@ Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows
 
 // The first `rows` validation windows, or fewer if there are fewer full ones, for weft/models/analysis.h.
 AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows);
+bool has_targets(const AnalysisRows& rows);  // analyses want one at least
 
 // What Tokens wants of a loader's batch, where the model is.
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row, Upload& upload);

@@ -58,22 +58,27 @@ std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Rep
   return values;
 }
 
+int64_t count_targets(const data::Batch& batch) {
+  const auto* targets = batch.targets.data<int32_t>();
+  return std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
+}
+
 }  // namespace
 
 void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets, bool ends_step,
                                std::vector<std::pair<std::string, double>>* diagnostics) {
-  const auto* targets = batch.targets.data<int32_t>();
-  auto here = std::count_if(targets, targets + batch.targets.num_elements(), [](int32_t id) { return id >= 0; });
-  TokensOptions tokens_options{.is_training = true,
-                               .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)],
-                               .loss_share = static_cast<double>(here) / static_cast<double>(num_targets),
-                               .takes_diagnostics = diagnostics != nullptr,
-                               .attention = options_.attention};
+  const double per_target = num_targets > 0 ? 1.0 / static_cast<double>(num_targets) : 0;
+  TokensOptions tokens_options{
+      .is_training = true,
+      .rng = Rng(options_.seed)["train"][static_cast<uint64_t>(step_)],
+      .loss_share = num_targets > 0 ? static_cast<double>(count_targets(batch)) / static_cast<double>(num_targets) : 0,
+      .takes_diagnostics = diagnostics != nullptr,
+      .attention = options_.attention};
   Tokens tokens(token_data(batch, options_.keeps_documents_apart, first_row, upload_), tokens_options);
   MemoryTag tag("activations");
   LanguageModelLoss result = [&] {
     ProfileRange range("forward");
-    return model_.loss(upload_(batch.tokens), upload_(batch.targets), tokens, 1.0 / static_cast<double>(num_targets));
+    return model_.loss(upload_(batch.tokens), upload_(batch.targets), tokens, per_target);
   }();
   if (diagnostics) *diagnostics = merged(tokens.reports());
   ProfileRange range("backward");
@@ -83,30 +88,33 @@ void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int6
   losses_.add(result.loss.value(), result.losses, batch.targets, byte_lengths_, upload_);
 }
 
+void Trainer::count(const data::Batch& batch, StepResult& result) const {
+  result.num_targets += count_targets(batch);
+  if (byte_lengths_.empty()) return;
+  const auto* targets = batch.targets.data<int32_t>();
+  for (int64_t t = 0; t < batch.targets.num_elements(); ++t)
+    if (targets[t] >= 0) result.num_bytes += byte_lengths_[static_cast<size_t>(targets[t])];
+}
+
 StepResult Trainer::step() {
   const Plan& plan = options_.plan;
   StepResult result{.lr_factor = schedule_factor(options_.schedule, step_, plan.steps)};
   int64_t cursor = options_.overfits_one_batch ? 0 : step_ * plan.rows_per_step;
 
-  // The loss is a sum over all targets of the step divided by their number, so the number comes first.
-  std::vector<data::Batch> batches;
-  for (int64_t i = 0; i < plan.micro_batches; ++i) {
-    batches.push_back(loader_.batch(cursor + i * plan.micro_batch, plan.micro_batch));
-    const auto* targets = batches.back().targets.data<int32_t>();
-    for (int64_t t = 0; t < batches.back().targets.num_elements(); ++t) {
-      if (targets[t] < 0) continue;
-      ++result.num_targets;
-      if (!byte_lengths_.empty()) result.num_bytes += byte_lengths_[static_cast<size_t>(targets[t])];
-    }
-  }
-  WEFT_CHECK(result.num_targets > 0,
-             str("step ", step_, ": none of its ", plan.tokens_per_step, " tokens has a target"),
-             "check data.end_of_text and document_mask");
+  // The loss is a sum over all targets of the step divided by their number, so the number comes first. What is behind the first micro-batch is
+  // read for that row by row, and once more when its turn comes: only one micro-batch is held.
+  data::Batch batch = loader_.batch(cursor, plan.micro_batch);
+  count(batch, result);
+  for (int64_t row = plan.micro_batch; row < plan.rows_per_step; ++row) count(loader_.batch(cursor + row, 1), result);
   losses_.start();
   const bool takes_diagnostics = options_.diagnostics_every > 0 && (step_ + 1) % options_.diagnostics_every == 0;
-  for (size_t i = 0; i < batches.size(); ++i)
-    forward_backward(batches[i], cursor + static_cast<int64_t>(i) * plan.micro_batch, result.num_targets,
-                     i + 1 == batches.size(), takes_diagnostics && i == 0 ? &result.diagnostics : nullptr);
+  for (int64_t i = 0; i < plan.micro_batches; ++i) {
+    const int64_t first_row = cursor + i * plan.micro_batch;
+    if (i > 0) batch = {}, batch = loader_.batch(first_row, plan.micro_batch);
+    forward_backward(batch, first_row, result.num_targets, i + 1 == plan.micro_batches,
+                     takes_diagnostics && i == 0 ? &result.diagnostics : nullptr);
+  }
+  batch = {};
   losses_.send();
 
   ProfileRange range("update");
@@ -116,8 +124,10 @@ StepResult Trainer::step() {
   StepLosses::Sums sums = losses_.sums();
   result.loss = sums.loss;
   result.byte_nats = sums.byte_nats;
-  result.was_skipped = guard_.refuses(result.loss, result.grad_norm);
-  WEFT_CHECK(result.was_skipped || (std::isfinite(result.loss) && std::isfinite(result.grad_norm)),
+  const bool is_finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  // A loss of no target is no sample of the losses that the guard compares with.
+  result.was_skipped = (result.num_targets > 0 || !is_finite) && guard_.refuses(result.loss, result.grad_norm);
+  WEFT_CHECK(result.was_skipped || is_finite,
              str("step ", step_, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
              "lower the learning rate, set optim.skip, or find the op with train.anomaly=true");
   if (result.was_skipped) ++num_skipped_;

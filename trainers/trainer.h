@@ -25,7 +25,7 @@ struct TrainerOptions {
 };
 
 struct StepResult {
-  double loss = 0;       // nats per target of the step
+  double loss = 0;       // nats per target of the step; 0 if no token has one
   double grad_norm = 0;  // before clipping
   double lr_factor = 0;
   int64_t num_targets = 0;
@@ -42,6 +42,9 @@ class Trainer {
 
   // Error that names step and loss if it is not finite and no guard is on. A GPU is waited for once, for loss and gradient norm, besides
   // what layers wait for.
+  // A step none of whose tokens has a target (documents of one token, padding) is a step like others: its loss and its auxiliary losses are 0, and
+  // so are its gradients, which the optimiser applies (momenta go on, weights decay). Only the guard does not learn from it. A
+  // micro-batch without targets in a step that has some adds nothing.
   StepResult step();
   int64_t num_steps() const { return step_; }
   int64_t num_tokens() const { return step_ * options_.plan.tokens_per_step; }
@@ -51,6 +54,7 @@ class Trainer {
   void resume_at(int64_t step, int64_t num_skipped);  // the data cursor is step * rows per step
 
  private:
+  void count(const data::Batch& batch, StepResult& result) const;  // its targets and their bytes
   // What layers report goes to `diagnostics`, if that is given.
   void forward_backward(const data::Batch& batch, int64_t first_row, int64_t num_targets, bool ends_step,
                         std::vector<std::pair<std::string, double>>* diagnostics);

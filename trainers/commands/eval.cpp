@@ -23,8 +23,8 @@ struct Options {
 };
 
 nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
-  nlohmann::ordered_json row{
-      {"length", length}, {"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}};
+  nlohmann::ordered_json row{{"length", length}};
+  if (e.has_targets()) row.update({{"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}});
   if (e.num_bytes > 0) row["bpb"] = e.bits_per_byte();
   row["targets"] = e.num_targets;
   return row;
