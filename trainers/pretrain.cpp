@@ -10,6 +10,7 @@
 
 #include "trainers/console.h"
 #include "trainers/live_lines.h"
+#include "trainers/memory_estimate.h"
 #include "trainers/progress.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
@@ -73,6 +74,7 @@ class Run {
         folder_(folder),
         data_(prepare()),
         prompt_(checked_prompt(config_, data_)),
+        memory_(check_memory(config_, data_.num_ids(), data_.keeps_documents_apart())),
         model_(make_model(config_, data_)),
         optimizer_(param_groups(e_), optimizer_params(*model_)),
         trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
@@ -86,7 +88,10 @@ class Run {
                    .samples = e_.log().samples(),
                    .writes_events = e_.log().tensorboard(),
                    .peak_flops = peak_flops_,
-                   .flops_per_token = model_->flops_per_token()}) {}
+                   .flops_per_token = model_->flops_per_token(),
+                   .measure_peak_flops = [this] { return measured_peak_flops(compute_dtype(e_)); }}) {
+    forget_peak(default_device());  // of what is above; a run's peak is that of its steps
+  }
 
   void resume(const std::string& how);
   int train();
@@ -117,6 +122,7 @@ class Run {
   cli::LiveLines tokenising_{cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)};
   RunData data_;
   std::vector<int32_t> prompt_;  // of samples
+  MemoryEstimate memory_;        // found before anything of it is taken
   std::unique_ptr<LanguageModel> model_;
   Optimizer optimizer_;
   Trainer trainer_;
@@ -214,6 +220,7 @@ void Run::announce() {
   recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
                         " x ", plan.micro_batch, " x ", plan.context, "), ", plan.steps * plan.tokens_per_step,
                         " tokens"));
+  recorder_.message("memory: predicted peak " + memory_.text());
 }
 
 std::vector<double> Run::rates(double factor) const {
@@ -296,13 +303,17 @@ bool Run::look_at_model(int64_t step) {
   if (is_due(e_.log().samples_every()) && recorder_.samples().count(step) < e_.log().samples()) write_samples();
   if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
     StopSignal::waits_for("finishing the analysis and saving a checkpoint");
-    recorder_.analysis(analyse(*model_, analysis_rows(data_, trainer_.plan().context, 8)), step, progress_.time_s);
+    AveragedWeights averages(optimizer_);
+    AnalysisRows rows = analysis_rows(data_, trainer_.plan().context, 8);
+    if (has_targets(rows)) recorder_.analysis(analyse(*model_, rows), step, progress_.time_s);
+    else recorder_.message(str("step ", step, ": no analysis: none of its tokens has a target"));
   }
   return is_best;
 }
 
 bool Run::validate(bool is_last) {
   StopSignal::waits_for("breaking the validation off, to be made up for, and saving a checkpoint");
+  AveragedWeights averages(optimizer_);
   Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context),
                                    {.batch = trainer_.plan().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
@@ -310,7 +321,7 @@ bool Run::validate(bool is_last) {
                                     .byte_lengths = data_.byte_lengths,
                                     .attention = attention_backend(e_),
                                     .progress = [](int64_t, int64_t) { stop_if_asked(); }});
-  bool is_best = note_validation(evaluation.loss());
+  bool is_best = evaluation.has_targets() && note_validation(evaluation.loss());
   recorder_.validation(evaluation, trainer_.num_steps(), progress_.time_s, is_best);
   return is_best;
 }
@@ -325,6 +336,7 @@ bool Run::note_validation(double loss) {
 
 void Run::write_samples() {
   StopSignal::waits_for("finishing the sample and saving a checkpoint");
+  AveragedWeights averages(optimizer_);
   for (int64_t i = recorder_.samples().count(trainer_.num_steps()); i < e_.log().samples(); ++i) {
     stop_if_asked();
     uint64_t seed = Rng(static_cast<uint64_t>(e_.seed()))["samples"][static_cast<uint64_t>(i)].key();
@@ -397,7 +409,8 @@ RunResult Run::result() const {
                        .steps = plan.steps,
                        .tokens = plan.steps * plan.tokens_per_step,
                        .time_s = progress_.time_s,
-                       .num_skipped = trainer_.num_skipped()},
+                       .num_skipped = trainer_.num_skipped(),
+                       .predicted_peak_bytes = memory_.peak_bytes},
                       recorder_);
 }
 

@@ -134,10 +134,12 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   status_.grad_norm = result.grad_norm;
   status_.lr = rates.empty() ? 0 : rates[0];
   status_.tokens_per_s = tokens / line_.seconds;
-  status_.mfu = options_.peak_flops > 0
-                    ? std::optional(*status_.tokens_per_s * options_.flops_per_token / options_.peak_flops)
-                    : std::nullopt;
+  if (options_.peak_flops > 0) {
+    status_.mfu = peak_rate_.utilisation(*status_.tokens_per_s * options_.flops_per_token);
+    if (!peak_rate_.note().empty()) message(peak_rate_.note());
+  }
   status_.memory_bytes = peak_bytes;
+  status_.bits_per_byte = std::nullopt;
   if (line_.bytes > 0) status_.bits_per_byte = line_.nats / (std::numbers::ln2 * static_cast<double>(line_.bytes));
   if (auto median = clock_.median_s()) status_.eta_s = *median * static_cast<double>(plan_.steps - step);
   status_.num_skipped = num_skipped;
@@ -160,6 +162,8 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
 }
 
 void Recorder::validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best) {
+  message(str("step ", step, ": ", evaluation.text(), " (", evaluation.num_targets, " targets)"));
+  if (!evaluation.has_targets()) return;
   status_.val = evaluation.loss();
   status_.val_step = step;
   if (is_best) status_.best_val = evaluation.loss();
@@ -167,7 +171,6 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
                                                      {"val/loss_se", evaluation.standard_error},
                                                      {"val/ppl", evaluation.perplexity()}};
   if (evaluation.num_bytes > 0) values.emplace_back("val/bpb", evaluation.bits_per_byte());
-  message(str("step ", step, ": ", evaluation.text(), " (", evaluation.num_targets, " targets)"));
   write("val", step, time_s, std::move(values));
 }
 

@@ -11,6 +11,7 @@
 
 #include "trainers/console.h"
 #include "trainers/evaluate.h"
+#include "trainers/peak_rate.h"
 #include "trainers/progress.h"
 #include "trainers/run_folder.h"
 #include "trainers/samples_file.h"
@@ -32,6 +33,7 @@ struct RecorderOptions {
   bool writes_events = true;
   double peak_flops = 0;  // measured GEMM rate of the compute dtype
   double flops_per_token = 0;
+  std::function<double()> measure_peak_flops = {};  // once more, for an MFU above 100 %
 };
 
 class Recorder {
@@ -81,6 +83,7 @@ class Recorder {
   cli::Progress progress_;
   cli::StepClock clock_;
   cli::StepStatus status_;
+  PeakRate peak_rate_{options_.peak_flops, options_.measure_peak_flops};
   SamplesFile samples_;
   std::map<std::string, io::MetricsRecord> last_;  // by kind
   std::optional<int64_t> continued_from_;

@@ -10,6 +10,8 @@
 
 namespace weft::train {
 
+static std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
+
 namespace {
 
 std::optional<double> value(const Recorder& recorder, const char* kind, const char* key) {
@@ -54,7 +56,8 @@ std::vector<std::pair<std::string, std::string>> facts(const RunResult& r) {
   facts.emplace_back("tokens", str(r.tokens));
   facts.emplace_back("training time", cli::duration_text(r.time_s));
   if (r.tokens_per_s) facts.emplace_back("tokens per second", str(std::round(*r.tokens_per_s)));
-  if (r.peak_bytes) facts.emplace_back("peak memory", str(std::round(*r.peak_bytes / 1048576.0), " MiB"));
+  if (r.peak_bytes) facts.emplace_back("peak memory", mebibytes(*r.peak_bytes));
+  facts.emplace_back("predicted peak", mebibytes(static_cast<double>(r.predicted_peak_bytes)));
   return facts;
 }
 
@@ -65,7 +68,9 @@ std::string summary(const RunResult& r) {
   if (r.num_skipped > 0) text += skipped(r) + ", ";
   text += str(r.tokens, " tokens in ", cli::duration_text(r.time_s));
   if (r.tokens_per_s) text += ", " + cli::rate_text(*r.tokens_per_s);
-  if (r.peak_bytes) text += str(", peak ", std::round(*r.peak_bytes / 1048576.0), " MiB");
+  if (r.peak_bytes)
+    text += ", peak " + mebibytes(*r.peak_bytes) + " (predicted " +
+            mebibytes(static_cast<double>(r.predicted_peak_bytes)) + ")";
   return text + ", " + r.report;
 }
 
@@ -85,6 +90,8 @@ std::string result_text(const RunResult& r, bool is_json) {
     out["skipped"] = r.num_skipped;
     out["time_s"] = r.time_s;
     add("tokens_per_second", r.tokens_per_s);
+    add("peak_bytes", r.peak_bytes);
+    out["predicted_peak_bytes"] = r.predicted_peak_bytes;
     return out.dump(2) + "\n";
   }
   std::string text;

@@ -7,10 +7,11 @@
 #include "trainers/check.h"
 #include "trainers/console.h"
 #include "trainers/run_checkpoint.h"
-#include "trainers/system_info.h"
 #include "weft/core/allocator.h"
 #include "weft/core/cuda_build.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
+#include "weft/core/memory.h"
 #include "weft/core/parallel.h"
 #include "weft/core/rng.h"
 #include "weft/core/stream.h"
@@ -44,15 +45,16 @@ double table_and_ffn_elements(const LanguageModelOptions& o) {
   return elements + static_cast<double>(o.layers) * matrices * dim * hidden;
 }
 
-// Makes one mixer of each kind to count it.
+// Makes one mixer of each kind, without its memory, to count it.
 double mixer_elements(const LanguageModelOptions& o) {
+  DryRun dry;
   double elements = 0;
   for (const MixerMaker& make : o.mixers) elements += static_cast<double>(make(mixer_args(o, 0), Rng(0))->num_params());
   return elements * static_cast<double>(o.layers) / static_cast<double>(o.mixers.size());
 }
 
-void check_memory(double elements) {
-  double bytes = 4 * elements, memory = static_cast<double>(cli::system_info().memory_bytes);
+void check_elements(double elements) {
+  double bytes = 4 * elements, memory = static_cast<double>(limit_bytes(default_device()));
   if (bytes > memory)
     throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
                                   " GiB, and the machine has ", std::round(memory / 1073741824)),
@@ -94,8 +96,8 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
   LanguageModelOptions options = model_options(config, data.num_ids());
   options.fixed_text = fixed_text(config, data, options);
   double elements = table_and_ffn_elements(options);
-  check_memory(elements);  // first, so that no mixer of absurd size is made to count it
-  check_memory(elements + mixer_elements(options));
+  check_elements(elements);  // first, so that no mixer of absurd size is made to count it
+  check_elements(elements + mixer_elements(options));
   auto model = std::make_unique<LanguageModel>(options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
   model->set_compute(compute_dtype(config.experiment));
   return model;
@@ -135,6 +137,11 @@ std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text) {
   return ids;
 }
 
+void forget_peak(Device device) {
+  allocator(device).trim();
+  allocator(device).reset_peak();
+}
+
 double measured_peak_flops(DType dtype) {
   const Device device = default_device();
   // A GPU shows its rate with long products, several of them in its queue, of numbers that differ: constants let its clock rise.
@@ -153,10 +160,6 @@ double measured_peak_flops(DType dtype) {
       best_s = std::min(best_s, s);
       total_s += s;
     }
-  }
-  if (is_gpu) {  // these matrices are not the run's
-    allocator(device).trim();
-    allocator(device).reset_peak();
   }
   return 2.0 * static_cast<double>(repeats * n * n * n) / best_s;
 }

@@ -34,7 +34,10 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
 // The prompt as ids; without text: end of text, or the first tokens of the validation data.
 std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text);
 
-// Best matrix product rate of `dtype` here and now, FLOP/s: what MFU refers to. Takes about half a second.
+// Best matrix product rate of `dtype` here and now, FLOP/s: what MFU refers to. Takes about half a second. Beside other work it is too low.
 double measured_peak_flops(DType dtype);
+
+// Gives cached memory of the device back and starts its peak anew.
+void forget_peak(Device device);
 
 }  // namespace weft::train

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/detail/macro_scope.hpp>
-#include <optional>
 #include <sstream>
 
 #include "ops/cpu/isa.h"
@@ -19,6 +18,7 @@
 #include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
 #include "weft/core/error.h"
+#include "weft/core/memory.h"
 #include "weft/core/parallel.h"
 #include "weft/core/stream.h"
 
@@ -38,30 +38,6 @@ std::string proc_value(const char* file, std::string_view key) {
     return start == std::string::npos ? "" : line.substr(start);
   }
   return "";
-}
-
-int64_t meminfo_bytes(std::string_view key) {
-  std::istringstream text(proc_value("/proc/meminfo", key));
-  int64_t kib = 0;
-  text >> kib;
-  return kib * 1024;
-}
-
-// A number in a control group file; nothing if there is no such file or no limit.
-std::optional<int64_t> cgroup_bytes(const char* file) {
-  std::ifstream in(file);
-  int64_t bytes = 0;
-  return in >> bytes ? std::optional(bytes) : std::nullopt;
-}
-
-void add_memory(SystemInfo& info) {
-  info.memory_bytes = meminfo_bytes("MemTotal");
-  info.memory_available_bytes = meminfo_bytes("MemAvailable");
-  auto limit = cgroup_bytes("/sys/fs/cgroup/memory.max");
-  auto used = cgroup_bytes("/sys/fs/cgroup/memory.current");
-  if (!limit || !used) return;
-  info.memory_bytes = std::min(info.memory_bytes, *limit);
-  info.memory_available_bytes = std::min(info.memory_available_bytes, *limit - *used);
 }
 
 void add_libraries(SystemInfo& info) {
@@ -120,7 +96,8 @@ SystemInfo system_info() {
   }
   add_libraries(info);
   add_cpu(info);
-  add_memory(info);
+  info.memory_bytes = limit_bytes(Device::cpu());
+  info.memory_available_bytes = available_bytes(Device::cpu());
   info.devices = {to_string(Device::cpu())};
   for (int i = 0; i < num_cuda_devices(); ++i) info.devices.push_back(gpu_text(i));
   if (kCuda && num_cuda_devices() == 0) info.devices.push_back("no GPU: " + cuda_problem());

@@ -14,6 +14,7 @@
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
 #include "weft/core/stream.h"
+#include "weft/data/shards.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
 
@@ -268,6 +269,98 @@ TEST_F(Run, RefusesSizesThatNoMachineHolds) {
   refused({"train.tokens_per_step=9223372036854775807"}, "outside the allowed range");
   refused({"model.layers=1000000000"}, "outside the allowed range");
   refused({"model.layers=60000", "model.dim=100000"}, "its matrices alone need");
+}
+
+// 30 documents, then 3000 of one token each, which marks a document and has no target.
+TEST_F(Run, StepsWithoutTargetsAreCountedLikeOthers) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 30; ++i) {
+    ids.push_back(0);
+    ids.insert(ids.end(), 20, 65);
+  }
+  ids.insert(ids.end(), 3000, 0);
+  data::ShardWriter writer(path("ends.bin"), data::ShardKind::header, 2);
+  writer.append(ids);
+  writer.close();
+  const std::vector<std::string> more{"data.tokenizer={bytes{}}", "data.train.path=" + path("ends.bin"),
+                                      "data.end_of_text=0",       "log.every=1",
+                                      "log.analysis_every=5",     "log.sample_prompt=A",
+                                      "train.tokens_per_step=64", "train.tokens=2560"};
+  auto expect_whole = [&](const std::string& run) {
+    int64_t with_loss = 0, without = 0, validations = 0;
+    for (const auto& record : io::apply_rewinds(io::read_metrics(path(run) + "/metrics.jsonl"))) {
+      validations += record.kind == "val";
+      if (record.kind != "train") continue;
+      double loss = record.value("train/loss").value();
+      loss == 0 ? ++without : ++with_loss;
+      if (loss == 0) { EXPECT_EQ(record.value("train/grad_norm").value(), 0); }
+      if (loss == 0) { EXPECT_FALSE(record.value("train/bpb")); }
+    }
+    EXPECT_GT(with_loss, 0);
+    EXPECT_GT(without, 0);
+    EXPECT_EQ(with_loss + without, 40);
+    EXPECT_EQ(validations, 0) << "the last tenth has no target: there is no validation loss";
+  };
+  auto result = test::run_weft(train("whole", more));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("none of the tokens has a target"), std::string::npos) << result.err;
+  expect_whole("whole");
+  auto parts = more;
+  parts.push_back("train.max_seconds=0.0001");
+  EXPECT_EQ(test::run_weft(train("parts", parts)).exit_code, 3);
+  ASSERT_EQ(test::run_weft(train("parts", more)).exit_code, 0);
+  expect_whole("parts");
+  EXPECT_TRUE(weights("whole") == weights("parts"));
+}
+
+TEST_F(Run, EveryOptimiserTrainsAndResumesToTheSameBits) {
+  for (const char* optimiser : {"lion{}", "sgd{nesterov:true}", "sgd{momentum:0}", "schedule_free{}"}) {
+    SCOPED_TRACE(optimiser);
+    fs::remove_all(folder_ / "whole");
+    fs::remove_all(folder_ / "parts");
+    std::vector<std::string> more{std::string("optim.group=[{") + optimiser + "}]",
+                                  "optim.schedule={inverse_sqrt{warmup:4}}", "train.compute=bf16"};
+    auto result = test::run_weft(train("whole", more));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    auto records = io::read_metrics(path("whole/metrics.jsonl"));
+    EXPECT_LT(records[records.size() - 2].value("train/loss").value(), records.front().value("train/loss").value());
+    auto stopped = more;
+    stopped.push_back("train.max_seconds=0.0001");
+    ASSERT_EQ(test::run_weft(train("parts", stopped)).exit_code, 3);
+    ASSERT_EQ(test::run_weft(train("parts", more)).exit_code, 0);
+    EXPECT_TRUE(weights("whole") == weights("parts"));
+    EXPECT_TRUE(moments("whole") == moments("parts"));
+    // What was validated at the end is what the checkpoint holds.
+    double last = records.back().value("val/loss").value();
+    auto evaluated = test::run_weft({"eval", path("whole"), "--json"});
+    ASSERT_EQ(evaluated.exit_code, 0) << evaluated.err;
+    size_t at = evaluated.out.find("\"loss\": ");
+    ASSERT_NE(at, std::string::npos) << evaluated.out;
+    EXPECT_NEAR(std::stod(evaluated.out.substr(at + 8)), last, 1e-9);
+  }
+}
+
+TEST_F(Run, RefusesAMicroBatchThatDoesNotFitAndNamesTheLargest) {
+  auto result = test::run_weft(train("a", {"train.micro_batch=1048576", "train.tokens_per_step=33554432",
+                                           "train.tokens=33554432", "model.dim=256", "model.layers=8"}));
+  EXPECT_EQ(result.exit_code, 2) << result.err;
+  for (const char* part :
+       {"train.micro_batch is 1048576: a step takes ", " GiB of memory", "weights 0.", "activations",
+        " GiB are left on cpu", "Use train.micro_batch=", "the largest that fits", "train.recompute=blocks"})
+    EXPECT_NE(result.err.find(part), std::string::npos) << part << "\n" << result.err;
+}
+
+TEST_F(Run, SaysThePeakBeforeAndAfter) {
+  auto result = test::run_weft(train("a", {"--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("memory: predicted peak 0.00 GiB (weights "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find(" MiB (predicted "), std::string::npos) << result.err;
+  EXPECT_NE(io::read_file(path("a/report.html")).find("predicted peak"), std::string::npos);
+  auto number = [&](const std::string& name) {
+    size_t at = result.out.find("\"" + name + "\": ");
+    return at == std::string::npos ? 0 : std::stod(result.out.substr(at + name.size() + 4));
+  };
+  EXPECT_NEAR(number("predicted_peak_bytes") / number("peak_bytes"), 1, 0.03) << result.out;
 }
 
 TEST_F(Run, AFailedFirstStartBlocksNothing) {

@@ -9,7 +9,9 @@
 #include "tests/support/random.h"
 #include "trainers/evaluate.h"
 #include "trainers/guard.h"
+#include "trainers/peak_rate.h"
 #include "trainers/step_losses.h"
+#include "trainers/trainer.h"
 
 namespace weft::train {
 namespace {
@@ -91,6 +93,113 @@ TEST(StepLosses, AddOnTheCpuInTheOrderOfTheTokens) {
   }
 }
 
+TEST(PeakRate, IsMeasuredAgainWhereMfuIsAboveOne) {
+  int calls = 0;
+  PeakRate rate(100, [&] { return ++calls, 400.0; });
+  EXPECT_EQ(rate.utilisation(50), 0.5);
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(rate.utilisation(200), 0.5);
+  EXPECT_EQ(calls, 1);
+  EXPECT_NE(rate.note().find("measured again"), std::string::npos) << rate.note();
+  EXPECT_EQ(rate.utilisation(200), 0.5);
+  EXPECT_EQ(rate.note(), "");
+}
+
+TEST(PeakRate, SaysOnceThatItCannotBeTrusted) {
+  int calls = 0;
+  PeakRate rate(100, [&] { return ++calls, 90.0; });
+  EXPECT_EQ(rate.utilisation(200), 2);
+  EXPECT_EQ(calls, PeakRate::kMostMeasurements - 1);
+  EXPECT_NE(rate.note().find("above 100 %"), std::string::npos) << rate.note();
+  EXPECT_EQ(rate.utilisation(300), 3);
+  EXPECT_EQ(calls, PeakRate::kMostMeasurements - 1);
+  EXPECT_EQ(rate.note(), "");
+  PeakRate failing(100, []() -> double { fail("out of memory", "use less"); });
+  EXPECT_EQ(failing.utilisation(200), 2);
+}
+
+// Of a stream with `documents` of ids: 6 ends one. The optimiser has momenta, decays and clips.
+struct TinyRun {
+  LanguageModel model;
+  Optimizer optimizer;
+  data::Loader loader;
+  Trainer trainer;
+
+  TinyRun(const std::vector<int32_t>& ids, int64_t micro_batch, int64_t rows,
+          MixerMaker mixer = SoftmaxOptions{.heads = 2}, GuardOptions guard = {})
+      : model({.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {std::move(mixer)}, .ffn = {.hidden = 16}},
+              Rng(3)),
+        optimizer({{.algorithm = AdamWOptions{.lr = 0.01, .weight_decay = 0.1}}}, optimizer_params(model)),
+        loader({{data::Dataset(ids), 1.0}},
+               {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6}, 1),
+        trainer(model, optimizer, loader,
+                {.plan = {.context = 4,
+                          .micro_batch = micro_batch,
+                          .rows_per_step = rows,
+                          .micro_batches = rows / micro_batch,
+                          .tokens_per_step = 4 * rows,
+                          .steps = 10},
+                 .schedule = {},
+                 .clip_norm = 1,
+                 .guard = guard,
+                 .keeps_documents_apart = true},
+                {1, 1, 1, 1, 1, 1, 0}) {}
+
+  std::vector<float> weights() const {
+    std::vector<float> all;
+    for (const NamedParam& p : model.params())
+      for (float x : p.param->value().to_vector<float>()) all.push_back(x);
+    return all;
+  }
+};
+
+// Ids whose rows of four are, with the given shares, whole documents or ends of documents alone.
+std::vector<int32_t> ids_of(int whole, int ends) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < whole; ++i)
+    for (int t = 0; t < 4; ++t) ids.push_back((i + t * t) % 6);
+  ids.insert(ids.end(), static_cast<size_t>(4 * ends), 6);
+  return ids;
+}
+
+TEST(Trainer, AStepWithoutTargetsHasLossZeroAndGradientsZero) {
+  MoaOptions experts{.experts = 4, .active = 2};  // with an auxiliary loss of its routers
+  const MixerMaker mixers[] = {SoftmaxOptions{.heads = 2}, experts};
+  for (const MixerMaker& mixer : mixers) {
+    TinyRun run(ids_of(0, 20), 2, 4, mixer, {.is_on = true, .window = 2});
+    std::vector<float> before = run.weights();
+    std::vector<Tensor> zeros;
+    for (const NamedParam& p : run.model.params()) zeros.push_back(Tensor::zeros(p.param->value().shape()));
+    TinyRun other(ids_of(0, 20), 2, 4, mixer);
+    for (int step = 1; step <= 3; ++step) {
+      StepResult result = run.trainer.step();
+      EXPECT_EQ(result.loss, 0);
+      EXPECT_EQ(result.grad_norm, 0);
+      EXPECT_EQ(result.num_targets, 0);
+      EXPECT_EQ(result.num_bytes, 0);
+      EXPECT_FALSE(result.was_skipped);
+      EXPECT_EQ(run.trainer.num_steps(), step);
+      other.optimizer.step(zeros, result.lr_factor);
+    }
+    EXPECT_TRUE(run.weights() != before) << "weights decay by an update of zeros";
+    EXPECT_TRUE(run.weights() == other.weights());
+    EXPECT_TRUE(run.trainer.guard().window().empty()) << "no sample of the losses";
+  }
+}
+
+TEST(Trainer, AMicroBatchWithoutTargetsAddsNothing) {
+  const std::vector<int32_t> ids = ids_of(4, 8);  // at most five of the first eight rows have targets
+  TinyRun one(ids, 8, 8), each(ids, 1, 8);
+  StepResult a = one.trainer.step(), b = each.trainer.step();
+  EXPECT_GT(a.num_targets, 0);
+  EXPECT_LE(a.num_targets, 20);
+  EXPECT_EQ(a.num_targets, b.num_targets);
+  EXPECT_EQ(a.num_bytes, b.num_bytes);
+  EXPECT_NEAR(a.loss, b.loss, 1e-6);
+  EXPECT_NEAR(a.byte_nats, b.byte_nats, 1e-5);
+  EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-6);
+}
+
 LanguageModel tiny_model() {
   return LanguageModel(
       {.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {SoftmaxOptions{.heads = 2}}, .ffn = {.hidden = 16}},
@@ -168,6 +277,19 @@ TEST(Evaluation, LooksAtNoMoreTokensThanAskedAndReportsProgress) {
                           .progress = [&](int64_t done, int64_t total) { progress.emplace_back(done, total); }};
   EXPECT_EQ(evaluate(model, data.windows, options).num_targets, 7);
   EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
+}
+
+TEST(Evaluation, WithoutTargetsSaysSoInsteadOfALoss) {
+  LanguageModel model = tiny_model();
+  data::ValidationWindows windows(
+      data::Dataset(std::vector<int32_t>(9, 6)),
+      {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6});
+  Evaluation got = evaluate(model, windows, {.batch = 2, .keeps_documents_apart = true});
+  EXPECT_FALSE(got.has_targets());
+  EXPECT_EQ(got.loss(), 0);
+  EXPECT_EQ(got.standard_error, 0);
+  EXPECT_EQ(got.bits_per_byte(), 0);
+  EXPECT_EQ(got.text(), "no validation loss: none of the tokens has a target");
 }
 
 }  // namespace

@@ -1,0 +1,171 @@
+// The estimate of a training's memory against what the allocator saw in it, for every mixer of the table and what else memory depends on.
+#include "weft/core/memory.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/errors.h"
+#include "trainers/memory_estimate.h"
+#include "trainers/trainer.h"
+#include "weft/core/dry_run.h"
+#include "weft/core/parallel.h"
+
+namespace weft::train {
+namespace {
+
+LanguageModelOptions model_of(MixerMaker mixer, Recompute recompute = Recompute::none) {
+  return {.vocab = 300,
+          .dim = 32,
+          .layers = 2,
+          .context = 64,
+          .mixers = {std::move(mixer)},
+          .ffn = {.hidden = 64},
+          .fixed_text = std::vector<int32_t>(64),
+          .recompute = recompute};
+}
+
+MemorySubject subject_of(LanguageModelOptions model) {
+  return {.model = std::move(model), .groups = {{}}, .rows_per_step = 8, .counts_bytes = true};
+}
+
+struct Measured {
+  int64_t peak_bytes, reserved_bytes;
+};
+
+// Two steps of a training on ids of all kinds, in new memory.
+Measured measure(const MemorySubject& s, int64_t micro_batch) {
+  set_num_threads(1);  // memory does not depend on them
+  Allocator& memory = allocator(Device::cpu());
+  memory.trim();
+  memory.reset_peak();
+  const MemoryStats before = memory.stats();
+  {
+    LanguageModel model(s.model, Rng(3));
+    model.set_compute(s.compute);
+    Optimizer optimizer(s.groups, optimizer_params(model));
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % static_cast<int>(s.model.vocab));
+    data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 1);
+    const int64_t micro_batches = s.rows_per_step / micro_batch;
+    Trainer trainer(model, optimizer, loader,
+                    {.plan = {.context = s.model.context,
+                              .micro_batch = micro_batch,
+                              .rows_per_step = s.rows_per_step,
+                              .micro_batches = micro_batches,
+                              .tokens_per_step = s.rows_per_step * s.model.context,
+                              .steps = 3},
+                     .schedule = {},
+                     .clip_norm = 1,
+                     .keeps_documents_apart = s.keeps_documents_apart,
+                     .diagnostics_every = s.takes_diagnostics ? 1 : 0},
+                    std::vector<int64_t>(static_cast<size_t>(s.model.vocab), 1));
+    for (int step = 0; step < 2; ++step) trainer.step();
+  }
+  return {memory.stats().peak_bytes - before.current_bytes, memory.stats().reserved_bytes - before.reserved_bytes};
+}
+
+double error(int64_t estimate, int64_t measured) {
+  return static_cast<double>(estimate) / static_cast<double>(measured) - 1;
+}
+
+void expect_within(const MemorySubject& s, int64_t micro_batch, double band) {
+  MemoryEstimate estimate = MemoryEstimator(s).of(micro_batch);
+  Measured measured = measure(s, micro_batch);
+  EXPECT_NEAR(error(estimate.peak_bytes, measured.peak_bytes), 0, band)
+      << estimate.peak_bytes << " estimated, " << measured.peak_bytes << " measured";
+  EXPECT_NEAR(error(estimate.reserved_bytes, measured.reserved_bytes), 0, 0.1)  // experts are chosen unevenly
+      << estimate.reserved_bytes << " estimated, " << measured.reserved_bytes << " measured, reserved";
+}
+
+TEST(MemoryEstimate, IsThePeakOfEveryMixerWithinThreePercent) {
+  for (const MixerRow& row : mixer_table()) {
+    SCOPED_TRACE(row.name);
+    MemorySubject s = subject_of(model_of(row.make));
+    expect_within(s, 4, 0.03);
+  }
+}
+
+TEST(MemoryEstimate, KnowsRecomputeComputeAndOptimisers) {
+  const SoftmaxOptions softmax{.heads = 4, .window = 16};
+  for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks})
+    for (DType compute : {kF32, kBF16}) {
+      SCOPED_TRACE(str("recompute ", static_cast<int>(recompute), ", ", compute));
+      MemorySubject s = subject_of(model_of(softmax, recompute));
+      s.compute = compute;
+      expect_within(s, 8, 0.03);
+      expect_within(s, 2, 0.03);
+    }
+  const ParamGroup rest{.algorithm = AdamWOptions{}};
+  const std::vector<std::vector<ParamGroup>> optimisers{
+      {{.algorithm = SgdOptions{.momentum = 0}}},
+      {{.algorithm = SgdOptions{}}},
+      {{.algorithm = LionOptions{}}},
+      {{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}}, rest}};
+  for (size_t i = 0; i < optimisers.size(); ++i) {
+    SCOPED_TRACE(str("optimiser ", i));
+    MemorySubject s = subject_of(model_of(softmax));
+    s.groups = optimisers[i];
+    expect_within(s, 1, 0.03);
+  }
+}
+
+TEST(MemoryEstimate, KnowsDocumentsDiagnosticsAndResidualStreams) {
+  MemorySubject documents = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+  documents.keeps_documents_apart = true;
+  expect_within(documents, 4, 0.03);
+  MemorySubject diagnostics = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+  diagnostics.takes_diagnostics = true;
+  expect_within(diagnostics, 4, 0.03);
+  for (RoutedResidualOptions residual : {RoutedResidualOptions{}, RoutedResidualOptions{.blocks = 2}}) {
+    MemorySubject s = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+    s.model.residual = residual;
+    expect_within(s, 4, 0.03);
+  }
+}
+
+TEST(MemoryEstimate, LeavesTheBooksOfTheAllocatorAlone) {
+  const MemoryStats before = allocator(Device::cpu()).stats();
+  MemorySubject s = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+  s.model.dim = 4096, s.model.ffn.hidden = 16384, s.model.layers = 8, s.model.vocab = 50000;
+  MemoryEstimate estimate = MemoryEstimator(s).of(8);
+  EXPECT_GT(estimate.weights_bytes, int64_t{8} << 30) << "more than a test may take";
+  EXPECT_EQ(allocator(Device::cpu()).stats().peak_bytes, before.peak_bytes);
+  EXPECT_EQ(allocator(Device::cpu()).stats().reserved_bytes, before.reserved_bytes);
+}
+
+TEST(MemoryEstimate, CountsParametersWithoutMakingThem) {
+  for (const MixerRow& row : mixer_table()) {
+    LanguageModelOptions options = model_of(row.make);
+    EXPECT_EQ(count_params(options), LanguageModel(options, Rng(1)).num_params()) << row.name;
+  }
+}
+
+TEST(MemoryEstimate, FollowsALineWhereADryRunWouldBeLong) {
+  MemorySubject s = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+  s.rows_per_step = 1 << 20;
+  MemoryEstimator estimator(s);
+  const int64_t most = MemoryEstimator::kMostTokens / s.model.context;
+  EXPECT_NEAR(error(estimator.of(4 * most).activations_bytes, 4 * estimator.of(most).activations_bytes), 0, 0.02);
+  const int64_t room = estimator.of(1000).reserved_bytes, largest = estimator.largest_micro_batch(room, 1 << 20);
+  EXPECT_GE(largest, 1000);
+  EXPECT_LE(estimator.of(largest).reserved_bytes, room);
+  EXPECT_GT(estimator.of(largest + 1).reserved_bytes, room);
+  EXPECT_EQ(estimator.largest_micro_batch(1 << 10, 1 << 20), 0);
+}
+
+TEST(DryRun, IsOfOneThreadAndNotNested) {
+  EXPECT_FALSE(is_dry_run());
+  DryRun dry;
+  EXPECT_TRUE(is_dry_run());
+  EXPECT_EQ(test::error_of([] { DryRun inner; }, {"dry run: inside another"}), "");
+  Tensor huge = Tensor::zeros({int64_t{1} << 36});  // 256 GiB of addresses
+  EXPECT_GE(dry.memory(Device::cpu()).peak_bytes, int64_t{1} << 38);
+  EXPECT_EQ(huge.slice(0, 1 << 20, (1 << 20) + 1).item(), 0);
+}
+
+TEST(Memory, AvailableIsNoMoreThanTheLimit) {
+  EXPECT_GT(available_bytes(Device::cpu()), 0);
+  EXPECT_LE(available_bytes(Device::cpu()), limit_bytes(Device::cpu()));
+}
+
+}  // namespace
+}  // namespace weft::train
