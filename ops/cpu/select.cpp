@@ -109,23 +109,57 @@ void embedding(Tensor& out, const Tensor& table, const Tensor& ids) {
   });
 }
 
-// A thread owns columns: rows are unequally popular, columns are not.
+namespace {
+
+// The places of ids, those of one id together and in order: id r is at order[first[r]] .. order[first[r + 1] - 1].
+struct Occurrences {
+  Tensor memory;
+  int64_t *first, *order;
+
+  Occurrences(const int64_t* id, int64_t count, int64_t rows)
+      : memory(Tensor::zeros({2 * rows + 1 + count}, kI64, Device::cpu())),
+        first(memory.mutable_data<int64_t>()),
+        order(first + 2 * rows + 1) {
+    for (int64_t i = 0; i < count; ++i) ++first[id[i] + 1];
+    for (int64_t r = 0; r < rows; ++r) first[r + 1] += first[r];
+    int64_t* next = first + rows + 1;
+    std::copy_n(first, rows, next);
+    for (int64_t i = 0; i < count; ++i) order[next[id[i]]++] = i;
+  }
+};
+
+}  // namespace
+
+// A thread owns columns: rows are unequally popular, columns are not. A popular row is summed in pieces, and they in f64, so that the
+// error does not grow with the number of its ids.
 void embedding_backward(Tensor& dtable, const Tensor& dy, const Tensor& ids) {
+  constexpr int64_t kPiece = 32, kStrip = 64;  // rows and columns that are added up together
   Tensor rows = checked_indices(ids, dtable.size(0), "embedding_backward", "id");
   set_zero(dtable);
   Tensor source = dense(dy);
   int64_t count = rows.num_elements(), dim = dtable.size(1);
-  const int64_t* id = rows.data<int64_t>();
+  const Occurrences found(rows.data<int64_t>(), count, dtable.size(0));
   with_type<float, BFloat16, double>(dy.dtype(), "embedding_backward", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using Sum = std::conditional_t<std::same_as<T, double>, double, float>;
     const T* x = source.data<T>();
     Sum* sum = dtable.mutable_data<Sum>();
+    auto add_strip = [&](Sum* to, int64_t c0, int64_t width, const int64_t* at, int64_t n) {
+      double total[kStrip] = {};
+      for (int64_t first = 0; first < n; first += kPiece) {
+        Sum piece[kStrip] = {};
+        for (int64_t i = first; i < std::min(n, first + kPiece); ++i)
+          for (int64_t c = 0; c < width; ++c) piece[c] += static_cast<Sum>(x[at[i] * dim + c0 + c]);
+        for (int64_t c = 0; c < width; ++c) total[c] += static_cast<double>(piece[c]);
+      }
+      for (int64_t c = 0; c < width; ++c) to[c] = static_cast<Sum>(total[c]);
+    };
     int64_t grain = std::max<int64_t>(16, kGrain / std::max<int64_t>(count, 1));
     parallel_for(dim, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = 0; i < count; ++i) {
-        Sum* row = sum + id[i] * dim;
-        for (int64_t c = begin; c < end; ++c) row[c] += static_cast<Sum>(x[i * dim + c]);
+      for (int64_t r = 0; r < dtable.size(0); ++r) {
+        const int64_t n = found.first[r + 1] - found.first[r];
+        for (int64_t c = begin; n > 0 && c < end; c += kStrip)
+          add_strip(sum + r * dim + c, c, std::min(kStrip, end - c), found.order + found.first[r], n);
       }
     });
   });

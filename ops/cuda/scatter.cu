@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) add_chunks(Rows<Key, T, Sum> r) {
   }
 }
 
-// The runs that go on after the chunk they began in.
+// The runs that go on after the chunk they began in. A frequent id has a long run: it is added in f64, so that the error does not grow.
 template <class Key, class T, class Sum>
 __global__ void __launch_bounds__(kThreads) join_chunks(Rows<Key, T, Sum> r) {
   const int64_t column = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
@@ -109,13 +109,13 @@ __global__ void __launch_bounds__(kThreads) join_chunks(Rows<Key, T, Sum> r) {
     if (key == r.outside || r.key(r.order[end]) != key) continue;
     const bool is_old = r.key(r.order[begin]) == key && begin > 0 && r.key(r.order[begin - 1]) == key;
     if (is_old) continue;  // began in an earlier chunk
-    Sum sum = r.pieces[(2 * chunk + 1) * r.width + column];
+    auto sum = static_cast<double>(r.pieces[(2 * chunk + 1) * r.width + column]);
     for (int64_t next = chunk + 1; next < r.chunks; ++next) {
-      sum += r.pieces[2 * next * r.width + column];
+      sum += static_cast<double>(r.pieces[2 * next * r.width + column]);
       const int64_t after = (next + 1) * kChunk;
       if (after >= r.count || r.key(r.order[after]) != key) break;
     }
-    r.out[key * r.width + column] = sum;
+    r.out[key * r.width + column] = static_cast<Sum>(sum);
   }
 }
 
