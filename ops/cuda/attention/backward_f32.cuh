@@ -45,7 +45,7 @@ __device__ __forceinline__ void clear(T (&acc)[kOf<T>][kMostColumns]) {
     for (int j = 0; j < kMostColumns; ++j) acc[i][j] = 0;
 }
 
-// Adds factor * acc to the rows of tokens first + y + 16 i, `stride` elements apart.
+// Adds factor * acc to the rows of tokens first + y + 16 i, `stride` elements apart, and clears it.
 template <class T>
 __device__ __forceinline__ void add_rows(T* to, int64_t stride, T (&acc)[kOf<T>][kMostColumns], int64_t first,
                                          int64_t count, int64_t width, T factor) {
@@ -54,6 +54,7 @@ __device__ __forceinline__ void add_rows(T* to, int64_t stride, T (&acc)[kOf<T>]
     int64_t at = first + thread_y() + kSide * i;
     if (at < count) for_columns(acc[i], width, [&](T x, int c) { to[at * stride + c] += factor * x; });
   }
+  clear(acc);
 }
 
 // Block (row, key/value head, tile of keys).
@@ -70,9 +71,13 @@ __global__ void __launch_bounds__(kThreads) backward_keys(Work w, Mask mask, Sco
   Operand k = p.k.at(b, kv_head), v = p.v.at(b, kv_head);
   T dk[R][kMostColumns], dv[R][kMostColumns];
   clear(dk), clear(dv);
+  const int64_t row = b * p.keys * p.kv_heads + kv_head;
+  T* to_dk = static_cast<T*>(p.dk) + row * p.key_width;
+  T* to_dv = static_cast<T*>(p.dv) + row * p.value_width;
   Walk<Mask, false> walk(w, mask, b, tile, kv_head * each, kv_head * each + each);
   Tile at;
-  while (walk.next(at)) {
+  bool is_more = walk.next(at);
+  for (int turn = 1; is_more; ++turn) {
     int64_t q0 = int64_t{at.index} * kTile<T>;
     Operand q = p.q.at(b, at.head), dout = p.dout.at(b, at.head);
     T x[R][R];
@@ -95,12 +100,11 @@ __global__ void __launch_bounds__(kThreads) backward_keys(Work w, Mask mask, Sco
     }
     accumulate(dv, s.weights, s, dout, q0, p.queries, p.value_width);
     accumulate(dk, s.dscores, s, q, q0, p.queries, p.key_width);
+    is_more = walk.next(at);
+    if (is_more && turn % kTilesOfSum != 0) continue;
+    add_rows(to_dk, p.kv_heads * p.key_width, dk, k0, p.keys, p.key_width, static_cast<T>(p.scale));
+    add_rows(to_dv, p.kv_heads * p.value_width, dv, k0, p.keys, p.value_width, T(1));
   }
-  int64_t row = b * p.keys * p.kv_heads + kv_head;
-  add_rows(static_cast<T*>(p.dk) + row * p.key_width, p.kv_heads * p.key_width, dk, k0, p.keys, p.key_width,
-           static_cast<T>(p.scale));
-  add_rows(static_cast<T*>(p.dv) + row * p.value_width, p.kv_heads * p.value_width, dv, k0, p.keys, p.value_width,
-           T(1));
 }
 
 // Block (row, head, tile of queries), later tiles first.
@@ -116,9 +120,11 @@ __global__ void __launch_bounds__(kThreads) backward_queries(Work w, Mask mask, 
   Operand q = p.q.at(b, head), dout = p.dout.at(b, head), k = p.k.at(b, kv_head), v = p.v.at(b, kv_head);
   T dq[R][kMostColumns];
   clear(dq);
+  T* to_dq = static_cast<T*>(p.dq) + (b * p.queries * p.heads + head) * p.key_width;
   Walk<Mask, true> walk(w, mask, b, tile, head, head + 1);
   Tile at;
-  while (walk.next(at)) {
+  bool is_more = walk.next(at);
+  for (int turn = 1; is_more; ++turn) {
     int64_t k0 = int64_t{at.index} * kTile<T>;
     T x[R][R];
     product(x, s, q, q0, p.queries, k, k0, p.keys, p.key_width);
@@ -139,9 +145,10 @@ __global__ void __launch_bounds__(kThreads) backward_queries(Work w, Mask mask, 
       }
     }
     accumulate(dq, s.dscores, s, k, k0, p.keys, p.key_width);
+    is_more = walk.next(at);
+    if (is_more && turn % kTilesOfSum != 0) continue;
+    add_rows(to_dq, p.heads * p.key_width, dq, q0, p.queries, p.key_width, static_cast<T>(p.scale));
   }
-  add_rows(static_cast<T*>(p.dq) + (b * p.queries * p.heads + head) * p.key_width, p.heads * p.key_width, dq, q0,
-           p.queries, p.key_width, static_cast<T>(p.scale));
 }
 
 }  // namespace weft::cuda::attention::plain

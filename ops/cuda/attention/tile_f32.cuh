@@ -14,6 +14,9 @@ inline constexpr int kMostColumns = static_cast<int>(kMaxWidth) / kSide;  // per
 
 template <class T>
 inline constexpr int kTile = 256 / static_cast<int>(sizeof(T));  // tokens, on both sides
+// Sums of backward have three levels, so that their error does not grow with the number of tokens: a tile's product, the sum of this
+// many of them in registers, and the result.
+inline constexpr int kTilesOfSum = 32;
 template <class T>
 inline constexpr int kOf = kTile<T> / kSide;  // per thread
 
@@ -87,7 +90,8 @@ __device__ __forceinline__ void put(T (&to)[kTile<T>][kTile<T> + 1], const T (&x
     for (int j = 0; j < kOf<T>; ++j) to[thread_y() + kSide * i][thread_x() + kSide * j] = x[i][j];
 }
 
-// acc[i][j] += sum over r of weights (y + 16 i, r) x (first + r, x + 16 j). The weights have just been written by the block.
+// acc[i][j] += sum over r of weights (y + 16 i, r) x (first + r, x + 16 j), which is summed by itself: acc may hold many more terms.
+// The weights have just been written by the block.
 template <class T>
 __device__ __forceinline__ void accumulate(T (&acc)[kOf<T>][kMostColumns], const T (&weights)[kTile<T>][kTile<T> + 1],
                                            Shared<T>& s, const Operand& x, int64_t first, int64_t n, int64_t width) {
@@ -98,6 +102,7 @@ __device__ __forceinline__ void accumulate(T (&acc)[kOf<T>][kMostColumns], const
     __syncthreads();
     load_strip<kColumns>(s.columns, x, first, n, c0, width);
     __syncthreads();
+    T sum[kOf<T>][kEach] = {};
 #pragma unroll 4
     for (int r = 0; r < kTile<T>; ++r) {
       T w[kOf<T>], v[kEach];
@@ -108,8 +113,12 @@ __device__ __forceinline__ void accumulate(T (&acc)[kOf<T>][kMostColumns], const
 #pragma unroll
       for (int i = 0; i < kOf<T>; ++i)
 #pragma unroll
-        for (int j = 0; j < kEach; ++j) acc[i][c0 / kSide + j] += w[i] * v[j];
+        for (int j = 0; j < kEach; ++j) sum[i][j] += w[i] * v[j];
     }
+#pragma unroll
+    for (int i = 0; i < kOf<T>; ++i)
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) acc[i][c0 / kSide + j] += sum[i][j];
   }
 }
 

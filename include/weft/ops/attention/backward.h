@@ -2,8 +2,9 @@
 // the group, packed once for all its key blocks:
 //   S = Q K^T, dP = dO V^T (lanes are keys), W = weight(S), dS = dscore(W, dP, delta) * slope
 //   dV += W^T dO, dK += dS^T Q, dQ += dS K (lanes are channels; W and dS are read in either direction, never transposed)
-// dK, dV stay in scratch until the item ends. dQ is shared by the items of a head: block after block is added in the order
-// of the key blocks, each waiting for its predecessor, so every thread count gives the same bits.
+// dK, dV stay in scratch for kTilesOfSum tiles. dQ is shared by the items of a head: block after block is added in the order
+// of the key blocks, each waiting for its predecessor, so every thread count gives the same bits. Many key blocks are added in parts of
+// kTilesOfSum blocks.
 #pragma once
 
 #include <atomic>
@@ -61,7 +62,11 @@ class Backward {
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
         key_ld_(round_up(problem.key_width, L)),
-        value_ld_(round_up(problem.value_width, L)) {}
+        value_ld_(round_up(problem.value_width, L)) {
+    if (key_blocks_.count() <= kTilesOfSum) return;
+    parts_ = Tensor::zeros({p_.batch, p_.queries, p_.heads, p_.key_width}, dtype_of<T>(), Device::cpu());
+    part_of_ = Tensor::zeros({p_.batch, p_.heads, query_blocks_.count()}, kI32, Device::cpu());
+  }
 
   void run() {
     Turns turns(p_.batch, p_.heads, query_blocks_.count());
@@ -77,6 +82,10 @@ class Backward {
         throw;
       }
     });
+    if (!parts_.defined()) return;
+    const int64_t each = query_blocks_.count();
+    run_items(p_, p_.batch * p_.heads * each,
+              [&](int64_t i) { take_part(i / (p_.heads * each), i / each % p_.heads, i % each, -1); });
   }
 
  private:
@@ -86,7 +95,7 @@ class Backward {
     T *key_lanes, *value_lanes, *keys, *dk, *dv;
     BlockTokens* tokens;
     int64_t block, k0;
-    int count;
+    int count, tiles;  // tiles: summed in dk and dv
   };
   struct Scratch {
     T *queries, *douts, *weights, *dscores, *product, *statistic, *delta;
@@ -134,7 +143,7 @@ class Backward {
                  false};
         for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], at, turns);
       }
-    for (int64_t i = 0; i < span; ++i) finish_strip(s.strips[i], b, kv_head);
+    for (int64_t i = 0; i < span; ++i) give_sums(s.strips[i], b, kv_head);
   }
 
   void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t block) {
@@ -145,16 +154,22 @@ class Backward {
     pack_lanes<T>(p_.v.at(b, kv_head), strip.k0, strip.count, p_.value_width, T(1), strip.value_lanes);
     pack_rows<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.keys, key_ld_, strip.count);
     strip.tokens->gather(p_.key_tokens, b, strip.k0, strip.count);
-    std::fill_n(strip.dk, kBlock * key_ld_, T(0));
-    std::fill_n(strip.dv, kBlock * value_ld_, T(0));
+    clear_sums(strip);
   }
 
-  void finish_strip(Strip& strip, int64_t b, int64_t kv_head) {
+  void clear_sums(Strip& strip) {
+    std::fill_n(strip.dk, kBlock * key_ld_, T(0));
+    std::fill_n(strip.dv, kBlock * value_ld_, T(0));
+    strip.tiles = 0;
+  }
+
+  [[gnu::noinline]] void give_sums(Strip& strip, int64_t b, int64_t kv_head) {
     int64_t row = (b * p_.keys + strip.k0) * p_.kv_heads + kv_head;
     add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
              strip.count, T(1 / score_unit<Score, Normaliser>()));  // the packed queries carry scale * unit
     add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
              p_.value_width, strip.count, T(1));
+    clear_sums(strip);
   }
 
   [[gnu::noinline]] void tile(Scratch& s, Strip& strip, Place& at, Turns& turns) {
@@ -174,10 +189,12 @@ class Backward {
       at.is_packed = true;
       for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, strip, plan, panel, at);
       key_gradients(s, strip, plan, at);
+      if (++strip.tiles == kTilesOfSum) give_sums(strip, at.b, at.head / p_.heads_per_group());
     }
     int64_t before = strip.block;
     while (before > 0 && cover_of(before - 1) == Cover::empty) --before;
     turns.wait(at.b, at.head, at.block, before);
+    if (has_pairs && parts_.defined()) take_part(at.b, at.head, at.block, strip.block / kTilesOfSum);
     if (has_pairs) query_gradients(s, strip, plan, at);
     turns.done(at.b, at.head, at.block, strip.block);
   }
@@ -288,9 +305,22 @@ class Backward {
     }
   }
 
-  // dQ += scale * dS K, into the caller's accumulator.
+  // Adds the part of dQ that is there to the caller's accumulator and begins the part `next`, unless it is that one.
+  void take_part(int64_t b, int64_t head, int64_t block, int64_t next) {
+    int32_t& part = part_of_.template mutable_data<int32_t>()[(b * p_.heads + head) * query_blocks_.count() + block];
+    if (part == next) return;
+    part = static_cast<int32_t>(next);
+    int64_t q0 = block * kBlock, stride = p_.heads * p_.key_width;
+    int64_t first = ((b * p_.queries + q0) * p_.heads + head) * p_.key_width, count = smaller(kBlock, p_.queries - q0);
+    T* rows = parts_.template mutable_data<T>() + first;
+    add_rows(static_cast<T*>(p_.dq) + first, stride, rows, stride, p_.key_width, count, T(1));
+    for (int64_t i = 0; i < count; ++i) std::fill_n(rows + i * stride, p_.key_width, T(0));
+  }
+
+  // dQ += scale * dS K, into the caller's accumulator or the present part of it.
   [[gnu::noinline]] void query_gradients(Scratch& s, const Strip& strip, const TilePlan<T>& plan, const Place& at) {
-    T* dq = static_cast<T*>(p_.dq) + ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
+    T* dq = parts_.defined() ? parts_.template mutable_data<T>() : static_cast<T*>(p_.dq);
+    dq += ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
     int64_t stride = p_.heads * p_.key_width;
     for (int g = plan.begin; g < plan.end; ++g) {
       int first, last;
@@ -322,6 +352,7 @@ class Backward {
   Dropout dropout_;
   Ranges key_panels_, query_groups_, key_blocks_, query_blocks_;
   int64_t key_ld_, value_ld_;
+  Tensor parts_, part_of_;  // sums of some key blocks in the shape of dQ, and which ones they are, per block of queries
 };
 
 }  // namespace

@@ -2,7 +2,8 @@
 // head, which share its packed keys and values while it walks the key blocks:
 //   S^T = K Q^T (lanes are queries: maximum, 2^x and sum are vertical)
 //   O = O * rescale + P V (lanes are value columns; P is read transposed, so nothing is ever transposed but Q, once)
-// Memory: per thread O(block); the running state is read and written once per strip.
+// Memory: per thread O(block); the running state is read and written once per strip. Over many key blocks O has a second sum, which
+// takes in what kTilesOfSum blocks have added; until then it owes the factors of those blocks.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +38,8 @@ class Forward {
         key_groups_(problem.key_tokens, problem.batch, problem.keys, kGroup),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
-        value_ld_(round_up(problem.value_width, L)) {}
+        value_ld_(round_up(problem.value_width, L)),
+        is_long_(key_blocks_.count() > kTilesOfSum) {}
 
   void run() {
     int64_t strips = query_blocks_.count() * p_.heads_per_group(), groups = p_.batch * p_.kv_heads;
@@ -56,9 +58,10 @@ class Forward {
 
   struct Strip {
     T *queries, *out, *state, *factor;
+    T *total, *owed;  // if there are many key blocks: the second sum, and its factors
     BlockTokens* tokens;
     int64_t head, block, q0;
-    int count;
+    int count, tiles;
   };
   struct Scratch {
     T *keys, *values, *scores;
@@ -66,7 +69,7 @@ class Forward {
     Strip strips[kMaxSpan];
     size_t bytes;
 
-    Scratch(const Problem& p, int64_t value_ld, int64_t span, std::byte* base) {
+    Scratch(const Problem& p, int64_t value_ld, int64_t span, bool is_long, std::byte* base) {
       Carver carve(base);
       keys = carve.take<T>(kBlock * p.key_width), values = carve.take<T>(kBlock * value_ld);
       scores = carve.take<T>(kBlock * kBlock);
@@ -75,6 +78,7 @@ class Forward {
         Strip& s = strips[i];
         s.queries = carve.take<T>(kBlock * p.key_width), s.out = carve.take<T>(kBlock * value_ld);
         s.state = carve.take<T>(kBlock * Normaliser::kStateRows), s.factor = carve.take<T>(kBlock);
+        s.total = carve.take<T>(is_long ? kBlock * value_ld : 0), s.owed = carve.take<T>(is_long ? kBlock : 0);
         s.tokens = carve.take<BlockTokens>(1);
       }
       bytes = carve.used();
@@ -88,13 +92,16 @@ class Forward {
 
   [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last) {
     int64_t span = last - first, row = p_.first_row + b;
-    Scratch s(p_, value_ld_, span, scratch(Scratch(p_, value_ld_, span, nullptr).bytes));
+    Scratch s(p_, value_ld_, span, is_long_, scratch(Scratch(p_, value_ld_, span, is_long_, nullptr).bytes));
     for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
     for (int64_t t = 0; t < key_blocks_.count(); ++t) {
       Keys keys{b, row, t * kBlock, smaller(kBlock, p_.keys - t * kBlock), t, false};
       for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], keys, kv_head);
     }
-    for (int64_t i = 0; i < span; ++i) store_state(s.strips[i], b);
+    for (int64_t i = 0; i < span; ++i) {
+      if (is_long_) add_to_total(s.strips[i]);
+      store_state(s.strips[i], b);
+    }
   }
 
   void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t index) {
@@ -127,6 +134,22 @@ class Forward {
     }
     weights(s, strip, plan, keys.row, keys.count);
     values(s, strip, plan, keys.count);
+    if (!is_long_) return;
+    for (int64_t i = 0; i < strip.count; ++i) strip.owed[i] *= strip.factor[i];
+    if (++strip.tiles == kTilesOfSum) add_to_total(strip);
+  }
+
+  [[gnu::noinline]] void add_to_total(Strip& strip) {
+    for (int64_t i = 0; i < strip.count; ++i) {
+      T *total = strip.total + i * value_ld_, *out = strip.out + i * value_ld_;
+      V owed = broadcast<V>(strip.owed[i]);
+      for (int64_t c = 0; c < value_ld_; c += L) {
+        store(total + c, load(total + c) * owed + load(out + c));
+        store(out + c, V{});
+      }
+      strip.owed[i] = T(1);
+    }
+    strip.tiles = 0;
   }
 
   // Scores of the tile, then weights in their place, per panel of queries.
@@ -236,13 +259,17 @@ class Forward {
       const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
       for (int64_t c = 0; c < value_ld_; ++c) row[c] = has && c < p_.value_width ? old[c] : T(0);
     }
+    s.tiles = 0;
+    if (!is_long_) return;
+    std::fill_n(s.total, kBlock * value_ld_, T(0));
+    std::fill_n(s.owed, kBlock, T(1));
   }
 
   void store_state(const Strip& s, int64_t b) {
     for (int64_t i = 0; i < s.count; ++i) {
       Final<T> end = Normaliser::finish(read_state<Normaliser, T>(s.state, kBlock, i));
       int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
-      const T* row = s.out + i * value_ld_;
+      const T* row = (is_long_ ? s.total : s.out) + i * value_ld_;
       if (p_.out_is_bf16) {
         auto* out = static_cast<BFloat16*>(p_.out) + at * p_.value_width;
         for (int64_t c = 0; c < p_.value_width; ++c) out[c] = BFloat16(static_cast<float>(row[c] * end.factor));
@@ -260,6 +287,7 @@ class Forward {
   Dropout dropout_;
   Ranges query_panels_, key_groups_, query_blocks_, key_blocks_;
   int64_t value_ld_;
+  bool is_long_;  // many key blocks
 };
 
 }  // namespace

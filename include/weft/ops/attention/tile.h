@@ -11,6 +11,9 @@
 namespace weft::ops::core {
 
 inline constexpr int kBlock = 96, kGroup = 12, kGroups = kBlock / kGroup;
+// Sums over many tokens have three levels, so that their error does not grow with the number of tokens: a tile's product is summed by
+// itself, then added to the sum of this many tiles, and that to the result.
+inline constexpr int kTilesOfSum = 32;
 static_assert(kGroup % kRowStep == 0);
 
 namespace {
@@ -52,27 +55,24 @@ template <int NR, bool kRowsAdjacent, class T>
 }
 
 // c(r, :) = factor(r) * c(r, :) + sum_p a(r, p) b(p, :) for kRowStep rows and `width` columns (a multiple of the lanes);
-// b and c are rows in scratch. kFresh: c is written, not read; kScaled: factors are given.
+// b and c are rows in scratch. kFresh: c is written, not read; kScaled: factors are given. The sum over p does not begin with c, which
+// may hold many more terms.
 template <bool kRowsAdjacent, bool kFresh, bool kScaled, class T>
 [[gnu::always_inline]] inline void row_product(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
                                                int64_t ldc, int64_t width, const T* factors) {
   constexpr int L = kLanes<T>;
   auto columns = [&]<int NR>(int64_t n0) __attribute__((always_inline)) {
-    Lanes<T> acc[kRowStep][NR];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRowStep; ++r) {
-#pragma GCC unroll 4
-      for (int n = 0; n < NR; ++n) {
-        if constexpr (kFresh) acc[r][n] = Lanes<T>{};
-        else if constexpr (kScaled) acc[r][n] = load(c + r * ldc + n0 + n * L) * factors[r];
-        else acc[r][n] = load(c + r * ldc + n0 + n * L);
-      }
-    }
+    Lanes<T> acc[kRowStep][NR] = {};
     multiply<NR, kRowsAdjacent>(a, lda, b + n0, ldb, depth, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 4
-      for (int n = 0; n < NR; ++n) store(c + r * ldc + n0 + n * L, acc[r][n]);
+      for (int n = 0; n < NR; ++n) {
+        T* to = c + r * ldc + n0 + n * L;
+        if constexpr (kScaled) acc[r][n] += load(to) * factors[r];
+        else if constexpr (!kFresh) acc[r][n] += load(to);
+        store(to, acc[r][n]);
+      }
     }
   };
   int64_t n0 = 0;
