@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "src/nn/runs.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/error.h"
@@ -130,44 +131,46 @@ void Tokens::report_means(std::string_view name, const Var& x) {
   for (size_t i = 0; i < sums.size(); ++i) report(str(name, "/", i), sums[i], count);
 }
 
+// Of the rows here, each with its tokens by position; padding is in none.
+std::vector<Tokens::Document> Tokens::documents_here() const {
+  std::vector<Document> documents;
+  const Runs runs(batch(), num_tokens(), cpu_positions(), cpu_documents());
+  const Run* before = nullptr;
+  for (const Run& run : runs.all()) {
+    if (run.document < 0) continue;
+    if (!before || before->row != run.row || before->document != run.document)
+      documents.push_back({{}, cpu_document_positions()[static_cast<size_t>(run.begin)] == 0});
+    for (int64_t i = run.begin; i < run.end; ++i) documents.back().tokens.push_back(i);
+    before = &run;
+  }
+  return documents;
+}
+
 // Per head: entropy of a row, largest score, mass on the first token of the query's document, how often that is more than 0.3 of the
 // mean query's (sink rate, 2410.10781), and the first value's norm over the mean one's (value drain, 2410.13835).
 void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v_BTGV) {
   if (!takes_reports() || is_decoding()) return;
   constexpr double kSink = 0.3;
-  const int64_t B = batch(), T = num_tokens(), H = seen.entropy.size(2), G = v_BTGV.size(2);
+  const int64_t H = seen.entropy.size(2), G = v_BTGV.size(2);
   auto mass = seen.column_mass.to_vector<float>(), entropy = seen.entropy.to_vector<float>(),
        top = seen.max_score.to_vector<float>();
   NoGrad no_grad;
   auto norms = sqrt(weft::sum(square(cast(v_BTGV, kF32)), -1)).value().to_vector<float>();
-  const std::span<const int32_t> positions = cpu_document_positions(),
-                                 documents = data_.documents.defined() ? cpu_documents() : std::span<const int32_t>();
-  // Documents as runs of tokens of a row.
-  struct Run {
-    int64_t begin, length;
-  };
-  std::vector<Run> runs;
-  for (int64_t i = 0; i < B * T; ++i) {
-    auto at = static_cast<size_t>(i);
-    if (is_padding(i)) continue;
-    bool continues = i % T > 0 && !runs.empty() && runs.back().begin + runs.back().length == i &&
-                     (documents.empty() || documents[at] == documents[at - 1]);
-    if (continues) ++runs.back().length;
-    else runs.push_back({i, 1});
-  }
+  const std::vector<Document> documents = documents_here();
   auto count = 0.0;
-  for (const Run& run : runs) count += static_cast<double>(run.length);
+  for (const Document& d : documents) count += static_cast<double>(d.tokens.size());
   for (int64_t h = 0; h < H; ++h) {
     double entropies = 0, first = 0, sinks = 0, whole = 0, largest = -HUGE_VAL;
-    for (const Run& run : runs) {
-      auto at = [&](int64_t i) { return static_cast<size_t>((run.begin + i) * H + h); };
-      for (int64_t i = 0; i < run.length; ++i) {
-        entropies += static_cast<double>(entropy[at(i)]);
-        largest = std::max(largest, static_cast<double>(top[at(i)]));
+    for (const Document& d : documents) {
+      auto at = [&](int64_t token) { return static_cast<size_t>(token * H + h); };
+      for (int64_t token : d.tokens) {
+        entropies += static_cast<double>(entropy[at(token)]);
+        largest = std::max(largest, static_cast<double>(top[at(token)]));
       }
-      if (positions[static_cast<size_t>(run.begin)] != 0) continue;  // its first token is not here
-      double alpha = static_cast<double>(mass[at(0)]) / static_cast<double>(run.length);
-      first += static_cast<double>(mass[at(0)]), sinks += alpha > kSink ? 1 : 0, whole += 1;
+      if (!d.has_first) continue;
+      const double mass_of_first = static_cast<double>(mass[at(d.tokens[0])]);
+      first += mass_of_first, whole += 1;
+      sinks += mass_of_first / static_cast<double>(d.tokens.size()) > kSink ? 1 : 0;
     }
     report(str("entropy/", h), entropies, count);
     if (count > 0) report_max(str("max_score/", h), largest);
@@ -176,11 +179,11 @@ void Tokens::report_attention(const ops::AttentionStatistics& seen, const Var& v
   }
   for (int64_t g = 0; g < G; ++g) {
     double drain = 0, whole = 0;
-    for (const Run& run : runs) {
-      if (run.length < 2 || positions[static_cast<size_t>(run.begin)] != 0) continue;
-      auto at = [&](int64_t i) { return static_cast<double>(norms[static_cast<size_t>((run.begin + i) * G + g)]); };
+    for (const Document& d : documents) {
+      if (d.tokens.size() < 2 || !d.has_first) continue;
+      auto at = [&](size_t i) { return static_cast<double>(norms[static_cast<size_t>(d.tokens[i] * G + g)]); };
       double others = 0;
-      for (int64_t i = 1; i < run.length; ++i) others += at(i) / static_cast<double>(run.length - 1);
+      for (size_t i = 1; i < d.tokens.size(); ++i) others += at(i) / static_cast<double>(d.tokens.size() - 1);
       drain += at(0) / std::max(others, 1e-30), whole += 1;
     }
     report(str("value_drain/", g), drain, whole);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "src/nn/any_order.h"
 #include "src/nn/cache.h"
+#include "src/nn/runs.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/error.h"
@@ -135,8 +137,38 @@ std::array<Var, 2> Tokens::attend_some(const Var& q_1NHK, const Var& k_1TGK, con
                       {of_row(data_.positions), of_row(data_.documents)}, options);
 }
 
+const Runs* Tokens::other_order() const {
+  if (is_decoding() || data_.are_consecutive) return nullptr;
+  if (!runs_) runs_ = std::make_unique<Runs>(batch(), num_tokens(), cpu_positions(), cpu_documents());
+  return runs_->are_in_order() ? nullptr : runs_.get();
+}
+
+void Tokens::check_in_order(std::string_view what) const {
+  WEFT_CHECK(!other_order(), str(what, ": the tokens of a row do not stand here in the order of their positions"),
+             "hand them over in order: layout contiguous");
+}
+
+std::span<const int32_t> Tokens::gathered_places() const {
+  const Runs* runs = other_order();
+  if (!runs || !places_.empty()) return places_;
+  const std::vector<int32_t> order = runs->order();
+  places_.resize(order.size());
+  for (size_t i = 0; i < order.size(); ++i)
+    places_[static_cast<size_t>(order[i])] = static_cast<int32_t>(i % static_cast<size_t>(num_tokens()));
+  return places_;
+}
+
+// Numbers per token [B, T] by position.
+Tensor Tokens::gathered(const Tensor& of_these) const {
+  const Runs* runs = other_order();
+  if (!runs || !of_these.defined()) return of_these;
+  return cast(take_tokens(cast(Var(of_these), kF64), runs->order()), kI32).value();
+}
+
 std::vector<Var> Tokens::gather(std::span<const Var> values) {
   std::vector<Var> all(values.begin(), values.end());
+  if (const Runs* runs = other_order())
+    for (Var& x : all) x = take_tokens(x, runs->order());
   if (!options_.cache) return all;
   WEFT_CHECK(!is_recording() && !data_.documents.defined(), "gather: decoding with a gradient or with documents",
              "decode under NoGrad, one document per row");
@@ -145,33 +177,35 @@ std::vector<Var> Tokens::gather(std::span<const Var> values) {
 }
 
 Tensor Tokens::gathered_positions() const {
-  if (!options_.cache) return document_positions();
+  if (!options_.cache) return gathered(document_positions());
   return options_.cache->keys({data_.positions, data_.documents}).positions;
 }
 
 Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window) const {
-  Tensor gathered = options_.cache ? gathered_positions() : data_.positions;
+  Tensor of_keys = options_.cache ? gathered_positions() : gathered(data_.positions);
+  Tensor of_queries = options_.cache ? of_keys : data_.positions;
   constexpr int64_t kNoBound = int64_t{1} << 30;  // beyond all positions
-  const int64_t S = gathered.size(1), first = S - num_tokens();
+  const int64_t S = of_keys.size(1), first = S - num_tokens();
   WEFT_CHECK(begin >= -first && begin <= end && end <= num_tokens() && num_keys <= S,
              str("seen: tokens ", begin, " to ", end, " of ", num_tokens(), ", ", num_keys, " keys of ", S),
              "ask for tokens that exist");
-  auto number = [&](int64_t x) { return Var(Tensor::full({}, static_cast<double>(x), kI32, gathered.device())); };
+  auto number = [&](int64_t x) { return Var(Tensor::full({}, static_cast<double>(x), kI32, of_keys.device())); };
   auto queries = [&](const Tensor& all) { return Var(all.slice(1, first + begin, first + end).unsqueeze(2)); };
   auto keys = [&](const Tensor& all) { return all.slice(1, 0, num_keys).unsqueeze(1); };
   // `room` is positive where the query sees the key. Causal: the distance plus 1. With a window: at most window minus the distance. With
   // documents: 0 for keys of another document and for padded queries, whose document is -1.
-  Var room = (queries(gathered) - number(-1)) - Var(keys(gathered));
+  Var room = (queries(of_queries) - number(-1)) - Var(keys(of_keys));
   if (window > 0 && window < kNoBound) room = minimum(room, number(window + 1) - room);
   if (data_.documents.defined()) {
     room = minimum(room, queries(data_.documents) - number(-1));
-    room = where(equal(queries(data_.documents).value(), keys(data_.documents)), room, number(0));
+    room = where(equal(queries(data_.documents).value(), keys(gathered(data_.documents))), room, number(0));
   }
   return cast(maximum(room, number(0)), kBool).value();
 }
 
 Var Tokens::scan(const Var& x, int64_t window) {
   WEFT_CHECK(window >= 0, str("scan: window is ", window), "use 0 (all) or more");
+  if (const Runs* runs = other_order()) return scan_in_runs(x, *runs, window);
   if (!options_.cache) return cumsum(x, 1, {.segments = data_.documents, .window = window});
   WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
   Cache::Slot& slot = options_.cache->slot(next_slot_++);
@@ -201,6 +235,7 @@ static Tensor continues(const Tensor& documents_BT, int64_t n) {
 Var Tokens::shift(const Var& x, int64_t n) {
   WEFT_CHECK(n >= 0, str("shift: n is ", n), "shift looks back: n >= 0");
   if (n == 0) return x;
+  if (const Runs* runs = other_order()) return shift_in_runs(x, *runs, n);
   int64_t T = num_tokens(), kept = std::min(n, T);
   Shape before_shape = x.shape();
   before_shape[1] = n;

@@ -140,7 +140,9 @@ struct Blocks {
     auto block = [&](const Var& own) {
       return [&common = common, own](std::span<const Var> in) { return std::vector<Var>{in[0] * common * own}; };
     };
-    auto run = [&](const VarFunction& f, const Var& in) { return recomputes ? recompute(f, {&in, 1})[0] : f({&in, 1})[0]; };
+    auto run = [&](const VarFunction& f, const Var& in) {
+      return recomputes ? recompute(f, {&in, 1})[0] : f({&in, 1})[0];
+    };
     return run(block(b), run(block(a), x));
   }
 };

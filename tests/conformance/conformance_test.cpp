@@ -17,7 +17,7 @@ namespace {
 
 using conformance::Verdict;
 
-enum class Fault { none, gradient, causality, decode, documents, bf16, bf16_long, checkpoint, learns };
+enum class Fault { none, gradient, causality, decode, documents, order, bf16, bf16_long, checkpoint, learns };
 
 // y = W (x + previous x), with a fault.
 class Faulty final : public Mixer {
@@ -29,10 +29,10 @@ class Faulty final : public Mixer {
   Var forward(const Var& x, Tokens& tokens) override {
     Var previous = tokens.shift(x, 1);
     if (fault_ == Fault::causality) previous = previous + tokens.sum(x) * 1e-3;
-    if (fault_ == Fault::decode || fault_ == Fault::documents) {
-      // Local: knows neither the cache nor documents.
+    if (fault_ == Fault::decode || fault_ == Fault::documents || fault_ == Fault::order) {
+      // Local: knows neither the cache nor documents nor positions.
       const Var parts[] = {Tensor::zeros({x.size(0), 1, x.size(2)}, x.dtype()), slice(x, 1, 0, x.size(1) - 1)};
-      if (fault_ == Fault::decode ? !tokens.documents().defined() : tokens.documents().defined())
+      if (fault_ == Fault::documents ? tokens.documents().defined() : !tokens.documents().defined())
         previous = concatenate(parts, 1);
     }
     if (fault_ == Fault::gradient)
@@ -74,7 +74,7 @@ TEST(Conformance, FindsEveryPlantedFault) {
   const std::pair<Fault, const char*> faults[] = {
       {Fault::gradient, "gradient"},     {Fault::causality, "causality"}, {Fault::decode, "decode"},
       {Fault::documents, "documents"},   {Fault::bf16, "bf16"},           {Fault::bf16_long, "bf16_long"},
-      {Fault::checkpoint, "checkpoint"}, {Fault::learns, "learns"}};
+      {Fault::checkpoint, "checkpoint"}, {Fault::learns, "learns"},     {Fault::order, "order"}};
   for (auto [fault, check] : faults) {
     EXPECT_EQ(verdict_of(row_with(fault), check), Verdict::failed) << check;
     EXPECT_EQ(verdict_of(row_with(Fault::none), check), Verdict::passed) << check;
@@ -167,7 +167,9 @@ TEST(Conformance, ReferenceIsComparedAndItsAbsenceSaid) {
 TEST(Conformance, WhatIsDeclaredMissingMustBeRefused) {
   MixerRow row = row_with(Fault::none);
   row.lacks.decode = "never was";
+  row.lacks.order = "never was";
   EXPECT_EQ(verdict_of(row, "decode"), Verdict::failed);
+  EXPECT_EQ(verdict_of(row, "order"), Verdict::failed);
 }
 
 TEST(Conformance, AThrowIsAFailureWithItsText) {

@@ -48,6 +48,7 @@ Outcome check_gradients(const Subject& subject);
 Outcome check_causality(const Subject& subject);
 Outcome check_decode(const Subject& subject);
 Outcome check_documents(const Subject& subject);
+Outcome check_order(const Subject& subject);
 Outcome check_bf16(const Subject& subject);
 Outcome check_long_bf16(const Subject& subject);
 Outcome check_heads(const Subject& subject);

@@ -17,6 +17,8 @@
 
 namespace weft {
 
+class Runs;
+
 class Tokens {
  public:
   Tokens(TokenData data, TokensOptions options = {});
@@ -73,10 +75,12 @@ class Tokens {
   std::array<Var, 2> attend_some(const Var& q_1NHK, const Var& k_1TGK, const Var& v_1TGV, int64_t row,
                                  std::span<const int32_t> which, ops::AttentionOptions options = {});
   // For mixers that compute scores of pairs themselves: the values [B, S, ...] of these T tokens and, in decoding, of all tokens before
-  // them. Token t of these is number S - T + t. Every rank holds a copy of every token, which attend() avoids.
+  // them, in the order of positions. Every rank holds a copy of every token, which attend() avoids.
   std::vector<Var> gather(std::span<const Var> values);
-  // Of the S gathered tokens: position within the document, [B, S] i32.
-  Tensor gathered_positions() const;
+  Tensor gathered_positions() const;  // of the S gathered tokens: position within the document, [B, S] i32
+  // Which gathered token each of these is, row by row; empty where token t of these is number S - T + t.
+  std::span<const int32_t> gathered_places() const;
+  void check_in_order(std::string_view what) const;  // Error unless the tokens stand in the order of their positions
   // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
   // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
   Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
@@ -146,12 +150,21 @@ class Tokens {
                  const ops::AttentionOptions& options) const;
   void check_recorded(std::string_view what, std::string_view name) const;
   Tensor counted_like(const Var& x) const;
+  const Runs* other_order() const;  // the runs of tokens that do not stand in order, else null
+  Tensor gathered(const Tensor& of_these) const;
+  struct Document {
+    std::vector<int64_t> tokens;  // of the B T
+    bool has_first;               // the document's first token is here
+  };
+  std::vector<Document> documents_here() const;
   Tensor count_keys(int64_t window) const;
   Tensor count_cached_keys(int64_t window) const;
 
   TokenData data_;
   mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
   TokensOptions options_;
+  mutable std::unique_ptr<Runs> runs_;  // when first asked for
+  mutable std::vector<int32_t> places_;
   std::vector<std::unique_ptr<Rotary>> rotary_;
   mutable std::vector<std::pair<int64_t, Tensor>> visible_keys_;  // by window, when first asked for
   Shared shared_;

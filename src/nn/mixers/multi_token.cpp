@@ -66,6 +66,7 @@ class MultiToken final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
+    tokens.check_in_order("multi_token");  // its convolutions run over neighbouring queries and keys
     const Var mine[] = {rotated(queries(x_BTD), args_, tokens), rotated(keys(x_BTD), args_, tokens), values(x_BTD)};
     std::vector<Var> all = tokens.gather(mine);
     const int64_t B = x_BTD.size(0), T = x_BTD.size(1), S = all[0].size(1);

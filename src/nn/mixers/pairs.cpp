@@ -50,15 +50,23 @@ void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Va
 void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
   if (!is_on_ || entropy_.empty()) return;
   NoGrad no_grad;
+  const std::span<const int32_t> places = tokens_.gathered_places();
+  auto of_these = [&](const Var& x) {  // keys, the last dimension, as the tokens stand here
+    if (places.empty()) return x;
+    Shape shape = x.shape();
+    Tensor index = to(Tensor::from(places, {shape[0], tokens_.num_tokens()}), x.device()).value();
+    while (index.num_dims() < x.num_dims()) index = index.unsqueeze(1);
+    return gather(x, -1, index.expand(shape));
+  };
   auto tokens_first = [](const Var& x) {
     return reshape(permute(x, {0, 2, 1}) * 1.0, {x.size(0), x.size(2), x.size(1)});
   };
-  tokens_.report_attention({.column_mass = tokens_first(mass_).value(),
+  tokens_.report_attention({.column_mass = tokens_first(of_these(mass_)).value(),
                             .entropy = tokens_first(concatenate(entropy_, 2)).value(),
                             .max_score = tokens_first(concatenate(top_, 2)).value()},
                            v_BTGV);
   if (!weights_.empty())
-    tokens_.show_weights((permute(concatenate(weights_, 2), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
+    tokens_.show_weights((permute(of_these(concatenate(weights_, 2)), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
 }
 
 void check_materialised(std::string_view what, const Var& x, double copies, double elements) {
@@ -105,10 +113,19 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
   const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), S = v_BSGV.size(1);
   Tensor positions = tokens.is_decoding() ? tokens.positions() : tokens.document_positions();
   Tensor key_positions = tokens.gathered_positions();
+  auto keys_of = [&](int64_t begin,
+                     int64_t end) {  // gathered by position: up to the last that a query of the tile may see
+    const std::span<const int32_t> places = tokens.gathered_places();
+    if (places.empty()) return S - T + end;
+    int32_t last = 0;
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = begin; t < end; ++t) last = std::max(last, places[static_cast<size_t>(b * T + t)]);
+    return int64_t{last} + 1;
+  };
   PairObserver observer(tokens);
   std::vector<Var> parts;
   for (int64_t begin = 0; begin < T; begin += kTile) {
-    const int64_t end = std::min(begin + kTile, T), num_keys = S - T + end;
+    const int64_t end = std::min(begin + kTile, T), num_keys = keys_of(begin, end);
     Tensor seen_BIS = tokens.seen(begin, end, num_keys, window), seen = seen_BIS.unsqueeze(1);
     Tensor distance = distances(positions, key_positions, seen_BIS, begin);
     PairObserver* first = &observer;  // gone when backward runs the tile again

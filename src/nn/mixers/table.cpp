@@ -129,6 +129,7 @@ Rows composed_rows() {
   using enum SimplifiedKind;
   using enum DeconstructedKind;
   const std::string_view square = "T^2 H K", quadratic_memory = "T^2 work, T^2 memory";
+  const std::string_view neighbours = "its convolutions run over neighbouring queries and keys";
   return {
       {"mla", MlaOptions{.heads = 2}, "softmax([q, rot(q')] [c U, rot(k')]^T) c V, c = RMSNorm(x W)", "2405.04434"},
       {"mla_q", MlaOptions{.heads = 2, .q_rank = 8}, "mla with q from RMSNorm(x W)", "2405.04434"},
@@ -212,8 +213,12 @@ Rows composed_rows() {
        "softmax((q + u) k^T + (q + t) (R W)^T) v of conv(q), conv(k), conv(v)", "2308.03429", square},
       {"relative_bias", RelativeBiasOptions{.heads = 2, .buckets = 6, .max_distance = 8}, "softmax(s + b_h(i - j)) v",
        "1910.10683", square},
-      {"multi_token", MultiTokenOptions{.heads = 2, .query_kernel = 2, .key_kernel = 3},
-       "RMSNorm(mix_h softmax(conv(s)) v) * gate", "2504.00927", quadratic_memory},
+      {"multi_token",
+       MultiTokenOptions{.heads = 2, .query_kernel = 2, .key_kernel = 3},
+       "RMSNorm(mix_h softmax(conv(s)) v) * gate",
+       "2504.00927",
+       quadratic_memory,
+       {.order = neighbours}},
       {"multi_token_all",
        MultiTokenOptions{.heads = 4,
                          .query_kernel = 3,
@@ -222,7 +227,10 @@ Rows composed_rows() {
                          .mixes_scores = true,
                          .group = 2,
                          .has_gate = false},
-       "multi_token, weights convolved and scores mixed too", "2504.00927", quadratic_memory},
+       "multi_token, weights convolved and scores mixed too",
+       "2504.00927",
+       quadratic_memory,
+       {.order = neighbours}},
   };
 }
 

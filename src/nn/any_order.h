@@ -1,0 +1,19 @@
+// Sums over earlier tokens and shifts of tokens that stand here in any order: within runs, then few numbers per run.
+// x [B, T, ...], tokens and documents as the runs say.
+#pragma once
+
+#include <span>
+
+#include "src/nn/runs.h"
+#include "weft/autograd/var.h"
+
+namespace weft {
+
+// The tokens `which` of the B T in their place: [B, T, ...] -> [B, T, ...].
+Var take_tokens(const Var& x, std::span<const int32_t> which);
+// Inclusive sum over the tokens of the document up to each, of the last `window` positions (0: all). Nothing is subtracted.
+Var scan_in_runs(const Var& x, const Runs& runs, int64_t window);
+// y of a token is x of the one that stands n before it in its document, zeros where there is none.
+Var shift_in_runs(const Var& x, const Runs& runs, int64_t n);
+
+}  // namespace weft
