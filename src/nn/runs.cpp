@@ -55,7 +55,8 @@ std::vector<int32_t> Runs::tokens_before(int64_t n) const {
         --from;
       const Run& found = runs_[from];
       const int64_t at = wanted - found.position;
-      if (at >= 0 && at < found.end - found.begin) before[static_cast<size_t>(i)] = static_cast<int32_t>(found.begin + at);
+      if (at >= 0 && at < found.end - found.begin)
+        before[static_cast<size_t>(i)] = static_cast<int32_t>(found.begin + at);
     }
   }
   return before;

@@ -21,7 +21,7 @@ class Runs {
 
   // Whether the tokens of each row stand here in the order of their positions, and each document is one run.
   bool are_in_order() const { return are_in_order_; }
-  bool have_gaps() const { return have_gaps_; }  // tokens of a document are missing between others
+  bool have_gaps() const { return have_gaps_; }          // tokens of a document are missing between others
   const std::vector<Run>& all() const { return runs_; }  // by row and position; padding last
   std::vector<int32_t> run_of_tokens() const;            // [B T]: index of the run
   // [B T]: which token stands n before in the same document, -1 where none is here.

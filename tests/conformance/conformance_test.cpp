@@ -17,7 +17,21 @@ namespace {
 
 using conformance::Verdict;
 
-enum class Fault { none, gradient, causality, decode, documents, order, bf16, bf16_long, checkpoint, learns };
+enum class Fault {
+  none,
+  gradient,
+  causality,
+  decode,
+  documents,
+  order,
+  mean,
+  folds,
+  index_shift,
+  bf16,
+  bf16_long,
+  checkpoint,
+  learns
+};
 
 // y = W (x + previous x), with a fault.
 class Faulty final : public Mixer {
@@ -35,6 +49,13 @@ class Faulty final : public Mixer {
       if (fault_ == Fault::documents ? tokens.documents().defined() : !tokens.documents().defined())
         previous = concatenate(parts, 1);
     }
+    if (fault_ == Fault::mean) previous = previous + mean(x, 1, true) * 1e-3;
+    if (fault_ == Fault::folds) {  // tokens into channels: pairs of numbers are averaged across them
+      Var pairs = reshape(x, {x.size(0), x.size(2) * x.size(1) / 3, 3});
+      previous = previous + reshape(expand(mean(pairs, 2, true), pairs.shape()) * 1.0, x.shape()) * 1e-3;
+    }
+    if (fault_ == Fault::index_shift)
+      previous = previous + concatenate(std::vector<Var>{slice(x, 1, 1, x.size(1)), slice(x, 1, 0, 1)}, 1) * 1e-3;
     if (fault_ == Fault::gradient)
       previous = record("wrong", previous.value(), {previous},
                         [](const Tensor& dy, Wants) { return Grads{ops::scale(dy, 0.9)}; });
@@ -72,9 +93,10 @@ Verdict verdict_of(const MixerRow& row, const std::string& check) {
 
 TEST(Conformance, FindsEveryPlantedFault) {
   const std::pair<Fault, const char*> faults[] = {
-      {Fault::gradient, "gradient"},     {Fault::causality, "causality"}, {Fault::decode, "decode"},
-      {Fault::documents, "documents"},   {Fault::bf16, "bf16"},           {Fault::bf16_long, "bf16_long"},
-      {Fault::checkpoint, "checkpoint"}, {Fault::learns, "learns"},     {Fault::order, "order"}};
+      {Fault::gradient, "gradient"},   {Fault::causality, "causality"}, {Fault::decode, "decode"},
+      {Fault::documents, "documents"}, {Fault::bf16, "bf16"},           {Fault::checkpoint, "checkpoint"},
+      {Fault::bf16_long, "bf16_long"}, {Fault::learns, "learns"},       {Fault::order, "order"},
+      {Fault::mean, "locality"},       {Fault::folds, "locality"},      {Fault::index_shift, "locality"}};
   for (auto [fault, check] : faults) {
     EXPECT_EQ(verdict_of(row_with(fault), check), Verdict::failed) << check;
     EXPECT_EQ(verdict_of(row_with(Fault::none), check), Verdict::passed) << check;

@@ -89,15 +89,14 @@ TokenData data_in(const Order& order, bool has_documents, bool is_ordered) {
 // x of ordered tokens [kBatch, kTokens, ...] -> of those in `order`.
 Tensor permuted(const Tensor& x, const Order& order) {
   std::vector<int32_t> rows;
-  for (size_t i = 0; i < order.size(); ++i)
-    rows.push_back(static_cast<int32_t>(i) / kTokens * kTokens + order[i]);
+  for (size_t i = 0; i < order.size(); ++i) rows.push_back(static_cast<int32_t>(i) / kTokens * kTokens + order[i]);
   const int64_t n = kBatch * kTokens;
   Tensor index = to(Tensor::from(std::span<const int32_t>(rows), {n}), x.device()).value();
   return take_rows(Var(x.reshape({n, -1})), index).value().reshape(x.shape());
 }
 
 struct Numbers {
-  Tensor out, dx;                   // of tokens in the order of positions
+  Tensor out, dx;                     // of tokens in the order of positions
   std::vector<double> of_parameters;  // gradients
 };
 
@@ -147,7 +146,8 @@ Outcome check_order(const Subject& subject) {
         try {
           run_in(subject, layout, has_documents, false);
         } catch (const Error&) { continue; }
-        return {Verdict::failed, fmt::format("is said to be missing ({}), but {} is not refused", missing, layout.name)};
+        return {Verdict::failed,
+                fmt::format("is said to be missing ({}), but {} is not refused", missing, layout.name)};
       }
       const Numbers got = run_in(subject, layout, has_documents, false);
       const double differences[] = {largest_difference(numbers_of(got.out), numbers_of(expected.out)),
