@@ -5,7 +5,6 @@
 #include <numeric>
 #include <vector>
 
-#include "src/nn/runs.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/error.h"
@@ -129,21 +128,6 @@ void Tokens::report_means(std::string_view name, const Var& x) {
   auto sums = weft::sum(sum(cast(x, kF64)), dims).value().to_vector<double>();
   const double count = num_counted().value().item() * static_cast<double>(each);
   for (size_t i = 0; i < sums.size(); ++i) report(str(name, "/", i), sums[i], count);
-}
-
-// Of the rows here, each with its tokens by position; padding is in none.
-std::vector<Tokens::Document> Tokens::documents_here() const {
-  std::vector<Document> documents;
-  const Runs runs(batch(), num_tokens(), cpu_positions(), cpu_documents());
-  const Run* before = nullptr;
-  for (const Run& run : runs.all()) {
-    if (run.document < 0) continue;
-    if (!before || before->row != run.row || before->document != run.document)
-      documents.push_back({{}, cpu_document_positions()[static_cast<size_t>(run.begin)] == 0});
-    for (int64_t i = run.begin; i < run.end; ++i) documents.back().tokens.push_back(i);
-    before = &run;
-  }
-  return documents;
 }
 
 // Per head: entropy of a row, largest score, mass on the first token of the query's document, how often that is more than 0.3 of the

@@ -12,66 +12,17 @@
 
 namespace weft {
 
-struct Tokens::Rotary {
-  int64_t head_width;
-  ops::RotaryOptions options;
-  ops::RotaryTable table;
-};
-
-TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position) {
-  Tensor positions = Tensor::empty({batch, num_tokens}, kI32, Device::cpu());
-  auto* p = positions.mutable_data<int32_t>();
-  for (int64_t b = 0; b < batch; ++b)
-    for (int64_t t = 0; t < num_tokens; ++t) p[b * num_tokens + t] = static_cast<int32_t>(first_position + t);
-  return {to(positions, default_device()).value(), {}, {}, 0, true};
-}
-
-Tokens::Tokens(TokenData data, TokensOptions options) : data_(std::move(data)), options_(std::move(options)) {
-  auto check = [&](const Tensor& t, std::string_view what) {
-    WEFT_CHECK(!t.defined() || (t.num_dims() == 2 && t.dtype() == kI32 && t.shape() == data_.positions.shape()),
-               str("Tokens: ", what, " is ", t, ", positions are ", data_.positions),
-               "give i32 tensors of one shape [B, T]");
-  };
-  WEFT_CHECK(data_.positions.defined(), "Tokens: no positions", "start from plain_tokens(batch, num_tokens)");
-  check(data_.positions, "positions");
-  check(data_.documents, "documents");
-  check(data_.document_positions, "document_positions");
-  check(data_.cpu_positions, "cpu_positions");
-  check(data_.cpu_documents, "cpu_documents");
-  check(data_.cpu_document_positions, "cpu_document_positions");
-  if (options_.cache) {
-    WEFT_CHECK(options_.cache->batch() == batch(),
-               str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
-               "make the cache for this batch");
-    options_.cache->check_room(num_tokens());
-  }
+Tokens::Tokens(TokenData data, TokensOptions options) : TokenTable(std::move(data)), options_(std::move(options)) {
+  if (!options_.cache) return;
+  WEFT_CHECK(options_.cache->batch() == batch(),
+             str("decode: ", batch(), " rows for a cache of ", options_.cache->batch()),
+             "make the cache for this batch");
+  options_.cache->check_room(num_tokens());
 }
 
 Tokens::~Tokens() = default;
 
-const Tensor& Tokens::document_positions() const {
-  return data_.document_positions.defined() ? data_.document_positions : data_.positions;
-}
-
-static std::span<const int32_t> fetched(std::vector<int32_t>& kept, const Tensor& on_cpu, const Tensor& there) {
-  const Tensor& from = on_cpu.defined() ? on_cpu : there;
-  if (kept.empty() && from.defined()) kept = from.to_vector<int32_t>();
-  return kept;
-}
-
-std::span<const int32_t> Tokens::cpu_positions() const {
-  return fetched(cpu_positions_, data_.cpu_positions, data_.positions);
-}
-
-std::span<const int32_t> Tokens::cpu_documents() const {
-  if (!data_.documents.defined()) return {};
-  return fetched(cpu_documents_, data_.cpu_documents, data_.documents);
-}
-
-std::span<const int32_t> Tokens::cpu_document_positions() const {
-  if (!data_.document_positions.defined()) return cpu_positions();
-  return fetched(cpu_document_positions_, data_.cpu_document_positions, data_.document_positions);
-}
+const Runs* Tokens::order_here() const { return is_decoding() ? nullptr : other_order(); }
 
 // Of the tokens as queries and keys, with what the options of every call of the core say about them.
 ops::AttentionTokens Tokens::here(ops::AttentionOptions& options) const {
@@ -137,19 +88,8 @@ std::array<Var, 2> Tokens::attend_some(const Var& q_1NHK, const Var& k_1TGK, con
                       {of_row(data_.positions), of_row(data_.documents)}, options);
 }
 
-const Runs* Tokens::other_order() const {
-  if (is_decoding() || data_.are_consecutive) return nullptr;
-  if (!runs_) runs_ = std::make_unique<Runs>(batch(), num_tokens(), cpu_positions(), cpu_documents());
-  return runs_->are_in_order() ? nullptr : runs_.get();
-}
-
-void Tokens::check_in_order(std::string_view what) const {
-  WEFT_CHECK(!other_order(), str(what, ": the tokens of a row do not stand here in the order of their positions"),
-             "hand them over in order: layout contiguous");
-}
-
 std::span<const int32_t> Tokens::gathered_places() const {
-  const Runs* runs = other_order();
+  const Runs* runs = order_here();
   if (!runs || !places_.empty()) return places_;
   const std::vector<int32_t> order = runs->order();
   places_.resize(order.size());
@@ -160,14 +100,14 @@ std::span<const int32_t> Tokens::gathered_places() const {
 
 // Numbers per token [B, T] by position.
 Tensor Tokens::gathered(const Tensor& of_these) const {
-  const Runs* runs = other_order();
+  const Runs* runs = order_here();
   if (!runs || !of_these.defined()) return of_these;
   return cast(take_tokens(cast(Var(of_these), kF64), runs->order()), kI32).value();
 }
 
 std::vector<Var> Tokens::gather(std::span<const Var> values) {
   std::vector<Var> all(values.begin(), values.end());
-  if (const Runs* runs = other_order())
+  if (const Runs* runs = order_here())
     for (Var& x : all) x = take_tokens(x, runs->order());
   if (!options_.cache) return all;
   WEFT_CHECK(!is_recording() && !data_.documents.defined(), "gather: decoding with a gradient or with documents",
@@ -205,7 +145,7 @@ Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window
 
 Var Tokens::scan(const Var& x, int64_t window) {
   WEFT_CHECK(window >= 0, str("scan: window is ", window), "use 0 (all) or more");
-  if (const Runs* runs = other_order()) return scan_in_runs(x, *runs, window);
+  if (const Runs* runs = order_here()) return scan_in_runs(x, *runs, window);
   if (!options_.cache) return cumsum(x, 1, {.segments = data_.documents, .window = window});
   WEFT_CHECK(!data_.documents.defined(), "scan: decoding with documents", "decode one document per row");
   Cache::Slot& slot = options_.cache->slot(next_slot_++);
@@ -235,7 +175,7 @@ static Tensor continues(const Tensor& documents_BT, int64_t n) {
 Var Tokens::shift(const Var& x, int64_t n) {
   WEFT_CHECK(n >= 0, str("shift: n is ", n), "shift looks back: n >= 0");
   if (n == 0) return x;
-  if (const Runs* runs = other_order()) return shift_in_runs(x, *runs, n);
+  if (const Runs* runs = order_here()) return shift_in_runs(x, *runs, n);
   int64_t T = num_tokens(), kept = std::min(n, T);
   Shape before_shape = x.shape();
   before_shape[1] = n;
@@ -255,37 +195,10 @@ Var Tokens::shift(const Var& x, int64_t n) {
   return where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
 }
 
-Tensor Tokens::counted() const {
-  if (!has_padding()) return Tensor::full({batch(), num_tokens()}, 1, kBool, data_.positions.device());
-  auto number = [&](double x) { return Var(Tensor::full({}, x, kI32, data_.documents.device())); };
-  return cast(maximum(Var(data_.documents) - number(-1), number(0)), kBool).value();
-}
-
-// counted() in the shape of x [B, T, ...].
-Tensor Tokens::counted_like(const Var& x) const {
-  Tensor mask = counted();
-  for (int i = 2; i < x.num_dims(); ++i) mask = mask.unsqueeze(-1);
-  return mask.expand(x.shape());
-}
-
-Var Tokens::num_counted() const {
-  if (!has_padding())
-    return Tensor::full({}, static_cast<double>(batch() * num_tokens()), kF64, data_.positions.device());
-  return sum_all(cast(Var(counted()), kF64));
-}
-
 Var Tokens::sum(const Var& x) {
   const int dims[] = {0, 1};
   if (!has_padding()) return weft::sum(x, dims);
   return weft::sum(where(counted_like(x), x, Tensor::zeros({}, x.dtype(), x.device())), dims);
-}
-
-const ops::RotaryTable& Tokens::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {
-  for (const auto& entry : rotary_)
-    if (entry->head_width == head_width && entry->options == options) return entry->table;
-  rotary_.push_back(std::make_unique<Rotary>(
-      Rotary{head_width, options, make_rotary_table(document_positions(), head_width, options)}));
-  return rotary_.back()->table;
 }
 
 Rng Tokens::random(std::string_view purpose) const { return options_.rng[Scope::path()][purpose]; }

@@ -38,7 +38,7 @@ Outcome check_locality(const Subject& subject) {
   for (bool is_training : {false, true}) {
     std::unique_ptr<Mixer> mixer = subject.make(kF32);
     auto run = [&](const Tensor& input) {
-      return numbers_of(Subject::run(*mixer, input, data, {.is_training = is_training, .rng = Rng(11)}).value());
+      return numbers_of(subject.run(*mixer, input, data, {.is_training = is_training, .rng = Rng(11)}).value());
     };
     const std::vector<double> expected = run(x);
     for (int64_t token = 0; token < kAll; ++token) {

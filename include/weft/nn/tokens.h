@@ -13,41 +13,19 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/nn/module.h"
-#include "weft/nn/token_data.h"
+#include "weft/nn/token_table.h"
 
 namespace weft {
 
-class Runs;
-
-class Tokens {
+class Tokens : public TokenTable {
  public:
   Tokens(TokenData data, TokensOptions options = {});
   ~Tokens();
   Tokens(const Tokens&) = delete;
   Tokens& operator=(const Tokens&) = delete;
 
-  int64_t batch() const { return data_.positions.size(0); }
-  int64_t num_tokens() const { return data_.positions.size(1); }
-  const Tensor& positions() const { return data_.positions; }  // [B, T] i32
-  const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
-  const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
-  // The same on the CPU, row by row; empty without documents. A GPU is waited for at most once, and not at all if the caller gave the
-  // CPU's copy (TokenData).
-  std::span<const int32_t> cpu_positions() const;
-  std::span<const int32_t> cpu_documents() const;
-  std::span<const int32_t> cpu_document_positions() const;
-  int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
   bool is_training() const { return options_.is_training; }
   bool is_decoding() const { return options_.cache != nullptr; }
-
-  // Padding is what has no document (-1). It counts for nothing: not in sum(), report_means() and num_counted(), nor in the losses,
-  // statistics, reports and buffers that are made of them. A layer that sums over tokens by other means asks counted().
-  bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
-  Tensor counted() const;                                         // [B, T] bool: false for padding
-  Var num_counted() const;                                        // [] f64: how many tokens sum() adds
-  bool is_padding(int64_t i) const {                              // token i of the B T row by row, read on the CPU
-    return has_padding() && cpu_documents()[static_cast<size_t>(i)] < 0;
-  }
 
   // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
   // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it.
@@ -80,7 +58,6 @@ class Tokens {
   Tensor gathered_positions() const;  // of the S gathered tokens: position within the document, [B, S] i32
   // Which gathered token each of these is, row by row; empty where token t of these is number S - T + t.
   std::span<const int32_t> gathered_places() const;
-  void check_in_order(std::string_view what) const;  // Error unless the tokens stand in the order of their positions
   // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
   // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
   Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
@@ -98,8 +75,6 @@ class Tokens {
   ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
                                       ops::AttentionOptions options = {});
 
-  // One table per (width, options) and step.
-  const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
   // Random numbers of this step for one purpose of the running module.
   Rng random(std::string_view purpose) const;
   Var dropout(const Var& x_BTD, double p, std::string_view purpose);  // x itself outside training
@@ -139,7 +114,6 @@ class Tokens {
   void finish_decode_step();
 
  private:
-  struct Rotary;
   using Shared = std::vector<std::pair<std::string, Var>>;
   std::array<Var, 2> decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
                                    ops::AttentionOptions options);
@@ -149,23 +123,13 @@ class Tokens {
   Tensor weights(const Var& q, const Var& k, const Var& lse, const Var& merged,
                  const ops::AttentionOptions& options) const;
   void check_recorded(std::string_view what, std::string_view name) const;
-  Tensor counted_like(const Var& x) const;
-  const Runs* other_order() const;  // the runs of tokens that do not stand in order, else null
+  const Runs* order_here() const;  // null in decoding too
   Tensor gathered(const Tensor& of_these) const;
-  struct Document {
-    std::vector<int64_t> tokens;  // of the B T
-    bool has_first;               // the document's first token is here
-  };
-  std::vector<Document> documents_here() const;
   Tensor count_keys(int64_t window) const;
   Tensor count_cached_keys(int64_t window) const;
 
-  TokenData data_;
-  mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
   TokensOptions options_;
-  mutable std::unique_ptr<Runs> runs_;  // when first asked for
-  mutable std::vector<int32_t> places_;
-  std::vector<std::unique_ptr<Rotary>> rotary_;
+  mutable std::vector<int32_t> places_;                           // when first asked for
   mutable std::vector<std::pair<int64_t, Tensor>> visible_keys_;  // by window, when first asked for
   Shared shared_;
   std::vector<Loss> losses_;

@@ -1,0 +1,67 @@
+// What is known of the tokens of a forward: where they stand, to which documents they belong, and in what order they are here.
+// B batch rows, T tokens.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "weft/nn/token_data.h"
+
+namespace weft {
+
+class Runs;
+
+class TokenTable {
+ public:
+  explicit TokenTable(TokenData data);
+  ~TokenTable();
+  TokenTable(const TokenTable&) = delete;
+  TokenTable& operator=(const TokenTable&) = delete;
+
+  int64_t batch() const { return data_.positions.size(0); }
+  int64_t num_tokens() const { return data_.positions.size(1); }
+  const Tensor& positions() const { return data_.positions; }  // [B, T] i32
+  const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
+  const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
+  // The same on the CPU, row by row; empty without documents. A GPU is waited for at most once, and not at all if the caller gave the
+  // CPU's copy (TokenData).
+  std::span<const int32_t> cpu_positions() const;
+  std::span<const int32_t> cpu_documents() const;
+  std::span<const int32_t> cpu_document_positions() const;
+  int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
+  // Error, opened by `what`, unless the tokens of each row stand here in the order of their positions, document by document.
+  void check_in_order(std::string_view what) const;
+
+  // Padding is what has no document (-1). It counts for nothing: not in sum(), report_means() and num_counted(), nor in the losses,
+  // statistics, reports and buffers that are made of them. A layer that sums over tokens by other means asks counted().
+  bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
+  Tensor counted() const;                                         // [B, T] bool: false for padding
+  Var num_counted() const;                                        // [] f64: how many tokens sum() adds
+  bool is_padding(int64_t i) const {                              // token i of the B T row by row, read on the CPU
+    return has_padding() && cpu_documents()[static_cast<size_t>(i)] < 0;
+  }
+
+  // One table per (width, options) and step.
+  const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
+
+ protected:
+  Tensor counted_like(const Var& x) const;  // counted() in the shape of x [B, T, ...]
+  const Runs* other_order() const;          // the runs of tokens that do not stand in order, else null
+  struct Document {
+    std::vector<int64_t> tokens;  // of the B T, by position
+    bool has_first;               // the document's first token is here
+  };
+  std::vector<Document> documents_here() const;  // row by row; padding is in none
+
+  TokenData data_;
+
+ private:
+  struct Rotary;
+  mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
+  mutable std::unique_ptr<Runs> runs_;
+  std::vector<std::unique_ptr<Rotary>> rotary_;
+};
+
+}  // namespace weft
