@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "trainers/check.h"
+#include "trainers/session.h"
 #include "trainers/trainer.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
@@ -117,7 +118,9 @@ int64_t count_params(const LanguageModelOptions& options) {
 
 MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
   const config::Experiment& e = config.experiment;
-  MemoryEstimator estimator(memory_subject(config, num_ids, keeps_documents_apart));
+  const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart);
+  check_size(subject.model);
+  MemoryEstimator estimator(subject);
   const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) - kOutsideBytes;
   MemoryEstimate estimate = estimator.of(asked);
   if (estimate.reserved_bytes <= room) return estimate;

@@ -49,7 +49,8 @@ class MemoryEstimator {
   // Of steps with this micro-batch. A dry run up to kMostTokens tokens; above, the straight line through two of them, which is exact but for
   // the sizes of blocks (they come in eighths of powers of two).
   MemoryEstimate of(int64_t micro_batch);
-  // The largest up to `most` that takes no more than `bytes` from the system; 0 if none does.
+  // One up to `most` that takes no more than `bytes` from the system while the next one takes more; 0 if none does. Blocks come in eighths
+  // of powers of two, so that a micro-batch up to an eighth larger may fit again.
   int64_t largest_micro_batch(int64_t bytes, int64_t most);
 
   static constexpr int64_t kMostTokens = int64_t{1} << 17;

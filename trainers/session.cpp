@@ -91,13 +91,17 @@ PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
 
 }  // namespace
 
+void check_size(const LanguageModelOptions& options) {
+  double elements = table_and_ffn_elements(options);
+  check_elements(elements);  // first, so that no mixer of absurd size is made to count it
+  check_elements(elements + mixer_elements(options));
+}
+
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
   MemoryTag tag("parameters");
   LanguageModelOptions options = model_options(config, data.num_ids());
   options.fixed_text = fixed_text(config, data, options);
-  double elements = table_and_ffn_elements(options);
-  check_elements(elements);  // first, so that no mixer of absurd size is made to count it
-  check_elements(elements + mixer_elements(options));
+  check_size(options);
   auto model = std::make_unique<LanguageModel>(options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
   model->set_compute(compute_dtype(config.experiment));
   return model;

@@ -29,6 +29,8 @@ struct LoadedRun {
 LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers);
 
+// Error if the matrices alone are more than the memory of the device.
+void check_size(const LanguageModelOptions& options);
 std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data);
 
 // The prompt as ids; without text: end of text, or the first tokens of the validation data.

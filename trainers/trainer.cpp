@@ -5,6 +5,7 @@
 #include <map>
 
 #include "trainers/evaluate.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/profile.h"
 
@@ -124,6 +125,7 @@ StepResult Trainer::step() {
   StepLosses::Sums sums = losses_.sums();
   result.loss = sums.loss;
   result.byte_nats = sums.byte_nats;
+  if (is_dry_run()) result.loss = result.grad_norm = 0;  // its values mean nothing
   const bool is_finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   // A loss of no target is no sample of the losses that the guard compares with.
   result.was_skipped = (result.num_targets > 0 || !is_finite) && guard_.refuses(result.loss, result.grad_norm);

@@ -97,7 +97,7 @@ TEST_F(Cli, ChecksMixersAndListsEveryResult) {
   run = weft("check --mixer mha --check decode");
   expect_parts(run.out, {"mha", "decode", "passed", "conformance: 1 variants, 1 checks: 1 passed, 0 failed"});
   expect_parts(weft("check --mixer mha --table").out,
-               {"| `mha` | `softmax(q k^T / sqrt(K)) v` | 1706.03762 |", " yes |"});
+               {"| `mha` | `softmax(q k^T / sqrt(K)) v` | `softmax { heads: 4 }` | 1706.03762 |", " yes |"});
 }
 
 struct Row {
