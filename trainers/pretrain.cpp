@@ -81,7 +81,7 @@ class Run {
         checkpoints_(
             folder.file("checkpoints"),
             {.keep_last = static_cast<int>(e_.checkpoint().keep_last()), .keep_every = e_.checkpoint().keep_every()},
-            *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed())),
+            *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed()), data_.identity),
         peak_flops_(measured_peak_flops(compute_dtype(e_))),
         recorder_(folder, console, trainer_.plan(), group_names(optimizer_),
                   {.log_every = e_.log().every(),
@@ -153,9 +153,10 @@ void Run::show_tokenising(const std::string& path, int64_t done, int64_t total) 
 RunData Run::prepare() {
   StopSignal::waits_for("finishing this piece of the text; what is tokenised stays");
   PrepareOptions options{
+      .records = true,
+      .is_continued = folder_.existed(),
       .progress = [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); }};
   const bool has_left_overs = folder_.has_failed_start() && io::is_folder(folder_.file("data"));
-  if (has_left_overs) io::remove_folder(folder_.file("data/alphabet.txt"));  // made again from the texts
   try {
     return prepare_data(config_, folder_.path(), options);
   } catch (const Error& error) {
@@ -213,7 +214,7 @@ void Run::announce() {
                       config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
   recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
                         " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
-                        " validation tokens"));
+                        " validation tokens; documents: ", data_.documents_text()));
   if (!io::has_plotter())
     recorder_.message(
         "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
@@ -243,6 +244,7 @@ int Run::train() {
     if (StopSignal::was_raised()) return stop(StopSignal::name());
     StopSignal::waits_for("finishing the step and saving a checkpoint");
     folder_.require_present();
+    data_.scan->look();
     auto begin = Clock::now();
     StepResult result = step();
     double step_s = seconds_since(begin);

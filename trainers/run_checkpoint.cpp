@@ -16,14 +16,16 @@ void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
 }
 
 RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
-                               Trainer& trainer, std::string config_text, uint64_t seed)
+                               Trainer& trainer, std::string config_text, uint64_t seed,
+                               std::shared_ptr<const DataIdentity> data)
     : folder_(std::move(folder)),
       retention_(retention),
       model_(model),
       optimizer_(optimizer),
       trainer_(trainer),
       config_text_(std::move(config_text)),
-      seed_(seed) {}
+      seed_(seed),
+      data_(std::move(data)) {}
 
 std::string RunCheckpoints::store(const RunProgress& progress) {
   RunState state;
@@ -45,6 +47,7 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   state.set_line_s(progress.line.seconds);
   state.set_line_steps(progress.line.steps);
   state.set_line_bytes(progress.line.bytes);
+  *state.mutable_data() = *data_;
 
   io::CheckpointData data{.step = trainer_.num_steps(),
                           .tokens = trainer_.num_tokens(),
@@ -121,6 +124,7 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
              str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ",
                  state.step(), " steps"),
              "continue with the tokens_per_step and context it was made with");
+  if (state.has_data()) require_same_data(state.data(), *data_, "checkpoint " + checkpoint.info.path);
   WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
              str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
              "resume from another one with --resume DIR");

@@ -1,10 +1,12 @@
 // Saving and restoring everything a run needs to continue bit for bit.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "trainers/data_identity.h"
 #include "trainers/recorder.h"
 #include "trainers/trainer.h"
 #include "weft/io/checkpoint.h"
@@ -22,7 +24,7 @@ struct RunProgress {
 class RunCheckpoints {
  public:
   RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
-                 Trainer& trainer, std::string config_text, uint64_t seed);
+                 Trainer& trainer, std::string config_text, uint64_t seed, std::shared_ptr<const DataIdentity> data);
 
   // Of the trainer's step; then prunes. Returns a warning if numbers in it are not finite, otherwise "".
   std::string save(const RunProgress& progress);
@@ -48,6 +50,7 @@ class RunCheckpoints {
   Trainer& trainer_;
   std::string config_text_;
   uint64_t seed_;
+  std::shared_ptr<const DataIdentity> data_;
   int64_t last_saved_ = -1;
   std::string restored_;
   bool is_foreign_ = false;  // restored from another folder

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "trainers/check.h"
+#include "trainers/run_state.pb.h"
 #include "weft/core/error.h"
 #include "weft/data/shards.h"
 #include "weft/data/tokenize.h"
@@ -16,10 +17,13 @@ using config::Loaded;
 
 bool is_shard(const std::string& path) { return path.ends_with(".bin") || path.ends_with(".idx"); }
 
+// What an earlier start made of other texts, before there was a run, binds nobody.
+bool is_first_start(const PrepareOptions& options) { return options.records && !options.is_continued; }
+
 // The alphabet of the training texts, kept in the run folder so that a resumed run has the same ids.
-data::Alphabet alphabet_of(const Loaded& config, const std::string& folder) {
+data::Alphabet alphabet_of(const Loaded& config, const std::string& folder, bool is_new) {
   std::string file = folder + "/data/alphabet.txt";
-  if (io::file_exists(file)) return data::load_alphabet(file);
+  if (!is_new && io::file_exists(file)) return data::load_alphabet(file);
   std::vector<std::string> files;
   const auto& sources = config.experiment.data();
   for (int i = 0; i < sources.train_size(); ++i)
@@ -35,80 +39,208 @@ data::Alphabet alphabet_of(const Loaded& config, const std::string& folder) {
   return alphabet;
 }
 
-std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, const std::string& folder) {
+std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, const std::string& folder, bool is_new) {
   const config::Tokenizer& t = config.experiment.data().tokenizer();
   if (t.has_gpt2()) return data::make_gpt2_tokenizer(t.gpt2().vocab(), t.gpt2().merges());
-  if (t.has_characters()) return data::make_character_tokenizer(alphabet_of(config, folder));
+  if (t.has_characters()) return data::make_character_tokenizer(alphabet_of(config, folder, is_new));
   return data::make_byte_tokenizer();
 }
 
-// All files of a path as one stream; texts become shards in the run folder.
-data::Dataset open_source(const std::string& pattern, const std::string& name, const data::Tokenizer& tokenizer,
-                          const std::string& folder, const PrepareOptions& prepare) {
-  std::vector<data::Shard> shards;
-  const std::string output = folder + "/" + name;
-  if (auto done = prepare.keeps_shards ? data::tokenized_before(output) : std::nullopt) {
-    for (const std::string& shard : done->shards) shards.push_back(data::Shard::open(shard));
-    return data::Dataset(std::move(shards));
+// Files of a pattern, those of an index beside its data left out: a pair is opened by either name.
+std::vector<std::string> files_of(const std::string& pattern) {
+  std::vector<std::string> files = data::expand_path(pattern);
+  std::erase_if(files, [&](const std::string& path) {
+    return path.ends_with(".idx") &&
+           std::find(files.begin(), files.end(), path.substr(0, path.size() - 3) + "bin") != files.end();
+  });
+  return files;
+}
+
+// One source of a run: its files as one stream.
+struct Opened {
+  data::Dataset dataset;
+  data::DocumentRule documents;
+};
+
+// What the sources of a run have in common while they are opened.
+struct Opening {
+  const config::Data& d;
+  const RunData& run;
+  const std::string& shards;  // where those of texts go
+  const PrepareOptions& options;
+  const DataIdentity* recorded;  // of the run that is read or goes on; may be null
+  bool keeps_files;              // takes the files recorded and not what the patterns match
+  const std::string& recorded_in;
+  DataIdentity& identity;
+
+  data::DocumentRule rule_of(const data::Dataset& dataset, bool is_tokenised) const;
+  data::Dataset tokenise(const std::vector<std::string>& texts, const std::string& pattern,
+                         const std::string& output) const;
+  std::vector<std::string> files(const std::string& name, const std::string& pattern) const;
+  data::Dataset open_files(const std::vector<std::string>& paths, const std::string& pattern,
+                           const std::string& output) const;
+  Opened open(const std::string& name, const std::string& pattern, const std::string& output, double weight) const;
+};
+
+data::DocumentRule Opening::rule_of(const data::Dataset& dataset, bool is_tokenised) const {
+  using data::DocumentRule;
+  if (!d.document_mask()) return DocumentRule::none;
+  DocumentRule rule = data::document_rule_of(dataset, run.end_of_text, run.tokenizer->vocab_size());
+  if (rule != DocumentRule::begins_with_id && rule != DocumentRule::ends_with_id) return rule;
+  switch (d.end_of_text_at()) {
+    case config::EndOfTextPlace::begin: return DocumentRule::begins_with_id;
+    case config::EndOfTextPlace::end: return DocumentRule::ends_with_id;
+    default: return is_tokenised ? DocumentRule::ends_with_id : rule;
   }
+}
+
+// Texts become shards in the run folder.
+data::Dataset Opening::tokenise(const std::vector<std::string>& texts, const std::string& pattern,
+                                const std::string& output) const {
+  io::make_folders(shards);
+  data::TokenizeOptions how{.output = output, .waits = true};
+  if (options.progress) how.progress = [&](int64_t done, int64_t total) { options.progress(pattern, done, total); };
+  std::vector<data::Shard> made;
+  for (const std::string& shard : data::tokenize_files(texts, *run.tokenizer, how).shards)
+    made.push_back(data::Shard::open(shard));
+  return data::Dataset(std::move(made));
+}
+
+std::vector<std::string> Opening::files(const std::string& name, const std::string& pattern) const {
+  const DataIdentity_Source* source = keeps_files && recorded ? find_source(*recorded, name) : nullptr;
+  if (!source) return files_of(pattern);
+  std::vector<std::string> paths;
+  for (const auto& file : source->file()) paths.push_back(file.path());
+  return paths;
+}
+
+data::Dataset Opening::open_files(const std::vector<std::string>& paths, const std::string& pattern,
+                                  const std::string& output) const {
+  std::vector<data::Shard> found;
   std::vector<std::string> texts;
-  for (const std::string& path : data::expand_path(pattern)) {
+  for (const std::string& path : paths) {
     if (is_shard(path))
-      shards.push_back(data::Shard::open(path, {.raw_width = data::id_width(tokenizer.vocab_size())}));
+      found.push_back(data::Shard::open(path, {.raw_width = data::id_width(run.tokenizer->vocab_size())}));
     else texts.push_back(path);
   }
-  WEFT_CHECK(shards.empty() || texts.empty(), str("data: ", pattern, " names shards and texts"),
+  WEFT_CHECK(found.empty() || texts.empty(),
+             str("data: ", pattern, " names shards and texts, such as ", found.empty() ? "" : found[0].path(), " and ",
+                 texts.empty() ? "" : texts[0]),
              "give them two sources");
-  if (!texts.empty()) {
-    io::make_folders(folder);
-    data::TokenizeOptions options{.output = output};
-    if (prepare.progress)
-      options.progress = [&](int64_t done, int64_t total) { prepare.progress(pattern, done, total); };
-    for (const std::string& shard : data::tokenize_files(texts, tokenizer, options).shards)
-      shards.push_back(data::Shard::open(shard));
-  }
-  return data::Dataset(std::move(shards));
+  return texts.empty() ? data::Dataset(std::move(found)) : tokenise(texts, pattern, output);
 }
 
-data::DocumentRule document_rule(const RunData& run, const data::Dataset& dataset) {
-  if (dataset.has_documents())  // a single document needs no walls
-    return dataset.next_document(0) < dataset.num_tokens() ? data::DocumentRule::index : data::DocumentRule::none;
-  if (!run.end_of_text) return data::DocumentRule::none;
-  int32_t first = -1;  // shards in the style of llm.c put the id before each document
-  dataset.read(0, {&first, 1}, run.tokenizer->vocab_size());
-  return first == *run.end_of_text ? data::DocumentRule::begins_with_id : data::DocumentRule::ends_with_id;
+Opened Opening::open(const std::string& name, const std::string& pattern, const std::string& output,
+                     double weight) const {
+  std::vector<std::string> paths;
+  DataIdentity_Source* source = nullptr;
+  if (options.records) {
+    paths = files(name, pattern);
+    source = identity.add_source();
+    source->set_name(name);
+    source->set_pattern(pattern);
+    source->set_weight(weight);
+    add_files(*source, paths);
+    if (recorded) require_same_files(*recorded, *source, recorded_in);
+  }
+  // Texts that are still the same need no look at the times of their files.
+  const bool is_known = options.keeps_shards || (recorded && options.records);
+  auto done = is_known ? data::tokenized_before(output) : std::nullopt;
+  if (!done && paths.empty()) paths = files(name, pattern);
+  const bool is_tokenised = done || !is_shard(paths.front());
+  data::Dataset dataset = open_files(done ? done->shards : paths, pattern, output);
+  data::DocumentRule documents = rule_of(dataset, is_tokenised);
+  if (source) {
+    source->set_tokens(dataset.num_tokens());
+    source->set_documents(std::string(to_string(documents)));
+  }
+  return {dataset, documents};
 }
 
-// One rule for all data sets of a run; a single document goes with every rule that finds the others' documents by itself.
-data::DocumentRule document_rule(const Loaded& config, const RunData& run,
-                                 const std::vector<data::MixtureSource>& sources) {
-  using data::DocumentRule;
-  if (!config.experiment.data().document_mask()) return DocumentRule::none;
-  std::vector<data::Dataset> datasets;
-  for (const data::MixtureSource& source : sources) datasets.push_back(source.dataset);
-  if (run.validation) datasets.push_back(*run.validation);
-  DocumentRule rule = DocumentRule::none;
-  bool all_have_index = true;
-  for (const data::Dataset& dataset : datasets) {
-    DocumentRule own = document_rule(run, dataset);
-    all_have_index &= dataset.has_documents();
-    if (own == DocumentRule::none || own == rule) continue;
-    WEFT_CHECK(rule == DocumentRule::none, "data: the sources mark their documents in different ways",
-               "tokenise them alike, or set data.document_mask=false");
-    rule = own;
+void open_sources(const Opening& opening, RunData& run, std::vector<data::MixtureSource>& sources) {
+  const config::Data& d = opening.d;
+  auto output = [&](const std::string& name) { return opening.shards + "/" + name; };
+  for (int i = 0; i < d.train_size(); ++i) {
+    Opened source =
+        opening.open(str("data.train[", i, "]"), d.train(i).path(), output(str("train-", i)), d.train(i).weight());
+    sources.push_back({source.dataset, d.train(i).weight(), source.documents});
   }
-  WEFT_CHECK(rule != DocumentRule::index || all_have_index, "data: some sources know their documents and others do not",
-             "tokenise them alike, or set data.document_mask=false");
-  return rule;
+  if (d.val().has_fraction()) {
+    WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"),
+               "name a validation file with data.val.path");
+    auto [head, tail] = data::split_tail(sources[0].dataset, d.val().fraction());
+    sources[0].dataset = head;
+    run.validation = tail;
+    run.validation_documents = *sources[0].documents;
+  } else if (d.val().has_path()) {
+    Opened source = opening.open("data.val", d.val().path(), output("val"), 0);
+    run.validation = source.dataset;
+    run.validation_documents = source.documents;
+  }
+  if (run.validation && d.val().has_tokens() && d.val().tokens() < run.validation->num_tokens())
+    run.validation = run.validation->slice(0, d.val().tokens());
+  for (const data::MixtureSource& source : sources) run.training_documents.push_back(*source.documents);
+}
+
+// The scan of so many ids is waited for before the first step; a larger one goes on beside the training.
+constexpr int64_t kWaitedTokens = int64_t{1} << 29;
+
+// An id that the model does not have would end the run when its row comes, perhaps after hours.
+std::unique_ptr<data::IdScan> scan_of(const RunData& run, const std::vector<data::MixtureSource>& sources) {
+  std::vector<data::Shard> shards;
+  auto add = [&](const data::Dataset& dataset) {
+    shards.insert(shards.end(), dataset.shards().begin(), dataset.shards().end());
+  };
+  for (const data::MixtureSource& source : sources) add(source.dataset);
+  const bool is_tail = run.validation && sources.size() == 1 &&
+                       run.validation->shards().data() == sources[0].dataset.shards().data();  // of the training data
+  if (run.validation && !is_tail) add(*run.validation);
+  int64_t tokens = 0;
+  for (const data::Shard& shard : shards) tokens += shard.num_tokens();
+  auto scan = std::make_unique<data::IdScan>(std::move(shards), run.tokenizer->vocab_size());
+  if (tokens <= kWaitedTokens) scan->wait();
+  return scan;
+}
+
+// data.txtpb of the run that goes on in `folder`, if its files bind this one.
+std::shared_ptr<const DataIdentity> recorded_data(const config::Data& d, const std::string& folder,
+                                                  const PrepareOptions& options) {
+  const bool looks = options.keeps_shards || (options.records && options.is_continued);
+  auto recorded = looks ? read_data_identity(folder) : nullptr;
+  WEFT_CHECK(!d.keep_files() || recorded || !options.records,
+             str("data.keep_files=true, and ", folder, " has no list of the files of a run"),
+             "leave it out where a run begins");
+  return recorded;
 }
 
 }  // namespace
+
+bool RunData::keeps_documents_apart() const {
+  auto is_apart = [](data::DocumentRule rule) { return rule != data::DocumentRule::none; };
+  return is_apart(validation_documents) || std::any_of(training_documents.begin(), training_documents.end(), is_apart);
+}
+
+std::string RunData::documents_text() const {
+  auto text = [&](data::DocumentRule rule) {
+    switch (rule) {
+      case data::DocumentRule::none: return std::string("one document or not told apart");
+      case data::DocumentRule::index: return std::string("by their index");
+      case data::DocumentRule::begins_with_id: return str("begin with id ", end_of_text.value_or(-1));
+      case data::DocumentRule::ends_with_id: return str("end with id ", end_of_text.value_or(-1));
+    }
+    return std::string();
+  };
+  std::string out;
+  for (size_t i = 0; i < training_documents.size(); ++i)
+    out += str(i ? ", " : "", "data.train[", i, "] ", text(training_documents[i]));
+  return validation ? str(out, ", validation ", text(validation_documents)) : out;
+}
 
 data::ValidationWindows RunData::windows(int64_t context) const {
   WEFT_CHECK(validation, "validation: the config names no validation data", "set data.val");
   return data::ValidationWindows(*validation, {.context = context,
                                                .vocab = tokenizer->vocab_size(),
-                                               .documents = documents,
+                                               .documents = validation_documents,
                                                .end_of_text = end_of_text.value_or(-1),
                                                .first_token = first_token.value_or(-1)});
 }
@@ -118,7 +250,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   const config::Data& d = config.experiment.data();
   RunData run;
   std::string shards = options.shards.empty() ? run_folder + "/data" : options.shards;
-  run.tokenizer = make_tokenizer(config, run_folder);
+  run.tokenizer = make_tokenizer(config, run_folder, is_first_start(options));
   int64_t vocab = run.tokenizer->vocab_size();
   for (int64_t id = 0; id < vocab; ++id)
     run.byte_lengths.push_back(run.tokenizer->byte_length(static_cast<int32_t>(id)));
@@ -127,26 +259,35 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
 
   if (d.first_token()) run.first_token = static_cast<int32_t>(vocab);
 
+  auto recorded = recorded_data(d, run_folder, options);
+  auto identity = std::make_shared<DataIdentity>();
   std::vector<data::MixtureSource> sources;
-  for (int i = 0; i < d.train_size(); ++i)
-    sources.push_back(
-        {open_source(d.train(i).path(), str("train-", i), *run.tokenizer, shards, options), d.train(i).weight()});
-  if (d.val().has_fraction()) {
-    WEFT_CHECK(sources.size() == 1, str("data.val.fraction with ", sources.size(), " training sources"),
-               "name a validation file with data.val.path");
-    auto [head, tail] = data::split_tail(sources[0].dataset, d.val().fraction());
-    sources[0].dataset = head;
-    run.validation = tail;
-  } else if (d.val().has_path()) {
-    run.validation = open_source(d.val().path(), "val", *run.tokenizer, shards, options);
+  const std::string recorded_in = run_folder + "/data.txtpb";
+  open_sources({.d = d,
+                .run = run,
+                .shards = shards,
+                .options = options,
+                .recorded = recorded.get(),
+                .keeps_files = options.keeps_shards || d.keep_files(),
+                .recorded_in = recorded_in,
+                .identity = *identity},
+               run, sources);
+  if (options.records) {
+    identity->set_context(config.experiment.model().context());
+    identity->set_seed(static_cast<uint64_t>(config.experiment.seed()));
+    identity->set_vocab(vocab);
+    identity->set_end_of_text(run.end_of_text.value_or(-1));
+    identity->set_has_first_token(d.first_token());
+    identity->set_tokenizer(run.tokenizer->fingerprint());
+    identity->set_validation_fraction(d.val().fraction());
+    if (recorded) require_same_data(*recorded, *identity, recorded_in);
+    else write_data_identity(run_folder, *identity);
+    run.identity = identity;
+    run.scan = scan_of(run, sources);
   }
-  if (run.validation && d.val().has_tokens() && d.val().tokens() < run.validation->num_tokens())
-    run.validation = run.validation->slice(0, d.val().tokens());
   run.train = sources[0].dataset;
-  run.documents = document_rule(config, run, sources);
   data::RowOptions rows{.context = config.experiment.model().context(),
                         .vocab = vocab,
-                        .documents = run.documents,
                         .end_of_text = run.end_of_text.value_or(-1),
                         .first_token = run.first_token.value_or(-1)};
   run.loader =

@@ -40,8 +40,8 @@ void remove_partial_files(const RunFolder& folder) {
 }  // namespace
 
 const std::vector<std::string>& resumable_fields() {
-  static const std::vector<std::string>& fields =
-      *new std::vector<std::string>{"train.max_seconds", "log", "checkpoint", "eval.every", "optim.skip.max_in_a_row"};
+  static const std::vector<std::string>& fields = *new std::vector<std::string>{
+      "train.max_seconds", "data.keep_files", "log", "checkpoint", "eval.every", "optim.skip.max_in_a_row"};
   return fields;
 }
 

@@ -153,7 +153,7 @@ class Job {
   bool has_finished() {
     if (!file_exists(record_path_)) return false;
     TokenizeRecord found = TokenizeRecord::load(record_path_);
-    if (!found.is_complete || is_replaced(found)) return false;
+    if (!found.is_complete) return false;
     adopt(std::move(found));
     return true;
   }
@@ -182,7 +182,7 @@ class Job {
     if (file_exists(record_path_)) {
       TokenizeRecord found = TokenizeRecord::load(record_path_);
       const bool has_shards = found.is_complete || !found.shard_tokens.empty();
-      if (has_shards && !is_replaced(found)) return adopt(std::move(found));
+      if (has_shards) return adopt(std::move(found));
       // What stopped before its first shard binds nobody to its inputs.
       rebase(found, options_.output);
       for (const std::string& shard : found.result.shards) remove_pair(shard);
@@ -194,10 +194,6 @@ class Job {
     record_.identity = identity_;
     record_.tokenizer = tokenizer_.name();
     record_.save(record_path_);
-  }
-
-  bool is_replaced(const TokenizeRecord& found) const {
-    return options_.replaces && !difference(found.identity, identity_).empty();
   }
 
   static void remove_pair(const std::string& shard) {

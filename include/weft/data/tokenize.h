@@ -36,9 +36,8 @@ struct TokenizeOptions {
   int64_t chunk_bytes = 1 << 20;  // text that one thread takes at a time; does not change the result
   // Called between chunks with bytes of the input files read and their sum; an exception stops the work resumably.
   std::function<void(int64_t done, int64_t total)> progress = {};
-  bool replaces = false;  // what other inputs or another tokenizer left under this name; otherwise that is an Error
-  bool waits =
-      false;  // for another process that writes the same output, calling `progress`; otherwise that is an Error
+  // For another process that writes the same output, calling `progress`; otherwise that is an Error.
+  bool waits = false;
 };
 
 struct TokenizeResult {
