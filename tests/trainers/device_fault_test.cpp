@@ -30,9 +30,13 @@ eval { every: 0 } log { every: 1 sample_tokens: 1 } checkpoint { every: 2 keep_l
   void TearDown() override { fs::remove_all(folder_); }
 
   test::ProcessResult train(const std::string& fault) {
+    return run(fault, {"train", (folder_ / "tiny.txtpb").string(), "--run", (folder_ / "run").string()});
+  }
+
+  test::ProcessResult run(const std::string& fault, const std::vector<std::string>& arguments) {
     if (fault.empty()) unsetenv("WEFT_EMULATED_GPU");
     else setenv("WEFT_EMULATED_GPU", fault.c_str(), 1);
-    auto result = test::run_weft({"train", (folder_ / "tiny.txtpb").string(), "--run", (folder_ / "run").string()});
+    auto result = test::run_weft(arguments);
     unsetenv("WEFT_EMULATED_GPU");
     return result;
   }
@@ -66,8 +70,14 @@ TEST_F(DeviceFault, OfAnOldGpuLeavesDoctorToSaySo) {
 }
 
 TEST_F(DeviceFault, OfMemoryNamesTensorAndPlace) {
-  expect_texts(train("memory=300000"), {"tensor [", "f32: out of memory: ", "bytes asked for",
-                                        "of 300000 free, on cuda:0", "use a smaller batch or sequence"});
+  ASSERT_EQ(train("").exit_code, 0);
+  expect_texts(run("memory=8000", {"eval", (folder_ / "run").string()}),
+               {"tensor [", "f32: out of memory: ", "bytes asked for", "of 8000 free, on cuda:0",
+                "use a smaller batch or sequence"});
+}
+
+TEST_F(DeviceFault, OfMemoryIsForeseenByATraining) {
+  expect_texts(train("memory=300000"), {"train.micro_batch is 2: a step takes", "left on cuda:0", "Not even 1 fits"});
 }
 
 // Kernels fail in some step after the first checkpoint: one error that names an op; the checkpoint is there, and the run goes on from it.
@@ -76,11 +86,11 @@ TEST_F(DeviceFault, OfAKernelLeavesTheLastCheckpoint) {
   ASSERT_EQ(whole.exit_code, 0) << whole.err;
   const std::string last = (folder_ / "run/checkpoints/step-00000006/model.safetensors").string();
   const std::string expected = io::read_file(last);
-  int64_t fault = 400;
+  int64_t fault = 100;
   test::ProcessResult broken;
   do {  // as many kernels as it takes to get past the second step
     fs::remove_all(folder_ / "run");
-    fault += fault / 3;
+    fault += fault / 4;
     broken = train("fault=" + std::to_string(fault));
     ASSERT_NE(broken.exit_code, 0) << "no step 3 within " << fault << " kernels";
   } while (!fs::exists(folder_ / "run/checkpoints/step-00000002/model.safetensors"));
