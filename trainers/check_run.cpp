@@ -19,6 +19,13 @@ void check_name(const Loaded& config) {
            "Use letters, digits and - _ . + =, not starting with a dot.");
 }
 
+// The first of these fields that the command line set, or else the last: the one to blame for what they are together.
+std::string changed_last(const Loaded& config, const std::vector<std::string>& paths) {
+  for (const std::string& path : paths)
+    if (config.origins.has(path) && config.origins.of(path).find('=') != std::string::npos) return path;
+  return paths.back();
+}
+
 void check_tokens(const Loaded& config) {
   const Data& data = config.experiment.data();
   const Model& model = config.experiment.model();
@@ -109,17 +116,31 @@ void check_schedule(const Loaded& config) {
            "Shorten warmup or decay_fraction.");
 }
 
+// A step that is no whole number of passes. The user may have meant to change any of its factors.
+[[noreturn]] void refuse_step(const Loaded& config, int64_t per_pass) {
+  const Experiment& e = config.experiment;
+  const int64_t step = e.train().tokens_per_step(), context = e.model().context() * e.parallel().data();
+  const int64_t below = step / per_pass * per_pass;
+  std::string pass = str("micro_batch ", e.train().micro_batch(), " x model.context ", e.model().context(),
+                         " x parallel.data ", e.parallel().data(), " = ", per_pass);
+  if (below > 0)
+    refuse(config, "train.tokens_per_step", str("is ", step, ", not a multiple of ", pass, "."),
+           str("Use ", below, " or ", below + per_pass, "."));
+  std::string fix = step % context == 0 ? str("Use train.micro_batch=", step / context, ", or ")
+                    : step > context    ? "Lower train.micro_batch, or "
+                                        : "Lower model.context, or ";
+  const bool fits_training = per_pass <= e.train().tokens();
+  refuse(config, changed_last(config, {"model.context", "train.micro_batch", "train.tokens_per_step"}),
+         str("makes train.tokens_per_step, ", step, ", less than one pass: not a multiple of ", pass, "."),
+         fix + (fits_training ? str("use train.tokens_per_step=", per_pass, ".")
+                              : str("raise train.tokens_per_step and train.tokens (", e.train().tokens(), ") to ",
+                                    per_pass, " or more.")));
+}
+
 void check_train(const Loaded& config) {
   const Experiment& e = config.experiment;
   int64_t per_pass = e.train().micro_batch() * e.model().context() * e.parallel().data();
-  if (e.train().tokens_per_step() % per_pass != 0) {
-    int64_t below = e.train().tokens_per_step() / per_pass * per_pass;
-    refuse(
-        config, "train.tokens_per_step",
-        str("is ", e.train().tokens_per_step(), ", not a multiple of micro_batch ", e.train().micro_batch(),
-            " x model.context ", e.model().context(), " x parallel.data ", e.parallel().data(), " = ", per_pass, "."),
-        below > 0 ? str("Use ", below, " or ", below + per_pass, ".") : str("Use ", per_pass, "."));
-  }
+  if (e.train().tokens_per_step() % per_pass != 0) refuse_step(config, per_pass);
   if (e.train().tokens() < e.train().tokens_per_step())
     refuse(config, "train.tokens",
            str("is ", e.train().tokens(), ", less than one step of ", e.train().tokens_per_step(), " tokens."),

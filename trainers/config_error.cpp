@@ -59,6 +59,15 @@ std::string suggestion(std::string_view word, std::span<const std::string> candi
   return std::string(label) + ": " + join(candidates, ", ");
 }
 
+void check_choice(std::string_view argument, std::string_view name, std::span<const std::string> names,
+                  std::string_view what) {
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  std::string near = nearest(name, names);
+  throw ConfigError(
+      str(argument, " ", name, ": no such ", what, ".", near.empty() ? "" : " Did you mean '" + near + "'?"),
+      "Use one of: " + join(names, ", ") + ".");
+}
+
 std::string join(std::span<const std::string> words, std::string_view separator) {
   std::string out;
   for (const std::string& word : words) {

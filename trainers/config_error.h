@@ -24,6 +24,10 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
 // "Did you mean 'x'?" or, without a near one, "<label>: a, b, c".
 std::string suggestion(std::string_view word, std::span<const std::string> candidates, std::string_view label);
 
+// ConfigError "<argument> <name>: no such <what>. Did you mean 'x'?", with all of them in the fix, if `name` is none of `names`.
+void check_choice(std::string_view argument, std::string_view name, std::span<const std::string> names,
+                  std::string_view what);
+
 std::string join(std::span<const std::string> words, std::string_view separator);
 
 }  // namespace weft::config

@@ -125,6 +125,8 @@ class Applier {
   }
 
   void read_message(pb::Message& message, const std::string& path) {
+    if (what_.value.starts_with('{') && !what_.value.ends_with('}'))
+      throw ConfigError(str(what_.argument, ": the '{' of ", path, " is not closed."), "Add the missing '}'.");
     if (!is_wrapped(what_.value, '{', '}'))
       throw ConfigError(str(what_.argument, ": ", path, " is a message with the fields ",
                             join(field_names(*message.GetDescriptor()), ", "), "."),

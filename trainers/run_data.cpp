@@ -1,6 +1,7 @@
 #include "trainers/run_data.h"
 
 #include <algorithm>
+#include <set>
 
 #include "trainers/check.h"
 #include "trainers/run_state.pb.h"
@@ -24,16 +25,20 @@ bool is_first_start(const PrepareOptions& options) { return options.records && !
 data::Alphabet alphabet_of(const Loaded& config, const std::string& folder, bool is_new) {
   std::string file = folder + "/data/alphabet.txt";
   if (!is_new && io::file_exists(file)) return data::load_alphabet(file);
-  std::vector<std::string> files;
+  std::set<char32_t> all;
   const auto& sources = config.experiment.data();
-  for (int i = 0; i < sources.train_size(); ++i)
+  for (int i = 0; i < sources.train_size(); ++i) {
+    std::vector<std::string> files;
     for (const std::string& path : data::expand_path(sources.train(i).path())) {
       if (is_shard(path))
-        config::refuse(config, str("data.train[", i, "].path"), str("is ", path, ", ids without text"),
-                       "a characters tokenizer wants text");
+        config::refuse(config, str("data.train[", i, "].path"), str("is ", path, ", ids without text."),
+                       "Give texts to a characters tokenizer, or use the tokenizer that made the ids.");
       files.push_back(path);
     }
-  data::Alphabet alphabet = data::alphabet_of_files(files);
+    data::Alphabet own = data::alphabet_of_files(files, {.field = sources.train(i).field()});
+    all.insert(own.begin(), own.end());
+  }
+  data::Alphabet alphabet(all.begin(), all.end());
   io::make_folders(folder + "/data");
   data::save_alphabet(file, alphabet);
   return alphabet;
@@ -74,12 +79,14 @@ struct Opening {
   DataIdentity& identity;
 
   data::DocumentRule rule_of(const data::Dataset& dataset, bool is_tokenised) const;
-  data::Dataset tokenise(const std::vector<std::string>& texts, const std::string& pattern,
+  data::Dataset tokenise(const std::vector<std::string>& texts, const std::string& pattern, const std::string& field,
                          const std::string& output) const;
   std::vector<std::string> files(const std::string& name, const std::string& pattern) const;
-  data::Dataset open_files(const std::vector<std::string>& paths, const std::string& pattern,
+  data::Dataset open_files(const std::vector<std::string>& paths, const std::string& pattern, const std::string& field,
                            const std::string& output) const;
-  Opened open(const std::string& name, const std::string& pattern, const std::string& output, double weight) const;
+  // `field`: of JSONL.
+  Opened open(const std::string& name, const std::string& pattern, const std::string& field, const std::string& output,
+              double weight) const;
 };
 
 data::DocumentRule Opening::rule_of(const data::Dataset& dataset, bool is_tokenised) const {
@@ -96,9 +103,9 @@ data::DocumentRule Opening::rule_of(const data::Dataset& dataset, bool is_tokeni
 
 // Texts become shards in the run folder.
 data::Dataset Opening::tokenise(const std::vector<std::string>& texts, const std::string& pattern,
-                                const std::string& output) const {
+                                const std::string& field, const std::string& output) const {
   io::make_folders(shards);
-  data::TokenizeOptions how{.output = output, .waits = true};
+  data::TokenizeOptions how{.output = output, .text = {.field = field}, .waits = true};
   if (options.progress) how.progress = [&](int64_t done, int64_t total) { options.progress(pattern, done, total); };
   std::vector<data::Shard> made;
   for (const std::string& shard : data::tokenize_files(texts, *run.tokenizer, how).shards)
@@ -115,7 +122,7 @@ std::vector<std::string> Opening::files(const std::string& name, const std::stri
 }
 
 data::Dataset Opening::open_files(const std::vector<std::string>& paths, const std::string& pattern,
-                                  const std::string& output) const {
+                                  const std::string& field, const std::string& output) const {
   std::vector<data::Shard> found;
   std::vector<std::string> texts;
   for (const std::string& path : paths) {
@@ -127,11 +134,11 @@ data::Dataset Opening::open_files(const std::vector<std::string>& paths, const s
              str("data: ", pattern, " names shards and texts, such as ", found.empty() ? "" : found[0].path(), " and ",
                  texts.empty() ? "" : texts[0]),
              "give them two sources");
-  return texts.empty() ? data::Dataset(std::move(found)) : tokenise(texts, pattern, output);
+  return texts.empty() ? data::Dataset(std::move(found)) : tokenise(texts, pattern, field, output);
 }
 
-Opened Opening::open(const std::string& name, const std::string& pattern, const std::string& output,
-                     double weight) const {
+Opened Opening::open(const std::string& name, const std::string& pattern, const std::string& field,
+                     const std::string& output, double weight) const {
   std::vector<std::string> paths;
   DataIdentity_Source* source = nullptr;
   if (options.records) {
@@ -148,7 +155,7 @@ Opened Opening::open(const std::string& name, const std::string& pattern, const 
   auto done = is_known ? data::tokenized_before(output) : std::nullopt;
   if (!done && paths.empty()) paths = files(name, pattern);
   const bool is_tokenised = done || !is_shard(paths.front());
-  data::Dataset dataset = open_files(done ? done->shards : paths, pattern, output);
+  data::Dataset dataset = open_files(done ? done->shards : paths, pattern, field, output);
   data::DocumentRule documents = rule_of(dataset, is_tokenised);
   if (source) {
     source->set_tokens(dataset.num_tokens());
@@ -157,12 +164,34 @@ Opened Opening::open(const std::string& name, const std::string& pattern, const 
   return {dataset, documents};
 }
 
+// A row is context + 1 tokens, and the first of a validation predicts nothing.
+void check_lengths(const Loaded& config, const std::vector<data::MixtureSource>& sources, const RunData& run) {
+  const config::Data& d = config.experiment.data();
+  const int64_t context = config.experiment.model().context();
+  for (int i = 0; i < d.train_size(); ++i) {
+    const int64_t tokens = sources[static_cast<size_t>(i)].dataset.num_tokens();
+    if (tokens > context) continue;
+    std::string kept = d.val().has_fraction()
+                           ? str(" beside the part for validation (data.val.fraction=", d.val().fraction(), ")")
+                           : "";
+    config::refuse(config, str("data.train[", i, "].path"),
+                   str("is ", d.train(i).path(), ", which gives ", tokens, " tokens", kept, "; a row of model.context ",
+                       context, " needs ", context + 1, "."),
+                   str("Give more text, or at most model.context=", std::max<int64_t>(tokens - 1, 1), "."));
+  }
+  if (!run.validation || run.validation->num_tokens() > 1) return;
+  config::refuse(config, d.val().has_path() ? "data.val.path" : "data.val.fraction",
+                 str("gives ", run.validation->num_tokens(), " token to validate on, which has nothing to predict",
+                     d.val().has_path() ? ": " + d.val().path() : "", "."),
+                 "Give more text.");
+}
+
 void open_sources(const Opening& opening, RunData& run, std::vector<data::MixtureSource>& sources) {
   const config::Data& d = opening.d;
   auto output = [&](const std::string& name) { return opening.shards + "/" + name; };
   for (int i = 0; i < d.train_size(); ++i) {
-    Opened source =
-        opening.open(str("data.train[", i, "]"), d.train(i).path(), output(str("train-", i)), d.train(i).weight());
+    Opened source = opening.open(str("data.train[", i, "]"), d.train(i).path(), d.train(i).field(),
+                                 output(str("train-", i)), d.train(i).weight());
     sources.push_back({source.dataset, d.train(i).weight(), source.documents});
   }
   if (d.val().has_fraction()) {
@@ -173,7 +202,7 @@ void open_sources(const Opening& opening, RunData& run, std::vector<data::Mixtur
     run.validation = tail;
     run.validation_documents = *sources[0].documents;
   } else if (d.val().has_path()) {
-    Opened source = opening.open("data.val", d.val().path(), output("val"), 0);
+    Opened source = opening.open("data.val", d.val().path(), d.val().field(), output("val"), 0);
     run.validation = source.dataset;
     run.validation_documents = source.documents;
   }
@@ -272,6 +301,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
                 .recorded_in = recorded_in,
                 .identity = *identity},
                run, sources);
+  check_lengths(config, sources, run);
   if (options.records) {
     identity->set_context(config.experiment.model().context());
     identity->set_seed(static_cast<uint64_t>(config.experiment.seed()));

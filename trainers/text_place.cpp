@@ -24,12 +24,12 @@ class IgnoreErrors : public pb::io::ErrorCollector {
 // because the document was valid up to the error.
 class Walker {
  public:
-  Walker(const Descriptor* type, const std::string& path) { frames_.push_back({type, path, nullptr, false, {}}); }
+  Walker(const Descriptor* type, const std::string& path) { frames_.push_back({type, path, nullptr, false, {}, 0, 0}); }
 
-  void take(const std::string& token) {
+  void take(const std::string& token, int line, int column) {
     Frame& top = frames_.back();
     if (token == "{" || token == "<") {
-      open();
+      open(line, column);
     } else if (token == "}" || token == ">") {
       if (frames_.size() > 1) frames_.pop_back();
       if (!frames_.back().is_list) end_value();
@@ -50,6 +50,13 @@ class Walker {
     }
   }
 
+  std::vector<OpenBrace> open_braces() const {
+    std::vector<OpenBrace> out;
+    for (size_t i = 1; i < frames_.size(); ++i)
+      out.push_back({frames_[i].path, frames_[i].type, frames_[i].line, frames_[i].column});
+    return out;
+  }
+
   TextPlace place() const { return {frames_.back().path, frames_.back().type, frames_.back().field, 0, 0}; }
 
  private:
@@ -59,16 +66,17 @@ class Walker {
     const FieldDescriptor* field;  // the last one named
     bool is_list;                  // inside `field: [ ... ]`
     std::map<std::string, int> counts;
+    int line, column;  // of the '{'
   };
 
-  void open() {
+  void open(int line, int column) {
     Frame& top = frames_.back();
     const std::string& name = top.field ? top.field->name() : name_;
     std::string path = child_path(top.path, name);
     if (top.field && top.field->is_repeated()) path = element_path(path, top.counts[name]++);
     const Descriptor* type = top.field ? top.field->message_type() : nullptr;
     expects_value_ = false;
-    frames_.push_back({type, path, nullptr, false, {}});
+    frames_.push_back({type, path, nullptr, false, {}, line, column});
   }
 
   void end_value() {
@@ -94,8 +102,11 @@ std::string child_path(const std::string& path, std::string_view name) {
 
 std::string element_path(const std::string& path, int index) { return str(path, "[", index, "]"); }
 
-TextPlace find_place(std::string_view text, const Descriptor& type, const std::string& path, int line, int column,
-                     const std::string& word) {
+namespace {
+
+// Calls f(token) up to and with (line, column).
+template <class F>
+void for_each_token(std::string_view text, int line, int column, F f) {
   pb::io::ArrayInputStream stream(text.data(), static_cast<int>(text.size()));
   IgnoreErrors errors;
   pb::io::Tokenizer tokens(&stream, &errors);
@@ -103,21 +114,38 @@ TextPlace find_place(std::string_view text, const Descriptor& type, const std::s
   tokens.set_comment_style(pb::io::Tokenizer::SH_COMMENT_STYLE);
   tokens.set_require_space_after_number(false);
   tokens.set_allow_multiline_strings(true);
-  Walker walker(&type, path);
-  TextPlace last = walker.place(), found = last;
-  bool is_found = false;
   while (tokens.Next()) {
     const auto& token = tokens.current();
     if (token.line > line || (token.line == line && token.column > column)) break;
+    f(token);
+  }
+}
+
+}  // namespace
+
+std::vector<OpenBrace> open_braces(std::string_view text, const Descriptor& type, const std::string& path, int line,
+                                   int column) {
+  Walker walker(&type, path);
+  for_each_token(text, line, column,
+                 [&](const pb::io::Tokenizer::Token& token) { walker.take(token.text, token.line, token.column); });
+  return walker.open_braces();
+}
+
+TextPlace find_place(std::string_view text, const Descriptor& type, const std::string& path, int line, int column,
+                     const std::string& word) {
+  Walker walker(&type, path);
+  TextPlace last = walker.place(), found = last;
+  bool is_found = false;
+  for_each_token(text, line, column, [&](const pb::io::Tokenizer::Token& token) {
     TextPlace before = walker.place();
-    walker.take(token.text);
+    walker.take(token.text, token.line, token.column);
     // The field that a value belongs to is known before the value, that of a name after it.
     last = {before.path, before.type, before.field ? before.field : walker.place().field, token.line, token.column};
     if (!word.empty() && unquoted(token.text) == word) {
       found = last;
       is_found = true;
     }
-  }
+  });
   return is_found ? found : last;
 }
 

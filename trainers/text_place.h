@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace google::protobuf {
 class Descriptor;
@@ -23,6 +24,16 @@ struct TextPlace {
 // or does not occur. `path` is the path of the whole text.
 TextPlace find_place(std::string_view text, const google::protobuf::Descriptor& type, const std::string& path, int line,
                      int column, const std::string& word);
+
+// A '{' that is not closed before (line, column), and the message that it opened.
+struct OpenBrace {
+  std::string path;
+  const google::protobuf::Descriptor* type = nullptr;
+  int line = 0, column = 0;
+};
+// Outermost first.
+std::vector<OpenBrace> open_braces(std::string_view text, const google::protobuf::Descriptor& type,
+                                   const std::string& path, int line, int column);
 
 std::string child_path(const std::string& path, std::string_view name);  // "a" + "b" -> "a.b"
 std::string element_path(const std::string& path, int index);            // "a" + 2 -> "a[2]"

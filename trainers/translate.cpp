@@ -32,9 +32,9 @@ ops::RotaryOptions rotary_options(const config::Rope& rope) {
 
 // A mixer that the program brought, with the numbers and texts of the config.
 MixerMaker custom_mixer(const Loaded& loaded, const config::Custom& custom, const std::string& path) {
-  std::string names;
+  std::vector<std::string> names;
   for (const MixerRow& row : loaded.mixers) {
-    names += str(names.empty() ? "" : ", ", row.name);
+    names.push_back(row.name);
     if (row.name != custom.type()) continue;
     return [make = row.make, custom](MixerArgs args, Rng rng) {
       for (const auto& number : custom.number()) args.numbers[number.key()] = number.value();
@@ -42,9 +42,9 @@ MixerMaker custom_mixer(const Loaded& loaded, const config::Custom& custom, cons
       return make(args, rng);
     };
   }
-  config::refuse(loaded, path, str("names '", custom.type(), "', which is not registered"),
-                 names.empty() ? "this program has no mixers of its own; use one of the library's"
-                               : str("this program knows: ", names));
+  config::refuse(loaded, path, str("names '", custom.type(), "', which is not registered."),
+                 names.empty() ? "This program has no mixers of its own; use one of the library's."
+                               : config::suggestion(custom.type(), names, "This program knows"));
 }
 
 std::vector<int> pattern_of(const std::string& text) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "weft/core/error.h"
+#include "weft/data/tokenizer.h"
 
 namespace weft::data {
 
@@ -107,17 +108,35 @@ bool ChunkReader::next(Chunk& chunk) {
   return true;
 }
 
+constexpr const char* kNameIt =
+    "name the field with the text: --field of weft data tokenize, data.train[0].field in a config, TextOptions::field "
+    "in C++";
+
+// "its texts are in "body", "title"", for an error; at most eight.
+static std::string fields_text(const nlohmann::json& object) {
+  std::string texts;
+  int count = 0;
+  for (const auto& [name, value] : object.items())
+    if (value.is_string() && ++count <= 8)
+      texts += str(texts.empty() ? "\"" : ", \"", show_utf8(name.substr(0, 40)), "\"");
+  if (texts.empty()) return str("none of its ", object.size(), " fields is a text");
+  return str("its fields with texts are ", texts, count > 8 ? ", ..." : "");
+}
+
 // The text of one JSONL line.
 static std::string text_field(std::string_view line, const std::string& field) {
-  constexpr const char* kFix = "each line must be a JSON object with the text in one field; set the field's name";
+  constexpr const char* kFix = "each line must be a JSON object with the text in one field";
   nlohmann::json object;
   try {
     object = nlohmann::json::parse(line);
   } catch (const nlohmann::json::exception& error) { fail(str("not valid JSON: ", error.what()), kFix); }
   WEFT_CHECK(object.is_object(), str("a JSON ", object.type_name(), " instead of an object"), kFix);
   auto found = object.find(field);
-  WEFT_CHECK(found != object.end(), str("no field \"", field, "\""), kFix);
-  WEFT_CHECK(found->is_string(), str("the field \"", field, "\" is a ", found->type_name(), ", not a text"), kFix);
+  WEFT_CHECK(found != object.end(), str("no field \"", field, "\" that would hold the text; ", fields_text(object)),
+             kNameIt);
+  WEFT_CHECK(found->is_string(),
+             str("the field \"", field, "\" is a ", found->type_name(), ", not a text; ", fields_text(object)),
+             kNameIt);
   return found->get<std::string>();
 }
 

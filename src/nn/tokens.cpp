@@ -290,7 +290,9 @@ const Var& Tokens::shared(std::string_view name) const {
 
 void Tokens::add_loss(std::string_view name, const Var& value, double weight) {
   check_recorded("add_loss", name);
-  if (is_training()) losses_.push_back({std::string(name), value, weight * options_.loss_share});
+  if (!is_training()) return;
+  std::string path = Scope::path();
+  losses_.push_back({path.empty() ? std::string(name) : str(path, ".", name), value, weight * options_.loss_share});
 }
 
 void Tokens::accumulate(Buffer& buffer, const Var& sum, const Var& count) {

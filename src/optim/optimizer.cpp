@@ -126,7 +126,7 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
     WEFT_CHECK(!is_muon || param.value.num_dims() == 2,
                str("optimizer: group ", groups_[g].name, " (", groups_[g].match, ") gives ", param.name, " ",
                    param.value, " to Muon"),
-               "Muon takes matrices: set rank: 2 in the group, or narrow its pattern");
+               "Muon takes matrices: set the group's num_dims to 2 (rank: 2 in a config), or narrow its pattern");
     const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[g].algorithm);
     WEFT_CHECK(!free || (free->beta1 > 0 && free->beta1 < 1),
                str("optimizer: group ", groups_[g].name, " is schedule-free with beta1 ", free ? free->beta1 : 0),

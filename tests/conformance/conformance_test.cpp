@@ -199,11 +199,36 @@ TEST(Conformance, AThrowIsAFailureWithItsText) {
                .make = [](const MixerArgs&, Rng) -> std::unique_ptr<Mixer> { fail("no such thing", "fix it"); }};
   auto results = conformance::check_mixers({&row, 1}, {});
   EXPECT_EQ(results.size(), conformance::check_names().size());
-  for (const auto& r : results)
-    if (r.check != "reference" && r.check != "devices") {
-      EXPECT_EQ(r.verdict, Verdict::failed);
-      EXPECT_NE(r.reason.find("no such thing"), std::string::npos);
-    }
+  for (const auto& r : results) {
+    if (r.check == "reference" || r.check == "devices") continue;
+    EXPECT_EQ(r.verdict, Verdict::failed);
+    EXPECT_NE(r.reason.find(r.check == "gradient" ? "no such thing" : "the same error as in gradient"),
+              std::string::npos)
+        << r.check << ": " << r.reason;
+  }
+}
+
+// y = x W with a weight of another width: one shape error in every check.
+class Misshapen final : public Mixer {
+ public:
+  Misshapen(const MixerArgs& args, Rng rng) : out_(args.dim + 1, args.dim, rng["out"]) { name_parts({{"out", out_}}); }
+  Var forward(const Var& x, Tokens&) override { return out_(x); }
+  double flops_per_token(double) const override { return 0; }
+
+ private:
+  Linear out_;
+};
+
+TEST(Conformance, AFaultThatShowsInEveryCheckIsToldOnce) {
+  MixerRow row{.name = "misshapen",
+               .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Misshapen>(args, rng); }};
+  int num_told = 0, num_failed = 0;
+  for (const auto& r : conformance::check_mixers({&row, 1}, {})) {
+    num_failed += r.verdict == Verdict::failed;
+    num_told += r.reason.find("17") != std::string::npos;
+  }
+  EXPECT_GE(num_failed, 7);
+  EXPECT_EQ(num_told, 1);
 }
 
 // docs/mixers.md holds what `weft check --table` printed: it must be printed again when a row comes or goes.

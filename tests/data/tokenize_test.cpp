@@ -277,7 +277,10 @@ TEST(TokenizeErrors, NameTheFileAndThePlace) {
   error("a.jsonl", good + good + "{\"text\": }\n" + good + "bad\n", {"a.jsonl:3: not valid JSON"});
   error("a.jsonl", good + good + "{\"text\": }\n" + good + "bad\n", {"a.jsonl:3: not valid JSON"}, 10000);
   error("a.jsonl", good + "[1]\n", {"a.jsonl:2: a JSON array instead of an object"});
-  error("a.jsonl", good + "{\"txt\": \"x\"}", {"a.jsonl:2: no field \"text\"", "field's name"});
+  error("a.jsonl", good + "{\"txt\": \"x\"}",
+        {"a.jsonl:2: no field \"text\"", "its fields with texts are \"txt\"", "--field", "data.train[0].field"});
+  error("a.jsonl", "{\"id\": 5, \"body\": \"x\", \"title\": \"y\"}\n", {"a.jsonl:1:", "texts are \"body\", \"title\""});
+  error("a.jsonl", "{\"id\": 5, \"n\": []}\n", {"a.jsonl:1:", "none of its 2 fields is a text"});
   error("a.jsonl", "{\"text\": 5}\n", {"a.jsonl:1:", "is a number, not a text"});
   error("a.jsonl", "{\"text\": \"\xff\"}\n", {"a.jsonl:1: not valid JSON"});
   error("a.jsonl", "\n \n", {"no text in 1 inputs", "a.jsonl"});

@@ -84,8 +84,8 @@ TEST(Router, BalanceLossOfAKnownChoice) {
                   Rng(1));
     Tokens tokens(data, {.is_training = true});
     router.choose(Var(logits), tokens);
-    EXPECT_NEAR(loss_of(tokens, "router_balance"), balance * 0.5 / 2, 1e-12);  // two layers
-    EXPECT_NEAR(loss_of(tokens, "router_z"), z * 0.25 / 2, 1e-12);
+    EXPECT_NEAR(loss_of(tokens, "balance_loss"), balance * 0.5 / 2, 1e-12);  // two layers
+    EXPECT_NEAR(loss_of(tokens, "z_loss"), z * 0.25 / 2, 1e-12);
   }
 }
 

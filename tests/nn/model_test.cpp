@@ -449,6 +449,23 @@ TEST(Tokens, RefusesToShareOutOfARecomputedBlock) {
   EXPECT_TRUE(tokens.shared("memory").wants_grad());
 }
 
+TEST(Tokens, ALossIsNamedByItsModule) {
+  LanguageModel model({.vocab = 8,
+                       .dim = 8,
+                       .layers = 2,
+                       .context = 4,
+                       .mixers = {MoaOptions{.experts = 2, .active = 1}},
+                       .recompute = Recompute::blocks},
+                      Rng(1));
+  Tokens tokens(plain_tokens(1, 4), {.is_training = true});
+  model.hidden(Tensor::full({1, 4}, 1, kI32), tokens);
+  std::vector<std::string> names;
+  for (const Tokens::Loss& loss : tokens.losses()) names.push_back(loss.name);
+  EXPECT_EQ(names, (std::vector<std::string>{
+                       "model.layers.0.mixer.router.z_loss", "model.layers.0.mixer.router.balance_loss",
+                       "model.layers.1.mixer.router.z_loss", "model.layers.1.mixer.router.balance_loss"}));
+}
+
 TEST(Tokens, RecomputedCarriesSharedValuesAndLossesInAndOut) {
   Tensor x = test::random_normal({2, 4, 3}, "x", kF64), memory = test::random_normal({2, 4, 3}, "memory", kF64);
   auto grads = [&](bool is_recomputed) {

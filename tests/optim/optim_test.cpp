@@ -268,7 +268,7 @@ TEST(Optimizer, RefusesWhatItCannotTrain) {
                 [&] {
                   Optimizer({{.algorithm = MuonOptions{}}}, {{"w", vector}});
                 },
-                {"gives w [5] f32 cpu to Muon"}),
+                {"gives w [5] f32 cpu to Muon", "num_dims to 2", "rank: 2 in a config"}),
             "");
   Optimizer fine({{}}, {{"w", vector}});
   EXPECT_EQ(error_of([&] { fine.step({}, 1); }, {"0 gradients for 1 parameters"}), "");

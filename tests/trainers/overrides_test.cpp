@@ -43,6 +43,16 @@ TEST(Overrides, TakesSizesWithSuffix) {
   EXPECT_EQ(tokens("9223372036854775807"), INT64_MAX);
 }
 
+TEST(Overrides, TakesIntegersWithAnExponentWhereTheyAreWhole) {
+  auto tokens = [](const std::string& value) { return with(kTiny, {"train.tokens=" + value}).train().tokens(); };
+  EXPECT_EQ(tokens("1e6"), 1'000'000);
+  EXPECT_EQ(tokens("1.5E3"), 1500);
+  EXPECT_EQ(tokens("2.5e3k"), 2'500'000);
+  EXPECT_EQ(tokens("1200e-2"), 12);
+  EXPECT_EQ(tokens("9007199254740993e0"), 9007199254740993);  // not a double
+  EXPECT_EQ(tokens("0e9"), 0);
+}
+
 TEST(Overrides, ReachesElementsByIndexStarOrAlone) {
   Experiment e = with(kTwoMixers, {"model.mixer[1].softmax.window=4", "data.train[*].weight=3"});
   EXPECT_EQ(e.model().mixer(0).softmax().window(), 8);
@@ -148,6 +158,19 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
       {"model.dim=0.5k1", {"does not fit model.dim"}},
       {"model.dim=1.0005k", {"'1.0005k' does not fit model.dim"}},
       {"train.tokens=1e30G", {"does not fit train.tokens"}},
+      {"train.tokens=60K",
+       {"'60K' does not fit train.tokens. Did you mean '60k' (60000) or '60KiB' (61440)?", "suffixes are k, M, G",
+        "KiB, MiB", "1e6"}},
+      {"train.tokens=2m", {"Did you mean '2M' (2000000) or '2MiB' (2097152)?", "suffixes are"}},
+      {"train.tokens=3gb", {"Did you mean '3G' (3000000000) or '3GiB'"}},
+      {"train.tokens=1_000_000", {"Did you mean '1000000'"}},
+      {"train.tokens=2T", {"'2T' does not fit train.tokens.", "suffixes are k, M, G"}},
+      {"train.tokens=1e-3", {"'1e-3' does not fit train.tokens."}},
+      {"train.tokens=1.2345e3", {"does not fit train.tokens."}},
+      {"train.tokens=1e19", {"does not fit train.tokens."}},
+      {"model.mixer[0]={softmax{heads:4", {"the '{' of model.mixer[0] is not closed", "Add the missing '}'"}},
+      {"model.mixer[0]={softmax{heads:4}", {"the text ends inside model.mixer[0].softmax", "Add the missing '}'"}},
+      {"model.mixer[0]={softmax{heads:4}}}", {"this '}' closes nothing"}},
       {"model.init.std=small", {"'small' does not fit model.init.std", "a number in (0, inf)"}},
       {"model.init.std=nan", {"does not fit model.init.std"}},
       {"model.embedding.tied=yes", {"'yes' does not fit model.embedding.tied", "true or false"}},
@@ -159,7 +182,7 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
        {"model.mixer[1].softmax has no field 'widow'. Did you mean 'window'?"}},
       {"data.train=x", {"data.train is a list of 2 elements.", "data.train[0] to data.train[1]", "data.train=[...]"}},
       {"data.train=[{pth:\"x\"}]", {"data.train[0] has no field 'pth'. Did you mean 'path'?"}},
-      {"data.train+=x", {"data.train[2] is a message with the fields path, weight."}},
+      {"data.train+=x", {"data.train[2] is a message with the fields path, weight, field."}},
       {"model.dim+=3", {"model.dim is not a list"}},
       {"data.train[0]+={}", {"data.train[0] is not a list"}},
   };

@@ -70,16 +70,15 @@ int compare(const std::vector<bench::Row>& rows, const nlohmann::json& baseline,
 }
 
 void check_name(const std::string& name) {
-  std::string names = "all";
-  for (const bench::Family& family : bench::families()) {
-    if (family.name == name || name == "all") return;
-    names += std::string(", ") + family.name;
-  }
-  throw config::ConfigError("weft bench has no benchmark '" + name + "'.", "Use one of " + names + ".");
+  std::vector<std::string> names{"all"};
+  for (const bench::Family& family : bench::families()) names.emplace_back(family.name);
+  config::check_choice("weft bench", name, names, "benchmark");
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
   check_name(options.name);
+  const std::string devices[] = {"cpu", "cuda"};
+  config::check_choice("--device", options.device, devices, "device");
   if (options.device == "cuda" && num_cuda_devices() == 0)
     throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
@@ -104,9 +103,7 @@ Action define_bench(CLI::App& app) {
   app.add_option("NAME", options->name,
                  "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, train, or all")
       ->type_name("NAME");
-  app.add_option("--device", options->device, "cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->type_name("DEVICE");
+  app.add_option("--device", options->device, "cpu or cuda")->type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
       ->type_name("NAME");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");

@@ -25,17 +25,6 @@ struct Options {
   bool is_table = false;
 };
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
-void check_name(const std::string& option, const std::string& name, const std::vector<std::string>& names) {
-  if (name == "all" || std::find(names.begin(), names.end(), name) != names.end()) return;
-  throw config::ConfigError(str(option, " ", name, ": no such name."), "Use all, or one of: " + joined(names) + ".");
-}
-
 struct Counts {
   size_t passed = 0, failed = 0;
   std::map<std::string, std::vector<std::string>> unsupported = {};  // by reason: who
@@ -114,9 +103,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   std::vector<MixerRow> rows = all_mixers(extensions);
   std::vector<std::string> names;
   for (const MixerRow& row : rows) names.push_back(row.name);
+  names.insert(names.begin(), "all");
   names.emplace_back("pairs");
-  check_name("--mixer", options.mixer, names);
-  check_name("--check", options.check, conformance::check_names());
+  config::check_choice("--mixer", options.mixer, names, "mixer");
+  std::vector<std::string> checks = conformance::check_names();
+  checks.insert(checks.begin(), "all");
+  config::check_choice("--check", options.check, checks, "check");
   conformance::Options how{.variant = options.mixer, .check = options.check, .references = extensions.references};
   set_num_threads(1);  // inputs are tiny: waiting for another thread would take longer than the work
   bool prints_lines = !options.is_table && !console.is_json();

@@ -35,8 +35,8 @@ int run(const Options& options, Console& console) {
     print(config::explain(options.explained, nullptr), "explanation", console);
     return kSuccess;
   }
-  if (options.format != "text" && options.format != "json")
-    throw ConfigError("--as " + options.format + ": no such format.", "Use one of text, json.");
+  const std::string formats[] = {"text", "json"};
+  config::check_choice("--as", options.format, formats, "format");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   bool is_json = options.format == "json" || console.is_json();
   if (!options.explained.empty()) print(config::explain(options.explained, &loaded), "explanation", console);

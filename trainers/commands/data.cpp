@@ -23,7 +23,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, kind;
+  std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, kind, field = "text";
   int64_t vocab = 0;
   int raw_width = 0;
   int64_t end_of_text = -1;
@@ -32,12 +32,14 @@ struct Options {
 };
 
 data::ShardKind kind_of(const std::string& name) {
-  for (data::ShardKind kind : {data::ShardKind::raw, data::ShardKind::header, data::ShardKind::megatron})
-    if (data::to_string(kind) == name) return kind;
-  throw config::ConfigError("--kind " + name + ": no such kind of shard.", "Use one of raw, header, megatron.");
+  const std::string names[] = {"raw", "header", "megatron"};
+  config::check_choice("--kind", name, names, "kind of shard");
+  return name == "raw" ? data::ShardKind::raw : name == "header" ? data::ShardKind::header : data::ShardKind::megatron;
 }
 
 std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
+  const std::string names[] = {"bytes", "characters", "gpt2"};
+  config::check_choice("--tokenizer", o.tokenizer, names, "tokenizer");
   if (o.tokenizer == "bytes") return data::make_byte_tokenizer();
   if (o.tokenizer == "gpt2") {
     if (o.vocab_file.empty() || o.merges_file.empty())
@@ -45,15 +47,12 @@ std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
                                 "Name vocab.json and merges.txt.");
     return data::make_gpt2_tokenizer(o.vocab_file, o.merges_file);
   }
-  if (o.tokenizer == "characters") {
-    if (o.alphabet_file.empty())
-      throw config::ConfigError("--tokenizer characters: --alphabet is missing.",
-                                "Name the file of the alphabet; it is made from the texts if it does not exist.");
-    if (!io::file_exists(o.alphabet_file)) data::save_alphabet(o.alphabet_file, data::alphabet_of_files(o.inputs));
-    return data::make_character_tokenizer(data::load_alphabet(o.alphabet_file));
-  }
-  throw config::ConfigError("--tokenizer " + o.tokenizer + ": no such tokenizer.",
-                            "Use one of bytes, characters, gpt2.");
+  if (o.alphabet_file.empty())
+    throw config::ConfigError("--tokenizer characters: --alphabet is missing.",
+                              "Name the file of the alphabet; it is made from the texts if it does not exist.");
+  if (!io::file_exists(o.alphabet_file))
+    data::save_alphabet(o.alphabet_file, data::alphabet_of_files(o.inputs, {.field = o.field}));
+  return data::make_character_tokenizer(data::load_alphabet(o.alphabet_file));
 }
 
 int tokenize(const Options& o, Console& console) {
@@ -62,7 +61,7 @@ int tokenize(const Options& o, Console& console) {
                               "Name where the shards go, such as data/corpus.");
   auto tokenizer = make_tokenizer(o);
   LiveLines lines(live_options(STDERR_FILENO));
-  data::TokenizeOptions how{.output = o.out, .text = {.blank_lines = o.blank_lines}};
+  data::TokenizeOptions how{.output = o.out, .text = {.blank_lines = o.blank_lines, .field = o.field}};
   if (!o.kind.empty()) how.kind = kind_of(o.kind);
   if (console.verbosity() != Verbosity::quiet)
     how.progress = [&](int64_t done, int64_t total) { lines.draw({bytes_bar(done, total)}); };
@@ -237,6 +236,7 @@ Action define_data(CLI::App& app) {
   o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")
       ->type_name("FILE");
   o->tokenize->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
+  o->tokenize->add_option("--field", o->field, "JSONL: the field that holds the text; default text")->type_name("NAME");
   o->tokenize->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
   o->pack = sub("pack", "Join shards into one of another kind");
   o->pack->add_option("--out", o->out, "The new shard")->type_name("PATH");

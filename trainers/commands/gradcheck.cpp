@@ -57,12 +57,13 @@ std::vector<InputSize> cases_of(const std::string& text) {
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
   auto rows = nlohmann::ordered_json::array();
-  std::string text, names;
-  bool found = false, passed = true;
+  std::string text;
+  bool passed = true;
+  std::vector<std::string> names{"all"};
+  for (const MixerRow& row : all_mixers(extensions)) names.push_back(row.name);
+  config::check_choice("--mixer", options.mixer, names, "mixer");
   for (const MixerRow& row : all_mixers(extensions)) {
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
     if (options.mixer != "all" && options.mixer != row.name) continue;
-    found = true;
     if (std::string_view reason = row.lacks.gradient; !reason.empty()) {
       text += fmt::format("{:<10} unsupported: {}\n", row.name, reason);
       rows.push_back({{"mixer", row.name}, {"unsupported", reason}});
@@ -83,8 +84,6 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                       {"report", result.report}});
     }
   }
-  if (!found)
-    throw config::ConfigError("--mixer " + options.mixer + ": no such mixer.", "Use all, or one of: " + names + ".");
   console.result(console.is_json() ? nlohmann::ordered_json{{"passed", passed}, {"rows", rows}}.dump(2) + "\n" : text);
   return passed ? kSuccess : kCheckFailed;
 }

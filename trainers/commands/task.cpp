@@ -29,15 +29,11 @@ std::vector<tasks::Arm> chosen(const std::vector<std::string>& names, const Exte
   if (names.empty()) return all;
   for (const MixerRow& row : mixer_table()) all.push_back({std::string(row.name), row.make});
   for (const MixerRow& row : extensions.mixers) all.push_back({std::string(row.name), row});
+  std::vector<std::string> known;
+  for (const tasks::Arm& arm : all) known.push_back(arm.name);
   for (const std::string& name : names) {
-    std::string known;
-    auto at = std::find_if(all.begin(), all.end(), [&](const tasks::Arm& arm) {
-      known += (known.empty() ? "" : ", ") + arm.name;
-      return arm.name == name;
-    });
-    if (at == all.end())
-      throw config::ConfigError("--mixer " + name + ": no such mixer.", "Use one of: " + known + ".");
-    found.push_back(*at);
+    config::check_choice("--mixer", name, known, "mixer");
+    found.push_back(*std::find_if(all.begin(), all.end(), [&](const tasks::Arm& arm) { return arm.name == name; }));
   }
   return found;
 }
@@ -63,6 +59,8 @@ std::string text_of(const std::string& path) {
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
+  const std::string tasks[] = {"backcopy", "trigger"};
+  config::check_choice("weft task", options.task, tasks, "task");
   const bool is_backcopy = options.task == "backcopy";
   tasks::Bigram bigram;
   if (is_backcopy)
@@ -113,7 +111,6 @@ Action define_task(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("TASK", o->task, "backcopy (Bigram-Backcopy) or trigger (trigger-conditional mean)")
       ->required()
-      ->check(CLI::IsMember({"backcopy", "trigger"}))
       ->type_name("TASK");
   app.add_option("--mixer", o->mixers,
                  "softmax, relu, sigmoid, off_by_one, sink_logit, key_bias, gate, or a row of the table; all of the "

@@ -1,5 +1,7 @@
 #include "trainers/conformance/conformance.h"
 
+#include <map>
+
 #include "trainers/conformance/subject.h"
 #include "weft/core/error.h"
 
@@ -21,11 +23,24 @@ constexpr Check kChecks[] = {
     {"checkpoint", check_checkpoint}, {"learns", check_learning},
 };
 
-Outcome guarded(const std::function<Outcome()>& check) {
-  try {
-    return check();
-  } catch (const std::exception& error) { return {Verdict::failed, error.what()}; }
-}
+// Runs the checks of one variant. A fault that shows in several of them, with other shapes and dtypes, is told in full once.
+class Guard {
+ public:
+  Outcome run(std::string_view check, const std::function<Outcome()>& f) {
+    try {
+      return f();
+    } catch (const Error& error) {
+      return told(check, error.where(), error.what());
+    } catch (const std::exception& error) { return told(check, error.what(), error.what()); }
+  }
+
+ private:
+  Outcome told(std::string_view check, const std::string& place, const std::string& text) {
+    auto [first, is_new] = checks_.emplace(place, check);
+    return {Verdict::failed, is_new ? text : str("the same error as in ", first->second)};
+  }
+  std::map<std::string, std::string_view> checks_;  // by place in module and source
+};
 
 }  // namespace
 
@@ -67,14 +82,16 @@ std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& o
 
 std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options) {
   std::vector<Result> results;
+  Guard guard;
   auto add = [&](const MixerRow& row, std::string_view check, const std::function<Outcome()>& run) {
     if (options.check != "all" && options.check != check) return;
-    Outcome outcome = guarded(run);
+    Outcome outcome = guard.run(check, run);
     results.push_back({row.name, std::string(check), outcome.verdict, outcome.reason});
     if (options.on_result) options.on_result(results.back());
   };
   for (const MixerRow& row : rows) {
     if (options.variant != "all" && options.variant != row.name) continue;
+    guard = {};
     Subject subject(row);
     auto reference = options.references.find(row.name);
     add(row, "reference",

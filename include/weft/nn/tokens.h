@@ -86,8 +86,8 @@ class Tokens : public TokenTable {
 
   // Auxiliary losses (weighted, added to the model's) and statistics; nothing is added when a forward is recomputed.
   struct Loss {
-    std::string name;
-    Var value;  // scalar
+    std::string name;  // path of the module that added it, and which: "model.layers.0.mixer.router.balance_loss"
+    Var value;         // scalar
     double weight;
   };
   struct Report {

@@ -110,7 +110,7 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
   if (load_) tokens.accumulate(*load_, tokens.sum(hits_BTE), num_tokens);
   if (o_.z_loss > 0) {
     Var z = tokens.sum(unsqueeze(square(logsumexp(logits_BTE)), -1)) / count;
-    tokens.add_loss("router_z", sum_all(z), o_.z_loss * share_);
+    tokens.add_loss("z_loss", sum_all(z), o_.z_loss * share_);
   }
   if (o_.balance_loss == 0) return;
   Var loss;
@@ -124,7 +124,7 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
     loss = sum_all(load_E * tokens.sum(r.probabilities_BTE) / count) * E;
     if (o_.balance == RouterBalance::normalised) loss = loss * (1.0 / static_cast<double>(o_.active));
   }
-  tokens.add_loss("router_balance", loss, o_.balance_loss * share_);
+  tokens.add_loss("balance_loss", loss, o_.balance_loss * share_);
 }
 
 }  // namespace weft
