@@ -39,6 +39,7 @@ std::string environment_text(int64_t seed) {
   e.set_memory_bytes(info.memory_bytes);
   std::string commit = output_of("git rev-parse HEAD 2>/dev/null");
   if (!commit.empty()) e.set_git(commit + (output_of("git status --porcelain 2>/dev/null").empty() ? "" : "-dirty"));
+  e.set_commit(build_commit());
   e.set_seed(seed);
   char stamp[32];
   std::time_t now = std::time(nullptr);

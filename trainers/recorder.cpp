@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <numbers>
 #include <set>
 
+#include "trainers/value_pictures.h"
 #include "weft/core/allocator.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
@@ -171,6 +173,7 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
                                                      {"val/loss_se", evaluation.standard_error},
                                                      {"val/ppl", evaluation.perplexity()}};
   if (evaluation.num_bytes > 0) values.emplace_back("val/bpb", evaluation.bits_per_byte());
+  values.emplace_back("val/targets", static_cast<double>(evaluation.num_targets));
   write("val", step, time_s, std::move(values));
 }
 
@@ -185,9 +188,15 @@ void Recorder::sample(int64_t step, const std::string& text) {
 std::string Recorder::report(const std::vector<std::pair<std::string, std::string>>& facts, const std::string& title,
                              std::function<bool()> is_stopping) {
   auto records = io::apply_rewinds(io::read_metrics(folder_.file("metrics.jsonl")));
+  std::vector<io::Plot> plots = io::plots_of(records);
+  for (io::Plot& plot : plots)
+    for (io::PlotSeries& series : plot.series)
+      for (size_t i = 0; i < std::min(group_names_.size(), options_.group_labels.size()); ++i)
+        if (plot.title == io::kRatesTitle && series.name == group_names_[i]) series.name = options_.group_labels[i];
   io::ReportData data{.title = title,
                       .facts = facts,
-                      .plots = io::plots_of(records),
+                      .plots = std::move(plots),
+                      .sections = value_sections(records),
                       .config = folder_.config_text(),
                       .is_stopping = std::move(is_stopping)};
   for (const Sample& sample : samples_.all()) data.samples.emplace_back(str("step ", sample.step), sample.text);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 
@@ -11,6 +12,7 @@
 #include "src/io/internal/plotter.h"
 #include "src/io/internal/process.h"
 #include "weft/core/error.h"
+#include "weft/io/files.h"
 #include "weft/io/report.h"
 
 namespace weft::io {
@@ -53,14 +55,26 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
-std::string make_script(const Plot& plot) {
-  std::string script =
-      "set encoding utf8\nset terminal svg size 800,360 noenhanced font 'sans-serif,12' background rgb 'white'\n"
-      "set grid lc rgb '#dddddd'\nset key top right\nset border 3\nset tics nomirror\n";
-  script += str("set title ", quoted(plot.title), "\nset xlabel ", quoted(plot.x_label), "\nset ylabel ",
-                quoted(plot.y_label), "\n");
-  if (plot.is_log_y) script += "set logscale y\n";
-  std::string commands;
+constexpr std::string_view kFrame =
+    "set grid lc rgb '#dddddd'\nset key top right\nset border 3\nset tics nomirror\n"
+    "set palette defined (0 '#440154', 1 '#31688e', 2 '#35b779', 3 '#fde725')\n";
+
+constexpr int kWidth = 800, kHeight = 360, kRowHeight = 16;  // pixels
+constexpr size_t kMaxColumns = 80, kMaxNamedRows = 40;
+
+// One picture as gnuplot sees it: blocks of numbers, and the commands that draw them; no commands if there is nothing to draw.
+struct Panel {
+  std::string blocks, commands;
+  int height = kHeight;
+};
+
+std::string labels(const std::string& title, const std::string& x, const std::string& y) {
+  return str("set title ", quoted(title), "\nset xlabel ", quoted(x), "\nset ylabel ", quoted(y), "\n");
+}
+
+Panel panel_of(const Plot& plot, const std::string& prefix) {
+  Panel panel;
+  std::string curves;
   for (const PlotSeries& series : plot.series) {
     std::string rows;
     size_t num_drawn = 0;
@@ -70,15 +84,87 @@ std::string make_script(const Plot& plot) {
       else rows += "\n";  // an empty line ends the curve, the next one begins anew
     }
     if (num_drawn == 0) continue;
-    std::string block = str("$series", commands.size());
-    script += str(block, " << WEFT_END\n", rows, "WEFT_END\n");
+    std::string block = str("$", prefix, "series", curves.size());
+    panel.blocks += str(block, " << WEFT_END\n", rows, "WEFT_END\n");
     std::string_view style = num_drawn <= 60 ? " with linespoints pt 7 ps 0.4" : " with lines";
-    commands +=
-        str(commands.empty() ? "plot " : ", ", block, " using 1:2", style, " lw 1.5 title ", quoted(series.name));
+    curves += str(curves.empty() ? "plot " : ", ", block, " using 1:2", style, " lw 1.5 title ", quoted(series.name));
   }
-  WEFT_CHECK(!commands.empty(), str("plot '", plot.title, "': no series has a point that can be drawn"),
+  if (curves.empty()) return {};
+  // Many names do not fit into the frame.
+  std::string key = plot.series.size() > 2 ? "set key outside right top\n" : "";
+  panel.commands =
+      str(labels(plot.title, plot.x_label, plot.y_label), key, plot.is_log_y ? "set logscale y\n" : "", curves, "\n");
+  return panel;
+}
+
+// Every nth of `count`, so that at most `most` are left.
+size_t stride_for(size_t count, size_t most) { return std::max<size_t>(1, (count + most - 1) / most); }
+
+Panel panel_of(const HeatMap& map, const std::string& prefix) {
+  Panel panel;
+  const size_t step = stride_for(map.x.size(), kMaxColumns);
+  std::string numbers;
+  size_t num_drawn = 0, num_columns = 0;
+  for (const std::vector<double>& row : map.values) {
+    num_columns = 0;
+    for (size_t c = 0; c < map.x.size(); c += step, ++num_columns) {
+      bool is_there = c < row.size() && std::isfinite(row[c]);
+      num_drawn += is_there;
+      numbers += is_there ? number(row[c]) + " " : "NaN ";
+    }
+    numbers += "\n";
+  }
+  if (num_drawn == 0) return {};
+  panel.height = std::clamp(kRowHeight * static_cast<int>(map.rows.size()) + 110, 200, 1400);
+  std::string block = str("$", prefix, "map"), rows, columns;
+  const size_t row_step = stride_for(map.rows.size(), kMaxNamedRows), column_step = stride_for(num_columns, 8);
+  for (size_t r = 0; r < map.rows.size(); r += row_step)
+    rows += str(rows.empty() ? "" : ", ", quoted(map.rows[r]), " ", r);
+  for (size_t c = 0; c < num_columns; c += column_step)
+    columns += str(columns.empty() ? "" : ", ", quoted(rounded(map.x[c * step])), " ", c);
+  panel.blocks = str(block, " << WEFT_END\n", numbers, "WEFT_END\n");
+  panel.commands = str(labels(map.title, map.x_label, map.y_label), "unset grid\nset xrange [-0.5:", num_columns - 1,
+                       ".5]\nset yrange [", map.rows.size() - 1, ".5:-0.5]\nset ytics (", rows, ")\nset xtics (",
+                       columns, ")\nplot ", block, " matrix with image pixels notitle\n");
+  return panel;
+}
+
+Panel panel_of(const Picture& picture, const std::string& prefix) {
+  return std::visit([&](const auto& p) { return panel_of(p, prefix); }, picture);
+}
+
+std::string title_of(const Picture& picture) {
+  return std::visit([](const auto& p) { return p.title; }, picture);
+}
+
+std::string terminal(int width, int height) {
+  return str("set encoding utf8\nset terminal svg size ", width, ",", height,
+             " noenhanced font 'sans-serif,12' background rgb 'white'\n");
+}
+
+std::string make_script(const Picture& picture) {
+  Panel panel = panel_of(picture, "");
+  WEFT_CHECK(!panel.commands.empty(), str("plot '", title_of(picture), "': no series has a point that can be drawn"),
              "leave the plot out");
-  return script + commands + "\n";
+  return str(terminal(kWidth, panel.height), panel.blocks, kFrame, panel.commands);
+}
+
+// Two panels beside each other, as high as the higher one wants on average.
+std::string make_script(std::span<const Picture> pictures) {
+  std::string blocks, commands;
+  int count = 0, tallest = 0;
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    Panel panel = panel_of(pictures[i], str("p", i));
+    if (panel.commands.empty()) continue;
+    blocks += panel.blocks;
+    commands += str("reset\n", kFrame, panel.commands);
+    tallest = std::max(tallest, panel.height);
+    ++count;
+  }
+  WEFT_CHECK(count > 0, "picture: no plot has a point that can be drawn", "leave it out");
+  const int columns = count > 1 ? 2 : 1, rows = (count + columns - 1) / columns;
+  return str(terminal(kWidth * columns, tallest * rows), blocks, "set multiplot layout ", rows, ",", columns, "\n",
+             commands, "unset multiplot\n");
 }
 
 // Element names of one page must differ: gnuplot gives every picture the same ones.
@@ -91,23 +177,35 @@ void prefix_ids(std::string& svg, const std::string& id) {
 
 }  // namespace
 
-std::string internal::Plotter::svg(const Plot& plot, const std::string& id) {
+std::string internal::Plotter::run(const std::string& script, const std::string& what) {
   const std::string fix = "run `gnuplot -d` by hand to see why, then the same command again without report.html";
-  WEFT_CHECK(!has_hung_, str("gnuplot: plot '", plot.title, "' was not tried: the plot before it hung"), fix);
-  auto result = run_process({"gnuplot", "-d"}, make_script(plot), {timeout_s_, is_stopping_},
+  WEFT_CHECK(!has_hung_, str("gnuplot: plot '", what, "' was not tried: the plot before it hung"), fix);
+  auto result = run_process({"gnuplot", "-d"}, script, {timeout_s_, is_stopping_},
                             "install gnuplot: apt-get install --no-install-recommends gnuplot-nox");
   has_hung_ = result.end == ProcessEnd::timed_out;
-  WEFT_CHECK(!has_hung_,
-             str("gnuplot: plot '", plot.title, "' was not done after ", timeout_s_, " s; gnuplot was ended"), fix);
-  WEFT_CHECK(result.end != ProcessEnd::stopped, str("gnuplot: plot '", plot.title, "' was stopped"),
+  WEFT_CHECK(!has_hung_, str("gnuplot: plot '", what, "' was not done after ", timeout_s_, " s; gnuplot was ended"),
+             fix);
+  WEFT_CHECK(result.end != ProcessEnd::stopped, str("gnuplot: plot '", what, "' was stopped"),
              "write the report again");
   size_t begin = result.output.find("<svg"), end = result.output.rfind("</svg>");
   bool is_good = result.exit_code == 0 && begin != std::string::npos && end != std::string::npos;
-  WEFT_CHECK(is_good,
-             str("gnuplot: plot '", plot.title, "' failed with exit code ", result.exit_code, ": ",
-                 result.messages.substr(0, 400)),
-             "check that gnuplot has the svg terminal (gnuplot-nox or gnuplot-qt)");
-  std::string svg = result.output.substr(begin, end + 6 - begin);
+  WEFT_CHECK(
+      is_good,
+      str("gnuplot: plot '", what, "' failed with exit code ", result.exit_code, ": ", result.messages.substr(0, 400)),
+      "check that gnuplot has the svg terminal (gnuplot-nox or gnuplot-qt)");
+  return result.output.substr(begin, end + 6 - begin);
+}
+
+std::string rounded(double value) {
+  char text[32];
+  bool is_whole = std::abs(value) < 1e15 && value == std::nearbyint(value);
+  bool is_large = std::abs(value) >= 1e4 && std::abs(value) < 1e15;
+  std::snprintf(text, sizeof text, is_whole || is_large ? "%.0f" : "%.4g", value);
+  return text;
+}
+
+std::string internal::Plotter::svg(const Picture& picture, const std::string& id) {
+  std::string svg = run(make_script(picture), title_of(picture));
   prefix_ids(svg, id);
   return svg;
 }
@@ -124,8 +222,13 @@ bool has_plotter() {
   }
 }
 
-std::string plot_svg(const Plot& plot, const std::string& id) {
-  return internal::Plotter(ReportData().plot_timeout_s).svg(plot, id);
+std::string plot_svg(const Picture& picture, const std::string& id) {
+  return internal::Plotter(ReportData().plot_timeout_s).svg(picture, id);
+}
+
+void write_picture(const std::string& path, std::span<const Picture> pictures) {
+  internal::Plotter plotter(ReportData().plot_timeout_s);
+  write_file_atomically(path, plotter.run(make_script(pictures), path) + "\n");
 }
 
 std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records) {
@@ -148,7 +251,7 @@ std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records) {
            [](const std::string& key) {
              return key == "train/loss" ? "training" : key == "val/loss" ? "validation" : "";
            }),
-      take({"Learning rate", "step", "learning rate", false, {}},
+      take({kRatesTitle, "step", "learning rate", false, {}},
            [](const std::string& key) {
              return key.starts_with("train/lr/") ? key.substr(9) : key == "train/lr" ? "all" : "";
            }),

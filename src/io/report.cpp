@@ -22,6 +22,7 @@ constexpr std::string_view kStyle =
     "table{border-collapse:collapse}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}"
     "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}"
     "pre{background:#f6f6f6;padding:.8em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    ".wide{overflow-x:auto}details{margin:.3em 0}summary{cursor:pointer;color:#555}th{white-space:nowrap}"
     "svg{max-width:100%;height:auto}.missing{background:#fff3cd;border:1px solid #e0c060;padding:.6em}";
 
 struct SeriesSummary {
@@ -45,42 +46,76 @@ SeriesSummary summarise(const PlotSeries& series) {
   return s;
 }
 
-std::string series_table(const Plot& plot) {
+std::string table_of(const std::vector<PlotSeries>& all, const std::string& x_label) {
   std::string html = str(
-      "<table><thead><tr><th>curve</th><th class=\"n\">points</th><th class=\"n\">first</th><th class=\"n\">last</th>"
-      "<th class=\"n\">lowest</th><th class=\"n\">at ",
-      html_escape(plot.x_label),
-      "</th><th class=\"n\">highest</th><th class=\"n\">not finite</th></tr></thead><tbody>\n");
+      "<div class=\"wide\"><table><thead><tr><th>curve</th><th class=\"n\">points</th><th class=\"n\">first</th><th "
+      "class=\"n\">last</th><th class=\"n\">lowest</th><th class=\"n\">at ",
+      html_escape(x_label), "</th><th class=\"n\">highest</th><th class=\"n\">not finite</th></tr></thead><tbody>\n");
   auto cell = [](double value) {
-    return str("<td class=\"n\">", std::isfinite(value) ? str(value) : std::string("-"), "</td>");
+    return str("<td class=\"n\">", std::isfinite(value) ? rounded(value) : std::string("-"), "</td>");
   };
-  for (const PlotSeries& series : plot.series) {
+  for (const PlotSeries& series : all) {
     SeriesSummary s = summarise(series);
     html += str("<tr><td>", html_escape(series.name), "</td><td class=\"n\">", s.num_points, "</td>", cell(s.first),
                 cell(s.last), cell(s.lowest), cell(s.lowest_at), cell(s.highest), "<td class=\"n\">", s.num_not_finite,
                 "</td></tr>\n");
   }
-  return html + "</tbody></table>\n";
+  return html + "</tbody></table></div>\n";
 }
 
-std::string plot_section(const Plot& plot, size_t index, internal::Plotter& plotter,
-                         std::vector<std::string>& warnings) {
-  std::string html = str("<section><h3>", html_escape(plot.title), "</h3>\n");
-  try {
-    html += plotter.svg(plot, str("plot", index)) + "\n";
-  } catch (const Error& error) {
-    std::string warning =
-        str("plot '", plot.title, "' is missing from the report: ", error.problem(), "; ", error.fix());
-    html += str("<p class=\"missing\">", html_escape(warning), "</p>\n");
-    warnings.push_back(std::move(warning));
+// The rows of a map as curves, for its table.
+std::vector<PlotSeries> series_of(const HeatMap& map) {
+  std::vector<PlotSeries> all;
+  for (size_t r = 0; r < map.rows.size(); ++r) {
+    PlotSeries series{.name = map.rows[r]};
+    for (size_t c = 0; c < std::min(map.x.size(), map.values[r].size()); ++c)
+      series.points.emplace_back(map.x[c], map.values[r][c]);
+    all.push_back(std::move(series));
   }
-  return html + series_table(plot) + "</section>\n";
+  return all;
 }
+std::vector<PlotSeries> series_of(const Plot& plot) { return plot.series; }
+
+// Pictures of a page one after the other, each with its numbers.
+class Pictures {
+ public:
+  Pictures(const std::string& path, const ReportData& data)
+      : path_(path), is_stopping_(data.is_stopping), plotter_(data.plot_timeout_s, data.is_stopping) {}
+
+  std::string section(const Picture& picture, bool folds_table) {
+    std::string html = std::visit(
+        [&](const auto& p) {
+          std::string table = table_of(series_of(p), p.x_label);
+          if (folds_table) table = str("<details><summary>numbers</summary>\n", table, "</details>\n");
+          return str("<section><h3>", html_escape(p.title), "</h3>\n", drawn(picture, p.title), table, "</section>\n");
+        },
+        picture);
+    WEFT_CHECK(!is_stopping_ || !is_stopping_(), str("report ", path_, ": stopped before it was written"),
+               "run the same command again");
+    return html;
+  }
+  std::vector<std::string> warnings;
+
+ private:
+  std::string drawn(const Picture& picture, const std::string& title) {
+    try {
+      return plotter_.svg(picture, str("plot", ++count_)) + "\n";
+    } catch (const Error& error) {
+      warnings.push_back(str("plot '", title, "' is missing from the report: ", error.problem(), "; ", error.fix()));
+      return str("<p class=\"missing\">", html_escape(warnings.back()), "</p>\n");
+    }
+  }
+
+  const std::string& path_;
+  const std::function<bool()>& is_stopping_;
+  internal::Plotter plotter_;
+  size_t count_ = 0;
+};
 
 }  // namespace
 
 std::vector<std::string> write_report(const std::string& path, const ReportData& data) {
-  std::vector<std::string> warnings;
+  Pictures pictures(path, data);
   std::string title = html_escape(data.title);
   std::string html =
       str("<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head><meta "
@@ -93,18 +128,17 @@ std::vector<std::string> write_report(const std::string& path, const ReportData&
     html += "</tbody></table>\n";
   }
   if (!data.plots.empty()) html += "<h2>Curves</h2>\n";
-  internal::Plotter plotter(data.plot_timeout_s, data.is_stopping);
-  for (size_t i = 0; i < data.plots.size(); ++i) {
-    html += plot_section(data.plots[i], i, plotter, warnings);
-    WEFT_CHECK(!data.is_stopping || !data.is_stopping(), str("report ", path, ": stopped before it was written"),
-               "run the same command again");
+  for (const Plot& plot : data.plots) html += pictures.section(plot, false);
+  for (const ReportSection& section : data.sections) {
+    html += str("<h2>", html_escape(section.heading), "</h2>\n<p>", html_escape(section.text), "</p>\n");
+    for (const Picture& picture : section.pictures) html += pictures.section(picture, true);
   }
   if (!data.samples.empty()) html += "<h2>Samples</h2>\n";
   for (const auto& [heading, text] : data.samples)
     html += str("<h3>", html_escape(heading), "</h3>\n<pre>", html_escape(text), "</pre>\n");
   if (!data.config.empty()) html += str("<h2>Configuration</h2>\n<pre>", html_escape(data.config), "</pre>\n");
   write_file_atomically(path, html + "</body>\n</html>\n");
-  return warnings;
+  return pictures.warnings;
 }
 
 }  // namespace weft::io

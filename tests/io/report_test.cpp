@@ -62,10 +62,12 @@ std::string find_fault(std::string_view text) {
         if (equals == std::string_view::npos || equals + 1 >= text.size())
           return str("attribute without value at ", at);
         std::string attribute(text.substr(at, equals - at));
-        char quote = text[equals + 1];
-        size_t end = quote == '"' || quote == '\'' ? text.find(quote, equals + 2) : std::string_view::npos;
+        attribute.resize(attribute.find_last_not_of(' ') + 1);
+        size_t begin = text.find_first_not_of(' ', equals + 1);
+        char quote = begin == std::string_view::npos ? ' ' : text[begin];
+        size_t end = quote == '"' || quote == '\'' ? text.find(quote, begin + 1) : std::string_view::npos;
         if (end == std::string_view::npos) return str("unquoted attribute at ", at);
-        std::string value(text.substr(equals + 2, end - equals - 2));
+        std::string value(text.substr(begin + 1, end - begin - 1));
         if (value.find('<') != std::string::npos) return str("'<' in an attribute at ", at);
         if (attribute == "id" && !ids.insert(value).second) return str("id ", value, " occurs twice");
         at = end + 1;
@@ -150,6 +152,57 @@ TEST(Report, IsOneWellFormedFileWithoutReferencesToOthers) {
   EXPECT_LT(html.size(), 1'000'000u);
 }
 
+HeatMap make_map(size_t rows, size_t columns) {
+  HeatMap map{.title = "entropy <per head>", .x_label = "step", .y_label = ""};
+  for (size_t c = 0; c < columns; ++c) map.x.push_back(static_cast<double>(10 * c));
+  for (size_t r = 0; r < rows; ++r) {
+    map.rows.push_back(str("layer ", r, " 'quoted'"));
+    std::vector<double>& values = map.values.emplace_back();
+    for (size_t c = 0; c < columns; ++c) values.push_back(c == 1 ? std::nan("") : static_cast<double>(r * c));
+  }
+  return map;
+}
+
+TEST(Report, SectionsHoldPlotsAndMapsWithTheirNumbers) {
+  TempFolder folder;
+  ReportData data{
+      .title = "t",
+      .sections = {{"Diagnostics",
+                    "of <layers>",
+                    {Plot{.title = "curve", .x_label = "step", .series = {{"a", {{1, 1}, {2, 3}}}}}, make_map(3, 4)}}}};
+  EXPECT_TRUE(write_report(folder / "r.html", data).empty());
+  std::string html = read_file(folder / "r.html");
+  EXPECT_EQ(find_fault(html), "");
+  expect_parts(
+      html, {"<h2>Diagnostics</h2>", "of &lt;layers&gt;", "<h3>entropy &lt;per head&gt;</h3>", "layer 2", "<details>"});
+  for (auto [rows, columns] : std::initializer_list<std::pair<size_t, size_t>>{{1, 1}, {1, 2}, {200, 3}, {2, 1000}}) {
+    if (columns == 1) continue;
+    EXPECT_EQ(find_fault(plot_svg(make_map(rows, columns), "m")), "") << rows << " x " << columns;
+  }
+}
+
+TEST(Report, WritesSeveralPicturesIntoOneFile) {
+  TempFolder folder;
+  const Picture pictures[] = {Plot{.title = "one", .series = {{"a", {{1, 1}, {2, 3}}}}}, make_map(2, 3),
+                              Plot{.title = "nothing"}};
+  write_picture(folder / "p.svg", pictures);
+  std::string svg = read_file(folder / "p.svg");
+  expect_parts(svg, {"<svg", "one", "entropy"});
+  EXPECT_EQ(svg.find("nothing"), std::string::npos);
+  expect_parts(error_of([&] { write_picture(folder / "q.svg", {}); }), {"no plot has a point"});
+}
+
+TEST(Report, RoundsNumbersForPeople) {
+  for (auto [value, text] : std::initializer_list<std::pair<double, const char*>>{{0, "0"},
+                                                                                  {1200, "1200"},
+                                                                                  {1234567.8, "1234568"},
+                                                                                  {2.30258509, "2.303"},
+                                                                                  {0.00012345678, "0.0001235"},
+                                                                                  {-17.25, "-17.25"},
+                                                                                  {1e20, "1e+20"}})
+    EXPECT_EQ(rounded(value), text);
+}
+
 TEST(Report, HostileTextStaysText) {
   TempFolder folder;
   ReportData data = make_report();
@@ -166,7 +219,7 @@ TEST(Report, PlotTextsAreNeverRunByThePlotter) {
   std::string touch = "`touch " + (folder / "ran") + "` '.system('touch " + (folder / "ran") + "').' \"\n!touch " +
                       (folder / "ran") + "\n" + kHostile;
   std::string svg =
-      plot_svg({.title = touch, .x_label = touch, .y_label = touch, .series = {{touch, {{0, 1}, {1, 2}}}}}, "p");
+      plot_svg(Plot{.title = touch, .x_label = touch, .y_label = touch, .series = {{touch, {{0, 1}, {1, 2}}}}}, "p");
   EXPECT_EQ(find_fault(svg), "");
   EXPECT_FALSE(file_exists(folder / "ran"));
   EXPECT_NE(svg.find("system("), std::string::npos);
@@ -179,9 +232,9 @@ TEST(Report, PlotsNumbersOfAnySize) {
                                                           {"gap", {{1, 1}, {2, std::nan("")}, {3, inf}, {4, 2}}},
                                                           {"wide", {{0, 1e-300}, {1e18, 1e300}}}})
     for (bool is_log : {false, true})
-      EXPECT_EQ(find_fault(plot_svg({.title = "t", .is_log_y = is_log, .series = {series}}, "p")), "") << series.name;
+      EXPECT_EQ(find_fault(plot_svg(Plot{.title = "t", .is_log_y = is_log, .series = {series}}, "p")), "") << series.name;
   expect_parts(error_of([] {
-                 plot_svg({.title = "none", .is_log_y = true, .series = {{"s", {{1, -1}}}}}, "p");
+                 plot_svg(Plot{.title = "none", .is_log_y = true, .series = {{"s", {{1, -1}}}}}, "p");
                }),
                {"plot 'none'", "no series has a point"});
 }
@@ -196,7 +249,7 @@ TEST(Report, WithoutGnuplotItHasTablesAndSaysWhatIsMissing) {
   EXPECT_EQ(find_fault(html), "");
   expect_parts(html, {"class=\"missing\"", "gnuplot-nox", "<td>training</td><td class=\"n\">4999</td>", "1.9 M"});
   expect_parts(error_of([] {
-                 plot_svg({.title = "t", .series = {{"s", {{1, 1}}}}}, "p");
+                 plot_svg(Plot{.title = "t", .series = {{"s", {{1, 1}}}}}, "p");
                }),
                {"gnuplot: cannot be started", "fix: install gnuplot"});
 }

@@ -1,5 +1,5 @@
 // weft analyse RUN [path=value]... [--rows N]: importance of heads and the loss without them, rank collapse, secondary sinks, rollout and flow
-// of attention, spread of a change, on validation rows of a run's newest checkpoint.
+// of attention, spread of a change, on validation rows of a run's checkpoint; as tables, JSON and a picture.
 #include <fmt/format.h>
 
 #include <CLI/App.hpp>
@@ -10,6 +10,8 @@
 #include "trainers/console.h"
 #include "trainers/evaluate.h"
 #include "trainers/session.h"
+#include "trainers/value_pictures.h"
+#include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -21,18 +23,32 @@ struct Options {
   int64_t rows = 8;
 };
 
+// The picture's path; without gnuplot a line of advice in its place, since the numbers are all there.
+std::string draw(const train::NamedValues& values, const std::string& folder, const std::string& name,
+                 Console& console) {
+  const std::string path = folder + "/" + name;
+  try {
+    io::make_folders(folder);
+    io::write_picture(path, train::value_pictures(values));
+    console.message("picture " + path);
+    return path;
+  } catch (const Error& error) {
+    console.message(str("no picture: ", error.problem(), "; ", error.fix()));
+    return "";
+  }
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
   auto values = weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows));
   nlohmann::ordered_json figures = nlohmann::ordered_json::object();
-  std::string text;
-  for (const auto& [name, value] : values) {
-    figures[name] = value;
-    text += fmt::format("{:<48} {:.6g}\n", name, value);
-  }
-  nlohmann::ordered_json out{{"run", options.run.file()}, {"step", run.step}, {"values", figures}};
+  for (const auto& [name, value] : values) figures[name] = value;
+  nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"values", figures}};
   if (!run.warning.empty()) out["warning"] = run.warning;
-  print_and_store(console, out, text, options.run.file(), fmt::format("analysis-{:08}.json", run.step));
+  const std::string name = fmt::format("analysis-{:08}", run.step);
+  std::string picture = draw(values, run.folder + "/eval", name + ".svg", console);
+  if (!picture.empty()) out["picture"] = picture;
+  print_and_store(console, out, train::value_tables(values), run.folder, name + ".json");
   return kSuccess;
 }
 
@@ -40,11 +56,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_analyse(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  options->run.add(app, true);
-  app.add_option("--rows", options->rows, "Validation rows that the loss without heads is taken on")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str()
-      ->type_name("N");
+  options->run.add_run(app);
+  takes_size(*app.add_option("--rows", options->rows, "Validation rows that the loss without heads is taken on")
+                  ->check(CLI::Range(1, 65536))
+                  ->capture_default_str()
+                  ->type_name("N"));
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

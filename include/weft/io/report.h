@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "weft/io/metrics.h"
@@ -24,15 +26,33 @@ struct Plot {
   std::vector<PlotSeries> series = {};
 };
 
+// Numbers as colours: a row per name, a column per x.
+struct HeatMap {
+  std::string title = {}, x_label = {}, y_label = {};
+  std::vector<double> x = {};                    // of the columns, ascending
+  std::vector<std::string> rows = {};            // names, from the top
+  std::vector<std::vector<double>> values = {};  // [row][column]; what is not finite stays blank
+};
+
+using Picture = std::variant<Plot, HeatMap>;
+
+inline constexpr const char* kRatesTitle = "Learning rate";  // of the plot whose curves are groups of parameters
+
 // Loss (training and validation), learning rates, gradient norm and tokens per second against the step. Plots without
 // points are left out. `records` as apply_rewinds() gives them.
 std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records);
 
+struct ReportSection {
+  std::string heading = {}, text = {};
+  std::vector<Picture> pictures = {};
+};
+
 struct ReportData {
   std::string title = {};
   std::vector<std::pair<std::string, std::string>> facts =
-      {};  // name, value: parameters, tokens, final loss, time, ...
-  std::vector<Plot> plots = {};
+      {};                                    // name, value: parameters, tokens, final loss, time, ...
+  std::vector<Plot> plots = {};              // under the heading Curves
+  std::vector<ReportSection> sections = {};  // below them
   std::vector<std::pair<std::string, std::string>> samples = {};  // heading, text; any bytes
   std::string config = {};                                        // text of config.txtpb
   double plot_timeout_s = 30;              // a gnuplot that takes longer is ended, and no further plot is tried
@@ -47,8 +67,14 @@ std::vector<std::string> write_report(const std::string& path, const ReportData&
 // Whether there is a gnuplot on PATH.
 bool has_plotter();
 
-// One plot as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several plots on a
-// page apart.
-std::string plot_svg(const Plot& plot, const std::string& id);
+// One picture as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several on a page apart.
+std::string plot_svg(const Picture& picture, const std::string& id);
+
+// All of them in one SVG file, two beside each other; those without a point that can be drawn are left out. Errors as of plot_svg(), and
+// if the file cannot be written.
+void write_picture(const std::string& path, std::span<const Picture> pictures);
+
+// A number for people: whole ones as they are, others with four digits or as whole ones from 10000 on.
+std::string rounded(double value);
 
 }  // namespace weft::io

@@ -16,7 +16,9 @@ class Plotter {
       : timeout_s_(timeout_s), is_stopping_(std::move(is_stopping)) {}
 
   // As plot_svg(). A gnuplot that hung once is not started again: a page waits for one timeout, not for one per plot.
-  std::string svg(const Plot& plot, const std::string& id);
+  std::string svg(const Picture& picture, const std::string& id);
+  // The <svg> element that gnuplot makes of a script; `what` is its name for errors.
+  std::string run(const std::string& script, const std::string& what);
 
  private:
   double timeout_s_;

@@ -1,0 +1,20 @@
+# Writes OUTPUT, C++ that names the commit of the sources in SOURCE ("-dirty" behind it if they were changed, empty outside a checkout).
+# Leaves the file alone if it says so already, so that nothing is built again.
+execute_process(COMMAND git -C ${SOURCE} rev-parse --short=12 HEAD OUTPUT_VARIABLE commit RESULT_VARIABLE code
+                OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT code EQUAL 0)
+  set(commit "")
+else()
+  execute_process(COMMAND git -C ${SOURCE} status --porcelain --untracked-files=no OUTPUT_VARIABLE changes ERROR_QUIET)
+  if(changes)
+    string(APPEND commit "-dirty")
+  endif()
+endif()
+set(text "#include \"trainers/environment.h\"\nstd::string weft::train::build_commit() { return \"${commit}\"; }\n")
+set(old "")
+if(EXISTS ${OUTPUT})
+  file(READ ${OUTPUT} old)
+endif()
+if(NOT old STREQUAL text)
+  file(WRITE ${OUTPUT} "${text}")
+endif()

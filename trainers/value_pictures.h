@@ -1,0 +1,24 @@
+// What layers report of themselves and what analyses find, by name ("model.layers.2.mixer.entropy/5"), as pictures and as grouped lines.
+#pragma once
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "weft/io/report.h"
+
+namespace weft::train {
+
+using NamedValues = std::vector<std::pair<std::string, double>>;
+
+// The sections Diagnostics and Analyses of a run's report: each kind of value over the steps, per layer and head. Empty without any.
+std::vector<io::ReportSection> value_sections(const std::vector<io::MetricsRecord>& records);
+
+// Values of one analysis: a picture per kind, over layers, heads, tokens or shares of heads.
+std::vector<io::Picture> value_pictures(const NamedValues& values);
+
+// The same as tables for people: layers down, heads or kinds across.
+std::string value_tables(const NamedValues& values);
+
+}  // namespace weft::train
