@@ -14,6 +14,8 @@
 #include "trainers/progress.h"
 #include "trainers/recorder.h"
 #include "trainers/run_checkpoint.h"
+#include "trainers/run_facts.h"
+#include "trainers/run_reference.h"
 #include "trainers/run_result.h"
 #include "trainers/session.h"
 #include "trainers/start_checks.h"
@@ -78,10 +80,12 @@ class Run {
         model_(make_model(config_, data_)),
         optimizer_(param_groups(e_), optimizer_params(*model_)),
         trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
-        checkpoints_(
-            folder.file("checkpoints"),
-            {.keep_last = static_cast<int>(e_.checkpoint().keep_last()), .keep_every = e_.checkpoint().keep_every()},
-            *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed()), data_.identity),
+        checkpoints_(folder.file("checkpoints"),
+                     {.keep_last = static_cast<int>(e_.checkpoint().keep_last()),
+                      .keep_every = e_.checkpoint().keep_every(),
+                      .keeps_best = e_.checkpoint().keep_best()},
+                     *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed()),
+                     data_.identity),
         peak_flops_(measured_peak_flops(compute_dtype(e_))),
         recorder_(folder, console, trainer_.plan(), group_names(optimizer_),
                   {.log_every = e_.log().every(),
@@ -89,7 +93,8 @@ class Run {
                    .writes_events = e_.log().tensorboard(),
                    .peak_flops = peak_flops_,
                    .flops_per_token = model_->flops_per_token(),
-                   .measure_peak_flops = [this] { return measured_peak_flops(compute_dtype(e_)); }}) {
+                   .measure_peak_flops = [this] { return measured_peak_flops(compute_dtype(e_)); },
+                   .group_labels = group_labels(e_)}) {
     forget_peak(default_device());  // of what is above; a run's peak is that of its steps
   }
 
@@ -191,8 +196,11 @@ void Run::resume(const std::string& how) {
       recorder_.message(str("a checkpoint that the run does not continue from is moved to ", place));
   recorder_.continue_from(trainer_.num_steps(), progress_.line);
   if (!found) return;
-  // A validation may have come after its step was saved.
-  if (recorder_.has("val", trainer_.num_steps())) note_validation(*recorder_.last("val")->value("val/loss"));
+  // Also a validation that came after its step was saved.
+  if (auto best = best_validation(folder_.path(), trainer_.num_steps())) {
+    progress_.best_val = best->loss;
+    progress_.best_step = best->step;
+  }
   recorder_.restore(progress_.best_val);
   recorder_.checkpoint(trainer_.num_steps());
   if (is_complete()) return;
@@ -292,7 +300,7 @@ void Run::after_step(int64_t step) {
   const int64_t every = e_.checkpoint().every();
   if (every > 0 && step % every == 0 && checkpoints_.last_saved() != step) save();
   try {
-    if (look_at_model(step) && every > 0 && checkpoints_.last_saved() != step) save();
+    if (look_at_model(step) && e_.checkpoint().keep_best() && checkpoints_.last_saved() != step) save();
   } catch (const Stopped&) {}  // the caller sees the signal too
 }
 
@@ -323,7 +331,10 @@ bool Run::validate(bool is_last) {
                                     .byte_lengths = data_.byte_lengths,
                                     .attention = attention_backend(e_),
                                     .progress = [](int64_t, int64_t) { stop_if_asked(); }});
-  bool is_best = evaluation.has_targets() && note_validation(evaluation.loss());
+  // The last one may have read more than those before: then they are not compared.
+  bool is_comparable = !is_last || !e_.eval().has_tokens() || e_.eval().tokens() >= data_.validation->num_tokens();
+  bool is_best =
+      evaluation.has_targets() && (is_comparable || !progress_.best_val) && note_validation(evaluation.loss());
   recorder_.validation(evaluation, trainer_.num_steps(), progress_.time_s, is_best);
   return is_best;
 }
@@ -384,7 +395,9 @@ int Run::finish() {
     recorder_.finish();
     StopSignal::waits_for("breaking the report off; all else is saved");
     RunResult done = result();
-    recorder_.report(facts(done), e_.name(), StopSignal::was_raised);
+    Facts all = facts(done);
+    for (auto& fact : run_facts(e_, io::read_file(folder_.file("environment.txtpb")))) all.push_back(std::move(fact));
+    recorder_.report(all, e_.name(), StopSignal::was_raised);
     recorder_.message("done: " + summary(done));
     console_.result(result_text(done, console_.is_json()));
     return cli::kSuccess;
@@ -416,6 +429,22 @@ RunResult Run::result() const {
                       recorder_);
 }
 
+// The folder of the checkpoint that --resume names; "auto" and "never" as they are.
+std::string named_checkpoint(const std::string& name, cli::Console& console) {
+  if (name == "auto" || name == "never") return name;
+  const std::string words[] = {"auto", "never"};
+  std::string near = config::nearest(name, words);
+  if (!io::file_exists(name) && !near.empty() && name.find('@') == std::string::npos)
+    throw config::ConfigError(str("--resume ", name, ": no such checkpoint. Did you mean '", near, "'?"),
+                              "Use auto, never, RUN@STEP, RUN@best, RUN@latest, or a checkpoint's folder.");
+  const RunReference found = find_run(name);
+  if (!found.checkpoint.empty()) return found.checkpoint;
+  std::vector<std::string> messages;
+  auto newest = io::find_latest_checkpoint(found.folder + "/checkpoints", messages);
+  for (const std::string& message : messages) console.message(message);
+  return newest.value();  // find_run has seen that there is one
+}
+
 }  // namespace
 
 int pretrain(cli::Console& console, const PretrainArguments& arguments) {
@@ -427,9 +456,10 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   StopSignal signals(console.verbosity() != cli::Verbosity::quiet);
   try {
     check_files(config, folder);
-    if (arguments.resume != "auto" && arguments.resume != "never") io::read_checkpoint_info(arguments.resume);
+    const std::string resume = named_checkpoint(arguments.resume, console);
+    if (resume != "auto" && resume != "never") io::read_checkpoint_info(resume);
     Run run(console, std::move(config), folder);
-    run.resume(arguments.resume);
+    run.resume(resume);
     return run.train();
   } catch (const Stopped&) {
     console.message(str("stopped before the first step (", StopSignal::name(), "); the same command continues"));

@@ -98,6 +98,8 @@ RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
   std::error_code code;
   const auto here = std::filesystem::canonical(folder_, code);
   is_foreign_ = code || std::filesystem::canonical(checkpoint_folder).parent_path() != here;
+  // A best validation of another run counts here only if it is this checkpoint's: the others are not in this folder.
+  if (is_foreign_ && progress.best_step != last_saved_) progress.best_val.reset(), progress.best_step = -1;
   return progress;
 }
 

@@ -23,6 +23,18 @@ std::string validation(const RunResult& r) {
   return validation_text(*r.val_loss, r.val_loss_se.value_or(0), r.val_ppl.value_or(std::exp(*r.val_loss)), r.val_bpb);
 }
 
+// 1234567 as "1 234 567".
+std::string with_thousands(int64_t number) {
+  const std::string digits = str(number);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    bool begins_group = i > 0 && (digits.size() - i) % 3 == 0 && digits[i - 1] != '-';
+    if (begins_group) text += ' ';
+    text += digits[i];
+  }
+  return text;
+}
+
 std::string skipped(const RunResult& r) { return str(r.num_skipped, " of ", r.steps, " steps skipped"); }
 
 }  // namespace
@@ -50,12 +62,12 @@ std::vector<std::pair<std::string, std::string>> facts(const RunResult& r) {
     if (r.val_ppl) facts.emplace_back("perplexity", fmt::format("{:.4g}", *r.val_ppl));
     if (r.val_bpb) facts.emplace_back("bits per byte", fmt::format("{:.4f}", *r.val_bpb));
   }
-  facts.emplace_back("parameters", str(r.params));
+  facts.emplace_back("parameters", with_thousands(r.params));
   facts.emplace_back("steps", str(r.steps));
   if (r.num_skipped > 0) facts.emplace_back("skipped", skipped(r));
-  facts.emplace_back("tokens", str(r.tokens));
+  facts.emplace_back("tokens", with_thousands(r.tokens));
   facts.emplace_back("training time", cli::duration_text(r.time_s));
-  if (r.tokens_per_s) facts.emplace_back("tokens per second", str(std::round(*r.tokens_per_s)));
+  if (r.tokens_per_s) facts.emplace_back("tokens per second", with_thousands(std::llround(*r.tokens_per_s)));
   if (r.peak_bytes) facts.emplace_back("peak memory", mebibytes(*r.peak_bytes));
   facts.emplace_back("predicted peak", mebibytes(static_cast<double>(r.predicted_peak_bytes)));
   return facts;

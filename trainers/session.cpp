@@ -7,6 +7,7 @@
 #include "trainers/check.h"
 #include "trainers/console.h"
 #include "trainers/run_checkpoint.h"
+#include "trainers/run_reference.h"
 #include "weft/core/allocator.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/dry_run.h"
@@ -107,25 +108,36 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
   return model;
 }
 
-LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
+namespace {
+
+io::Checkpoint open_checkpoint(const RunReference& reference, cli::Console& console) {
+  if (!reference.checkpoint.empty()) return io::load_checkpoint(reference.checkpoint);
+  std::vector<std::string> messages;
+  auto checkpoint = io::load_latest_checkpoint(reference.folder + "/checkpoints", messages);
+  for (const std::string& message : messages) console.message(message);
+  WEFT_CHECK(checkpoint, str(reference.folder, " holds no checkpoint"), "continue the run until it saves one");
+  return std::move(*checkpoint);
+}
+
+}  // namespace
+
+LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers) {
-  std::string file = folder + "/config.txtpb";
-  if (!io::file_exists(file))
-    throw config::ConfigError(str(folder, " is not a run: it has no config.txtpb"),
-                              "name a folder that weft train made");
+  const RunReference found = find_run(reference);
+  const std::string& folder = found.folder;
   LoadedRun run;
-  run.config = config::load(file, overrides);
+  run.folder = folder;
+  run.config = config::load(folder + "/config.txtpb", overrides);
   run.config.mixers = mixers;
   apply_process_settings(run.config.experiment);
   run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
   run.model = make_model(run.config, run.data);
-  std::vector<std::string> messages;
-  auto checkpoint = io::load_latest_checkpoint(folder + "/checkpoints", messages);
-  for (const std::string& message : messages) console.message(message);
-  WEFT_CHECK(checkpoint, str(folder, " holds no checkpoint"), "train it first: weft train ... --run " + folder);
-  load_weights(*run.model, checkpoint->model);
-  run.step = checkpoint->info.step;
-  run.warning = finite_warning(checkpoint->info, folder + "/checkpoints");
+  io::Checkpoint checkpoint = open_checkpoint(found, console);
+  load_weights(*run.model, checkpoint.model);
+  run.checkpoint = checkpoint.info.path;
+  run.step = checkpoint.info.step;
+  console.message(str("checkpoint: step ", run.step, " of ", folder));
+  run.warning = finite_warning(checkpoint.info, folder + "/checkpoints");
   if (!run.warning.empty()) console.message(run.warning);
   return run;
 }

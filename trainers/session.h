@@ -18,15 +18,18 @@ namespace weft::train {
 // Settings of the process: threads, anomaly mode, device. Error if the device is not in this build.
 void apply_process_settings(const config::Experiment& experiment);
 
-// A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of its newest good checkpoint.
+// A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of one checkpoint.
 struct LoadedRun {
   config::Loaded config;
   RunData data;
   std::unique_ptr<LanguageModel> model;
+  std::string folder, checkpoint;  // paths
   int64_t step = 0;
   std::string warning = {};  // if weights are NaN or infinite; the console has been told
 };
-LoadedRun load_run(const std::string& folder, const std::vector<std::string>& overrides, cli::Console& console,
+// `reference` as in run_reference.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
+// over; one that is named must be good.
+LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers);
 
 // Error if the matrices alone are more than the memory of the device.

@@ -160,7 +160,7 @@ std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retentio
   steps.resize(steps.size() - static_cast<size_t>(retention.keep_last));
   const std::optional<int64_t> finite = last_finite_checkpoint(folder);
   for (int64_t step : steps) {
-    bool is_kept = step == retention.best_step || step == latest || step == finite ||
+    bool is_kept = (retention.keeps_best && step == retention.best_step) || step == latest || step == finite ||
                    (retention.keep_every > 0 && step % retention.keep_every == 0);
     if (is_kept) continue;
     // Renamed first: a folder that is half removed must not look like a damaged checkpoint.

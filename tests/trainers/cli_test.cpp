@@ -24,6 +24,11 @@ struct Outcome {
   std::string out, err;
 };
 
+struct Row {
+  const char* arguments;
+  std::vector<std::string> parts;
+};
+
 class Cli : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -100,11 +105,6 @@ TEST_F(Cli, ChecksMixersAndListsEveryResult) {
                {"| `mha` | `softmax(q k^T / sqrt(K)) v` | `softmax { heads: 4 }` | 1706.03762 |", " yes |"});
 }
 
-struct Row {
-  const char* arguments;
-  std::vector<std::string> parts;
-};
-
 TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
   const Row rows[] = {
       {"confg", {"error: weft has no command 'confg'. Did you mean 'config'?"}},
@@ -150,6 +150,58 @@ TEST_F(Cli, HelpOfEveryCommandHasTwoExamples) {
     EXPECT_EQ(num_examples, 2) << run.out;
     expect_parts(run.out, {"--json", "--quiet", "--verbose", "--help"});
   }
+}
+
+TEST_F(Cli, HelpSaysRunWhereARunIsWanted) {
+  for (const char* command : {"eval", "sample", "analyse"}) {
+    Outcome run = weft(str(command, " --help"));
+    expect_parts(run.out, {"RUN", "RUN@STEP", "RUN@best", "RUN@latest", "folder"});
+    EXPECT_EQ(run.out.find("CONFIG"), std::string::npos) << run.out;
+  }
+  expect_parts(weft("train --help").out, {"CONFIG", "RUN@STEP"});
+  expect_parts(weft("inspect --help").out, {"RUN@best"});
+}
+
+TEST_F(Cli, SuggestsTheNameThatWasMeant) {
+  const Row rows[] = {
+      {"check --mixer nexsu", {"--mixer nexsu: no such mixer. Did you mean 'nexus'?", "Use one of: all, "}},
+      {"check --check gradint", {"no such check. Did you mean 'gradient'?"}},
+      {"gradcheck --mixer gqq", {"no such mixer. Did you mean 'gqa'?"}},
+      {"task trigger --mixer sofmax --steps 1", {"no such mixer. Did you mean 'softmax'?"}},
+      {"task triger --steps 1", {"weft task triger: no such task. Did you mean 'trigger'?", "backcopy"}},
+      {"bench gem", {"weft bench gem: no such benchmark. Did you mean 'gemm'?"}},
+      {"bench gemm --device cdua", {"--device cdua: no such device. Did you mean 'cuda'?"}},
+      {"data tokenize x --out y --tokenizer gtp2", {"no such tokenizer. Did you mean 'gpt2'?"}},
+      {"data tokenize x --out y --kind hedaer", {"no such kind of shard. Did you mean 'header'?"}},
+      {"config run.txtpb --as josn", {"--as josn: no such format. Did you mean 'json'?"}},
+  };
+  for (const Row& row : rows) {
+    Outcome run = weft(row.arguments);
+    EXPECT_EQ(run.code, 2) << row.arguments << run.err;
+    expect_parts(run.err, row.parts);
+  }
+}
+
+TEST_F(Cli, SaysWhatAFileIsThatIsNoConfig) {
+  std::ofstream(folder_ / "binary.txtpb") << std::string("PAR1\0\x15", 6);
+  std::ofstream(folder_ / "json.txtpb") << "{\"model\": {\"dim\": 64}}";
+  fs::create_directories(folder_ / "run");
+  fs::copy_file(folder_ / "run.txtpb", folder_ / "run" / "config.txtpb");
+  for (const Row& row : std::initializer_list<Row>{
+           {"train binary.txtpb",
+            {"binary.txtpb: is a binary file, not a config: byte 4 is 0.", "protobuf text format"}},
+           {"config json.txtpb", {"begins with '{' like JSON", "without outer braces"}},
+           {"train run", {"run: is a folder", "Name its run/config.txtpb."}}}) {
+    Outcome run = weft(row.arguments);
+    EXPECT_EQ(run.code, 2) << run.err;
+    expect_parts(run.err, row.parts);
+  }
+}
+
+TEST_F(Cli, SizesOfOptionsTakeSuffixes) {
+  expect_parts(weft("sample run --tokens 2K").err,
+               {"'2K' is no whole number. Did you mean '2k' (2000)", "suffixes are k, M, G"});
+  expect_parts(weft("eval run --lengths 1k,2x").err, {"'2x' is no whole number"});
 }
 
 TEST_F(Cli, SaysItsVersion) {

@@ -11,7 +11,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace weft::cli {
 
@@ -32,18 +33,24 @@ std::span<const Command> commands();
 // What the suite walks: the library's mixers, its residual streams ("residual.NAME"), and then the program's own mixers.
 std::vector<MixerRow> all_mixers(const Extensions& extensions);
 
-// The argument CONFIG and the overrides after it, as commands that take a config have them.
+// The argument CONFIG, or RUN in its place, and the overrides after it.
 class ConfigArguments {
  public:
-  void add(CLI::App& app, bool is_required);  // `eval` and `sample` name a run folder in its place
+  void add(CLI::App& app, bool is_required);
+  void add_run(CLI::App& app);  // of commands that use a trained model: run_reference.h says what it may be
   const std::string& file() const { return file_; }
   std::vector<std::string> overrides() const;  // path=value and --set path=value in the order they were given
 
  private:
+  void add_overrides(CLI::App& app, const char* help);
+
   CLI::App* app_ = nullptr;
   std::string file_;
   std::vector<std::string> positional_, set_;
 };
+
+// The option takes sizes as overrides do: 2k, 1e6, 64KiB.
+void takes_size(CLI::Option& option);
 
 Action define_analyse(CLI::App& app);
 Action define_bench(CLI::App& app);

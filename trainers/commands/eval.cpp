@@ -1,4 +1,4 @@
-// weft eval RUN [path=value]... [--lengths 1024,4096]: validation loss of a run's newest checkpoint.
+// weft eval RUN [path=value]... [--lengths 1024,4096]: validation loss of a run's checkpoint.
 #include <fmt/format.h>
 
 #include <CLI/App.hpp>
@@ -55,9 +55,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     rows.push_back(to_json(result, length));
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
   }
-  nlohmann::ordered_json out{{"run", options.run.file()}, {"step", run.step}, {"validation", rows}};
+  nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"validation", rows}};
   if (!run.warning.empty()) out["warning"] = run.warning;
-  print_and_store(console, out, text, options.run.file(), fmt::format("step-{:08}.json", run.step));
+  print_and_store(console, out, text, run.folder, fmt::format("step-{:08}.json", run.step));
   return kSuccess;
 }
 
@@ -65,10 +65,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  options->run.add(app, true);
-  app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
-      ->delimiter(',')
-      ->type_name("N,N");
+  options->run.add_run(app);
+  takes_size(*app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
+                  ->delimiter(',')
+                  ->type_name("N,N"));
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -7,6 +7,7 @@
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
+#include "trainers/run_reference.h"
 #include "weft/data/shards.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/events.h"
@@ -54,8 +55,14 @@ Json inspect_run(const std::string& path) {
     for (const io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(path + "/metrics.jsonl")))
       for (const auto& [key, value] : record.values) last[key] = {{"step", record.step}, {"value", value}};
   out["last"] = last;
+  if (auto best = train::best_validation(path)) out["best"] = {{"step", best->step}, {"val/loss", best->loss}};
   out["config"] = io::read_file(path + "/config.txtpb");
   return out;
+}
+
+std::string latest_checkpoint(const std::string& run) {
+  std::vector<std::string> passed_over;
+  return io::find_latest_checkpoint(run + "/checkpoints", passed_over).value();  // find_run has seen that there is one
 }
 
 Json inspect_events(const std::string& path) {
@@ -87,9 +94,14 @@ Json inspect_shard(const std::string& path) {
 }
 
 Json inspect(const std::string& path) {
+  if (!io::file_exists(path) && path.find('@') != std::string::npos) {
+    const train::RunReference found = train::find_run(path);
+    return inspect(found.checkpoint.empty() ? latest_checkpoint(found.folder) : found.checkpoint);
+  }
   if (!io::file_exists(path))
-    throw config::ConfigError(path + ": no such file or folder.",
-                              "Name a run, a checkpoint, *.safetensors, *.bin, *.idx or an event file.");
+    throw config::ConfigError(
+        path + ": no such file or folder.",
+        "Name a run, RUN@STEP, RUN@best, RUN@latest, a checkpoint, *.safetensors, *.bin, *.idx or an event file.");
   if (io::is_folder(path)) {
     if (io::file_exists(path + "/manifest")) return inspect_checkpoint(path);
     if (io::file_exists(path + "/config.txtpb")) return inspect_run(path);
@@ -131,7 +143,9 @@ std::string text_of(const Json& json) {
 
 Action define_inspect(CLI::App& app) {
   auto path = std::make_shared<std::string>();
-  app.add_option("PATH", *path, "Run, checkpoint, safetensors file, shard or event file")->required();
+  app.add_option("PATH", *path,
+                 "Run, RUN@STEP, RUN@best, RUN@latest, checkpoint, safetensors file, shard or event file")
+      ->required();
   return [path](Console& console, const Extensions&) {
     Json result = inspect(*path);
     console.result(console.is_json() ? result.dump(2) + "\n" : text_of(result));

@@ -40,10 +40,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
   }
   if (console.is_json())
-    console.result(nlohmann::ordered_json{
-                       {"run", options.run.file()}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}
-                       .dump(2) +
-                   "\n");
+    console.result(
+        nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}
+            .dump(2) +
+        "\n");
   return kSuccess;
 }
 
@@ -51,15 +51,15 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_sample(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  options->run.add(app, true);
+  options->run.add_run(app);
   app.add_option("--prompt", options->prompt, "Text to continue; default the start of the validation data")
       ->type_name("TEXT");
-  app.add_option("--n", options->count, "Number of samples")
-      ->check(CLI::Range(int64_t{1}, int64_t{10000}))
-      ->type_name("N");
-  app.add_option("--tokens", options->tokens, "Length of a sample")
-      ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
-      ->type_name("N");
+  takes_size(*app.add_option("--n", options->count, "Number of samples")
+                  ->check(CLI::Range(int64_t{1}, int64_t{10000}))
+                  ->type_name("N"));
+  takes_size(*app.add_option("--tokens", options->tokens, "Length of a sample")
+                  ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
+                  ->type_name("N"));
   app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")
       ->check([](const std::string& text) {
         double p = 0;

@@ -1,7 +1,10 @@
 #include <CLI/App.hpp>
 
 #include "trainers/commands/command.h"
+#include "trainers/config_error.h"
 #include "trainers/conformance/conformance.h"
+#include "trainers/run_reference.h"
+#include "trainers/scalar.h"
 
 namespace weft::cli {
 
@@ -11,17 +14,17 @@ std::span<const Command> commands() {
        "  weft train trainers/recipes/shakespeare.txtpb data.train.path=input.txt\n"
        "  weft train run.txtpb train.compute=bf16 --run runs/bf16",
        define_train},
-      {"eval", "Validation loss of a run's newest checkpoint",
+      {"eval", "Validation loss of a run's checkpoint: the newest, or RUN@STEP, RUN@best",
        "  weft eval runs/shakespeare\n"
-       "  weft eval runs/shakespeare --lengths 256,1024 --json",
+       "  weft eval runs/shakespeare@best --lengths 256,1024 --json",
        define_eval},
-      {"analyse", "Importance of heads, rank collapse, sinks, rollout and flow of a run's newest checkpoint",
+      {"analyse", "Importance of heads, rank collapse, sinks, rollout and flow of a run's checkpoint",
        "  weft analyse runs/shakespeare\n"
-       "  weft analyse runs/shakespeare --rows 32 --json",
+       "  weft analyse runs/shakespeare@1200 --rows 32 --json",
        define_analyse},
-      {"sample", "Let a run's newest checkpoint continue a text",
+      {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
-       "  weft sample runs/shakespeare --n 4 --temperature 0.7 --top-p 0.9",
+       "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",
        define_sample},
       {"data", "Turn texts into token shards; list, check and join shards",
        "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
@@ -29,7 +32,7 @@ std::span<const Command> commands() {
        define_data},
       {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
        "  weft inspect runs/shakespeare\n"
-       "  weft inspect runs/shakespeare/checkpoints/step-00001200/model.safetensors",
+       "  weft inspect runs/shakespeare@best",
        define_inspect},
       {"compare", "Compare the weights of two files, checkpoints or runs, tensor by tensor; exit code 4 if they differ",
        "  weft compare runs/a runs/b\n"
@@ -72,11 +75,30 @@ std::vector<MixerRow> all_mixers(const Extensions& extensions) {
   return rows;
 }
 
+void takes_size(CLI::Option& option) {
+  option.transform(CLI::Validator(
+      [name = option.get_name()](std::string& text) {
+        try {
+          text = str(config::size_of_text(text, name));
+          return std::string();
+        } catch (const config::ConfigError& error) { return error.problem() + " " + error.fix(); }
+      },
+      ""));
+}
+
 void ConfigArguments::add(CLI::App& app, bool is_required) {
+  app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->type_name("FILE")->required(is_required);
+  add_overrides(app, "path=value: changes a field of the config; later wins");
+}
+
+void ConfigArguments::add_run(CLI::App& app) {
+  app.add_option("RUN", file_, train::kRunForms)->type_name("RUN[@STEP]")->required();
+  add_overrides(app, "path=value: changes a field of the run's config for this call, such as data.val.path=FILE");
+}
+
+void ConfigArguments::add_overrides(CLI::App& app, const char* help) {
   app_ = &app;
-  app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->required(is_required);
-  app.add_option("OVERRIDES", positional_, "path=value: changes a field of the config; later wins")
-      ->type_name("path=value");
+  app.add_option("OVERRIDES", positional_, help)->type_name("path=value");
   app.add_option("--set", set_, "The same as path=value")
       ->type_name("path=value")
       ->take_all()

@@ -1,4 +1,4 @@
-// weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|DIR]
+// weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT]
 #include <CLI/App.hpp>
 
 #include "trainers/commands/command.h"
@@ -23,9 +23,11 @@ Action define_train(CLI::App& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
   app.add_option("--run", options->run_folder, "Folder of the run; default runs/<name>")->type_name("DIR");
-  app.add_option("--resume", options->resume,
-                 "auto: continue what the folder holds; never: refuse to; or a checkpoint folder")
-      ->type_name("auto|never|DIR");
+  app.add_option(
+         "--resume", options->resume,
+         "auto: continue what the folder holds; never: refuse to; or go on from a checkpoint: RUN@STEP, RUN@best, "
+         "RUN@latest, or its folder")
+      ->type_name("auto|never|CHECKPOINT");
   app.add_option("--ranks", options->ranks, "Ranks as threads of this process")->type_name("N");
   return [options](Console& console, const Extensions& extensions) {
     if (options->ranks != 1)

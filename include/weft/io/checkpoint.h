@@ -96,7 +96,8 @@ std::string checkpoint_path(const std::string& folder, int64_t step);  // folder
 struct Retention {
   int keep_last = 3;
   int64_t keep_every = 0;  // also all steps divisible by this; 0: none
-  int64_t best_step = -1;  // also this step, if it is 0 or more
+  bool keeps_best = true;
+  int64_t best_step = -1;  // with keeps_best also this step, if it is 0 or more
 };
 
 // Removes other checkpoints and left-over partial folders. Steps beyond `latest`, which a run leaves that went back to

@@ -1,0 +1,168 @@
+// What is done with runs: naming their checkpoints, the best one, reports, analyses, texts that do not serve.
+#include <cstdlib>
+
+#include "tests/trainers/process.h"
+#include "tests/trainers/run_fixture.h"
+
+namespace weft {
+namespace {
+
+class RunUse : public test::RunFixture {};
+namespace fs = std::filesystem;
+
+// Every command that takes a run takes one of its checkpoints, in four forms.
+TEST_F(RunUse, ACheckpointIsNamedByStepBestLatestOrItsFolder) {
+  ASSERT_EQ(test::run_weft(train("a", {"checkpoint.keep_last=8"})).exit_code, 0);
+  auto step_of = [&](const std::string& name) {
+    auto result = test::run_weft({"eval", path(name), "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    size_t at = result.out.find("\"step\": ");
+    return at == std::string::npos ? -1 : std::stoi(result.out.substr(at + 8));
+  };
+  EXPECT_EQ(step_of("a"), 40);
+  EXPECT_EQ(step_of("a/"), 40);
+  EXPECT_EQ(step_of("a@latest"), 40);
+  EXPECT_EQ(step_of("a@15"), 15);
+  EXPECT_EQ(step_of("a/checkpoints/step-00000020"), 20);
+  EXPECT_EQ(step_of("a/checkpoints/step-00000020/"), 20);
+  EXPECT_EQ(step_of("a@best") % 10, 0);
+  EXPECT_TRUE(io::file_exists(path("a/eval/step-00000015.json")));
+  EXPECT_NE(test::run_weft({"eval", path("a@15")}).out, test::run_weft({"eval", path("a")}).out);
+  auto sampled = test::run_weft({"sample", path("a@15"), "--prompt", "line", "--tokens", "1e1", "--json"});
+  EXPECT_NE(sampled.out.find("\"step\": 15"), std::string::npos) << sampled.err;
+  auto analysed = test::run_weft({"analyse", path("a@15"), "--rows", "1", "--json"});
+  EXPECT_NE(analysed.out.find("\"step\": 15"), std::string::npos) << analysed.err;
+  auto inspected = test::run_weft({"inspect", path("a@15"), "--json"});
+  EXPECT_NE(inspected.out.find("\"kind\": \"checkpoint\""), std::string::npos) << inspected.err;
+  EXPECT_NE(test::run_weft({"inspect", path("a")}).out.find("best"), std::string::npos);
+  auto resumed = test::run_weft(train("b", {"--resume", path("a@35")}));
+  EXPECT_NE(resumed.err.find("resumed at step 35"), std::string::npos) << resumed.err;
+  fs::rename(folder_ / "b", folder_ / "b@1");  // a folder that is there is taken as it is
+  EXPECT_EQ(step_of("b@1"), 40);
+  EXPECT_EQ(step_of("b@1@35"), 35);
+}
+
+TEST_F(RunUse, SaysWhichCheckpointsThereAre) {
+  ASSERT_EQ(test::run_weft(train("a", {"eval.every=0"})).exit_code, 0);
+  auto refused = [&](const std::vector<std::string>& words, const std::vector<std::string>& parts) {
+    auto result = test::run_weft(words);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_EQ(result.err.find("--run"), std::string::npos) << "advises training: " << result.err;
+    for (const std::string& part : parts)
+      EXPECT_NE(result.err.find(part), std::string::npos) << part << "\n" << result.err;
+  };
+  refused({"eval", path("a@7")}, {"no checkpoint of step 7", "steps 35, 40 (best 40)"});
+  refused({"eval", path("a@bets")}, {"'bets' is no step. Did you mean 'best'?"});
+  refused({"sample", path("x")}, {"x is not a run: there is no such folder.", "RUN@best"});
+  fs::rename(folder_ / "a", folder_ / "shakes");
+  refused({"sample", path("shaks")}, {"Did you mean '" + path("shakes") + "'?"});
+  refused({"eval", path("tiny.txtpb")}, {"is not a run but a file", "A config is trained first"});
+  refused({"eval", path("shakes/checkpoints")}, {"holds checkpoints, but is no run", "the one above"});
+  fs::copy(folder_ / "shakes/checkpoints/step-00000040", folder_ / "alone", fs::copy_options::recursive);
+  refused({"analyse", path("alone")}, {"lies outside of its run"});
+  auto wrong = test::run_weft(train("c", {"--resume", "atuo"}));
+  EXPECT_EQ(wrong.exit_code, 2) << wrong.err;
+  EXPECT_NE(wrong.err.find("Did you mean 'auto'?"), std::string::npos) << wrong.err;
+  write("shakes/checkpoints/step-00000035/model.safetensors", "damaged");
+  auto damaged = test::run_weft({"eval", path("shakes@35")});
+  EXPECT_EQ(damaged.exit_code, 1) << "one that is named is not replaced by another: " << damaged.out;
+}
+
+// The validation text has nothing of the training text, so that the loss on it is lowest at first.
+TEST_F(RunUse, TheBestCheckpointIsSavedAndKept) {
+  write("text.txt", std::string(6000, 'a'));
+  write("v.txt", "0123456789 and so on 9876543210 in other words\n");
+  const std::vector<std::string> how{"data.tokenizer={bytes{}}", "data.val.path=" + path("v.txt"),
+                                     "checkpoint.keep_last=1"};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), how.begin(), how.end());
+    return more;
+  };
+  for (const char* every : {"checkpoint.every=0", "checkpoint.every=5"}) {
+    SCOPED_TRACE(every);
+    fs::remove_all(folder_ / "a");
+    auto result = test::run_weft(train("a", with({every})));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    auto step = [&] { return test::run_weft({"eval", path("a@best"), "--json"}).out; };
+    EXPECT_NE(step().find("\"step\": 10,"), std::string::npos) << step();
+    EXPECT_TRUE(io::file_exists(path("a/checkpoints/step-00000010/manifest")));
+    fs::remove_all(folder_ / "a/checkpoints/step-00000040");
+    result = test::run_weft(train("a", with({every})));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(step().find("\"step\": 10,"), std::string::npos) << "also after a resume: " << step();
+  }
+  auto result = test::run_weft(train("b", with({"checkpoint.every=0", "checkpoint.keep_best=false"})));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_FALSE(io::file_exists(path("b/checkpoints/step-00000010")));
+  result = test::run_weft({"eval", path("b@best")});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("was after step 10, whose checkpoint is not kept"), std::string::npos) << result.err;
+}
+
+// What a reader of the report wants to know of the run, and the diagnostics that it took.
+TEST_F(RunUse, TheReportShowsDiagnosticsAndSaysWhatWasTrained) {
+  auto result = test::run_weft(train("a", {"log.diagnostics_every=5", "log.analysis_every=20", "seed=17"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  std::string html = io::read_file(path("a/report.html"));
+  for (const char* part :
+       {"<th>mixer</th><td>softmax { heads: 2 ", "dropout: 0.1", "<th>seed</th><td>17</td>", "<th>build</th><td>weft ",
+        "commit", "<th>machine</th>", "muon: layers.*.weight, 2 dimensions", "adamw: all others",
+        "<h2>Diagnostics</h2>", "Entropy of attention weights (mixer.entropy)", "layer 0, head 1",
+        "Documents whose first token is a sink", "<h2>Analyses</h2>", "Importance of heads"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+}
+
+TEST_F(RunUse, AnalyseGroupsItsLinesAndDrawsThem) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  auto result = test::run_weft({"analyse", path("a"), "--rows", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* part :
+       {"Importance of heads (mixer.head_importance)", "layer \\ head", "Loss without the least important heads",
+        "States behind the layers", "embedding", "the largest 8 of 32:  token"})
+    EXPECT_NE(result.out.find(part), std::string::npos) << part << "\n" << result.out;
+  EXPECT_NE(io::read_file(path("a/eval/analysis-00000040.svg")).find("<svg"), std::string::npos);
+  const std::string programs = getenv("PATH");
+  ASSERT_EQ(setenv("PATH", folder_.c_str(), 1), 0);  // without gnuplot
+  result = test::run_weft({"analyse", path("a"), "--rows", "1"});
+  setenv("PATH", programs.c_str(), 1);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("no picture: gnuplot: cannot be started"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("install gnuplot"), std::string::npos) << result.err;
+}
+
+TEST_F(RunUse, ATextThatIsTooShortIsNamed) {
+  write("short.txt", "too short");
+  auto refused = [&](const std::vector<std::string>& more, const std::vector<std::string>& parts) {
+    auto result = test::run_weft(train("a", more));
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    for (const std::string& part : parts)
+      EXPECT_NE(result.err.find(part), std::string::npos) << part << "\n" << result.err;
+    fs::remove_all(folder_ / "a");
+  };
+  refused({"data.train.path=" + path("short.txt")},
+          {"data.train[0].path is " + path("short.txt") + ", which gives 8 tokens beside the part for validation",
+           "a row of model.context 32 needs 33", "at most model.context=7"});
+  write("v.txt", "x");
+  refused({"data.tokenizer={bytes{}}", "data.val.path=" + path("v.txt")},
+          {"data.val.path gives 1 token", path("v.txt")});
+}
+
+// JSONL whose text is in another field than "text".
+TEST_F(RunUse, TheFieldOfJsonlIsSaidInTheConfig) {
+  std::string lines;
+  for (int i = 0; i < 200; ++i)
+    lines += "{\"body\": \"line " + std::to_string(i) + " of a text that repeats itself\"}\n";
+  write("in.jsonl", lines);
+  auto wrong = test::run_weft(train("a", {"data.train.path=" + path("in.jsonl")}));
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_NE(wrong.err.find("in.jsonl:1: no field \"text\""), std::string::npos) << wrong.err;
+  EXPECT_NE(wrong.err.find("texts are \"body\""), std::string::npos) << wrong.err;
+  auto right =
+      test::run_weft(train("a", {"data.train.path=" + path("in.jsonl"), "data.train.field=body", "train.tokens=1280"}));
+  EXPECT_EQ(right.exit_code, 0) << right.err;
+  right = test::run_weft({"data", "tokenize", path("in.jsonl"), "--field", "body", "--out", path("shards")});
+  EXPECT_EQ(right.exit_code, 0) << right.err;
+}
+
+}  // namespace
+}  // namespace weft
