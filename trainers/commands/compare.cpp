@@ -12,6 +12,7 @@
 #include "trainers/commands/command.h"
 #include "trainers/config_error.h"
 #include "trainers/console.h"
+#include "trainers/run_reference.h"
 #include "weft/autograd/functions.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
@@ -76,14 +77,18 @@ std::vector<Rule> read_rules(const std::string& file) {
   return rules;
 }
 
-// A safetensors file, a checkpoint's folder, or a run's folder: its newest checkpoint.
+// A safetensors file, or a checkpoint as in run_reference.h.
 io::SafetensorsFile open_weights(const std::string& path, Console& console) {
-  if (!io::file_exists(path))
-    throw config::ConfigError(path + ": no such file or folder.", "Name a *.safetensors file, a checkpoint or a run.");
-  if (!io::is_folder(path)) return io::SafetensorsFile::open(path);
+  if (!io::file_exists(path) && path.find('@') == std::string::npos)
+    throw config::ConfigError(
+        path + ": no such file or folder.",
+        "Name a *.safetensors file, a run, RUN@STEP, RUN@best, RUN@latest or a checkpoint's folder.");
+  if (io::file_exists(path) && !io::is_folder(path)) return io::SafetensorsFile::open(path);
   if (io::file_exists(path + "/manifest")) return io::load_checkpoint(path).model;
+  const train::RunReference found = train::find_run(path);
+  if (!found.checkpoint.empty()) return io::load_checkpoint(found.checkpoint).model;
   std::vector<std::string> messages;
-  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(path + "/checkpoints", messages);
+  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(found.folder + "/checkpoints", messages);
   for (const std::string& message : messages) console.message(message);
   if (!checkpoint)
     throw config::ConfigError(path + ": holds no checkpoint.", "Name a *.safetensors file, a checkpoint or a run.");
@@ -242,7 +247,8 @@ int run(const Options& options, Console& console) {
 
 Action define_compare(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("A", options->a, "Safetensors file, checkpoint folder or run folder")->required();
+  app.add_option("A", options->a, "Safetensors file, run, RUN@STEP, RUN@best, RUN@latest, or a checkpoint's folder")
+      ->required();
   app.add_option("B", options->b, "The same, to compare with")->required();
   app.add_option("--rtol", options->rtol, "Allowed difference in parts of B's number; default 0")->type_name("R");
   app.add_option("--atol", options->atol, "Allowed difference beside that; default 0")->type_name("A");
