@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
@@ -15,6 +16,12 @@ namespace weft::train {
 namespace {
 
 namespace pb = google::protobuf;
+
+// The parser would print what it passes over.
+class Silence : public pb::io::ErrorCollector {
+  void AddError(int, pb::io::ColumnNumber, const std::string&) override {}
+  void AddWarning(int, pb::io::ColumnNumber, const std::string&) override {}
+};
 
 std::string brief_field(const pb::Message& message, const config::FieldDescriptor& field, int index) {
   if (field.cpp_type() != config::FieldDescriptor::CPPTYPE_MESSAGE)
@@ -71,7 +78,9 @@ std::vector<std::string> group_labels(const config::Experiment& experiment) {
 
 Facts run_facts(const config::Experiment& experiment, const std::string& environment) {
   Environment e;
+  Silence silence;
   pb::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&silence);
   parser.AllowUnknownField(true);  // of a younger version
   parser.ParseFromString(environment, &e);
   const config::Model& m = experiment.model();

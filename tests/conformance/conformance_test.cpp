@@ -152,6 +152,7 @@ TEST(Conformance, AParamThatIsNotNamedIsReportedAsThat) {
   for (const auto& r : conformance::check_mixers({&row, 1}, {})) {
     if (r.check == "reference" || r.check == "devices") continue;
     EXPECT_EQ(r.verdict, Verdict::failed) << r.check;
+    if (r.reason.find("the same error as in") != std::string::npos) continue;
     EXPECT_NE(r.reason.find("its Param ["), std::string::npos) << r.check << ": " << r.reason;
     EXPECT_NE(r.reason.find("name_parts()"), std::string::npos) << r.check << ": " << r.reason;
   }

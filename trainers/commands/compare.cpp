@@ -85,10 +85,14 @@ io::SafetensorsFile open_weights(const std::string& path, Console& console) {
         "Name a *.safetensors file, a run, RUN@STEP, RUN@best, RUN@latest or a checkpoint's folder.");
   if (io::file_exists(path) && !io::is_folder(path)) return io::SafetensorsFile::open(path);
   if (io::file_exists(path + "/manifest")) return io::load_checkpoint(path).model;
-  const train::RunReference found = train::find_run(path);
-  if (!found.checkpoint.empty()) return io::load_checkpoint(found.checkpoint).model;
+  std::string run = path;
+  if (!io::file_exists(path)) {
+    const train::RunReference found = train::find_run(path);
+    if (!found.checkpoint.empty()) return io::load_checkpoint(found.checkpoint).model;
+    run = found.folder;
+  }
   std::vector<std::string> messages;
-  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(found.folder + "/checkpoints", messages);
+  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(run + "/checkpoints", messages);
   for (const std::string& message : messages) console.message(message);
   if (!checkpoint)
     throw config::ConfigError(path + ": holds no checkpoint.", "Name a *.safetensors file, a checkpoint or a run.");
