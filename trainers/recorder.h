@@ -34,7 +34,7 @@ struct RecorderOptions {
   double peak_flops = 0;  // measured GEMM rate of the compute dtype
   double flops_per_token = 0;
   std::function<double()> measure_peak_flops = {};  // once more, for an MFU above 100 %
-  std::vector<std::string> group_labels = {};  // of the learning rates in the report, one per group
+  std::vector<std::string> group_labels = {};       // of the learning rates in the report, one per group
 };
 
 class Recorder {

@@ -232,7 +232,8 @@ TEST(Report, PlotsNumbersOfAnySize) {
                                                           {"gap", {{1, 1}, {2, std::nan("")}, {3, inf}, {4, 2}}},
                                                           {"wide", {{0, 1e-300}, {1e18, 1e300}}}})
     for (bool is_log : {false, true})
-      EXPECT_EQ(find_fault(plot_svg(Plot{.title = "t", .is_log_y = is_log, .series = {series}}, "p")), "") << series.name;
+      EXPECT_EQ(find_fault(plot_svg(Plot{.title = "t", .is_log_y = is_log, .series = {series}}, "p")), "")
+          << series.name;
   expect_parts(error_of([] {
                  plot_svg(Plot{.title = "none", .is_log_y = true, .series = {{"s", {{1, -1}}}}}, "p");
                }),

@@ -62,7 +62,7 @@ TEST_F(RunFailure, PromptsAreCheckedBeforeTheFirstStep) {
 TEST_F(RunFailure, FilesAreCheckedBeforeTextsAreTokenised) {
   expect(run_weft(train("a", {"data.val.path=" + path("absent.txt")})), 1, {"absent.txt"});
   EXPECT_FALSE(io::file_exists(path("a/data"))) << "the training text was tokenised first";
-  expect(run_weft(train("a", {"--resume", path("nowhere")})), 1, {"nowhere"});
+  expect(run_weft(train("a", {"--resume", path("nowhere")})), 2, {"nowhere"});
   EXPECT_FALSE(io::file_exists(path("a/data")));
   for (const char* name : {"report.html", "samples.txt"}) {
     io::make_folders(path("b/") + name);
@@ -78,8 +78,8 @@ TEST_F(RunFailure, FilesAreCheckedBeforeTextsAreTokenised) {
 
 TEST_F(RunFailure, AStartThatFailedBindsNeitherConfigNorTexts) {
   write("other.txt", "αβγ some other text that is much too short");
-  expect(run_weft(train("a", {"data.train.path=" + path("other.txt"), "model.context=64"})), 1, {});
-  expect(run_weft(train("a", {"--resume", path("nowhere")})), 1, {"nowhere"});
+  expect(run_weft(train("a", {"data.train.path=" + path("other.txt"), "model.context=64"})), 2, {"other.txt"});
+  expect(run_weft(train("a", {"--resume", path("nowhere")})), 2, {"nowhere"});
   expect(run_weft(train("a")), 0, {"done: "});
   ASSERT_EQ(run_weft(train("clean")).exit_code, 0);
   EXPECT_TRUE(weights("a") == weights("clean")) << "the alphabet is that of the first text";
