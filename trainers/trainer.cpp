@@ -30,6 +30,7 @@ Trainer::Trainer(LanguageModel& model, Optimizer& optimizer, const data::Loader&
   WEFT_CHECK(params_.size() == optimizer.params().size(),
              str("trainer: the model has ", params_.size(), " parameters, the optimiser ", optimizer.params().size()),
              "make the optimiser from optimizer_params(model)");
+  for (const NamedParam& p : params_) leaves_.push_back(p.param->var());
 }
 
 void Trainer::resume_at(int64_t step, int64_t num_skipped) {
@@ -83,9 +84,7 @@ void Trainer::forward_backward(const data::Batch& batch, int64_t first_row, int6
   }();
   if (diagnostics) *diagnostics = merged(tokens.reports());
   ProfileRange range("backward");
-  std::vector<Var> leaves;
-  for (const NamedParam& p : params_) leaves.push_back(p.param->var());
-  backward(result.loss, {}, {.ends_step = ends_step, .leaves = leaves});
+  backward(result.loss, {}, {.ends_step = ends_step, .leaves = leaves_});
   losses_.add(result.loss.value(), result.losses, batch.targets, byte_lengths_, upload_);
 }
 

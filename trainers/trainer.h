@@ -66,6 +66,7 @@ class Trainer {
   std::vector<int64_t> byte_lengths_;
   OutlierGuard guard_;
   std::vector<NamedParam> params_;
+  std::vector<Var> leaves_;  // of params_
   Upload upload_;
   StepLosses losses_;
   int64_t step_ = 0, num_skipped_ = 0;

@@ -75,9 +75,9 @@ void TokenTable::check_in_order(std::string_view what) const {
 // Of the rows here, each with its tokens by position; padding is in none.
 std::vector<TokenTable::Document> TokenTable::documents_here() const {
   std::vector<Document> documents;
-  const Runs runs(batch(), num_tokens(), cpu_positions(), cpu_documents());
+  if (!runs_) runs_ = std::make_unique<Runs>(batch(), num_tokens(), cpu_positions(), cpu_documents());
   const Run* before = nullptr;
-  for (const Run& run : runs.all()) {
+  for (const Run& run : runs_->all()) {
     if (run.document < 0) continue;
     if (!before || before->row != run.row || before->document != run.document)
       documents.push_back({{}, cpu_document_positions()[static_cast<size_t>(run.begin)] == 0});

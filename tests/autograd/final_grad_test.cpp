@@ -1,6 +1,7 @@
 // When gradients are final, who is told, and in which precision they are summed.
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -125,11 +126,14 @@ TEST(GradHook, IsNotCalledAfterItWasRemoved) {
 
 TEST(GradHook, OutlivesItsVariable) {
   GradHook hook;
+  auto held = std::make_shared<int>(0);
   {
     Var w = leaf({2});
-    hook = w.on_grad([](Tensor&) {});
+    hook = w.on_grad([held](Tensor&) {});
   }
+  EXPECT_EQ(held.use_count(), 2);
   hook.remove();
+  EXPECT_EQ(held.use_count(), 1) << "what a hook holds goes with it";
 }
 
 // Two blocks, each with a parameter of its own and one in common.
