@@ -102,6 +102,9 @@ RunReference named(const std::string& run, const std::string& word) {
         path + " is not a run but a file.",
         path.ends_with(".txtpb") ? "A config is trained first, with weft train; then name the run's folder." : kForms);
   fs::path parent = fs::path(path).parent_path();
+  if (parent.filename() == "checkpoints" && is_run(parent.parent_path().string()))
+    throw ConfigError(path + ": there is no such checkpoint.",
+                      str("The run has ", steps_text(parent.parent_path().string()), "."));
   std::vector<std::string> runs;
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(parent.empty() ? "." : parent, code))

@@ -54,6 +54,15 @@ std::unique_ptr<Mixer> made_mixer(const LanguageModelOptions& o, const MixerMake
   return mixer;
 }
 
+// The experts of a umoe network are those of the block's mixer.
+FfnOptions ffn_options(FfnOptions ffn, const Mixer& mixer) {
+  if (ffn.kind != FfnKind::umoe) return ffn;
+  WEFT_CHECK(mixer.num_experts() > 0, "language model: a umoe feed-forward network beside a mixer without experts",
+             "use UmoeOptions for every mixer, or another FfnKind");
+  if (ffn.experts == 0) ffn.experts = mixer.num_experts();
+  return ffn;
+}
+
 }  // namespace
 
 struct LanguageModel::Block final : Module {
@@ -61,7 +70,7 @@ struct LanguageModel::Block final : Module {
       : mixer_norm(o.dim, o.norm),
         ffn_norm(o.dim, o.norm),
         mixer(made_mixer(o, make_mixer, layer, rng["mixer"])),
-        ffn(make_ffn(o.ffn, rng["ffn"])) {
+        ffn(make_ffn(ffn_options(o.ffn, *mixer), rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
   Norm mixer_norm, ffn_norm;

@@ -239,15 +239,17 @@ TEST(Umoe, SharesExpertsBetweenSublayersUnderRecompute) {
       else EXPECT_EQ(grad, expected[p.name]) << p.name;
     }
   }
-  LanguageModelOptions alone = umoe_model();
-  alone.mixers = {SoftmaxOptions{.heads = 2}};
-  LanguageModel model(alone, Rng(3));
-  EXPECT_EQ(error_of(
-                [&] {
-                  Tokens tokens(plain_tokens(1, 4), {});
-                  model.hidden(ids(1, 4), tokens);
-                },
-                {"shared: no value 'umoe_up'", "an earlier layer must share() it"}),
+}
+
+TEST(Umoe, FeedForwardTakesTheNumberOfExpertsOfItsMixer) {
+  LanguageModelOptions o = umoe_model();
+  o.ffn.experts = 0;
+  LanguageModel given(umoe_model(), Rng(3)), taken(o, Rng(3));
+  Tokens one(plain_tokens(1, 8)), two(plain_tokens(1, 8));
+  expect_near(given.hidden(ids(1, 8), one).value(), taken.hidden(ids(1, 8), two).value(), 0);
+  o.mixers = {SoftmaxOptions{.heads = 2}};
+  EXPECT_EQ(error_of([&] { LanguageModel(o, Rng(3)); },
+                     {"umoe feed-forward network beside a mixer without experts", "use UmoeOptions for every mixer"}),
             "");
 }
 

@@ -289,6 +289,13 @@ TEST(Residual, RecomputeGivesTheSameGradientBits) {
   }
 }
 
+TEST(Residual, BlocksByDefaultSuitSmallModels) {
+  for (int64_t sublayers : {1, 2, 4, 6, 8, 24}) {
+    RoutedResidualOptions options{.sources = ResidualSources::block_sums};
+    EXPECT_NO_THROW(options({.dim = 8, .sublayers = sublayers}, Rng(1))) << sublayers;
+  }
+}
+
 TEST(Residual, RefusesImpossibleOptions) {
   auto make = [](const RoutedResidualOptions& options) {
     return [options] { options({.dim = 8, .sublayers = 4}, Rng(1)); };

@@ -388,7 +388,7 @@ TEST_F(Run, ResumesFromANamedCheckpointAndRefusesAForeignOne) {
     EXPECT_EQ(result.exit_code, code) << result.err;
     EXPECT_NE(result.err.find(text), std::string::npos) << result.err;
   };
-  refused("d", {"--resume", path("a/checkpoints/step-00000777")}, "step-00000777", 2);
+  refused("d", {"--resume", path("a/checkpoints/step-00000777")}, "step-00000777: there is no such checkpoint", 2);
   refused("e", {"--resume", half, "seed=2"}, "has seed 1, the config has 2");
   refused("f", {"--resume", half, "train.tokens_per_step=256"}, "has read 140 sequences in 35 steps");
   refused("g", {"--resume", half, "model.dim=32"}, "embedding.weight");

@@ -68,7 +68,7 @@ struct FfnOptions {
   int64_t hidden = 0;  // 0: 4 dim for gelu, 8/3 dim rounded up to a multiple of 64 for swiglu
   bool has_bias = false;
   double std = 0.02, out_std = 0.02;
-  // umoe: experts of the mixer, how many a token uses, layers of the model; dense: every expert on every token
+  // umoe: experts (0: as many as the block's mixer has), how many a token uses, layers of the model; dense: every expert on every token
   int64_t experts = 0, active = 0, layers = 1;
   bool is_dense = false;
 };

@@ -24,6 +24,9 @@ std::string fixed_sequence_name(int64_t layer);  // under which Tokens shares it
 class Mixer : public Module {
  public:
   virtual FixedSequence fixed_sequence() const { return FixedSequence::none; }
+  virtual int64_t num_experts() const {
+    return 0;
+  }  // that it shares with the block's feed-forward network (FfnKind::umoe)
   virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;  // x is normed; [batch, tokens, dim] -> the same
   // Floating-point operations of training on one token, forward and backward, without the 6 per matrix parameter. `keys`: how many keys a
   // query sees on average. Softmax attention: 12 * heads * width * keys.

@@ -57,7 +57,8 @@ struct RoutedResidualOptions {
   ResidualWeights weights = ResidualWeights::softmax;
   // Of block_sums: how many, exactly, at most the number of sublayers. ceil(sublayers / blocks) sublayers each as long as one is left for
   // every later block, so that the last ones are shorter: 5 sublayers in 4 blocks are 2 1 1 1, 10 are 3 3 3 1.
-  int64_t blocks = 8;
+  // 0: 8, or every sublayer by itself if there are fewer.
+  int64_t blocks = 0;
   int64_t window = 0;            // > 0: of outputs, e and the last `window` ones only
   bool has_key_norm = true;      // v / rms(v) in the scores; otherwise v
   bool has_key_gain = true;      // with has_key_norm

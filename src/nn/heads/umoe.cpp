@@ -25,6 +25,7 @@ UmoeOptions checked(UmoeOptions o, const MixerArgs& args) {
 
 class Umoe final : public Mixer {
  public:
+  int64_t num_experts() const override { return o_.experts; }
   Umoe(const UmoeOptions& options, const MixerArgs& args, Rng rng)
       : o_(checked(options, args)),
         args_(args),

@@ -12,6 +12,7 @@ namespace {
 RoutedResidualOptions checked(RoutedResidualOptions o, const ResidualArgs& args) {
   WEFT_CHECK(args.dim >= 1 && args.sublayers >= 1, str("residual: dim ", args.dim, ", sublayers ", args.sublayers),
              "both must be 1 or more");
+  if (o.blocks == 0) o.blocks = std::min<int64_t>(8, args.sublayers);
   WEFT_CHECK(o.sources != ResidualSources::block_sums || (o.blocks >= 1 && o.blocks <= args.sublayers),
              str("residual: ", o.blocks, " blocks of ", args.sublayers, " sublayers (two per layer)"),
              str("use 1 .. ", args.sublayers, " blocks"));
