@@ -72,8 +72,12 @@ void expect_within(const MemorySubject& s, int64_t micro_batch, double band) {
   Measured measured = measure(s, micro_batch);
   EXPECT_NEAR(error(estimate.peak_bytes, measured.peak_bytes), 0, band)
       << estimate.peak_bytes << " estimated, " << measured.peak_bytes << " measured";
+#if defined(__SANITIZE_ADDRESS__)  // there the allocator keeps no freed block: see src/core/allocator.cpp
+  EXPECT_EQ(measured.reserved_bytes, 0);
+#else
   EXPECT_NEAR(error(estimate.reserved_bytes, measured.reserved_bytes), 0, 0.1)  // experts are chosen unevenly
       << estimate.reserved_bytes << " estimated, " << measured.reserved_bytes << " measured, reserved";
+#endif
 }
 
 TEST(MemoryEstimate, IsThePeakOfEveryMixerWithinThreePercent) {
