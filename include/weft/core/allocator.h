@@ -1,5 +1,6 @@
 // Memory of tensors: reference-counted Storage from a caching allocator per device, with statistics.
-// Freed blocks are kept with their Storage and handed out again, so a training step in steady state takes nothing from the system.
+// The allocator keeps freed blocks together with their Storage and hands them out again. After the first steps of a training, no step asks
+// the system for memory.
 #pragma once
 
 #include <atomic>
@@ -15,7 +16,7 @@ namespace weft {
 
 class Allocator;
 
-// One block of memory, shared by all views of it. `version` counts writes, so that autograd notices a saved tensor that was changed.
+// One block of memory, shared by all views of it. `version` counts writes: autograd reads it to notice that a saved tensor was changed.
 struct Storage {
   std::atomic<int64_t> references{0};
   std::atomic<uint64_t> version{0};
@@ -25,7 +26,7 @@ struct Storage {
   Device device;
   Allocator* owner = nullptr;        // nullptr: borrowed memory
   int tag = 0;                       // index into the allocator's tags
-  bool is_guarded = false;           // memory poison was on when it was handed out
+  bool is_guarded = false;           // it was handed out while set_memory_poison was on
   std::shared_ptr<void> keep_alive;  // of borrowed memory
 
   void retain() { references.fetch_add(1, std::memory_order_relaxed); }
@@ -37,11 +38,11 @@ struct MemoryStats {
     std::string name;
     int64_t current_bytes = 0, peak_bytes = 0;
   };
-  int64_t current_bytes = 0;           // in live tensors
+  int64_t current_bytes = 0;           // in tensors that exist
   int64_t peak_bytes = 0;              // highest current since the start or reset_peak()
-  int64_t reserved_bytes = 0;          // held from the system, live or cached
+  int64_t reserved_bytes = 0;          // taken from the system: in tensors, or free and kept for reuse
   int64_t num_allocations = 0;         // calls served
-  int64_t num_system_allocations = 0;  // calls that had to ask the system: does not grow in a steady state
+  int64_t num_system_allocations = 0;  // calls that had to ask the system; after the first steps it does not grow
   int64_t num_guard_errors = 0;        // blocks freed with a broken guard behind them, see set_memory_poison
   std::vector<Tag> tags;               // by MemoryTag; untagged memory is "other"
 };
@@ -58,7 +59,7 @@ class Allocator {
 };
 
 Allocator& allocator(Device device);
-int64_t memory_bytes(Device device);  // that the device has in all
+int64_t memory_bytes(Device device);  // all memory of the device, used or not
 
 // Names the memory that this thread allocates during its lifetime ("parameters", "optimiser", "activations", ...).
 class MemoryTag {

@@ -1,4 +1,4 @@
-// Whether this build has CUDA. Apart from device.h, so that files which do not ask are the same in every build.
+// Whether this build has CUDA. This has a header of its own, so that files that do not ask are compiled alike in every build.
 #pragma once
 
 namespace weft {
@@ -9,7 +9,7 @@ inline constexpr bool kCuda = true;
 #else
 inline constexpr bool kCuda = false;
 #endif
-// The GPU is played by the CPU, for tests of kernels: never chosen unless asked for.
+// The CPU emulates a GPU, for tests of kernels. An emulated GPU is used only where a caller names it.
 #ifdef WEFT_CUDA_EMULATED
 inline constexpr bool kCudaEmulated = true;
 #else

@@ -21,7 +21,7 @@ struct Device {
 
 std::string to_string(Device device);  // "cpu", "cuda:0"
 
-// Device of tensors that are made without naming one; per thread, cpu at start.
+// The device of tensors that are made without naming one. Each thread has its own setting; it starts as the CPU.
 Device default_device();
 void set_default_device(Device device);
 

@@ -1,4 +1,4 @@
-// Element types. bfloat16 is storage: arithmetic on it happens in float32 and is rounded to nearest even once.
+// Element types. bfloat16 is only a storage type: results are computed in float32 and rounded once, to nearest even.
 #pragma once
 
 #include <bit>
@@ -21,7 +21,7 @@ enum class DType : uint8_t { float32, bfloat16, float64, int64, int32, uint8, bo
 inline constexpr DType kF32 = DType::float32, kBF16 = DType::bfloat16, kF64 = DType::float64, kI64 = DType::int64,
                        kI32 = DType::int32, kU8 = DType::uint8, kBool = DType::boolean;
 
-// Upper half of a float32. Conversion from float rounds to nearest even and keeps NaN a NaN.
+// The upper half of a float32. Conversion from float rounds to nearest even; a NaN stays a NaN.
 struct BFloat16 {
   uint16_t bits = 0;
 

@@ -1,4 +1,4 @@
-// What memory is left for this process, so that a program can refuse what will not fit before the system ends it.
+// How much memory is left for this process. With it, a program can refuse work that will not fit, before the system kills the process.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,14 @@
 
 namespace weft {
 
-// Bytes that tensors on the device may still take. CPU: the least of what the system calls available (MemAvailable), what the control groups of
-// this process leave below their limits (page cache that can be dropped does not count as used), and the limit of the address space. GPU: what the driver calls free.
+// Bytes that tensors on the device may still take. On a GPU: what the driver reports as free. On the CPU, the smallest of three:
+// - what the system reports as available (MemAvailable);
+// - what the control groups of this process leave below their limits, where page cache that can be dropped does not count as used;
+// - what is left of the address space limit.
 // Memory that an Allocator keeps for reuse counts as taken.
 int64_t available_bytes(Device device);
 
-// Total in the same sense: the machine's or GPU's memory, or the lowest limit of a control group.
+// The same without what is used: the memory of the machine or GPU, or the lowest limit of a control group.
 int64_t limit_bytes(Device device);
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// The one thread pool (OpenMP, shared with oneDNN). Work is cut into the same pieces for the same n, grain and thread count,
-// so results repeat bit for bit.
+// The only thread pool (OpenMP, shared with oneDNN). For the same n, grain and number of threads, work is always cut into the same pieces,
+// so that results repeat bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace detail {
 void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t begin, int64_t end));
 }
 
-// Calls f(begin, end) on contiguous pieces of [0, n), at least `grain` long each (the last may be shorter); runs
-// inline when one piece is enough or inside another parallel_for. An exception in f is rethrown to the caller.
+// Calls f(begin, end) on contiguous pieces of [0, n). Each piece has at least `grain` elements; only the last may have fewer. If there is
+// one piece only, or inside another parallel_for, f runs on the calling thread. An exception in f is rethrown to the caller.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& f) {
   using Body = std::remove_reference_t<F>;
@@ -24,7 +24,7 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
                        [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); });
 }
 
-// Calls f(i) for i in [0, n), handed out one by one in order (dynamic): for items of unequal cost that write disjoint results.
+// Calls f(i) for i in [0, n). Each thread takes the next i when it is free. For items of unequal cost that write separate results.
 namespace detail {
 void parallel_items_run(int64_t n, void* context, void (*body)(void*, int64_t index));
 }

@@ -1,8 +1,8 @@
-// What ran when, module by module: the Scopes of this thread and, on a GPU, the work that they asked for.
+// Records which module ran when: the Scopes of this thread and, on a GPU, the work that was started inside them.
 //   Profile profile(default_device());
 //   trainer.step();
 //   for (const ProfileSpan& span : profile.finish()) ...
-// Tools that read NVTX ranges (Nsight Systems) see the same scopes in a CUDA build, without any of this.
+// In a CUDA build, tools that read NVTX ranges (Nsight Systems) see the same scopes without a Profile.
 #pragma once
 
 #include <memory>
@@ -16,15 +16,15 @@ namespace weft {
 
 struct ProfileSpan {
   std::string path;  // of the scope, outermost name first
-  int depth = 0;     // spans around it
+  int depth = 0;     // number of spans around it
   double begin_us = 0, duration_us = 0;
   double device_begin_us = 0, device_duration_us = 0;  // of its work on the GPU, on the same clock; 0 on the CPU
 };
 
-// Recorded from here to finish(), on the thread that made it: one at a time.
+// Records from its construction to finish(), on the thread that made it. A thread has at most one at a time.
 class Profile {
  public:
-  explicit Profile(Device device);  // waits for what the device is at
+  explicit Profile(Device device);  // waits for the device first
   ~Profile();
   Profile(const Profile&) = delete;
   Profile& operator=(const Profile&) = delete;
@@ -36,7 +36,7 @@ class Profile {
   std::unique_ptr<Recording> recording_;
 };
 
-// A span that is not a Scope: part of no path, seen only by profiles and tools.
+// A span that is not a Scope: it is part of no module path. Only profiles and tools see it.
 class ProfileRange {
  public:
   explicit ProfileRange(std::string_view name);

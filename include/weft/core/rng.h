@@ -30,8 +30,8 @@ WEFT_HD float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits 
 class Rng {
  public:
   explicit Rng(uint64_t seed = 0) : key_(seed) {}
-  Rng operator[](std::string_view purpose) const;  // an independent stream per name
-  Rng operator[](uint64_t index) const;            // and per number (layer, step)
+  Rng operator[](std::string_view purpose) const;  // an independent stream for each name
+  Rng operator[](uint64_t index) const;            // and for each number (layer, step)
 
   uint64_t key() const { return key_; }
   std::array<uint32_t, 4> bits(uint64_t index, uint64_t index2 = 0) const {

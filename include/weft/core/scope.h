@@ -1,5 +1,5 @@
 // The path of the module that is running on this thread ("model.layers.3.mixer.q"), for errors, traces and anomaly mode.
-// A Scope costs two pointer writes; the text is put together only when somebody asks.
+// A Scope costs two pointer writes. The text of the path is made only when path() is called.
 #pragma once
 
 #include <string>
@@ -17,7 +17,7 @@ class Scope {
 
   static std::string path();        // names from outermost to innermost, joined by dots; "" outside any
   static const Scope* innermost();  // nullptr outside any
-  static bool is_watched();         // whether a Profile of this thread or a tool is told of scopes
+  static bool is_watched();         // whether a Profile of this thread or a tool records scopes
   const Scope* outer() const { return outer_; }
   std::string_view name() const { return name_; }
 
@@ -26,7 +26,7 @@ class Scope {
   const Scope* outer_;
 };
 
-// Hides all outer names for its lifetime: work that belongs to another place than the code that runs it.
+// Hides all outer names for its lifetime. For code that does the work of another module than the one that calls it.
 class ScopeRoot {
  public:
   ScopeRoot();
@@ -38,7 +38,7 @@ class ScopeRoot {
   const Scope* hidden_;
 };
 
-// Which rank of how many this thread speaks for in errors; set by the communicator, 0 of 1 by default.
+// The rank that errors of this thread name, and the number of ranks. The communicator sets it; by default it is 0 of 1.
 struct RankLabel {
   int rank = 0;
   int size = 1;

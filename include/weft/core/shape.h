@@ -46,9 +46,10 @@ class Shape {
 
 std::string to_string(const Shape& shape);     // "[8, 512, 768]"
 Shape contiguous_strides(const Shape& sizes);  // row-major, in elements
-// Shape of an elementwise result (sizes equal, or 1, aligned at the last dimension); `op` opens the Error if there is none.
+// Shape of an elementwise result: aligned at the last dimension, sizes are equal or one of them is 1. Otherwise an Error that begins with
+// `op`.
 Shape broadcast_shapes(const Shape& a, const Shape& b, std::string_view op);
-// Turns -1 .. into a dimension from the front; Error that names `op` if it is outside.
+// Counts a negative dimension from the back. Error that names `op` if there is no such dimension.
 int wrap_dim(int64_t dim, int num_dims, std::string_view op);
 
 }  // namespace weft

@@ -1,7 +1,7 @@
-// Tensors between the CPU and a GPU by way of pinned memory, so that the CPU does not wait for the device: a copy to ordinary memory
-// waits for all work before it, and one from there may.
+// Copies tensors between the CPU and a GPU through pinned memory, so that the CPU does not wait for the device. A copy to ordinary memory
+// always waits for all earlier work of the device, and a copy from ordinary memory may wait.
 //   Upload upload(default_device());
-//   Tensor ids = upload(batch.tokens);     // may be written again at once
+//   Tensor ids = upload(batch.tokens);     // batch.tokens may be changed at once
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace weft {
 
-// To a device. The buffers take turns: one is filled again when the copy out of it has ended, and there are as many as copies are under
-// way at once.
+// Copies to a device. A buffer is used again when the copy out of it has ended. There are as many buffers as there are copies at the same
+// time.
 class Upload {
  public:
   explicit Upload(Device to);
@@ -22,16 +22,16 @@ class Upload {
   Upload(const Upload&) = delete;
   Upload& operator=(const Upload&) = delete;
 
-  Tensor operator()(const Tensor& x);  // row-major, on the CPU; x itself if that is where it goes, or undefined
+  Tensor operator()(const Tensor& x);  // of row-major x on the CPU; x itself if that is the device or x is undefined
   size_t num_buffers() const { return buffers_.size(); }
 
  private:
   struct Buffer;
   Device device_;
-  std::deque<std::unique_ptr<Buffer>> buffers_;  // the one whose copy began first in front
+  std::deque<std::unique_ptr<Buffer>> buffers_;  // in the order in which their copies began
 };
 
-// From a device, one tensor at a time: asked for in start(), read in finish().
+// Copies from a device, one tensor at a time: start() asks for it, finish() returns it.
 class Download {
  public:
   Download();
@@ -40,7 +40,7 @@ class Download {
   Download& operator=(const Download&) = delete;
 
   void start(const Tensor& x);  // row-major, as it is after the work so far
-  Tensor finish();              // on the CPU; waits only if this thread has not waited for the device since start()
+  Tensor finish();              // on the CPU; waits unless this thread has waited for the device since start()
 
  private:
   struct Buffer;

@@ -1,7 +1,7 @@
-// CUDA devices of this machine, and the order of work on them. Every thread has one stream per device, which carries all its
-// kernels and copies in order; the CPU waits only in synchronize(), Event::synchronize(), item(), to_vector() and copies to it.
-// Memory goes back to the stream that it was taken on: a tensor that another thread's kernels have used must outlive them, so whoever
-// drops it waits for an Event of that thread first.
+// CUDA devices of this machine, and the order of work on them. Every thread has one stream per device, on which its kernels and copies run
+// in order. The CPU waits only in synchronize(), Event::synchronize(), item(), to_vector() and copies to the CPU.
+// Freed memory is used again on the stream that took it. A tensor that kernels of another thread use must therefore live until they have
+// run: before you drop it, wait for an Event of that thread.
 // In a build without CUDA, and on a machine without a GPU or driver, num_cuda_devices() is 0 and cuda_problem() says why.
 #pragma once
 
@@ -24,10 +24,10 @@ struct CudaDeviceInfo {
   int driver_version = 0, runtime_version = 0;  // 1000 * major + 10 * minor
   std::string problem;                          // why this build has no kernels for it; "" if it has
 };
-// Error without such a device. One without kernels is described, too, all but its free memory.
+// Error if there is no such device. A device that this build has no kernels for is described too, without its free memory.
 CudaDeviceInfo cuda_device_info(int index);
 
-void synchronize(Device device);  // waits for this thread's work there; at once for the CPU
+void synchronize(Device device);  // waits for this thread's work there; for the CPU it returns at once
 int64_t num_device_waits();       // how often this process's CPU threads have waited for a GPU so far
 
 // A point in this thread's work on a device.
@@ -42,15 +42,15 @@ class Event {
   void wait() { wait(device_); }                // later work of the calling thread on the device comes after it
   void wait(Device other);                      // later work on another device
   void synchronize();                           // the CPU waits for it
-  bool is_reached() const;                      // whether the device is past it; waits for nothing
-  double elapsed_ms(const Event& begin) const;  // between two events with time that have both been reached
+  bool is_reached() const;                      // whether the device has reached it; does not wait
+  double elapsed_ms(const Event& begin) const;  // of two events with times, both reached
 
  private:
   void record_cpu();
 
   Device device_;
   void* event_ = nullptr;
-  double time_ms_ = 0;  // on the CPU, where work is done when record() is called
+  double time_ms_ = 0;  // on the CPU, where the work is done before record() is called
 };
 
 // Host memory that devices copy from and to without staging. Ordinary memory where there is no CUDA device.
@@ -71,7 +71,7 @@ class PinnedBuffer {
   bool is_pinned_ = false;
 };
 
-// With it on, every kernel is waited for, so that an error appears at the op that caused it. WEFT_CUDA_SYNC=1 at start.
+// If on, the CPU waits for every kernel, so that an error appears at the op that caused it. WEFT_CUDA_SYNC=1 turns it on at start.
 void set_cuda_sync(bool is_on);
 
 }  // namespace weft

@@ -1,4 +1,4 @@
-// Tensor: memory with a shape. No graph, no gradient. A handle: copies share memory, views never copy.
+// Tensor: memory with a shape, without a graph or gradients. It is a handle: copies of it share the memory, and so do views.
 //   Tensor x = Tensor::zeros({2, 3});
 //   Tensor row = x.slice(0, 1, 2);            // [1, 3], same memory
 // Not for differentiation: that is Var (weft/autograd/var.h). Arithmetic is in weft/ops/.
@@ -30,8 +30,7 @@ class Tensor {
     if (storage_) storage_->release();
   }
 
-  // Fresh row-major tensors. empty() is uninitialised.
-  // `caller` is where an Error says that memory ran out.
+  // New row-major tensors. empty() is uninitialised. If memory runs out, the Error names the place `caller`.
   static Tensor empty(const Shape& shape, DType dtype = kF32, Device device = default_device(),
                       std::source_location caller = std::source_location::current());
   static Tensor zeros(const Shape& shape, DType dtype = kF32, Device device = default_device(),
@@ -45,7 +44,7 @@ class Tensor {
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
     return from(std::span<const T>(values.begin(), values.size()), shape);
   }
-  // Borrows memory; `keep_alive` is held as long as any view lives. The memory must not be written if it is read-only.
+  // Uses memory of others. `keep_alive` is held until the last view is gone. Do not write to the tensor if the memory is read-only.
   static Tensor borrow(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> keep_alive);
 
   bool defined() const { return storage_ != nullptr; }
@@ -60,7 +59,7 @@ class Tensor {
   bool is_cuda() const { return device().is_cuda(); }
   bool is_contiguous() const { return is_contiguous_; }
 
-  // Element access. data() reads; mutable_data() says that the memory is about to be written, which autograd checks.
+  // Element access. data() is for reading. mutable_data() is for writing: it counts as a write, which autograd checks.
   template <class T>
   const T* data() const {
     check_type(dtype_of<T>());
@@ -76,22 +75,22 @@ class Tensor {
   double item() const;  // the one element, any dtype; waits for a device
   template <class T>
   std::vector<T> to_vector() const;    // elements in row-major order, any strides; waits for a device
-  Tensor cpu() const;                  // itself, or a copy of a device's with the same strides; waits for it
-  void set_bytes(const Tensor& from);  // shape and dtype are equal, both row-major; any two devices
+  Tensor cpu() const;                  // itself if on the CPU, else a copy with the same strides; waits for the device
+  void set_bytes(const Tensor& from);  // of the same shape and dtype, both row-major; on any devices
   uint64_t version() const { return storage_ ? storage_->version.load(std::memory_order_relaxed) : 0; }
   bool is_unshared() const { return storage_ && storage_->references.load(std::memory_order_acquire) == 1; }
   bool shares_memory_with(const Tensor& other) const { return storage_ && storage_ == other.storage_; }
 
-  // Views: same memory, no copy. reshape() of strides that cannot be merged is an Error (call ops::contiguous).
+  // Views: same memory, no copy. reshape() is an Error if the strides do not allow a view (call ops::contiguous first).
   Tensor reshape(const Shape& shape) const;  // one size may be -1
   Tensor permute(std::initializer_list<int> order) const;
   Tensor transpose(int64_t dim_a, int64_t dim_b) const;
   Tensor slice(int64_t dim, int64_t begin, int64_t end, int64_t step = 1) const;  // begin, end may be negative
-  Tensor select(int64_t dim, int64_t index) const;                                // slice of one, dimension dropped
+  Tensor select(int64_t dim, int64_t index) const;                                // one index, without that dimension
   Tensor expand(const Shape& shape) const;                                        // sizes of 1 repeat with stride 0
   Tensor unsqueeze(int64_t dim) const;
   Tensor squeeze(int64_t dim) const;
-  Tensor as_strided(const Shape& shape, const Shape& strides, int64_t offset) const;  // unchecked against overlap
+  Tensor as_strided(const Shape& shape, const Shape& strides, int64_t offset) const;  // may overlap: not checked
 
  private:
   Tensor(const Tensor& other, Storage* storage);

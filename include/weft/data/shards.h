@@ -26,8 +26,8 @@ struct ShardOptions {
 // A handle: copies share the mapping. All members may be called from several threads at once.
 class Shard {
  public:
-  // The kind is told by the magic number; name.idx and name.bin both open a Megatron pair. Error on a wrong magic,
-  // version or width, on a size that does not fit the header, and on a shard without tokens.
+  // The magic number tells the kind. Both name.idx and name.bin open a Megatron pair. Error if the magic number, version or width is wrong,
+  // if the size does not agree with the header, or if there are no tokens.
   static Shard open(const std::string& path, ShardOptions options = {});
   // Ids in memory; `document_begins` (optional, ascending from 0) says where documents begin.
   static Shard in_memory(std::vector<int32_t> ids, std::vector<int64_t> document_begins = {},
@@ -41,12 +41,12 @@ class Shard {
   // Ids begin .. begin + out.size(). Error (path, id, place) if an id is not in [0, vocab).
   void read(int64_t begin, std::span<int32_t> out, int64_t vocab = int64_t{1} << 31) const;
 
-  // The largest of those ids, without copies; Errors as of read(). 0 for none.
+  // The largest of those ids, without copying them; 0 if there are none. The same Errors as read().
   int64_t largest_id(int64_t begin, int64_t count, int64_t vocab) const;
 
   // Documents of a Megatron pair, or those given to in_memory().
   bool has_documents() const { return num_documents() > 0; }
-  int64_t num_documents() const;                   // 0: the shard does not know
+  int64_t num_documents() const;                   // 0: unknown
   int64_t document_begin(int64_t document) const;  // first token; num_tokens() for document == num_documents()
   int64_t next_document(
       int64_t token) const;  // begin of the first document that begins behind `token`, or num_tokens()
@@ -61,13 +61,13 @@ class Shard {
 // Reads all ids, on all cores; Error with the first one that is not in [0, vocab). Returns the largest.
 int64_t check_ids(const Shard& shard, int64_t vocab);
 
-// The same for all shards of a run, on a thread of its own that gives way to others. Every member may throw what
-// check_ids() would: the scan ends with the first bad id.
+// Does the same for all shards of a run, on a thread of its own with low priority. The scan ends with the first bad id. After that every
+// member throws the Error of check_ids().
 class IdScan {
  public:
   IdScan(std::vector<Shard> shards, int64_t vocab);  // begins
   ~IdScan();                                         // stops it
-  void look() const;                                 // at what has been found so far
+  void look() const;                                 // throws if a bad id has been found so far
   void wait() const;                                 // until all is read
 
  private:
@@ -78,9 +78,8 @@ class IdScan {
 // Files that a pattern such as data/train_*.bin names, sorted. Error if there are none.
 std::vector<std::string> expand_path(const std::string& pattern);
 
-// Writes one shard: everything goes to a file aside, and close() syncs and renames it. Without close() nothing appears.
-// A shard without an index that takes the place of a Megatron pair's data removes the old index. Error if another process
-// is writing the same path.
+// Writes one shard. Everything goes to a temporary file, which close() syncs and renames. Without close(), no shard appears. If the new shard
+// has no index and replaces the data file of a Megatron pair, the old index is removed. Error if another process is writing the same path.
 class ShardWriter {
  public:
   // `width` in bytes per id, 2 or 4. Megatron: `path` is name.bin, and name.idx is written beside it.

@@ -21,7 +21,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
-  // Concatenated bytes of the ids; a sequence cut inside a character gives invalid UTF-8 (show_utf8 makes it
+  // The bytes of the ids, one after another. If the ids end inside a character, the result is not valid UTF-8 (show_utf8 makes it
   // printable). Error on an id outside [0, vocab_size()).
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
 
@@ -31,8 +31,8 @@ class Tokenizer {
   virtual std::string name() const = 0;      // "bytes", "characters", "gpt2"
   virtual uint64_t fingerprint() const = 0;  // of everything that decides the ids
 
-  // The largest n such that encode(text) = encode(first n bytes) + encode(the rest), whatever bytes follow `text`;
-  // 0 if there is none. This is where a long text may be cut into parts.
+  // Where a long text may be cut: the largest n with encode(text) = encode(first n bytes) + encode(the rest), whatever follows `text`. 0 if
+  // there is no such n.
   virtual size_t last_cut(std::string_view text) const = 0;
 };
 
@@ -53,8 +53,8 @@ Alphabet load_alphabet(const std::string& path);
 // decode(encode(x)) is x for every byte string. Error (path and line or byte) on files that do not fit together.
 std::unique_ptr<Tokenizer> make_gpt2_tokenizer(const std::string& vocab_path, const std::string& merges_path);
 
-// `bytes` for people's eyes: every byte that is not part of valid UTF-8 is U+FFFD, and what a terminal would obey (control
-// characters but newline and tab, marks that turn the direction of text) is written as \x1b or \u202e.
+// `bytes` for people to read. Bytes that are not valid UTF-8 become U+FFFD. Characters that control a terminal are written as \x1b or
+// \u202e: control characters except newline and tab, and marks that change the direction of text.
 std::string show_utf8(std::string_view bytes);
 
 }  // namespace weft::data

@@ -3,7 +3,7 @@
 //   io::save_checkpoint("run/checkpoints", {.step = 1000, .tokens = n, .model = weights, .optimizer = moments, ...});
 //   std::vector<std::string> messages;
 //   auto checkpoint = io::load_latest_checkpoint("run/checkpoints", messages);    // nullopt: none was written
-// A checkpoint is written aside, synced and renamed: a process that dies at any moment leaves the old ones whole.
+// A checkpoint is written to a temporary folder, synced and renamed. A process that dies at any moment leaves the old checkpoints whole.
 // Loading verifies sizes and checksums. One process writes to a folder at a time.
 #pragma once
 
@@ -23,7 +23,7 @@ struct MeshAxis {
   int64_t size = 1;
 };
 
-// What is saved. `state` is the trainer's own record (schedule, data cursor, random state), opaque here.
+// What is saved. `state` is the trainer's own record (schedule, data cursor, random state); this file does not look into it.
 struct CheckpointData {
   int64_t step = 0;
   int64_t tokens = 0;
@@ -62,36 +62,35 @@ struct Checkpoint {
   std::string state, config;
 };
 
-// Writes the checkpoint and then `latest`; replaces one of the same step. Returns its folder. On failure (disk full,
-// folder not writable) throws one Error, removes what it wrote and leaves all older checkpoints as they are.
+// Writes the checkpoint and then `latest`. A checkpoint of the same step is replaced. Returns the folder. If that fails (disk full, folder
+// not writable), it removes what it wrote, leaves all other checkpoints as they are, and throws an Error.
 std::string save_checkpoint(const std::string& folder, const CheckpointData& data);
 
-// Reads and checks the manifest only. Error if there is none or it is damaged: then the folder is no checkpoint.
+// Reads and checks the manifest only. Error if it is missing or damaged: then the folder is not a checkpoint.
 CheckpointInfo read_checkpoint_info(const std::string& path);
 
 // Verifies every size and checksum of one checkpoint folder. The Error names the file and the first damaged tensor.
 Checkpoint load_checkpoint(const std::string& path);
 
-// The checkpoint that `latest` names; if that is missing or damaged, the next older good one, then younger ones, and
-// `messages` says which were passed over and why. nullopt if the folder holds no checkpoint; Error if it holds some and
-// none is good.
+// The checkpoint that `latest` names. If that is missing or damaged: the newest good one before it, else one after it; `messages` says which
+// were not taken and why. nullopt if the folder has no checkpoint. Error if it has checkpoints and none is good.
 std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 std::optional<std::string> find_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
 
-// The newest checkpoint whose numbers are all finite, by the manifests alone.
+// The newest checkpoint whose numbers are all finite. Reads the manifests only.
 std::optional<int64_t> last_finite_checkpoint(const std::string& folder);
 
-// For a run that goes on from `step`: makes `latest` name the checkpoint of that step, if there is one, and moves the ones of later
-// steps into <folder>/set-aside/, so that nothing falls back on them. Returns their new folders. Killed between, it leaves
-// `latest` as the decision, and the next call moves the rest.
+// For a run that continues from `step`. If there is a checkpoint of that step, `latest` names it afterwards. Checkpoints of later steps are
+// moved to <folder>/set-aside/, so that no later start loads them. Returns their new folders. `latest` is written first: if the process is
+// killed before all are moved, the next call moves the rest.
 std::vector<std::string> set_aside_checkpoints(const std::string& folder, int64_t step);
-// The same for all checkpoints but that of `step`, which may be absent.
+// Moves all checkpoints except that of `step`. There need not be one of `step`.
 std::vector<std::string> set_aside_other_checkpoints(const std::string& folder, int64_t step);
 
 std::vector<int64_t> list_checkpoints(const std::string& folder);      // steps, ascending; empty if there is no folder
 std::string checkpoint_path(const std::string& folder, int64_t step);  // folder + "/step-00001000"
 
-// What prune_checkpoints() keeps. The checkpoint that `latest` names is always kept and counts as the last, and so is the newest one
+// What prune_checkpoints() keeps. Two checkpoints are always kept: the one that `latest` names, which counts as the last, and the newest one
 // whose numbers are all finite.
 struct Retention {
   int keep_last = 3;
@@ -100,10 +99,10 @@ struct Retention {
   int64_t best_step = -1;  // with keeps_best also this step, if it is 0 or more
 };
 
-// Removes other checkpoints and left-over partial folders. Steps beyond `latest`, which a run leaves that went back to
-// an older checkpoint, are kept until they are written again. Returns the steps removed.
+// Removes all other checkpoints, and partial folders that were left over. Checkpoints of steps after `latest` stay; a run that went back to
+// an older checkpoint has them. Returns the steps that were removed.
 std::vector<int64_t> prune_checkpoints(const std::string& folder, const Retention& retention);
-// The left-over partial files and folders alone: what a killed process was writing or removing.
+// Removes only partial files and folders: what a killed process was writing or removing.
 void remove_partial_checkpoints(const std::string& folder);
 
 }  // namespace weft::io

@@ -27,21 +27,21 @@ struct Histogram {
   std::vector<double> bucket_limits, buckets;
 };
 
-// `num_buckets` of equal width between the smallest and the largest value. Values that are not finite are left out.
+// Buckets of equal width between the smallest and the largest value. Values that are not finite are left out.
 Histogram make_histogram(std::span<const float> values, int num_buckets = 30);
 
 class EventWriter {
  public:
   // Creates <folder>/events.out.tfevents.<seconds>.<host>.<pid>.<n>; n counts up from 0 to a name that is free.
   EventWriter(const std::string& folder, double wall_s);
-  ~EventWriter();  // flushes; a failure then is lost, so call flush() first where it matters
+  ~EventWriter();  // flushes, and ignores a failure: call flush() first to see it
   EventWriter(const EventWriter&) = delete;
   EventWriter& operator=(const EventWriter&) = delete;
 
   void scalar(std::string_view tag, double value, EventTime time);
   void text(std::string_view tag, std::string_view value, EventTime time);
   void histogram(std::string_view tag, const Histogram& value, EventTime time);
-  // A session that begins: for readers, nothing of this step and later ones counts that stands in earlier records and files.
+  // Says that a session begins at this step. Readers then ignore what earlier records and files have for this step and later ones.
   void start_session(EventTime time);
   void flush();
   void sync();  // flushes, to the disk
@@ -73,16 +73,16 @@ struct Event {
 
 struct EventFile {
   std::vector<Event> events;
-  bool has_torn_end = false;  // the last record is cut off, as a killed process leaves it
+  bool has_torn_end = false;  // the last record is incomplete, because the process was killed
   uint64_t whole_bytes = 0;   // up to there
 };
 
 // Error with path and byte offset if a checksum or a message is wrong. Fields that Weft does not write are passed over.
 EventFile read_events(const std::string& path);
 
-// Takes back what the event files in `folder` hold beyond `step`: each is cut before its first record that is torn, of a later
-// step, or of `step` itself with a value that `keeps` refuses. Returns the number of records cut; `messages` names files that
-// cannot be read, which stay as they are.
+// Removes what the event files in `folder` have after `step`. Each file is cut before its first record that is incomplete, or of a later
+// step, or of `step` itself with a value for which `keeps` is false. Returns the number of records removed. Files that cannot be read stay
+// as they are, and `messages` names them.
 int64_t rewind_events(const std::string& folder, int64_t step, const std::function<bool(const EventValue&)>& keeps,
                       std::vector<std::string>& messages);
 

@@ -39,10 +39,9 @@ struct FileDigest {
   uint64_t xxh3 = 0;
 };
 
-// Writes a file from front to back. `aside` writes to path + ".partial", and commit() renames it; `in_place` is for
-// files of a folder that is itself written aside. Destroyed without commit(), it removes what it wrote and keeps the
-// old file. Several `aside` writers of one path, also in other processes, take turns: each waits for the one before,
-// and is an Error after 10 seconds.
+// Writes a file from front to back. `aside` writes to path + ".partial", and commit() renames that file. `in_place` is for files in a folder
+// that is itself temporary. Without commit(), the destructor removes what was written, and the old file stays. `aside` writers of one path,
+// in other processes too, take turns: each waits for the one before it. After 10 seconds of waiting it is an Error.
 class FileWriter {
  public:
   enum class Placement { aside, in_place };
@@ -67,16 +66,16 @@ class FileWriter {
 
 FileDigest write_file_atomically(const std::string& path, std::string_view bytes);
 
-// Appends to a file, or begins it, and syncs it. What a failure left half written is cut off again.
+// Appends to a file, or creates it, and syncs it. If writing fails, the part that was written is removed again.
 void append_file(const std::string& path, std::string_view bytes);
 // Shortens a file to its first `size` bytes and syncs it.
 void cut_file(const std::string& path, uint64_t size);
 
-// The whole regular file; Error if it has more than `max_bytes`.
+// The content of a regular file. Error if it has more than `max_bytes`.
 std::string read_file(const std::string& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-// A regular file in memory. Pages are loaded when they are touched. The mapping is private: writing to it changes this
-// process's copy and never the file. Another process that shortens the file while it is mapped ends this one (SIGBUS).
+// A regular file mapped into memory. Pages are loaded when they are read. The mapping is private: writing to it changes this process's copy,
+// never the file. If another process shortens the file while it is mapped, reading the missing part kills this process (SIGBUS).
 class MappedFile {
  public:
   static std::shared_ptr<MappedFile> open(const std::string& path);

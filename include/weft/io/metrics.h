@@ -30,16 +30,16 @@ std::string to_json(const MetricsRecord& record);
 
 class MetricsWriter {
  public:
-  // Appends to `path`, or begins it. A last line that a killed process left torn is removed. Writing is an Error once the file is no
-  // longer at `path`: somebody removed or replaced it.
+  // Appends to `path`, or creates it. An incomplete last line of a killed process is removed. If the file is removed or replaced while the
+  // writer has it open, the next write is an Error.
   explicit MetricsWriter(const std::string& path);
   ~MetricsWriter();
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   void write(const MetricsRecord& record);
-  // To be called on resume: cuts off the lines of later steps than `step`, appends them to the file `aside` unless it is empty, and
-  // leaves a "rewind" line where they were. Returns how many lines it cut; writes nothing if there are none.
+  // Call it on resume. Moves the lines of steps after `step` to the end of the file `aside` (empty: drops them), and writes a "rewind" line
+  // in their place. Returns the number of lines. If there are none, it writes nothing.
   int64_t rewind(int64_t step, const std::string& aside = {});
   void sync();                                      // to the disk
   int64_t last_step() const { return last_step_; }  // the largest that counts; -1 without lines
@@ -52,11 +52,11 @@ class MetricsWriter {
   int64_t last_step_ = -1;  // largest step that counts
 };
 
-// All lines, "rewind" ones included. Ignores keys it does not know, values that are no numbers, and a torn last line.
-// Error with path and line number if another line is damaged.
+// All lines, "rewind" ones included. Ignores unknown keys, values that are not numbers, and an incomplete last line. Error with path and line
+// number if another line is damaged.
 std::vector<MetricsRecord> read_metrics(const std::string& path);
 
-// Without the records that a later "rewind" takes back, and without the "rewind" records.
+// Leaves out the "rewind" records, and the records before each of them whose steps come after its step.
 std::vector<MetricsRecord> apply_rewinds(const std::vector<MetricsRecord>& records);
 
 }  // namespace weft::io

@@ -59,22 +59,22 @@ struct ReportData {
   std::function<bool()> is_stopping = {};  // asked while gnuplot runs
 };
 
-// Writes the page atomically. Curves are drawn by gnuplot; if that fails, the page says where a plot is missing and
-// why, its tables of numbers stay, and the same text is returned as a warning. Error if the file cannot be written, or
-// if `is_stopping` said so: then the file is as it was.
+// Writes the page atomically. gnuplot draws the curves. If it fails, the page says in place of the plot what went wrong, and keeps the tables
+// of numbers; the same text is returned as a warning. Error if the file cannot be written, or if `is_stopping` returns true; then the old
+// file stays as it was.
 std::vector<std::string> write_report(const std::string& path, const ReportData& data);
 
 // Whether there is a gnuplot on PATH.
 bool has_plotter();
 
-// One picture as an <svg> element. Error if gnuplot is not installed or fails. `id` keeps the names of several on a page apart.
+// One picture as an <svg> element. Error if gnuplot is not installed or fails. On a page with several, each needs an `id` of its own.
 std::string plot_svg(const Picture& picture, const std::string& id);
 
-// All of them in one SVG file, two beside each other; those without a point that can be drawn are left out. Errors as of plot_svg(), and
-// if the file cannot be written.
+// Writes all plots to one SVG file, two beside each other. Plots without a point that can be drawn are left out. The Errors of plot_svg(),
+// and one if the file cannot be written.
 void write_picture(const std::string& path, std::span<const Picture> pictures);
 
-// A number for people: whole ones as they are, others with four digits or as whole ones from 10000 on.
+// A number for people to read. Whole numbers are written as they are. Others have four digits, and from 10000 on no decimals.
 std::string rounded(double value);
 
 }  // namespace weft::io

@@ -2,9 +2,8 @@
 //   io::write_safetensors("model.safetensors", {{"w", w}, {"b", b}});
 //   auto file = io::SafetensorsFile::open("model.safetensors");
 //   Tensor w = file.load("w");            // a copy;  file.map("w") borrows the mapped file instead
-// The reader takes files as hostile: every rule of the format is checked before any tensor is given out, and an Error
-// names path and byte offset. Not for: tensors on a GPU, dtypes that Weft has not (listed, refused by name when
-// loaded).
+// The reader does not trust files. It checks every rule of the format before it returns a tensor, and an Error names path and byte offset.
+// Tensors are on the CPU. Tensors of a dtype that Weft does not have are listed, and refused by name when they are loaded.
 #pragma once
 
 #include <cstdint>
@@ -41,17 +40,16 @@ class SafetensorsFile {
   const std::string& path() const { return file_->path(); }
   const std::vector<TensorEntry>& tensors() const { return tensors_; }  // in the order of their data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // Second names of tensors (tied weights): metadata whose key is no tensor and whose value is the name of one.
+  // Second names of tensors (tied weights): metadata entries whose key is not a tensor and whose value is the name of one.
   const std::map<std::string, std::string, std::less<>>& aliases() const { return aliases_; }
   const TensorEntry* find(std::string_view name) const;  // also by a second name; nullptr if absent
   std::string_view bytes(const TensorEntry& entry) const { return file_->bytes().substr(entry.offset, entry.size); }
   std::string_view file_bytes() const { return file_->bytes(); }
 
-  // A tensor by name on the CPU; Error if it is absent or of a dtype that Weft cannot hold. Both check BOOL bytes for 0
-  // or 1.
+  // A tensor by name, on the CPU. Error if it is absent, if Weft does not have its dtype, or if a BOOL byte is neither 0 nor 1.
   Tensor load(std::string_view name) const;  // own memory
-  // Shares the mapped file's pages, which live as long as the tensor; writing to it stays in this process. A tensor
-  // whose data is not aligned for its dtype (files by other writers) is copied like load().
+  // Uses the pages of the mapped file, which stay mapped as long as the tensor exists. Writing to the tensor does not change the file. If the
+  // data is not aligned for the dtype (some other writers do not align), this copies as load() does.
   Tensor map(std::string_view name) const;
 
  private:
@@ -73,10 +71,9 @@ std::string to_string(const LoadReport& report);  // "12 loaded; 1 missing: head
 
 enum class LoadRule { exact, partial };
 
-// Copies the file's tensors into the memory of the targets with the same name, shape and dtype. `exact`: an Error with
-// the report unless everything matches, and then no target is changed. `partial`: loads what matches. A target is loaded
-// by its second name in the file too; one that is absent but shares its memory with one that is there (tied weights)
-// counts as loaded.
+// Copies the file's tensors into the memory of the targets with the same name, shape and dtype. `exact`: if anything does not match, an Error
+// with the report, and no target is changed. `partial`: loads what matches. A second name in the file counts as a name. A target that is
+// absent from the file counts as loaded if it shares its memory with a target that is there (tied weights).
 LoadReport load_into(const SafetensorsFile& file, const std::vector<NamedTensor>& targets, LoadRule rule);
 
 struct SafetensorsOptions {
@@ -84,11 +81,10 @@ struct SafetensorsOptions {
   FileWriter::Placement placement = FileWriter::Placement::aside;
 };
 
-// Writes contiguous tensors: by descending element size, then by name. Tensors that are the same memory, shape and dtype
-// (tied weights) are written once, under the name given first, and the metadata maps every other name to it, as common
-// writers do. Views that share memory otherwise are written in full, each. Error before anything is written on what no
-// reader takes: a header of more than 100 MB, texts that are not UTF-8, BOOL bytes other than 0 and 1. Returns the file's
-// size and XXH3-64.
+// Writes contiguous tensors, sorted by descending element size, then by name. Tensors with the same memory, shape and dtype (tied weights)
+// are written once, under the name given first; the metadata maps every other name to it, as common writers do. Other views that share
+// memory are each written in full. Before anything is written, an Error refuses what readers do not accept: a header of more than 100 MB,
+// texts that are not UTF-8, BOOL bytes other than 0 and 1. Returns the file's size and XXH3-64.
 FileDigest write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                              const SafetensorsOptions& options = {});
 

@@ -9,7 +9,7 @@
 
 namespace weft {
 
-// Parameter tensors: normal values of (rng, element index), and constants.
+// Initial values of parameters. Random ones depend only on (rng, element index).
 Tensor normal_init(const Shape& shape, Rng rng, double std);
 Tensor uniform_init(const Shape& shape, Rng rng, double bound);  // in [-bound, bound)
 
@@ -74,8 +74,8 @@ struct FfnOptions {
 };
 int64_t ffn_hidden(const FfnOptions& options);
 
-// Per token: down(silu(gate x) * up x), or down(gelu(up x)) with the tanh form of GELU; or the experts of the block's umoe mixer
-// (2505.07260) with a router and a shared expert of its own, silu between two maps.
+// Per token: down(silu(gate x) * up x), or down(gelu(up x)) with the tanh form of GELU. The third kind (umoe, 2505.07260) uses the experts of
+// the block's umoe mixer, two maps with silu between them; it has a router and a shared expert of its own.
 class Ffn : public Module {
  public:
   virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;

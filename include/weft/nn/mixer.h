@@ -40,7 +40,7 @@ struct MixerArgs {
   int64_t dim = 0;
   int64_t context = 0;                                              // length of a training sequence
   int64_t layer = 0, layers = 1;                                    // which of how many
-  std::optional<ops::RotaryOptions> rotary = ops::RotaryOptions{};  // unset: positions are not the mixer's business
+  std::optional<ops::RotaryOptions> rotary = ops::RotaryOptions{};  // unset: the mixer does not rotate
   double norm_eps = 1e-6;
   double std = 0.02, out_std = 0.02;  // of initial weights; out_std of what writes to the residual stream
   // Of the config's `custom` mixers.

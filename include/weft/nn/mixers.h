@@ -14,13 +14,13 @@
 
 namespace weft {
 
-// The options of every mixer of the library. What has to know them all visits this list: the config texts of the rows, the sizes of the
-// benchmarks, the references of the tests. A mixer that is added here does not compile until each of them knows it.
+// The options of every mixer of the library. Code that must handle every mixer visits this list: the config texts of the rows, the sizes of
+// the benchmarks, the references of the tests. If a mixer is added here and one of them does not handle it, it does not compile.
 using MixerOptions = std::variant<SoftmaxOptions, MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions,
                                   DeconstructedOptions, NapOptions, DualOptions, TapaOptions, NeuralOptions,
                                   RcmhaOptions, RelativeBiasOptions, MultiTokenOptions, MoaOptions, UmoeOptions>;
 
-// One point of the literature: what the suite builds, checks and prints, with sizes for tests ([B, T, 16] inputs).
+// One published mixer, as the suite builds, checks and prints it, with sizes for tests ([B, T, 16] inputs).
 struct MixerRow {
   std::string name = {};  // of commands and tests
   MixerMaker make = {};
@@ -31,11 +31,11 @@ struct MixerRow {
   struct Lacks {
     std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {}, heads = {}, order = {};
   } lacks = {};
-  // What it must learn, and to how many nats (trainers/conformance/toy_task.cpp): `recall` a marked token from anywhere before,
-  // `recent` the token before, `token` a map of the token itself.
+  // What it must learn, and to how many nats (trainers/conformance/toy_task.cpp). `recall`: a marked token anywhere before. `recent`: the
+  // token before. `token`: a map of the token itself.
   enum class Toy { recall, recent, token } toy = Toy::recall;
   double toy_loss = 0.1;
-  double bf16_bound = 0.05;  // relative difference of bf16 from f32, where the function itself amplifies rounding
+  double bf16_bound = 0.05;  // relative difference of bf16 from f32; more where rounding is amplified
   // MixerArgs' numbers and texts, as the suite and the benchmarks give them to the maker. A config gives its own.
   std::map<std::string, double> numbers = {};
   std::map<std::string, std::string> texts = {};
@@ -44,7 +44,7 @@ struct MixerRow {
 };
 
 std::span<const MixerRow> mixer_table();
-// Every two options of softmax attention together, named "gate_out+window"; a maker throws for what is impossible.
+// Every two options of softmax attention together, named "gate_out+window". The maker throws if the two cannot be combined.
 std::span<const MixerRow> softmax_pairs();
 const MixerRow& mixer_row(std::string_view name);  // Error that lists the names if there is none
 // What a row of the library was made from; Error if it is not one of MixerOptions.

@@ -14,8 +14,8 @@
 
 namespace weft {
 
-// A trained tensor. The master value is f32 (f64 in gradient checks); under bf16 compute, matrices have a bf16 working copy that
-// forward reads and the optimiser rewrites. Gradients are f32.
+// A trained tensor. Its master value is f32 (f64 in gradient checks). Under bf16 compute a matrix has a bf16 working copy too: forward
+// reads it, and each optimiser step writes it. Gradients are f32.
 class Param {
  public:
   explicit Param(Tensor value);
@@ -29,7 +29,7 @@ class Param {
   const Tensor& grad() const { return leaf_.grad(); }
   void clear_grad() { leaf_.set_grad({}); }
   void set_value(const Tensor& value);  // copies `value` (converted) into the master and the working copy
-  void refresh_working();               // after the master was written from outside
+  void refresh_working();               // call it after you wrote the master value directly
   void set_compute(DType compute);      // f32, bf16, or f64 (which converts the master)
   Var& var() { return leaf_; }
 
@@ -38,8 +38,9 @@ class Param {
   Var leaf_;
 };
 
-// A running mean over optimiser steps: f32, no gradient, named and saved like a Param. Forward reads the value of the last step and
-// adds sums and counts (Tokens::accumulate); after the last micro-batch, update() takes value <- decay value + (1 - decay) sum / count.
+// A running mean over optimiser steps. It is f32, has no gradient, and is named and saved like a Param. Forward reads the value of the last
+// step and adds sums and counts (Tokens::accumulate). After the last micro-batch, update() sets value = decay value + (1 - decay) sum /
+// count.
 class Buffer {
  public:
   explicit Buffer(Tensor value, double decay = 0.9);
@@ -51,8 +52,8 @@ class Buffer {
 
   // `sum` has the value's shape, `count` is one number: on the device, so that nobody waits for it.
   void add(const Tensor& sum, const Tensor& count);
-  void update();                              // nothing if nothing was added, or a count of 0
-  void discard() { sum_ = {}, count_ = {}; }  // of a step that was skipped
+  void update();                              // does nothing if no count above 0 was added
+  void discard() { sum_ = {}, count_ = {}; }  // drops the sums of a step that was skipped
 
  private:
   Tensor value_, sum_, count_;  // the last two f64
@@ -104,18 +105,18 @@ class Module {
   std::vector<Part> parts_;
 };
 
-// Knows every Param and Buffer that this thread makes while it lives, and so which of them a module forgot to name:
+// Notes every Param and Buffer that this thread makes while it exists. With it, parts that a module forgot to name are found:
 //   PartWatch watch;
 //   std::unique_ptr<Mixer> mixer = make(args, rng);
 //   watch.check_named(*mixer, "sink");
-// The model does this for each part that a maker makes; whoever calls a maker by hand may do the same.
+// The model does this for every mixer that it makes. If you call a maker yourself, do the same.
 class PartWatch {
  public:
   PartWatch();
   ~PartWatch();
   PartWatch(const PartWatch&) = delete;
   PartWatch& operator=(const PartWatch&) = delete;
-  // Error if one that still lives is not among the module's params() and buffers(): nobody would train or save it.
+  // Error if one that still exists is not among the module's params() and buffers(): it would be neither trained nor saved.
   void check_named(const Module& module, std::string_view what) const;
 
  private:

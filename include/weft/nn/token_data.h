@@ -1,4 +1,4 @@
-// What comes with the tokens of a forward: where they stand, how it is run, and who watches it.
+// What a forward is given beside the token ids: positions and documents, how it is run, and functions that watch it.
 // B batch rows, T tokens, D model width, H heads, V value width.
 #pragma once
 
@@ -13,20 +13,19 @@ namespace weft {
 
 // What is known per token. Integers are i32, shape [B, T].
 struct TokenData {
-  Tensor positions = {};  // global position in the row
-  Tensor documents = {};  // document of the row it belongs to, -1 for padding; undefined: one document per row
-  Tensor document_positions =
-      {};                        // position within the document, of padding any that one may have; undefined: positions
-  int64_t first_row = 0;         // global index of batch row 0 in the step
-  bool are_consecutive = false;  // the tokens of a row stand one after the other
-  // The same on the CPU, where the caller has them: what a layer works out there then waits for no device.
+  Tensor positions = {};           // global position in the row
+  Tensor documents = {};           // document of the row it belongs to, -1 for padding; undefined: one document per row
+  Tensor document_positions = {};  // position within the document (of padding: any valid one); undefined: as positions
+  int64_t first_row = 0;           // global index of batch row 0 in the step
+  bool are_consecutive = false;    // the tokens of a row stand one after the other
+  // Copies on the CPU, if the caller has them: then layers that need them there do not wait for the device.
   Tensor cpu_positions = {}, cpu_documents = {}, cpu_document_positions = {};
 };
 
 // Positions 0 .. T-1 in every row, one document.
 TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position = 0);
 
-// State of one decoding: keys, values, tails and sums of earlier tokens, filled by the calls of Tokens in their order.
+// State of one decoding: keys, values and sums of earlier tokens. Each call of Tokens has its entry, found by the order of the calls.
 class Cache;
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);
@@ -47,8 +46,8 @@ struct Probe {
 struct TokensOptions {
   bool is_training = false;                // dropout on, auxiliary losses collected
   Rng rng = Rng(0);                        // of this step
-  double loss_share = 1;                   // of the step's targets that are here: weighs auxiliary losses
-  bool takes_diagnostics = false;          // layers report what they see of themselves: more work
+  double loss_share = 1;                   // share of the step's targets in this batch: a factor of auxiliary losses
+  bool takes_diagnostics = false;          // layers also report diagnostics, which costs time
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
   const Probe* probe = nullptr;            // outlives the Tokens
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;  // whose kernels attend() runs

@@ -1,4 +1,4 @@
-// What is known of the tokens of a forward: where they stand, to which documents they belong, and in what order they are here.
+// The tokens of a forward: their positions, their documents, and the order in which they lie in memory.
 // B batch rows, T tokens.
 #pragma once
 
@@ -25,17 +25,17 @@ class TokenTable {
   const Tensor& positions() const { return data_.positions; }  // [B, T] i32
   const Tensor& documents() const { return data_.documents; }  // [B, T] i32, or undefined
   const Tensor& document_positions() const;                    // [B, T] i32: what rotary phases read
-  // The same on the CPU, row by row; empty without documents. A GPU is waited for at most once, and not at all if the caller gave the
-  // CPU's copy (TokenData).
+  // The same on the CPU, row by row; empty without documents. The CPU waits for a GPU at most once, and never if TokenData has the CPU's
+  // copies.
   std::span<const int32_t> cpu_positions() const;
   std::span<const int32_t> cpu_documents() const;
   std::span<const int32_t> cpu_document_positions() const;
   int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
-  // Error, opened by `what`, unless the tokens of each row stand here in the order of their positions, document by document.
+  // Error that begins with `what`, unless the tokens of each row are in the order of their positions, document by document.
   void check_in_order(std::string_view what) const;
 
-  // Padding is what has no document (-1). It counts for nothing: not in sum(), report_means() and num_counted(), nor in the losses,
-  // statistics, reports and buffers that are made of them. A layer that sums over tokens by other means asks counted().
+  // A token without a document (-1) is padding. It counts for nothing: sum(), report_means() and num_counted() leave it out, and so do
+  // losses, statistics, reports and buffers made of them. A layer that sums over tokens in another way must use counted().
   bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
   Tensor counted() const;                                         // [B, T] bool: false for padding
   Var num_counted() const;                                        // [] f64: how many tokens sum() adds
@@ -48,7 +48,7 @@ class TokenTable {
 
  protected:
   Tensor counted_like(const Var& x) const;  // counted() in the shape of x [B, T, ...]
-  const Runs* other_order() const;          // the runs of tokens that do not stand in order, else null
+  const Runs* other_order() const;          // if tokens do not lie in order: the runs that do; else null
   struct Document {
     std::vector<int64_t> tokens;  // of the B T, by position
     bool has_first;               // the document's first token is here

@@ -8,8 +8,8 @@
 //     }
 //   };
 //   Attention y = attend_with(Dilated{}, PlainScore{}, SoftmaxNormaliser{}, q, k, v, queries, keys, options);
-// The functor contracts are in attention/tokens.h (mask), score.h and normaliser.h; `options` gives scale and dropout, its
-// mask, score and normaliser are ignored. Shapes and errors as in weft/ops/attention.h; tensors are on the CPU.
+// What a functor must have is in attention/tokens.h (mask), score.h and normaliser.h. Of `options`, scale and dropout are used; mask, score
+// and normaliser are ignored, because the functors say them. Shapes and errors as in weft/ops/attention.h; tensors are on the CPU.
 #pragma once
 
 #include "weft/ops/attention.h"

@@ -1,8 +1,8 @@
-// Mixing over depth: for each token weighted sums of N sources, with weights made from the sources themselves (Attention Residuals,
-// 2603.15031). The sources are read once, for all S queries together.
+// Mixing over depth (Attention Residuals, 2603.15031): for each token, weighted sums of N sources. The weights are made from the sources.
+// All S queries are computed together, so that each source is read once.
 //   s_qi = scale_i (direction_q . v_i),  a_q = softmax(s_q) or sigmoid(s_q) each,  out_q = sum_i a_qi v_i
-// Backward has two halves. That of a mixture gives ds, which needs the sources; that of a source then adds up what all its readers
-// want of it, which needs their gradients instead: each source is done with before the gradient of the next is made.
+// Backward has two halves. The first, of a mixture, computes ds from the sources. The second, of a source, adds what all its readers
+// contribute to its gradient. So the gradient of one source is complete before that of the next is allocated.
 #pragma once
 
 #include <span>
@@ -14,7 +14,7 @@ namespace weft::ops {
 
 struct DepthMixOptions {
   bool is_sigmoid = false;
-  Tensor first_scores = {};  // [..., S] f32 (f64): of source 0 instead of its own; forward only
+  Tensor first_scores = {};  // [..., S] f32 (f64): scores of source 0, in place of computed ones; forward only
   Tensor totals = {};        // [..., S], backward: sum_j a_j da_j where the softmax ran over more sources than these
 };
 struct DepthMix {

@@ -20,10 +20,11 @@ Tensor div(const Tensor& a, const Tensor& b);
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
 Tensor pow(const Tensor& a, const Tensor& b);        // a^b, floating only; conventions at pow_backward
-Tensor sum_to(const Tensor& x, const Shape& shape);  // sums what broadcasting repeated: backward of it
+Tensor sum_to(const Tensor& x, const Shape& shape);  // sums what broadcasting repeated: its backward
 
-// Comparisons, bool, of any one dtype with broadcasting, or of a tensor with a number: a floating x compares with the number
-// rounded to its dtype, an integer x with the number itself (2 < 2.5). NaN is unequal to all and nothing else.
+// Comparisons: bool results, two tensors of one dtype with broadcasting, or a tensor and a number. A floating x is compared with the number
+// rounded to its dtype, an integer x with the number itself (2 < 2.5). A NaN is not equal to anything; all other comparisons with it are
+// false.
 Tensor equal(const Tensor& a, const Tensor& b);
 Tensor not_equal(const Tensor& a, const Tensor& b);
 Tensor less(const Tensor& a, const Tensor& b);
@@ -41,8 +42,8 @@ Tensor logical_and(const Tensor& a, const Tensor& b);
 Tensor logical_or(const Tensor& a, const Tensor& b);
 Tensor logical_xor(const Tensor& a, const Tensor& b);
 Tensor logical_not(const Tensor& x);
-// The first where the bool mask is true, else the second; all broadcast. A number takes x's dtype: an Error if that is an integer
-// one or bool and does not hold it, or if a finite number overflows.
+// The first where the bool mask is true, else the second; all are broadcast. A number is converted to x's dtype. Error if an integer or bool
+// dtype cannot hold it, or if a finite number becomes infinite.
 Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);
 Tensor where(const Tensor& mask, const Tensor& x, double number);
 Tensor where(const Tensor& mask, double number, const Tensor& x);
@@ -50,7 +51,7 @@ Tensor where(const Tensor& mask, double number, const Tensor& x);
 // A tensor and a number.
 Tensor scale(const Tensor& x, double factor);
 Tensor add_scalar(const Tensor& x, double number);
-// x between two bounds, either of which may be infinite; also of integers. NaN stays NaN; low > high or a NaN bound is an Error.
+// min(max(x, low), high), also for integers. A bound may be infinite. NaN stays NaN. Error if low > high or a bound is NaN.
 Tensor clamp(const Tensor& x, double low, double high);
 Tensor clamp_backward(const Tensor& dy, const Tensor& x, double low, double high);  // dy also on the bounds, else 0
 Tensor pow(const Tensor& x, double exponent);
@@ -106,8 +107,8 @@ Tensor softcap_backward(const Tensor& dy, const Tensor& y, double cap);
 Tensor swiglu(const Tensor& gate, const Tensor& up);
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up);  // dgate, dup
 
-// Losses of each element, of two tensors of one shape. BCE: target * softplus(-logits) + (1 - target) * softplus(logits), finite for
-// every finite logit, and 0 for an infinite one on its target's side.
+// The loss of each element, for two tensors of one shape. BCE: target * softplus(-logits) + (1 - target) * softplus(logits). It is finite for
+// every finite logit, and 0 for an infinite logit of the target's sign.
 Tensor squared_error(const Tensor& x, const Tensor& target);
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target);
 Tensor bce_with_logits_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target);
@@ -125,8 +126,8 @@ void scale_(Tensor& x, double factor);
 // Random values that depend on (rng, element index in row-major order) only.
 void fill_normal_(Tensor& x, Rng rng, double mean, double std);
 void fill_uniform_(Tensor& x, Rng rng, double low, double high);
-// x * keep / (1 - p), keep drawn per (row index, position, channel); x is [B, T, D], positions [B, T] i32.
-// The same call is its own backward.
+// Dropout: x * keep / (1 - p), where keep is 0 or 1, drawn from (row index, position, channel). x is [B, T, D], positions [B, T] i32.
+// The backward is the same call on dy.
 Tensor dropout(const Tensor& x_BTD, const Tensor& positions_BT, double p, Rng rng, int64_t first_row = 0);
 
 }  // namespace weft::ops

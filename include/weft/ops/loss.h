@@ -1,6 +1,6 @@
 // Cross-entropy in nats over targets that are not ignored (id < 0 is ignored, id >= V is an Error). Logits become f32.
-// Targets [N] i32 may be in the CPU's memory or where the logits are. On a CUDA device the CPU does not look at them or wait for
-// anything: there an id >= V makes that token's loss and gradient NaN.
+// Targets [N] i32 are on the CPU or on the device of the logits. On a CUDA device the CPU does not check them, because it would have to wait:
+// there an id >= V makes the loss and gradient of that token NaN.
 #pragma once
 
 #include "weft/core/tensor.h"
@@ -12,8 +12,8 @@ struct CrossEntropy {
   Tensor losses;  // [N] f32 (f64 for f64), 0 where ignored
   Tensor lse;     // [N]
 };
-// Against a softened target, loss = (1 - e) w[t] (lse - z[t]) + e / V sum_v w[v] (lse - z[v]) with e = label_smoothing, as in PyTorch.
-// A class of weight 0 adds nothing, whatever its logit.
+// loss = (1 - e) w[t] (lse - z[t]) + e / V sum_v w[v] (lse - z[v]) with e = label_smoothing, as in PyTorch. A class of weight 0 adds nothing,
+// whatever its logit.
 struct CrossEntropyTargets {
   double label_smoothing = 0;  // 0 to 1
   Tensor class_weights = {};   // w [V] f32 (f64 for f64), none below 0, on the device of the logits; undefined: ones
@@ -21,12 +21,12 @@ struct CrossEntropyTargets {
 CrossEntropy cross_entropy(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options = {});
 Tensor cross_entropy_backward(const Tensor& dlosses_N, const Tensor& logits_NV, const Tensor& targets_N,
                               const Tensor& lse_N, const CrossEntropyTargets& options = {});
-// w[t] of each token, 0 where ignored: what a mean divides by. [N], dtype and device of the losses.
+// w[t] of each token, 0 where ignored. A mean divides by their sum. [N], dtype and device of the losses.
 Tensor target_weights(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyTargets& options = {});
 
 // sum_v p[v] (log p[v] - log q[v]) of each row, p = softmax(target), q = softmax(logits): KL(p || q) in nats, [...] f32 (f64 for f64) of
-// [..., V]. Log-probabilities are logits, too. Where p is 0 a class adds 0; where only q is 0 the loss is infinite and its
-// gradient is not. A target row of nothing but -inf is left out: 0.
+// [..., V]. Log-probabilities may be given as logits. A class with p = 0 adds 0. A class with q = 0 and p > 0 makes the loss infinite; its
+// gradient stays finite. A target row with only -inf has loss 0.
 Tensor kl_divergence(const Tensor& logits, const Tensor& target);
 struct KlGrads {
   Tensor dlogits, dtarget;  // undefined if not wanted
@@ -34,8 +34,8 @@ struct KlGrads {
 KlGrads kl_divergence_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& target, const Tensor& losses,
                                bool wants_dlogits = true, bool wants_dtarget = true);
 
-// The same through the output weight [V, D], in chunks of tokens: logits of all tokens are never held at once, and the gradients
-// are made in the same pass (if wanted), for the scalar `factor * sum of losses`.
+// The same from x [N, D] and the output weight [V, D]. It works on some tokens at a time, so that the logits of all tokens are never in
+// memory together. Gradients, if wanted, are computed in the same pass, for the scalar `factor * sum of losses`.
 struct LinearCrossEntropy {
   Tensor loss;     // scalar: factor * sum
   Tensor losses;   // [N], 0 where ignored; without factor
@@ -45,8 +45,7 @@ struct LinearCrossEntropy {
 struct LinearCrossEntropyOptions {
   double factor = 1;   // usually 1 / number of targets of the whole step
   double softcap = 0;  // logits become cap * tanh(logits / cap); 0: off
-  // Tokens at a time; 0: chosen so that a chunk of logits stays near 8 MiB, but at least 128; on a CUDA device near 512 MiB, but
-  // at least 1024.
+  // Tokens at a time. 0: as many as have 8 MiB of logits, at least 128; on a CUDA device 512 MiB, at least 1024.
   int64_t chunk = 0;
   bool wants_dx = false, wants_dweight = false;
 };

@@ -1,6 +1,6 @@
-// Matrix products. f32 and bf16 (accumulated in f32) through oneDNN, f64 by a blocked loop of our own (for gradient checks).
-// The same call gives the same bits in every run. Another thread count may change the last bits of f32 and bf16: oneDNN
-// splits the inner size among threads where the result is small (64x64x64, 64x16384x64); f64 does not change.
+// Matrix products. On the CPU, oneDNN computes f32 and bf16 (with f32 sums), and a loop of our own f64 (for gradient checks). The same call
+// gives the same bits in every run. With another number of threads the last bits of f32 and bf16 may differ, because oneDNN splits the inner
+// size among threads where the result is small (64x64x64, 64x16384x64). f64 does not change.
 #pragma once
 
 #include <optional>
@@ -17,14 +17,14 @@ struct MatmulOptions {
 
 // a [..., M, K] times b [..., K, N] -> [..., M, N]. Leading dimensions broadcast. Inputs may be strided views.
 Tensor matmul(const Tensor& a, const Tensor& b, MatmulOptions options = {});
-// out = a b + beta * out; `out` is row-major f32 (or f64) of the product's shape: gradients are accumulated with it.
+// out = a b + beta * out, for sums of gradients. `out` has the product's shape and is row-major, f32 or f64.
 void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, MatmulOptions options, double beta);
 
 // x [..., in] times weight [out, in] transposed, plus bias [out] if defined -> [..., out].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
-// Fused products of a feed-forward network with GELU's tanh form, each one call of cuBLASLt on a GPU where it has the kernel. The same
-// numbers as the single ops up to roundings that the fusion leaves out.
+// Fused products of a feed-forward network with the tanh form of GELU. On a GPU each is one call of cuBLASLt where that has the kernel.
+// Results differ from those of the single ops by the roundings that the fusion leaves out.
 struct LinearGelu {
   Tensor y;      // gelu_tanh(inner)
   Tensor inner;  // linear(x, weight, bias), what the backward keeps

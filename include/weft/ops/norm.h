@@ -1,6 +1,6 @@
 // Normalisations over the last dimension D: RMSNorm, LayerNorm; softmax, log_softmax, logsumexp over any. Statistics are f32 (f64 for f64).
-// weight and bias are of that type or of x's; their gradients are of that type, and the same for any number of threads. On a CUDA
-// device they are the same in every run and on every model of GPU.
+// weight and bias are of that type or of x's dtype. Their gradients are of that type, and have the same bits for any number of threads. On a
+// CUDA device they have the same bits in every run and on every model of GPU.
 #pragma once
 
 #include <utility>
@@ -30,9 +30,8 @@ struct LayerNormGrads {
 LayerNormGrads layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean,
                                    const Tensor& inv_std);
 
-// Over the last dimension rows are read where they lie; over another one x is read as [outer, n, inner] without a copy if it is
-// row-major, else from a row-major copy. Elements of -inf get 0; a row of nothing but -inf gives zeros (-inf as logarithms), where
-// PyTorch gives NaN. NaN spoils its row, and +inf gives NaN in its place.
+// Over the last dimension no copy is made. Over another dimension x is copied unless it is row-major. An element of -inf gets 0. A row with
+// only -inf gives zeros (-inf as logarithms), where PyTorch gives NaN. A NaN makes its whole row NaN; +inf gives NaN for that element.
 Tensor softmax(const Tensor& x, int64_t dim = -1);
 Tensor softmax_backward(const Tensor& dy, const Tensor& y, int64_t dim = -1);
 Tensor log_softmax(const Tensor& x, int64_t dim = -1);  // accurate for large x too: (x - max) - log(sum(exp(x - max)))

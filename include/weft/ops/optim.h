@@ -1,5 +1,5 @@
-// Parameter updates in place, one pass over memory each. Parameters and moments are f32; gradients f32. A group of parameters is one call:
-// on a GPU one kernel for many of them, and one batch of matrices for those of a shape.
+// Parameter updates in place, each in one pass over memory. Parameters, moments and gradients are f32. A call updates a group of
+// parameters. On a GPU one kernel updates many of them, and Muon's matrices of one shape are one batch.
 #pragma once
 
 #include <span>
@@ -8,8 +8,8 @@
 
 namespace weft::ops {
 
-// A parameter with what its update reads and writes. `working`, if defined, is the bf16 copy that the next forward reads; it is written
-// in the same pass.
+// A parameter and what its update reads and writes. `working`, if defined, is the bf16 copy that the next forward reads; the update writes it
+// too.
 struct OptimTensors {
   Tensor param, grad;
   Tensor
@@ -18,7 +18,7 @@ struct OptimTensors {
   Tensor working = {};
 };
 
-// AdamW (Loshchilov & Hutter, 1711.05101), decoupled weight decay times lr; bias correction by `step` (1 for the first).
+// AdamW (Loshchilov & Hutter, 1711.05101). Weight decay is decoupled and multiplied by lr. Bias correction counts `step` from 1.
 struct AdamWStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
   int64_t step = 1;
@@ -26,8 +26,8 @@ struct AdamWStep {
 };
 void adamw_(std::span<OptimTensors> group, const AdamWStep& options);
 
-// Muon (K. Jordan, 2024): momentum as a running mean of gradients, an approximate orthogonalisation of the matrix by five quintic Newton-Schulz
-// steps, and an update of lr * sqrt(max(1, rows / columns)) times that: Jordan's scale, the one torch.optim.Muon calls "original".
+// Muon (K. Jordan, 2024). The momentum is a running mean of gradients. Five quintic Newton-Schulz steps make it nearly orthogonal. The
+// update is lr * sqrt(max(1, rows / columns)) times that; torch.optim.Muon calls this scale "original".
 struct MuonStep {
   double lr = 0, momentum = 0.95, weight_decay = 0;
   bool is_nesterov = true;
@@ -54,8 +54,8 @@ struct SgdStep {
 };
 void sgd_(std::span<OptimTensors> group, const SgdStep& options);
 
-// AdamW without a schedule (Defazio et al., 2405.15682). The parameter is y, where gradients are taken; moment1 is z, which takes the steps, and
-// y = (1 - beta1) z + beta1 x of the average x:
+// AdamW without a schedule (Defazio et al., 2405.15682). The parameter is y, the point where gradients are taken. moment1 is z, which the
+// steps move. With x the average of z: y = (1 - beta1) z + beta1 x.
 //   v = beta2 v + (1 - beta2) g^2;  u = g / (sqrt(v) + eps) + weight_decay y;  z -= lr u;  x = (1 - average) x + average z
 struct ScheduleFreeStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8,

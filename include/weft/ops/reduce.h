@@ -1,4 +1,4 @@
-// Reductions over f32, bf16 and f64, accumulated in f32 (f64 for f64) in a fixed order that does not depend on threads.
+// Reductions over f32, bf16 and f64. Sums are f32 (f64 for f64), in an order that does not depend on the number of threads.
 #pragma once
 
 #include <span>
@@ -21,10 +21,10 @@ double sum_of_squares(const Tensor& x);              // accumulated in f64
 double sum_of_squares(std::span<const Tensor> all);  // of all of one device, waiting for it once
 bool all_finite(const Tensor& x);
 
-// Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out. With `segments`
-// (i32, of x's shape up to and with that dimension) the sum restarts wherever neighbours differ. With `window` > 0 it is the sum
-// of the last `window` elements, this one included: only they are added, in f64, and nothing is subtracted, so that neither the
-// size nor an infinity of what lies before the window is felt. Error for `window` beside `exclusive`.
+// Running sum along a dimension. `reverse` sums from the end, `exclusive` leaves the element itself out. With `segments` (i32, of x's shape
+// up to and including that dimension) the sum restarts wherever two neighbours differ. With `window` > 0 it is the sum of the last `window`
+// elements, this one included. Only those are added, in f64, and nothing is subtracted: large or infinite elements before the window have
+// no influence. Error for `window` together with `exclusive`.
 struct CumsumOptions {
   bool reverse = false;
   bool exclusive = false;

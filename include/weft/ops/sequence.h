@@ -34,8 +34,7 @@ struct RotaryOptions {
   friend bool operator==(const RotaryOptions&, const RotaryOptions&) = default;
 };
 
-// Angles are computed in f64 from integer positions and stored as f32, on the device of the positions; one table serves all
-// layers of a step.
+// Angles are computed in f64 from integer positions. The table is f32, on the device of the positions. One table serves all layers of a step.
 struct RotaryTable {
   Tensor cos, sin;  // [B, T, rotated / 2]; Yarn's attention factor is multiplied in
   bool interleaved = false;
@@ -46,9 +45,8 @@ std::vector<double> rotary_frequencies(int64_t head_width,
 Tensor rotary(const Tensor& x_BTHK, const RotaryTable& table);
 Tensor rotary_backward(const Tensor& dy_BTHK, const RotaryTable& table);
 
-// Depthwise convolution over the past: y[t] = bias + sum_w weight[:, w] * x[t - (W-1) + w], tokens before the start (or of
-// another document, if documents are given) count as zero. x [B, T, D], weight [D, W], bias [D] or undefined,
-// documents [B, T] i32 or undefined.
+// Depthwise causal convolution: y[t] = bias + sum_w weight[:, w] * x[t - (W-1) + w]. Tokens before the start count as zero, and so do
+// tokens of another document, if documents are given. x [B, T, D], weight [D, W], bias [D] or undefined, documents [B, T] i32 or undefined.
 Tensor causal_conv(const Tensor& x_BTD, const Tensor& weight_DW, const Tensor& bias_D, const Tensor& documents_BT);
 struct CausalConvGrads {
   Tensor dx, dweight, dbias;

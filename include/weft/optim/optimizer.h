@@ -16,11 +16,11 @@
 
 namespace weft {
 
-// What the options of all algorithms have in common: `lr` is the peak rate, and `weight_decay` acts on every parameter of the group, norm
-// gains and biases included, as in a parameter group of PyTorch: to leave vectors out, give them a group with num_dims = 1 and no decay.
+// In the options of all algorithms, `lr` is the peak rate. `weight_decay` acts on every parameter of the group, norm gains and biases
+// included, as in a parameter group of PyTorch. To leave vectors out, give them a group with num_dims = 1 and no decay.
 
-// Loshchilov & Hutter, 1711.05101: decay is decoupled and multiplied by the rate. Bias correction counts the updates of each parameter by
-// itself, as in torch.optim.AdamW: a step in which a parameter has no gradient does not count for it.
+// Loshchilov & Hutter, 1711.05101. Decay is decoupled from the gradient and multiplied by the rate. Bias correction counts the updates of
+// each parameter, as in torch.optim.AdamW: a step in which a parameter has no gradient does not count for it.
 struct AdamWOptions {
   double lr = 3e-4, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
 };
@@ -33,19 +33,19 @@ struct MuonOptions {
   int num_iterations = 5;
 };
 
-// AdamW without a schedule (Defazio et al., 2405.15682), bias correction as in AdamW: the rate of a constant schedule, a warm-up apart, and instead of
-// its fall an average of the weights. Parameters hold the point where gradients are taken; AveragedWeights shows the average, which is
-// what to evaluate and keep. beta1 is the average's share of that point.
+// AdamW without a schedule (Defazio et al., 2405.15682). The rate stays constant after a warm-up, and an average of the weights replaces the
+// decay of the rate. Parameters hold the point where gradients are taken: beta1 times the average plus (1 - beta1) times the newest weights.
+// Evaluate and keep the average; AveragedWeights shows it. Bias correction is as in AdamW.
 struct ScheduleFreeOptions {
   double lr = 2.5e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
 };
 
-// Chen et al., 2302.06675: every element moves by lr, in the direction of a sign; decay is decoupled and multiplied by the rate.
+// Chen et al., 2302.06675. Every element moves by lr up or down: only the sign of the update counts. Decay is as in AdamW.
 struct LionOptions {
   double lr = 1e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0;
 };
 
-// As torch.optim.SGD: decay is added to the gradient, before the momentum. Without momentum no state is kept.
+// As torch.optim.SGD: decay is added to the gradient before the momentum. Without momentum there is no state.
 struct SgdOptions {
   double lr = 0.1, momentum = 0.9, weight_decay = 0;
   bool is_nesterov = false;
@@ -58,7 +58,7 @@ struct ParamGroup {
   std::variant<AdamWOptions, MuonOptions, LionOptions, SgdOptions, ScheduleFreeOptions> algorithm = AdamWOptions{};
 };
 
-// f32 master value and, under bf16 compute, the working copy that is rewritten with it.
+// The f32 master value and, under bf16 compute, the working copy, which each update writes too.
 struct OptimizerParam {
   std::string name;
   Tensor value;
@@ -67,11 +67,11 @@ struct OptimizerParam {
 
 class Optimizer {
  public:
-  // Every parameter goes to the first group that matches; one that matches none, or a vector in a Muon group, is an Error.
+  // Every parameter goes to the first group that matches it. Error if no group matches, or if a vector comes into a Muon group.
   Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params);
 
-  // One update in place. grads[i] belongs to params()[i], f32; undefined leaves that parameter alone, while zeros are a gradient: they decay
-  // weights and momenta. Rates are lr * lr_factor; gradients are multiplied by grad_factor on the way (clipping). Both must be finite.
+  // One update in place. grads[i] is the f32 gradient of params()[i]. Where it is undefined, the parameter does not change. Zeros are a
+  // gradient: weights and momenta decay. Rates are lr * lr_factor. Gradients are multiplied by grad_factor (clipping). Both must be finite.
   void step(std::span<const Tensor> grads, double lr_factor, double grad_factor = 1);
 
   const std::vector<OptimizerParam>& params() const { return params_; }
@@ -80,9 +80,9 @@ class Optimizer {
   double lr(size_t group) const;  // peak rate
   int64_t num_steps() const { return num_steps_; }
 
-  // Moments by name ("<param>.moment1", ...), sharing memory with the optimiser; load_state wants the same names and shapes. A parameter that
-  // had no gradient in some steps has its own number of updates beside them ("<param>.num_steps", i64 [1], a copy). Of schedule-free
-  // groups: "<param>.point", the parameter itself outside AveragedWeights, and the sum of squared rates ("group.<number>.rates", f64 [1]).
+  // Moments by name ("<param>.moment1", ...). They share memory with the optimiser, and load_state() needs the same names and shapes. If a
+  // parameter had no gradient in some steps, "<param>.num_steps" (i64 [1], a copy) is its number of updates. Schedule-free groups have also
+  // "<param>.point", which outside AveragedWeights is the parameter itself, and "group.<number>.rates" (f64 [1]), the sum of squared rates.
   std::vector<std::pair<std::string, Tensor>> state() const;
   void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps);
 
@@ -97,12 +97,12 @@ class Optimizer {
   std::vector<Tensor> moment1_, moment2_;
   std::vector<int64_t> num_updates_;  // of each parameter
   std::vector<Tensor> rates_;         // of schedule-free groups: sum of squared rates, f64 [1]
-  std::vector<Tensor> points_;        // while parameters show averages: of each that has one, the point it trains at
+  std::vector<Tensor> points_;        // while parameters hold averages: the points where their gradients are taken
   int64_t num_steps_ = 0;
 };
 
-// While it lives, the parameters of schedule-free groups are their averages; then they are what they were, to the bit. No step() meanwhile.
-// Does nothing within another one, or where no group is schedule-free.
+// While it exists, the parameters of schedule-free groups hold their averages. Afterwards they are what they were, bit for bit. Do not call
+// step() meanwhile. It does nothing inside another one, or if no group is schedule-free.
 class AveragedWeights {
  public:
   explicit AveragedWeights(Optimizer& optimizer);
@@ -116,7 +116,7 @@ class AveragedWeights {
 
 // Square root of the sum of all squares, f64; undefined gradients count as zero.
 double global_norm(std::span<const Tensor> grads);
-// min(1, max_norm / norm); 1 if max_norm is 0. Error if the norm is not finite: no factor makes such gradients ones to step with.
+// min(1, max_norm / norm); 1 if max_norm is 0. Error if the norm is not finite: no factor makes such gradients usable.
 double clip_factor(double norm, double max_norm);
 // Whether `pattern` (* and ?) matches the whole `text`.
 bool matches_pattern(std::string_view pattern, std::string_view text);

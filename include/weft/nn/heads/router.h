@@ -1,5 +1,5 @@
-// Choosing a few of many experts per token: one router for mixtures of heads and of feed-forward networks.
-//   z = x W;  p = softmax(z) in f32;  chosen: the `active` largest, the lowest index first at ties;  weights from p of the chosen
+// A router chooses a few of many experts for each token. Mixtures of heads and of feed-forward networks use it.
+//   z = x W;  p = softmax(z) in f32;  chosen: the `active` largest, at ties the lowest index;  weights are made from p of the chosen
 // B batch, T tokens, D model width, E experts, K chosen per token.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace weft {
 
-// Padding (Tokens::counted) is chosen for as any token, and is in no loss, load or report.
+// Experts are chosen for padding too, but padding (see Tokens::counted) is left out of losses, loads and reports.
 // p; p / sum of the chosen; the same without gradient through the sum; K p / sum; 1, with the gradient of p (straight-through).
 enum class RouterWeights { raw, renorm, renorm_detached, renorm_scaled, hard };
 // E sum_e P_e f_e of mean probability and load (Switch); the same with both divided by their sums over experts; per row of the batch.
@@ -19,11 +19,11 @@ struct RouterOptions {
   RouterWeights weights = RouterWeights::renorm_scaled;
   RouterBalance balance = RouterBalance::load;
   double balance_loss = 0.01, z_loss = 0;  // weights of the losses, which are means over layers; z: mean logsumexp(z)^2
-  // The load in the balance loss is its running mean over steps (a Buffer), not that of this micro-batch: then the loss is the same for
-  // any micro-batching. Not with per_row.
+  // The balance loss reads a running mean of the load over steps (a Buffer), not the load of this micro-batch. Then the loss does not
+  // depend on how a step is split into micro-batches. Not with per_row.
   bool has_running_load = false;
-  bool has_noise = false;        // in training z + N(0, 1) (softplus(x N) + 0.01), W and N at first 0 (2210.05144)
-  bool has_fan_in_init = false;  // W is at first uniform in +-1 / sqrt(D) (2505.07260) and not N(0, std)
+  bool has_noise = false;        // in training z + N(0, 1) (softplus(x N) + 0.01); W and N start at 0 (2210.05144)
+  bool has_fan_in_init = false;  // W starts uniform in +-1 / sqrt(D) (2505.07260), not N(0, std)
 };
 
 struct Routing {

@@ -5,8 +5,8 @@
 
 namespace weft {
 
-// Multi-head latent attention (DeepSeek-V2, 2405.04434): keys and values are made from one narrow vector per token, which is all that
-// decoding keeps, and one rotated key that the heads share.
+// Multi-head latent attention (DeepSeek-V2, 2405.04434). Keys and values are made from one narrow vector per token; all heads also share one
+// rotated key. Decoding keeps only these two.
 struct MlaOptions {
   int64_t heads = 1;
   int64_t head_dim = 0;  // dn: unrotated width of queries and keys, and width of values; 0: dim / heads
@@ -16,7 +16,7 @@ struct MlaOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Queries and keys are themselves outputs of causal attention (Nexus, 2512.03377), `order` - 1 times; no parameters more.
+// Queries and keys are outputs of causal attention themselves (Nexus, 2512.03377), `order` - 1 times, without further parameters.
 struct NexusOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t order = 2;  // 1: ordinary attention
@@ -28,17 +28,17 @@ struct NexusOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Modern Hopfield layer (2008.02217): queries take `steps` updates xi <- softmax(beta xi k^T) k before they read the values; beta is
-// learned per head.
+// Modern Hopfield layer (2008.02217). Queries take `steps` updates xi = softmax(beta xi k^T) k before they read the values. Each head learns
+// its beta.
 struct HopfieldOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t steps = 1;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Attention without some of its projections (2403.01643): optimised has no value projection, efficient no key projection either, super
-// has neither but mixes values over positions with a learned lower triangle, which fixes the longest sequence to the model's context
-// and takes O(T^2) memory. Heads are dim / heads wide.
+// Attention without some of its projections (2403.01643). optimised has no value projection. efficient has no value and no key projection.
+// super has neither, and mixes values over positions with a learned lower triangle of the size of the model's context: no sequence can be
+// longer, and memory is O(T^2). Heads are dim / heads wide.
 enum class SimplifiedKind { optimised, efficient, super };
 struct SimplifiedOptions {
   SimplifiedKind kind = SimplifiedKind::optimised;
@@ -46,10 +46,10 @@ struct SimplifiedOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Controlled variants of "Deconstructing Attention" (2510.11602): none mixes no tokens, key_only has scores that do not read the query,
-// static_embedding makes queries and keys from the input embedding of the tokens, random_embedding and fixed_text from a sequence that is
-// the same for all rows and runs through the model's layers beside them, read at positions within the document. Decoding runs all of it
-// for every step.
+// Controlled variants of "Deconstructing Attention" (2510.11602). none: no token sees another. key_only: scores do not read the query.
+// static_embedding: queries and keys are made from the input embedding of the tokens. random_embedding and fixed_text: queries and keys are
+// made from a sequence that is the same for all rows; the model passes it through its layers too, and it is read at positions within the
+// document. Decoding runs the whole sequence for every step.
 enum class DeconstructedKind { none, key_only, static_embedding, random_embedding, fixed_text };
 struct DeconstructedOptions {
   DeconstructedKind kind = DeconstructedKind::none;
@@ -57,16 +57,16 @@ struct DeconstructedOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Normalised attention (NAP, 2005.09561): weights gain (s - mean) / std + bias over the keys that a query sees, divided by the square
-// root of their number. In linear sums of the core, so that nothing of size T^2 is kept.
+// Normalised attention (NAP, 2005.09561). Weights are gain (s - mean) / std + bias, with mean and std over the keys that a query sees,
+// divided by the square root of their number. The sum normaliser of the core computes it, so that nothing of size T^2 is kept.
 struct NapOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0, window = 0;
   bool divides_by_root = true;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Dual attention (2405.16727): sensory heads, and relational heads that return inner products of the query with its keys, and a symbol
-// of each key. Heads are dim / (heads + relational_heads) wide.
+// Dual attention (2405.16727). Sensory heads are ordinary attention. Relational heads return inner products of the query with its keys, and a
+// symbol of each key. Heads are dim / (heads + relational_heads) wide.
 struct DualOptions {
   int64_t heads = 1, relational_heads = 1;
   int64_t relations = 0;  // 0: relational_heads

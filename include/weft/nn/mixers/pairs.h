@@ -1,5 +1,5 @@
-// Mixers whose score is not an inner product of a query and a key. They compute the scores in tiles of queries, with plain operations. They
-// take as long as attention with a materialised matrix. Their memory grows with T, except where noted.
+// Mixers whose score is not an inner product of a query and a key. They compute scores for some queries at a time, with plain operations.
+// They are as slow as attention that stores the T x T matrix. Their memory grows with T, except where noted.
 #pragma once
 
 #include "weft/nn/mixer.h"

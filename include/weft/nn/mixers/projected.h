@@ -1,4 +1,4 @@
-// What many mixers of heads begin and end with: sizes, projections, rotation.
+// A base class for mixers of heads: sizes, projections, rotation.
 //   class Mine final : public ProjectedMixer {
 //    public:
 //     Mine(const MixerArgs& args, Rng rng) : ProjectedMixer("mine", {.heads = 8}, args, rng) {}
@@ -29,7 +29,7 @@ class ProjectedMixer : public Mixer {
   Var values(const Var& x_BTD) const { return split_heads(v_(x_BTD), s_.kv_heads); }  // [B, T, G, K]
   // The outputs of the heads, joined and projected: [B, T, D]. They pass Tokens::heads(), so that analyses can mask heads.
   Var written(const Var& y_BTHK, const Tokens& tokens) const { return out_(merge_heads(tokens.heads(y_BTHK))); }
-  // Queries and keys in the dtype `wide`: where x and the weights are bf16, their products are not rounded to bf16.
+  // Queries and keys in the dtype `wide`. With f32, products of bf16 x and weights are not rounded to bf16.
   Var queries(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, q_, wide), s_.heads); }
   Var keys(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, k_, wide), s_.kv_heads); }
   // Repeats the groups for the query heads that share them: [B, T, G, ...] -> [B, T, H, ...].

@@ -1,7 +1,7 @@
-// Softmax attention and its options: steps before, in and after one call of the core. Any of them combine, or are refused by name.
-// Order: project - mix keys and values over heads - gate or scale values - norm of queries and keys - gates on them - temperature -
-// learned factors of the scores (that of l2 norms, score_scale) - rotation - core - sink - affine - norm per head - gate on the output -
-// head mixture - output projection - gate on the layer's output.
+// Softmax attention and its options: steps before, in and after one call of the core. Options can be combined; a combination that cannot work
+// is refused by name. Order: project - mix keys and values over heads - gate or scale values - norm of queries and keys - gates on them -
+// temperature - learned factors of the scores (that of l2 norms, score_scale) - rotation - core - sink - affine - norm per head - gate on
+// the output - head mixture - output projection - gate on the layer's output.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,12 @@
 
 namespace weft {
 
-// What the layer does with positions: the model's rotation, a score falling linearly with distance (Press et al., 2108.12409), nothing.
+// What the layer does with positions: the model's rotation; scores that fall linearly with distance (Press et al., 2108.12409); nothing.
 enum class MixerPosition { model, alibi, none };
 
-// rms: RMSNorm over each query and key head, gains shared by the heads. l2: unit vectors, and a learned scale per layer of the scores
-// instead of 1/sqrt(K), at first log2(context^2 - context) (Henry et al., 2010.04245): gates and the temperature see unit vectors.
+// rms: RMSNorm of each query and key head; heads share the gain. l2 (Henry et al., 2010.04245): queries and keys are unit vectors, and in
+// place of 1/sqrt(K) each layer learns a scale of the scores, which starts at log2(context^2 - context). Gates and the temperature see unit
+// vectors.
 enum class QkNorm { none, rms, l2 };
 
 // A gate made from the layer's input (Qiu et al., 2505.06708): act(x W) times, or plus, one of
@@ -29,17 +30,18 @@ struct GateOptions {
   bool reads_input = true;      // false: a parameter, at first 0, in place of x W
 };
 
-// Something that takes weight beside the keys (2410.10781): e^0; e^b with b per head (gpt-oss); a key k* (N(0, std)), whose value is 0;
-// a key with a value; or a value that everyone gets. A key's score is that of the query as it enters the core, scale q . k*, under the
-// soft cap as the other scores; no norm, gate, rotation, ALiBi or window touches k*, so that under rotation its score depends on the
-// query's position in the document. The exponents 0 and b are not capped.
+// Something that takes weight beside the keys (2410.10781). off_by_one: a weight e^0. logit: e^b with b per head (gpt-oss). key_bias: a key
+// k*, at first N(0, std), whose value is 0. key_value_bias: such a key with a value. value_bias: a value that every query gets. The score
+// of k* is scale q . k*, with q as it enters the core, and the soft cap acts on it. k* itself is not normed, gated or rotated, and ALiBi
+// and windows do not act on it. So under rotation its score depends on the query's position in the document. 0 and b are not capped.
 enum class SinkKind { none, off_by_one, logit, key_bias, key_value_bias, value_bias };
 struct SinkOptions {
   SinkKind kind = SinkKind::none;
   bool is_head_shared = false;  // the same for all heads
 };
 
-// Weights become a P + (m - a) / N with a = act(x W) per query and head, m its running mean (Bae et al., 2602.23057).
+// Affine scaling (Bae et al., 2602.23057): weights P become a P + (m - a) / N with a = act(x W) per query and head, and m the running mean
+// of a.
 struct AffineOptions {
   bool is_on = false;
   bool has_sigmoid = false;         // act: otherwise 0.1 x + 0.5 clipped to [0, 1]
@@ -47,8 +49,8 @@ struct AffineOptions {
   double decay = 0.9, initial_mean = 0;
 };
 
-// Queries times 1 + slope log(n) + tanh(f(x)), n the position within the document, the first being 1, also where a row begins later;
-// values times 1 + tanh(f'(x)) (2411.12892).
+// Selective self-attention (2411.12892): queries times 1 + slope log(n) + tanh(f(x)), values times 1 + tanh(f'(x)). n is the position
+// within the document, counted from 1, also if the row begins inside the document.
 struct TemperatureOptions {
   bool has_position = false;  // slope = exp(-exp(beta)), beta at first 1.5
   bool has_token = false;     // f reads the head's own query
@@ -56,34 +58,33 @@ struct TemperatureOptions {
   bool is_on() const { return has_position || has_token || scales_values; }
 };
 
-// What makes weights of scores. softmax; sign(s) times the softmax of |s| (Cog, 2411.07176); or each score on its own:
-// sigmoid(s + b) (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, 1 + s + s^2 / 2 (2510.11602), with n the number of keys that
-// the query sees in its row: of a row or document that begins at a later position only those that are there.
+// How scores become weights. softmax; sign(s) times the softmax of |s| (Cog, 2411.07176); or each score by itself: sigmoid(s + b)
+// (2409.04431), max(s, 0) / n^power (2309.08586), elu(s) + 1, 1 + s + s^2 / 2 (2510.11602). n is the number of keys that the query sees in
+// its row; keys before the beginning of the row do not count.
 enum class WeightKind { softmax, signed_softmax, sigmoid, relu, elu1, taylor2 };
 enum class SigmoidBias { context, row, none };  // b: -log of the training context, of n, or 0
 struct WeightOptions {
   WeightKind kind = WeightKind::softmax;
   bool keeps_ends = true;  // signed: the first and the last layer of the model stay softmax
   SigmoidBias bias = SigmoidBias::context;
-  double power = 1;  // of relu
-  bool is_divided_by_sum =
-      false;  // not softmax: the sum of a row's weights, plus 1e-8, divides them; dropout comes after
+  double power = 1;                // of relu
+  bool is_divided_by_sum = false;  // not for softmax: weights are divided by (their sum + 1e-8), before dropout
   bool is_additive() const { return kind != WeightKind::softmax && kind != WeightKind::signed_softmax; }
 };
 
-// A mixture of heads (MoH, 2410.11842): a token uses the first `shared` heads and `active` of the others, each with a weight of its
-// own from the layer's input.
+// A mixture of heads (MoH, 2410.11842): a token uses the first `shared` heads and `active` of the others. Each head has a weight, made from
+// the layer's input.
 enum class HeadPath {
   automatic,
   dense,
   grouped
-};  // grouped: work for chosen heads only, to rounding; automatic: where it pays
+};  // grouped computes chosen heads only; equal to dense up to rounding. automatic: grouped where it is faster
 struct HeadMixtureOptions {
   int64_t active = 0;  // of the heads that are not shared; 0: no mixture
   int64_t shared = 0;
   bool has_paper_scale =
       false;  // weights are bare probabilities; otherwise they are 1 on average, as in the authors' code
-  bool reads_query_norm = false;  // scores are norms of queries, weights are 1 with the gradient of their probabilities
+  bool reads_query_norm = false;  // scores are norms of queries; weights are 1, with the gradient of the probabilities
   HeadPath path = HeadPath::automatic;
   double balance_loss = 0.01;
   bool has_running_load = false;  // of the balance loss: see RouterOptions
@@ -102,7 +103,7 @@ struct SoftmaxOptions {
   WeightOptions weights = {};
   bool has_score_scale = false;  // a learned factor of the scores per head, at first 1; before the soft cap
   bool has_score_shift =
-      false;  // a learned summand of the scores per head, at first 0; not for softmax, which it leaves as it is
+      false;  // a learned summand of the scores per head, at first 0; not for softmax, which it would not change
   TemperatureOptions temperature = {};
   int64_t components = 0;  // > 0: keys and values are learned mixtures of that many projected heads (MEA, 2601.19611)
   std::vector<GateOptions> gates = {};  // at most one per position

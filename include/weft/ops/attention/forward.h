@@ -1,9 +1,9 @@
-// Forward of the blockwise softmax core. A strip is (row, head, block of queries); an item is a few strips of one key/value
-// head, which share its packed keys and values while it walks the key blocks:
+// Forward of the blockwise softmax core. A strip is (row, head, block of queries). An item is a few strips of one key/value head: it walks
+// the key blocks, and its strips share the packed keys and values:
 //   S^T = K Q^T (lanes are queries: maximum, 2^x and sum are vertical)
 //   O = O * rescale + P V (lanes are value columns; P is read transposed, so nothing is ever transposed but Q, once)
-// Memory: per thread O(block); the running state is read and written once per strip. Over many key blocks O has a second sum, which
-// takes in what kTilesOfSum blocks have added; until then it owes the factors of those blocks.
+// Memory: per thread O(block); the running state is read and written once per strip. With many key blocks O has a second sum: after every
+// kTilesOfSum blocks their sum is added to it. Until then the factors of those blocks are collected for it (`owed`).
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // Lanes: the compiler's vector types that the attention core and its functors compute with.
 // Every function is a template that also takes plain float and double, so a functor is written once.
-// One program holds this code for several instruction sets, hence forced inlining and unnamed namespaces in the core:
-// a shared copy compiled for the newest set would otherwise be called on older machines.
-// nvcc sees plain numbers only: a GPU's thread is the lane.
+// One program contains this code for several instruction sets. Functions are therefore inlined by force, and the core stands in unnamed
+// namespaces: otherwise the linker could keep one copy, compiled for the newest set, and call it on older machines.
+// For nvcc there are plain numbers only: each thread of a GPU is a lane.
 #pragma once
 
 #include <cmath>
@@ -59,7 +59,7 @@ struct LaneTraits<double> {
   using Bits = int64_t;
 };
 
-// The element x in every lane. Subtracting 0 is exact for every x, adding it is not (-0): only this is free of an instruction.
+// The element x in every lane. x - 0 is exact for every x, but x + 0 is not (-0), so the compiler removes only the subtraction.
 template <class V>
 [[gnu::always_inline]] WEFT_HD V broadcast(typename LaneTraits<V>::Element x) {
   return x - V{};

@@ -1,17 +1,17 @@
-// Normalisers: how scores become weights, and the running state that makes that possible tile by tile and hop by hop.
-// A normaliser owns its state; the kernel carries `State` from tile to tile without looking into it, as kStateRows numbers
-// per query. Written for lanes V of T (and for T itself), without state of its own:
+// Normalisers: how scores become weights, and the running state with which this works on some keys at a time.
+// A normaliser defines its `State`, kStateRows numbers per query. The kernel carries it from tile to tile and does not look into it. All
+// members are static, for lanes V of T and for T itself:
 //   kHasStatistic   one number per query comes back beside `out` (softmax: lse), differentiable, and resumes the state;
 //                   backward then gets delta = dout . out - dstatistic too
 //   kIsBase2        scores arrive multiplied by log2(e), so that weights are a bare 2^x
-//   kMasked         score of a pair that the mask removes; its key() is the lowest and its weight() 0
-//   init(statistic, has)           state after the keys behind a stored result (has: lanes that have one); out counts as is
+//   kMasked         the score of a pair that the mask removes: its key() is the lowest, its weight() is 0
+//   init(statistic, has)           the state that a stored result continues from (has: lanes that have one)
 //   key(score)                     rescale() gets the largest one of a tile
-//   rescale(state, largest)        takes a tile in; returns the factor of everything summed so far
-//   weight(score, shift(state))    what multiplies the value; counted(weight) is summed per tile and given to add(state, sum)
+//   rescale(state, largest)        called per tile; returns the factor for everything summed so far
+//   weight(score, shift(state))    the factor of the value; the tile's sum of counted(weight) is given to add(state, sum)
 //   finish(state)                  {factor of the summed out, statistic}
 //   merge(a, b)                    two finished results over disjoint keys: out = a * out_a + b * out_b, and the statistic
-//   backward_shift(statistic)      for weight() in backward, where it gives the final weight
+//   backward_shift(statistic)      the shift with which weight() gives the final weight, in backward
 //   dscore(score, weight, dweight, delta)   gradient of the score, in natural units
 #pragma once
 

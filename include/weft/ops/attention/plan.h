@@ -50,8 +50,8 @@ void run_items(const Problem& p, int64_t n, F&& f) {
   for (int64_t i = 0; i < n; ++i) f(i);
 }
 
-// How many blocks an item takes together, so that what they read is packed once: as many as leave work for every thread and
-// room in a second-level cache. Results do not depend on it.
+// How many blocks an item takes together, so that what they read is packed once. As many as possible, while every thread has work and they
+// fit into the second-level cache. Results do not depend on it.
 inline int64_t choose_span(int64_t block_bytes, int64_t blocks, int64_t most) {
   constexpr int64_t kCacheBytes = 224 << 10;
   int64_t span = smaller(smaller(most, kCacheBytes / block_bytes), blocks / (8 * int64_t{num_threads()}));
@@ -139,8 +139,8 @@ template <class T>
   return {LaneInts<T>{} + tokens.position[i], LaneInts<T>{} + tokens.document[i]};
 }
 
-// Factor of each weight under dropout: 0 or 1 / (1 - p), by the first word of Philox4x32-10 at
-// (query position, key position, head, global row); the same pair gives the same bit in any layout.
+// Factor of each weight under dropout: 0 or 1 / (1 - p), by the first word of Philox4x32-10 at (query position, key position, head, global
+// row). So what is dropped does not depend on where a token lies in memory.
 struct Dropout {
   uint32_t threshold;  // drops a pair if its 24-bit uniform number is below
   uint64_t key;

@@ -53,7 +53,7 @@ void bind_state(Problem& problem, std::string_view op, AttentionState& state, bo
 void bind_backward(Problem& problem, std::string_view op, AttentionGrads& grads, const Tensor& dout,
                    const Tensor& statistic, const Tensor& delta, bool has_statistic);
 
-// This thread's scratch memory: at least `bytes`, 64-byte aligned, kept and grown, never shrunk. One user at a time.
+// Scratch memory of this thread: at least `bytes`, 64-byte aligned. It grows as needed and is kept. One user at a time.
 std::byte* scratch(size_t bytes);
 
 }  // namespace weft::ops::core

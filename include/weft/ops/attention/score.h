@@ -1,7 +1,7 @@
 // Score modifiers: what happens to s = scale * q.k before the normaliser, and the derivative of that at s.
 //   template <class V, class I> V value(V s, int64_t row, int64_t head, Token<I> query, Token<I> key) const;
 //   template <class V, class I> V slope(V s, ...same) const;
-// A functor of plain float and Token<int32_t> works too, slower. kIsIdentity lets the core leave the calls out.
+// A functor of plain float and Token<int32_t> works too, but slower. If kIsIdentity is true, the core does not call it.
 #pragma once
 
 #include "weft/ops/attention.h"
@@ -101,8 +101,8 @@ template <class V>
 
 }  // namespace core
 
-// Soft cap, ALiBi, shift and activation, each if it is there: one functor where an instance for every choice would cost more than the
-// choice at run time, which is the same for all pairs.
+// Soft cap, ALiBi, shift and activation, each if it is set. One functor chooses at run time: the choice is the same for all pairs and costs
+// little, while an instance for every combination would make the program much larger.
 template <bool kActivates>
 struct ModifiedScore {
   SoftcapScore softcap;  // cap 0: none

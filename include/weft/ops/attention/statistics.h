@@ -1,5 +1,6 @@
-// What a call's weights look like, from its known statistic, without values or a T x T matrix. Shares are sizes of weights that sum to 1
-// over a row. Per key the sum over queries of its share; per query the entropy of its shares and its largest score.
+// Statistics of the weights of a call, from its known normaliser statistic, without values and without a T x T matrix. The share of a key
+// is the size of its weight over the sum of the sizes in the row. Per key: the sum of its shares over queries. Per query: the entropy of
+// its shares, and its largest score.
 // An item is (row, head): S = Q K^T with keys in the lanes, a vertical sum over queries and a horizontal one over keys.
 #pragma once
 

@@ -11,8 +11,8 @@
 namespace weft::ops::core {
 
 inline constexpr int kBlock = 96, kGroup = 12, kGroups = kBlock / kGroup;
-// Sums over many tokens have three levels, so that their error does not grow with the number of tokens: a tile's product is summed by
-// itself, then added to the sum of this many tiles, and that to the result.
+// Sums over many tokens have three levels, so that their error does not grow with the number of tokens. A tile is summed by itself; its sum
+// is added to the sum of kTilesOfSum tiles; and that is added to the result.
 inline constexpr int kTilesOfSum = 32;
 static_assert(kGroup % kRowStep == 0);
 

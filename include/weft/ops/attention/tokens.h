@@ -50,7 +50,7 @@ struct TokenView {
 #ifndef __CUDACC__
 namespace {
 
-// Mask claims for lanes of pairs; falls back to lane by lane for functors of plain tokens.
+// The mask for lanes of pairs. Functors that take plain tokens are called lane by lane.
 template <class T, class Mask>
 [[gnu::always_inline]] inline LaneInts<T> keep_lanes(const Mask& mask, int64_t row, int64_t head, Token<LaneInts<T>> q,
                                                      Token<LaneInts<T>> k) {
