@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "tests/trainers/config_text.h"
-#include "trainers/commands/command.h"
+#include "trainers/command/command.h"
 #include "weft/io/checkpoint.h"
 
 namespace weft::cli {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/trainers/config_text.h"
-#include "trainers/schema.h"
+#include "trainers/config/schema.h"
 
 namespace weft::config {
 namespace {

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/errors.h"
-#include "trainers/memory_estimate.h"
-#include "trainers/trainer.h"
+#include "trainers/run/memory_estimate.h"
+#include "trainers/run/trainer.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/parallel.h"
 

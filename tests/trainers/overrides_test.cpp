@@ -1,10 +1,10 @@
 // The grammar of overrides: paths, values, lists, messages, clearing, errors.
-#include "trainers/overrides.h"
+#include "trainers/config/overrides.h"
 
 #include <filesystem>
 
 #include "tests/trainers/config_text.h"
-#include "trainers/field_path.h"
+#include "trainers/config/field_path.h"
 
 namespace weft::config {
 namespace {

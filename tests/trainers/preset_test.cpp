@@ -4,9 +4,9 @@
 #include <fstream>
 
 #include "tests/trainers/config_text.h"
+#include "trainers/config/options_text.h"
+#include "trainers/config/translate.h"
 #include "trainers/conformance/subject.h"
-#include "trainers/options_text.h"
-#include "trainers/translate.h"
 
 namespace weft::config {
 namespace {

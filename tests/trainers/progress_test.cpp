@@ -1,5 +1,5 @@
 // The step line and bar: texts, the mean loss, the redrawing on a real pseudo-terminal, plain lines elsewhere.
-#include "trainers/progress.h"
+#include "trainers/console/progress.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,8 +12,8 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "trainers/console.h"
-#include "trainers/stop_signal.h"
+#include "trainers/console/console.h"
+#include "trainers/console/stop_signal.h"
 
 namespace weft::cli {
 namespace {

@@ -78,7 +78,8 @@ TEST_F(RunFailure, FilesAreCheckedBeforeTextsAreTokenised) {
 
 TEST_F(RunFailure, AStartThatFailedBindsNeitherConfigNorTexts) {
   write("other.txt", "αβγ some other text that is much too short");
-  expect(run_weft(train("a", {"data.train.path=" + path("other.txt"), "model.context=64"})), 2, {"other.txt", "needs 65"});
+  expect(run_weft(train("a", {"data.train.path=" + path("other.txt"), "model.context=64"})), 2,
+         {"other.txt", "needs 65"});
   expect(run_weft(train("a", {"--resume", path("nowhere")})), 2, {"nowhere"});
   expect(run_weft(train("a")), 0, {"done: "});
   ASSERT_EQ(run_weft(train("clean")).exit_code, 0);

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "tests/support/errors.h"
-#include "trainers/trainer.h"
+#include "trainers/run/trainer.h"
 #include "weft/core/profile.h"
 #include "weft/core/stream.h"
 

@@ -7,11 +7,11 @@
 
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
-#include "trainers/evaluate.h"
-#include "trainers/guard.h"
-#include "trainers/peak_rate.h"
-#include "trainers/step_losses.h"
-#include "trainers/trainer.h"
+#include "trainers/run/evaluate.h"
+#include "trainers/run/guard.h"
+#include "trainers/run/peak_rate.h"
+#include "trainers/run/step_losses.h"
+#include "trainers/run/trainer.h"
 
 namespace weft::train {
 namespace {

@@ -1,12 +1,12 @@
 // Names of diagnostics and analyses as pictures and tables.
-#include "trainers/value_pictures.h"
+#include "trainers/run/value_pictures.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "tests/trainers/config_text.h"
-#include "trainers/run_facts.h"
+#include "trainers/run/facts.h"
 
 namespace weft::train {
 namespace {

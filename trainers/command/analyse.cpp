@@ -1,0 +1,67 @@
+// weft analyse RUN [path=value]... [--rows N]: importance of heads and the loss without them, rank collapse, secondary sinks, rollout and flow
+// of attention, spread of a change, on validation rows of a run's checkpoint; as tables, JSON and a picture.
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/command/stored_result.h"
+#include "trainers/console/console.h"
+#include "trainers/run/evaluate.h"
+#include "trainers/run/session.h"
+#include "trainers/run/value_pictures.h"
+#include "weft/io/files.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  ConfigArguments run;
+  int64_t rows = 8;
+};
+
+// The picture's path; without gnuplot a line of advice in its place, since the numbers are all there.
+std::string draw(const train::NamedValues& values, const std::string& folder, const std::string& name,
+                 Console& console) {
+  const std::string path = folder + "/" + name;
+  try {
+    io::make_folders(folder);
+    io::write_picture(path, train::value_pictures(values));
+    console.message("picture " + path);
+    return path;
+  } catch (const Error& error) {
+    console.message(str("no picture: ", error.problem(), "; ", error.fix()));
+    return "";
+  }
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
+  auto values = weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows));
+  nlohmann::ordered_json figures = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : values) figures[name] = value;
+  nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"values", figures}};
+  if (!run.warning.empty()) out["warning"] = run.warning;
+  const std::string name = fmt::format("analysis-{:08}", run.step);
+  std::string picture = draw(values, run.folder + "/eval", name + ".svg", console);
+  if (!picture.empty()) out["picture"] = picture;
+  print_and_store(console, out, train::value_tables(values), run.folder, name + ".json");
+  return kSuccess;
+}
+
+}  // namespace
+
+Action define_analyse(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->run.add_run(app);
+  takes_size(*app.add_option("--rows", options->rows, "Validation rows that the loss without heads is taken on")
+                  ->check(CLI::Range(1, 65536))
+                  ->capture_default_str()
+                  ->type_name("N"));
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

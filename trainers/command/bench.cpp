@@ -1,0 +1,116 @@
+// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
+#include "tools/bench/bench.h"
+
+#include <CLI/App.hpp>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "weft/core/error.h"
+#include "weft/core/stream.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  std::string name = "all", baseline, device = "cpu";
+  bool quick = false;
+  std::string mixer;
+};
+
+constexpr double kTolerance = 0.1;  // the share of a baseline's ratio that noise may take
+
+// What `weft bench --json` wrote: ratios, since they compare across machines that are differently busy.
+nlohmann::json read_baseline(const std::string& path) {
+  std::ifstream in(path);
+  if (!in)
+    throw config::ConfigError("--baseline " + path + ": cannot be read.", "Name a file that weft bench --json wrote.");
+  nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
+  bool is_good = json.is_object() && json.contains("rows") && json["rows"].is_array();
+  for (size_t i = 0; is_good && i < json["rows"].size(); ++i) {
+    const nlohmann::json& row = json["rows"][i];
+    is_good = row.is_object() && row.contains("name") && row["name"].is_string() && row.contains("shape") &&
+              row["shape"].is_string() && row.contains("dtype") && row["dtype"].is_string() &&
+              row.contains("threads") && row["threads"].is_number_integer() && row.contains("ratio") &&
+              row["ratio"].is_number();
+  }
+  if (!is_good)
+    throw config::ConfigError("--baseline " + path + ": not what weft bench --json writes.",
+                              "Make it with weft bench NAME --json > FILE.");
+  return json["rows"];
+}
+
+// Rows that lost more than kTolerance against the baseline, and rows that it does not have; exit code 4 if any is slower.
+int compare(const std::vector<bench::Row>& rows, const nlohmann::json& baseline, Console& console) {
+  int num_compared = 0, num_slower = 0;
+  for (const bench::Row& row : rows)
+    for (const nlohmann::json& old : baseline) {
+      if (old["name"] != row.name || old["shape"] != row.shape || old["dtype"] != str(row.dtype) ||
+          old["threads"] != row.threads)
+        continue;
+      ++num_compared;
+      double was = old["ratio"].get<double>();
+      if (row.ratio >= was * (1 - kTolerance)) continue;
+      ++num_slower;
+      console.message(
+          str("slower: ", row.name, " ", row.shape, " ", row.dtype, ": ratio ", row.ratio, ", baseline ", was));
+    }
+  console.message(str(num_compared, " of ", rows.size(), " rows compared with the baseline, ", num_slower,
+                      " slower by more than ", 100 * kTolerance, " %"));
+  if (num_compared == 0)
+    throw config::ConfigError("--baseline: it has none of these rows.",
+                              "Use a baseline of the same benchmark, threads and --quick.");
+  return num_slower > 0 ? kCheckFailed : kSuccess;
+}
+
+void check_name(const std::string& name) {
+  std::vector<std::string> names{"all"};
+  for (const bench::Family& family : bench::families()) names.emplace_back(family.name);
+  config::check_choice("weft bench", name, names, "benchmark");
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  check_name(options.name);
+  const std::string devices[] = {"cpu", "cuda"};
+  config::check_choice("--device", options.device, devices, "device");
+  if (options.device == "cuda" && num_cuda_devices() == 0)
+    throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
+  set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
+  nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
+  std::vector<bench::Row> rows;
+  bench::BenchOptions how{.quick = options.quick, .mixer = options.mixer, .mixers = extensions.mixers};
+  if (options.name != "all") rows = bench::family(options.name).run(how);
+  else
+    for (const bench::Family& family : bench::families()) {
+      console.message(std::string("bench ") + family.name + ": " + family.what);
+      for (bench::Row& row : family.run(how)) rows.push_back(std::move(row));
+    }
+  if (console.is_json()) bench::print_json(rows, stdout);
+  else bench::print_table(rows, stdout);
+  return baseline.is_null() ? kSuccess : compare(rows, baseline, console);
+}
+
+}  // namespace
+
+Action define_bench(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("NAME", options->name,
+                 "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, train, or all")
+      ->type_name("NAME");
+  app.add_option("--device", options->device, "cpu or cuda")->type_name("DEVICE");
+  app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
+      ->type_name("NAME");
+  app.add_flag("--quick", options->quick, "At most 30 s for a family");
+  app.add_option("--baseline", options->baseline,
+                 "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
+      ->type_name("FILE");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

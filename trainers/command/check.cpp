@@ -1,0 +1,143 @@
+// weft check [--mixer NAME|all] [--check NAME|all] [--table]: the conformance suite.
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/config/options_text.h"
+#include "trainers/conformance/conformance.h"
+#include "trainers/console/console.h"
+#include "weft/core/parallel.h"
+
+namespace weft::cli {
+
+namespace {
+
+using conformance::Result;
+using conformance::Verdict;
+
+struct Options {
+  std::string mixer = "all", check = "all";
+  bool is_table = false;
+};
+
+struct Counts {
+  size_t passed = 0, failed = 0;
+  std::map<std::string, std::vector<std::string>> unsupported = {};  // by reason: who
+
+  explicit Counts(const std::vector<Result>& results) {
+    for (const Result& r : results) {
+      if (r.verdict == Verdict::passed) ++passed;
+      else if (r.verdict == Verdict::failed) ++failed;
+      else unsupported[str(r.check, ": ", r.reason)].push_back(r.variant);
+    }
+  }
+};
+
+std::string line_of(const Result& r) {
+  return fmt::format("{:<24} {:<10} {:<11} {}\n", r.variant, r.check, conformance::name_of(r.verdict), r.reason);
+}
+
+std::string failures(const std::vector<Result>& results) {
+  std::string text;
+  for (const Result& r : results)
+    if (r.verdict == Verdict::failed) text += line_of(r);
+  return text;
+}
+
+std::string summary(std::string_view what, const std::vector<Result>& results) {
+  Counts counts(results);
+  std::set<std::string> variants;
+  for (const Result& r : results) variants.insert(r.variant);
+  size_t unsupported = results.size() - counts.passed - counts.failed;
+  std::string text = fmt::format("conformance: {} {}, {} checks: {} passed, {} failed, {} unsupported\n",
+                                 variants.size(), what, results.size(), counts.passed, counts.failed, unsupported);
+  for (const auto& [reason, who] : counts.unsupported)
+    text += fmt::format("  {:>3} {} ({}{})\n", who.size(), reason, who[0], who.size() > 1 ? ", ..." : "");
+  return text;
+}
+
+// Markdown for docs/mixers.md: a row per variant, a column per check.
+std::string table(const std::vector<Result>& results, const std::vector<MixerRow>& rows) {
+  std::vector<std::string> checks = conformance::check_names();
+  std::string text = "| mixer | equation | config | source | cost | parameters |", rule = "|---|---|---|---|---|---|";
+  for (const std::string& check : checks) {
+    text += " " + check + " |";
+    rule += "---|";
+  }
+  text += "\n" + rule + "\n";
+  for (const MixerRow& row : rows) {
+    auto is_of_row = [&](const Result& r) { return r.variant == row.name; };
+    if (std::none_of(results.begin(), results.end(), is_of_row)) continue;
+    auto mixer = row({.dim = 16, .context = 16, .layers = 4}, Rng(1));
+    text += fmt::format("| `{}` | `{}` | `{}` | {} | {} | {} |", row.name, row.equation, train::config_text(row),
+                        row.source, row.cost.empty() ? "attention" : row.cost, mixer->num_params());
+    for (const std::string& check : checks) {
+      auto r = std::find_if(results.begin(), results.end(),
+                            [&](const Result& x) { return is_of_row(x) && x.check == check; });
+      text += r == results.end()              ? " |"
+              : r->verdict == Verdict::passed ? " yes |"
+              : r->verdict == Verdict::failed ? " FAILED |"
+                                              : " - |";
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+std::string json_of(const std::vector<Result>& results, bool passed) {
+  auto list = nlohmann::ordered_json::array();
+  for (const Result& r : results)
+    list.push_back({{"variant", r.variant},
+                    {"check", r.check},
+                    {"result", conformance::name_of(r.verdict)},
+                    {"reason", r.reason}});
+  return nlohmann::ordered_json{{"passed", passed}, {"results", list}}.dump(2) + "\n";
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  std::vector<MixerRow> rows = all_mixers(extensions);
+  std::vector<std::string> names;
+  for (const MixerRow& row : rows) names.push_back(row.name);
+  names.insert(names.begin(), "all");
+  names.emplace_back("pairs");
+  config::check_choice("--mixer", options.mixer, names, "mixer");
+  std::vector<std::string> checks = conformance::check_names();
+  checks.insert(checks.begin(), "all");
+  config::check_choice("--check", options.check, checks, "check");
+  conformance::Options how{.variant = options.mixer, .check = options.check, .references = extensions.references};
+  set_num_threads(1);  // inputs are tiny: waiting for another thread would take longer than the work
+  bool prints_lines = !options.is_table && !console.is_json();
+  how.on_result = [&](const Result& r) {
+    if (prints_lines) console.result(line_of(r));
+  };
+  std::vector<Result> results, pairs;
+  if (options.mixer != "pairs") results = conformance::check_mixers(rows, how);
+  how.on_result = {};
+  if (options.mixer == "all" || options.mixer == "pairs") pairs = conformance::check_pairs(softmax_pairs(), how);
+  if (options.is_table) console.result(table(results, rows));
+  if (prints_lines) console.result(failures(pairs));
+  if (prints_lines && !pairs.empty()) console.result(summary("pairs of options", pairs));
+  if (prints_lines && !results.empty()) console.result(summary("variants", results));
+  results.insert(results.end(), pairs.begin(), pairs.end());
+  auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
+  bool passed = std::none_of(results.begin(), results.end(), has_failed);
+  if (console.is_json()) console.result(json_of(results, passed));
+  return passed ? kSuccess : kCheckFailed;
+}
+
+}  // namespace
+
+Action define_check(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--mixer", options->mixer, "Which mixer, or all")->type_name("NAME");
+  app.add_option("--check", options->check, "Which check, or all")->type_name("NAME");
+  app.add_flag("--table", options->is_table, "A table in Markdown instead of one line per check");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,133 @@
+#include "weft/trainers/cli.h"
+
+#include <unistd.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <csignal>
+#include <map>
+#include <new>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "trainers/console/standard_streams.h"
+
+namespace weft::cli {
+
+namespace {
+
+using config::ConfigError;
+
+struct Flags {
+  bool is_quiet = false, is_verbose = false, is_json = false;
+};
+
+// "error: problem" and the fix under it, for what is wrong with the user's own words; library errors bring their own
+// layout.
+std::string text_of(const ConfigError& error) {
+  return error.problem() + (error.fix().empty() ? "" : "\n       " + error.fix());
+}
+
+std::vector<std::string> command_names() {
+  std::vector<std::string> out;
+  for (const Command& command : commands()) out.emplace_back(command.name);
+  return out;
+}
+
+// CLI11 would call a misspelt command an unexpected argument.
+void check_command_name(int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names = command_names();
+  if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return;
+  throw ConfigError(str("weft has no command '", argv[1], "'. ", config::suggestion(argv[1], names, "Commands")),
+                    "See weft --help.");
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> out;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) out.push_back("--" + name);
+  return out;
+}
+
+// The parser's words, with the option that was meant.
+[[noreturn]] void fail_usage(const CLI::App& app, const CLI::ParseError& error) {
+  std::string text = error.what();
+  std::vector<CLI::App*> used = app.get_subcommands().empty() ? std::vector<CLI::App*>{} : app.get_subcommands();
+  const CLI::App& command = used.empty() ? app : *used.back();
+  std::string name = used.empty() ? "weft" : "weft " + command.get_name();
+  size_t dashes = text.rfind("--");
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) && dashes != std::string::npos) {
+    std::string word = text.substr(dashes, text.find_first_of(" =", dashes) - dashes);
+    throw ConfigError(
+        str(name, " has no option '", word, "'. ", config::suggestion(word, option_names(command), "Options")),
+        str("See ", name, " --help."));
+  }
+  throw ConfigError(str(name, ": ", text), str("See ", name, " --help."));
+}
+
+std::map<std::string, Action> define_commands(CLI::App& app, Flags& flags) {
+  app.set_help_flag("--help,-h", "Show this help");
+  app.set_version_flag("--version", "weft " WEFT_VERSION);
+  app.require_subcommand(0, 1);
+  std::map<std::string, Action> actions;
+  for (const Command& command : commands()) {
+    CLI::App& sub = *app.add_subcommand(command.name, command.summary);
+    sub.set_help_flag("--help,-h", "Show this help");
+    sub.footer(str("\nExamples:\n", command.examples));
+    CLI::Option* quiet = sub.add_flag("--quiet", flags.is_quiet, "No messages, only results and errors");
+    sub.add_flag("--verbose", flags.is_verbose, "More messages")->excludes(quiet);
+    sub.add_flag("--json", flags.is_json, "One JSON document on stdout");
+    actions[command.name] = command.define(sub);
+    for (CLI::App* nested : sub.get_subcommands({})) nested->fallthrough();  // weft data info FILE --json
+  }
+  return actions;
+}
+
+int run(int argc, char** argv, const Extensions& extensions) {
+  CLI::App app("Weft trains language models whose attention is exchangeable, and compares the variants.", "weft");
+  Flags flags;
+  std::map<std::string, Action> actions = define_commands(app, flags);
+  Console plain(Verbosity::normal, false);
+  check_command_name(argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    plain.result(app.get_subcommands().empty() ? app.help() : app.get_subcommands().back()->help());
+    return kSuccess;
+  } catch (const CLI::CallForVersion& version) {
+    plain.result(str(version.what(), "\n"));
+    return kSuccess;
+  } catch (const CLI::ParseError& error) { fail_usage(app, error); }
+  if (app.get_subcommands().empty()) {
+    plain.message(app.help());
+    return kUsageError;
+  }
+  Verbosity verbosity = flags.is_quiet ? Verbosity::quiet : flags.is_verbose ? Verbosity::verbose : Verbosity::normal;
+  Console console(verbosity, flags.is_json);
+  return actions.at(app.get_subcommands().back()->get_name())(console, extensions);
+}
+
+}  // namespace
+
+int main(int argc, char** argv, const Extensions& extensions) {
+  open_standard_streams();
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that left is an error of one write, not the end of a training
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that reached the limit on sizes (ulimit -f)
+  Console console(Verbosity::normal, false);
+  try {
+    return run(argc, argv, extensions);
+  } catch (const ConfigError& error) {
+    console.error(text_of(error));
+    return kUsageError;
+  } catch (const std::bad_alloc&) {
+    console.error("out of memory");
+  } catch (const std::exception& error) {  // weft::Error brings where and fix in its text
+    console.error(error.what());
+  }
+  return kFailure;
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,77 @@
+// weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S]
+#include "weft/models/sample.h"
+
+#include <CLI/App.hpp>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/console/console.h"
+#include "trainers/run/session.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  ConfigArguments run;
+  std::string prompt;
+  int64_t count = 1, tokens = 200;
+  double top_p = 1, temperature = 0.8;
+  uint64_t seed = 1;
+};
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
+  std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
+  auto samples = nlohmann::ordered_json::array();
+  std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
+  for (int64_t i = 0; i < options.count; ++i) {
+    auto ids = weft::sample(*run.model, prompt,
+                            {.tokens = options.tokens,
+                             .temperature = options.temperature,
+                             .top_p = options.top_p,
+                             .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
+                             .vocab = run.data.tokenizer->vocab_size(),
+                             .end_of_text = run.data.end_of_text,
+                             .first_token = run.data.first_token});
+    std::string text = data::show_utf8(run.data.tokenizer->decode(ids));
+    samples.push_back(text);
+    if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
+  }
+  if (console.is_json())
+    console.result(
+        nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}
+            .dump(2) +
+        "\n");
+  return kSuccess;
+}
+
+}  // namespace
+
+Action define_sample(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->run.add_run(app);
+  app.add_option("--prompt", options->prompt, "Text to continue; default the start of the validation data")
+      ->type_name("TEXT");
+  takes_size(*app.add_option("--n", options->count, "Number of samples")
+                  ->check(CLI::Range(int64_t{1}, int64_t{10000}))
+                  ->type_name("N"));
+  takes_size(*app.add_option("--tokens", options->tokens, "Length of a sample")
+                  ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
+                  ->type_name("N"));
+  app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")
+      ->check([](const std::string& text) {
+        double p = 0;
+        return CLI::detail::lexical_cast(text, p) && p > 0 && p <= 1 ? std::string()
+                                                                     : "Value " + text + " not in (0, 1]";
+      })
+      ->type_name("P");
+  app.add_option("--temperature", options->temperature, "0: the most likely token")
+      ->check(CLI::Range(0.0, 1000.0))
+      ->type_name("T");
+  app.add_option("--seed", options->seed, "Seed of the draws")->type_name("S");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

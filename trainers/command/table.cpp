@@ -1,0 +1,120 @@
+#include <CLI/App.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/config/scalar.h"
+#include "trainers/conformance/conformance.h"
+#include "trainers/run/reference.h"
+
+namespace weft::cli {
+
+std::span<const Command> commands() {
+  static constexpr Command kTable[] = {
+      {"train", "Train a model from a config into a run folder, or continue one",
+       "  weft train trainers/recipes/shakespeare.txtpb data.train.path=input.txt\n"
+       "  weft train run.txtpb train.compute=bf16 --run runs/bf16",
+       define_train},
+      {"eval", "Validation loss of a run's checkpoint: the newest, or RUN@STEP, RUN@best",
+       "  weft eval runs/shakespeare\n"
+       "  weft eval runs/shakespeare@best --lengths 256,1024 --json",
+       define_eval},
+      {"analyse", "Importance of heads, rank collapse, sinks, rollout and flow of a run's checkpoint",
+       "  weft analyse runs/shakespeare\n"
+       "  weft analyse runs/shakespeare@1200 --rows 32 --json",
+       define_analyse},
+      {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
+       "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
+       "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",
+       define_sample},
+      {"data", "Turn texts into token shards; list, check and join shards",
+       "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
+       "  weft data check 'data/corpus_*.bin' --vocab 50257",
+       define_data},
+      {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
+       "  weft inspect runs/shakespeare\n"
+       "  weft inspect runs/shakespeare@best",
+       define_inspect},
+      {"compare", "Compare the weights of two files, checkpoints or runs, tensor by tensor; exit code 4 if they differ",
+       "  weft compare runs/a runs/b\n"
+       "  weft compare old.safetensors new.safetensors --rtol 1e-5 --atol 1e-8",
+       define_compare},
+      {"bench", "Measure speed beside the limit of this machine",
+       "  weft bench gemm --quick\n"
+       "  weft bench train --json",
+       define_bench},
+      {"gradcheck", "Check gradients of mixers against differences in float64",
+       "  weft gradcheck --mixer all\n"
+       "  weft gradcheck --mixer gqa --shapes 5x16,9x8",
+       define_gradcheck},
+      {"check", "Run the conformance suite on mixers: gradients, causality, decoding, documents, bf16, devices, ...",
+       "  weft check --mixer gqa\n"
+       "  weft check --json",
+       define_check},
+      {"task", "Train small models on tasks that show attention sinks, and measure them",
+       "  weft task backcopy --text input.txt\n"
+       "  weft task trigger --mixer softmax --mixer relu --json",
+       define_task},
+      {"config", "Print the resolved config, explain a field, or print the reference of all fields",
+       "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
+       "  weft config --explain model.mixer.softmax.window",
+       define_config},
+      {"doctor", "Show build, libraries, devices, memory and measured limits of this machine; test its kernels",
+       "  weft doctor\n"
+       "  weft doctor --kernels --json",
+       define_doctor},
+  };
+  return kTable;
+}
+
+std::vector<MixerRow> all_mixers(const Extensions& extensions) {
+  std::span<const MixerRow> table = mixer_table();
+  std::vector<MixerRow> rows(table.begin(), table.end());
+  std::vector<MixerRow> residuals = conformance::residual_rows();
+  rows.insert(rows.end(), residuals.begin(), residuals.end());
+  rows.insert(rows.end(), extensions.mixers.begin(), extensions.mixers.end());
+  return rows;
+}
+
+void takes_size(CLI::Option& option) {
+  option.transform(CLI::Validator(
+      [name = option.get_name()](std::string& text) {
+        try {
+          text = str(config::size_of_text(text, name));
+          return std::string();
+        } catch (const config::ConfigError& error) { return error.problem() + " " + error.fix(); }
+      },
+      ""));
+}
+
+void ConfigArguments::add(CLI::App& app, bool is_required) {
+  app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->type_name("FILE")->required(is_required);
+  add_overrides(app, "path=value: changes a field of the config; later wins");
+}
+
+void ConfigArguments::add_run(CLI::App& app) {
+  app.add_option("RUN", file_, train::kRunForms)->type_name("RUN[@STEP]")->required();
+  add_overrides(app, "path=value: changes a field of the run's config for this call, such as data.val.path=FILE");
+}
+
+void ConfigArguments::add_overrides(CLI::App& app, const char* help) {
+  app_ = &app;
+  app.add_option("OVERRIDES", positional_, help)->type_name("path=value");
+  app.add_option("--set", set_, "The same as path=value")
+      ->type_name("path=value")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
+}
+
+std::vector<std::string> ConfigArguments::overrides() const {
+  std::vector<std::string> out;
+  size_t num_positional = 0, num_set = 0;
+  for (const CLI::Option* option : app_->parse_order()) {
+    if (option == app_->get_option_no_throw("OVERRIDES") && num_positional < positional_.size())
+      out.push_back(positional_[num_positional++]);
+    if (option == app_->get_option_no_throw("--set") && num_set < set_.size()) out.push_back(set_[num_set++]);
+  }
+  return out;
+}
+
+}  // namespace weft::cli

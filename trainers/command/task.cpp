@@ -1,0 +1,134 @@
+// weft task backcopy|trigger [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore.
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "trainers/tasks/sinks.h"
+#include "weft/data/tokenize.h"
+#include "weft/io/files.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  std::string task, text;
+  std::vector<std::string> mixers;
+  int64_t seeds = 3;
+  tasks::Options each = {};
+};
+
+std::vector<tasks::Arm> chosen(const std::vector<std::string>& names, const Extensions& extensions) {
+  std::vector<tasks::Arm> all = tasks::arms(), found;
+  if (names.empty()) return all;
+  for (const MixerRow& row : mixer_table()) all.push_back({std::string(row.name), row.make});
+  for (const MixerRow& row : extensions.mixers) all.push_back({std::string(row.name), row});
+  std::vector<std::string> known;
+  for (const tasks::Arm& arm : all) known.push_back(arm.name);
+  for (const std::string& name : names) {
+    config::check_choice("--mixer", name, known, "mixer");
+    found.push_back(*std::find_if(all.begin(), all.end(), [&](const tasks::Arm& arm) { return arm.name == name; }));
+  }
+  return found;
+}
+
+// Mean over seeds and its standard error.
+struct Estimate {
+  double mean = 0, error = 0;
+};
+Estimate estimate(const std::vector<double>& values) {
+  auto n = static_cast<double>(values.size());
+  Estimate e;
+  for (double x : values) e.mean += x / n;
+  double squares = 0;
+  for (double x : values) squares += (x - e.mean) * (x - e.mean);
+  e.error = values.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
+  return e;
+}
+
+std::string text_of(const std::string& path) {
+  std::string text = io::read_file(path);
+  data::require_text(text, path);
+  return text;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  const std::string tasks[] = {"backcopy", "trigger"};
+  config::check_choice("weft task", options.task, tasks, "task");
+  const bool is_backcopy = options.task == "backcopy";
+  tasks::Bigram bigram;
+  if (is_backcopy)
+    bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
+                                  : tasks::bigram_of_text(text_of(options.text));
+  auto rows = nlohmann::ordered_json::array();
+  std::string text;
+  for (const tasks::Arm& arm : chosen(options.mixers, extensions)) {
+    std::vector<std::string> names;
+    std::vector<std::vector<double>> values;
+    for (int64_t seed = 1; seed <= options.seeds; ++seed) {
+      tasks::Options each = options.each;
+      each.seed = static_cast<uint64_t>(seed);
+      tasks::Figures figures = is_backcopy ? tasks::backcopy(arm.make, bigram, each) : tasks::trigger(arm.make, each);
+      names.clear();
+      values.resize(figures.size());
+      for (size_t i = 0; i < figures.size(); ++i) {
+        names.push_back(figures[i].first);
+        values[i].push_back(figures[i].second);
+      }
+      console.detail(fmt::format("{}, seed {}", arm.name, seed));
+    }
+    if (text.empty()) {
+      text = "| mixer | seeds |";
+      for (const std::string& name : names) text += " " + name + " |";
+      text += "\n|---|---|";
+      for (size_t i = 0; i < names.size(); ++i) text += "---|";
+      text += "\n";
+    }
+    nlohmann::ordered_json row{{"mixer", arm.name}, {"seeds", options.seeds}};
+    text += fmt::format("| {} | {} |", arm.name, options.seeds);
+    for (size_t i = 0; i < names.size(); ++i) {
+      Estimate e = estimate(values[i]);
+      text += fmt::format(" {:.4g} +- {:.2g} |", e.mean, e.error);
+      row[names[i]] = {{"mean", e.mean}, {"standard_error", e.error}};
+    }
+    text += "\n";
+    rows.push_back(row);
+  }
+  console.result(console.is_json() ? nlohmann::ordered_json{{"task", options.task}, {"rows", rows}}.dump(2) + "\n"
+                                   : text);
+  return kSuccess;
+}
+
+}  // namespace
+
+Action define_task(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("TASK", o->task, "backcopy (Bigram-Backcopy) or trigger (trigger-conditional mean)")
+      ->required()
+      ->type_name("TASK");
+  app.add_option("--mixer", o->mixers,
+                 "softmax, relu, sigmoid, off_by_one, sink_logit, key_bias, gate, or a row of the table; all of the "
+                 "first if none is named")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--text", o->text, "backcopy: take the bigram from this text instead of a random one")
+      ->type_name("FILE");
+  app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000)")
+      ->check(CLI::Range(1, 1000000))
+      ->type_name("N");
+  app.add_option("--layers", o->each.layers, "Layers (1)")->check(CLI::Range(1, 16))->type_name("N");
+  app.add_option("--lr", o->each.lr, "Learning rate (3e-3)")->check(CLI::Range(1e-8, 1.0))->type_name("X");
+  app.add_option("--seeds", o->seeds, "Trainings per mixer")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->type_name("N");
+  return [o](Console& console, const Extensions& extensions) { return run(*o, console, extensions); };
+}
+
+}  // namespace weft::cli

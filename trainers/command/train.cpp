@@ -1,0 +1,41 @@
+// weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT]
+#include <CLI/App.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "trainers/run/pretrain.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  ConfigArguments config;
+  std::string run_folder, resume = "auto";
+  int ranks = 1;
+};
+
+}  // namespace
+
+Action define_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->config.add(app, true);
+  app.add_option("--run", options->run_folder, "Folder of the run; default runs/<name>")->type_name("DIR");
+  app.add_option(
+         "--resume", options->resume,
+         "auto: continue what the folder holds; never: refuse to; or go on from a checkpoint: RUN@STEP, RUN@best, "
+         "RUN@latest, or its folder")
+      ->type_name("auto|never|CHECKPOINT");
+  app.add_option("--ranks", options->ranks, "Ranks as threads of this process")->type_name("N");
+  return [options](Console& console, const Extensions& extensions) {
+    if (options->ranks != 1)
+      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.",
+                                "Leave --ranks out.");
+    return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder,
+                                     options->resume, extensions.mixers});
+  };
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,20 @@
+// What the checks of configs share: errors that name line or argument, path, value and what to do.
+#pragma once
+
+#include "trainers/config/config.h"
+
+namespace weft::config {
+
+// Throws ConfigError "<origin of path>: <path> <problem>".
+[[noreturn]] inline void refuse(const Loaded& config, const std::string& path, const std::string& problem,
+                                const std::string& fix) {
+  throw ConfigError(str(config.origins.of(path), ": ", path, " ", problem), fix);
+}
+
+// "1, 2, 3, 4, 6, 12": the divisors of n near `wanted`, for fixes; at most eight.
+std::string divisors_near(int64_t n, int64_t wanted);
+
+void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
+void check_umoe(const Loaded& config);  // the feed-forward network against the mixers
+
+}  // namespace weft::config

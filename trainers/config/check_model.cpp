@@ -1,0 +1,128 @@
+// Checks of ranges and required fields by the schema, and of the model's numbers against each other.
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <sstream>
+
+#include "trainers/config/check.h"
+#include "trainers/config/scalar.h"
+#include "trainers/config/schema.h"
+#include "trainers/config/text_place.h"
+
+namespace weft::config {
+
+namespace {
+
+namespace pb = google::protobuf;
+
+class FieldChecker {
+ public:
+  explicit FieldChecker(const Loaded& config) : config_(config) {}
+
+  void check(const pb::Message& message, const std::string& path) const {
+    const Descriptor& type = *message.GetDescriptor();
+    for (int i = 0; i < type.field_count(); ++i) check_field(message, *type.field(i), path);
+  }
+
+ private:
+  void check_field(const pb::Message& message, const FieldDescriptor& field, const std::string& path) const {
+    const pb::Reflection& reflection = *message.GetReflection();
+    Facts known = facts(field);
+    std::string here = child_path(path, field.name());
+    int count = field.is_repeated() ? reflection.FieldSize(message, &field) : reflection.HasField(message, &field);
+    bool is_text = field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+    bool is_empty = count == 0 || (is_text && !field.is_repeated() && reflection.GetString(message, &field).empty());
+    if (known.is_required && is_empty)
+      refuse(config_, here, "is missing: " + comment(field), str("Give ", expectation(field), ": ", here, "=..."));
+    for (int i = 0; i < count; ++i) {
+      std::string at = field.is_repeated() ? element_path(here, i) : here;
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
+        check(field.is_repeated() ? reflection.GetRepeatedMessage(message, &field, i)
+                                  : reflection.GetMessage(message, &field),
+              at);
+      else if (!known.range.text.empty() || field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE)
+        check_number(message, field, known, i, at);
+    }
+  }
+
+  void check_number(const pb::Message& message, const FieldDescriptor& field, const Facts& known, int index,
+                    const std::string& path) const {
+    double value = scalar_number(message, field, index);
+    if (std::isfinite(value) && known.range.contains(value)) return;
+    refuse(config_, path, "is " + scalar_text(message, field, index) + ", outside the allowed range.",
+           "Give " + expectation(field) + ".");
+  }
+
+  const Loaded& config_;
+};
+
+void check_scaling(const Loaded& config, const RopeScaling& scaling) {
+  const std::string path = "model.position.rope.scaling.";
+  if (scaling.has_llama3() && scaling.llama3().low_freq_factor() >= scaling.llama3().high_freq_factor())
+    refuse(config, path + "llama3.low_freq_factor",
+           str("is ", scaling.llama3().low_freq_factor(), ", must be below high_freq_factor ",
+               scaling.llama3().high_freq_factor(), "."),
+           "Llama 3 uses 1 and 4.");
+  if (scaling.has_yarn() && scaling.yarn().beta_slow() >= scaling.yarn().beta_fast())
+    refuse(config, path + "yarn.beta_slow",
+           str("is ", scaling.yarn().beta_slow(), ", must be below beta_fast ", scaling.yarn().beta_fast(), "."),
+           "YaRN uses 1 and 32.");
+}
+
+void check_residual(const Loaded& config, const Residual& residual) {
+  if (residual.has_standard()) return;
+  const std::string path = residual.has_delta() ? "model.residual.delta" : "model.residual.attention";
+  const RoutedResidual& routed = residual.has_delta() ? residual.delta() : residual.attention();
+  const int64_t sublayers = 2 * config.experiment.model().layers();
+  if (routed.has_blocks() && routed.blocks() > sublayers)
+    refuse(config, path + ".blocks", str("is ", routed.blocks(), ", but there are ", sublayers, " sublayers."),
+           "Use at most two blocks per layer.");
+  if (routed.has_blocks() && routed.states())
+    refuse(config, path + ".states", "stands beside blocks.", "Mix block sums or running sums, not both.");
+  if (routed.has_window() && (routed.has_blocks() || routed.states()))
+    refuse(config, path + ".window", "goes with the sublayers' outputs only.", "Leave out blocks and states.");
+}
+
+void check_pattern(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  const std::string path = "model.pattern", shown = str("is \"", model.pattern(), "\": ");
+  std::istringstream words(model.pattern());
+  int64_t count = 0;
+  for (std::string word; words >> word; ++count) {
+    int64_t index = -1;
+    auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), index);
+    if (code != std::errc() || end != word.data() + word.size() || index < 0)
+      refuse(config, path, str(shown, "'", word, "' is not an index."),
+             "Write indices of model.mixer separated by spaces: \"0 0 0 1\".");
+    if (index >= model.mixer_size())
+      refuse(config, path,
+             str(shown, "index ", index, " is out of range, there ",
+                 model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
+             str("Use indices in [0, ", model.mixer_size() - 1, "], or add a mixer."));
+  }
+  if (count == 0) refuse(config, path, shown + "it names no mixer.", "Leave it out for the mixers in turn.");
+  if (count > model.layers())
+    refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."),
+           "Use at most one entry per layer.");
+}
+
+}  // namespace
+
+void check_fields(const Loaded& config) { FieldChecker(config).check(config.experiment, ""); }
+
+void check_model(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  if (model.mixer_size() == 0)
+    refuse(config, "model.mixer", "is missing: layers need a token mixer.",
+           "Add for example model.mixer+={softmax{heads:8}}.");
+  for (int i = 0; i < model.mixer_size(); ++i) check_mixer(config, model.mixer(i), element_path("model.mixer", i));
+  check_umoe(config);
+  check_residual(config, model.residual());
+  check_pattern(config);
+  if (model.position().has_rope()) check_scaling(config, model.position().rope().scaling());
+}
+
+}  // namespace weft::config

@@ -1,0 +1,191 @@
+// Checks of data, optimisation, lengths and ranks of a run against each other.
+#include <algorithm>
+#include <cctype>
+
+#include "trainers/config/check.h"
+#include "trainers/config/text_place.h"
+
+namespace weft::config {
+
+namespace {
+
+void check_name(const Loaded& config) {
+  const std::string& name = config.experiment.name();
+  bool is_plain = !name.empty() && name[0] != '.' && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == '+' || c == '=' || c >= 0x80;
+  });
+  if (!is_plain)
+    refuse(config, "name", str("is \"", name, "\"; it names the run folder."),
+           "Use letters, digits and - _ . + =, not starting with a dot.");
+}
+
+// The first of these fields that the command line set, or else the last: the one to blame for what they are together.
+std::string changed_last(const Loaded& config, const std::vector<std::string>& paths) {
+  for (const std::string& path : paths)
+    if (config.origins.has(path) && config.origins.of(path).find('=') != std::string::npos) return path;
+  return paths.back();
+}
+
+void check_tokens(const Loaded& config) {
+  const Data& data = config.experiment.data();
+  const Model& model = config.experiment.model();
+  if (!model.has_vocab()) return;
+  if (data.tokenizer().has_bytes() && model.vocab() < 256)
+    refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has 256 ids."),
+           "Use at least 256, or leave it out.");
+  if (data.has_end_of_text() && data.end_of_text() >= model.vocab())
+    refuse(config, "data.end_of_text", str("is ", data.end_of_text(), ", but model.vocab is ", model.vocab(), "."),
+           str("Use an id in [0, ", model.vocab() - 1, "]."));
+}
+
+void check_data(const Loaded& config) {
+  const Data& data = config.experiment.data();
+  if (data.train_size() == 0)
+    refuse(config, "data.train", "is missing: there is nothing to train on.",
+           "Add for example data.train+={path:\"text.txt\"}.");
+  if (data.val().source_case() == Validation::SOURCE_NOT_SET || (data.val().has_path() && data.val().path().empty()))
+    refuse(config, "data.val", "names no source of validation tokens.",
+           "Set data.val.path=... or keep a part of the training data: data.val.fraction=0.1.");
+  check_tokens(config);
+}
+
+void check_groups(const Loaded& config) {
+  const Optim& optim = config.experiment.optim();
+  int all = -1;  // the group that takes every parameter
+  for (int i = 0; i < optim.group_size(); ++i) {
+    const Group& group = optim.group(i);
+    const std::string path = element_path("optim.group", i);
+    if (all >= 0)
+      refuse(config, path, str("is never reached: group[", all, "] matches every parameter."),
+             "Put the narrower group first.");
+    if (group.has_adamw() && group.adamw().betas_size() != 2)
+      refuse(config, path + ".adamw.betas", str("has ", group.adamw().betas_size(), " values, AdamW takes 2."),
+             str("Write betas: [0.9, 0.95], or ", path, ".adamw.betas=[0.9,0.95]."));
+    if (group.has_lion() && group.lion().betas_size() != 2)
+      refuse(config, path + ".lion.betas", str("has ", group.lion().betas_size(), " values, Lion takes 2."),
+             str("Write betas: [0.9, 0.99], or ", path, ".lion.betas=[0.9,0.99]."));
+    if (group.has_schedule_free() && (group.schedule_free().betas_size() != 2 || group.schedule_free().betas(0) == 0))
+      refuse(config, path + ".schedule_free.betas", "needs 2 values, and the first is not 0.",
+             str("Write betas: [0.9, 0.999], or ", path, ".schedule_free.betas=[0.9,0.999]."));
+    if (group.has_sgd() && group.sgd().nesterov() && group.sgd().momentum() == 0)
+      refuse(config, path + ".sgd.nesterov", "looks ahead along the momentum, which is 0.",
+             str("Set ", path, ".sgd.momentum, or leave nesterov out."));
+    if (group.has_muon() && group.rank() != 2)
+      refuse(config, path + (group.has_rank() ? ".rank" : ".muon"),
+             "must go with matrices: muon works on parameters with 2 dimensions.",
+             str("Set ", path, ".rank=2 and let a later group take the other parameters."));
+    if (group.match() == "*" && !group.has_rank()) all = i;
+  }
+}
+
+int64_t warmup_of(const Schedule& schedule) {
+  switch (schedule.kind_case()) {
+    case Schedule::kConstant: return schedule.constant().warmup();
+    case Schedule::kLinear: return schedule.linear().warmup();
+    case Schedule::kCosine: return schedule.cosine().warmup();
+    case Schedule::kWsd: return schedule.wsd().warmup();
+    case Schedule::kInverseSqrt: return schedule.inverse_sqrt().warmup();
+    case Schedule::KIND_NOT_SET: break;
+  }
+  return 0;
+}
+
+std::string kind_of(const Schedule& schedule) {
+  switch (schedule.kind_case()) {
+    case Schedule::kConstant: return "constant";
+    case Schedule::kLinear: return "linear";
+    case Schedule::kCosine: return "cosine";
+    case Schedule::kInverseSqrt: return "inverse_sqrt";
+    default: return "wsd";
+  }
+}
+
+void check_schedule(const Loaded& config) {
+  const Experiment& e = config.experiment;
+  const Schedule& schedule = e.optim().schedule();
+  const std::string path = "optim.schedule." + kind_of(schedule);
+  int64_t steps = e.train().tokens() / e.train().tokens_per_step(), warmup = warmup_of(schedule);
+  if (warmup > steps)
+    refuse(config, path + ".warmup",
+           str("is ", warmup, " steps, but the training has only ", steps, " (train.tokens / train.tokens_per_step)."),
+           str("Use at most ", steps, "."));
+  double decay = schedule.has_wsd() ? schedule.wsd().decay_fraction() * static_cast<double>(steps) : 0;
+  if (static_cast<double>(warmup) + decay > static_cast<double>(steps))
+    refuse(config, path + ".warmup",
+           str("is ", warmup, " steps and the decay ", decay, ": together more than the ", steps, " of the training."),
+           "Shorten warmup or decay_fraction.");
+}
+
+// A step that is no whole number of passes. The user may have meant to change any of its factors.
+[[noreturn]] void refuse_step(const Loaded& config, int64_t per_pass) {
+  const Experiment& e = config.experiment;
+  const int64_t step = e.train().tokens_per_step(), context = e.model().context() * e.parallel().data();
+  const int64_t below = step / per_pass * per_pass;
+  std::string pass = str("micro_batch ", e.train().micro_batch(), " x model.context ", e.model().context(),
+                         " x parallel.data ", e.parallel().data(), " = ", per_pass);
+  if (below > 0)
+    refuse(config, "train.tokens_per_step", str("is ", step, ", not a multiple of ", pass, "."),
+           str("Use ", below, " or ", below + per_pass, "."));
+  std::string fix = step % context == 0 ? str("Use train.micro_batch=", step / context, ", or ")
+                    : step > context    ? "Lower train.micro_batch, or "
+                                        : "Lower model.context, or ";
+  const bool fits_training = per_pass <= e.train().tokens();
+  refuse(config, changed_last(config, {"model.context", "train.micro_batch", "train.tokens_per_step"}),
+         str("makes train.tokens_per_step, ", step, ", less than one pass: not a multiple of ", pass, "."),
+         fix + (fits_training ? str("use train.tokens_per_step=", per_pass, ".")
+                              : str("raise train.tokens_per_step and train.tokens (", e.train().tokens(), ") to ",
+                                    per_pass, " or more.")));
+}
+
+void check_train(const Loaded& config) {
+  const Experiment& e = config.experiment;
+  int64_t per_pass = e.train().micro_batch() * e.model().context() * e.parallel().data();
+  if (e.train().tokens_per_step() % per_pass != 0) refuse_step(config, per_pass);
+  if (e.train().tokens() < e.train().tokens_per_step())
+    refuse(config, "train.tokens",
+           str("is ", e.train().tokens(), ", less than one step of ", e.train().tokens_per_step(), " tokens."),
+           str("Use at least ", e.train().tokens_per_step(), "."));
+  const auto attention = e.train().attention();
+  if (attention != AttentionKernels::cudnn && attention != AttentionKernels::wgmma) return;
+  if (e.train().device() == DeviceChoice::cpu || e.train().compute() != Compute::bf16)
+    refuse(config, "train.attention",
+           str("is ", AttentionKernels::Value_Name(attention), ", whose kernels are for GPUs and bf16."),
+           "Set train.compute=bf16 and train.device=cuda, or train.attention=weft.");
+}
+
+void check_parallel(const Loaded& config) {
+  const Parallel& parallel = config.experiment.parallel();
+  auto refuse_ranks = [&](const char* field, int64_t value) {
+    refuse(config, str("parallel.", field), str("is ", value, ", but this version trains on one rank."),
+           str("Use parallel.", field, "=1."));
+  };
+  if (parallel.data() != 1) refuse_ranks("data", parallel.data());
+  if (parallel.context() != 1) refuse_ranks("context", parallel.context());
+  const Model& model = config.experiment.model();
+  for (int i = 0; parallel.layout() == Layout::striped && i < model.mixer_size(); ++i)
+    if (model.mixer(i).has_multi_token())
+      refuse(config, str("model.mixer[", i, "].multi_token"),
+             "convolves scores of neighbouring tokens, which parallel.layout=striped puts on different ranks.",
+             "Use parallel.layout=contiguous with multi_token.");
+  if (parallel.layout() != Layout::contiguous)
+    refuse(config, "parallel.layout",
+           str("is ", Layout::Value_Name(parallel.layout()),
+               ", which places a sequence on several ranks; this version trains on one."),
+           "Use parallel.layout=contiguous.");
+  if (parallel.zero() != 0)
+    refuse(config, "parallel.zero", str("is ", parallel.zero(), ", but with one rank there is nothing to share."),
+           "Use parallel.zero=0.");
+}
+
+}  // namespace
+
+void check_run(const Loaded& config) {
+  check_name(config);
+  check_parallel(config);
+  check_data(config);
+  check_train(config);
+  check_groups(config);
+  check_schedule(config);
+}
+
+}  // namespace weft::config

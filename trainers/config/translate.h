@@ -1,0 +1,34 @@
+// From a resolved config to the plain option structs of the library.
+#pragma once
+
+#include <vector>
+
+#include "trainers/config/config.h"
+#include "weft/models/language_model.h"
+#include "weft/optim/optimizer.h"
+#include "weft/optim/schedule.h"
+
+namespace weft::train {
+
+RoutedResidualOptions residual_options(const config::Residual& residual);
+SoftmaxOptions softmax_options(const config::Softmax& softmax);
+MixerMaker mixer_maker(const config::Mixer& mixer);  // all but custom ones
+FfnOptions umoe_ffn_options(const config::Model& model);
+// `vocab` is the tokenizer's, used where model.vocab is not set.
+LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);
+std::vector<ParamGroup> param_groups(const config::Experiment& experiment);
+ScheduleOptions schedule_options(const config::Experiment& experiment);
+DType compute_dtype(const config::Experiment& experiment);
+ops::AttentionBackend attention_backend(const config::Experiment& experiment);
+
+// Of the run as a whole.
+struct Plan {
+  int64_t context = 0, micro_batch = 0;
+  int64_t rows_per_step = 0;  // sequences of an optimiser step
+  int64_t micro_batches = 0;  // per step
+  int64_t tokens_per_step = 0;
+  int64_t steps = 0;
+};
+Plan make_plan(const config::Experiment& experiment);
+
+}  // namespace weft::train

@@ -1,0 +1,155 @@
+#include "trainers/run/checkpoint.h"
+
+#include <filesystem>
+
+#include "trainers/run/state.pb.h"
+#include "weft/core/error.h"
+
+namespace weft::train {
+
+void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
+  std::vector<io::NamedTensor> targets;
+  for (const NamedParam& p : model.params()) targets.push_back({p.name, p.param->value()});
+  for (const NamedBuffer& b : model.buffers()) targets.push_back({b.name, b.buffer->value()});
+  io::load_into(file, targets, io::LoadRule::exact);
+  for (const NamedParam& p : model.params()) p.param->refresh_working();
+}
+
+RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
+                               Trainer& trainer, std::string config_text, uint64_t seed,
+                               std::shared_ptr<const DataIdentity> data)
+    : folder_(std::move(folder)),
+      retention_(retention),
+      model_(model),
+      optimizer_(optimizer),
+      trainer_(trainer),
+      config_text_(std::move(config_text)),
+      seed_(seed),
+      data_(std::move(data)) {}
+
+std::string RunCheckpoints::store(const RunProgress& progress) {
+  RunState state;
+  state.set_step(trainer_.num_steps());
+  state.set_sample_cursor(trainer_.num_steps() * trainer_.plan().rows_per_step);
+  state.set_optimizer_steps(optimizer_.num_steps());
+  state.set_num_skipped(trainer_.num_skipped());
+  state.set_time_s(progress.time_s);
+  for (const auto& entry : trainer_.guard().window()) {
+    state.add_guard_loss(entry.loss);
+    state.add_guard_grad_norm(entry.grad_norm);
+  }
+  if (progress.best_val) state.set_best_val(*progress.best_val);
+  state.set_best_step(progress.best_step);
+  state.set_seed(seed_);
+  state.set_guard_in_a_row(trainer_.guard().num_in_a_row());
+  state.set_line_loss(progress.line.loss);
+  state.set_line_nats(progress.line.nats);
+  state.set_line_s(progress.line.seconds);
+  state.set_line_steps(progress.line.steps);
+  state.set_line_bytes(progress.line.bytes);
+  *state.mutable_data() = *data_;
+
+  io::CheckpointData data{.step = trainer_.num_steps(),
+                          .tokens = trainer_.num_tokens(),
+                          .state = state.SerializeAsString(),
+                          .config = config_text_};
+  AveragedWeights averages(optimizer_);  // the model is what to evaluate; the optimiser keeps where training goes on
+  for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
+  for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
+  for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});
+  std::string path = io::save_checkpoint(folder_, data);
+  last_saved_ = data.step;
+  return path;
+}
+
+std::string RunCheckpoints::save(const RunProgress& progress) {
+  const std::string path = store(progress);
+  prune(progress);
+  return finite_warning(io::read_checkpoint_info(path), folder_);
+}
+
+void RunCheckpoints::prune(const RunProgress& progress) {
+  retention_.best_step = progress.best_step;
+  io::prune_checkpoints(folder_, retention_);
+}
+
+std::string finite_warning(const io::CheckpointInfo& info, const std::string& folder) {
+  int64_t count = 0;
+  std::string first;
+  for (const auto& tensor : info.tensors) {
+    if (count == 0) first = tensor.name;
+    count += tensor.num_not_finite;
+  }
+  if (count == 0) return {};
+  auto finite = io::last_finite_checkpoint(folder);
+  return str("warning: ", count, " numbers of checkpoint ", info.path, " are NaN or infinite, the first in '", first,
+             "'; ",
+             finite ? str("the newest finite checkpoint is that of step ", *finite) : "no checkpoint here is finite");
+}
+
+std::optional<RunProgress> RunCheckpoints::restore_latest(std::vector<std::string>& messages) {
+  std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(folder_, messages);
+  if (!checkpoint) return std::nullopt;
+  return apply(*checkpoint);
+}
+
+RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
+  RunProgress progress = apply(io::load_checkpoint(checkpoint_folder));
+  std::error_code code;
+  const auto here = std::filesystem::canonical(folder_, code);
+  is_foreign_ = code || std::filesystem::canonical(checkpoint_folder).parent_path() != here;
+  // A best validation of another run counts here only if it is this checkpoint's: the others are not in this folder.
+  if (is_foreign_ && progress.best_step != last_saved_) progress.best_val.reset(), progress.best_step = -1;
+  return progress;
+}
+
+std::vector<std::string> RunCheckpoints::settle(const RunProgress& progress) {
+  if (!is_foreign_) return io::set_aside_checkpoints(folder_, trainer_.num_steps());
+  // What comes from elsewhere is saved here at once, so that the next start continues it and not an older own one.
+  std::vector<std::string> places = io::set_aside_checkpoints(folder_, trainer_.num_steps() - 1);
+  store(progress);
+  for (std::string& place : io::set_aside_other_checkpoints(folder_, trainer_.num_steps()))
+    places.push_back(std::move(place));
+  is_foreign_ = false;
+  return places;
+}
+
+RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
+  RunState state;
+  WEFT_CHECK(state.ParseFromString(checkpoint.state),
+             str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
+             "resume from another one with --resume DIR");
+  WEFT_CHECK(state.seed() == seed_,
+             str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
+             "continue with the seed it was made with");
+  WEFT_CHECK(state.sample_cursor() == state.step() * trainer_.plan().rows_per_step,
+             str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ",
+                 state.step(), " steps"),
+             "continue with the tokens_per_step and context it was made with");
+  if (state.has_data()) require_same_data(state.data(), *data_, "checkpoint " + checkpoint.info.path);
+  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
+             str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
+             "resume from another one with --resume DIR");
+  load_weights(model_, checkpoint.model);
+  std::vector<std::pair<std::string, Tensor>> moments;
+  for (const io::TensorEntry& entry : checkpoint.optimizer.tensors())
+    moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
+  optimizer_.load_state(moments, state.optimizer_steps());
+  trainer_.resume_at(state.step(), state.num_skipped());
+  std::deque<OutlierGuard::Entry> window;
+  for (int i = 0; i < state.guard_loss_size(); ++i) window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
+  trainer_.guard().set_window(std::move(window));
+  trainer_.guard().set_in_a_row(state.guard_in_a_row());
+  last_saved_ = checkpoint.info.step;
+  restored_ = checkpoint.info.path;
+  RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};
+  progress.line = {.loss = state.line_loss(),
+                   .nats = state.line_nats(),
+                   .seconds = state.line_s(),
+                   .steps = state.line_steps(),
+                   .bytes = state.line_bytes()};
+  if (state.has_best_val()) progress.best_val = state.best_val();
+  return progress;
+}
+
+}  // namespace weft::train

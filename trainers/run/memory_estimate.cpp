@@ -1,0 +1,146 @@
+#include "trainers/run/memory_estimate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "trainers/config/check.h"
+#include "trainers/run/session.h"
+#include "trainers/run/trainer.h"
+#include "weft/core/dry_run.h"
+#include "weft/core/memory.h"
+
+namespace weft::train {
+
+namespace {
+
+std::string gib(int64_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / 1073741824.0); }
+
+// Two steps of the training, of two micro-batches if there are several: the second step finds what the first one left.
+MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
+  DryRun dry;
+  const Device device = default_device();
+  const int64_t context = s.model.context;
+  std::unique_ptr<LanguageModel> model;
+  {
+    MemoryTag tag("parameters");
+    model = std::make_unique<LanguageModel>(s.model, Rng(0));
+    model->set_compute(s.compute);
+  }
+  MemoryEstimate estimate{.num_params = model->num_params(), .weights_bytes = dry.memory(device).current_bytes};
+  Optimizer optimizer(s.groups, optimizer_params(*model));
+  estimate.optimizer_bytes = dry.memory(device).current_bytes - estimate.weights_bytes;
+  estimate.gradients_bytes = 4 * estimate.num_params;
+
+  data::Loader loader({{data::Dataset(std::vector<int32_t>(static_cast<size_t>(context) + 1)), 1.0}},
+                      {.context = context, .vocab = s.model.vocab}, 0);
+  const int64_t micro_batches = std::clamp<int64_t>(s.rows_per_step / micro_batch, 1, 2);
+  TrainerOptions options{.plan = {.context = context,
+                                  .micro_batch = micro_batch,
+                                  .rows_per_step = micro_batches * micro_batch,
+                                  .micro_batches = micro_batches,
+                                  .tokens_per_step = micro_batches * micro_batch * context,
+                                  .steps = 2},
+                         .schedule = {},
+                         .clip_norm = s.clips ? 1.0 : 0.0,
+                         .keeps_documents_apart = s.keeps_documents_apart,
+                         .diagnostics_every = s.takes_diagnostics ? 1 : 0,
+                         .attention = s.attention};
+  std::vector<int64_t> byte_lengths(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1);
+  Trainer trainer(*model, optimizer, loader, options, byte_lengths);
+  for (int step = 0; step < 2; ++step) trainer.step();
+
+  const MemoryStats stats = dry.memory(device);
+  estimate.peak_bytes = stats.peak_bytes;
+  estimate.reserved_bytes = stats.reserved_bytes;
+  const int64_t kept = estimate.weights_bytes + estimate.optimizer_bytes + estimate.gradients_bytes;
+  estimate.activations_bytes = std::max<int64_t>(stats.peak_bytes - kept, 0);
+  return estimate;
+}
+
+int64_t along(int64_t low, int64_t high, double steps) {
+  return high + static_cast<int64_t>(steps * static_cast<double>(high - low));
+}
+
+}  // namespace
+
+std::string MemoryEstimate::text() const {
+  return fmt::format("{} GiB (weights {}, gradients {}, optimiser {}, activations and the rest {})", gib(peak_bytes),
+                     gib(weights_bytes), gib(gradients_bytes), gib(optimizer_bytes), gib(activations_bytes));
+}
+
+MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
+  const config::Experiment& e = config.experiment;
+  MemorySubject s{.model = model_options(config, num_ids),
+                  .compute = compute_dtype(e),
+                  .groups = param_groups(e),
+                  .rows_per_step = make_plan(e).rows_per_step,
+                  .clips = e.optim().clip_norm() > 0,
+                  .keeps_documents_apart = keeps_documents_apart,
+                  .counts_bytes = true,
+                  .takes_diagnostics = e.log().diagnostics_every() > 0};
+  s.model.fixed_text.resize(static_cast<size_t>(s.model.context));  // for mixers that read one
+  return s;
+}
+
+const MemoryEstimate& MemoryEstimator::dry_run(int64_t micro_batch) {
+  auto known = known_.find(micro_batch);
+  if (known == known_.end()) known = known_.emplace(micro_batch, dry_steps(subject_, micro_batch)).first;
+  return known->second;
+}
+
+MemoryEstimate MemoryEstimator::of(int64_t micro_batch) {
+  const int64_t most = std::max<int64_t>(kMostTokens / subject_.model.context, 2);
+  if (micro_batch <= most) return dry_run(micro_batch);
+  const int64_t half = most / 2;
+  const MemoryEstimate &low = dry_run(half), &high = dry_run(2 * half);
+  const double steps = static_cast<double>(micro_batch - 2 * half) / static_cast<double>(half);
+  MemoryEstimate estimate = high;
+  estimate.activations_bytes = along(low.activations_bytes, high.activations_bytes, steps);
+  estimate.peak_bytes = along(low.peak_bytes, high.peak_bytes, steps);
+  estimate.reserved_bytes = along(low.reserved_bytes, high.reserved_bytes, steps);
+  return estimate;
+}
+
+int64_t MemoryEstimator::largest_micro_batch(int64_t bytes, int64_t most) {
+  int64_t fits = 0, too_large = most + 1;
+  while (too_large - fits > 1) {
+    const int64_t middle = fits + (too_large - fits) / 2;
+    (of(middle).reserved_bytes <= bytes ? fits : too_large) = middle;
+  }
+  return fits;
+}
+
+int64_t count_params(const LanguageModelOptions& options) {
+  DryRun dry;
+  return LanguageModel(options, Rng(0)).num_params();
+}
+
+MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
+  const config::Experiment& e = config.experiment;
+  const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart);
+  check_size(subject.model);
+  MemoryEstimator estimator(subject);
+  const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) - kOutsideBytes;
+  MemoryEstimate estimate = estimator.of(asked);
+  if (estimate.reserved_bytes <= room) return estimate;
+
+  const std::string recompute = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
+  const std::string problem = fmt::format("is {}: a step takes {} GiB of memory, {}, and {} GiB are left on {}.", asked,
+                                          gib(estimate.reserved_bytes), "at its peak " + estimate.text(),
+                                          gib(std::max<int64_t>(room, 0)), to_string(default_device()));
+  const int64_t largest = estimator.largest_micro_batch(room, asked - 1);
+  if (largest == 0)
+    config::refuse(config, "train.micro_batch", problem,
+                   str("Not even 1 fits: use ", recompute, "a shorter model.context or a smaller model."));
+  std::string fix = str("Use train.micro_batch=", largest, ", the largest that fits");
+  const int64_t rows = make_plan(e).rows_per_step;
+  int64_t divisor = largest;
+  while (rows % divisor != 0) --divisor;
+  if (divisor != largest)
+    fix += str(" (", divisor, " if train.tokens_per_step stays at ", e.train().tokens_per_step(), ")");
+  config::refuse(config, "train.micro_batch", problem,
+                 fix + (recompute.empty() ? "." : ", or " + recompute.substr(0, recompute.size() - 2) + "."));
+}
+
+}  // namespace weft::train

@@ -1,0 +1,183 @@
+#include "trainers/run/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "trainers/config/check.h"
+#include "trainers/console/console.h"
+#include "trainers/run/checkpoint.h"
+#include "trainers/run/reference.h"
+#include "weft/core/allocator.h"
+#include "weft/core/cuda_build.h"
+#include "weft/core/dry_run.h"
+#include "weft/core/error.h"
+#include "weft/core/memory.h"
+#include "weft/core/parallel.h"
+#include "weft/core/rng.h"
+#include "weft/core/stream.h"
+#include "weft/io/files.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/matmul.h"
+
+namespace weft::train {
+
+void apply_process_settings(const config::Experiment& experiment) {
+  if (experiment.train().has_threads()) set_num_threads(static_cast<int>(experiment.train().threads()));
+  set_anomaly_mode(experiment.train().anomaly());
+  config::DeviceChoice::Value choice = experiment.train().device();
+  if (choice == config::DeviceChoice::cuda && num_cuda_devices() == 0)
+    throw config::ConfigError("train.device=cuda: " + cuda_problem(), "Use train.device=cpu or auto.");
+  bool is_cuda = choice == config::DeviceChoice::cuda ||
+                 (choice == config::DeviceChoice::auto_ && num_cuda_devices() > 0 && !kCudaEmulated);
+  set_default_device(is_cuda ? Device::cuda() : Device::cpu());
+}
+
+namespace {
+
+// Without norms and biases, which are small; doubles, since no product overflows them.
+double table_and_ffn_elements(const LanguageModelOptions& o) {
+  auto dim = static_cast<double>(o.dim);
+  double elements = static_cast<double>(o.vocab) * dim * (o.has_tied_embedding ? 1 : 2);
+  if (o.position == PositionKind::learned) elements += static_cast<double>(o.context) * dim;
+  FfnOptions ffn = o.ffn;
+  ffn.dim = o.dim;
+  double hidden = static_cast<double>(ffn_hidden(ffn)), matrices = ffn.kind == FfnKind::swiglu ? 3 : 2;
+  return elements + static_cast<double>(o.layers) * matrices * dim * hidden;
+}
+
+// Makes one mixer of each kind, without its memory, to count it.
+double mixer_elements(const LanguageModelOptions& o) {
+  DryRun dry;
+  double elements = 0;
+  for (const MixerMaker& make : o.mixers) elements += static_cast<double>(make(mixer_args(o, 0), Rng(0))->num_params());
+  return elements * static_cast<double>(o.layers) / static_cast<double>(o.mixers.size());
+}
+
+void check_elements(double elements) {
+  double bytes = 4 * elements, memory = static_cast<double>(limit_bytes(default_device()));
+  if (bytes > memory)
+    throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
+                                  " GiB, and the machine has ", std::round(memory / 1073741824)),
+                              "lower dim, layers, hidden or vocab");
+}
+
+// The first tokens of the training text, if a mixer reads them; 0 where there are none, for a checkpoint to fill in.
+std::vector<int32_t> fixed_text(const config::Loaded& config, const RunData& data,
+                                const LanguageModelOptions& options) {
+  std::vector<int32_t> ids;
+  for (const config::Mixer& mixer : config.experiment.model().mixer())
+    if (mixer.deconstructed().kind() == config::DeconstructedKind::fixed_text)
+      ids.resize(static_cast<size_t>(options.context));
+  if (!ids.empty() && data.train && data.train->num_tokens() >= options.context)
+    data.train->read(0, ids, options.vocab);
+  return ids;
+}
+
+// The run's own shards; texts that an override names become shards in a folder of their own.
+PrepareOptions data_of(const config::Loaded& config, const std::string& folder,
+                       const std::vector<std::string>& overrides) {
+  PrepareOptions options{.keeps_shards = true};
+  for (const std::string& override : overrides) {
+    if (override.starts_with("data.tokenizer"))
+      throw config::ConfigError(override + ": a trained model keeps its tokenizer.",
+                                "Leave data.tokenizer as the run has it.");
+    if (!override.starts_with("data")) continue;
+    options.keeps_shards = false;
+    size_t name = std::hash<std::string>{}(config.experiment.data().SerializeAsString());
+    options.shards = str(folder, "/eval/data-", name);
+  }
+  return options;
+}
+
+}  // namespace
+
+void check_size(const LanguageModelOptions& options) {
+  double elements = table_and_ffn_elements(options);
+  check_elements(elements);  // first, so that no mixer of absurd size is made to count it
+  check_elements(elements + mixer_elements(options));
+}
+
+std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data) {
+  MemoryTag tag("parameters");
+  LanguageModelOptions options = model_options(config, data.num_ids());
+  options.fixed_text = fixed_text(config, data, options);
+  check_size(options);
+  auto model = std::make_unique<LanguageModel>(options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
+  model->set_compute(compute_dtype(config.experiment));
+  return model;
+}
+
+namespace {
+
+io::Checkpoint open_checkpoint(const RunReference& reference, cli::Console& console) {
+  if (!reference.checkpoint.empty()) return io::load_checkpoint(reference.checkpoint);
+  std::vector<std::string> messages;
+  auto checkpoint = io::load_latest_checkpoint(reference.folder + "/checkpoints", messages);
+  for (const std::string& message : messages) console.message(message);
+  WEFT_CHECK(checkpoint, str(reference.folder, " holds no checkpoint"), "continue the run until it saves one");
+  return std::move(*checkpoint);
+}
+
+}  // namespace
+
+LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
+                   const std::vector<MixerRow>& mixers) {
+  const RunReference found = find_run(reference);
+  const std::string& folder = found.folder;
+  LoadedRun run;
+  run.folder = folder;
+  run.config = config::load(folder + "/config.txtpb", overrides);
+  run.config.mixers = mixers;
+  apply_process_settings(run.config.experiment);
+  run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
+  run.model = make_model(run.config, run.data);
+  io::Checkpoint checkpoint = open_checkpoint(found, console);
+  load_weights(*run.model, checkpoint.model);
+  run.checkpoint = checkpoint.info.path;
+  run.step = checkpoint.info.step;
+  console.message(str("checkpoint: step ", run.step, " of ", folder));
+  run.warning = finite_warning(checkpoint.info, folder + "/checkpoints");
+  if (!run.warning.empty()) console.message(run.warning);
+  return run;
+}
+
+std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text) {
+  std::vector<int32_t> ids = data.tokenizer->encode(text);
+  if (!ids.empty()) return ids;
+  if (data.end_of_text) return {*data.end_of_text};
+  const std::optional<data::Dataset>& source = data.validation ? data.validation : data.train;
+  WEFT_CHECK(source, "sample: no prompt and no data to take one from", "give --prompt TEXT");
+  ids.resize(static_cast<size_t>(std::min<int64_t>(source->num_tokens(), 32)));
+  source->read(0, ids, data.tokenizer->vocab_size());
+  return ids;
+}
+
+void forget_peak(Device device) {
+  allocator(device).trim();
+  allocator(device).reset_peak();
+}
+
+double measured_peak_flops(DType dtype) {
+  const Device device = default_device();
+  // A GPU shows its rate with long products, several of them in its queue, of numbers that differ: constants let its clock rise.
+  const bool is_gpu = device.is_cuda() && !kCudaEmulated;
+  const int64_t n = is_gpu ? 8192 : 1024, repeats = is_gpu ? 10 : 1;
+  double best_s = 1e30, total_s = 0;
+  {
+    Tensor a = Tensor::full({n, n}, 0.5, dtype), b = Tensor::full({n, n}, 0.25, dtype);
+    if (is_gpu) ops::fill_uniform_(a, Rng(1), -1, 1), ops::fill_uniform_(b, Rng(2), -1, 1);
+    synchronize(device);
+    for (int i = 0; i < 3 || (total_s < 0.5 && i < 100); ++i) {
+      auto begin = std::chrono::steady_clock::now();
+      for (int64_t repeat = 0; repeat < repeats; ++repeat) ops::matmul(a, b, {.transpose_b = true});
+      synchronize(device);
+      double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      best_s = std::min(best_s, s);
+      total_s += s;
+    }
+  }
+  return 2.0 * static_cast<double>(repeats * n * n * n) / best_s;
+}
+
+}  // namespace weft::train

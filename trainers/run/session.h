@@ -1,0 +1,48 @@
+// A run put together: config, folder, data, model. Shared by train, eval and sample.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainers/config/config.h"
+#include "trainers/run/data.h"
+#include "weft/models/language_model.h"
+
+namespace weft::cli {
+class Console;
+}
+
+namespace weft::train {
+
+// Settings of the process: threads, anomaly mode, device. Error if the device is not in this build.
+void apply_process_settings(const config::Experiment& experiment);
+
+// A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of one checkpoint.
+struct LoadedRun {
+  config::Loaded config;
+  RunData data;
+  std::unique_ptr<LanguageModel> model;
+  std::string folder, checkpoint;  // paths
+  int64_t step = 0;
+  std::string warning = {};  // if weights are NaN or infinite; the console has been told
+};
+// `reference` as in run_reference.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
+// over; one that is named must be good.
+LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
+                   const std::vector<MixerRow>& mixers);
+
+// Error if the matrices alone are more than the memory of the device.
+void check_size(const LanguageModelOptions& options);
+std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const RunData& data);
+
+// The prompt as ids; without text: end of text, or the first tokens of the validation data.
+std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text);
+
+// Best matrix product rate of `dtype` here and now, FLOP/s: what MFU refers to. Takes about half a second. Beside other work it is too low.
+double measured_peak_flops(DType dtype);
+
+// Gives cached memory of the device back and starts its peak anew.
+void forget_peak(Device device);
+
+}  // namespace weft::train

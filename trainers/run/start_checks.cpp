@@ -1,0 +1,72 @@
+#include "trainers/run/start_checks.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "trainers/config/check.h"
+#include "trainers/run/session.h"
+#include "weft/core/error.h"
+#include "weft/data/shards.h"
+#include "weft/io/files.h"
+
+namespace weft::train {
+
+namespace {
+
+void check_readable(const std::string& path) {
+  int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  WEFT_CHECK(descriptor >= 0, str("cannot read ", path, ": ", std::strerror(errno)),
+             "check the paths of the config's data");
+  ::close(descriptor);
+}
+
+// A file that will be written later; it may be there.
+void check_writable(const RunFolder& folder, const char* name) {
+  const std::string path = folder.file(name);
+  if (!io::file_exists(path)) return;
+  WEFT_CHECK(!io::is_folder(path), str("run folder: ", path, " is a folder; a file of the run has that name"),
+             "move it away, or choose another folder with --run");
+  WEFT_CHECK(::access(path.c_str(), W_OK) == 0, str("run folder: cannot write ", path, ": ", std::strerror(errno)),
+             "make it writable, or choose another folder with --run");
+}
+
+void check_folder(const RunFolder& folder, const char* name) {
+  const std::string path = folder.file(name);
+  if (!io::file_exists(path)) return;
+  WEFT_CHECK(io::is_folder(path) && ::access(path.c_str(), W_OK | X_OK) == 0,
+             str("run folder: ", path, " is no folder that can be written; the run needs one of that name"),
+             "move it away or make it writable, or choose another folder with --run");
+}
+
+}  // namespace
+
+void check_files(const config::Loaded& config, const RunFolder& folder) {
+  const config::Experiment& e = config.experiment;
+  for (const config::Source& source : e.data().train())
+    for (const std::string& path : data::expand_path(source.path())) check_readable(path);
+  if (e.data().val().has_path())
+    for (const std::string& path : data::expand_path(e.data().val().path())) check_readable(path);
+  for (const char* name : {"samples.txt", "report.html", "metrics.jsonl"}) check_writable(folder, name);
+  for (const char* name : {"checkpoints", "set-aside"}) check_folder(folder, name);
+  if (e.log().has_trace_step()) check_folder(folder, "trace");
+}
+
+std::vector<int32_t> checked_prompt(const config::Loaded& config, const RunData& data) {
+  const config::Log& log = config.experiment.log();
+  std::vector<int32_t> ids;
+  try {
+    ids = prompt_ids(data, log.sample_prompt());
+  } catch (const Error& error) {
+    config::refuse(config, "log.sample_prompt", "cannot be tokenised: " + error.problem(), error.fix());
+  }
+  const int64_t room = config.experiment.model().context() - (data.first_token ? 1 : 0);
+  if (!log.sample_prompt().empty() && static_cast<int64_t>(ids.size()) > room)
+    config::refuse(config, "log.sample_prompt",
+                   str("has ", ids.size(), " tokens; the context has room for ", room, "."), "Shorten the prompt.");
+  return ids;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,41 @@
+#include "trainers/run/trace.h"
+
+#include <filesystem>
+
+#include "weft/io/files.h"
+#include "weft/io/trace.h"
+
+namespace weft::train {
+
+void write_trace(const std::vector<ProfileSpan>& spans, const std::string& path) {
+  constexpr int kCpu = 0, kGpu = 1;
+  io::TraceWriter trace(0);
+  trace.name_process("weft");
+  trace.name_thread(kCpu, "CPU");
+  for (const ProfileSpan& span : spans) {
+    trace.span({.name = span.path,
+                .category = "module",
+                .begin_us = span.begin_us,
+                .duration_us = span.duration_us,
+                .thread = kCpu});
+    if (span.device_duration_us <= 0) continue;
+    trace.span({.name = span.path,
+                .category = "device",
+                .begin_us = span.device_begin_us,
+                .duration_us = span.device_duration_us,
+                .thread = kGpu});
+  }
+  trace.name_thread(kGpu, "GPU");
+  io::make_folders(std::filesystem::path(path).parent_path().string());
+  trace.write(path);
+}
+
+GradientMarks::GradientMarks(const Module& model) {
+  for (const NamedParam& p : model.params())
+    hooks_.push_back(p.param->var().on_grad([name = "gradient of " + p.name](Tensor&) { ProfileRange mark(name); }));
+}
+GradientMarks::~GradientMarks() {
+  for (GradHook& hook : hooks_) hook.remove();
+}
+
+}  // namespace weft::train
