@@ -1,6 +1,6 @@
 # Kernels for NVIDIA GPUs. WEFT_CUDA=AUTO takes them where nvcc is; the program then still starts on a machine without a GPU or
 # driver. weft_cuda(LAYER sources...) adds .cu and .cpp files that only such a build has.
-# WEFT_CUDA=EMULATED compiles the kernels as C++ for a GPU that the CPU plays (ops/cuda/emulator.h): for tests, without a toolkit.
+# WEFT_CUDA=EMULATED compiles the kernels as C++ for a GPU that the CPU plays (ops/cuda/emulator/emulator.h): for tests, without a toolkit.
 # The driver's library is never linked (it would be missing without a driver); cuDNN is opened when it is first wanted.
 include(CheckLanguage)
 set(WEFT_WITH_CUDA OFF)
@@ -57,7 +57,7 @@ if(WEFT_WITH_CUDA AND NOT WEFT_CUDA_EMULATED)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 endif()
 
-# Loads and stores of emulated kernels tell ops/cuda/emulator_memory.cpp of themselves; ThreadSanitizer's library is not linked.
+# Loads and stores of emulated kernels tell ops/cuda/emulator/memory.cpp of themselves; ThreadSanitizer's library is not linked.
 set(WEFT_WATCHED_FLAGS -fsanitize=thread --param=tsan-instrument-func-entry-exit=0 -Wno-tsan)
 
 # weft_cuda(LAYER HOPPER sources...): kernels that only sm_90a has instructions for.

@@ -6,7 +6,7 @@
 
 #include "ops/cpu/attention/kernels.h"
 #include "ops/cuda/attention/kernels.h"
-#include "ops/cuda/cudnn_attention.h"
+#include "ops/cuda/cudnn/attention.h"
 #include "weft/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 

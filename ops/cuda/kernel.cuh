@@ -1,7 +1,7 @@
 // What every kernel file shares: the computing type of a storage type, wide loads, sums over a warp and a block in a fixed
 // order (the same bits every time), grids, the launch. bf16 is read as float and rounded once when it is stored.
 //
-// Kernel files also compile as C++ for the emulator (ops/cuda/emulator.h), which runs blocks and threads on the CPU where there
+// Kernel files also compile as C++ for the emulator (ops/cuda/emulator/emulator.h), which runs blocks and threads on the CPU where there
 // is no GPU. For that they use launch() instead of <<<>>>, dynamic_shared() instead of an extern array, PTX only in ptx.cuh,
 // hopper.cuh and wgmma.cuh (with a plain version beside it; rounding to bf16 is in weft/core/dtype.h), warp functions with all 32 lanes present, and no library of device code.
 #pragma once
@@ -10,7 +10,7 @@
 #include <string_view>
 
 #ifdef WEFT_CUDA_EMULATED
-#include "ops/cuda/emulator.h"
+#include "ops/cuda/emulator/emulator.h"
 #endif
 #include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"

@@ -24,8 +24,8 @@ bool matmul_row_sums(Tensor&, Tensor&, const Tensor&, const Tensor&) { return fa
 
 #include <algorithm>
 
-#include "ops/cuda/cublaslt.h"
 #include "ops/cuda/elementwise.h"
+#include "ops/cuda/gemm/cublaslt.h"
 
 namespace weft::cuda {
 

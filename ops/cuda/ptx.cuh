@@ -1,4 +1,4 @@
-// Single instructions that C++ has no word for, each with what it does for the emulator (ops/cuda/emulator.h).
+// Single instructions that C++ has no word for, each with what it does for the emulator (ops/cuda/emulator/emulator.h).
 #pragma once
 
 #include "ops/cuda/kernel.cuh"

@@ -3,7 +3,7 @@
 #pragma once
 
 #ifdef WEFT_CUDA_EMULATED
-#include "ops/cuda/emulator_hopper.h"
+#include "ops/cuda/emulator/hopper.h"
 #else
 #include <cuda.h>
 #endif

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "tests/reference/mixers/compositions.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"

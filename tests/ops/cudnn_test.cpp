@@ -1,7 +1,7 @@
 // Attention by cuDNN: plans for a described GPU without one, refusals by name, and on a GPU the kernels of both against each other.
 #include <dlfcn.h>
 
-#include "ops/cuda/cudnn_attention.h"
+#include "ops/cuda/cudnn/attention.h"
 #include "tests/ops/attention_case.h"
 #include "tests/support/errors.h"
 #include "weft/core/stream.h"

@@ -3,7 +3,7 @@
 
 #include "tests/reference/mixers/compositions.h"
 #include "tests/reference/mixers/experts.h"
-#include "tests/reference/mixers/pairs.h"
+#include "tests/reference/mixers/pair_scores.h"
 #include "tests/reference/mixers/softmax.h"
 #include "tests/reference/residual.h"
 #include "weft/nn/mixers.h"
@@ -42,7 +42,7 @@ inline MixerReferences mixers() {
         options_of(row));
   };
   for (const MixerRow& row : mixer_table()) add(row);
-  for (const MixerRow& row : softmax_pairs()) add(row);
+  for (const MixerRow& row : softmax_option_pairs()) add(row);
   for (const ResidualRow& row : residual_table())
     all["residual." + row.name] = [make = row.make](const MixerArgs& args, const Parameters& p, const Tensor& x,
                                                     const TokenData& data) {

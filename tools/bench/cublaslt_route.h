@@ -1,4 +1,4 @@
-// One product by cuBLASLt called directly, past the library's own door to it (ops/cuda/cublaslt.h): the limit of `weft bench gemm`.
+// One product by cuBLASLt called directly, past the library's own door to it (ops/cuda/gemm/cublaslt.h): the limit of `weft bench gemm`.
 // Only in builds with CUDA proper.
 #pragma once
 

@@ -104,7 +104,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   std::vector<std::string> names;
   for (const MixerRow& row : rows) names.push_back(row.name);
   names.insert(names.begin(), "all");
-  names.emplace_back("pairs");
+  names.emplace_back("option_pairs");
   config::check_choice("--mixer", options.mixer, names, "mixer");
   std::vector<std::string> checks = conformance::check_names();
   checks.insert(checks.begin(), "all");
@@ -115,15 +115,16 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   how.on_result = [&](const Result& r) {
     if (prints_lines) console.result(line_of(r));
   };
-  std::vector<Result> results, pairs;
-  if (options.mixer != "pairs") results = conformance::check_mixers(rows, how);
+  std::vector<Result> results, option_pairs;
+  if (options.mixer != "option_pairs") results = conformance::check_mixers(rows, how);
   how.on_result = {};
-  if (options.mixer == "all" || options.mixer == "pairs") pairs = conformance::check_pairs(softmax_pairs(), how);
+  if (options.mixer == "all" || options.mixer == "option_pairs")
+    option_pairs = conformance::check_option_pairs(softmax_option_pairs(), how);
   if (options.is_table) console.result(table(results, rows));
-  if (prints_lines) console.result(failures(pairs));
-  if (prints_lines && !pairs.empty()) console.result(summary("pairs of options", pairs));
+  if (prints_lines) console.result(failures(option_pairs));
+  if (prints_lines && !option_pairs.empty()) console.result(summary("pairs of options", option_pairs));
   if (prints_lines && !results.empty()) console.result(summary("variants", results));
-  results.insert(results.end(), pairs.begin(), pairs.end());
+  results.insert(results.end(), option_pairs.begin(), option_pairs.end());
   auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
   bool passed = std::none_of(results.begin(), results.end(), has_failed);
   if (console.is_json()) console.result(json_of(results, passed));

@@ -59,7 +59,7 @@ std::vector<std::string> check_names() {
   return names;
 }
 
-std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& options) {
+std::vector<Result> check_option_pairs(std::span<const MixerRow> rows, const Options& options) {
   std::vector<Result> results;
   for (const MixerRow& row : rows) {
     try {

@@ -37,7 +37,7 @@ struct Options {
 std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options);
 std::vector<std::string> check_names();
 // Pairs of options: what is impossible must be refused with an error, everything else pass the checks that do not train or write.
-std::vector<Result> check_pairs(std::span<const MixerRow> rows, const Options& options);
+std::vector<Result> check_option_pairs(std::span<const MixerRow> rows, const Options& options);
 
 // The library's residual streams as rows: a small mixer of five sublayers on each.
 std::vector<MixerRow> residual_rows();

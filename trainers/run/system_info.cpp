@@ -13,8 +13,8 @@
 
 #include "ops/cpu/isa.h"
 #include "ops/cpu/onednn_gemm.h"
-#include "ops/cuda/cublaslt.h"
-#include "ops/cuda/cudnn_attention.h"
+#include "ops/cuda/cudnn/attention.h"
+#include "ops/cuda/gemm/cublaslt.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
 #include "weft/core/error.h"

@@ -9,7 +9,7 @@
 
 #include "weft/nn/mixers/compositions.h"
 #include "weft/nn/mixers/experts.h"
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/softmax.h"
 
 namespace weft {
@@ -45,7 +45,7 @@ struct MixerRow {
 
 std::span<const MixerRow> mixer_table();
 // Every two options of softmax attention together, named "gate_out+window". The maker throws if the two cannot be combined.
-std::span<const MixerRow> softmax_pairs();
+std::span<const MixerRow> softmax_option_pairs();
 const MixerRow& mixer_row(std::string_view name);  // Error that lists the names if there is none
 // What a row of the library was made from; Error if it is not one of MixerOptions.
 MixerOptions options_of(const MixerRow& row);

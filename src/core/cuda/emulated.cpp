@@ -1,5 +1,5 @@
 // The emulated GPU, cuda:0: its work is done by the CPU when it is asked for. For tests of kernels on machines
-// without a GPU (ops/cuda/emulator.h); it says nothing about speed, and nothing about what a real device does with a race.
+// without a GPU (ops/cuda/emulator/emulator.h); it says nothing about speed, and nothing about what a real device does with a race.
 #include <sys/mman.h>
 
 #include <atomic>

@@ -3,7 +3,7 @@
 
 #include <numbers>
 
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/trainers/reference.h"
 
 namespace weft::reference {

@@ -4,7 +4,7 @@
 //             ds = scale p (dout v^T - d), dk = ds^T q, dq = ds k
 // The order of operations is part of the pattern. Writing dq straight from its product, not through an f32 sum in memory,
 // is what asks for the deterministic backward. Sizes are [B, H, T, width] to cuDNN, whatever the strides.
-#include "ops/cuda/cudnn_attention.h"
+#include "ops/cuda/cudnn/attention.h"
 
 #ifndef WEFT_WITH_CUDNN
 
@@ -39,7 +39,7 @@ bool cudnn_attend_backward(ops::AttentionGrads&, const Tensor&, const Tensor&, c
 #include <limits>
 #include <map>
 
-#include "ops/cuda/cudnn_graph.h"
+#include "ops/cuda/cudnn/graph.h"
 #include "ops/cuda/elementwise.h"
 #include "src/core/cuda/problems.h"
 #include "src/core/cuda/runtime.h"

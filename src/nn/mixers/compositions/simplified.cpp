@@ -1,7 +1,7 @@
 // Optimised, efficient and super attention (2403.01643): heads read slices of x where a projection is left out.
 //   optimised q = x W_Q, k = x W_K, v = x;  efficient k = x too;  super v_i = sum_(j <= i) W_A[i, j] x_j, k = x
 // Positions of W_A are those within the document. B batch, T tokens, S tokens so far, D model width, H heads, K head width.
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/compositions.h"
 #include "weft/nn/mixers/projected.h"

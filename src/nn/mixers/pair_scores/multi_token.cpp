@@ -5,9 +5,9 @@
 // B batch, T tokens, R rows of queries, S keys, H heads, K head width, Q and P widths of the kernels.
 #include <cmath>
 
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "weft/core/error.h"
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/projected.h"
 
 namespace weft {

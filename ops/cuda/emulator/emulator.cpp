@@ -1,12 +1,12 @@
 // Fibers, barriers and warp functions of the emulator. A block's fibers run one after the other, each until it waits or ends.
-#include "ops/cuda/emulator.h"
+#include "ops/cuda/emulator/emulator.h"
 
 #include <sys/mman.h>
 
 #include <vector>
 
-#include "ops/cuda/emulator_hopper.h"
-#include "ops/cuda/emulator_memory.h"
+#include "ops/cuda/emulator/hopper.h"
+#include "ops/cuda/emulator/memory.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
 

@@ -1,4 +1,4 @@
-#include "ops/cuda/cudnn_graph.h"
+#include "ops/cuda/cudnn/graph.h"
 
 #include <dlfcn.h>
 

@@ -1,16 +1,16 @@
 // Softmax attention (Vaswani et al., 1706.03762) with grouped keys and values (Ainslie et al., 2305.13245) and its options, in the
 // order that include/weft/nn/mixers/softmax.h gives.
 // B batch, T tokens, D model width, H query heads, G key/value heads, K head width, C components.
-#include "src/nn/mixers/softmax.h"
+#include "src/nn/mixers/softmax/softmax.h"
 
 #include <array>
 #include <cmath>
 
 #include "src/nn/heads/mixture.h"
-#include "src/nn/mixers/affine.h"
-#include "src/nn/mixers/gate.h"
-#include "src/nn/mixers/sink.h"
-#include "src/nn/mixers/temperature.h"
+#include "src/nn/mixers/softmax/affine.h"
+#include "src/nn/mixers/softmax/gate.h"
+#include "src/nn/mixers/softmax/sink.h"
+#include "src/nn/mixers/softmax/temperature.h"
 
 namespace weft {
 

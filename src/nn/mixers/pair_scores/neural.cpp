@@ -5,9 +5,9 @@
 // B batch, I queries of a tile, S keys, H query heads, K head width, P and P/2 hidden widths.
 #include <cmath>
 
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "weft/core/error.h"
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/projected.h"
 
 namespace weft {

@@ -1,12 +1,12 @@
-#include "ops/cuda/emulator_hopper.h"
+#include "ops/cuda/emulator/hopper.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 
-#include "ops/cuda/emulator.h"
-#include "ops/cuda/emulator_memory.h"
+#include "ops/cuda/emulator/emulator.h"
+#include "ops/cuda/emulator/memory.h"
 #include "weft/core/error.h"
 
 namespace weft::cuda::emulator {

@@ -1,4 +1,4 @@
-#include "src/nn/mixers/affine.h"
+#include "src/nn/mixers/softmax/affine.h"
 
 namespace weft {
 

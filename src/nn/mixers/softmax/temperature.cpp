@@ -1,4 +1,4 @@
-#include "src/nn/mixers/temperature.h"
+#include "src/nn/mixers/softmax/temperature.h"
 
 namespace weft {
 

@@ -1,4 +1,4 @@
-#include "src/nn/mixers/sink.h"
+#include "src/nn/mixers/softmax/sink.h"
 
 namespace weft {
 

@@ -1,6 +1,6 @@
 // What the emulator watches of a kernel's memory: races, shared memory that is read before anybody wrote it, and asynchronous
 // copies, whose bytes arrive only when they are waited for. Kernel files are compiled with -fsanitize=thread, whose calls at
-// every load and store come to emulator_memory.cpp instead of ThreadSanitizer's library.
+// every load and store come to memory.cpp instead of ThreadSanitizer's library.
 #pragma once
 
 #include <cstddef>

@@ -73,7 +73,7 @@ bool is_same_option(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::span<const MixerRow> softmax_pairs() {
+std::span<const MixerRow> softmax_option_pairs() {
   static const std::vector<MixerRow> pairs = [] {
     std::vector<MixerRow> rows;
     for (const Option& first : kOptions)

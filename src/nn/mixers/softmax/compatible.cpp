@@ -1,5 +1,5 @@
 // Which options of softmax attention exist together; errors name what does.
-#include "src/nn/mixers/softmax.h"
+#include "src/nn/mixers/softmax/softmax.h"
 #include "weft/core/error.h"
 
 namespace weft {

@@ -1,6 +1,6 @@
 // Row-major c [m, n] = a b is column-major c' [n, m] = b' a' on the same memory: the operands are swapped, the transposes
 // stay as they are, and the bias of n numbers goes along the rows of c', as the epilogue wants it.
-#include "ops/cuda/cublaslt.h"
+#include "ops/cuda/gemm/cublaslt.h"
 
 #include <cublasLt.h>
 

@@ -2,7 +2,7 @@
 // of one thread, and barriers and warp functions are rendezvous of fibers. Strict where a GPU is not: a thread that ends while
 // others wait at a barrier, lanes of a warp at different functions, and a missing lane are Errors.
 // Races, unordered accesses between barriers, are Errors too, and asynchronous copies arrive no sooner than they are waited for
-// (ops/cuda/emulator_memory.h). What only Hopper has is in ops/cuda/emulator_hopper.h. It shows nothing about speed. x86-64 only.
+// (ops/cuda/emulator/memory.h). What only Hopper has is in ops/cuda/emulator/hopper.h. It shows nothing about speed. x86-64 only.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,4 @@
-#include "ops/cuda/emulator_memory.h"
+#include "ops/cuda/emulator/memory.h"
 
 #include <link.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "src/nn/mixers/gate.h"
+#include "src/nn/mixers/softmax/gate.h"
 
 namespace weft {
 

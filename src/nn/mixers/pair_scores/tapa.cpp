@@ -4,9 +4,9 @@
 #include <cmath>
 #include <numbers>
 
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "weft/core/error.h"
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/projected.h"
 
 namespace weft {

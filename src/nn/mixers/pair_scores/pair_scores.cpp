@@ -1,5 +1,5 @@
 // B batch, T tokens, I queries of a tile, S keys, H query heads, G key/value heads, V value width.
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 
 #include <algorithm>
 #include <cmath>

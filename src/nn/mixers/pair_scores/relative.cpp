@@ -5,9 +5,9 @@
 // B batch, I queries of a tile, S keys, H query heads, G key/value heads, K head width, D model width.
 #include <cmath>
 
-#include "src/nn/mixers/pairs.h"
+#include "src/nn/mixers/pair_scores/pair_scores.h"
 #include "weft/core/error.h"
-#include "weft/nn/mixers/pairs.h"
+#include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/projected.h"
 
 namespace weft {
