@@ -45,8 +45,11 @@ Chunk integer_zip(DType dtype) {
     case DType::boolean:
       if constexpr (is_for_bool) return run<F, bool>;
       return nullptr;
-    default: return nullptr;
+    case DType::float32:
+    case DType::bfloat16:
+    case DType::float64: break;
   }
+  return nullptr;
 }
 
 template Chunk integer_zip<math::Add>(DType);

@@ -102,8 +102,15 @@ class HeaderEvents {
       case State::start: state_ = State::top; return true;
       case State::tensor_object: state_ = State::tensor; return true;
       case State::metadata_object: state_ = State::metadata; return true;
-      default: return unexpected("an object");
+      case State::top:
+      case State::tensor:
+      case State::dtype:
+      case State::shape_array:
+      case State::offsets_array:
+      case State::numbers:
+      case State::metadata: break;
     }
+    return unexpected("an object");
   }
 
   bool key(std::string& name) {

@@ -54,13 +54,12 @@ class WireReader {
     type_ = static_cast<WireType>(key & 7);
     if (!is_good_ || field_ == 0) return is_good_ = false;
     switch (type_) {
-      case WireType::varint: number_ = take_varint(); break;
-      case WireType::fixed64: take(8); break;
-      case WireType::fixed32: take(4); break;
-      case WireType::bytes: take(take_varint()); break;
-      default: is_good_ = false;
+      case WireType::varint: number_ = take_varint(); return is_good_;
+      case WireType::fixed64: take(8); return is_good_;
+      case WireType::fixed32: take(4); return is_good_;
+      case WireType::bytes: take(take_varint()); return is_good_;
     }
-    return is_good_;
+    return is_good_ = false;
   }
 
   bool is_good() const { return is_good_; }

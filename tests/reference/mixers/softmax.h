@@ -145,8 +145,10 @@ class SoftmaxMixer {
         double score = scale() * dot;
         return o.softcap > 0 ? o.softcap * std::tanh(score / o.softcap) : score;
       }
-      default: return -std::numeric_limits<double>::infinity();
+      case SinkKind::none:
+      case SinkKind::value_bias: break;
     }
+    return -std::numeric_limits<double>::infinity();
   }
 
   // Scores of the keys with the sink's behind them.
