@@ -104,7 +104,7 @@ TEST(Presets, EveryRowIsOneAtTheSizesOfTheModel) {
       SCOPED_TRACE(row.name);
       Loaded loaded = model_of(str("mixer { preset: \"mha\" } residual { preset: \"", row.name, "\" }"), sizes);
       EXPECT_FALSE(loaded.experiment.model().residual().has_preset());
-      train::residual_options(loaded.experiment.model().residual());
+      EXPECT_TRUE(train::model_options(loaded, 256).residual);
     }
   }
 }

@@ -90,14 +90,9 @@ int64_t warmup_of(const Schedule& schedule) {
   return 0;
 }
 
+// Of a resolved config, which has one.
 std::string kind_of(const Schedule& schedule) {
-  switch (schedule.kind_case()) {
-    case Schedule::kConstant: return "constant";
-    case Schedule::kLinear: return "linear";
-    case Schedule::kCosine: return "cosine";
-    case Schedule::kInverseSqrt: return "inverse_sqrt";
-    default: return "wsd";
-  }
+  return schedule.GetReflection()->GetOneofFieldDescriptor(schedule, schedule.GetDescriptor()->oneof_decl(0))->name();
 }
 
 void check_schedule(const Loaded& config) {

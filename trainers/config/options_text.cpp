@@ -4,6 +4,7 @@
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
+#include "trainers/config/enum_values.h"
 #include "trainers/config/scalar.h"
 #include "trainers/config/schema.h"
 
@@ -31,119 +32,39 @@ void set_sizes(Message& m, const auto& o) {
   if constexpr (requires { m.set_balance_loss(o.balance_loss); }) m.set_balance_loss(o.balance_loss);
 }
 
-config::GatePosition::Value position_of(GatePosition position) {
-  switch (position) {
-    case GatePosition::out: return config::GatePosition::out;
-    case GatePosition::values: return config::GatePosition::values;
-    case GatePosition::keys: return config::GatePosition::keys;
-    case GatePosition::queries: return config::GatePosition::queries;
-    case GatePosition::layer: return config::GatePosition::layer;
+// Clears what the schema would fill in by itself. Messages stay, empty ones too: that they are there says something.
+void clear_presets(pb::Message& message) {
+  const pb::Reflection& reflection = *message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    if (field->message_type()) {
+      for (int i = 0; field->is_repeated() && i < reflection.FieldSize(message, field); ++i)
+        clear_presets(*reflection.MutableRepeatedMessage(&message, field, i));
+      if (!field->is_repeated()) clear_presets(*reflection.MutableMessage(&message, field));
+    } else if (const std::string preset = config::facts(*field).preset; !preset.empty()) {
+      std::unique_ptr<pb::Message> other(message.New());
+      config::set_scalar(*other, *field, -1, preset, "config schema", field->name());
+      if (config::scalar_text(*other, *field, -1) == config::scalar_text(message, *field, -1))
+        reflection.ClearField(&message, field);
+    }
   }
-  return config::GatePosition::unset;
 }
 
-config::GateActivation::Value activation_of(GateActivation activation) {
-  switch (activation) {
-    case GateActivation::sigmoid: return config::GateActivation::sigmoid;
-    case GateActivation::silu: return config::GateActivation::silu;
-    case GateActivation::shifted_sigmoid: return config::GateActivation::shifted_sigmoid;
-    case GateActivation::identity: return config::GateActivation::identity;
-  }
-  return config::GateActivation::unset;
-}
-
-config::SinkKind::Value kind_of(SinkKind kind) {
-  switch (kind) {
-    case SinkKind::none: break;
-    case SinkKind::off_by_one: return config::SinkKind::off_by_one;
-    case SinkKind::logit: return config::SinkKind::logit;
-    case SinkKind::key_bias: return config::SinkKind::key_bias;
-    case SinkKind::key_value_bias: return config::SinkKind::key_value_bias;
-    case SinkKind::value_bias: return config::SinkKind::value_bias;
-  }
-  return config::SinkKind::unset;
-}
-
-config::WeightKind::Value kind_of(WeightKind kind) {
-  switch (kind) {
-    case WeightKind::softmax: return config::WeightKind::softmax;
-    case WeightKind::signed_softmax: return config::WeightKind::signed_softmax;
-    case WeightKind::sigmoid: return config::WeightKind::sigmoid;
-    case WeightKind::relu: return config::WeightKind::relu;
-    case WeightKind::elu1: return config::WeightKind::elu1;
-    case WeightKind::taylor2: return config::WeightKind::taylor2;
-  }
-  return config::WeightKind::unset;
-}
-
-config::SigmoidBias::Value bias_of(SigmoidBias bias) {
-  switch (bias) {
-    case SigmoidBias::context: return config::SigmoidBias::context;
-    case SigmoidBias::row: return config::SigmoidBias::row;
-    case SigmoidBias::none: return config::SigmoidBias::none;
-  }
-  return config::SigmoidBias::unset;
-}
-
-config::MixerPosition::Value position_of(MixerPosition position) {
-  switch (position) {
-    case MixerPosition::model: return config::MixerPosition::model;
-    case MixerPosition::alibi: return config::MixerPosition::alibi;
-    case MixerPosition::none: return config::MixerPosition::none;
-  }
-  return config::MixerPosition::unset;
-}
-
-config::HeadPath::Value path_of(HeadPath path) {
-  switch (path) {
-    case HeadPath::automatic: return config::HeadPath::automatic;
-    case HeadPath::dense: return config::HeadPath::dense;
-    case HeadPath::grouped: return config::HeadPath::grouped;
-  }
-  return config::HeadPath::unset;
-}
-
-config::SimplifiedKind::Value kind_of(SimplifiedKind kind) {
-  switch (kind) {
-    case SimplifiedKind::optimised: return config::SimplifiedKind::optimised;
-    case SimplifiedKind::efficient: return config::SimplifiedKind::efficient;
-    case SimplifiedKind::super: return config::SimplifiedKind::super;
-  }
-  return config::SimplifiedKind::unset;
-}
-
-config::DeconstructedKind::Value kind_of(DeconstructedKind kind) {
-  switch (kind) {
-    case DeconstructedKind::none: return config::DeconstructedKind::none;
-    case DeconstructedKind::key_only: return config::DeconstructedKind::key_only;
-    case DeconstructedKind::static_embedding: return config::DeconstructedKind::static_embedding;
-    case DeconstructedKind::random_embedding: return config::DeconstructedKind::random_embedding;
-    case DeconstructedKind::fixed_text: return config::DeconstructedKind::fixed_text;
-  }
-  return config::DeconstructedKind::unset;
-}
-
-config::ResidualWeights::Value weights_of(ResidualWeights weights) {
-  switch (weights) {
-    case ResidualWeights::softmax: return config::ResidualWeights::softmax;
-    case ResidualWeights::sigmoid: return config::ResidualWeights::sigmoid;
-    case ResidualWeights::fixed_softmax: return config::ResidualWeights::fixed_softmax;
-    case ResidualWeights::scalars: return config::ResidualWeights::scalars;
-  }
-  return config::ResidualWeights::unset;
-}
-
-void set_weights(config::Weights& m, const WeightOptions& o) {
-  m.set_kind(kind_of(o.kind));
+void set_weights(config::Softmax& softmax, const WeightOptions& o) {
+  config::Weights m;
+  m.set_kind(schema_value(o.kind));
   m.set_keep_ends(o.keeps_ends);
-  m.set_bias(bias_of(o.bias));
+  m.set_bias(schema_value(o.bias));
   m.set_power(o.power);
   m.set_divide_by_sum(o.is_divided_by_sum);
+  clear_presets(m);
+  if (m.ByteSizeLong() > 0) *softmax.mutable_weights() = m;
 }
 
 void set_gate(config::Gate& m, const GateOptions& o) {
-  m.set_position(position_of(o.position));
-  m.set_activation(activation_of(o.activation));
+  m.set_position(schema_value(o.position));
+  m.set_activation(schema_value(o.activation));
   m.set_per_head(o.is_per_head);
   m.set_head_shared(o.is_head_shared);
   m.set_additive(o.is_additive);
@@ -155,7 +76,7 @@ void set_mixture(config::HeadMixture& m, const HeadMixtureOptions& o) {
   m.set_shared(o.shared);
   m.set_paper_scale(o.has_paper_scale);
   m.set_query_norm(o.reads_query_norm);
-  m.set_path(path_of(o.path));
+  m.set_path(schema_value(o.path));
   m.set_balance_loss(o.balance_loss);
   m.set_running_load(o.has_running_load);
 }
@@ -168,7 +89,7 @@ void set(config::Mixer& mixer, const SoftmaxOptions& o) {
   if (o.softcap > 0) m.set_soft_cap(o.softcap);
   m.set_bias(o.has_bias);
   m.set_dropout(o.dropout);
-  m.set_position(position_of(o.position));
+  m.set_position(schema_value(o.position));
   m.set_score_scale(o.has_score_scale);
   m.set_score_shift(o.has_score_shift);
   if (o.temperature.is_on()) {
@@ -179,7 +100,7 @@ void set(config::Mixer& mixer, const SoftmaxOptions& o) {
   if (o.components > 0) m.set_components(o.components);
   for (const GateOptions& gate : o.gates) set_gate(*m.add_gate(), gate);
   if (o.sink.kind != SinkKind::none) {
-    m.mutable_sink()->set_kind(kind_of(o.sink.kind));
+    m.mutable_sink()->set_kind(schema_value(o.sink.kind));
     m.mutable_sink()->set_head_shared(o.sink.is_head_shared);
   }
   if (o.affine.is_on) {
@@ -190,8 +111,7 @@ void set(config::Mixer& mixer, const SoftmaxOptions& o) {
   }
   m.set_head_norm(o.has_head_norm);
   m.set_out_silu(o.has_out_silu);
-  if (o.weights.kind != WeightKind::softmax || o.weights.is_divided_by_sum)
-    set_weights(*m.mutable_weights(), o.weights);
+  set_weights(m, o.weights);
   if (o.head_mixture.active > 0) set_mixture(*m.mutable_head_mixture(), o.head_mixture);
 }
 
@@ -215,11 +135,11 @@ void set(config::Mixer& mixer, const HopfieldOptions& o) {
 }
 void set(config::Mixer& mixer, const SimplifiedOptions& o) {
   set_sizes(*mixer.mutable_simplified(), o);
-  mixer.mutable_simplified()->set_kind(kind_of(o.kind));
+  mixer.mutable_simplified()->set_kind(schema_value(o.kind));
 }
 void set(config::Mixer& mixer, const DeconstructedOptions& o) {
   set_sizes(*mixer.mutable_deconstructed(), o);
-  mixer.mutable_deconstructed()->set_kind(kind_of(o.kind));
+  mixer.mutable_deconstructed()->set_kind(schema_value(o.kind));
 }
 void set(config::Mixer& mixer, const NapOptions& o) {
   set_sizes(*mixer.mutable_nap(), o);
@@ -271,25 +191,6 @@ void set(config::Mixer& mixer, const UmoeOptions& o) {
   mixer.mutable_umoe()->set_query_rank(o.query_rank);
 }
 
-// Clears what the schema would fill in by itself. Messages stay, empty ones too: that they are there says something.
-void clear_presets(pb::Message& message) {
-  const pb::Reflection& reflection = *message.GetReflection();
-  std::vector<const FieldDescriptor*> fields;
-  reflection.ListFields(message, &fields);
-  for (const FieldDescriptor* field : fields) {
-    if (field->message_type()) {
-      for (int i = 0; field->is_repeated() && i < reflection.FieldSize(message, field); ++i)
-        clear_presets(*reflection.MutableRepeatedMessage(&message, field, i));
-      if (!field->is_repeated()) clear_presets(*reflection.MutableMessage(&message, field));
-    } else if (const std::string preset = config::facts(*field).preset; !preset.empty()) {
-      std::unique_ptr<pb::Message> other(message.New());
-      config::set_scalar(*other, *field, -1, preset, "config schema", field->name());
-      if (config::scalar_text(*other, *field, -1) == config::scalar_text(message, *field, -1))
-        reflection.ClearField(&message, field);
-    }
-  }
-}
-
 }  // namespace
 
 config::Mixer mixer_message(const MixerOptions& options) {
@@ -310,7 +211,7 @@ config::Residual residual_message(const RoutedResidualOptions* o) {
   if (o->sources == ResidualSources::block_sums) m.set_blocks(o->blocks);
   m.set_states(o->sources == ResidualSources::states);
   if (o->window > 0) m.set_window(o->window);
-  m.set_weights(weights_of(o->weights));
+  m.set_weights(schema_value(o->weights));
   m.set_key_norm(o->has_key_norm);
   m.set_key_gain(o->has_key_gain);
   m.set_null_source(o->has_null_source);

@@ -183,7 +183,11 @@ void set_scalar(pb::Message& message, const FieldDescriptor& field, int index, s
       if (const auto* value = field.enum_type()->FindValueByName(std::string(text)); value && value->number() != 0)
         return store(reflection, message, field, index, value, &R::SetEnum, &R::SetRepeatedEnum, &R::AddEnum);
       break;
-    default:
+    case FieldDescriptor::CPPTYPE_INT32:
+    case FieldDescriptor::CPPTYPE_UINT32:
+    case FieldDescriptor::CPPTYPE_UINT64:
+    case FieldDescriptor::CPPTYPE_FLOAT:
+    case FieldDescriptor::CPPTYPE_MESSAGE:
       weft::fail(str("config schema: ", field.full_name(), " has a type without a parser"),
                  "use int64, double, bool, string or an enum");
   }
@@ -198,10 +202,15 @@ std::string expectation(const FieldDescriptor& field) {
     case FieldDescriptor::CPPTYPE_BOOL: return "true or false";
     case FieldDescriptor::CPPTYPE_STRING: return known.is_path ? "a path" : "a text";
     case FieldDescriptor::CPPTYPE_ENUM: return "one of " + join(value_names(*field.enum_type()), ", ");
+    case FieldDescriptor::CPPTYPE_FLOAT:
     case FieldDescriptor::CPPTYPE_DOUBLE: return "a number" + range + unit;
     case FieldDescriptor::CPPTYPE_MESSAGE: return "{ ... } with " + join(field_names(*field.message_type()), ", ");
-    default: return "an integer" + range + unit;
+    case FieldDescriptor::CPPTYPE_INT32:
+    case FieldDescriptor::CPPTYPE_INT64:
+    case FieldDescriptor::CPPTYPE_UINT32:
+    case FieldDescriptor::CPPTYPE_UINT64: break;
   }
+  return "an integer" + range + unit;
 }
 
 std::string scalar_text(const pb::Message& message, const FieldDescriptor& field, int index) {

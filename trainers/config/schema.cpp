@@ -96,7 +96,10 @@ std::string type_name(const FieldDescriptor& field) {
     case FieldDescriptor::CPPTYPE_MESSAGE: name = "message"; break;
     case FieldDescriptor::CPPTYPE_FLOAT:
     case FieldDescriptor::CPPTYPE_DOUBLE: name = "number"; break;
-    default: name = "integer"; break;
+    case FieldDescriptor::CPPTYPE_INT32:
+    case FieldDescriptor::CPPTYPE_INT64:
+    case FieldDescriptor::CPPTYPE_UINT32:
+    case FieldDescriptor::CPPTYPE_UINT64: name = "integer"; break;
   }
   return field.is_repeated() ? "list of " + name + "s" : name;
 }

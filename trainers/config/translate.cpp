@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "trainers/config/check.h"
+#include "trainers/config/enum_values.h"
 
 namespace weft::train {
 
@@ -11,23 +12,81 @@ namespace {
 using config::Experiment;
 using config::Loaded;
 
+[[noreturn]] void fail_unset(const char* path) {
+  fail(str("config: ", path, " has no kind"), "resolve the config before it is translated");
+}
+
 ops::RotaryOptions rotary_options(const config::Rope& rope) {
+  static_assert(config::RopeStyle::Value_ARRAYSIZE == 3, "another style of rotation is translated here");
   ops::RotaryOptions options{
       .base = rope.base(), .interleaved = rope.style() == config::RopeStyle::interleaved, .fraction = rope.fraction()};
   if (!rope.has_scaling()) return options;
   const config::RopeScaling& scaling = rope.scaling();
-  if (scaling.has_linear()) options.linear = ops::RotaryOptions::Linear{scaling.linear().factor()};
-  if (scaling.has_llama3()) {
-    const auto& s = scaling.llama3();
-    options.llama3 =
-        ops::RotaryOptions::Llama3{s.factor(), s.low_freq_factor(), s.high_freq_factor(), s.original_context()};
-  }
-  if (scaling.has_yarn()) {
-    const auto& s = scaling.yarn();
-    options.yarn =
-        ops::RotaryOptions::Yarn{s.factor(), s.beta_fast(), s.beta_slow(), s.attention_factor(), s.original_context()};
+  switch (scaling.kind_case()) {
+    case config::RopeScaling::kLinear:
+      options.linear = ops::RotaryOptions::Linear{.factor = scaling.linear().factor()};
+      break;
+    case config::RopeScaling::kLlama3: {
+      const config::Llama3Scaling& s = scaling.llama3();
+      options.llama3 = ops::RotaryOptions::Llama3{.factor = s.factor(),
+                                                  .low_freq_factor = s.low_freq_factor(),
+                                                  .high_freq_factor = s.high_freq_factor(),
+                                                  .original_context = s.original_context()};
+      break;
+    }
+    case config::RopeScaling::kYarn: {
+      const config::YarnScaling& s = scaling.yarn();
+      options.yarn = ops::RotaryOptions::Yarn{.factor = s.factor(),
+                                              .beta_fast = s.beta_fast(),
+                                              .beta_slow = s.beta_slow(),
+                                              .attention_factor = s.attention_factor(),
+                                              .original_context = s.original_context()};
+      break;
+    }
+    case config::RopeScaling::KIND_NOT_SET: fail_unset("model.position.rope.scaling");
   }
   return options;
+}
+
+NormOptions norm_options(const config::Norm& norm) {
+  switch (norm.kind_case()) {
+    case config::Norm::kRms: return {.kind = NormKind::rms, .eps = norm.rms().eps()};
+    case config::Norm::kLayer: return {.kind = NormKind::layer, .eps = norm.layer().eps()};
+    case config::Norm::KIND_NOT_SET: break;
+  }
+  fail_unset("model.norm");
+}
+
+PositionKind position_kind(const config::Position& position) {
+  switch (position.kind_case()) {
+    case config::Position::kRope: return PositionKind::rotary;
+    case config::Position::kLearned: return PositionKind::learned;
+    case config::Position::kNone: return PositionKind::none;
+    case config::Position::KIND_NOT_SET: break;
+  }
+  fail_unset("model.position");
+}
+
+FfnOptions ffn_options(const config::Model& model) {
+  const config::Ffn& ffn = model.ffn();
+  switch (ffn.kind_case()) {
+    case config::Ffn::kSwiglu: return {.kind = FfnKind::swiglu, .hidden = ffn.swiglu().hidden()};
+    case config::Ffn::kGelu:
+      return {.kind = FfnKind::gelu, .hidden = ffn.gelu().hidden(), .has_bias = ffn.gelu().bias()};
+    case config::Ffn::kUmoe: return umoe_ffn_options(model);
+    case config::Ffn::KIND_NOT_SET: break;
+  }
+  fail_unset("model.ffn");
+}
+
+double residual_dropout(const config::Residual& residual) {
+  switch (residual.kind_case()) {
+    case config::Residual::kStandard: return residual.standard().dropout();
+    case config::Residual::kAttention: return residual.attention().dropout();
+    case config::Residual::kDelta: return residual.delta().dropout();
+    case config::Residual::KIND_NOT_SET: break;
+  }
+  fail_unset("model.residual");
 }
 
 // A mixer that the program brought, with the numbers and texts of the config.
@@ -64,11 +123,8 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   LanguageModelOptions o{
       .vocab = m.has_vocab() ? m.vocab() : vocab, .dim = m.dim(), .layers = m.layers(), .context = m.context()};
   o.has_tied_embedding = m.embedding().tied();
-  o.norm = m.norm().has_layer() ? NormOptions{NormKind::layer, m.norm().layer().eps()}
-                                : NormOptions{NormKind::rms, m.norm().rms().eps()};
-  o.position = m.position().has_learned() ? PositionKind::learned
-               : m.position().has_none()  ? PositionKind::none
-                                          : PositionKind::rotary;
+  o.norm = norm_options(m.norm());
+  o.position = position_kind(m.position());
   if (m.position().has_rope()) o.rotary = rotary_options(m.position().rope());
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i) {
@@ -77,92 +133,87 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
                                           : mixer_maker(mixer));
   }
   o.pattern = pattern_of(m.pattern());
-  o.ffn = m.ffn().has_gelu()
-              ? FfnOptions{.kind = FfnKind::gelu, .hidden = m.ffn().gelu().hidden(), .has_bias = m.ffn().gelu().bias()}
-          : m.ffn().has_umoe() ? umoe_ffn_options(m)
-                               : FfnOptions{.kind = FfnKind::swiglu, .hidden = m.ffn().swiglu().hidden()};
+  o.ffn = ffn_options(m);
   if (!m.residual().has_standard()) o.residual = residual_options(m.residual());
-  o.residual_dropout = m.residual().has_attention() ? m.residual().attention().dropout()
-                       : m.residual().has_delta()   ? m.residual().delta().dropout()
-                                                    : m.residual().standard().dropout();
+  o.residual_dropout = residual_dropout(m.residual());
   o.std = m.init().std();
   o.scales_init_by_depth = m.init().scale_by_depth();
-  switch (loaded.experiment.train().recompute()) {
-    case config::Recompute::blocks: o.recompute = Recompute::blocks; break;
-    case config::Recompute::mixers: o.recompute = Recompute::mixers; break;
-    default: o.recompute = Recompute::none;
-  }
+  o.recompute = library_value<config::Recompute, Recompute>(loaded.experiment.train().recompute());
   return o;
 }
 
 std::vector<ParamGroup> param_groups(const Experiment& experiment) {
   std::vector<ParamGroup> groups;
   for (const config::Group& g : experiment.optim().group()) {
-    ParamGroup group{.match = g.match(), .num_dims = static_cast<int>(g.rank())};
-    if (g.has_muon()) {
-      group.algorithm = MuonOptions{.lr = g.muon().lr(),
-                                    .momentum = g.muon().momentum(),
-                                    .weight_decay = g.muon().weight_decay(),
-                                    .is_nesterov = g.muon().nesterov(),
-                                    .num_iterations = static_cast<int>(g.muon().steps())};
-    } else if (g.has_lion()) {
-      group.algorithm = LionOptions{.lr = g.lion().lr(),
-                                    .beta1 = g.lion().betas(0),
-                                    .beta2 = g.lion().betas(1),
-                                    .weight_decay = g.lion().weight_decay()};
-    } else if (g.has_schedule_free()) {
-      group.algorithm = ScheduleFreeOptions{.lr = g.schedule_free().lr(),
-                                            .beta1 = g.schedule_free().betas(0),
-                                            .beta2 = g.schedule_free().betas(1),
-                                            .eps = g.schedule_free().eps(),
-                                            .weight_decay = g.schedule_free().weight_decay()};
-    } else if (g.has_sgd()) {
-      group.algorithm = SgdOptions{.lr = g.sgd().lr(),
-                                   .momentum = g.sgd().momentum(),
-                                   .weight_decay = g.sgd().weight_decay(),
-                                   .is_nesterov = g.sgd().nesterov()};
-    } else {
-      group.algorithm = AdamWOptions{.lr = g.adamw().lr(),
-                                     .beta1 = g.adamw().betas(0),
-                                     .beta2 = g.adamw().betas(1),
-                                     .eps = g.adamw().eps(),
-                                     .weight_decay = g.adamw().weight_decay()};
+    groups.push_back({.match = g.match(), .num_dims = static_cast<int>(g.rank())});
+    auto& algorithm = groups.back().algorithm;
+    switch (g.optimiser_case()) {
+      case config::Group::kAdamw:
+        algorithm = AdamWOptions{.lr = g.adamw().lr(),
+                                 .beta1 = g.adamw().betas(0),
+                                 .beta2 = g.adamw().betas(1),
+                                 .eps = g.adamw().eps(),
+                                 .weight_decay = g.adamw().weight_decay()};
+        break;
+      case config::Group::kMuon:
+        algorithm = MuonOptions{.lr = g.muon().lr(),
+                                .momentum = g.muon().momentum(),
+                                .weight_decay = g.muon().weight_decay(),
+                                .is_nesterov = g.muon().nesterov(),
+                                .num_iterations = static_cast<int>(g.muon().steps())};
+        break;
+      case config::Group::kLion:
+        algorithm = LionOptions{.lr = g.lion().lr(),
+                                .beta1 = g.lion().betas(0),
+                                .beta2 = g.lion().betas(1),
+                                .weight_decay = g.lion().weight_decay()};
+        break;
+      case config::Group::kScheduleFree:
+        algorithm = ScheduleFreeOptions{.lr = g.schedule_free().lr(),
+                                        .beta1 = g.schedule_free().betas(0),
+                                        .beta2 = g.schedule_free().betas(1),
+                                        .eps = g.schedule_free().eps(),
+                                        .weight_decay = g.schedule_free().weight_decay()};
+        break;
+      case config::Group::kSgd:
+        algorithm = SgdOptions{.lr = g.sgd().lr(),
+                               .momentum = g.sgd().momentum(),
+                               .weight_decay = g.sgd().weight_decay(),
+                               .is_nesterov = g.sgd().nesterov()};
+        break;
+      case config::Group::OPTIMISER_NOT_SET: fail_unset("optim.group");
     }
-    groups.push_back(std::move(group));
   }
   return groups;
 }
 
 ScheduleOptions schedule_options(const Experiment& experiment) {
   const config::Schedule& s = experiment.optim().schedule();
-  if (s.has_constant()) return {.kind = ScheduleKind::constant, .warmup = s.constant().warmup()};
-  if (s.has_linear()) return {.kind = ScheduleKind::linear, .warmup = s.linear().warmup(), .floor = s.linear().floor()};
-  if (s.has_inverse_sqrt()) return {.kind = ScheduleKind::inverse_sqrt, .warmup = s.inverse_sqrt().warmup()};
-  if (s.has_wsd()) {
-    const auto& wsd = s.wsd();
-    DecayTail tail = wsd.tail() == config::Tail::linear   ? DecayTail::linear
-                     : wsd.tail() == config::Tail::cosine ? DecayTail::cosine
-                                                          : DecayTail::one_minus_sqrt;
-    return {.kind = ScheduleKind::wsd,
-            .warmup = wsd.warmup(),
-            .floor = wsd.floor(),
-            .decay_fraction = wsd.decay_fraction(),
-            .tail = tail};
+  switch (s.kind_case()) {
+    case config::Schedule::kConstant: return {.kind = ScheduleKind::constant, .warmup = s.constant().warmup()};
+    case config::Schedule::kLinear:
+      return {.kind = ScheduleKind::linear, .warmup = s.linear().warmup(), .floor = s.linear().floor()};
+    case config::Schedule::kCosine:
+      return {.kind = ScheduleKind::cosine, .warmup = s.cosine().warmup(), .floor = s.cosine().floor()};
+    case config::Schedule::kWsd:
+      return {.kind = ScheduleKind::wsd,
+              .warmup = s.wsd().warmup(),
+              .floor = s.wsd().floor(),
+              .decay_fraction = s.wsd().decay_fraction(),
+              .tail = library_value<config::Tail, DecayTail>(s.wsd().tail())};
+    case config::Schedule::kInverseSqrt:
+      return {.kind = ScheduleKind::inverse_sqrt, .warmup = s.inverse_sqrt().warmup()};
+    case config::Schedule::KIND_NOT_SET: break;
   }
-  return {.kind = ScheduleKind::cosine, .warmup = s.cosine().warmup(), .floor = s.cosine().floor()};
+  fail_unset("optim.schedule");
 }
 
 DType compute_dtype(const Experiment& experiment) {
-  return experiment.train().compute() == config::Compute::bf16 ? kBF16 : kF32;
+  return library_value<config::Compute, DType>(experiment.train().compute());
 }
 
 ops::AttentionBackend attention_backend(const Experiment& experiment) {
-  switch (experiment.train().attention()) {
-    case config::AttentionKernels::weft: return ops::AttentionBackend::weft;
-    case config::AttentionKernels::cudnn: return ops::AttentionBackend::cudnn;
-    case config::AttentionKernels::wgmma: return ops::AttentionBackend::wgmma;
-    default: return ops::AttentionBackend::automatic;
-  }
+  return library_value<config::AttentionKernels, ops::AttentionBackend>(experiment.train().attention());
 }
 
 Plan make_plan(const Experiment& experiment) {

@@ -94,11 +94,10 @@ data::DocumentRule Opening::rule_of(const data::Dataset& dataset, bool is_tokeni
   if (!d.document_mask()) return DocumentRule::none;
   DocumentRule rule = data::document_rule_of(dataset, run.end_of_text, run.tokenizer->vocab_size());
   if (rule != DocumentRule::begins_with_id && rule != DocumentRule::ends_with_id) return rule;
-  switch (d.end_of_text_at()) {
-    case config::EndOfTextPlace::begin: return DocumentRule::begins_with_id;
-    case config::EndOfTextPlace::end: return DocumentRule::ends_with_id;
-    default: return is_tokenised ? DocumentRule::ends_with_id : rule;
-  }
+  static_assert(config::EndOfTextPlace::Value_ARRAYSIZE == 4, "another place is translated here");
+  if (d.end_of_text_at() == config::EndOfTextPlace::begin) return DocumentRule::begins_with_id;
+  if (d.end_of_text_at() == config::EndOfTextPlace::end) return DocumentRule::ends_with_id;
+  return is_tokenised ? DocumentRule::ends_with_id : rule;
 }
 
 // Texts become shards in the run folder.

@@ -28,6 +28,7 @@ void apply_process_settings(const config::Experiment& experiment) {
   config::DeviceChoice::Value choice = experiment.train().device();
   if (choice == config::DeviceChoice::cuda && num_cuda_devices() == 0)
     throw config::ConfigError("train.device=cuda: " + cuda_problem(), "Use train.device=cpu or auto.");
+  static_assert(config::DeviceChoice::Value_ARRAYSIZE == 4, "another choice is translated here");
   bool is_cuda = choice == config::DeviceChoice::cuda ||
                  (choice == config::DeviceChoice::auto_ && num_cuda_devices() > 0 && !kCudaEmulated);
   set_default_device(is_cuda ? Device::cuda() : Device::cpu());
