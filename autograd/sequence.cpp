@@ -26,20 +26,26 @@ Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const
 }
 
 std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
-                          const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
+                          const ops::AttentionTokens& keys, const ops::AttentionOptions& given_options,
+                          const AttentionBias& bias) {
+  ops::AttentionOptions options = given_options;
+  if (bias.query.defined()) options.score.query_bias = bias.query.value();
+  if (bias.key.defined()) options.score.key_bias = bias.key.value();
   ops::Attention result = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
   auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()),
                       out = Saved(result.out), lse = Saved(result.lse),
                       kept = std::array{Saved(queries.positions), Saved(queries.documents), Saved(keys.positions),
-                                        Saved(keys.documents), Saved(options.score.alibi_slopes)},
+                                        Saved(keys.documents), Saved(options.score.alibi_slopes),
+                                        Saved(options.score.query_bias), Saved(options.score.key_bias)},
                       queries, keys, options](std::span<const Tensor> dys, Wants) {
     for (const Saved& tensor : kept) tensor.get();  // an Error if one changed
     Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
     Tensor dlse = dys[1].defined() ? ops::contiguous(dys[1]) : Tensor();  // may be a slice of a joined gradient
-    auto [dq, dk, dv] = ops::attend_backward(dout, dlse, q, k, v, {out.get(), lse.get()}, queries, keys, options);
-    return Grads{dq, dk, dv};
+    auto [dq, dk, dv, dquery_bias, dkey_bias] =
+        ops::attend_backward(dout, dlse, q, k, v, {out.get(), lse.get()}, queries, keys, options);
+    return Grads{dq, dk, dv, dquery_bias, dkey_bias};
   };
-  return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV},
+  return record("attend", std::array<Tensor, 2>{result.out, result.lse}, {q_BTHK, k_BSGK, v_BSGV, bias.query, bias.key},
                 std::move(backward_of));
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/attention_bias.h"
 #include "ops/cpu/attention/kernels.h"
 #include "ops/cuda/attention/kernels.h"
 #include "ops/cuda/cudnn/attention.h"
@@ -203,6 +204,8 @@ bool asks_cudnn(std::string_view op, const core::Problem& p, const AttentionToke
   if (options.backend != AttentionBackend::cudnn) return false;
   WEFT_CHECK(kCuda && p.device.is_cuda(), str(op, ": cuDNN's kernels are for GPUs, q is on ", p.device),
              "use the backend weft or automatic, or a GPU");
+  WEFT_CHECK(!core::has_biases(options.score), str(op, ": cuDNN's kernels take no query_bias or key_bias"),
+             "use the backend weft or automatic");
   const bool is_plain = !options.mask.is_causal && options.mask.window == 0;
   const bool are_same = queries.positions.raw() == keys.positions.raw() && p.queries == p.keys;
   WEFT_CHECK(
@@ -246,6 +249,7 @@ AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const 
 void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
                   const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
   core::Problem p = checked("attend_block", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
+  const core::Biases biases = core::bind_biases(p, "attend_block", options.score);
   core::bind_state(p, "attend_block", state, has_statistic(options));
   run_forward(p, options);
 }
@@ -260,6 +264,7 @@ Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSG
       if (cuda::cudnn_attend(result, q_BTHK, k_BSGK, v_BSGV, options, why_not)) return result;
     refuse_cudnn("attend", q_BTHK, why_not);
   }
+  const core::Biases biases = core::bind_biases(p, "attend", options.score);
   Attention result{Tensor::empty({p.batch, p.queries, p.heads, p.value_width}, q_BTHK.dtype(), p.device), {}};
   if (has_statistic(options)) {
     result.lse = Tensor::empty({p.batch, p.queries, p.heads}, p.compute, p.device);
@@ -312,6 +317,8 @@ void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const
                            const AttentionOptions& options) {
   core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
+  const core::Biases biases = core::bind_biases(p, "attend_block_backward", options.score);
+  core::bind_bias_gradients(p, "attend_block_backward", grads, options.score);
   run_backward(p, options);
 }
 
@@ -339,9 +346,19 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
   };
   AttentionGrads grads{make(q_BTHK), make(k_BSGK), make(v_BSGV)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
+  const core::Biases biases = core::bind_biases(p, "attend_backward", options.score);
+  auto make_sums = [&](Tensor& to, const Tensor& bias) {
+    if (bias.defined()) to = Tensor::zeros(bias.shape(), kF64, p.device);
+  };
+  make_sums(grads.dquery_bias, options.score.query_bias), make_sums(grads.dkey_bias, options.score.key_bias);
+  core::bind_bias_gradients(p, "attend_backward", grads, options.score);
   run_backward(p, options);
-  if (q_BTHK.dtype() == kBF16 && !p.are_grads_bf16)
-    grads = {cast(grads.dq, kBF16), cast(grads.dk, kBF16), cast(grads.dv, kBF16)};
+  auto give = [](Tensor& gradient, DType dtype) {
+    if (gradient.dtype() != dtype) gradient = cast(gradient, dtype);
+  };
+  for (Tensor* gradient : {&grads.dq, &grads.dk, &grads.dv}) give(*gradient, q_BTHK.dtype());
+  if (biases.query.defined()) give(grads.dquery_bias, options.score.query_bias.dtype());
+  if (biases.key.defined()) give(grads.dkey_bias, options.score.key_bias.dtype());
   return grads;
 }
 
@@ -350,6 +367,7 @@ AttentionStatistics attention_statistics(const Tensor& q_BTHK, const Tensor& k_B
                                          const AttentionOptions& options) {
   constexpr std::string_view op = "attention_statistics";
   core::Problem p = checked(op, q_BTHK, k_BSGK, nullptr, queries, keys, options);
+  const core::Biases biases = core::bind_biases(p, op, options.score);
   p.statistic = const_cast<void*>(core::bind_rows(op, "lse", lse_BTH, p));
   auto make = [&](int64_t tokens) { return Tensor::empty({p.batch, tokens, p.heads}, kF32, p.device); };
   AttentionStatistics out{make(p.keys), make(p.queries), make(p.queries)};

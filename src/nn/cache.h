@@ -12,7 +12,7 @@ class Cache {
   Cache(int64_t batch, int64_t max_tokens);
 
   struct Slot {
-    Tensor a, b;  // keys and values; or the tail of a shift; or the running sum
+    Tensor a, b, c;  // keys, values and biases of keys; or the tail of a shift; or the running sum
   };
   Slot& slot(size_t index);
   int64_t batch() const { return batch_; }

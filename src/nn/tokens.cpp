@@ -34,22 +34,24 @@ ops::AttentionTokens Tokens::here(ops::AttentionOptions& options) const {
 }
 
 std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
-                                  ops::AttentionOptions options, const Var& sink) {
-  std::array<Var, 2> result = attend_part(q_BTHK, k_BTGK, v_BTGV, options);
+                                  ops::AttentionOptions options, const Var& sink, const AttentionBias& bias) {
+  std::array<Var, 2> result = attend_part(q_BTHK, k_BTGK, v_BTGV, options, bias);
+  if (bias.query.defined()) options.score.query_bias = bias.query.value();
+  if (bias.key.defined()) options.score.key_bias = bias.key.value();
   observe(q_BTHK, k_BTGK, v_BTGV, result[1], std::move(options), sink);
   return result;
 }
 
 std::array<Var, 2> Tokens::attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
-                                       ops::AttentionOptions options) {
+                                       ops::AttentionOptions options, const AttentionBias& bias) {
   ops::AttentionTokens tokens = here(options);
-  if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options));
-  return weft::attend(q_BTHK, k_BTGK, v_BTGV, tokens, tokens, options);
+  if (options_.cache) return decode_attend(q_BTHK, k_BTGK, v_BTGV, v_BTGV.size(-1), std::move(options), bias);
+  return weft::attend(q_BTHK, k_BTGK, v_BTGV, tokens, tokens, options, bias);
 }
 
 // Without v: the first `value_width` channels of k.
 std::array<Var, 2> Tokens::decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
-                                         ops::AttentionOptions options) {
+                                         ops::AttentionOptions options, AttentionBias bias) {
   WEFT_CHECK(!is_recording(), "attend: decoding with a cache has no gradient", "decode under NoGrad");
   ops::AttentionTokens tokens = here(options);
   options.dropout = 0;
@@ -57,7 +59,8 @@ std::array<Var, 2> Tokens::decode_attend(const Var& q_BTHK, const Var& k_BTGK, c
   Cache::Slot& slot = cache.slot(next_slot_++);
   Tensor k = cache.append(slot.a, k_BTGK.value());
   Tensor v = v_BTGV.defined() ? cache.append(slot.b, v_BTGV.value()) : k.slice(-1, 0, value_width);
-  return weft::attend(q_BTHK, k, v, tokens, cache.keys(tokens), options);
+  if (bias.key.defined()) bias.key = cache.append(slot.c, bias.key.value());
+  return weft::attend(q_BTHK, k, v, tokens, cache.keys(tokens), options, bias);
 }
 
 std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,

@@ -225,6 +225,18 @@ inline std::vector<Row> layer_rows() {
          return attend(in[0], in[1], in[2], {positions(1, 5)}, {positions(1, 5)},
                        {.normaliser = ops::Normaliser::sum})[0];
        }},
+      {"attend_bias",
+       {{1, 6, 4, 8}, {1, 6, 2, 8}, {1, 6, 2, 4}, {1, 6, 4}, {1, 6, 2}},
+       [](In in) {
+         return both(attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)}, {.score = {.softcap = 2}},
+                            {in[3], in[4]}));
+       }},
+      {"attend_bias_signed",
+       {{2, 5, 2, 4}, {2, 5, 1, 4}, {2, 5, 1, 4}, {2, 5, 2}},
+       [](In in) {
+         return both(attend(in[0], in[1], in[2], {positions(2, 5)}, {positions(2, 5)},
+                            {.normaliser = ops::Normaliser::signed_softmax}, {.key = in[3]}));
+       }},
       {"attend_dropout",
        {{1, 6, 2, 4}, {1, 6, 2, 4}, {1, 6, 2, 4}},
        [](In in) {

@@ -94,14 +94,20 @@ struct AttentionCase {
     keys.documents = make_documents(keys.positions, length);
     options.mask.same_document = true;
   }
+  // Biases of both sides, the keys' ones for key/value heads or for each head.
+  void use_biases(bool are_shared, DType dtype = kF64) {
+    options.score.query_bias = random_normal({q.size(0), q.size(1), q.size(2)}, "query bias", dtype);
+    options.score.key_bias = random_normal({k.size(0), k.size(1), (are_shared ? k : q).size(2)}, "key bias", dtype);
+  }
   const Tensor& used_dlse() const {
     static const Tensor none;
     return options.normaliser == ops::Normaliser::sum ? none : dlse;
   }
   AttentionCase on(Device device) const {
     AttentionCase c = *this;
-    for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout, &c.dlse, &c.queries.positions, &c.queries.documents, &c.keys.positions,
-                      &c.keys.documents, &c.options.score.alibi_slopes})
+    for (Tensor* t :
+         {&c.q, &c.k, &c.v, &c.dout, &c.dlse, &c.queries.positions, &c.queries.documents, &c.keys.positions,
+          &c.keys.documents, &c.options.score.alibi_slopes, &c.options.score.query_bias, &c.options.score.key_bias})
       if (t->defined()) *t = ops::to(*t, device);
     if (gap > 0)
       for (Tensor* t : {&c.q, &c.k, &c.v, &c.dout}) *t = with_gaps(*t, gap);
@@ -159,6 +165,8 @@ inline void expect_equals_reference(const AttentionCase& here, double tolerance,
     expect_near(grads.dq, want.dq, tolerance, what + " dq");
     expect_near(grads.dk, want.dk, tolerance, what + " dk");
     expect_near(grads.dv, want.dv, tolerance, what + " dv");
+    expect_near(grads.dquery_bias, want.dquery_bias, tolerance, what + " dquery_bias");
+    expect_near(grads.dkey_bias, want.dkey_bias, tolerance, what + " dkey_bias");
     Tensor sizes = y.lse;
     if (!has_lse && c.options.score.activation == ops::ScoreActivation::none) {  // signed weights
       sizes = Tensor::from(std::span<const double>(want.log_sizes), {c.q.size(0), c.q.size(1), c.q.size(2)});
@@ -197,25 +205,39 @@ inline void expect_pieces_equal_whole(const AttentionCase& c, const std::vector<
   ops::AttentionGrads got{Tensor::zeros(c.q.shape(), dtype, c.q.device()),
                           Tensor::zeros(c.k.shape(), dtype, c.q.device()),
                           Tensor::zeros(c.v.shape(), dtype, c.q.device())};
+  const Tensor &query_bias = c.options.score.query_bias, &key_bias = c.options.score.key_bias;
+  auto options_of = [&](size_t i) {
+    ops::AttentionOptions options = c.options;
+    if (key_bias.defined()) options.score.key_bias = key_bias.slice(1, cuts[i], cuts[i + 1]);
+    return options;
+  };
   for (size_t i = 0; i + 1 < cuts.size(); ++i)
     ops::attend_block(state, c.q, c.k.slice(1, cuts[i], cuts[i + 1]), c.v.slice(1, cuts[i], cuts[i + 1]), c.queries,
-                      part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
+                      part_of(c.keys, cuts[i], cuts[i + 1]), options_of(i));
   expect_near(state.out, reference::numbers(whole.out), tolerance, what + " out");
   if (whole.lse.defined()) expect_near(state.lse, reference::numbers(whole.lse), tolerance, what + " lse");
   Tensor delta = ops::attention_delta(c.dout, whole.out, c.used_dlse(), c.options);
+  if (query_bias.defined()) got.dquery_bias = Tensor::zeros(query_bias.shape(), kF64, c.q.device());
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
     Shape k_shape = c.k.shape(), v_shape = c.v.shape();
     k_shape[1] = v_shape[1] = cuts[i + 1] - cuts[i];
-    ops::AttentionGrads piece{got.dq, Tensor::zeros(k_shape, dtype, c.q.device()),
-                              Tensor::zeros(v_shape, dtype, c.q.device())};
+    ops::AttentionGrads piece{got.dq,
+                              Tensor::zeros(k_shape, dtype, c.q.device()),
+                              Tensor::zeros(v_shape, dtype, c.q.device()),
+                              got.dquery_bias,
+                              {}};
+    const ops::AttentionOptions options = options_of(i);
+    if (key_bias.defined()) piece.dkey_bias = Tensor::zeros(options.score.key_bias.shape(), kF64, c.q.device());
     ops::attend_block_backward(piece, c.dout, c.q, c.k.slice(1, cuts[i], cuts[i + 1]),
                                c.v.slice(1, cuts[i], cuts[i + 1]), whole.lse, delta, c.queries,
-                               part_of(c.keys, cuts[i], cuts[i + 1]), c.options);
+                               part_of(c.keys, cuts[i], cuts[i + 1]), options);
     auto part = [&](const Tensor& t) { return reference::numbers(t.slice(1, cuts[i], cuts[i + 1])); };
     expect_near(piece.dk, part(want.dk), tolerance, what + " dk");
     expect_near(piece.dv, part(want.dv), tolerance, what + " dv");
+    if (key_bias.defined()) expect_near(piece.dkey_bias, part(want.dkey_bias), tolerance, what + " dkey_bias");
   }
   expect_near(got.dq, reference::numbers(want.dq), tolerance, what + " dq");
+  expect_near(got.dquery_bias, reference::numbers(want.dquery_bias), tolerance, what + " dquery_bias");
 }
 
 // A problem of odd sizes, orders, masks and modifiers, and places to cut its keys at.
@@ -228,7 +250,7 @@ struct FuzzedAttention {
 
 template <class F>
 void fuzz_attention(int rounds, F&& f) {
-  const Rng rng = Rng(seed())["fuzz"], rng_of_alibi = Rng(seed())["fuzz alibi"];
+  const Rng rng = Rng(seed())["fuzz"], rng_of_alibi = Rng(seed())["fuzz alibi"], rng_of_bias = Rng(seed())["fuzz bias"];
   uint64_t n = 0;
   auto below = [&](int64_t bound) { return static_cast<int64_t>(rng.below(static_cast<uint64_t>(bound), n++)); };
   for (int round = 0; round < rounds; ++round) {
@@ -251,6 +273,8 @@ void fuzz_attention(int rounds, F&& f) {
       c.options.score.activation = static_cast<ops::ScoreActivation>(below(4));
       if (below(2)) c.options.score.shift = -1.25;
     }
+    const uint64_t bias_kind = rng_of_bias.below(6, static_cast<uint64_t>(round));
+    if (bias_kind < 2) c.use_biases(bias_kind == 0);
     std::string what = str("round ", round, " ", dtype, " ", s);
     // bf16: out and gradients are rounded once, and gradients read the rounded out through delta.
     double tolerance = dtype == kF64 ? 1e-10 : dtype == kF32 ? 1e-5 : 0x1p-6;
@@ -275,6 +299,8 @@ inline std::pair<ops::Attention, ops::AttentionGrads> expect_repeats(const Atten
   expect_same_bits(grads.dq.cpu(), more.dq.cpu(), "dq");
   expect_same_bits(grads.dk.cpu(), more.dk.cpu(), "dk");
   expect_same_bits(grads.dv.cpu(), more.dv.cpu(), "dv");
+  if (grads.dquery_bias.defined()) expect_same_bits(grads.dquery_bias.cpu(), more.dquery_bias.cpu(), "dquery_bias");
+  if (grads.dkey_bias.defined()) expect_same_bits(grads.dkey_bias.cpu(), more.dkey_bias.cpu(), "dkey_bias");
   return {y, grads};
 }
 

@@ -28,8 +28,8 @@ class AttentionReference {
   // Results: out [B, T, H, V], lse [B, T, H] (empty for sum), log of the sum of sizes of a row's weights before they are normalised,
   // entropy and largest score or size [B, T, H], column mass [B, S, H].
   Numbers out, lse, log_sizes, entropy, top, mass;
-  // After backward(): gradients in the shapes of q, k, v.
-  Numbers dq, dk, dv;
+  // After backward(): gradients in the shapes of q, k, v and of the biases that there are.
+  Numbers dq, dk, dv, dquery_bias, dkey_bias;
 
   AttentionReference(const Tensor& q, const Tensor& k, const Tensor& v, const ops::AttentionTokens& queries,
                      const ops::AttentionTokens& keys, const ops::AttentionOptions& options)
@@ -49,6 +49,8 @@ class AttentionReference {
     if (queries.documents.defined()) q_doc_ = queries.documents.to_vector<int32_t>();
     if (keys.documents.defined()) k_doc_ = keys.documents.to_vector<int32_t>();
     if (options.score.alibi_slopes.defined()) slopes_ = options.score.alibi_slopes.to_vector<float>();
+    query_bias_ = numbers(options.score.query_bias), key_bias_ = numbers(options.score.key_bias);
+    if (!key_bias_.empty()) bias_heads_ = options.score.key_bias.size(2);
     scale_ = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(K_));
     forward();
   }
@@ -56,6 +58,7 @@ class AttentionReference {
   void backward(const Tensor& dout_tensor, const Tensor& dlse_tensor) {
     Numbers dout = numbers(dout_tensor), dlse = numbers(dlse_tensor);
     dq.assign(q_.size(), 0), dk.assign(k_.size(), 0), dv.assign(v_.size(), 0);
+    dquery_bias.assign(query_bias_.size(), 0), dkey_bias.assign(key_bias_.size(), 0);
     for (int64_t b = 0; b < B_; ++b)
       for (int64_t h = 0; h < H_; ++h)
         for (int64_t i = 0; i < T_; ++i) {
@@ -69,6 +72,8 @@ class AttentionReference {
               dv[static_cast<size_t>(key(b, j, h) * V_ + c)] += w * z * dout[row(b, i, h) * V_ + c];
             }
             double ds = !has_lse() ? dw * activation_slope(score(b, h, i, j)) : std::abs(w) * dw - w * delta;
+            if (!query_bias_.empty()) dquery_bias[row(b, i, h)] += ds;
+            if (!key_bias_.empty()) dkey_bias[bias_of_key(b, j, h)] += ds;
             ds *= slope(raw(b, h, i, j)) * scale_;
             for (int64_t c = 0; c < K_; ++c) {
               dq[static_cast<size_t>(row(b, i, h) * K_ + c)] += ds * k_[key(b, j, h) * K_ + c];
@@ -95,6 +100,10 @@ class AttentionReference {
   int64_t row(int64_t b, int64_t i, int64_t h) const { return (b * T_ + i) * H_ + h; }
   int64_t key(int64_t b, int64_t j, int64_t h) const { return (b * S_ + j) * G_ + h / (H_ / G_); }
 
+  int64_t bias_of_key(int64_t b, int64_t j, int64_t h) const {
+    return (b * S_ + j) * bias_heads_ + h / (H_ / bias_heads_);
+  }
+
   double raw(int64_t b, int64_t h, int64_t i, int64_t j) const {
     double s = 0;
     for (int64_t c = 0; c < K_; ++c) s += q_[row(b, i, h) * K_ + c] * k_[key(b, j, h) * K_ + c];
@@ -104,6 +113,9 @@ class AttentionReference {
     double s = raw(b, h, i, j), cap = options_.score.softcap;
     if (cap > 0) s = cap * std::tanh(s / cap);
     if (!slopes_.empty()) s -= double{slopes_[h]} * (q_pos_[b * T_ + i] - k_pos_[b * S_ + j]);
+    if (!query_bias_.empty())
+      s += query_bias_[row(b, i, h)] + (key_bias_.empty() ? 0 : key_bias_[bias_of_key(b, j, h)]);
+    else if (!key_bias_.empty()) s += key_bias_[bias_of_key(b, j, h)];
     return s + options_.score.shift;
   }
   double activated(double s) const {
@@ -176,9 +188,9 @@ class AttentionReference {
   }
 
   ops::AttentionOptions options_;
-  int64_t B_, T_, S_, H_, G_, K_, V_;
+  int64_t B_, T_, S_, H_, G_, K_, V_, bias_heads_ = 1;
   double scale_;
-  Numbers q_, k_, v_, weight_;
+  Numbers q_, k_, v_, query_bias_, key_bias_, weight_;
   std::vector<int32_t> q_pos_, k_pos_, q_doc_, k_doc_;
   std::vector<float> slopes_;
 };

@@ -118,9 +118,15 @@ Var logsumexp(const Var& x, int64_t dim = -1);
 // sequence.cpp
 Var rotary(const Var& x_BTHK, const ops::RotaryTable& table);
 Var causal_conv(const Var& x_BTD, const Var& weight_DW, const Var& bias_D, const Tensor& documents_BT);
-// {out, lse}, both differentiable. lse is undefined for normalisers without one.
+// Biases of scores with gradients, each undefined or as in ops::AttentionScore.
+struct AttentionBias {
+  Var query = {};  // [B, T, H]
+  Var key = {};    // [B, S, G] or [B, S, H]
+};
+// {out, lse}, both differentiable. lse is undefined for normalisers without one. A defined bias takes the place of the one in options.score.
 std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
-                          const ops::AttentionTokens& keys, const ops::AttentionOptions& options);
+                          const ops::AttentionTokens& keys, const ops::AttentionOptions& options,
+                          const AttentionBias& bias = {});
 
 // Without gradients, for layers: they reach ops through here.
 ops::RotaryTable make_rotary_table(const Tensor& positions_BT, int64_t head_width, const ops::RotaryOptions& options);

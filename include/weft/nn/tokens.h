@@ -28,13 +28,14 @@ class Tokens : public TokenTable {
   bool is_decoding() const { return options_.cache != nullptr; }
 
   // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
-  // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it.
+  // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it. `bias`: of the scores
+  // of these tokens; decoding keeps the biases of keys beside the keys.
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {},
-                            const Var& sink = {});
+                            const Var& sink = {}, const AttentionBias& bias = {});
   // For a mixer that computes its heads in several parts. attend_part() is attend() without reports to diagnostics and probes. The mixer
   // reports once, by observe() with the queries, keys and values of all heads; its `lse` may then be undefined.
-  std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
-                                 ops::AttentionOptions options);
+  std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options,
+                                 const AttentionBias& bias = {});
   void observe(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, Var lse_BTH, ops::AttentionOptions options,
                const Var& sink);
   // For a mixer that computes its weights itself: statistics over all T keys if takes_reports(), weights [B, T, H, T] if shows_weights().
@@ -116,7 +117,7 @@ class Tokens : public TokenTable {
  private:
   using Shared = std::vector<std::pair<std::string, Var>>;
   std::array<Var, 2> decode_attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, int64_t value_width,
-                                   ops::AttentionOptions options);
+                                   ops::AttentionOptions options, AttentionBias bias = {});
   ops::AttentionTokens here(ops::AttentionOptions& options) const;
   Var merged_lse(const Var& q, const Var& k, const Var& lse, const Var& sink,
                  const ops::AttentionOptions& options) const;

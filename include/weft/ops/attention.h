@@ -21,10 +21,14 @@ struct AttentionMask {
 // The weight of a score s under the sum normaliser: s, sigmoid(s), max(s, 0), elu(s) + 1, or 1 + s + s^2 / 2.
 enum class ScoreActivation : uint8_t { none, sigmoid, relu, elu1, taylor2 };
 
-// What happens to scale * q.k before the normaliser, in this order.
+// What happens to scale * q.k before the normaliser, in this order. Biases are numbers per token and head, in f32 or f64, on the device of
+// q: s += query_bias[t, h] + key_bias[s, head]. The error of this sum is relative to the sum, even if each bias is huge. So give running
+// sums of log gates in f64. A key bias of -inf hides the key from softmax.
 struct AttentionScore {
   double softcap = 0;        // if > 0: cap * tanh(s / cap)
   Tensor alibi_slopes = {};  // [H] f32 on the device of q, or undefined: s -= slope_h * (query - key position)
+  Tensor query_bias = {};    // [B, T, H], or undefined
+  Tensor key_bias = {};      // [B, S, G] or [B, S, H], or undefined; of a piece of the keys: of that piece
   double shift = 0;          // s + shift; sum only
   ScoreActivation activation = ScoreActivation::none;  // sum only
 };
@@ -37,7 +41,8 @@ enum class Normaliser {
 
 // Whose kernels a call runs. Error if kernels are asked for by name and cannot do the call.
 //   weft    this framework's: every device, dtype and functor
-//   wgmma   this framework's for GPUs of compute capability 9.0 (Hopper): bf16, keys and values at most 128 wide, rows of whole 16 bytes
+//   wgmma   this framework's for GPUs of compute capability 9.0 (Hopper): bf16, keys and values at most 128 wide, rows of whole 16 bytes,
+//           no biases
 //   cudnn   cuDNN's (GPUs, bf16), in attend() and attend_backward() only: softmax of plain scores under a causal mask or a window. Queries
 //           and keys must have the same tensor of positions and be are_consecutive, and lse has no gradient
 // automatic is weft: the others have not been measured to be faster (docs/gpu.md).
@@ -82,10 +87,12 @@ Attention attend(const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSG
 // delta = dout . out - dlse per (query, head), f32. Compute it once, also where keys come in several sets. dlse may be undefined.
 Tensor attention_delta(const Tensor& dout_BTHV, const Tensor& out_BTHV, const Tensor& dlse_BTH,
                        const AttentionOptions& options);
-// Adds what these keys contribute to dq, dk, dv (f32 or f64 of the inputs' shapes; begin with zeros). lse and delta are those over all keys
-// of the row, so the same call serves each of several sets of keys.
+// Adds what these keys contribute to dq, dk, dv (f32 or f64 of the inputs' shapes; begin with zeros), and to the gradients of biases that
+// are defined (f64, of the biases' shapes). lse and delta are those over all keys of the row, so the same call serves each of several sets
+// of keys.
 struct AttentionGrads {
   Tensor dq, dk, dv;
+  Tensor dquery_bias = {}, dkey_bias = {};
 };
 void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const Tensor& q_BTHK, const Tensor& k_BSGK,
                            const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,

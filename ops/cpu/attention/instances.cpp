@@ -1,6 +1,7 @@
 // The list of instances: f32 in every instruction set and f64 in the baseline, each with {softmax: plain, softcap, ALiBi,
-// softcap then ALiBi; sum: plain, any modifier and activation; signed softmax: any modifier}; one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are
-// widened when rows are packed, so they need no instances.
+// softcap then ALiBi; sum: plain, any modifier and activation; signed softmax: any modifier; each of the three with biases};
+// one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are widened when rows are packed, so they
+// need no instances.
 #include "ops/cpu/attention/kernels.h"
 #include "weft/ops/attention_core.h"
 
@@ -24,6 +25,11 @@ void with_softmax_score(const AttentionScore& score, F&& run) {
 template <class F>
 void with_functors(const AttentionOptions& options, F&& run) {
   const AttentionScore& s = options.score;
+  if (s.query_bias.defined() || s.key_bias.defined()) switch (options.normaliser) {
+      case Normaliser::softmax: return run(BiasedScore<false>(s), SoftmaxNormaliser{});
+      case Normaliser::sum: return run(BiasedScore<true>(s), SumNormaliser{});
+      case Normaliser::signed_softmax: return run(BiasedScore<false>(s), SignedSoftmaxNormaliser{});
+    }
   bool is_plain = s.softcap == 0 && !s.alibi_slopes.defined() && s.shift == 0 && s.activation == ScoreActivation::none;
   switch (options.normaliser) {
     case Normaliser::softmax: return with_softmax_score(s, [&](const auto& score) { run(score, SoftmaxNormaliser{}); });

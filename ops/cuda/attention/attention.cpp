@@ -28,6 +28,7 @@ std::string wgmma_problem(const Problem& p, bool is_backward) {
   if (const int found = architecture(p.device.index); found != 90)
     return str("the GPU has compute capability ", found / 10, ".", found % 10, ", they are for 9.0");
   if (!p.q.is_bf16) return "q is not bf16";
+  if (p.query_bias.data || p.key_bias.data) return "scores have a query_bias or key_bias";
   if (is_backward && !p.dout.is_bf16) return "the gradient of out is not bf16";
   if (width_of(p) > 128) return str("heads are ", p.key_width, " and ", p.value_width, " wide, they take up to 128");
   const std::string q = tile_map_problem(p.q, p.batch, p.queries, p.heads, p.key_width),

@@ -10,14 +10,15 @@
 namespace weft::cuda::attention::tensor {
 
 // What backward reads of the queries of a walked tile.
+template <class Score>
 struct QueryNumbers {
-  Tokens tokens;
+  TileTokensOf<Score> tokens;
   float statistic[kWalked], delta[kWalked];
 
   template <bool kHasStatistic>
   __device__ __forceinline__ void load(const Work& w, int64_t b, int head, int64_t q0) {
     const Problem& p = w.p;
-    tokens.load(w.queries, b, q0);
+    tokens.load(w.queries, p.query_bias, b, q0, head);
     int64_t at = b * p.queries * p.heads + head;
     if constexpr (kHasStatistic) {
       load_numbers(statistic, static_cast<const float*>(p.statistic) + at, p.heads, q0, p.queries, 0);
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kBlock) backward_keys(Work w, Mask mask, Score
   auto* memory = reinterpret_cast<uint16_t*>(dynamic_shared());
   const Rows<kWidth> keys{memory}, values{memory + kOwn * kWidth};
   const Walked<kWidth> walked{memory + 2 * kOwn * kWidth, stages};
-  auto* numbers = reinterpret_cast<QueryNumbers*>(walked.memory + 2 * stages * kWalked * kWidth);
+  auto* numbers = reinterpret_cast<QueryNumbers<Score>*>(walked.memory + 2 * stages * kWalked * kWidth);
   const Pairs<float, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
 
   auto copy = [&](const Tile& at, int turn) {
@@ -72,14 +73,14 @@ __global__ void __launch_bounds__(kBlock) backward_keys(Work w, Mask mask, Score
 
   float dk[M][C][4], dv[M][C][4];
   clear(dk), clear(dv);
-  Token<int32_t> own[M][2];
+  PairToken<float, Score> own[M][2];
+  auto load_own = [&](int head) {
 #pragma unroll
-  for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      int64_t at = k0 + own_row<M>(m, h);
-      own[m][h] = at < p.keys ? w.keys.tokens.at(b, at) : Token<int32_t>{0, 0};
-    }
+      for (int h = 0; h < 2; ++h) own[m][h] = pairs.key(w, b, k0 + own_row<M>(m, h), head);
+  };
+  load_own(kv_head * each);
   Walk<Mask, false> walk(w, mask, b, tile, kv_head * each, kv_head * each + each);
   Tile at, next;
   bool is_more = walk.next(at);
@@ -99,23 +100,30 @@ __global__ void __launch_bounds__(kBlock) backward_keys(Work w, Mask mask, Score
     if (stages == 2) copy_wait<1>();
     else copy_wait<0>();
     __syncthreads();
-    const QueryNumbers& q = numbers[turn & 1];
+    const QueryNumbers<Score>& q = numbers[turn & 1];
     const int64_t q0 = int64_t{at.index} * kWalked;
+    if constexpr (pairs.kBiased) load_own(at.head);
 #pragma unroll 1
     for (int first = 0; first < kWalked; first += 8 * N) {
       float x[M][N][4], dweight[M][N][4];
       product(x, keys, warp_index() * 16 * M, walked.rows(0, turn), first, (key_width + 15) / 16);
       product(dweight, values, warp_index() * 16 * M, walked.rows(1, turn), first, (value_width + 15) / 16);
       auto gradient_of = [&](float dot, float dw, int m, int h, int j, auto is_full) {
-        Token<int32_t> query = q.tokens.at(first + j);
+        const auto query = q.tokens.at(first + j);
         bool is_kept = is_full || (q0 + first + j < p.queries && pairs.keep(at.head, query, own[m][h]));
         return pairs.gradient(dot, dw, Normaliser::backward_shift(q.statistic[first + j]), q.delta[first + j], is_kept,
                               at.head, query, own[m][h]);
       };
+      [[maybe_unused]] float bias_sums[M][2] = {};
       with_fullness<decltype(pairs)::kIsPlain>(at.is_full, [&](auto is_full) {
-        differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); });
+        differentiate<decltype(pairs)::kBiased>(
+            x, dweight, [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); },
+            bias_sums);
       });
+      if constexpr (decltype(pairs)::kBiased) {
+        if (blockIdx.y == 0)
+          give_bias(p.key_bias, b, k0, at.head, bias_sums);  // other blocks of it have the same pairs
+      }
       if (first_column < value_width) accumulate(dv, x, walked.rows(1, turn), first, first_column);
       if (first_column < key_width) accumulate(dk, dweight, walked.rows(0, turn), first, first_column);
     }
@@ -144,7 +152,7 @@ __global__ void __launch_bounds__(kBlock)
   auto* memory = reinterpret_cast<uint16_t*>(dynamic_shared());
   const Rows<kWidth> queries{memory}, douts{memory + kOwn * kWidth};
   const Walked<kWidth> walked{memory + 2 * kOwn * kWidth, stages};
-  auto* tokens = reinterpret_cast<Tokens*>(walked.memory + 2 * stages * kWalked * kWidth);
+  auto* tokens = reinterpret_cast<TileTokensOf<Score>*>(walked.memory + 2 * stages * kWalked * kWidth);
   const Pairs<float, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
 
   auto copy = [&](const Tile& at, int turn) {
@@ -154,7 +162,7 @@ __global__ void __launch_bounds__(kBlock)
   };
 
   float dq[M][C][4], shift[M][2], delta[M][2];
-  Token<int32_t> own[M][2];
+  PairToken<float, Score> own[M][2];
   clear(dq);
 #pragma unroll
   for (int m = 0; m < M; ++m)
@@ -162,7 +170,7 @@ __global__ void __launch_bounds__(kBlock)
     for (int h = 0; h < 2; ++h) {
       int64_t at = q0 + own_row<M>(m, h), row = (b * p.queries + at) * p.heads + head;
       bool is_there = at < p.queries;
-      own[m][h] = is_there ? w.queries.tokens.at(b, at) : Token<int32_t>{0, 0};
+      own[m][h] = pairs.query(w, b, at, head);
       bool has = is_there && Normaliser::kHasStatistic;
       shift[m][h] = Normaliser::backward_shift(has ? static_cast<const float*>(p.statistic)[row] : 0.0f);
       delta[m][h] = has ? static_cast<const float*>(p.delta)[row] : 0.0f;
@@ -173,20 +181,20 @@ __global__ void __launch_bounds__(kBlock)
   if (is_more) {
     load_rows<kOwn>(queries, p.q.at(b, head), q0, p.queries, key_width, w.is_wide);
     load_rows<kOwn>(douts, p.dout.at(b, head), q0, p.queries, value_width, w.is_wide);
-    copy(at, 0), tokens[0].load(w.keys, b, int64_t{at.index} * kWalked);
+    copy(at, 0), tokens[0].load(w.keys, p.key_bias, b, int64_t{at.index} * kWalked, head);
   }
   copy_commit();
   for (int turn = 0; is_more; ++turn) {
     is_more = walk.next(next);
     if (is_more) {
-      tokens[(turn + 1) & 1].load(w.keys, b, int64_t{next.index} * kWalked);
+      tokens[(turn + 1) & 1].load(w.keys, p.key_bias, b, int64_t{next.index} * kWalked, head);
       if (stages == 2) copy(next, turn + 1);
     }
     copy_commit();
     if (stages == 2) copy_wait<1>();
     else copy_wait<0>();
     __syncthreads();
-    const Tokens& keys = tokens[turn & 1];
+    const TileTokensOf<Score>& keys = tokens[turn & 1];
     const int64_t k0 = int64_t{at.index} * kWalked;
 #pragma unroll 1
     for (int first = 0; first < kWalked; first += 8 * N) {
@@ -194,14 +202,17 @@ __global__ void __launch_bounds__(kBlock)
       product(x, queries, warp_index() * 16 * M, walked.rows(0, turn), first, (key_width + 15) / 16);
       product(dweight, douts, warp_index() * 16 * M, walked.rows(1, turn), first, (value_width + 15) / 16);
       auto gradient_of = [&](float dot, float dw, int m, int h, int j, auto is_full) {
-        Token<int32_t> key = keys.at(first + j);
+        const auto key = keys.at(first + j);
         bool is_kept = is_full || (k0 + first + j < p.keys && pairs.keep(head, own[m][h], key));
         return pairs.gradient(dot, dw, shift[m][h], delta[m][h], is_kept, head, own[m][h], key);
       };
+      [[maybe_unused]] float bias_sums[M][2] = {};
       with_fullness<decltype(pairs)::kIsPlain>(at.is_full, [&](auto is_full) {
-        differentiate(x, dweight,
-                      [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); });
+        differentiate<decltype(pairs)::kBiased>(
+            x, dweight, [&](float s, float dw, int m, int h, int j) { return gradient_of(s, dw, m, h, j, is_full); },
+            bias_sums);
       });
+      if constexpr (decltype(pairs)::kBiased) give_bias(p.query_bias, b, q0, head, bias_sums);
       accumulate(dq, dweight, walked.rows(0, turn), first, 0);
     }
     __syncthreads();  // nobody reads this tile
@@ -229,19 +240,21 @@ void backward_bf16(const Problem& p, const ops::AttentionOptions& options) {
   using namespace tensor;
   using Shape = BackwardShape<kWidth>;
   constexpr int M = Shape::kKeyM, N = Shape::kKeyN, C = Shape::kKeyColumns / 8;
-  auto key_bytes = [](int stages) { return backward_shared_bytes<kWidth, QueryNumbers>(64 * M, stages); };
-  auto query_bytes = [](int stages) { return backward_shared_bytes<kWidth, Tokens>(64 * Shape::kQueryM, stages); };
   const auto most = static_cast<size_t>(max_shared_bytes(p.device.index));
-  const int key_stages = key_bytes(2) <= most ? 2 : 1, query_stages = query_bytes(2) <= most ? 2 : 1;
   const Prepared for_keys(p, kWalked, 64 * M), for_queries(p, 64 * Shape::kQueryM, kWalked);
   const int64_t columns = p.key_width > p.value_width ? p.key_width : p.value_width;
   const dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * for_keys.work.keys.tiles),
                       static_cast<unsigned>((columns + 8 * C - 1) / (8 * C)));
   const dim3 query_grid(static_cast<unsigned>(p.batch * p.heads * for_queries.work.queries.tiles));
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);
+    auto key_bytes = [&](int stages) { return backward_shared_bytes<kWidth, QueryNumbers<Score>>(64 * M, stages); };
+    auto query_bytes = [&](int stages) {
+      return backward_shared_bytes<kWidth, TileTokensOf<Score>>(64 * Shape::kQueryM, stages);
+    };
+    const int key_stages = key_bytes(2) <= most ? 2 : 1, query_stages = query_bytes(2) <= most ? 2 : 1;
     launch("attention_backward", backward_keys<M, N, C, kWidth, Mask, Score, Normaliser>, key_grid, dim3(kBlock),
            key_bytes(key_stages), stream_of(p), for_keys.work, mask, score, Dropout(p), key_stages);
     launch("attention_backward", backward_queries<Shape::kQueryM, Shape::kQueryN, kWidth, Mask, Score, Normaliser>,

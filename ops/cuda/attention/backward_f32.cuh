@@ -9,16 +9,16 @@
 namespace weft::cuda::attention::plain {
 
 // What backward reads of a query.
-template <class T, class Normaliser>
+template <class T, class Score, class Normaliser>
 struct QueryRow {
   bool is_there;
-  Token<int32_t> token = {0, 0};
+  PairToken<T, Score> token;
   T shift, delta = 0;
 
-  __device__ __forceinline__ QueryRow(const Work& w, int64_t b, int head, int64_t at) : is_there(at < w.p.queries) {
+  __device__ __forceinline__ QueryRow(const Work& w, int64_t b, int head, int64_t at)
+      : is_there(at < w.p.queries), token(pair_token<T, Score>(w.queries, w.p.query_bias, b, at, head)) {
     T statistic = 0;
     if (is_there) {
-      token = w.queries.tokens.at(b, at);
       int64_t row = (b * w.p.queries + at) * w.p.heads + head;
       if constexpr (Normaliser::kHasStatistic) {
         statistic = static_cast<const T*>(w.p.statistic)[row];
@@ -28,13 +28,13 @@ struct QueryRow {
     shift = Normaliser::backward_shift(statistic);
   }
 };
+template <class T, class Score>
 struct KeyRow {
   bool is_there;
-  Token<int32_t> token = {0, 0};
+  PairToken<T, Score> token;
 
-  __device__ __forceinline__ KeyRow(const Work& w, int64_t b, int64_t at) : is_there(at < w.p.keys) {
-    if (is_there) token = w.keys.tokens.at(b, at);
-  }
+  __device__ __forceinline__ KeyRow(const Work& w, int64_t b, int head, int64_t at)
+      : is_there(at < w.p.keys), token(pair_token<T, Score>(w.keys, w.p.key_bias, b, at, head)) {}
 };
 
 template <class T>
@@ -85,19 +85,24 @@ __global__ void __launch_bounds__(kThreads) backward_keys(Work w, Mask mask, Sco
     put(s.weights, x);
     product(x, s, v, k0, p.keys, dout, q0, p.queries, p.value_width);
     put(s.dscores, x);
+    [[maybe_unused]] T bias_sums[R] = {};
 #pragma unroll 1
     for (int j = thread_x(); j < kTile<T>; j += kSide) {
-      QueryRow<T, Normaliser> query(w, b, at.head, q0 + j);
+      QueryRow<T, Score, Normaliser> query(w, b, at.head, q0 + j);
 #pragma unroll 1
       for (int i = thread_y(); i < kTile<T>; i += kSide) {
-        KeyRow key(w, b, k0 + i);
+        KeyRow<T, Score> key(w, b, at.head, k0 + i);
         bool is_kept = at.is_full || (query.is_there && pairs.keep(at.head, query.token, key.token));
         auto g = pairs.gradient(s.weights[i][j], s.dscores[i][j], query.shift, query.delta, is_kept, at.head,
                                 query.token, key.token);
         s.weights[i][j] = g.weight;
         s.dscores[i][j] = g.dscore;
+        if constexpr (pairs.kBiased) bias_sums[i / kSide] += query.is_there ? g.dbias : T(0);
       }
     }
+    if constexpr (pairs.kBiased)
+      for (int i = 0; i < R; ++i)
+        add_bias_gradient<kSide>(p.key_bias, b, k0 + thread_y() + kSide * i, at.head, bias_sums[i]);
     accumulate(dv, s.weights, s, dout, q0, p.queries, p.value_width);
     accumulate(dk, s.dscores, s, q, q0, p.queries, p.key_width);
     is_more = walk.next(at);
@@ -133,16 +138,18 @@ __global__ void __launch_bounds__(kThreads) backward_queries(Work w, Mask mask, 
     put(s.dscores, x);
 #pragma unroll 1
     for (int i = thread_y(); i < kTile<T>; i += kSide) {
-      QueryRow<T, Normaliser> query(w, b, head, q0 + i);
+      QueryRow<T, Score, Normaliser> query(w, b, head, q0 + i);
+      [[maybe_unused]] T bias_sum = 0;
 #pragma unroll 1
       for (int j = thread_x(); j < kTile<T>; j += kSide) {
-        KeyRow key(w, b, k0 + j);
+        KeyRow<T, Score> key(w, b, head, k0 + j);
         bool is_kept = at.is_full || (key.is_there && pairs.keep(head, query.token, key.token));
-        s.dscores[i][j] = pairs
-                              .gradient(s.weights[i][j], s.dscores[i][j], query.shift, query.delta, is_kept, head,
-                                        query.token, key.token)
-                              .dscore;
+        auto g = pairs.gradient(s.weights[i][j], s.dscores[i][j], query.shift, query.delta, is_kept, head, query.token,
+                                key.token);
+        s.dscores[i][j] = g.dscore;
+        if constexpr (pairs.kBiased) bias_sum += key.is_there ? g.dbias : T(0);
       }
+      if constexpr (pairs.kBiased) add_bias_gradient<kSide>(p.query_bias, b, q0 + i, head, bias_sum);
     }
     accumulate(dq, s.dscores, s, k, k0, p.keys, p.key_width);
     is_more = walk.next(at);
@@ -161,7 +168,7 @@ void backward_plain(const Problem& p, const ops::AttentionOptions& options) {
   const Work& w = prepared.work;
   dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * w.keys.tiles)),
       query_grid(static_cast<unsigned>(p.batch * p.heads * w.queries.tiles));
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

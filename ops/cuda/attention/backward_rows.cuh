@@ -26,9 +26,11 @@ __device__ __forceinline__ void give_rows(const Problem& p, void* gradient, int6
     }
 }
 
-// Weights and score gradients of a tile in place of its products, by gradient_of(product, dweight, m, h, walked token).
-template <int M, int N, class F>
-__device__ __forceinline__ void differentiate(float (&x)[M][N][4], float (&dweight)[M][N][4], F&& gradient_of) {
+// Weights and score gradients of a tile in place of its products, by gradient_of(product, dweight, m, h, walked token). kBiased: adds
+// the gradients of pairs' biases to those of the lane's rows.
+template <bool kBiased = false, int M, int N, class F>
+__device__ __forceinline__ void differentiate(float (&x)[M][N][4], float (&dweight)[M][N][4], F&& gradient_of,
+                                              float (*bias_sums)[2] = nullptr) {
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -40,7 +42,18 @@ __device__ __forceinline__ void differentiate(float (&x)[M][N][4], float (&dweig
           float &s = x[m][n][2 * h + e], &dw = dweight[m][n][2 * h + e];
           auto g = gradient_of(s, dw, m, h, 8 * n + 2 * lane_t() + e);
           s = g.weight, dw = g.dscore;
+          if constexpr (kBiased) bias_sums[m][h] += g.dbias;
         }
+}
+
+// Adds the rows' gradients of biases: own rows from `first` on, sums over the walked tokens of a tile for one head.
+template <int M>
+__device__ __forceinline__ void give_bias(const ops::core::BiasView& biases, int64_t b, int64_t first, int head,
+                                          float (&sums)[M][2]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) add_bias_gradient<4>(biases, b, first + own_row<M>(m, h), head, sums[m][h]);
 }
 
 }  // namespace weft::cuda::attention::tensor

@@ -10,8 +10,9 @@ namespace weft::cuda::attention::tensor {
 template <int M, int kWidth>
 struct ForwardShape {
   static constexpr int kOwn = 64 * M;  // queries of a block
-  static constexpr size_t kSharedBytes =
-      (kOwn + 2 * kWalked) * kWidth * sizeof(uint16_t) + 2 * sizeof(Tokens) + kOwn * sizeof(Token<int32_t>);
+  template <class Score>
+  static constexpr size_t kSharedBytes = (kOwn + 2 * kWalked) * kWidth * sizeof(uint16_t) +
+                                         2 * sizeof(TileTokensOf<Score>) + kOwn * sizeof(PairToken<float, Score>);
 };
 
 // Block (row, head, tile of queries), later tiles first: under the masks that matter they see more keys.
@@ -24,12 +25,13 @@ __global__ void __launch_bounds__(kBlock) forward_block(Work w, Mask mask, Score
   const int key_width = static_cast<int>(p.key_width), steps = (key_width + 15) / 16;
   auto* memory = reinterpret_cast<uint16_t*>(dynamic_shared());
   const Rows<kWidth> queries{memory}, keys{memory + kOwn * kWidth}, values{keys.at + kWalked * kWidth};
-  auto* tokens = reinterpret_cast<Tokens*>(values.at + kWalked * kWidth);  // of this tile and of the next one
-  auto* query_tokens = reinterpret_cast<Token<int32_t>*>(tokens + 2);
+  using KeyTokens = TileTokensOf<Score>;
+  auto* tokens = reinterpret_cast<KeyTokens*>(values.at + kWalked * kWidth);  // of this tile and of the next one
+  auto* query_tokens = reinterpret_cast<PairToken<float, Score>*>(tokens + 2);
   const Operand k = p.k.at(b, head / p.heads_per_group()), v = p.v.at(b, head / p.heads_per_group());
   const int64_t q0 = int64_t{tile} * kOwn;
 
-  load_queries(query_tokens, w, b, q0, kOwn);
+  load_queries<Score>(query_tokens, w, b, q0, kOwn, head);
   ForwardRows<M, kWalked / 8, kWidth, Mask, Score, Normaliser> forward(w, mask, score, dropout, b, head, q0,
                                                                        query_tokens);
   forward.load();
@@ -39,7 +41,7 @@ __global__ void __launch_bounds__(kBlock) forward_block(Work w, Mask mask, Score
   load_rows<kOwn>(queries, p.q.at(b, head), q0, p.queries, key_width, w.is_wide);
   if (is_more) {
     load_rows<kWalked>(keys, k, int64_t{at.index} * kWalked, p.keys, key_width, w.is_wide);
-    tokens[0].load(w.keys, b, int64_t{at.index} * kWalked);
+    tokens[0].load(w.keys, p.key_bias, b, int64_t{at.index} * kWalked, head);
   }
   copy_commit();
   for (int turn = 0; is_more; turn ^= 1) {
@@ -54,7 +56,7 @@ __global__ void __launch_bounds__(kBlock) forward_block(Work w, Mask mask, Score
     __syncthreads();  // nobody reads the keys
     if (is_more) {
       load_rows<kWalked>(keys, k, int64_t{next.index} * kWalked, p.keys, key_width, w.is_wide);
-      tokens[turn ^ 1].load(w.keys, b, int64_t{next.index} * kWalked);
+      tokens[turn ^ 1].load(w.keys, p.key_bias, b, int64_t{next.index} * kWalked, head);
     }
     copy_commit();
     with_fullness<decltype(forward.pairs)::kIsPlain>(
@@ -82,12 +84,12 @@ void forward_bf16(const Problem& p, const ops::AttentionOptions& options) {
   using Shape = tensor::ForwardShape<M, kWidth>;
   Prepared prepared(p, Shape::kOwn, tensor::kWalked);
   dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);
     launch("attention", tensor::forward_block<M, kWidth, Mask, Score, Normaliser>, grid, dim3(tensor::kBlock),
-           Shape::kSharedBytes, stream_of(p), prepared.work, mask, score, Dropout(p));
+           Shape::template kSharedBytes<Score>, stream_of(p), prepared.work, mask, score, Dropout(p));
   });
 }
 

@@ -17,7 +17,7 @@ struct Forward {
   Shared<T>& s;
   int64_t b, q0;
   int head;
-  Token<int32_t> tokens[R];
+  PairToken<T, Score> tokens[R];
   State state[R];
   T out[R][kMostColumns];
 
@@ -37,7 +37,7 @@ struct Forward {
       T statistic = 0;
       if (has && Normaliser::kHasStatistic) statistic = static_cast<const T*>(w.p.statistic)[row_of(i)];
       state[i] = Normaliser::init(statistic, has);
-      tokens[i] = is_there(i) ? w.queries.tokens.at(b, q0 + thread_y() + kSide * i) : Token<int32_t>{0, 0};
+      tokens[i] = pairs.query(w, b, q0 + thread_y() + kSide * i, head);
 #pragma unroll
       for (int j = 0; j < kMostColumns; ++j) out[i][j] = 0;
       if (has)
@@ -50,13 +50,13 @@ struct Forward {
     int64_t k0 = int64_t{tile.index} * kTile<T>, kv_head = head / w.p.heads_per_group();
     T x[R][R];
     product(x, s, w.p.q.at(b, head), q0, w.p.queries, w.p.k.at(b, kv_head), k0, w.p.keys, w.p.key_width);
-    Token<int32_t> keys[R];
+    PairToken<T, Score> keys[R];
     bool is_key[R];
 #pragma unroll
     for (int j = 0; j < R; ++j) {
       int64_t at = k0 + thread_x() + kSide * j;
       is_key[j] = at < w.p.keys;
-      keys[j] = is_key[j] ? w.keys.tokens.at(b, at) : Token<int32_t>{0, 0};
+      keys[j] = pairs.key(w, b, at, head);
     }
 #pragma unroll
     for (int i = 0; i < R; ++i) {
@@ -123,7 +123,7 @@ template <class T>
 void forward_plain(const Problem& p, const ops::AttentionOptions& options) {
   Prepared prepared(p, plain::kTile<T>, plain::kTile<T>);
   dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

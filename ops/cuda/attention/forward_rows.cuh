@@ -7,10 +7,12 @@
 
 namespace weft::cuda::attention::tensor {
 
-// Positions and documents of the block's own queries, by all its threads; complete after a barrier.
-__device__ __forceinline__ void load_queries(Token<int32_t>* to, const Work& w, int64_t b, int64_t q0, int count) {
+// Positions and documents of the block's own queries, and their biases, by all its threads; complete after a barrier.
+template <class Score>
+__device__ __forceinline__ void load_queries(PairToken<float, Score>* to, const Work& w, int64_t b, int64_t q0,
+                                             int count, int head) {
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
-    to[i] = q0 + i < w.p.queries ? w.queries.tokens.at(b, q0 + i) : Token<int32_t>{0, 0};
+    to[i] = pair_token<float, Score>(w.queries, w.p.query_bias, b, q0 + i, head);
 }
 
 // M: fragments of 16 rows of a warp; 8 N: keys of a tile; kWidth: the wider of keys and values, rounded up.
@@ -23,16 +25,16 @@ struct ForwardRows {
   Pairs<float, Mask, Score, Normaliser> pairs;
   int64_t b, q0;
   int head;
-  const Token<int32_t>* queries;  // of the block, in shared memory
+  const PairToken<float, Score>* queries;  // of the block, in shared memory
   State state[M][2];
   float out[M][C][4];
 
   __device__ __forceinline__ ForwardRows(const Work& w, const Mask& mask, const Score& score, const Dropout& dropout,
-                                         int64_t b, int head, int64_t q0, const Token<int32_t>* queries)
+                                         int64_t b, int head, int64_t q0, const PairToken<float, Score>* queries)
       : w(w), pairs(w, mask, score, dropout, b), b(b), q0(q0), head(head), queries(queries) {}
 
   __device__ __forceinline__ bool is_there(int m, int h) const { return q0 + own_row<M>(m, h) < w.p.queries; }
-  __device__ __forceinline__ Token<int32_t> query(int m, int h) const { return queries[own_row<M>(m, h)]; }
+  __device__ __forceinline__ PairToken<float, Score> query(int m, int h) const { return queries[own_row<M>(m, h)]; }
   __device__ __forceinline__ int64_t row_of(int m, int h) const {
     return (b * w.p.queries + q0 + own_row<M>(m, h)) * w.p.heads + head;
   }
@@ -60,7 +62,7 @@ struct ForwardRows {
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const Token<int32_t> q = query(m, h);
+        const PairToken<float, Score> q = query(m, h);
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll

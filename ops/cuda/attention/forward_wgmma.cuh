@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kBlock, 1)
   const int block = static_cast<int>(blockIdx.x), tiles = w.queries.tiles, heads = static_cast<int>(w.p.heads);
   const int tile = tiles - 1 - block % tiles, head = block / tiles % heads, b = block / tiles / heads;
   const ForwardMemory<kWidth> memory{SharedMemory()};
-  tensor::load_queries(memory.numbers.queries, w, b, int64_t{tile} * kOwn, kOwn);
+  tensor::load_queries<Score>(memory.numbers.queries, w, b, int64_t{tile} * kOwn, kOwn, head);
   if (threadIdx.x == 0) {
     memory.numbers.queries_there.init(1);
     for (int i = 0; i < kForwardStages; ++i) {
@@ -175,7 +175,7 @@ void forward_wgmma(const Problem& p, const ops::AttentionOptions& options) {
                   make_tile_map(p.v, p.batch, p.keys, p.kv_heads, p.value_width, kForwardKeys),
                   {}};
   const dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<false>(options, [&](auto mask, auto score, auto normaliser) {
     launch("attention_wgmma", forward_groups<kWidth, decltype(mask), decltype(score), decltype(normaliser)>, grid,
            dim3(kBlock), ForwardMemory<kWidth>::kBytes, stream_of(p), maps, prepared.work, mask, score, Dropout(p));
   });

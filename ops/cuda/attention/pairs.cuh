@@ -27,10 +27,31 @@ struct Dropout {
         keep_factor(1 / (1 - p.dropout)) {}
 };
 
+// A token as kernels carry it where scores have biases: with the one for the head at work.
+template <class T>
+struct BiasedToken : Token<int32_t> {
+  ops::core::Bias<T> bias;
+};
+template <class T, class Score>
+using PairToken = std::conditional_t<ops::core::takes_bias<Score>(), BiasedToken<T>, Token<int32_t>>;
+
+// Token i of one side, or nothing if it is not there.
+template <class T, class Score>
+__device__ __forceinline__ PairToken<T, Score> pair_token(const Side& side, const ops::core::BiasView& biases,
+                                                          int64_t b, int64_t i, int head) {
+  PairToken<T, Score> token{};
+  if (i >= side.count) return token;
+  static_cast<Token<int32_t>&>(token) = side.tokens.at(b, i);
+  if constexpr (ops::core::takes_bias<Score>()) token.bias = ops::core::split_bias<T>(biases.at(b, i, head));
+  return token;
+}
+
 // A tile's arithmetic with its functors. T: the computing type.
 template <class T, class Mask, class Score, class Normaliser>
 struct Pairs {
   static constexpr bool kIsPlain = ops::is_identity_score<Score>();
+  static constexpr bool kBiased = ops::core::takes_bias<Score>();
+  using PairToken = attention::PairToken<T, Score>;
   // Bare softmax has no registers to spare for random numbers: with dropout it runs as a modified score that modifies nothing.
   static constexpr bool kMayDrop = !kIsPlain;
 
@@ -50,11 +71,20 @@ struct Pairs {
         unit(static_cast<T>(kIsPlain && Normaliser::kIsBase2 ? work.p.scale * kLog2e : work.p.scale)),
         has_dropout(kMayDrop && dropout.threshold > 0) {}
 
+  __device__ __forceinline__ PairToken query(const Work& w, int64_t b, int64_t i, int head) const {
+    return pair_token<T, Score>(w.queries, w.p.query_bias, b, i, head);
+  }
+  __device__ __forceinline__ PairToken key(const Work& w, int64_t b, int64_t i, int head) const {
+    return pair_token<T, Score>(w.keys, w.p.key_bias, b, i, head);
+  }
+
   // What the normaliser reads, from the bare product.
-  __device__ __forceinline__ T value(T dot, int head, Token<int32_t> q, Token<int32_t> k) const {
+  __device__ __forceinline__ T value(T dot, int head, const PairToken& q, const PairToken& k) const {
     T s = dot * unit;
     if constexpr (!kIsPlain) {
-      s = score.value(s, row, int64_t{head}, q, k);
+      if constexpr (kBiased)
+        s = score.value(s, pair_bias(q.bias, k.bias), row, int64_t{head}, token_of(q), token_of(k));
+      else s = score.value(s, row, int64_t{head}, q, k);
       if constexpr (Normaliser::kIsBase2) s *= T(kLog2e);
     }
     return s;
@@ -63,6 +93,7 @@ struct Pairs {
     if constexpr (kIsPlain) return T(1);
     else return score.slope(dot * unit, row, int64_t{head}, q, k);
   }
+  static __device__ __forceinline__ Token<int32_t> token_of(const Token<int32_t>& token) { return token; }
   __device__ __forceinline__ bool keep(int head, Token<int32_t> q, Token<int32_t> k) const {
     return static_cast<bool>(mask.keep(row, int64_t{head}, q, k));
   }
@@ -74,20 +105,24 @@ struct Pairs {
   }
 
   // Backward of one pair. In: its product and the gradient of its (dropped) weight. Out: the weight that multiplied the value,
-  // and the gradient of scale * q.k.
+  // and the gradients of scale * q.k and of the biases.
   struct Gradient {
-    T weight, dscore;
+    T weight, dscore, dbias;
   };
   __device__ __forceinline__ Gradient gradient(T dot, T dweight, T shift, T delta, bool is_kept, int head,
-                                               Token<int32_t> q, Token<int32_t> k) const {
+                                               const PairToken& q, const PairToken& k) const {
     T x = is_kept ? value(dot, head, q, k) : T(Normaliser::kMasked);
     T w = Normaliser::weight(x, shift), factor = T(1);
     if constexpr (kMayDrop) {
       if (has_dropout) factor = drop(head, q, k);
     }
-    T ds = Normaliser::dscore(x, w, dweight * factor, delta);
+    T ds = Normaliser::dscore(x, w, dweight * factor, delta), dbias = T(0);
+    if constexpr (kBiased) {
+      ds *= score.bias_slope(dot * unit, pair_bias(q.bias, k.bias), row, int64_t{head}, token_of(q), token_of(k));
+      dbias = is_kept ? ds : T(0);
+    }
     if constexpr (!kIsPlain) ds *= slope(dot, head, q, k);
-    return {w * factor, is_kept ? ds : T(0)};
+    return {w * factor, is_kept ? ds : T(0), dbias};
   }
 };
 
@@ -118,6 +153,15 @@ __device__ __forceinline__ T lanes_sum(T x) {
   return x;
 }
 
+// Adds the sum of `x` over an aligned group of lanes to the gradient of the bias of token i, by the group's first lane.
+template <int kLanes, class T>
+__device__ __forceinline__ void add_bias_gradient(const ops::core::BiasView& biases, int64_t b, int64_t i, int head,
+                                                  T x) {
+  const T sum = lanes_sum<kLanes>(x);
+  if (biases.gradient && threadIdx.x % kLanes == 0 && i < biases.tokens)
+    biases.gradient[biases.index(b, i, head)] += static_cast<double>(sum);
+}
+
 // Every instance takes minutes to compile: bare softmax has its own, everything else chooses its score at run time.
 template <class F>
 void with_softmax_score(const ops::AttentionScore& score, bool has_dropout, F&& run) {
@@ -125,10 +169,20 @@ void with_softmax_score(const ops::AttentionScore& score, bool has_dropout, F&& 
   else run(ops::ModifiedScore<false>(score));
 }
 
-// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled.
-template <class F>
+// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled. kTakesBias: whether scores with
+// biases are in it.
+template <bool kTakesBias, class F>
 void with_functors(const ops::AttentionOptions& options, F&& run) {
   ops::StandardMask mask(options.mask);
+  if constexpr (kTakesBias) {
+    if (options.score.query_bias.defined() || options.score.key_bias.defined()) switch (options.normaliser) {
+        case ops::Normaliser::softmax:
+          return run(mask, ops::BiasedScore<false>(options.score), ops::SoftmaxNormaliser{});
+        case ops::Normaliser::sum: return run(mask, ops::BiasedScore<true>(options.score), ops::SumNormaliser{});
+        case ops::Normaliser::signed_softmax:
+          return run(mask, ops::BiasedScore<false>(options.score), ops::SignedSoftmaxNormaliser{});
+      }
+  }
   switch (options.normaliser) {
     case ops::Normaliser::softmax:
       return with_softmax_score(options.score, options.dropout > 0,

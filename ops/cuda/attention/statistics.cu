@@ -48,12 +48,9 @@ __global__ void __launch_bounds__(kThreads)
   Pairs<T, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
   Operand k = p.k.at(b, head / p.heads_per_group()), q = p.q.at(b, head);
   T mass[R] = {};
-  Token<int32_t> keys[R];
+  PairToken<T, Score> keys[R];
 #pragma unroll
-  for (int i = 0; i < R; ++i) {
-    int64_t at = k0 + thread_y() + kSide * i;
-    keys[i] = at < p.keys ? w.keys.tokens.at(b, at) : Token<int32_t>{0, 0};
-  }
+  for (int i = 0; i < R; ++i) keys[i] = pairs.key(w, b, k0 + thread_y() + kSide * i, head);
   Walk<Mask, false> walk(w, mask, b, tile, head, head + 1);
   Tile at;
   while (walk.next(at)) {
@@ -65,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = thread_x(); j < kTile<T>; j += kSide) {
       int64_t i_query = q0 + j;
       if (i_query >= p.queries) continue;
-      Token<int32_t> query = w.queries.tokens.at(b, i_query);
+      const auto query = pairs.query(w, b, i_query, head);
       T shift = shift_of<T>(p, (b * p.queries + i_query) * p.heads + head);
 #pragma unroll
       for (int i = 0; i < R; ++i) {
@@ -97,12 +94,12 @@ __global__ void __launch_bounds__(kThreads)
   Pairs<T, Mask, Score, Normaliser> pairs(w, mask, score, dropout, b);
   Operand k = p.k.at(b, head / p.heads_per_group()), q = p.q.at(b, head);
   T entropy[R] = {}, top[R], shift[R];
-  Token<int32_t> queries[R];
+  PairToken<T, Score> queries[R];
 #pragma unroll
   for (int i = 0; i < R; ++i) {
     int64_t at = q0 + thread_y() + kSide * i;
     bool is_there = at < p.queries;
-    queries[i] = is_there ? w.queries.tokens.at(b, at) : Token<int32_t>{0, 0};
+    queries[i] = pairs.query(w, b, at, head);
     shift[i] = is_there ? shift_of<T>(p, (b * p.queries + at) * p.heads + head) : T(0);
     top[i] = -T(HUGE_VAL);
   }
@@ -117,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = thread_x(); j < kTile<T>; j += kSide) {
       int64_t i_key = k0 + j;
       if (i_key >= p.keys) continue;
-      Token<int32_t> key = w.keys.tokens.at(b, i_key);
+      const auto key = pairs.key(w, b, i_key, head);
 #pragma unroll
       for (int i = 0; i < R; ++i) {
         if (!at.is_full && !pairs.keep(head, queries[i], key)) continue;
@@ -155,8 +152,12 @@ void run_statistics(const Problem& p, const ops::AttentionOptions& options) {
     launch("attention_row_statistics", row_statistics<T, Mask, Score, Normaliser>, grid(prepared.work.queries.tiles),
            dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p), is_signed);
   };
-  // Two instances, because each takes long to compile: shares of 2^(score - shift), and of bare scores.
-  if (options.normaliser == ops::Normaliser::sum) run(ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
+  // Two instances, and two with biases, because each takes long to compile: shares of 2^(score - shift), and of bare scores.
+  if (options.score.query_bias.defined() || options.score.key_bias.defined()) {
+    if (options.normaliser == ops::Normaliser::sum) run(ops::BiasedScore<true>(options.score), ops::SumNormaliser{});
+    else run(ops::BiasedScore<false>(options.score), ops::SoftmaxNormaliser{});
+  } else if (options.normaliser == ops::Normaliser::sum)
+    run(ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
   else run(ops::ModifiedScore<false>(options.score), ops::SoftmaxNormaliser{});
 }
 

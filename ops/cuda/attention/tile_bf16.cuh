@@ -72,7 +72,7 @@ __device__ __forceinline__ void load_numbers(T (&to)[kWalked], const T* data, in
 struct Tokens {
   int32_t position[kWalked], document[kWalked];
 
-  __device__ __forceinline__ void load(const Side& side, int64_t b, int64_t first) {
+  __device__ __forceinline__ void load(const Side& side, const ops::core::BiasView&, int64_t b, int64_t first, int) {
     const TokenView& v = side.tokens;
     load_numbers(position, v.position + b * v.batch_stride, v.stride, first, side.count, 0);
     load_numbers(document, v.document ? v.document + b * v.document_batch_stride : nullptr, v.document_stride, first,
@@ -80,6 +80,22 @@ struct Tokens {
   }
   __device__ __forceinline__ Token<int32_t> at(int i) const { return {position[i], document[i]}; }
 };
+
+// The same with their biases for one head. They are there after a barrier.
+struct BiasedTokens : Tokens {
+  ops::core::Bias<float> bias[kWalked];
+
+  __device__ __forceinline__ void load(const Side& side, const ops::core::BiasView& biases, int64_t b, int64_t first,
+                                       int head) {
+    Tokens::load(side, biases, b, first, head);
+    const int i = static_cast<int>(threadIdx.x);
+    if (i < kWalked)
+      bias[i] = ops::core::split_bias<float>(first + i < side.count ? biases.at(b, first + i, head) : 0.0);
+  }
+  __device__ __forceinline__ BiasedToken<float> at(int i) const { return {Tokens::at(i), bias[i]}; }
+};
+template <class Score>
+using TileTokensOf = std::conditional_t<ops::core::takes_bias<Score>(), BiasedTokens, Tokens>;
 
 // d[m][n] = (own rows first_own + 16 m ..) . (walked rows first_walked + 8 n ..), over 16 * steps channels
 template <int M, int N, int kWidth>

@@ -50,6 +50,7 @@ template <class T, class Mask, class Score, class Normaliser>
 class Backward {
  public:
   static constexpr int L = kLanes<T>, P = kPanel<T>;
+  static constexpr bool kBiased = takes_bias<Score>();
   using V = Lanes<T>;
 
   Backward(const Problem& problem, const Mask& mask, const Score& score)
@@ -93,13 +94,18 @@ class Backward {
 
   struct Strip {
     T *key_lanes, *value_lanes, *keys, *dk, *dv;
+    T* is_key;          // with biases: 1, or 0 behind the last key
+    double* bias_sums;  // gradients of the keys' biases of the head at work
     BlockTokens* tokens;
+    BlockBias<T>* bias;
     int64_t block, k0;
     int count, tiles;  // tiles: summed in dk and dv
   };
   struct Scratch {
     T *queries, *douts, *weights, *dscores, *product, *statistic, *delta;
+    double* bias_sums;  // gradients of the queries' biases of the tile
     BlockTokens* query_tokens;
+    BlockBias<T>* query_bias;
     Strip strips[kMaxSpan];
     size_t bytes;
 
@@ -109,13 +115,15 @@ class Backward {
       weights = carve.take<T>(kBlock * kBlock), dscores = carve.take<T>(kBlock * kBlock);
       product = carve.take<T>(kGroup * key_ld);
       statistic = carve.take<T>(kBlock), delta = carve.take<T>(kBlock);
-      query_tokens = carve.take<BlockTokens>(1);
+      query_tokens = carve.take<BlockTokens>(1), query_bias = carve.take<BlockBias<T>>(kBiased);
+      bias_sums = carve.take<double>(kBiased * kBlock);
       for (int64_t i = 0; i < span; ++i) {
         Strip& s = strips[i];
         s.key_lanes = carve.take<T>(kBlock * p.key_width), s.value_lanes = carve.take<T>(kBlock * p.value_width);
         s.keys = carve.take<T>(kBlock * key_ld);
         s.dk = carve.take<T>(kBlock * key_ld), s.dv = carve.take<T>(kBlock * value_ld);
-        s.tokens = carve.take<BlockTokens>(1);
+        s.is_key = carve.take<T>(kBiased * kBlock), s.bias_sums = carve.take<double>(kBiased * kBlock);
+        s.tokens = carve.take<BlockTokens>(1), s.bias = carve.take<BlockBias<T>>(kBiased);
       }
       bytes = carve.used();
     }
@@ -131,18 +139,18 @@ class Backward {
     int64_t span = last - first;
     Scratch s(p_, key_ld_, value_ld_, span, scratch(Scratch(p_, key_ld_, value_ld_, span, nullptr).bytes));
     for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
-    for (int64_t h = 0; h < p_.heads_per_group(); ++h)
+    for (int64_t h = 0; h < p_.heads_per_group(); ++h) {
+      const int64_t head = kv_head * p_.heads_per_group() + h;
+      if constexpr (kBiased)
+        for (int64_t i = 0; i < span; ++i) start_bias(s.strips[i], b, head);
       for (int64_t block = 0; block < query_blocks_.count(); ++block) {
         int64_t q0 = block * kBlock;
-        Place at{b,
-                 p_.first_row + b,
-                 kv_head * p_.heads_per_group() + h,
-                 block,
-                 q0,
-                 static_cast<int>(smaller(kBlock, p_.queries - q0)),
-                 false};
+        Place at{b, p_.first_row + b, head, block, q0, static_cast<int>(smaller(kBlock, p_.queries - q0)), false};
         for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], at, turns);
       }
+      if constexpr (kBiased)
+        for (int64_t i = 0; i < span; ++i) give_bias(s.strips[i], b, head);
+    }
     for (int64_t i = 0; i < span; ++i) give_sums(s.strips[i], b, kv_head);
   }
 
@@ -155,6 +163,17 @@ class Backward {
     pack_rows<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.keys, key_ld_, strip.count);
     strip.tokens->gather(p_.key_tokens, b, strip.k0, strip.count);
     clear_sums(strip);
+  }
+
+  void start_bias(Strip& strip, int64_t b, int64_t head) {
+    strip.bias->gather(p_.key_bias, b, head, strip.k0, strip.count);
+    std::fill_n(strip.bias_sums, kBlock, 0.0);
+    for (int i = 0; i < kBlock; ++i) strip.is_key[i] = i < strip.count ? T(1) : T(0);
+  }
+  void give_bias(const Strip& strip, int64_t b, int64_t head) {
+    if (!p_.key_bias.gradient) return;
+    for (int i = 0; i < strip.count; ++i)
+      p_.key_bias.gradient[p_.key_bias.index(b, strip.k0 + i, head)] += strip.bias_sums[i];
   }
 
   void clear_sums(Strip& strip) {
@@ -187,6 +206,7 @@ class Backward {
     if (has_pairs) {
       if (!at.is_packed) load_queries(s, at);
       at.is_packed = true;
+      if constexpr (kBiased) std::fill_n(s.bias_sums, kBlock, 0.0);
       for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, strip, plan, panel, at);
       key_gradients(s, strip, plan, at);
       if (++strip.tiles == kTilesOfSum) give_sums(strip, at.b, at.head / p_.heads_per_group());
@@ -196,6 +216,11 @@ class Backward {
     turns.wait(at.b, at.head, at.block, before);
     if (has_pairs && parts_.defined()) take_part(at.b, at.head, at.block, strip.block / kTilesOfSum);
     if (has_pairs) query_gradients(s, strip, plan, at);
+    if constexpr (kBiased) {
+      if (has_pairs && p_.query_bias.gradient)
+        for (int i = 0; i < at.queries; ++i)
+          p_.query_bias.gradient[p_.query_bias.index(at.b, at.q0 + i, at.head)] += s.bias_sums[i];
+    }
     turns.done(at.b, at.head, at.block, strip.block);
   }
 
@@ -205,6 +230,7 @@ class Backward {
                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, key_ld_, padded);
     pack_rows<T>(p_.dout.at(at.b, at.head), at.q0, at.queries, p_.value_width, T(1), s.douts, value_ld_, padded);
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
+    if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {
       T statistic = 0, delta = 0;  // no product reads what padded rows give
       if (i < at.queries && Normaliser::kHasStatistic) {
@@ -263,18 +289,22 @@ class Backward {
     }
   }
 
-  [[gnu::noinline]] void masked_group(Scratch& s, const Strip& strip, int panel, int64_t row0, const Place& at,
+  [[gnu::noinline]] void masked_group(Scratch& s, Strip& strip, int panel, int64_t row0, const Place& at,
                                       bool is_full) {
     V masked = broadcast<V>(T(Normaliser::kMasked));
+    [[maybe_unused]] V bias_sums[2] = {};
     for (int64_t i = row0; i < row0 + kGroup; ++i) {
       V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
+      [[maybe_unused]] V bias{}, bias_sum{};
       Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
       for (int n = 0; n < 2; ++n) {
         T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
         Token<LaneInts<T>> k = lanes_at<T>(*strip.tokens, panel * P + n * L);
         V raw = load(w_at), x = raw, dw = load(ds_at);
+        if constexpr (kBiased) bias = pair_bias(s.query_bias->broadcast_of(i), strip.bias->lanes(panel * P + n * L));
         if constexpr (!is_identity_score<Score>()) {
-          x = score_value<T>(score_, raw, at.row, at.head, q, k);
+          if constexpr (kBiased) x = score_.value(raw, bias, at.row, at.head, q, k);
+          else x = score_value<T>(score_, raw, at.row, at.head, q, k);
           if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
         }
         LaneInts<T> keep = LaneInts<T>{} - 1;
@@ -284,11 +314,26 @@ class Backward {
         V drop = broadcast<V>(T(1));
         if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k.position, at.head, at.row);
         V ds = Normaliser::dscore(x, w, dw * drop, delta);
+        if constexpr (kBiased) {
+          ds = select(keep, ds * score_.bias_slope(raw, bias, at.row, at.head, q, k), V{});
+          ds = load(strip.is_key + panel * P + n * L) > V{} ? ds : V{};
+          if (i < at.queries) bias_sums[n] += ds, bias_sum += ds;
+        }
         if constexpr (!is_identity_score<Score>()) ds *= score_slope<T>(score_, raw, at.row, at.head, q, k);
         store(ds_at, select(keep, ds, V{}));
         store(w_at, w * drop);
       }
+      if constexpr (kBiased) s.bias_sums[i] += static_cast<double>(sum_of(bias_sum));
     }
+    if constexpr (kBiased)
+      for (int n = 0; n < 2; ++n)
+        for (int c = 0; c < L; ++c) strip.bias_sums[panel * P + n * L + c] += static_cast<double>(bias_sums[n][c]);
+  }
+
+  [[gnu::always_inline]] static T sum_of(V lanes) {
+    T sum = 0;
+    for (int c = 0; c < L; ++c) sum += lanes[c];
+    return sum;
   }
 
   // dV += W^T dO and dK += dS^T Q, by rows of keys.

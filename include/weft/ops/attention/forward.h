@@ -27,6 +27,7 @@ template <class T, class Mask, class Score, class Normaliser>
 class Forward {
  public:
   static constexpr int L = kLanes<T>, P = kPanel<T>;
+  static constexpr bool kBiased = takes_bias<Score>();
   using V = Lanes<T>;
 
   Forward(const Problem& problem, const Mask& mask, const Score& score)
@@ -60,12 +61,14 @@ class Forward {
     T *queries, *out, *state, *factor;
     T *total, *owed;  // if there are many key blocks: the second sum, and its factors
     BlockTokens* tokens;
+    BlockBias<T>* bias;
     int64_t head, block, q0;
     int count, tiles;
   };
   struct Scratch {
     T *keys, *values, *scores;
     BlockTokens* key_tokens;
+    BlockBias<T>* key_bias;  // for the head of the strip at work
     Strip strips[kMaxSpan];
     size_t bytes;
 
@@ -73,13 +76,13 @@ class Forward {
       Carver carve(base);
       keys = carve.take<T>(kBlock * p.key_width), values = carve.take<T>(kBlock * value_ld);
       scores = carve.take<T>(kBlock * kBlock);
-      key_tokens = carve.take<BlockTokens>(1);
+      key_tokens = carve.take<BlockTokens>(1), key_bias = carve.take<BlockBias<T>>(kBiased);
       for (int64_t i = 0; i < span; ++i) {
         Strip& s = strips[i];
         s.queries = carve.take<T>(kBlock * p.key_width), s.out = carve.take<T>(kBlock * value_ld);
         s.state = carve.take<T>(kBlock * Normaliser::kStateRows), s.factor = carve.take<T>(kBlock);
         s.total = carve.take<T>(is_long ? kBlock * value_ld : 0), s.owed = carve.take<T>(is_long ? kBlock : 0);
-        s.tokens = carve.take<BlockTokens>(1);
+        s.tokens = carve.take<BlockTokens>(1), s.bias = carve.take<BlockBias<T>>(kBiased);
       }
       bytes = carve.used();
     }
@@ -111,6 +114,7 @@ class Forward {
     pack_lanes<T>(p_.q.at(b, strip.head), strip.q0, strip.count, p_.key_width,
                   static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), strip.queries);
     strip.tokens->gather(p_.query_tokens, b, strip.q0, strip.count);
+    if constexpr (kBiased) strip.bias->gather(p_.query_bias, b, strip.head, strip.q0, strip.count);
     load_state(strip, b);
   }
 
@@ -132,6 +136,7 @@ class Forward {
       s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
       keys.is_packed = true;
     }
+    if constexpr (kBiased) s.key_bias->gather(p_.key_bias, keys.b, strip.head, keys.first, keys.count);
     weights(s, strip, plan, keys.row, keys.count);
     values(s, strip, plan, keys.count);
     if (!is_long_) return;
@@ -209,12 +214,16 @@ class Forward {
     for (int n = 0; n < 2; ++n) {
       max[n] = Normaliser::key(masked);
       Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
+      [[maybe_unused]] Bias<V> q_bias;
+      if constexpr (kBiased) q_bias = strip.bias->lanes(panel * P + n * L);
       T* column = s.scores + panel * P + n * L;
       for (int64_t j = row_begin; j < row_end; ++j) {
         Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
         V x = load(column + j * kBlock);
         if constexpr (!is_identity_score<Score>()) {
-          x = score_value<T>(score_, x, row, strip.head, q, k);
+          if constexpr (kBiased)
+            x = score_.value(x, pair_bias(q_bias, s.key_bias->broadcast_of(j)), row, strip.head, q, k);
+          else x = score_value<T>(score_, x, row, strip.head, q, k);
           if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
         }
         if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)

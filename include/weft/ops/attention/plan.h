@@ -4,6 +4,7 @@
 
 #include "weft/core/parallel.h"
 #include "weft/core/tensor.h"
+#include "weft/ops/attention/bias.h"
 #include "weft/ops/attention/tile.h"
 #include "weft/ops/attention/tokens.h"
 
@@ -123,6 +124,24 @@ struct BlockTokens {
       position[i] = t.position, document[i] = t.document;
     }
     for (int64_t i = count; i < kBlock; ++i) position[i] = document[i] = 0;
+  }
+};
+
+// Biases of up to kBlock tokens for one head.
+template <class T>
+struct BlockBias {
+  T high[kBlock], low[kBlock];
+
+  void gather(const BiasView& biases, int64_t b, int64_t head, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Bias<T> bias = split_bias<T>(biases.at(b, first + i, head));
+      high[i] = bias.high, low[i] = bias.low;
+    }
+    for (int64_t i = count; i < kBlock; ++i) high[i] = low[i] = 0;
+  }
+  [[gnu::always_inline]] Bias<Lanes<T>> lanes(int64_t i) const { return {load(high + i), load(low + i)}; }
+  [[gnu::always_inline]] Bias<Lanes<T>> broadcast_of(int64_t i) const {
+    return {broadcast<Lanes<T>>(high[i]), broadcast<Lanes<T>>(low[i])};
   }
 };
 

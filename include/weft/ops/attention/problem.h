@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "weft/ops/attention.h"
+#include "weft/ops/attention/bias.h"
 #include "weft/ops/attention/tokens.h"
 
 namespace weft::ops::core {
@@ -29,6 +30,7 @@ struct Problem {
   uint64_t dropout_key = 0;
   Operand q, k, v, dout;
   TokenView query_tokens, key_tokens;
+  BiasView query_bias, key_bias;
   // Forward: contiguous [B, T, H, V] and [B, T, H]. With `has_state` the old values are the initial state.
   void* out = nullptr;
   bool out_is_bf16 = false, has_state = false;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "weft/ops/attention.h"
+#include "weft/ops/attention/bias.h"
 #include "weft/ops/attention/tokens.h"
 
 namespace weft::ops {
@@ -137,6 +138,34 @@ struct ModifiedScore {
     if (softcap.cap > 0) slope = softcap.slope(s, row, head, q, k);
     if constexpr (kActivates) slope *= core::activation_slope(activation, bare(s, row, head, q, k));
     return slope;
+  }
+};
+
+// ModifiedScore with the sum of a pair's biases, before the activation.
+template <bool kActivates>
+struct BiasedScore {
+  static constexpr bool kTakesBias = true;
+  ModifiedScore<kActivates> modified;
+
+  explicit BiasedScore(const AttentionScore& score) : modified(score) {}
+
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V value(V s, V bias, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    V x = modified.bare(s, row, head, q, k) + bias;
+    if constexpr (kActivates) return core::activated(modified.activation, x);
+    else return x;
+  }
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V bias_slope(V s, V bias, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    using T = typename core::LaneTraits<V>::Element;
+    if constexpr (kActivates)
+      return core::activation_slope(modified.activation, V(modified.bare(s, row, head, q, k) + bias));
+    else return V{} + T(1);
+  }
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V slope(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    using T = typename core::LaneTraits<V>::Element;
+    return modified.softcap.cap > 0 ? modified.softcap.slope(s, row, head, q, k) : V{} + T(1);
   }
 };
 

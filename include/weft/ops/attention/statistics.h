@@ -15,6 +15,7 @@ template <class T, class Mask, class Score, class Normaliser>
 class Statistics {
  public:
   static constexpr int L = kLanes<T>, P = kPanel<T>;
+  static constexpr bool kBiased = takes_bias<Score>();
   using V = Lanes<T>;
 
   Statistics(const Problem& problem, const Mask& mask, const Score& score)
@@ -32,6 +33,7 @@ class Statistics {
   struct Scratch {
     T *key_lanes, *queries, *shift, *mass, *entropy, *top, *is_key;
     BlockTokens *query_tokens, *key_tokens;
+    BlockBias<T>*query_bias, *key_bias;
     size_t bytes;
 
     Scratch(const Problem& p, std::byte* base) {
@@ -40,6 +42,7 @@ class Statistics {
       shift = carve.take<T>(kBlock), mass = carve.take<T>(kBlock), is_key = carve.take<T>(kBlock);
       entropy = carve.take<T>(p.queries), top = carve.take<T>(p.queries);
       query_tokens = carve.take<BlockTokens>(1), key_tokens = carve.take<BlockTokens>(1);
+      query_bias = carve.take<BlockBias<T>>(kBiased), key_bias = carve.take<BlockBias<T>>(kBiased);
       bytes = carve.used();
     }
   };
@@ -53,6 +56,7 @@ class Statistics {
       int64_t k0 = key_block * kBlock, keys = smaller(kBlock, p_.keys - k0);
       pack_lanes<T>(p_.k.at(b, head / p_.heads_per_group()), k0, keys, p_.key_width, T(1), s.key_lanes);
       s.key_tokens->gather(p_.key_tokens, b, k0, keys);
+      if constexpr (kBiased) s.key_bias->gather(p_.key_bias, b, head, k0, keys);
       std::fill_n(s.mass, kBlock, T(0));
       for (int64_t j = 0; j < kBlock; ++j) s.is_key[j] = j < keys ? T(1) : T(0);
       for (int64_t block = 0; block < query_blocks_.count(); ++block) {
@@ -78,6 +82,7 @@ class Statistics {
                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, p_.key_width,
                  round_up(queries, kGroup));
     s.query_tokens->gather(p_.query_tokens, b, q0, queries);
+    if constexpr (kBiased) s.query_bias->gather(p_.query_bias, b, head, q0, queries);
     for (int64_t i = 0; i < queries; ++i) {
       T statistic = static_cast<const T*>(p_.statistic)[(b * p_.queries + q0 + i) * p_.heads + head];
       s.shift[i] = SoftmaxNormaliser::backward_shift(statistic);
@@ -98,7 +103,10 @@ class Statistics {
           Token<LaneInts<T>> k = lanes_at<T>(*s.key_tokens, panel * P + n * L);
           V x = acc[r][n], none = broadcast<V>(-T(HUGE_VAL));
           if constexpr (!is_identity_score<Score>()) {
-            x = score_value<T>(score_, x, row, head, q, k);
+            if constexpr (kBiased)
+              x = score_.value(x, pair_bias(s.query_bias->broadcast_of(r0 + r), s.key_bias->lanes(panel * P + n * L)),
+                               row, head, q, k);
+            else x = score_value<T>(score_, x, row, head, q, k);
             if constexpr (Normaliser::kIsBase2) x = x * T(kLog2e);
           }
           V size = x < V{} ? -x : x;
