@@ -13,6 +13,15 @@
 
 namespace weft {
 
+// Options under which the scores of -q are those of q with the opposite sign.
+static ops::AttentionOptions opposite(ops::AttentionOptions options) {
+  ops::AttentionScore& s = options.score;
+  for (Tensor* part : {&s.alibi_slopes, &s.query_bias, &s.key_bias})
+    if (part->defined()) *part = (-Var(*part)).value();
+  s.shift = -s.shift;
+  return options;
+}
+
 // lse itself, or where there is none the log of the sum of sizes of weights; with a sink, of the keys and the sink.
 Var Tokens::merged_lse(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH, const Var& sink,
                        const ops::AttentionOptions& options) const {
@@ -26,7 +35,7 @@ Var Tokens::merged_lse(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
         options.normaliser == ops::Normaliser::sum && options.score.activation == ops::ScoreActivation::none;
     if (has_signs) how.score.activation = ops::ScoreActivation::relu;
     auto [sums, of_softmax] = weft::attend(q_BTHK, k_BTGK, one, tokens, tokens, how);
-    if (has_signs) sums = sums + weft::attend(-q_BTHK, k_BTGK, one, tokens, tokens, how)[0];
+    if (has_signs) sums = sums + weft::attend(-q_BTHK, k_BTGK, one, tokens, tokens, opposite(how))[0];
     lse = of_softmax.defined() ? of_softmax : log(cast(squeeze(sums, -1), sums.dtype() == kF64 ? kF64 : kF32));
   }
   if (!sink.defined()) return lse;
