@@ -5,7 +5,7 @@ namespace weft::ops {
 namespace {
 
 // Reads the last two strides as row-major or as the transpose of row-major; false if they are neither.
-bool as_operand(const Tensor& x, Operand& operand) {
+bool as_operand(const Tensor& x, GemmOperand& operand) {
   int last = x.num_dims() - 1;
   int64_t rows = x.shape()[last - 1], cols = x.shape()[last];
   int64_t row_stride = x.strides()[last - 1], col_stride = x.strides()[last];

@@ -15,7 +15,7 @@ namespace weft::ops {
 
 inline constexpr int kMaxBatchDims = kMaxDims - 2;
 
-struct Operand {
+struct GemmOperand {
   const void* data = nullptr;
   bool is_transposed = false;  // stored [cols, rows]
   int64_t ld = 0;              // elements from one stored row to the next
@@ -24,7 +24,7 @@ struct Operand {
 struct Gemm {
   DType in = kF32, out = kF32;  // f32 -> f32, bf16 -> bf16, bf16 -> f32, f64 -> f64
   int64_t m = 0, n = 0, k = 0;  // all at least 1
-  Operand a, b;                 // [m, k], [k, n]
+  GemmOperand a, b;             // [m, k], [k, n]
   void* c = nullptr;            // [m, n]
   int64_t ldc = 0;
   const void* bias = nullptr;  // [n] of dtype `in`, or null

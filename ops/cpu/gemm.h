@@ -6,8 +6,8 @@
 namespace weft::cpu {
 
 using ops::Gemm;
+using ops::GemmOperand;
 using ops::kMaxBatchDims;
-using ops::Operand;
 using ops::product;
 
 // bf16 products on a machine where oneDNN has no bf16: panels are widened to f32 in cache and go through the f32 route.

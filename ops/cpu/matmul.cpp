@@ -75,7 +75,7 @@ void gemm_f32(const Gemm& g) {
 }
 
 void gemm_f64(const Gemm& g) {
-  auto row_major = [&](const Operand& x, int64_t rows, int64_t cols, Tensor& copy) {
+  auto row_major = [&](const GemmOperand& x, int64_t rows, int64_t cols, Tensor& copy) {
     if (!x.is_transposed) return std::pair(static_cast<const double*>(x.data), x.ld);
     copy = Tensor::empty({rows, cols}, kF64, Device::cpu());
     double* to = copy.mutable_data<double>();

@@ -17,7 +17,7 @@ constexpr int64_t kPanelOfA = int64_t{1} << 21, kPanelOfB = int64_t{1} << 22, kP
 constexpr int64_t kMaxDepth = 4096;
 
 // Widens rows x cols of x from (row, col) on; the stored order, transposed or not, is kept.
-Operand widen(const Operand& x, int64_t row, int64_t col, int64_t rows, int64_t cols, float* to) {
+GemmOperand widen(const GemmOperand& x, int64_t row, int64_t col, int64_t rows, int64_t cols, float* to) {
   int64_t outer = x.is_transposed ? cols : rows, inner = x.is_transposed ? rows : cols;
   const auto* from = static_cast<const BFloat16*>(x.data) + (x.is_transposed ? col * x.ld + row : row * x.ld + col);
   parallel_for(outer, std::max<int64_t>(1, 16384 / inner), [&](int64_t begin, int64_t end) {

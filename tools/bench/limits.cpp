@@ -19,7 +19,7 @@ namespace weft::bench {
 
 namespace {
 
-cpu::Operand operand(const Tensor& x) {
+cpu::GemmOperand operand(const Tensor& x) {
   bool is_transposed = x.strides()[1] != 1;
   return {x.raw(), is_transposed, x.strides()[is_transposed ? 1 : 0]};
 }

@@ -37,7 +37,7 @@ std::vector<MixerRow> all_mixers(const Extensions& extensions);
 class ConfigArguments {
  public:
   void add(CLI::App& app, bool is_required);
-  void add_run(CLI::App& app);  // of commands that use a trained model: run_reference.h says what it may be
+  void add_run(CLI::App& app);  // of commands that use a trained model: trainers/run/address.h says what it may be
   const std::string& file() const { return file_; }
   std::vector<std::string> overrides() const;  // path=value and --set path=value in the order they were given
 

@@ -12,7 +12,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
-#include "trainers/run/reference.h"
+#include "trainers/run/address.h"
 #include "weft/autograd/functions.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
@@ -77,7 +77,7 @@ std::vector<Rule> read_rules(const std::string& file) {
   return rules;
 }
 
-// A safetensors file, or a checkpoint as in run_reference.h.
+// A safetensors file, or a checkpoint as in trainers/run/address.h.
 io::SafetensorsFile open_weights(const std::string& path, Console& console) {
   if (!io::file_exists(path) && path.find('@') == std::string::npos)
     throw config::ConfigError(
@@ -87,7 +87,7 @@ io::SafetensorsFile open_weights(const std::string& path, Console& console) {
   if (io::file_exists(path + "/manifest")) return io::load_checkpoint(path).model;
   std::string run = path;
   if (!io::file_exists(path)) {
-    const train::RunReference found = train::find_run(path);
+    const train::RunAddress found = train::find_run(path);
     if (!found.checkpoint.empty()) return io::load_checkpoint(found.checkpoint).model;
     run = found.folder;
   }

@@ -7,7 +7,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
-#include "trainers/run/reference.h"
+#include "trainers/run/address.h"
 #include "weft/data/shards.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/events.h"
@@ -95,7 +95,7 @@ Json inspect_shard(const std::string& path) {
 
 Json inspect(const std::string& path) {
   if (!io::file_exists(path) && path.find('@') != std::string::npos) {
-    const train::RunReference found = train::find_run(path);
+    const train::RunAddress found = train::find_run(path);
     return inspect(found.checkpoint.empty() ? latest_checkpoint(found.folder) : found.checkpoint);
   }
   if (!io::file_exists(path))

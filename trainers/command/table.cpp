@@ -4,7 +4,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/config/scalar.h"
 #include "trainers/conformance/conformance.h"
-#include "trainers/run/reference.h"
+#include "trainers/run/address.h"
 
 namespace weft::cli {
 

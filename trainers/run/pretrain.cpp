@@ -12,11 +12,11 @@
 #include "trainers/console/live_lines.h"
 #include "trainers/console/progress.h"
 #include "trainers/console/stop_signal.h"
+#include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/facts.h"
 #include "trainers/run/memory_estimate.h"
 #include "trainers/run/recorder.h"
-#include "trainers/run/reference.h"
 #include "trainers/run/result.h"
 #include "trainers/run/session.h"
 #include "trainers/run/start_checks.h"
@@ -437,7 +437,7 @@ std::string named_checkpoint(const std::string& name, cli::Console& console) {
   if (!io::file_exists(name) && !near.empty() && name.find('@') == std::string::npos)
     throw config::ConfigError(str("--resume ", name, ": no such checkpoint. Did you mean '", near, "'?"),
                               "Use auto, never, RUN@STEP, RUN@best, RUN@latest, or a checkpoint's folder.");
-  const RunReference found = find_run(name);
+  const RunAddress found = find_run(name);
   if (!found.checkpoint.empty()) return found.checkpoint;
   std::vector<std::string> messages;
   auto newest = io::find_latest_checkpoint(found.folder + "/checkpoints", messages);

@@ -17,7 +17,7 @@ struct PretrainArguments {
   std::vector<std::string> overrides;
   std::string run_folder;  // empty: runs/<name>
   std::string resume =
-      "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or one as in run_reference.h
+      "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or one as in trainers/run/address.h
   std::vector<MixerRow> mixers = {};  // the program's own
 };
 

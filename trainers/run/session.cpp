@@ -6,8 +6,8 @@
 
 #include "trainers/config/check.h"
 #include "trainers/console/console.h"
+#include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
-#include "trainers/run/reference.h"
 #include "weft/core/allocator.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/dry_run.h"
@@ -111,12 +111,12 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
 
 namespace {
 
-io::Checkpoint open_checkpoint(const RunReference& reference, cli::Console& console) {
-  if (!reference.checkpoint.empty()) return io::load_checkpoint(reference.checkpoint);
+io::Checkpoint open_checkpoint(const RunAddress& address, cli::Console& console) {
+  if (!address.checkpoint.empty()) return io::load_checkpoint(address.checkpoint);
   std::vector<std::string> messages;
-  auto checkpoint = io::load_latest_checkpoint(reference.folder + "/checkpoints", messages);
+  auto checkpoint = io::load_latest_checkpoint(address.folder + "/checkpoints", messages);
   for (const std::string& message : messages) console.message(message);
-  WEFT_CHECK(checkpoint, str(reference.folder, " holds no checkpoint"), "continue the run until it saves one");
+  WEFT_CHECK(checkpoint, str(address.folder, " holds no checkpoint"), "continue the run until it saves one");
   return std::move(*checkpoint);
 }
 
@@ -124,7 +124,7 @@ io::Checkpoint open_checkpoint(const RunReference& reference, cli::Console& cons
 
 LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers) {
-  const RunReference found = find_run(reference);
+  const RunAddress found = find_run(reference);
   const std::string& folder = found.folder;
   LoadedRun run;
   run.folder = folder;

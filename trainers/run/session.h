@@ -27,7 +27,7 @@ struct LoadedRun {
   int64_t step = 0;
   std::string warning = {};  // if weights are NaN or infinite; the console has been told
 };
-// `reference` as in run_reference.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
+// `reference` as in trainers/run/address.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
 // over; one that is named must be good.
 LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                    const std::vector<MixerRow>& mixers);

@@ -24,10 +24,10 @@ unsigned char* pointer_to(uint32_t address, size_t bytes) {
 }
 
 // An operand in shared memory.
-struct Operand {
+struct SharedTile {
   uint32_t start, leading, stride;
 
-  explicit Operand(uint64_t descriptor)
+  explicit SharedTile(uint64_t descriptor)
       : start(static_cast<uint32_t>(descriptor & 0x3fff) << 4),
         leading(static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4),
         stride(static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4) {
@@ -152,14 +152,14 @@ void Products::wait(int pending) {
 void Products::run(Product& p) {
   if (!p.before.empty()) std::copy(p.before.begin(), p.before.end(), p.d);
   const int g = lane() / 4, t = lane() % 4;
-  const Operand b(p.b);
+  const SharedTile b(p.b);
   if (lane() == 0) {  // one lane reads for its warp: 16 bytes at a time, which stay together
     for (int i = 0; i < (p.is_b_by_token ? 16 : p.n); ++i)
       for (int c = 0; c < (p.is_b_by_token ? p.n : 16); c += 8)
         on_read(pointer_to(p.is_b_by_token ? b.by_token(c, i) : b.by_channel(i, c), 16), 16);
   }
   if (!p.has_rows) {
-    const Operand a(p.a);
+    const SharedTile a(p.a);
     const int first = warp() % 4 * 16;
     if (lane() == 0)
       for (int i = 0; i < 32; ++i) on_read(pointer_to(a.by_channel(first + i / 2, i % 2 * 8), 16), 16);

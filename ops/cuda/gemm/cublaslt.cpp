@@ -21,7 +21,7 @@ namespace weft::cuda {
 namespace {
 
 using ops::Gemm;
-using ops::Operand;
+using ops::GemmOperand;
 
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 // What the widest load and the bulk copies of Hopper need. More would only tell tensors apart by where they lie.
@@ -124,7 +124,7 @@ Layout layout(const Gemm& g, DType dtype, int64_t rows, int64_t cols, int64_t ld
   return result;
 }
 
-Layout operand_layout(const Gemm& g, const Operand& x, int64_t rows, int64_t cols, int64_t step) {
+Layout operand_layout(const Gemm& g, const GemmOperand& x, int64_t rows, int64_t cols, int64_t step) {
   return x.is_transposed ? layout(g, g.in, rows, cols, x.ld, step) : layout(g, g.in, cols, rows, x.ld, step);
 }
 

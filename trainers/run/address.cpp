@@ -1,4 +1,4 @@
-#include "trainers/run/reference.h"
+#include "trainers/run/address.h"
 
 #include <algorithm>
 #include <charconv>
@@ -48,7 +48,7 @@ void check_any(const std::string& run) {
 }
 
 // The run around a checkpoint's folder: RUN/checkpoints/step-N, also through links.
-RunReference around(const std::string& checkpoint) {
+RunAddress around(const std::string& checkpoint) {
   for (const fs::path& path : {fs::path(checkpoint), fs::canonical(checkpoint)}) {
     std::string run = path.parent_path().parent_path().string();
     if (path.parent_path().filename() == "checkpoints" && is_run(run.empty() ? "." : run))
@@ -71,7 +71,7 @@ std::string best_checkpoint(const std::string& run) {
 }
 
 // The part behind the @ of a run that is there.
-RunReference named(const std::string& run, const std::string& word) {
+RunAddress named(const std::string& run, const std::string& word) {
   check_any(run);
   if (word == "latest") return {run, ""};
   if (word == "best") return {run, best_checkpoint(run)};
@@ -117,7 +117,7 @@ RunReference named(const std::string& run, const std::string& word) {
 
 }  // namespace
 
-RunReference find_run(const std::string& text) {
+RunAddress find_run(const std::string& text) {
   std::string path = without_slashes(text);
   if (io::file_exists(path + "/manifest")) return around(path);
   if (is_run(path)) {

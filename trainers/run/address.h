@@ -14,14 +14,14 @@ inline constexpr const char* kRunForms =
     "a checkpoint's "
     "folder";
 
-struct RunReference {
+struct RunAddress {
   std::string folder;      // of the run
   std::string checkpoint;  // folder of the one that was named; empty: the newest good one
 };
 
 // What follows the @ in `text`, or a folder that is there: that one is taken as it is, also with an @ in its name. ConfigError that says
 // what is there instead, or which checkpoints the run has.
-RunReference find_run(const std::string& text);
+RunAddress find_run(const std::string& text);
 
 // The lowest of a run's validation losses up to `last_step`, in nats per token, and its step; nothing before the first validation. The
 // one at the end uses all validation tokens: where eval.tokens bounds the others, it is not compared with them.
