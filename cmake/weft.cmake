@@ -10,9 +10,15 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
 endif()
+# For builds that are compiled as a whole: what most files include is parsed once per target. The other builds do without, so that a
+# missing #include is found, and so that ccache shares their objects.
+option(WEFT_PRECOMPILED_HEADERS "Precompile what the tests and the trainers include" OFF)
 find_program(WEFT_CCACHE ccache)
 if(WEFT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${WEFT_CCACHE})
+  if(WEFT_PRECOMPILED_HEADERS)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${WEFT_CCACHE})
+  endif()
 endif()
 find_package(OpenMP REQUIRED)
 
@@ -60,6 +66,19 @@ function(weft_library name)
   set(WEFT_PRIVATE_LIBRARIES ${WEFT_PRIVATE_LIBRARIES} ${arg_PRIVATE} CACHE INTERNAL "")   # for the installed library
 endfunction()
 
+# weft_precompile(TARGET headers...), if the build wants it. A file whose flags differ parses them itself.
+function(weft_precompile target)
+  if(WEFT_PRECOMPILED_HEADERS)
+    if("${ARGV1}" STREQUAL REUSE_FROM)
+      target_precompile_headers(${target} REUSE_FROM ${ARGV2})
+    else()
+      target_precompile_headers(${target} PRIVATE ${ARGN})
+    endif()
+    target_compile_options(${target} PRIVATE -fpch-preprocess)
+    set_target_properties(${target} PROPERTIES PCH_WARN_INVALID OFF)
+  endif()
+endfunction()
+
 # weft_kernels(LAYER sources...): compiles each source once per instruction set, with WEFT_ISA set to its name, into weft_LAYER.
 function(weft_kernels layer)
   foreach(isa IN LISTS WEFT_ISAS)
@@ -83,6 +102,7 @@ function(weft_test name)
     target_link_libraries(${name} PRIVATE weft_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE weft_test_support weft_flags ${arg_PRIVATE})
+  weft_precompile(${name} REUSE_FROM weft_test_support)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_LIST ${name}_tests)
   # Labels are set when ctest has found the tests: gtest_discover_tests() itself keeps only the first of several.
   set(labels ${CMAKE_CURRENT_BINARY_DIR}/${name}_labels.cmake)
