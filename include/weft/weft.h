@@ -11,6 +11,7 @@
 #include "weft/data/loader.h"
 #include "weft/data/tokenize.h"
 #include "weft/data/tokenizer.h"
+#include "weft/distributed/communicator.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/metrics.h"
 #include "weft/io/safetensors.h"

@@ -1,0 +1,73 @@
+// Where ranks that are threads of one process meet.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weft/distributed/communicator.h"
+
+namespace weft::dist {
+
+// What one rank brings to a collective.
+struct Visit {
+  Operation operation;
+  const void* from = nullptr;
+  void* to = nullptr;
+  int color = 0, key = 0;  // of a split
+};
+
+// A message that a rank has sent; the receiver copies it out of the sender's memory.
+struct Message {
+  Tensor tensor;
+  bool is_taken = false;
+};
+
+class ThreadGroup {
+ public:
+  ThreadGroup(int size, std::string name, double timeout_s);
+
+  int size() const { return static_cast<int>(visits_.size()); }
+  const std::string& name() const { return name_; }
+  double timeout_s() const { return timeout_s_; }
+
+  // All ranks come with their visits, and each sees those of all. Error on every rank if the operations differ. The visits are valid until
+  // leave(), which returns when all ranks have called it.
+  const std::vector<Visit>& meet(int rank, Visit visit);
+  void leave(int rank) { gather(rank, "leaving a collective"); }
+  // All ranks call it between meet() and leave(): what the others wrote before is seen after it.
+  void wait_for_all(int rank) { gather(rank, "in a collective"); }
+
+  std::shared_ptr<Message> send(int from, int to, const Tensor& tensor);
+  void receive(int from, int to, Tensor& into);  // waits for the message
+  void wait_until_taken(int rank, int to, const Message& message);
+
+  // The group of the ranks with `color`, made by the first of them.
+  std::shared_ptr<ThreadGroup> child(uint64_t number, int color, int size, const std::string& name);
+
+  void abort(const std::string& why) noexcept;
+
+ private:
+  void gather(int rank, const std::string& doing);
+  void require_running() const;  // under mutex_
+  template <class Ready>
+  void wait(std::unique_lock<std::mutex>& lock, const std::string& for_what, Ready ready);
+
+  const std::string name_;
+  const double timeout_s_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Visit> visits_;
+  std::vector<uint64_t> arrivals_;  // how often each rank has come to gather()
+  std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> mail_;  // from, to
+  std::map<std::pair<uint64_t, int>, std::shared_ptr<ThreadGroup>> children_;
+  std::optional<std::string> aborted_;
+};
+
+}  // namespace weft::dist
