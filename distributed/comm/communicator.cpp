@@ -1,5 +1,5 @@
 // What every communicator checks before its ranks meet.
-#include "weft/distributed/communicator.h"
+#include "weft/comm/communicator.h"
 
 #include "weft/core/error.h"
 #include "weft/core/scope.h"

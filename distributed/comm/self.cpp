@@ -3,7 +3,7 @@
 #include <deque>
 
 #include "weft/core/error.h"
-#include "weft/distributed/communicator.h"
+#include "weft/comm/communicator.h"
 
 namespace weft::dist {
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "weft/distributed/communicator.h"
+#include "weft/comm/communicator.h"
 
 namespace weft::dist {
 

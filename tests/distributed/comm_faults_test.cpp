@@ -6,7 +6,7 @@
 
 #include "tests/support/errors.h"
 #include "weft/core/scope.h"
-#include "weft/distributed/communicator.h"
+#include "weft/comm/communicator.h"
 
 namespace weft::dist {
 namespace {

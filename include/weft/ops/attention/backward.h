@@ -330,12 +330,6 @@ class Backward {
         for (int c = 0; c < L; ++c) strip.bias_sums[panel * P + n * L + c] += static_cast<double>(bias_sums[n][c]);
   }
 
-  [[gnu::always_inline]] static T sum_of(V lanes) {
-    T sum = 0;
-    for (int c = 0; c < L; ++c) sum += lanes[c];
-    return sum;
-  }
-
   // dV += W^T dO and dK += dS^T Q, by rows of keys.
   [[gnu::noinline]] void key_gradients(Scratch& s, Strip& strip, const TilePlan<T>& plan, const Place& at) {
     for (int r0 = 0; r0 < strip.count; r0 += kRowStep) {

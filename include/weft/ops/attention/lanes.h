@@ -94,6 +94,13 @@ WEFT_HD double lane_tanh(double x) { return tanh(x); }
 
 #else
 
+template <class V>
+[[gnu::always_inline]] inline auto sum_of(V lanes) {
+  typename LaneTraits<V>::Element sum = 0;
+  for (int c = 0; c < LaneTraits<V>::kCount; ++c) sum += lanes[c];
+  return sum;
+}
+
 // keep ? a : b. A claim about lanes is what comparing integers gives: 0 or -1 per lane.
 template <class V, class Claim>
 [[gnu::always_inline]] WEFT_HD V select(Claim keep, V a, V b) {
