@@ -2,8 +2,8 @@
 #include <cstring>
 #include <deque>
 
-#include "weft/core/error.h"
 #include "weft/comm/communicator.h"
+#include "weft/core/error.h"
 
 namespace weft::dist {
 

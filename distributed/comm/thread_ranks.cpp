@@ -135,13 +135,9 @@ class ThreadRank final : public Communicator {
 std::string reason(std::exception_ptr error) {
   try {
     std::rethrow_exception(error);
-  } catch (const Error& e) {
-    return e.problem();
-  } catch (const std::exception& e) {
+  } catch (const Error& e) { return e.problem(); } catch (const std::exception& e) {
     return e.what();
-  } catch (...) {
-    return "an unknown exception was thrown";
-  }
+  } catch (...) { return "an unknown exception was thrown"; }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/comm/communicator.h"
+#include "weft/comm/layout.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"

@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "tests/support/errors.h"
-#include "weft/core/scope.h"
 #include "weft/comm/communicator.h"
+#include "weft/core/scope.h"
 
 namespace weft::dist {
 namespace {
@@ -14,9 +14,7 @@ namespace {
 std::string message_of(int ranks, const std::function<void(Communicator&)>& f, double timeout_s = 60) {
   try {
     run_thread_ranks(ranks, f, {.timeout_s = timeout_s});
-  } catch (const std::exception& e) {
-    return e.what();
-  }
+  } catch (const std::exception& e) { return e.what(); }
   return "no error";
 }
 
@@ -39,8 +37,9 @@ TEST(CommunicatorFaults, RanksThatCallDifferentThingsAreNamedWithWhatEachCalls) 
                             comm.all_reduce(x);
                           }),
                {"of 3 f32", "rank 1 calls all_reduce sum of 4 f32"});
-  expect_parts(message_of(2, [](Communicator& comm) { comm.all_gather(Tensor::zeros({1}, comm.rank() ? kF64 : kF32)); }),
-               {"1 f32", "1 f64"});
+  expect_parts(
+      message_of(2, [](Communicator& comm) { comm.all_gather(Tensor::zeros({1}, comm.rank() ? kF64 : kF32)); }),
+      {"1 f32", "1 f64"});
   expect_parts(message_of(2,
                           [](Communicator& comm) {
                             Tensor x = Tensor::zeros({1});
@@ -57,21 +56,28 @@ TEST(CommunicatorFaults, RanksThatCallDifferentThingsAreNamedWithWhatEachCalls) 
 
 TEST(CommunicatorFaults, ARankThatDoesNotComeIsNamedWithinTheTimeOut) {
   const auto begin = std::chrono::steady_clock::now();
-  expect_parts(message_of(4, [](Communicator& comm) { if (comm.rank() != 1 && comm.rank() != 3) comm.barrier(); }, 0.3),
+  expect_parts(message_of(
+                   4,
+                   [](Communicator& comm) {
+                     if (comm.rank() != 1 && comm.rank() != 3) comm.barrier();
+                   },
+                   0.3),
                {"waited 0.3 s for rank 1, 3", "barrier (number 1)"});
-  expect_parts(message_of(2,
-                          [](Communicator& comm) {
-                            Tensor x = Tensor::zeros({5});
-                            if (comm.rank() == 0) comm.exchange({}, std::vector<Receive>{{x, 1}});
-                          },
-                          0.3),
+  expect_parts(message_of(
+                   2,
+                   [](Communicator& comm) {
+                     Tensor x = Tensor::zeros({5});
+                     if (comm.rank() == 0) comm.exchange({}, std::vector<Receive>{{x, 1}});
+                   },
+                   0.3),
                {"rank 0 waited to receive [5] f32 cpu from rank 1"});
-  expect_parts(message_of(2,
-                          [](Communicator& comm) {
-                            Tensor x = Tensor::zeros({5});
-                            if (comm.rank() == 0) comm.exchange(std::vector<Send>{{x, 1}}, {});
-                          },
-                          0.3),
+  expect_parts(message_of(
+                   2,
+                   [](Communicator& comm) {
+                     Tensor x = Tensor::zeros({5});
+                     if (comm.rank() == 0) comm.exchange(std::vector<Send>{{x, 1}}, {});
+                   },
+                   0.3),
                {"rank 0 waited for rank 1 to receive [5] f32 cpu"});
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
 }
@@ -100,9 +106,7 @@ TEST(CommunicatorFaults, AbortWakesRanksThatWaitAndRefusesLaterCalls) {
                            } else {
                              comm.barrier();
                            }
-                         } catch (const Error& e) {
-                           (comm.rank() ? of_waiting : of_later) = e.what();
-                         }
+                         } catch (const Error& e) { (comm.rank() ? of_waiting : of_later) = e.what(); }
                        }),
             "no error");
   expect_parts(of_waiting, {"the user stopped the run"});
@@ -128,7 +132,12 @@ TEST(CommunicatorFaults, WrongArgumentsAreRefusedBeforeAnyRankWaits) {
   Tensor columns = x.transpose(0, 1);
   EXPECT_EQ(test::error_of([&] { comm->all_reduce(columns); }, {"strides", "contiguous"}), "");
   EXPECT_EQ(test::error_of([&] { comm->broadcast(x, 1); }, {"root 1 of 1 ranks", "name a rank"}), "");
-  EXPECT_EQ(test::error_of([&] { comm->exchange(std::vector<Send>{{x, 1}}, {}); }, {"peer 1 of 1 ranks", "name a rank"}), "");
+  EXPECT_EQ(test::error_of(
+                [&] {
+                  comm->exchange(std::vector<Send>{{x, 1}}, {});
+                },
+                {"peer 1 of 1 ranks", "name a rank"}),
+            "");
   EXPECT_EQ(test::error_of([&] { comm->all_gather(Tensor::full({}, 1)); }, {"no first dimension", "reshape"}), "");
   EXPECT_EQ(test::error_of([&] { run_thread_ranks(0, [](Communicator&) {}); }, {"0 ranks", "at least one"}), "");
   expect_parts(message_of(3, [](Communicator& three) { three.all_to_all(Tensor::zeros({4})); }),

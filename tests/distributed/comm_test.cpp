@@ -5,9 +5,9 @@
 #include <random>
 
 #include "tests/support/errors.h"
+#include "weft/comm/communicator.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
-#include "weft/comm/communicator.h"
 
 namespace weft::dist {
 namespace {
@@ -21,7 +21,8 @@ Tensor of_rank(int rank, const Shape& shape, DType dtype) {
   Tensor x = Tensor::empty(shape, dtype);
   with_type<float, BFloat16, double, int64_t, int32_t, uint8_t>(dtype, "of_rank", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int64_t i = 0; i < x.num_elements(); ++i) x.mutable_data<T>()[i] = static_cast<T>(static_cast<float>(value(rank, i)));
+    for (int64_t i = 0; i < x.num_elements(); ++i)
+      x.mutable_data<T>()[i] = static_cast<T>(static_cast<float>(value(rank, i)));
   });
   return x;
 }
@@ -146,7 +147,8 @@ TEST(Communicator, WorkGoesOnWhileMessagesAreOnTheirWayAndTheyArriveInTheirOrder
       transfer->wait();
       here = coming;
       EXPECT_EQ(second.item(), hop);
-      EXPECT_EQ(here.to_vector<float>(), std::vector<float>(16, static_cast<float>((comm.rank() + 8 * kRanks - hop) % kRanks)));
+      EXPECT_EQ(here.to_vector<float>(),
+                std::vector<float>(16, static_cast<float>((comm.rank() + 8 * kRanks - hop) % kRanks)));
     }
   });
 }

@@ -65,9 +65,9 @@ class Communicator {
   void barrier();
   void broadcast(Tensor& x, int root);
   void all_reduce(Tensor& x, Reduce reduce = Reduce::sum);
-  Tensor all_gather(const Tensor& mine);    // [n, ...] -> [P n, ...], in the order of ranks
-  Tensor reduce_scatter(const Tensor& all); // [P n, ...] -> [n, ...]: this rank's part of the sum
-  Tensor all_to_all(const Tensor& parts);   // [P n, ...]: part r goes to rank r, and part r of the result came from it
+  Tensor all_gather(const Tensor& mine);     // [n, ...] -> [P n, ...], in the order of ranks
+  Tensor reduce_scatter(const Tensor& all);  // [P n, ...] -> [n, ...]: this rank's part of the sum
+  Tensor all_to_all(const Tensor& parts);    // [P n, ...]: part r goes to rank r, and part r of the result came from it
 
   // Messages between ranks, all at once: whatever the order in which ranks send and receive, none waits for another one's turn. Messages from
   // one rank to another arrive in the order in which they were sent.
@@ -103,7 +103,7 @@ class Communicator {
 std::unique_ptr<Communicator> make_self_communicator();
 
 struct ThreadRanksOptions {
-  double timeout_s = 600;     // how long a rank waits for the others
+  double timeout_s = 600;    // how long a rank waits for the others
   int threads_per_rank = 0;  // of its parallel loops; 0: this thread's number divided by the ranks
 };
 // Calls f(comm) on `num_ranks` threads, each a rank. If a rank throws, the others stop at their next operation, and the error of the rank that

@@ -1,0 +1,80 @@
+// Which tokens of a sequence each rank has. A layout is only a map from (rank, local index) to the position in the sequence: masks, rotations,
+// labels and random numbers read positions, so no other code knows the layout. N tokens, P ranks.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace weft::dist {
+
+// contiguous  rank r has the r-th part
+// striped     blocks are dealt in turn: block b belongs to rank b mod P (Striped Attention, 2311.09431, with blocks of one token)
+// zigzag      2 P parts: rank r has part r and part 2 P - 1 - r, so that causal work is equal
+// balanced    blocks are sorted by their work and dealt in snake order (0 .. P-1, P-1 .. 0, ...): for documents and windows
+enum class LayoutKind { contiguous, striped, zigzag, balanced };
+std::string_view to_string(LayoutKind kind);
+
+// Which keys a query sees: those of its document at or before its position, the last `window` of them (0: all).
+struct CausalMask {
+  int64_t window = 0;
+  std::vector<int32_t> documents = {};  // of each of the N tokens; empty: one document; -1: padding, which sees nothing and is not seen
+};
+
+class Layout {
+ public:
+  // Sequences whose length does not divide are padded at their end: padded_tokens() is the next length that does. `block`: tokens per block of
+  // striped and balanced layouts, which is best the tile of the kernel.
+  static Layout contiguous(int64_t tokens, int ranks);
+  static Layout striped(int64_t tokens, int ranks, int64_t block = 64);
+  static Layout zigzag(int64_t tokens, int ranks);
+  static Layout balanced(int64_t tokens, int ranks, const CausalMask& mask, int64_t block = 64);
+
+  LayoutKind kind() const { return kind_; }
+  int64_t tokens() const { return tokens_; }
+  int64_t padded_tokens() const { return static_cast<int64_t>(owners_.size()) * block_; }
+  int64_t tokens_per_rank() const { return padded_tokens() / ranks_; }
+  int ranks() const { return ranks_; }
+  int64_t block() const { return block_; }
+  // Of the tokens of a rank, ascending; tokens() and above are padding.
+  std::vector<int32_t> positions(int rank) const;
+  int owner(int64_t position) const { return owners_[static_cast<size_t>(position / block_)]; }
+  bool operator==(const Layout&) const = default;
+
+ private:
+  Layout(LayoutKind kind, int64_t tokens, int ranks, int64_t block, int64_t blocks_per_rank);
+
+  LayoutKind kind_;
+  int64_t tokens_;
+  int ranks_;
+  int64_t block_;
+  std::vector<int> owners_;  // of each block
+};
+std::string to_string(const Layout& layout);  // "zigzag of 4096 tokens over 4 ranks"
+
+// What a rank's queries see of the keys that it holds at one hop of a ring.
+enum class Cover : uint8_t { empty, partial, full };
+
+// The hops of a ring: at hop s rank r holds the keys of rank (r - s) mod P. Every rank makes the same plan from the layout and the mask.
+struct HopPlan {
+  int ranks = 1;
+  int steps = 1;                // hops that have work for some rank; the ring stops after them
+  std::vector<Cover> cover = {};     // [ranks, ranks]: of (rank, hop)
+  std::vector<int64_t> pairs = {};   // [ranks, ranks]: visible (query, key) pairs of (rank, hop)
+  std::vector<int64_t> tiles = {};   // [ranks, ranks]: tiles of `tile` x `tile` with a visible pair
+  int64_t tile = 64;
+
+  Cover cover_of(int rank, int hop) const { return cover[static_cast<size_t>(rank * ranks + hop)]; }
+  int64_t pairs_of(int rank, int hop) const { return pairs[static_cast<size_t>(rank * ranks + hop)]; }
+  // Ratios to the work of P equal ranks, 1 at best. Lock-step: each hop lasts as long as its slowest rank. Of tiles: every tile with a
+  // visible pair costs all of its pairs.
+  double lockstep_pairs() const;
+  double lockstep_tiles() const;
+  double rank_pairs() const;  // the largest total of a rank
+  double rank_tiles() const;
+};
+HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile = 64);
+
+}  // namespace weft::dist
