@@ -86,6 +86,15 @@ double HopPlan::rank_tiles() const {
   return largest_rank(*this, tiles) * static_cast<double>(tile * tile) / ideal_pairs(*this);
 }
 
+HopPlan HopPlan::every_hop(int ranks) {
+  const auto hops = static_cast<size_t>(ranks * ranks);
+  return {.ranks = ranks,
+          .steps = ranks,
+          .cover = std::vector<Cover>(hops, Cover::partial),
+          .pairs = std::vector<int64_t>(hops),
+          .tiles = std::vector<int64_t>(hops)};
+}
+
 HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile) {
   WEFT_CHECK(mask.documents.empty() || static_cast<int64_t>(mask.documents.size()) == layout.tokens(),
              str("hop plan: ", mask.documents.size(), " documents of ", layout.tokens(), " tokens"),

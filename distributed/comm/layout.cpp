@@ -35,7 +35,11 @@ std::string to_string(const Layout& layout) {
 }
 
 Layout::Layout(LayoutKind kind, int64_t tokens, int ranks, int64_t block, int64_t blocks_per_rank)
-    : kind_(kind), tokens_(tokens), ranks_(ranks), block_(block), owners_(static_cast<size_t>(ranks * blocks_per_rank)) {}
+    : kind_(kind),
+      tokens_(tokens),
+      ranks_(ranks),
+      block_(block),
+      owners_(static_cast<size_t>(ranks * blocks_per_rank)) {}
 
 Layout Layout::contiguous(int64_t tokens, int ranks) {
   check_sizes(tokens, ranks, 1);
@@ -62,7 +66,8 @@ Layout Layout::zigzag(int64_t tokens, int ranks) {
 Layout Layout::balanced(int64_t tokens, int ranks, const CausalMask& mask, int64_t block) {
   check_sizes(tokens, ranks, block);
   WEFT_CHECK(mask.documents.empty() || static_cast<int64_t>(mask.documents.size()) == tokens,
-             str("layout: ", mask.documents.size(), " documents of ", tokens, " tokens"), "give each token its document");
+             str("layout: ", mask.documents.size(), " documents of ", tokens, " tokens"),
+             "give each token its document");
   Layout layout(LayoutKind::balanced, tokens, ranks, block, divided_up(tokens, block * ranks));
   std::vector<int64_t> work(layout.owners_.size());
   int64_t begin = 0;  // of the document
@@ -90,7 +95,8 @@ std::vector<int32_t> Layout::positions(int rank) const {
   positions.reserve(static_cast<size_t>(tokens_per_rank()));
   for (size_t b = 0; b < owners_.size(); ++b)
     if (owners_[b] == rank)
-      for (int64_t i = 0; i < block_; ++i) positions.push_back(static_cast<int32_t>(static_cast<int64_t>(b) * block_ + i));
+      for (int64_t i = 0; i < block_; ++i)
+        positions.push_back(static_cast<int32_t>(static_cast<int64_t>(b) * block_ + i));
   return positions;
 }
 

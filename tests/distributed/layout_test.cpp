@@ -56,8 +56,7 @@ std::vector<int64_t> pairs(const Layout& layout, int64_t window) { return plan_h
 
 TEST(HopPlan, PairsOfFourRanksAreThoseOfTheTable) {
   using Table = std::vector<int64_t>;
-  EXPECT_EQ(pairs(Layout::contiguous(32, 4), 0),
-            (Table{36, 0, 0, 0, 36, 64, 0, 0, 36, 64, 64, 0, 36, 64, 64, 64}));
+  EXPECT_EQ(pairs(Layout::contiguous(32, 4), 0), (Table{36, 0, 0, 0, 36, 64, 0, 0, 36, 64, 64, 0, 36, 64, 64, 64}));
   EXPECT_EQ(pairs(Layout::striped(32, 4, 1), 0),
             (Table{36, 28, 28, 28, 36, 36, 28, 28, 36, 36, 36, 28, 36, 36, 36, 36}));
   EXPECT_EQ(pairs(Layout::zigzag(32, 4), 0), (Table{36, 32, 32, 32, 36, 32, 32, 32, 36, 32, 32, 32, 36, 32, 32, 32}));
@@ -76,13 +75,12 @@ TEST(HopPlan, BalanceOfEightRanksIsThatOfTheTable) {
   const Layout contiguous = Layout::contiguous(8 * n, 8), striped = Layout::striped(8 * n, 8, 1),
                blocks = Layout::striped(8 * n, 8, 64), zigzag = Layout::zigzag(8 * n, 8),
                balanced = Layout::balanced(8 * n, 8, {}, 64);
-  for (const Row& row : {Row{0, contiguous, 1.875, 1.890, 8}, Row{0, striped, 1.002, 1.125, 8},
-                         Row{0, blocks, 1.109, 1.125, 8}, Row{0, zigzag, 1.000, 1.015, 8},
-                         Row{0, balanced, 1.000, 1.015, 8}, Row{n / 2, contiguous, 1.032, 1.290, 2},
-                         Row{n / 2, striped, 1.001, 3.870, 8}, Row{n / 2, blocks, 1.032, 1.290, 5},
-                         Row{n / 2, zigzag, 1.289, 1.613, 3}, Row{2 * n, contiguous, 1.143, 1.214, 3},
-                         Row{2 * n, striped, 1.001, 1.500, 8}, Row{2 * n, blocks, 1.062, 1.125, 8},
-                         Row{2 * n, zigzag, 1.928, 2.018, 8}}) {
+  for (const Row& row :
+       {Row{0, contiguous, 1.875, 1.890, 8}, Row{0, striped, 1.002, 1.125, 8}, Row{0, blocks, 1.109, 1.125, 8},
+        Row{0, zigzag, 1.000, 1.015, 8}, Row{0, balanced, 1.000, 1.015, 8}, Row{n / 2, contiguous, 1.032, 1.290, 2},
+        Row{n / 2, striped, 1.001, 3.870, 8}, Row{n / 2, blocks, 1.032, 1.290, 5}, Row{n / 2, zigzag, 1.289, 1.613, 3},
+        Row{2 * n, contiguous, 1.143, 1.214, 3}, Row{2 * n, striped, 1.001, 1.500, 8},
+        Row{2 * n, blocks, 1.062, 1.125, 8}, Row{2 * n, zigzag, 1.928, 2.018, 8}}) {
     SCOPED_TRACE(str(row.layout, ", window ", row.window));
     const HopPlan plan = plan_hops(row.layout, {.window = row.window});
     EXPECT_NEAR(plan.lockstep_pairs(), row.pairs, 0.0006);
@@ -135,9 +133,9 @@ TEST(HopPlan, CountsAndCoversEqualLoopsOverAllPairs) {
               }
           EXPECT_EQ(plan.pairs_of(r, s), count);
           EXPECT_EQ(plan.tiles[static_cast<size_t>(r * ranks + s)], static_cast<int64_t>(tiles.size()));
-          const Cover cover = count == 0 ? Cover::empty
+          const Cover cover = count == 0                                                    ? Cover::empty
                               : count == static_cast<int64_t>(queries.size() * keys.size()) ? Cover::full
-                                                                                             : Cover::partial;
+                                                                                            : Cover::partial;
           EXPECT_EQ(plan.cover_of(r, s), cover);
           if (count) steps = std::max(steps, s + 1);
         }

@@ -20,7 +20,8 @@ std::string_view to_string(LayoutKind kind);
 // Which keys a query sees: those of its document at or before its position, the last `window` of them (0: all).
 struct CausalMask {
   int64_t window = 0;
-  std::vector<int32_t> documents = {};  // of each of the N tokens; empty: one document; -1: padding, which sees nothing and is not seen
+  std::vector<int32_t> documents =
+      {};  // of each of the N tokens; empty: one document; -1: padding, which sees nothing and is not seen
 };
 
 class Layout {
@@ -60,11 +61,14 @@ enum class Cover : uint8_t { empty, partial, full };
 // The hops of a ring: at hop s rank r holds the keys of rank (r - s) mod P. Every rank makes the same plan from the layout and the mask.
 struct HopPlan {
   int ranks = 1;
-  int steps = 1;                // hops that have work for some rank; the ring stops after them
-  std::vector<Cover> cover = {};     // [ranks, ranks]: of (rank, hop)
-  std::vector<int64_t> pairs = {};   // [ranks, ranks]: visible (query, key) pairs of (rank, hop)
-  std::vector<int64_t> tiles = {};   // [ranks, ranks]: tiles of `tile` x `tile` with a visible pair
+  int steps = 1;                    // hops that have work for some rank; the ring stops after them
+  std::vector<Cover> cover = {};    // [ranks, ranks]: of (rank, hop)
+  std::vector<int64_t> pairs = {};  // [ranks, ranks]: visible (query, key) pairs of (rank, hop)
+  std::vector<int64_t> tiles = {};  // [ranks, ranks]: tiles of `tile` x `tile` with a visible pair
   int64_t tile = 64;
+
+  // All hops, all of them partial: for masks that a plan does not know.
+  static HopPlan every_hop(int ranks);
 
   Cover cover_of(int rank, int hop) const { return cover[static_cast<size_t>(rank * ranks + hop)]; }
   int64_t pairs_of(int rank, int hop) const { return pairs[static_cast<size_t>(rank * ranks + hop)]; }
