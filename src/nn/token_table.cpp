@@ -1,6 +1,6 @@
 #include "weft/nn/token_table.h"
 
-#include "src/nn/runs.h"
+#include "src/nn/mixing/runs.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 

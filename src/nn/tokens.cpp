@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "src/nn/any_order.h"
-#include "src/nn/cache.h"
-#include "src/nn/runs.h"
+#include "src/nn/mixing/any_order.h"
+#include "src/nn/mixing/cache.h"
+#include "src/nn/mixing/runs.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/error.h"

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <numeric>
 
-#include "src/nn/cache.h"
+#include "src/nn/mixing/cache.h"
 #include "weft/autograd/functions.h"
 #include "weft/nn/tokens.h"
 

@@ -1,4 +1,4 @@
-#include "src/nn/runs.h"
+#include "src/nn/mixing/runs.h"
 
 #include <gtest/gtest.h>
 

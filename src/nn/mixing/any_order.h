@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include "src/nn/runs.h"
+#include "src/nn/mixing/runs.h"
 #include "weft/autograd/var.h"
 
 namespace weft {

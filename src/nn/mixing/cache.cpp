@@ -1,4 +1,4 @@
-#include "src/nn/cache.h"
+#include "src/nn/mixing/cache.h"
 
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"

@@ -1,4 +1,4 @@
-#include "src/nn/any_order.h"
+#include "src/nn/mixing/any_order.h"
 
 #include <algorithm>
 
