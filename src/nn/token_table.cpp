@@ -61,10 +61,13 @@ std::span<const int32_t> TokenTable::cpu_document_positions() const {
   return fetched(cpu_document_positions_, data_.cpu_document_positions, data_.document_positions);
 }
 
-const Runs* TokenTable::other_order() const {
-  if (data_.are_consecutive) return nullptr;
+const Runs& TokenTable::runs() const {
   if (!runs_) runs_ = std::make_unique<Runs>(batch(), num_tokens(), cpu_positions(), cpu_documents());
-  return runs_->are_in_order() ? nullptr : runs_.get();
+  return *runs_;
+}
+
+const Runs* TokenTable::other_order() const {
+  return data_.are_consecutive || runs().are_in_order() ? nullptr : &runs();
 }
 
 void TokenTable::check_in_order(std::string_view what) const {
@@ -75,9 +78,8 @@ void TokenTable::check_in_order(std::string_view what) const {
 // Of the rows here, each with its tokens by position; padding is in none.
 std::vector<TokenTable::Document> TokenTable::documents_here() const {
   std::vector<Document> documents;
-  if (!runs_) runs_ = std::make_unique<Runs>(batch(), num_tokens(), cpu_positions(), cpu_documents());
   const Run* before = nullptr;
-  for (const Run& run : runs_->all()) {
+  for (const Run& run : runs().all()) {
     if (run.document < 0) continue;
     if (!before || before->row != run.row || before->document != run.document)
       documents.push_back({{}, cpu_document_positions()[static_cast<size_t>(run.begin)] == 0});
@@ -93,11 +95,12 @@ Tensor TokenTable::counted() const {
   return cast(maximum(Var(data_.documents) - number(-1), number(0)), kBool).value();
 }
 
-// counted() in the shape of x [B, T, ...].
-Tensor TokenTable::counted_like(const Var& x) const {
+Var TokenTable::sum_here(const Var& x) const {
+  const int dims[] = {0, 1};
+  if (!has_padding()) return weft::sum(x, dims);
   Tensor mask = counted();
   for (int i = 2; i < x.num_dims(); ++i) mask = mask.unsqueeze(-1);
-  return mask.expand(x.shape());
+  return weft::sum(where(mask.expand(x.shape()), x, Tensor::zeros({}, x.dtype(), x.device())), dims);
 }
 
 Var TokenTable::num_counted() const {

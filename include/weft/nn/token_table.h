@@ -31,15 +31,26 @@ class TokenTable {
   std::span<const int32_t> cpu_documents() const;
   std::span<const int32_t> cpu_document_positions() const;
   int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
-  // Error that begins with `what`, unless the tokens of each row are in the order of their positions, document by document.
-  void check_in_order(std::string_view what) const;
+  ops::AttentionTokens attention_tokens() const { return {data_.positions, data_.documents, data_.are_consecutive}; }
+
+  // The runs in which the tokens stand here. Where the caller said that they are consecutive, nobody need ask: other_order() is null
+  // unless some row's tokens stand in another order than that of their positions, document by document.
+  const Runs& runs() const;
+  const Runs* other_order() const;
+  void check_in_order(std::string_view what) const;  // Error that begins with `what`, where there is another order
+  struct Document {
+    std::vector<int64_t> tokens;  // of the B T, by position
+    bool has_first;               // the document's first token is here
+  };
+  std::vector<Document> documents_here() const;  // row by row; padding is in none
 
   // A token without a document (-1) is padding. It counts for nothing: sum(), report_means() and num_counted() leave it out, and so do
   // losses, statistics, reports and buffers made of them. A layer that sums over tokens in another way must use counted().
   bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
   Tensor counted() const;                                         // [B, T] bool: false for padding
-  Var num_counted() const;                                        // [] f64: how many tokens sum() adds
-  bool is_padding(int64_t i) const {                              // token i of the B T row by row, read on the CPU
+  Var num_counted() const;                                        // [] f64: how many tokens Tokens::sum() adds
+  Var sum_here(const Var& x) const;   // of the tokens here but padding: [B, T, ...] -> [...]
+  bool is_padding(int64_t i) const {  // token i of the B T row by row, read on the CPU
     return has_padding() && cpu_documents()[static_cast<size_t>(i)] < 0;
   }
 
@@ -47,14 +58,6 @@ class TokenTable {
   const ops::RotaryTable& rotary_table(int64_t head_width, const ops::RotaryOptions& options);
 
  protected:
-  Tensor counted_like(const Var& x) const;  // counted() in the shape of x [B, T, ...]
-  const Runs* other_order() const;          // if tokens do not lie in order: the runs that do; else null
-  struct Document {
-    std::vector<int64_t> tokens;  // of the B T, by position
-    bool has_first;               // the document's first token is here
-  };
-  std::vector<Document> documents_here() const;  // row by row; padding is in none
-
   TokenData data_;
 
  private:

@@ -83,7 +83,8 @@ bool HeadMixture::is_grouped(const Tokens& tokens, const ops::AttentionOptions& 
 std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, const Choice& choice,
                                        Tokens& tokens, const ops::AttentionOptions& core, const Var& sink) const {
   if (!is_grouped(tokens, core)) return tokens.attend(q_BTHK, k_BTGK, v_BTGV, core, sink);
-  tokens.observe(q_BTHK, k_BTGK, v_BTGV, {}, core, sink);
+  const KeySet keys = tokens.keys(k_BTGK, v_BTGV);
+  tokens.observe(tokens.queries(q_BTHK), keys, {}, core, sink);
   const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1), K = q_BTHK.size(3), G = k_BTGK.size(2), V = v_BTGV.size(3);
   const int64_t S = o_.shared, R = heads_ - S, active = o_.active;
   std::vector<Var> out_parts, lse_parts;
@@ -112,10 +113,8 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
     places.mutable_data<int32_t>()[row] = static_cast<int32_t>(i);
   }
   Var sorted = take_rows(reshape(slice(q_BTHK, 2, S, heads_), {B * T * R, K}), to(rows, q_BTHK.device()).value());
-  const std::vector<int64_t> each_head(static_cast<size_t>(G), 1), each_row(static_cast<size_t>(B), 1);
-  std::vector<std::vector<Var>> keys, values;  // [G][B]
-  for (const Var& k : split(k_BTGK, each_head, 2)) keys.push_back(split(k, each_row, 0));
-  for (const Var& v : split(v_BTGV, each_head, 2)) values.push_back(split(v, each_row, 0));
+  std::vector<std::vector<KeySet>> parts_of_keys;  // [G][B]
+  for (const KeySet& group : keys.groups()) parts_of_keys.push_back(group.rows());
   bool has_lse = false;
   for (int64_t head = 0; head < R; ++head)
     for (int64_t b = 0; b < B; ++b) {
@@ -125,7 +124,8 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
       auto g = static_cast<size_t>((S + head) / (heads_ / G)), row = static_cast<size_t>(b);
       Var q = reshape(slice(sorted, 0, begin, end), {1, end - begin, 1, K});
       std::span<const int32_t> which(token_of.data() + begin, static_cast<size_t>(end - begin));
-      auto [out, lse] = tokens.attend_some(q, keys[g][row], values[g][row], b, which, with_slopes(S + head, 1));
+      auto [out, lse] =
+          tokens.attend_part(tokens.queries(q, b, which), parts_of_keys[g][row], with_slopes(S + head, 1));
       out_parts.push_back(reshape(out, {end - begin, V}));
       has_lse = lse.defined();
       if (has_lse) lse_parts.push_back(reshape(lse, {end - begin, 1}));
@@ -140,8 +140,9 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
   std::vector<Var> shared_out, shared_lse;
   for (int64_t head = 0; head < S; ++head) {
     int64_t g = head / (heads_ / G);
-    auto [y, l] = tokens.attend_part(slice(q_BTHK, 2, head, head + 1), slice(k_BTGK, 2, g, g + 1),
-                                     slice(v_BTGV, 2, g, g + 1), with_slopes(head, 1));
+    KeySet group = keys;
+    group.k = slice(keys.k, 2, g, g + 1), group.v = slice(keys.v, 2, g, g + 1);
+    auto [y, l] = tokens.attend_part(tokens.queries(slice(q_BTHK, 2, head, head + 1)), group, with_slopes(head, 1));
     shared_out.push_back(y);
     if (has_lse) shared_lse.push_back(l);
   }

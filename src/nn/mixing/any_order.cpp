@@ -57,7 +57,12 @@ Var scan_window(const Var& x, const Runs& runs, int64_t window) {
 }  // namespace
 
 Var take_tokens(const Var& x, std::span<const int32_t> which) {
-  return reshape(take_rows(flat(x), on_device_of(x, which, {static_cast<int64_t>(which.size())})), x.shape());
+  const auto count = static_cast<int64_t>(which.size());
+  Var taken = take_rows(flat(x), on_device_of(x, which, {count}));
+  if (count == x.size(0) * x.size(1)) return reshape(taken, x.shape());
+  Shape shape = x.shape();
+  shape[0] = 1, shape[1] = count;
+  return reshape(taken, shape);
 }
 
 Var scan_in_runs(const Var& x, const Runs& runs, int64_t window) {

@@ -9,7 +9,7 @@
 
 namespace weft {
 
-// The tokens `which` of the B T in their place: [B, T, ...] -> [B, T, ...].
+// The tokens `which` of the B T: [1, which, ...], or where they are as many as all, [B, T, ...].
 Var take_tokens(const Var& x, std::span<const int32_t> which);
 // Inclusive sum over the tokens of the document up to each, of the last `window` positions (0: all). Nothing is subtracted.
 Var scan_in_runs(const Var& x, const Runs& runs, int64_t window);

@@ -70,4 +70,19 @@ std::vector<int32_t> Runs::order() const {
   return order;
 }
 
+std::vector<int32_t> Runs::chains() const {
+  std::vector<int32_t> chains;
+  chains.reserve(static_cast<size_t>(num_tokens_));
+  int32_t chain = 0;
+  for (size_t r = 0; r < runs_.size(); ++r) {
+    const Run& run = runs_[r];
+    const Run* before = r > 0 ? &runs_[r - 1] : nullptr;
+    const bool continues = before && before->row == run.row && before->document == run.document && run.document >= 0 &&
+                           before->position + (before->end - before->begin) == run.position;
+    chain += before && !continues ? 1 : 0;
+    chains.insert(chains.end(), static_cast<size_t>(run.end - run.begin), chain);
+  }
+  return chains;
+}
+
 }  // namespace weft

@@ -28,6 +28,8 @@ class Runs {
   std::vector<int32_t> tokens_before(int64_t n) const;
   // [B T]: the tokens by row and position, padding last in its row.
   std::vector<int32_t> order() const;
+  // [B T], in that order: a number that changes where two tokens do not stand one after the other in one document.
+  std::vector<int32_t> chains() const;
 
  private:
   int64_t num_tokens_;

@@ -42,8 +42,11 @@ class Nap final : public ProjectedMixer {
     Var u = from_first(v, tokens);
     const Var parts[] = {u, k};
     const ops::AttentionOptions core{.scale = scale, .mask = {.window = o_.window}, .normaliser = ops::Normaliser::sum};
-    Var sums = tokens.attend_part(q, k, concatenate(parts, -1), core)[0];
-    tokens.observe(q, k, v, {}, core, {});
+    const QuerySet all = tokens.queries(q);
+    KeySet seen_keys = tokens.keys(k, concatenate(parts, -1));
+    Var sums = tokens.attend_part(all, seen_keys, core)[0];
+    seen_keys.v = v;  // as whoever watches knows them
+    tokens.observe(all, seen_keys, {}, core, {});
     Var mean = slice(sums, -1, 2 * K, 2 * K + 1) / n;
     Var squares = sum(q * slice(sums, -1, K, 2 * K + 1), -1, true) * scale / n;
     Var variance = maximum(squares - square(mean), Tensor::zeros({}, wide, v.device()));

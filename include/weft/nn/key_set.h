@@ -1,0 +1,30 @@
+// Attention in parts: keys are handed out once, then any number of sets of queries attends to them.
+//   KeySet keys = tokens.keys(k, v);
+//   for (const KeySet& of_row : keys.rows()) ... tokens.attend_part(tokens.queries(q, row, which), of_row, options);
+// B batch rows, N queries, S keys, H query heads, G key/value heads, K head width, V value width.
+#pragma once
+
+#include <vector>
+
+#include "weft/autograd/functions.h"
+
+namespace weft {
+
+struct KeySet {
+  Var k, v;                     // [B, S, G, K], [B, S, G, V]
+  Var bias;                     // of the scores: [B, S, G] or [B, S, H], or undefined
+  ops::AttentionTokens tokens;  // of the S keys
+
+  // The same for one key/value head or batch row each, as views. Their gradients are joined once, however many parts are used.
+  std::vector<KeySet> groups() const;
+  std::vector<KeySet> rows() const;
+};
+
+struct QuerySet {
+  Var q;                        // [B, N, H, K]
+  Var bias;                     // of the scores: [B, N, H], or undefined
+  ops::AttentionTokens tokens;  // of the N queries
+  int64_t first_row = 0;        // global index of batch row 0 in the step
+};
+
+}  // namespace weft

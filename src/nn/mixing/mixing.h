@@ -1,0 +1,75 @@
+// The seam through which tokens see each other; Tokens is its face for layers. A maker knows where the tokens of a row are: all here
+// (Local), or the earlier ones in a cache (Decode). One that has them on several ranks exchanges in keys(), prefix(), neighbours(),
+// gather() and sum(). How often these are called is the layers' business and never depends on numbers, such as what a router chose;
+// attend() and statistics() may be called for any heads, rows and queries, also for none.
+// B batch rows, T tokens here, H query heads, G key/value heads, K head width, V value width.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "src/nn/mixing/runs.h"
+#include "weft/nn/key_set.h"
+#include "weft/nn/token_table.h"
+
+namespace weft {
+
+class Mixing {
+ public:
+  virtual ~Mixing() = default;
+
+  // The normaliser's result: out [B, N, H, V] and its statistic [B, N, H], undefined where it has none.
+  struct State {
+    Var out, lse;
+  };
+  struct Call {
+    ops::AttentionOptions options;
+    Var sink = {};         // [B, N, H]: for whoever watches; see Tokens::attend
+    bool is_shown = true;  // to whoever watches
+  };
+  // The tokens here among their neighbours.
+  struct Neighbours {
+    Var x;             // [B', T', ...]: in the order of positions, document by document
+    Tensor documents;  // [B', T'] i32, or undefined: tokens of two of these are no neighbours
+    std::vector<int32_t>
+        places;  // row by row, which of the B' T' each of the B T is; empty: token t of a row is T' - T + t there
+  };
+  // All tokens of the rows, in the order of positions.
+  struct GatheredTokens {
+    Tensor positions, documents, document_positions;  // [B, S]; documents may be undefined
+    std::vector<int32_t> places;  // row by row, which of the S each of the T is; empty: token t is S - T + t
+  };
+
+  virtual const Runs& runs() const = 0;
+  // What attend() needs of the keys, however many queries follow. Without v: the first `value_width` channels of k.
+  virtual KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias, int64_t value_width) = 0;
+  virtual State attend(const QuerySet& queries, const KeySet& keys, const Call& call) = 0;
+  // Inclusive sum over the tokens of the document up to each, of the last `window` of them (0: all). x [B, T, ...].
+  virtual Var prefix(const Var& x, int64_t window) = 0;
+  // With at least the `before` tokens in front of each of these and the `after` behind it, as far as there are any.
+  virtual Neighbours neighbours(const Var& x, int64_t before, int64_t after) = 0;
+  virtual std::vector<Var> gather(std::span<const Var> values) = 0;
+  virtual const GatheredTokens& gathered() = 0;
+  // Over all tokens of the micro-batch but padding: [B, T, ...] -> [...].
+  virtual Var sum(const Var& x) = 0;
+  virtual ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                              const Call& call) = 0;
+  // Shows whoever watches attention of which no single call has all heads and queries.
+  virtual void show(const QuerySet&, const KeySet&, const State&, const Call&) {}
+  virtual void finish_step() {}  // of decoding
+};
+
+// lse of the state, or where there is none the log of the sum of sizes of weights.
+Var log_sums(Mixing& mixing, const QuerySet& queries, const KeySet& keys, const Mixing::State& state,
+             const Mixing::Call& call);
+
+// Of y [B', T', ...], made token by token of a Neighbours' x, the tokens here [B, T, ...].
+Var those_here(const Mixing::Neighbours& near, const Var& y, int64_t batch, int64_t num_tokens);
+// y[t] = x[t - n] of the tokens here, within the document, zeros where there is none. x with n tokens before.
+Var shifted(const Mixing::Neighbours& near, int64_t n, int64_t batch, int64_t num_tokens);
+
+std::unique_ptr<Mixing> make_local(const TokenTable& table);
+std::unique_ptr<Mixing> make_decode(const TokenTable& table, std::shared_ptr<Cache> cache);
+
+}  // namespace weft

@@ -1,0 +1,46 @@
+// A seam that shows the attention that passes it to diagnostics and probes.
+#pragma once
+
+#include "src/nn/mixing/mixing.h"
+#include "weft/nn/observation.h"
+
+namespace weft {
+
+class Observed final : public Mixing {
+ public:
+  Observed(std::unique_ptr<Mixing> inner, Observation& watcher, Sharing& reports)
+      : inner_(std::move(inner)), watcher_(watcher), reports_(reports) {}
+
+  State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override {
+    State state = inner_->attend(queries, keys, call);
+    if (call.is_shown) show(queries, keys, state, call);
+    return state;
+  }
+  void show(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call) override;
+
+  const Runs& runs() const override { return inner_->runs(); }
+  KeySet keys(const Var& k, const Var& v, const Var& bias, int64_t value_width) override {
+    return inner_->keys(k, v, bias, value_width);
+  }
+  Var prefix(const Var& x, int64_t window) override { return inner_->prefix(x, window); }
+  Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
+    return inner_->neighbours(x, before, after);
+  }
+  std::vector<Var> gather(std::span<const Var> values) override { return inner_->gather(values); }
+  const GatheredTokens& gathered() override { return inner_->gathered(); }
+  Var sum(const Var& x) override { return inner_->sum(x); }
+  ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                      const Call& call) override {
+    return inner_->statistics(queries, keys, state, call);
+  }
+  void finish_step() override { inner_->finish_step(); }
+
+ private:
+  Tensor weights(const QuerySet& queries, const KeySet& keys, const Var& share, const Call& call);
+
+  std::unique_ptr<Mixing> inner_;
+  Observation& watcher_;
+  Sharing& reports_;
+};
+
+}  // namespace weft
