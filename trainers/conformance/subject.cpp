@@ -20,7 +20,7 @@ std::unique_ptr<Mixer> Subject::make(DType compute, uint64_t seed) const {
     Tensor noise = Tensor::empty(p.param->value().shape(), kF32, Device::cpu());
     Rng rng = Rng(seed)["noise"][p.name];
     for (int64_t i = 0; i < noise.num_elements(); ++i)
-      noise.mutable_data<float>()[i] = static_cast<float>(0.2 * spread_) * rng.normal(static_cast<uint64_t>(i));
+      noise.mutable_data<float>()[i] = 0.2f * rng.normal(static_cast<uint64_t>(i));
     p.param->set_value(add(p.param->value(), to(noise, p.param->value().device())).value());
   }
   mixer->set_compute(compute);

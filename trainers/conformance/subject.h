@@ -12,11 +12,9 @@ struct Outcome {
 
 class Subject {
  public:
-  // `context`: the longest sequence that it is given. `spread`: the width of its weights, of those of the other checks.
-  explicit Subject(const MixerRow& row, int64_t dim = 16, int64_t context = 16, double spread = 1)
-      : row_(row), args_(test_args(dim, context)), spread_(spread) {
-    args_.std *= spread;
-    args_.out_std *= spread;
+  // `context`: the longest sequence that it is given.
+  explicit Subject(const MixerRow& row, int64_t dim = 16, int64_t context = 16)
+      : row_(row), args_(test_args(dim, context)) {
     args_.numbers = row.numbers;
     args_.texts = row.texts;
   }
@@ -33,7 +31,6 @@ class Subject {
  private:
   const MixerRow& row_;
   MixerArgs args_;
-  double spread_;
 };
 
 Tensor normal_input(const Shape& shape, DType dtype, uint64_t seed = 3);  // rounded to dtype
