@@ -256,6 +256,14 @@ TEST(Pairs, RefuseWhatCannotFit) {
                 },
                 {"super attention: 9 tokens, its triangle has 8", "the model's context"}),
             "");
+  const std::vector<int32_t> late{6, 7, 8, 9};
+  Tokens tokens(TokenData{.positions = Tensor::from(std::span<const int32_t>(late), {1, 4})});
+  EXPECT_EQ(error_of(
+                [&] {
+                  mixer->forward(random_normal({1, 4, 16}, "x"), tokens);
+                },
+                {"super attention: a token at position 8, its triangle has 8", "the model's context"}),
+            "");
 }
 
 // Everything that visits MixerOptions knows every row: config texts, benchmarks, references.
