@@ -201,7 +201,8 @@ TEST_F(Cli, SaysWhatAFileIsThatIsNoConfig) {
 TEST_F(Cli, SizesOfOptionsTakeSuffixes) {
   expect_parts(weft("sample run --tokens 2K").err,
                {"'2K' is no whole number. Did you mean '2k' (2000)", "suffixes are k, M, G"});
-  expect_parts(weft("eval run --lengths 1k,2x").err, {"'2x' is no whole number"});
+  expect_parts(weft("eval run --lengths 1k,2x").err, {"error: weft eval: --lengths: '2x' is no whole number"});
+  expect_parts(weft("eval run --lengths 1k,2k data.document_mask=false").err, {"run is not a run"});
 }
 
 TEST_F(Cli, SaysItsVersion) {

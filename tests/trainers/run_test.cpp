@@ -136,7 +136,7 @@ TEST_F(Run, FirstTokenAndAnalysis) {
   EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
   auto evaluated = test::run_weft({"eval", path("a"), "--json"});
   EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
-  auto analysed = test::run_weft({"analyse", path("a"), "--rows", "2", "--json"});
+  auto analysed = test::run_weft({"analyse", path("a"), "--json"});
   ASSERT_EQ(analysed.exit_code, 0) << analysed.err;
   for (const char* name :
        {"model.layers.0.mixer.head_importance/1", "pruned_loss/50", "secondary_sinks", "rollout/0", "flow/31"})

@@ -42,6 +42,38 @@ TEST_F(RunUse, ACheckpointIsNamedByStepBestLatestOrItsFolder) {
   EXPECT_EQ(step_of("b@1@35"), 35);
 }
 
+// An evaluation of other data, at other lengths or an analysis of other rows stands beside the run's own.
+TEST_F(RunUse, ResultsWithArgumentsHaveNamesOfTheirOwn) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  write("v.txt", "line 7 of a text that repeats itself\nline 9 of a text that repeats itself\n");
+  auto run = [&](std::vector<std::string> words) {
+    auto result = test::run_weft(words);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  };
+  const std::string other = "data.val.path=" + path("v.txt");
+  run({"eval", path("a")});
+  run({"analyse", path("a")});
+  const std::string eval = io::read_file(path("a/eval/step-00000040.json"));
+  const std::string analysis = io::read_file(path("a/eval/analysis-00000040.json"));
+  std::vector<std::string> printed = {
+      run({"eval", path("a"), other, "--json"}), run({"eval", path("a"), "--lengths", "16,64", other, "--json"}),
+      run({"eval", path("a"), "--lengths", "16", "--json"}), run({"analyse", path("a"), other, "--json"}),
+      run({"analyse", path("a"), "--rows", "1", "--json"})};
+  EXPECT_EQ(io::read_file(path("a/eval/step-00000040.json")), eval);
+  EXPECT_EQ(io::read_file(path("a/eval/analysis-00000040.json")), analysis);
+  std::vector<std::string> kept;
+  for (const std::string& name : io::list_folder(path("a/eval")))
+    if (name.ends_with(".json") && !name.starts_with("data-")) kept.push_back(io::read_file(path("a/eval/" + name)));
+  EXPECT_EQ(kept.size(), 7u);
+  for (const std::string& text : printed)
+    EXPECT_NE(std::find(kept.begin(), kept.end(), text), kept.end()) << "not kept as printed: " << text;
+  EXPECT_NE(printed[1].find("\"--lengths 16,64\""), std::string::npos) << printed[1];
+  run({"eval", path("a"), other});
+  run({"eval", path("a"), "--lengths", "32"});  // the context: the run's own again
+  EXPECT_EQ(io::read_file(path("a/eval/step-00000040.json")), eval);
+}
+
 TEST_F(RunUse, SaysWhichCheckpointsThereAre) {
   ASSERT_EQ(test::run_weft(train("a", {"eval.every=0"})).exit_code, 0);
   auto refused = [&](const std::vector<std::string>& words, const std::vector<std::string>& parts) {
@@ -114,7 +146,7 @@ TEST_F(RunUse, TheReportShowsDiagnosticsAndSaysWhatWasTrained) {
 
 TEST_F(RunUse, AnalyseGroupsItsLinesAndDrawsThem) {
   ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
-  auto result = test::run_weft({"analyse", path("a"), "--rows", "1"});
+  auto result = test::run_weft({"analyse", path("a")});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   for (const char* part :
        {"Importance of heads (mixer.head_importance)", "layer \\ head", "Loss without the least important heads",

@@ -45,10 +45,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   for (const auto& [name, value] : values) figures[name] = value;
   nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"values", figures}};
   if (!run.warning.empty()) out["warning"] = run.warning;
-  const std::string name = fmt::format("analysis-{:08}", run.step);
+  std::vector<std::string> arguments = options.run.overrides();
+  if (options.rows != Options().rows) arguments.push_back(fmt::format("--rows {}", options.rows));
+  const std::string name = result_name(fmt::format("analysis-{:08}", run.step), arguments);
   std::string picture = draw(values, run.folder + "/eval", name + ".svg", console);
   if (!picture.empty()) out["picture"] = picture;
-  print_and_store(console, out, train::value_tables(values), run.folder, name + ".json");
+  print_and_store(console, std::move(out), train::value_tables(values), run.folder, name, arguments);
   return kSuccess;
 }
 

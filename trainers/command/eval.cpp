@@ -57,7 +57,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   }
   nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"validation", rows}};
   if (!run.warning.empty()) out["warning"] = run.warning;
-  print_and_store(console, out, text, run.folder, fmt::format("step-{:08}.json", run.step));
+  std::vector<std::string> arguments = options.run.overrides();
+  if (lengths != std::vector<int64_t>{e.model().context()})
+    arguments.push_back(fmt::format("--lengths {}", fmt::join(lengths, ",")));
+  const std::string name = result_name(fmt::format("step-{:08}", run.step), arguments);
+  print_and_store(console, std::move(out), text, run.folder, name, arguments);
   return kSuccess;
 }
 
@@ -68,6 +72,7 @@ Action define_eval(CLI::App& app) {
   options->run.add_run(app);
   takes_size(*app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
                   ->delimiter(',')
+                  ->allow_extra_args(false)
                   ->type_name("N,N"));
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }

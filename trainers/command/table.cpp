@@ -81,7 +81,10 @@ void takes_size(CLI::Option& option) {
         try {
           text = str(config::size_of_text(text, name));
           return std::string();
-        } catch (const config::ConfigError& error) { return error.problem() + " " + error.fix(); }
+        } catch (const config::ConfigError& error) {
+          const std::string problem = error.problem(), prefix = name + ": ";  // which the parser puts before it, too
+          return (problem.starts_with(prefix) ? problem.substr(prefix.size()) : problem) + " " + error.fix();
+        }
       },
       ""));
 }
