@@ -112,6 +112,7 @@ TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
       {"config run.txtpb --jsn",
        {"error: weft config has no option '--jsn'. Did you mean '--json'?", "weft config --help"}},
       {"--jsn", {"error: weft has no option '--jsn'"}},
+      {"data pack a.bin --widht 2", {"weft data pack has no option '--widht'", "--raw-width", "--json"}},
       {"config", {"error: weft config: the argument CONFIG is missing.", "--reference"}},
       {"config absent.txtpb", {"error: absent.txtpb: cannot be read: No such file or directory."}},
       {"config .", {"error: .: is a folder"}},
@@ -158,8 +159,24 @@ TEST_F(Cli, HelpSaysRunWhereARunIsWanted) {
     expect_parts(run.out, {"RUN", "RUN@STEP", "RUN@best", "RUN@latest", "folder"});
     EXPECT_EQ(run.out.find("CONFIG"), std::string::npos) << run.out;
   }
-  expect_parts(weft("train --help").out, {"CONFIG", "RUN@STEP"});
+  expect_parts(weft("train --help").out, {"Usage: weft train", "CONFIG", "RUN@STEP"});
+  expect_parts(weft("data info --help").out, {"Usage: weft data info"});
   expect_parts(weft("inspect --help").out, {"RUN@best"});
+}
+
+// What needs several ranks is no choice that help offers, and is refused by name.
+TEST_F(Cli, OffersNoRanks) {
+  EXPECT_EQ(weft("train --help").out.find("ranks"), std::string::npos);
+  const Row rows[] = {{"train run.txtpb --ranks 2", {"--ranks 2: this version trains with one rank"}},
+                      {"train run.txtpb parallel.data=2", {"parallel.data is 2", "one rank"}},
+                      {"train run.txtpb parallel.layout=zigzag", {"parallel.layout is zigzag"}}};
+  for (const Row& row : rows) {
+    Outcome run = weft(row.arguments);
+    EXPECT_EQ(run.code, kUsageError) << row.arguments;
+    expect_parts(run.err, row.parts);
+  }
+  for (const char* field : {"parallel", "parallel.data", "parallel.context", "parallel.layout", "parallel.zero"})
+    expect_parts(weft(str("config --explain ", field)).out, {"This version t"});
 }
 
 TEST_F(Cli, SuggestsTheNameThatWasMeant) {
@@ -170,6 +187,8 @@ TEST_F(Cli, SuggestsTheNameThatWasMeant) {
       {"task trigger --mixer sofmax --steps 1", {"no such mixer. Did you mean 'softmax'?"}},
       {"task triger --steps 1", {"weft task triger: no such task. Did you mean 'trigger'?", "backcopy"}},
       {"bench gem", {"weft bench gem: no such benchmark. Did you mean 'gemm'?"}},
+      {"bench --mixer nexsu", {"--mixer nexsu: no such mixer. Did you mean 'nexus'?"}},
+      {"bench gemm --mixer nexus", {"weft bench gemm has no mixers", "weft bench train --mixer"}},
       {"bench gemm --device cdua", {"--device cdua: no such device. Did you mean 'cuda'?"}},
       {"data tokenize x --out y --tokenizer gtp2", {"no such tokenizer. Did you mean 'gpt2'?"}},
       {"data tokenize x --out y --kind hedaer", {"no such kind of shard. Did you mean 'header'?"}},

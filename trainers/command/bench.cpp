@@ -75,8 +75,21 @@ void check_name(const std::string& name) {
   config::check_choice("weft bench", name, names, "benchmark");
 }
 
+// Before anything is measured: the family that has mixers comes last.
+void check_mixer(const Options& options, const Extensions& extensions) {
+  if (options.mixer.empty()) return;
+  if (options.name != "all" && options.name != "train")
+    throw config::ConfigError(str("--mixer ", options.mixer, ": weft bench ", options.name, " has no mixers."),
+                              "Use weft bench train --mixer NAME.");
+  std::vector<std::string> names{"all"};
+  for (const MixerRow& row : mixer_table()) names.push_back(row.name);
+  for (const MixerRow& row : extensions.mixers) names.push_back(row.name);
+  config::check_choice("--mixer", options.mixer, names, "mixer");
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   check_name(options.name);
+  check_mixer(options, extensions);
   const std::string devices[] = {"cpu", "cuda"};
   config::check_choice("--device", options.device, devices, "device");
   if (options.device == "cuda" && num_cuda_devices() == 0)

@@ -55,15 +55,19 @@ std::vector<std::string> option_names(const CLI::App& app) {
 // The parser's words, with the option that was meant.
 [[noreturn]] void fail_usage(const CLI::App& app, const CLI::ParseError& error) {
   std::string text = error.what();
-  std::vector<CLI::App*> used = app.get_subcommands().empty() ? std::vector<CLI::App*>{} : app.get_subcommands();
-  const CLI::App& command = used.empty() ? app : *used.back();
-  std::string name = used.empty() ? "weft" : "weft " + command.get_name();
+  std::string name = "weft";
+  std::vector<std::string> options = app.get_subcommands().empty() ? option_names(app) : std::vector<std::string>();
+  for (const CLI::App* command = &app; !command->get_subcommands().empty();) {  // weft data pack
+    command = command->get_subcommands().back();
+    name += " " + command->get_name();
+    for (std::string& option : option_names(*command))
+      if (std::find(options.begin(), options.end(), option) == options.end()) options.push_back(std::move(option));
+  }
   size_t dashes = text.rfind("--");
   if (dynamic_cast<const CLI::ExtrasError*>(&error) && dashes != std::string::npos) {
     std::string word = text.substr(dashes, text.find_first_of(" =", dashes) - dashes);
-    throw ConfigError(
-        str(name, " has no option '", word, "'. ", config::suggestion(word, option_names(command), "Options")),
-        str("See ", name, " --help."));
+    throw ConfigError(str(name, " has no option '", word, "'. ", config::suggestion(word, options, "Options")),
+                      str("See ", name, " --help."));
   }
   throw ConfigError(str(name, ": ", text), str("See ", name, " --help."));
 }
@@ -95,7 +99,7 @@ int run(int argc, char** argv, const Extensions& extensions) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    plain.result(app.get_subcommands().empty() ? app.help() : app.get_subcommands().back()->help());
+    plain.result(app.help());  // of the command that is named, if one is
     return kSuccess;
   } catch (const CLI::CallForVersion& version) {
     plain.result(str(version.what(), "\n"));

@@ -28,7 +28,7 @@ Action define_train(CLI::App& app) {
          "auto: continue what the folder holds; never: refuse to; or go on from a checkpoint: RUN@STEP, RUN@best, "
          "RUN@latest, or its folder")
       ->type_name("auto|never|CHECKPOINT");
-  app.add_option("--ranks", options->ranks, "Ranks as threads of this process")->type_name("N");
+  app.add_option("--ranks", options->ranks)->group("");  // hidden: refused below until there are several ranks
   return [options](Console& console, const Extensions& extensions) {
     if (options->ranks != 1)
       throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.",
