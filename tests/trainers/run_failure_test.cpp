@@ -99,6 +99,19 @@ TEST_F(RunFailure, TheLimitOfFileSizesIsAnErrorInWords) {
   EXPECT_EQ(run_weft(train("a")).exit_code, 0) << "and what it left is in nobody's way";
 }
 
+// Sizes near the limit are told apart: not "needs 3 GiB, and the machine has 3".
+TEST_F(RunFailure, AModelThatIsALittleTooLargeIsToldSoInFractions) {
+  int status = run_in_child(train("a", {"model.dim=4096", "model.layers=12"}), [] {
+    rlimit limit{3'000'000'000, 3'000'000'000};
+    setrlimit(RLIMIT_AS, &limit);
+  });
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+  std::string err = io::read_file(path("err"));
+  EXPECT_NE(err.find("its matrices alone need 3.0"), std::string::npos) << err;
+  EXPECT_NE(err.find("GiB, and cpu has 2.7"), std::string::npos) << err;
+}
+
 TEST_F(RunFailure, ClosedStandardStreamsAreNoPlaceForFiles) {
   ASSERT_EQ(run_weft(train("whole")).exit_code, 0);
   int status = run_in_child(train("a"), [] {

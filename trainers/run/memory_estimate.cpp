@@ -14,7 +14,11 @@ namespace weft::train {
 
 namespace {
 
-std::string gib(int64_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / 1073741824.0); }
+std::string size_text(int64_t bytes) {
+  const auto size = static_cast<double>(bytes);
+  if (bytes < 1 << 20) return fmt::format("{:.1f} KiB", size / 1024);
+  return bytes < 1 << 30 ? fmt::format("{:.1f} MiB", size / 1048576) : fmt::format("{:.2f} GiB", size / 1073741824);
+}
 
 // Two steps of the training, of two micro-batches if there are several: the second step finds what the first one left.
 MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
@@ -65,8 +69,9 @@ int64_t along(int64_t low, int64_t high, double steps) {
 }  // namespace
 
 std::string MemoryEstimate::text() const {
-  return fmt::format("{} GiB (weights {}, gradients {}, optimiser {}, activations and the rest {})", gib(peak_bytes),
-                     gib(weights_bytes), gib(gradients_bytes), gib(optimizer_bytes), gib(activations_bytes));
+  return fmt::format("{} (weights {}, gradients {}, optimiser {}, activations and the rest {})", size_text(peak_bytes),
+                     size_text(weights_bytes), size_text(gradients_bytes), size_text(optimizer_bytes),
+                     size_text(activations_bytes));
 }
 
 MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
@@ -126,9 +131,9 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
   if (estimate.reserved_bytes <= room) return estimate;
 
   const std::string recompute = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
-  const std::string problem = fmt::format("is {}: a step takes {} GiB of memory, {}, and {} GiB are left on {}.", asked,
-                                          gib(estimate.reserved_bytes), "at its peak " + estimate.text(),
-                                          gib(std::max<int64_t>(room, 0)), to_string(default_device()));
+  const std::string problem = fmt::format("is {}: a step takes {} of memory, {}, and {} are left on {}.", asked,
+                                          size_text(estimate.reserved_bytes), "at its peak " + estimate.text(),
+                                          size_text(std::max<int64_t>(room, 0)), to_string(default_device()));
   const int64_t largest = estimator.largest_micro_batch(room, asked - 1);
   if (largest == 0)
     config::refuse(config, "train.micro_batch", problem,

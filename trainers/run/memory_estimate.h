@@ -36,7 +36,7 @@ struct MemoryEstimate {
   int64_t activations_bytes = 0;
   int64_t peak_bytes = 0;      // of live tensors: MemoryStats::peak_bytes of the training
   int64_t reserved_bytes = 0;  // taken from the system for them: MemoryStats::reserved_bytes
-  std::string text() const;    // "0.42 GiB (weights 0.10, gradients 0.05, ...)"
+  std::string text() const;    // "1.42 GiB (weights 110.3 MiB, gradients ...)"
 };
 
 // Beside tensors: the program and its libraries, compiled products, scratch memory of threads.

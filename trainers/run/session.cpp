@@ -17,6 +17,7 @@
 #include "weft/core/rng.h"
 #include "weft/core/stream.h"
 #include "weft/io/files.h"
+#include "weft/io/report.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"
 
@@ -58,8 +59,8 @@ double mixer_elements(const LanguageModelOptions& o) {
 void check_elements(double elements) {
   double bytes = 4 * elements, memory = static_cast<double>(limit_bytes(default_device()));
   if (bytes > memory)
-    throw config::ConfigError(str("model: its matrices alone need ", std::round(bytes / 1073741824),
-                                  " GiB, and the machine has ", std::round(memory / 1073741824)),
+    throw config::ConfigError(str("model: its matrices alone need ", io::rounded(bytes / 1073741824), " GiB, and ",
+                                  default_device(), " has ", io::rounded(memory / 1073741824), " GiB"),
                               "lower dim, layers, hidden or vocab");
 }
 
