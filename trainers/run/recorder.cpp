@@ -165,7 +165,8 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
 
 void Recorder::validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best) {
   message(str("step ", step, ": ", evaluation.text(), " (", evaluation.num_targets, " targets)"));
-  if (!evaluation.has_targets()) return;
+  const auto num_targets = static_cast<double>(evaluation.num_targets);
+  if (!evaluation.has_targets()) return write("val", step, time_s, {{"val/targets", num_targets}});  // it was looked at
   status_.val = evaluation.loss();
   status_.val_step = step;
   if (is_best) status_.best_val = evaluation.loss();
@@ -173,7 +174,7 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
                                                      {"val/loss_se", evaluation.standard_error},
                                                      {"val/ppl", evaluation.perplexity()}};
   if (evaluation.num_bytes > 0) values.emplace_back("val/bpb", evaluation.bits_per_byte());
-  values.emplace_back("val/targets", static_cast<double>(evaluation.num_targets));
+  values.emplace_back("val/targets", num_targets);
   write("val", step, time_s, std::move(values));
 }
 
