@@ -107,6 +107,18 @@ TEST_F(RunData, GoesOnOnlyWithTheFilesThatItBeganWith) {
   expect(train("a"), 1, {"s_5.bin is new"});
 }
 
+// The files that a run keeps are the ones that must be there; what else the pattern names is not looked at.
+TEST_F(RunData, KeptFilesAreCheckedInPlaceOfThePattern) {
+  expect(train("a"), 0, {});
+  go_back("a");
+  fs::create_symlink(path("absent"), path("s_2.bin"));
+  expect(train("a"), 1, {"cannot read", "s_2.bin"});
+  expect(train("a", {"data.keep_files=true"}), 0, {"resumed at step 10"});
+  go_back("a");
+  fs::rename(path("s_1.bin"), path("away"));
+  expect(train("a", {"data.keep_files=true"}), 1, {"cannot read", "s_1.bin"});
+}
+
 TEST_F(RunData, ACheckpointOfAnotherRunBringsItsDataAlong) {
   expect(train("a"), 0, {});
   const std::string half = path("a/checkpoints/step-00000010");

@@ -113,11 +113,8 @@ data::Dataset Opening::tokenise(const std::vector<std::string>& texts, const std
 }
 
 std::vector<std::string> Opening::files(const std::string& name, const std::string& pattern) const {
-  const DataIdentity_Source* source = keeps_files && recorded ? find_source(*recorded, name) : nullptr;
-  if (!source) return files_of(pattern);
-  std::vector<std::string> paths;
-  for (const auto& file : source->file()) paths.push_back(file.path());
-  return paths;
+  if (keeps_files && recorded && find_source(*recorded, name)) return files_of(*recorded, name);
+  return files_of(pattern);
 }
 
 data::Dataset Opening::open_files(const std::vector<std::string>& paths, const std::string& pattern,

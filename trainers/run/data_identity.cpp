@@ -97,6 +97,13 @@ void add_files(Source& source, const std::vector<std::string>& paths) {
   }
 }
 
+std::vector<std::string> files_of(const DataIdentity& identity, const std::string& name) {
+  std::vector<std::string> paths;
+  if (const Source* source = find_source(identity, name))
+    for (const File& file : source->file()) paths.push_back(file.path());
+  return paths;
+}
+
 const Source* find_source(const DataIdentity& identity, const std::string& name) {
   for (const Source& source : identity.source())
     if (source.name() == name) return &source;

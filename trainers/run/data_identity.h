@@ -14,6 +14,8 @@ class DataIdentity_Source;  // one source in it
 // Of a source's files, in their order. Reads at most 4 MiB of each.
 void add_files(DataIdentity_Source& source, const std::vector<std::string>& paths);
 
+std::vector<std::string> files_of(const DataIdentity& identity, const std::string& name);  // of a source; empty without
+
 const DataIdentity_Source* find_source(const DataIdentity& identity, const std::string& name);  // null if there is none
 
 // The part of require_same_data() that needs no look into the files of `now`; for a source that `recorded` has too.

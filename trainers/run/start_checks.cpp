@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "trainers/config/check.h"
+#include "trainers/run/data_identity.h"
 #include "trainers/run/session.h"
 #include "weft/core/error.h"
 #include "weft/data/shards.h"
@@ -45,10 +46,13 @@ void check_folder(const RunFolder& folder, const char* name) {
 
 void check_files(const config::Loaded& config, const RunFolder& folder) {
   const config::Experiment& e = config.experiment;
-  for (const config::Source& source : e.data().train())
-    for (const std::string& path : data::expand_path(source.path())) check_readable(path);
-  if (e.data().val().has_path())
-    for (const std::string& path : data::expand_path(e.data().val().path())) check_readable(path);
+  const bool keeps_files = e.data().keep_files() && folder.existed();
+  const auto kept = keeps_files ? read_data_identity(folder.path()) : nullptr;
+  auto check_source = [&](const std::string& name, const std::string& pattern) {
+    for (const std::string& path : kept ? files_of(*kept, name) : data::expand_path(pattern)) check_readable(path);
+  };
+  for (int i = 0; i < e.data().train_size(); ++i) check_source(str("data.train[", i, "]"), e.data().train(i).path());
+  if (e.data().val().has_path()) check_source("data.val", e.data().val().path());
   for (const char* name : {"samples.txt", "report.html", "metrics.jsonl"}) check_writable(folder, name);
   for (const char* name : {"checkpoints", "set-aside"}) check_folder(folder, name);
   if (e.log().has_trace_step()) check_folder(folder, "trace");
