@@ -30,10 +30,10 @@ void with_ids(IdType type, const std::byte* ids, F&& f) {
   }
 }
 
-[[noreturn]] void fail_id(const std::string& path, int64_t id, int64_t token, int64_t vocab) {
+[[noreturn]] void fail_id(const std::string& path, int64_t id, int64_t token, int64_t vocab) try {
   fail(str("shard ", path, ": id ", id, " at token ", token, " is not in the vocabulary of ", vocab, " ids"),
        "use the vocabulary size of the tokenizer that wrote the shard, and check the width of raw shards");
-}
+} catch (const Error& error) { throw IdError(error); }
 
 // A raw or header file, by its first word.
 void read_header(Shard::Data& data, const ShardOptions& options) {

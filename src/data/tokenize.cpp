@@ -201,13 +201,16 @@ class Job {
     remove_file(megatron_index_path(shard));
   }
 
+  [[noreturn]] void fail_other_work(const std::string& other) const try {
+    fail(str(record_path_, " belongs to ", other), "choose another output name, or delete it with its shards");
+  } catch (const Error& error) { throw OtherWorkError(error); }
+
   // Goes on with the work of a record, or returns it.
   void adopt(TokenizeRecord found) {
     record_ = std::move(found);
     rebase(record_, options_.output);
     std::string other = difference(record_.identity, identity_);
-    WEFT_CHECK(other.empty(), str(record_path_, " belongs to ", other),
-               "choose another output name, or delete it with its shards");
+    if (!other.empty()) fail_other_work(other);
     WEFT_CHECK(record_.next.file < paths_.size(), str(record_path_, ": a damaged record of a tokenisation"),
                kDamagedFix);
     for (size_t i = 0; i < record_.result.shards.size(); ++i) {

@@ -10,7 +10,9 @@
 
 #include "tests/trainers/process.h"
 #include "weft/data/shards.h"
+#include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
+#include "weft/io/metrics.h"
 
 namespace weft {
 namespace {
@@ -66,6 +68,7 @@ class RunData : public ::testing::Test {
   std::string weights(const std::string& run, int step) const {
     return io::read_file(path(run) + "/checkpoints/step-000000" + std::to_string(step) + "/model.safetensors");
   }
+  static bool has_bytes(const std::string& file) { return fs::exists(file) && fs::file_size(file) > 0; }
   void go_back(const std::string& run) const { fs::remove_all(path(run) + "/checkpoints/step-00000020"); }
 
   static void expect(const test::ProcessResult& result, int code, const std::vector<std::string>& parts) {
@@ -198,6 +201,28 @@ TEST_F(RunData, AnIdBeyondTheVocabularyIsFoundBeforeTheFirstStep) {
   expect(train("a"), 1, {"v_0.bin", "id 999 at token 398"});
   write_shard("v_0.bin", ids(400, 7));
   expect(train("a"), 0, {});
+}
+
+// The scan of large data goes on beside the training. Here the shard changes under a run, after its scan.
+TEST_F(RunData, AnIdThatIsFoundLateEndsTheRunWithACheckpoint) {
+  const std::string shard = path("s_0.bin");
+  fs::remove(path("s_1.bin"));
+  write_shard("bad.bin", Ids(3000, 300));
+  pid_t child = test::start_weft({"train", path("run.txtpb"), "--run", path("a"), "train.tokens=1G",
+                                  "checkpoint.every=0", "eval.every=0", "log.every=1"});
+  for (int i = 0; i < 6000 && !has_bytes(path("a/metrics.jsonl")); ++i) usleep(10000);
+  std::string bad = io::read_file(path("bad.bin"));
+  int file = open(shard.c_str(), O_WRONLY);  // the same file: the run has mapped it
+  EXPECT_EQ(pwrite(file, bad.data(), bad.size(), 0), static_cast<ssize_t>(bad.size()));
+  close(file);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_NE(io::read_file(path("a/log.txt")).find("id 300 at token"), std::string::npos);
+  std::vector<int64_t> steps = io::list_checkpoints(path("a/checkpoints"));
+  ASSERT_EQ(steps.size(), 1u);
+  EXPECT_EQ(steps[0], io::read_metrics(path("a/metrics.jsonl")).back().step);
 }
 
 // A start that failed before there was a run binds nobody to its texts.

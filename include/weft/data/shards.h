@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "weft/core/error.h"
+
 namespace weft::data {
 
 enum class ShardKind : uint8_t { raw, header, megatron };
@@ -21,6 +23,12 @@ std::string_view to_string(ShardKind kind);
 
 struct ShardOptions {
   int raw_width = 0;  // bytes per id (2 or 4) of a file without header; 0: such a file is an Error
+};
+
+// An id that is not in the vocabulary.
+class IdError : public Error {
+ public:
+  explicit IdError(const Error& error) : Error(error) {}
 };
 
 // A handle: copies share the mapping. All members may be called from several threads at once.
@@ -38,7 +46,7 @@ class Shard {
   std::string_view type() const;  // of the stored ids: "u16", "u32", "i32", ...
   int64_t num_tokens() const;
 
-  // Ids begin .. begin + out.size(). Error (path, id, place) if an id is not in [0, vocab).
+  // Ids begin .. begin + out.size(). IdError (path, id, place) if an id is not in [0, vocab).
   void read(int64_t begin, std::span<int32_t> out, int64_t vocab = int64_t{1} << 31) const;
 
   // The largest of those ids, without copying them; 0 if there are none. The same Errors as read().

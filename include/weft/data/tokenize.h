@@ -47,10 +47,16 @@ struct TokenizeResult {
   int64_t bytes = 0;  // of text, uncompressed
 };
 
+// OUTPUT.json belongs to other inputs, another tokenizer or other options.
+class OtherWorkError : public Error {
+ public:
+  explicit OtherWorkError(const Error& error) : Error(error) {}
+};
+
 // Each document is followed by the tokenizer's end-of-text id, if there is one. Without one, only Megatron shards keep documents apart; with
 // another kind, several documents are an Error. The shards do not depend on the number of threads. If a call was killed, the same call goes
-// on after its last full shard. If it had finished, the same call returns what is there. Error if OUTPUT.json belongs to other inputs,
-// another tokenizer or other options (it says which), if there are shards of that name without OUTPUT.json, or if another process is
+// on after its last full shard. If it had finished, the same call returns what is there. OtherWorkError (it says what differs), and Error if
+// there are shards of that name without OUTPUT.json, or if another process is
 // writing this output.
 TokenizeResult tokenize_files(const std::vector<std::string>& inputs, const Tokenizer& tokenizer,
                               const TokenizeOptions& options);

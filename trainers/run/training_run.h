@@ -1,0 +1,78 @@
+// One training in its run folder, from the start to the report. pretrain.h is the way in.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trainers/console/console.h"
+#include "trainers/console/live_lines.h"
+#include "trainers/run/checkpoint.h"
+#include "trainers/run/data.h"
+#include "trainers/run/folder.h"
+#include "trainers/run/memory_estimate.h"
+#include "trainers/run/recorder.h"
+#include "trainers/run/result.h"
+#include "trainers/run/trainer.h"
+
+namespace weft::train {
+
+struct Stopped {};  // thrown where a signal breaks work off
+void stop_if_asked();
+
+class TrainingRun {
+ public:
+  TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder);
+
+  void resume(const std::string& how);
+  int train();
+
+ private:
+  // The start: training_start.cpp.
+  void say(const std::string& line);
+  RunData prepare();
+  void show_tokenising(const std::string& path, int64_t done, int64_t total);
+  void announce();
+
+  // The steps and the end: training_run.cpp.
+  std::optional<int> take_steps();  // an exit code if the run stops before its last step
+  StepResult step();
+  void require_guard_goes_on();  // Error if the guard has skipped too many steps in a row
+  int stop(const std::string& why);
+  int finish();
+  bool is_complete() const;
+  RunResult result() const;
+  std::vector<double> rates(double factor) const;
+
+  // Between the steps: training_looks.cpp.
+  void after_step(int64_t step);
+  bool look_at_model(int64_t step);  // whether the validation is the best so far
+  bool validate(bool is_last);
+  bool note_validation(double loss);
+  void write_samples();
+  void save();
+  void save_last_step();  // unless it is saved
+
+  cli::Console& console_;
+  config::Loaded config_;
+  const config::Experiment& e_;
+  RunFolder& folder_;
+  cli::LiveLines tokenising_;
+  RunData data_;
+  std::vector<int32_t> prompt_;  // of samples
+  MemoryEstimate memory_;        // found before anything of it is taken
+  std::unique_ptr<LanguageModel> model_;
+  Optimizer optimizer_;
+  Trainer trainer_;
+  RunCheckpoints checkpoints_;
+  double peak_flops_;
+  Recorder recorder_;
+  RunProgress progress_;
+  int64_t steps_here_ = 0;  // of this process; the first 10 are not counted in the time
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  const char* again_ = "the same command continues";
+};
+
+}  // namespace weft::train

@@ -1,0 +1,169 @@
+// The start of a training: data, model and records as the run left them, and what the run says of itself.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "trainers/console/stop_signal.h"
+#include "trainers/run/address.h"
+#include "trainers/run/facts.h"
+#include "trainers/run/session.h"
+#include "trainers/run/start_checks.h"
+#include "trainers/run/system_info.h"
+#include "trainers/run/training_run.h"
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+#include "weft/data/tokenize.h"
+#include "weft/io/files.h"
+#include "weft/io/report.h"
+
+namespace weft::train {
+
+namespace {
+
+TrainerOptions trainer_options(const config::Experiment& e, const RunData& data) {
+  TrainerOptions options{.plan = make_plan(e),
+                         .schedule = schedule_options(e),
+                         .clip_norm = e.optim().clip_norm(),
+                         .seed = static_cast<uint64_t>(e.seed()),
+                         .keeps_documents_apart = data.keeps_documents_apart(),
+                         .overfits_one_batch = e.train().overfit_one_batch(),
+                         .diagnostics_every = e.log().diagnostics_every(),
+                         .attention = attention_backend(e)};
+  if (e.optim().has_skip())
+    options.guard = {.is_on = true,
+                     .loss_z = e.optim().skip().loss_z(),
+                     .grad_z = e.optim().skip().grad_z(),
+                     .window = e.optim().skip().window(),
+                     .max_in_a_row = e.optim().skip().max_in_a_row()};
+  return options;
+}
+
+std::vector<std::string> group_names(const Optimizer& optimizer) {
+  std::vector<std::string> names;
+  for (const ParamGroup& group : optimizer.groups()) names.push_back(group.name);
+  return names;
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder)
+    : console_(console),
+      config_(std::move(config)),
+      e_(config_.experiment),
+      folder_(folder),
+      tokenising_(cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)),
+      data_(prepare()),
+      prompt_(checked_prompt(config_, data_)),
+      memory_(check_memory(config_, data_.num_ids(), data_.keeps_documents_apart())),
+      model_(make_model(config_, data_)),
+      optimizer_(param_groups(e_), optimizer_params(*model_)),
+      trainer_(*model_, optimizer_, *data_.loader, trainer_options(e_, data_), data_.byte_lengths),
+      checkpoints_(folder.file("checkpoints"),
+                   {.keep_last = static_cast<int>(e_.checkpoint().keep_last()),
+                    .keep_every = e_.checkpoint().keep_every(),
+                    .keeps_best = e_.checkpoint().keep_best()},
+                   *model_, optimizer_, trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed()),
+                   data_.identity),
+      peak_flops_(measured_peak_flops(compute_dtype(e_))),
+      recorder_(folder, console, trainer_.plan(), group_names(optimizer_),
+                {.log_every = e_.log().every(),
+                 .samples = e_.log().samples(),
+                 .writes_events = e_.log().tensorboard(),
+                 .peak_flops = peak_flops_,
+                 .flops_per_token = model_->flops_per_token(),
+                 .measure_peak_flops = [this] { return measured_peak_flops(compute_dtype(e_)); },
+                 .group_labels = group_labels(e_)}) {
+  forget_peak(default_device());  // of what is above; a run's peak is that of its steps
+}
+
+// Before there is a recorder.
+void TrainingRun::say(const std::string& line) {
+  folder_.log(line);
+  console_.message(line);
+}
+
+void TrainingRun::show_tokenising(const std::string& path, int64_t done, int64_t total) {
+  stop_if_asked();
+  tokenising_.draw({cli::bytes_bar(done, total)});
+  if (done < total) return;
+  tokenising_.clear();
+  say(str("tokenised ", path, ": ", total, " bytes"));
+}
+
+// Shards that a start left which never trained may be of other texts: where they do not fit, they are set aside.
+RunData TrainingRun::prepare() {
+  StopSignal::waits_for("finishing this piece of the text; what is tokenised stays");
+  PrepareOptions options{
+      .records = true,
+      .is_continued = folder_.existed(),
+      .progress = [&](const std::string& path, int64_t done, int64_t total) { show_tokenising(path, done, total); }};
+  const bool has_left_overs = folder_.has_failed_start() && io::is_folder(folder_.file("data"));
+  try {
+    return prepare_data(config_, folder_.path(), options);
+  } catch (const data::OtherWorkError& error) {
+    if (!has_left_overs) throw;
+    tokenising_.clear();
+    say(str("data of an earlier start, which did not train, is moved to ", folder_.set_aside("data"), ": ",
+            error.problem()));
+  }
+  return prepare_data(config_, folder_.path(), options);
+}
+
+void TrainingRun::resume(const std::string& how) {
+  StopSignal::waits_for("finishing the start");
+  std::vector<std::string> messages;
+  bool is_folder = how != "auto" && how != "never";
+  bool has_checkpoint = !io::list_checkpoints(folder_.file("checkpoints")).empty();
+  WEFT_CHECK(how != "never" || !has_checkpoint, str("run folder ", folder_.path(), " already holds checkpoints"),
+             "choose another folder with --run, or leave --resume at auto to continue");
+  std::optional<RunProgress> found;
+  if (is_folder) {
+    found = checkpoints_.restore(how);
+    again_ = "the same command without --resume continues";
+  } else {
+    found = checkpoints_.restore_latest(messages);
+  }
+  for (const std::string& message : messages) recorder_.message(message);
+  if (found) progress_ = *found;
+  // First the checkpoint that every later start continues from, then the records up to it: killed between, the next start does the rest.
+  if (found)
+    for (const std::string& place : checkpoints_.settle(progress_))
+      recorder_.message(str("a checkpoint that the run does not continue from is moved to ", place));
+  recorder_.continue_from(trainer_.num_steps(), progress_.line);
+  if (!found) return;
+  // Also a validation that came after its step was saved.
+  if (auto best = best_validation(folder_.path(), trainer_.num_steps())) {
+    progress_.best_val = best->loss;
+    progress_.best_step = best->step;
+  }
+  recorder_.restore(progress_.best_val);
+  recorder_.checkpoint(trainer_.num_steps());
+  if (is_complete()) return;
+  recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.plan().steps));
+  std::string warning = finite_warning(io::read_checkpoint_info(checkpoints_.restored()), folder_.file("checkpoints"));
+  if (!warning.empty()) recorder_.message(warning);
+}
+
+void TrainingRun::announce() {
+  const Plan& plan = trainer_.plan();
+  recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
+                        e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on ",
+                        default_device()));
+  recorder_.message(fmt::format("model: {} parameters, {:.3g} MFLOP per token; measured peak {:.0f} GFLOP/s {}",
+                                model_->num_params(), model_->flops_per_token() / 1e6, peak_flops_ / 1e9,
+                                str(compute_dtype(e_))));
+  cli::SystemInfo system = cli::system_info();
+  console_.detail(str("machine: ", system.host, ", ", system.cpu, ", kernels ", system.isa, ", config ",
+                      config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
+  recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
+                        " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
+                        " validation tokens; documents: ", data_.documents_text()));
+  if (!io::has_plotter())
+    recorder_.message(
+        "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
+  recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
+                        " x ", plan.micro_batch, " x ", plan.context, "), ", plan.steps * plan.tokens_per_step,
+                        " tokens"));
+  recorder_.message("memory: predicted peak " + memory_.text());
+}
+
+}  // namespace weft::train
