@@ -13,7 +13,7 @@
 #include "weft/data/loader.h"
 #include "weft/data/tokenize.h"
 #include "weft/data/tokenizer.h"
-#include "weft/distributed/ring_attention.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/metrics.h"
 #include "weft/io/safetensors.h"

@@ -70,6 +70,7 @@ struct HopPlan {
   // All hops, all of them partial: for masks that a plan does not know.
   static HopPlan every_hop(int ranks);
 
+  bool has_work(int rank, int hop) const { return cover_of(rank, hop) != Cover::empty; }
   Cover cover_of(int rank, int hop) const { return cover[static_cast<size_t>(rank * ranks + hop)]; }
   int64_t pairs_of(int rank, int hop) const { return pairs[static_cast<size_t>(rank * ranks + hop)]; }
   // Ratios to the work of P equal ranks, 1 at best. Lock-step: each hop lasts as long as its slowest rank. Of tiles: every tile with a

@@ -1,17 +1,19 @@
-// Ring attention on ranks that are threads, against one call over the whole sequence: every layout, mask, normaliser and modifier of the core.
+// Attention over the tokens of ranks that are threads, against one call over the whole sequence: every layout, mask, normaliser and modifier of the core.
 #include <gtest/gtest.h>
 
 #include <mutex>
 
 #include "tests/ops/attention_case.h"
 #include "tests/support/errors.h"
-#include "weft/distributed/ring_attention.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/ops/select.h"
 
 namespace weft::dist {
 namespace {
 
 using ops::Normaliser;
+
+constexpr Scheme kSchemes[] = {Scheme::ring, Scheme::all_gather};
 
 // The tokens of a rank, of x [B, N, ...]; undefined stays so.
 Tensor part_of(const Tensor& x, const std::vector<int32_t>& positions) {
@@ -29,7 +31,8 @@ struct Sequence {
 };
 
 // A case whose queries and keys are the tokens 0 .. N - 1.
-Sequence make(const std::string& what, int64_t tokens, DType dtype, test::AttentionSizes sizes = {.B = 2, .H = 4, .G = 2, .K = 8, .V = 5}) {
+Sequence make(const std::string& what, int64_t tokens, DType dtype,
+              test::AttentionSizes sizes = {.B = 2, .H = 4, .G = 2, .K = 8, .V = 5}) {
   sizes.T = sizes.S = tokens;
   Sequence s{what, test::AttentionCase(sizes, dtype), {}};
   s.c.keys = s.c.queries = {test::make_positions(sizes.B, tokens, test::Order::sorted, 1), {}};
@@ -90,7 +93,7 @@ Results of_one_rank(const test::AttentionCase& c) {
 }
 
 // What each rank computes, put together in the order of positions.
-Results of_ring(const test::AttentionCase& c, const Layout& layout, const HopPlan& plan) {
+Results of_ranks(const test::AttentionCase& c, Scheme scheme, const Layout& layout, const HopPlan& plan) {
   std::mutex mutex;
   std::vector<std::pair<std::vector<int32_t>, Results>> parts;
   run_thread_ranks(layout.ranks(), [&](Communicator& comm) {
@@ -102,8 +105,9 @@ Results of_ring(const test::AttentionCase& c, const Layout& layout, const HopPla
     options.score.key_bias = part(c.options.score.key_bias);
     const Tensor q = part(c.q), k = part(c.k), v = part(c.v);
     Results r;
-    r.y = ring_attention(comm, q, k, v, here, options, plan);
-    r.grads = ring_attention_backward(comm, part(c.dout), part(c.used_dlse()), q, k, v, r.y, here, options, plan);
+    r.y = context_attention(comm, scheme, q, k, v, here, options, plan);
+    r.grads =
+        context_attention_backward(comm, scheme, part(c.dout), part(c.used_dlse()), q, k, v, r.y, here, options, plan);
     std::lock_guard lock(mutex);
     parts.emplace_back(mine, r);
   });
@@ -139,23 +143,25 @@ void expect_equal(const Results& got, const Results& want, double tolerance) {
   test::expect_near(got.grads.dkey_bias, numbers(want.grads.dkey_bias), tolerance, "dkey_bias");
 }
 
-TEST(RingAttention, EqualsOneRankForEveryLayoutMaskNormaliserAndNumberOfRanks) {
+TEST(ContextAttention, EqualsOneRankForEveryLayoutMaskNormaliserAndNumberOfRanks) {
   for (int ranks : {1, 2, 3, 4, 8}) {
     const int64_t tokens = 16 * ranks;  // every layout here divides it
     for (const Sequence& s : sequences(tokens, kF64)) {
       const Results want = of_one_rank(s.c);
-      for (const Layout& layout : layouts(tokens, ranks, s.mask)) {
-        SCOPED_TRACE(str(s.what, ", ", layout));
-        ASSERT_EQ(layout.padded_tokens(), tokens);
-        expect_equal(of_ring(s.c, layout, HopPlan::every_hop(ranks)), want, 1e-12);
-        if (s.has_plan && s.c.q.size(0) == 1) expect_equal(of_ring(s.c, layout, plan_hops(layout, s.mask)), want, 1e-12);
-      }
+      for (const Layout& layout : layouts(tokens, ranks, s.mask))
+        for (Scheme scheme : kSchemes) {
+          SCOPED_TRACE(str(s.what, ", ", layout, ", ", scheme));
+          ASSERT_EQ(layout.padded_tokens(), tokens);
+          expect_equal(of_ranks(s.c, scheme, layout, HopPlan::every_hop(ranks)), want, 1e-12);
+          if (s.has_plan && s.c.q.size(0) == 1)
+            expect_equal(of_ranks(s.c, scheme, layout, plan_hops(layout, s.mask)), want, 1e-12);
+        }
     }
   }
 }
 
 // With a plan, hops without work are left out and the ring stops early; accumulators then go home in one message.
-TEST(RingAttention, EqualsOneRankWhereThePlanLeavesHopsOut) {
+TEST(ContextAttention, EqualsOneRankWhereThePlanLeavesHopsOut) {
   for (int ranks : {2, 3, 4, 8})
     for (int64_t window : {0, 3, 20}) {
       const int64_t tokens = 16 * ranks;
@@ -165,18 +171,19 @@ TEST(RingAttention, EqualsOneRankWhereThePlanLeavesHopsOut) {
       s.c.options.mask.window = s.mask.window = window;
       const Results want = of_one_rank(s.c);
       bool stops_early = false;
-      for (const Layout& layout : layouts(tokens, ranks, s.mask)) {
-        SCOPED_TRACE(str("window ", window, ", ", layout));
-        const HopPlan plan = plan_hops(layout, s.mask);
-        stops_early |= plan.steps < ranks;
-        expect_equal(of_ring(s.c, layout, plan), want, 1e-12);
-      }
+      for (const Layout& layout : layouts(tokens, ranks, s.mask))
+        for (Scheme scheme : kSchemes) {
+          SCOPED_TRACE(str("window ", window, ", ", layout, ", ", scheme));
+          const HopPlan plan = plan_hops(layout, s.mask);
+          stops_early |= plan.steps < ranks;
+          expect_equal(of_ranks(s.c, scheme, layout, plan), want, 1e-12);
+        }
       EXPECT_TRUE(stops_early || ranks == 2);
     }
 }
 
 // Against float64: partial results are f32 and rounded once, so more ranks lose no accuracy.
-TEST(RingAttention, ErrorsOfFloat32AndBf16DoNotGrowWithTheNumberOfRanks) {
+TEST(ContextAttention, ErrorsOfFloat32AndBf16DoNotGrowWithTheNumberOfRanks) {
   for (DType dtype : {kF32, kBF16}) {
     const int64_t tokens = 128;
     Sequence s = make("", tokens, dtype, {.B = 1, .H = 4, .G = 2, .K = 16, .V = 16});
@@ -196,27 +203,32 @@ TEST(RingAttention, ErrorsOfFloat32AndBf16DoNotGrowWithTheNumberOfRanks) {
       return worst;
     };
     const double of_one = error_of(of_one_rank(s.c));
-    for (int ranks : {2, 4, 8}) {
-      const double of_many = error_of(of_ring(s.c, Layout::zigzag(tokens, ranks), HopPlan::every_hop(ranks)));
-      EXPECT_LE(of_many, 1.2 * of_one) << str(dtype, ", ", ranks, " ranks");
-    }
+    for (int ranks : {2, 4, 8})
+      for (Scheme scheme : kSchemes) {
+        const double of_many =
+            error_of(of_ranks(s.c, scheme, Layout::zigzag(tokens, ranks), HopPlan::every_hop(ranks)));
+        EXPECT_LE(of_many, 1.2 * of_one) << str(dtype, ", ", ranks, " ranks");
+      }
   }
 }
 
-TEST(RingAttention, GivesTheSameBitsInEveryRun) {
+TEST(ContextAttention, GivesTheSameBitsInEveryRun) {
   const int64_t tokens = 64;
   Sequence s = make("", tokens, kBF16);
   const Layout layout = Layout::striped(tokens, 4, 4);
-  const Results first = of_ring(s.c, layout, HopPlan::every_hop(4));
-  for (int run = 0; run < 5; ++run) expect_equal(of_ring(s.c, layout, HopPlan::every_hop(4)), first, 0);
+  for (Scheme scheme : kSchemes) {
+    const Results first = of_ranks(s.c, scheme, layout, HopPlan::every_hop(4));
+    for (int run = 0; run < 5; ++run) expect_equal(of_ranks(s.c, scheme, layout, HopPlan::every_hop(4)), first, 0);
+  }
 }
 
-TEST(RingAttention, APlanOfAnotherNumberOfRanksIsRefused) {
+TEST(ContextAttention, APlanOfAnotherNumberOfRanksIsRefused) {
   Sequence s = make("", 8, kF32);
   auto comm = make_self_communicator();
   EXPECT_EQ(test::error_of(
                 [&] {
-                  ring_attention(*comm, s.c.q, s.c.k, s.c.v, s.c.queries, s.c.options, HopPlan::every_hop(2));
+                  context_attention(*comm, Scheme::ring, s.c.q, s.c.k, s.c.v, s.c.queries, s.c.options,
+                                    HopPlan::every_hop(2));
                 },
                 {"a plan of 2 ranks for 1", "of this communicator"}),
             "");
