@@ -197,9 +197,7 @@ std::vector<double> differences(const LongRow& a, const LongRow& b) {
 }
 
 // Every number times 1 + noise of up to one unit in the last place of bf16.
-Tensor moved(const Tensor& x, Rng rng) {
-  return ops::mul(x, ops::add_scalar(uniform_init(x.shape(), rng, kUnit), 1));
-}
+Tensor moved(const Tensor& x, Rng rng) { return ops::mul(x, ops::add_scalar(uniform_init(x.shape(), rng, kUnit), 1)); }
 
 }  // namespace
 

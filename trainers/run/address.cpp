@@ -61,7 +61,8 @@ RunAddress around(const std::string& checkpoint) {
 
 std::string best_checkpoint(const std::string& run) {
   auto best = best_validation(run);
-  if (!best) throw ConfigError(str(run, "@best: the run has no validation loss."), str("It has ", steps_text(run), "."));
+  if (!best)
+    throw ConfigError(str(run, "@best: the run has no validation loss."), str("It has ", steps_text(run), "."));
   std::string path = io::checkpoint_path(run + "/checkpoints", best->step);
   if (!io::is_folder(path))
     throw ConfigError(str(run, "@best: the best validation, ", best->loss, " nats per token, was after step ",
