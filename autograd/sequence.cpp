@@ -40,7 +40,7 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
                       queries, keys, options](std::span<const Tensor> dys, Wants) {
     for (const Saved& tensor : kept) tensor.get();  // an Error if one changed
     Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
-    if (dout.strides()[3] != 1) dout = ops::contiguous(dout);  // heads may have been transposed behind us
+    if (dout.strides()[3] != 1) dout = ops::contiguous(dout);             // heads may have been transposed behind us
     Tensor dlse = dys[1].defined() ? ops::contiguous(dys[1]) : Tensor();  // may be a slice of a joined gradient
     auto [dq, dk, dv, dquery_bias, dkey_bias] =
         ops::attend_backward(dout, dlse, q, k, v, {out.get(), lse.get()}, queries, keys, options);
