@@ -10,7 +10,10 @@
 namespace weft::train {
 
 config::Mixer mixer_message(const MixerOptions& options);
+config::Softmax softmax_message(const SoftmaxOptions& options);
 config::Residual residual_message(const RoutedResidualOptions* options);  // null: the standard stream
+// Clears what the schema would fill in by itself. Messages stay, empty ones too: that they are there says something.
+void clear_presets(google::protobuf::Message& message);
 
 // "softmax { heads: 4 gate { activation: silu } }": what stands inside `mixer { ... }` or `residual { ... }`.
 std::string text_of_message(const google::protobuf::Message& message);

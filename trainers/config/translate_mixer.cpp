@@ -1,96 +1,12 @@
-// Messages of token mixers and residual streams as option structs.
+// Messages of token mixers as option structs, and back. Those of softmax attention have a file of their own.
 #include <algorithm>
 
 #include "trainers/config/check.h"
 #include "trainers/config/enum_values.h"
+#include "trainers/config/options_text.h"
 #include "trainers/config/translate.h"
 
 namespace weft::train {
-
-namespace {
-
-GateOptions gate_options(const config::Gate& gate) {
-  return {.position = library_value<config::GatePosition, GatePosition>(gate.position()),
-          .activation = library_value<config::GateActivation, GateActivation>(gate.activation()),
-          .is_per_head = gate.per_head(),
-          .is_head_shared = gate.head_shared(),
-          .is_additive = gate.additive(),
-          .reads_input = gate.reads_input()};
-}
-
-WeightOptions weight_options(const config::Weights& weights) {
-  return {.kind = library_value<config::WeightKind, WeightKind>(weights.kind()),
-          .keeps_ends = weights.keep_ends(),
-          .bias = library_value<config::SigmoidBias, SigmoidBias>(weights.bias()),
-          .power = weights.power(),
-          .is_divided_by_sum = weights.divide_by_sum()};
-}
-
-SinkOptions sink_options(const config::Sink& sink) {
-  return {.kind = library_value<config::SinkKind, SinkKind>(sink.kind()), .is_head_shared = sink.head_shared()};
-}
-
-HeadMixtureOptions mixture_options(const config::HeadMixture& mixture) {
-  return {.active = mixture.active(),
-          .shared = mixture.shared(),
-          .has_paper_scale = mixture.paper_scale(),
-          .reads_query_norm = mixture.query_norm(),
-          .path = library_value<config::HeadPath, HeadPath>(mixture.path()),
-          .balance_loss = mixture.balance_loss(),
-          .has_running_load = mixture.running_load()};
-}
-
-}  // namespace
-
-RoutedResidualOptions residual_options(const config::Residual& residual) {
-  const bool is_delta = residual.has_delta();
-  const config::RoutedResidual& routed = is_delta ? residual.delta() : residual.attention();
-  return {.sources = routed.states()       ? ResidualSources::states
-                     : routed.has_blocks() ? ResidualSources::block_sums
-                                           : ResidualSources::outputs,
-          .combine = is_delta ? ResidualCombine::add : ResidualCombine::replace,
-          .weights = library_value<config::ResidualWeights, ResidualWeights>(routed.weights()),
-          .blocks = routed.blocks(),
-          .window = routed.window(),
-          .has_key_norm = routed.key_norm(),
-          .has_key_gain = routed.key_gain(),
-          .has_null_source = routed.null_source(),
-          .query_std = routed.query_std()};
-}
-
-SoftmaxOptions softmax_options(const config::Softmax& softmax) {
-  SoftmaxOptions o{.heads = softmax.heads(),
-                   .kv_heads = softmax.kv_heads(),
-                   .head_dim = softmax.head_dim(),
-                   .qk_norm = softmax.l2_norm()   ? QkNorm::l2
-                              : softmax.qk_norm() ? QkNorm::rms
-                                                  : QkNorm::none,
-                   .window = softmax.window(),
-                   .softcap = softmax.soft_cap(),
-                   .has_bias = softmax.bias(),
-                   .dropout = softmax.dropout(),
-                   .position = library_value<config::MixerPosition, MixerPosition>(softmax.position()),
-                   .has_score_scale = softmax.score_scale(),
-                   .has_score_shift = softmax.score_shift(),
-                   .components = softmax.components(),
-                   .has_head_norm = softmax.head_norm(),
-                   .has_out_silu = softmax.out_silu()};
-  if (softmax.has_temperature())
-    o.temperature = {.has_position = softmax.temperature().position(),
-                     .has_token = softmax.temperature().token(),
-                     .scales_values = softmax.temperature().values()};
-  if (softmax.has_weights()) o.weights = weight_options(softmax.weights());
-  for (const config::Gate& gate : softmax.gate()) o.gates.push_back(gate_options(gate));
-  if (softmax.has_sink()) o.sink = sink_options(softmax.sink());
-  if (softmax.has_head_mixture()) o.head_mixture = mixture_options(softmax.head_mixture());
-  if (softmax.has_affine())
-    o.affine = {.is_on = true,
-                .has_sigmoid = softmax.affine().sigmoid(),
-                .divides_by_context = softmax.affine().context(),
-                .decay = softmax.affine().decay(),
-                .initial_mean = softmax.affine().initial_mean()};
-  return o;
-}
 
 // Fields that are not set are 0: the library fills them in.
 MixerMaker mixer_maker(const config::Mixer& mixer) {
@@ -225,6 +141,111 @@ FfnOptions umoe_ffn_options(const config::Model& model) {
           .experts = umoe.experts(),
           .active = ffn.active(),
           .is_dense = umoe.dense()};
+}
+
+namespace {
+
+// A number that is not set in the options is 0, and not set in the message either.
+template <class Message>
+void set_sizes(Message& m, const auto& o) {
+  if constexpr (requires { m.set_heads(o.heads); }) m.set_heads(o.heads);
+  if constexpr (requires { m.set_kv_heads(o.kv_heads); })
+    if (o.kv_heads > 0) m.set_kv_heads(o.kv_heads);
+  if constexpr (requires { m.set_head_dim(o.head_dim); })
+    if (o.head_dim > 0) m.set_head_dim(o.head_dim);
+  if constexpr (requires { m.set_window(o.window); })
+    if (o.window > 0) m.set_window(o.window);
+  if constexpr (requires { m.set_hidden(o.hidden); })
+    if (o.hidden > 0) m.set_hidden(o.hidden);
+  if constexpr (requires { m.set_experts(o.experts); }) m.set_experts(o.experts), m.set_active(o.active);
+  if constexpr (requires { m.set_dense(o.is_dense); }) m.set_dense(o.is_dense);
+  if constexpr (requires { m.set_balance_loss(o.balance_loss); }) m.set_balance_loss(o.balance_loss);
+}
+
+void set(config::Mixer& mixer, const SoftmaxOptions& o) { *mixer.mutable_softmax() = softmax_message(o); }
+void set(config::Mixer& mixer, const MlaOptions& o) {
+  config::Mla& m = *mixer.mutable_mla();
+  set_sizes(m, o);
+  if (o.rope_dim > 0) m.set_rope_dim(o.rope_dim);
+  if (o.kv_rank > 0) m.set_kv_rank(o.kv_rank);
+  if (o.q_rank > 0) m.set_q_rank(o.q_rank);
+}
+void set(config::Mixer& mixer, const NexusOptions& o) {
+  config::Nexus& m = *mixer.mutable_nexus();
+  set_sizes(m, o);
+  m.set_order(o.order);
+  m.set_layer_values(o.has_values_of_layer);
+  m.set_qk_norm(o.has_qk_norm);
+}
+void set(config::Mixer& mixer, const HopfieldOptions& o) {
+  set_sizes(*mixer.mutable_hopfield(), o);
+  mixer.mutable_hopfield()->set_steps(o.steps);
+}
+void set(config::Mixer& mixer, const SimplifiedOptions& o) {
+  set_sizes(*mixer.mutable_simplified(), o);
+  mixer.mutable_simplified()->set_kind(schema_value(o.kind));
+}
+void set(config::Mixer& mixer, const DeconstructedOptions& o) {
+  set_sizes(*mixer.mutable_deconstructed(), o);
+  mixer.mutable_deconstructed()->set_kind(schema_value(o.kind));
+}
+void set(config::Mixer& mixer, const NapOptions& o) {
+  set_sizes(*mixer.mutable_nap(), o);
+  mixer.mutable_nap()->set_divide_by_root(o.divides_by_root);
+}
+void set(config::Mixer& mixer, const DualOptions& o) {
+  config::Dual& m = *mixer.mutable_dual();
+  set_sizes(m, o);
+  m.set_relational_heads(o.relational_heads);
+  if (o.relations > 0) m.set_relations(o.relations);
+  m.set_symbols(o.symbols);
+}
+void set(config::Mixer& mixer, const TapaOptions& o) {
+  config::Tapa& m = *mixer.mutable_tapa();
+  set_sizes(m, o);
+  m.set_amplitude_share(o.amplitude_share);
+  m.set_power(o.power);
+}
+void set(config::Mixer& mixer, const NeuralOptions& o) { set_sizes(*mixer.mutable_neural(), o); }
+void set(config::Mixer& mixer, const RcmhaOptions& o) {
+  set_sizes(*mixer.mutable_rcmha(), o);
+  mixer.mutable_rcmha()->set_kernel(o.kernel);
+}
+void set(config::Mixer& mixer, const RelativeBiasOptions& o) {
+  config::RelativeBias& m = *mixer.mutable_relative_bias();
+  set_sizes(m, o);
+  m.set_buckets(o.buckets);
+  m.set_max_distance(o.max_distance);
+}
+void set(config::Mixer& mixer, const MultiTokenOptions& o) {
+  config::MultiToken& m = *mixer.mutable_multi_token();
+  set_sizes(m, o);
+  m.set_query_kernel(o.query_kernel);
+  m.set_key_kernel(o.key_kernel);
+  m.set_weight_conv(o.has_weight_conv);
+  m.set_mix_scores(o.mixes_scores);
+  if (o.group > 0) m.set_group(o.group);
+  m.set_gate(o.has_gate);
+}
+void set(config::Mixer& mixer, const MoaOptions& o) {
+  config::Moa& m = *mixer.mutable_moa();
+  set_sizes(m, o);
+  m.set_noise(o.has_noise);
+  m.set_z_loss(o.z_loss);
+  m.set_detached(o.is_detached);
+}
+void set(config::Mixer& mixer, const UmoeOptions& o) {
+  set_sizes(*mixer.mutable_umoe(), o);
+  mixer.mutable_umoe()->set_query_rank(o.query_rank);
+}
+
+}  // namespace
+
+config::Mixer mixer_message(const MixerOptions& options) {
+  config::Mixer mixer;
+  std::visit([&](const auto& o) { set(mixer, o); }, options);
+  clear_presets(mixer);
+  return mixer;
 }
 
 }  // namespace weft::train

@@ -48,6 +48,10 @@ struct MixerArgs {
   std::map<std::string, std::string> texts = {};
 };
 
+// Structs of options: a header of mixers ends with the list of its own.
+template <class... Options>
+struct OptionsList {};
+
 using MixerMaker = std::function<std::unique_ptr<Mixer>(const MixerArgs&, Rng)>;
 
 // [B, T, heads * width] -> [B, T, heads, width] and back.

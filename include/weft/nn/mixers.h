@@ -14,11 +14,19 @@
 
 namespace weft {
 
-// The options of every mixer of the library. Code that must handle every mixer visits this list: the config texts of the rows, the sizes of
-// the benchmarks, the references of the tests. If a mixer is added here and one of them does not handle it, it does not compile.
-using MixerOptions = std::variant<SoftmaxOptions, MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions,
-                                  DeconstructedOptions, NapOptions, DualOptions, TapaOptions, NeuralOptions,
-                                  RcmhaOptions, RelativeBiasOptions, MultiTokenOptions, MoaOptions, UmoeOptions>;
+// The options of every mixer of the library, from the lists at the ends of their headers. Code that must handle every mixer visits them: the
+// config texts of the rows, the sizes of the benchmarks, the references of the tests. If an option struct is added to a list and one of
+// these does not handle it, it does not compile.
+template <class... Lists>
+struct JoinedOptions;
+template <class... Options>
+struct JoinedOptions<OptionsList<Options...>> {
+  using Variant = std::variant<Options...>;
+};
+template <class... First, class... Second, class... Rest>
+struct JoinedOptions<OptionsList<First...>, OptionsList<Second...>, Rest...>
+    : JoinedOptions<OptionsList<First..., Second...>, Rest...> {};
+using MixerOptions = JoinedOptions<SoftmaxList, CompositionList, PairScoreList, ExpertList>::Variant;
 
 // One published mixer, as the suite builds, checks and prints it, with sizes for tests ([B, T, 16] inputs).
 struct MixerRow {

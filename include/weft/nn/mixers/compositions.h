@@ -74,4 +74,6 @@ struct DualOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
+
 }  // namespace weft

@@ -31,4 +31,6 @@ struct UmoeOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+using ExpertList = OptionsList<MoaOptions, UmoeOptions>;
+
 }  // namespace weft

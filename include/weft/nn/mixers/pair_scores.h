@@ -54,4 +54,6 @@ struct MultiTokenOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+using PairScoreList = OptionsList<TapaOptions, NeuralOptions, RcmhaOptions, RelativeBiasOptions, MultiTokenOptions>;
+
 }  // namespace weft

@@ -119,4 +119,6 @@ struct SoftmaxOptions {
 // The options with sizes filled in; Error for what does not go together.
 SoftmaxOptions completed(SoftmaxOptions options, const MixerArgs& args);
 
+using SoftmaxList = OptionsList<SoftmaxOptions>;
+
 }  // namespace weft
