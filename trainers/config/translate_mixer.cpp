@@ -34,6 +34,11 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
       return HopfieldOptions{
           .heads = m.heads(), .kv_heads = m.kv_heads(), .head_dim = m.head_dim(), .steps = m.steps()};
     }
+    case config::Mixer::kForgetting: {
+      const config::Forgetting& m = mixer.forgetting();
+      return ForgettingOptions{
+          .heads = m.heads(), .kv_heads = m.kv_heads(), .head_dim = m.head_dim(), .has_rotation = m.rotation()};
+    }
     case config::Mixer::kDual: {
       const config::Dual& m = mixer.dual();
       return DualOptions{.heads = m.heads(),
@@ -180,6 +185,10 @@ void set(config::Mixer& mixer, const NexusOptions& o) {
 void set(config::Mixer& mixer, const HopfieldOptions& o) {
   set_sizes(*mixer.mutable_hopfield(), o);
   mixer.mutable_hopfield()->set_steps(o.steps);
+}
+void set(config::Mixer& mixer, const ForgettingOptions& o) {
+  set_sizes(*mixer.mutable_forgetting(), o);
+  mixer.mutable_forgetting()->set_rotation(o.has_rotation);
 }
 void set(config::Mixer& mixer, const SimplifiedOptions& o) {
   set_sizes(*mixer.mutable_simplified(), o);

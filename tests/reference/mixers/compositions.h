@@ -66,6 +66,20 @@ class ComposedMixer {
     return linear(state, H * K, p, "out");
   }
 
+  Numbers run(const ForgettingOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    Numbers gate = linear(x, D, p, "gate");
+    if (o.has_rotation) rotate(q, s, H, K), rotate(k, s, G, K);
+    Numbers y = mix(s, H, G, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers a = scores(s, H, G, K, q, k, 1 / std::sqrt(static_cast<double>(K)), 0, b, i, h);
+      for (int64_t j = 0; j < i; ++j)
+        for (int64_t l = j + 1; l <= i; ++l) a[at(j)] += std::log(sigmoid(gate[at((b * s.T + l) * H + h)]));
+      return softmax(a);
+    });
+    return linear(y, H * K, p, "out");
+  }
+
   Numbers run(const SimplifiedOptions& o) {
     sizes(o.heads, o.heads, 0);
     Numbers q = linear(x, D, p, "q"), k = o.kind == SimplifiedKind::optimised ? linear(x, D, p, "k") : x, v = x;

@@ -36,6 +36,14 @@ struct HopfieldOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+// Forgetting attention (FoX, 2503.02130). Each head has a gate per token, the sigmoid of a linear map of x. The logs of the gates between
+// key and query are added to the score. Gates tell positions apart, so that there is no rotation unless it is asked for.
+struct ForgettingOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  bool has_rotation = false;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
 // Attention without some of its projections (2403.01643). optimised has no value projection. efficient has no value and no key projection.
 // super has neither, and mixes values over positions with a learned lower triangle of the size of the model's context: no sequence can be
 // longer, and memory is O(T^2). Heads are dim / heads wide.
@@ -74,6 +82,6 @@ struct DualOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
+using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, ForgettingOptions, SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
 
 }  // namespace weft
