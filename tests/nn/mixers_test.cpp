@@ -300,6 +300,7 @@ TEST(Mixers, RefuseImpossibleSizes) {
        {"nexus: inner calls on the layer's values"}},
       {NexusOptions{.heads = 2, .order = 0}, {"nexus: order 0"}},
       {HopfieldOptions{.heads = 2, .steps = -1}, {"hopfield: steps -1"}},
+      {DifferentialOptions{.heads = 8}, {"differential: head_dim 2 has no halves that can be rotated"}},
       {DualOptions{.heads = 2, .relational_heads = 3}, {"dual: 2 sensory and 3 relational heads for dim 16"}},
       {TapaOptions{.heads = 2, .amplitude_share = 1}, {"tapa: amplitude_share 1 of 8 channels"}},
       {NeuralOptions{.heads = 2, .hidden = 3}, {"neural: hidden 3", "even"}},

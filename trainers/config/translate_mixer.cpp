@@ -39,6 +39,10 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
       return ForgettingOptions{
           .heads = m.heads(), .kv_heads = m.kv_heads(), .head_dim = m.head_dim(), .has_rotation = m.rotation()};
     }
+    case config::Mixer::kDifferential: {
+      const config::Differential& m = mixer.differential();
+      return DifferentialOptions{.heads = m.heads(), .kv_heads = m.kv_heads(), .head_dim = m.head_dim()};
+    }
     case config::Mixer::kDual: {
       const config::Dual& m = mixer.dual();
       return DualOptions{.heads = m.heads(),
@@ -190,6 +194,7 @@ void set(config::Mixer& mixer, const ForgettingOptions& o) {
   set_sizes(*mixer.mutable_forgetting(), o);
   mixer.mutable_forgetting()->set_rotation(o.has_rotation);
 }
+void set(config::Mixer& mixer, const DifferentialOptions& o) { set_sizes(*mixer.mutable_differential(), o); }
 void set(config::Mixer& mixer, const SimplifiedOptions& o) {
   set_sizes(*mixer.mutable_simplified(), o);
   mixer.mutable_simplified()->set_kind(schema_value(o.kind));

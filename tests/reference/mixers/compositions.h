@@ -80,6 +80,38 @@ class ComposedMixer {
     return linear(y, H * K, p, "out");
   }
 
+  Numbers run(const DifferentialOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    const int64_t half = K / 2;
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    auto half_of = [&](const Numbers& all, int64_t heads, int64_t n) {
+      Numbers part;
+      for (int64_t r = 0; r < N * heads; ++r)
+        part.insert(part.end(), all.begin() + r * K + n * half, all.begin() + r * K + (n + 1) * half);
+      rotate(part, s, heads, half);
+      return part;
+    };
+    auto exp_of = [&](const char* a, const char* b) {
+      Numbers left = parameter(p, a), right = parameter(p, b);
+      double sum = 0;
+      for (size_t i = 0; i < left.size(); ++i) sum += left[i] * right[i];
+      return std::exp(sum);
+    };
+    const double init = 0.8 - 0.6 * std::exp(-0.3 * static_cast<double>(args.layer));
+    const double lambda = exp_of("lambda_q1", "lambda_k1") - exp_of("lambda_q2", "lambda_k2") + init;
+    const Numbers q1 = half_of(q, H, 0), q2 = half_of(q, H, 1), k1 = half_of(k, G, 0), k2 = half_of(k, G, 1);
+    const double scale = 1 / std::sqrt(static_cast<double>(half));
+    Numbers y = mix(s, H, G, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers w = softmax(scores(s, H, G, half, q1, k1, scale, 0, b, i, h));
+      Numbers other = softmax(scores(s, H, G, half, q2, k2, scale, 0, b, i, h));
+      for (size_t j = 0; j < w.size(); ++j) w[j] -= lambda * other[j];
+      return w;
+    });
+    rms_norm(y, K, parameter(p, "head_norm.weight"), args.norm_eps);
+    for (double& e : y) e *= 1 - init;
+    return linear(y, H * K, p, "out");
+  }
+
   Numbers run(const SimplifiedOptions& o) {
     sizes(o.heads, o.heads, 0);
     Numbers q = linear(x, D, p, "q"), k = o.kind == SimplifiedKind::optimised ? linear(x, D, p, "k") : x, v = x;

@@ -44,6 +44,13 @@ struct ForgettingOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
+// Differential attention (2410.05258): a head is the difference of two softmax calls on the halves of its query and key, the second of
+// which is weighted by a learned number of the layer. head_dim (0: dim / heads) is the width of both halves together.
+struct DifferentialOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
 // Attention without some of its projections (2403.01643). optimised has no value projection. efficient has no value and no key projection.
 // super has neither, and mixes values over positions with a learned lower triangle of the size of the model's context: no sequence can be
 // longer, and memory is O(T^2). Heads are dim / heads wide.
@@ -82,6 +89,7 @@ struct DualOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, ForgettingOptions, SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
+using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, ForgettingOptions, DifferentialOptions,
+                                    SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
 
 }  // namespace weft
