@@ -61,6 +61,9 @@ TEST(AttentionOnHopperDevices, RefusesByNameWhatItDoesNotTake) {
   AttentionCase crooked = by_wgmma({1, 9, 9, 2, 1, 8, 8});
   crooked.gap = 3;
   EXPECT_EQ("", refusal(crooked, "of q: its memory does not start at a multiple of 16 bytes"));
+  AttentionCase biased = by_wgmma({1, 9, 9, 2, 1, 8, 8});
+  biased.use_biases(true);
+  EXPECT_EQ("", refusal(biased, "scores have a query_bias or key_bias"));
   AttentionCase c = by_wgmma({1, 9, 9, 2, 1, 8, 8}).on(Device::cuda());
   ops::Attention y = c.forward();
   c.dout = ops::cast(c.dout, kF32);
