@@ -127,7 +127,8 @@ void LanguageModel::add_fixed_sequence(Rng rng) {
                str("language model: a fixed text of ", ids.size(), " ids for a context of ", S),
                "give LanguageModelOptions::fixed_text at least `context` ids");
     std::vector<float> numbers(ids.begin(), ids.begin() + S);
-    fixed_ = std::make_unique<Buffer>(to(Tensor::from(std::span<const float>(numbers), {S}), default_device()).value());
+    fixed_ = std::make_unique<Buffer>(
+        weft::to(Tensor::from(std::span<const float>(numbers), {S}), default_device()).value());
   }
   name_part({"fixed_sequence", *fixed_});
 }

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "weft/autograd/functions.h"
 #include "weft/core/error.h"
+#include "weft/core/pattern.h"
 
 namespace weft {
 
@@ -36,66 +36,6 @@ void PartWatch::check_named(const Module& module, std::string_view what) const {
     WEFT_CHECK(std::find(named.begin(), named.end(), made.part) != named.end(),
                str(what, ": its ", made.text, " is not named, so that nobody would train or save it"),
                "list it, or the module that holds it, in name_parts() of the constructor");
-}
-
-Param::Param(Tensor value) : master_(std::move(value)), leaf_(variable(master_, "parameter")) {
-  WEFT_CHECK(master_.is_contiguous(), str("Param: ", master_, " is a strided view"), "give a row-major tensor");
-  PartWatch::add(this, master_, "Param");
-}
-
-Param::~Param() { PartWatch::remove(this); }
-
-Buffer::Buffer(Tensor value, double decay) : value_(std::move(value)), decay_(decay) {
-  PartWatch::add(this, value_, "Buffer");
-}
-
-Buffer::~Buffer() { PartWatch::remove(this); }
-
-void Param::set_value(const Tensor& value) {
-  WEFT_CHECK(value.shape() == master_.shape(), str("Param: value ", value, " for ", master_), "keep the shape");
-  assign(master_, value);
-  refresh_working();
-}
-
-void Param::refresh_working() {
-  if (working_.defined()) assign(working_, master_);
-}
-
-void Param::set_compute(DType compute) {
-  WEFT_CHECK(compute == kF32 || compute == kBF16 || compute == kF64, str("set_compute: ", compute),
-             "use f32, bf16 or f64");
-  NoGrad no_grad;
-  MemoryTag tag("parameters");
-  DType master = compute == kF64 ? kF64 : kF32;
-  if (master_.dtype() != master) master_ = cast(Var(master_), master).value();
-  working_ = compute == kBF16 && master_.num_dims() >= 2 ? cast(Var(master_), kBF16).value() : Tensor();
-  leaf_.set_grad({});
-  leaf_.set_value(working_.defined() ? working_ : master_);
-}
-
-void Buffer::set_value(const Tensor& value) {
-  WEFT_CHECK(value.shape() == value_.shape(), str("Buffer: value ", value, " for ", value_), "keep the shape");
-  assign(value_, value);
-}
-
-void Buffer::add(const Tensor& sum, const Tensor& count) {
-  WEFT_CHECK(sum.shape() == value_.shape(), str("Buffer: sum ", sum, " for ", value_),
-             "add sums of the buffer's shape");
-  WEFT_CHECK(count.num_elements() == 1, str("Buffer: count ", count), "give one number");
-  auto collect = [](Tensor& all, const Tensor& part) {
-    Tensor more = cast(Var(part), kF64).value();
-    all = all.defined() ? weft::add(all, more).value() : more;
-  };
-  collect(sum_, sum);
-  collect(count_, count.reshape({}));
-}
-
-void Buffer::update() {
-  if (!sum_.defined()) return;
-  auto number = [&](double x) { return Tensor::full({}, x, kF64, value_.device()); };
-  Var before = cast(Var(value_), kF64), next = before * decay_ + Var(sum_) * (Var(number(1 - decay_)) / count_);
-  assign(value_, where(equal(count_, number(0)), before, next).value());
-  discard();
 }
 
 void Module::name_parts(std::initializer_list<Part> parts) {
@@ -144,6 +84,21 @@ int64_t Module::num_params() const {
 
 void Module::set_compute(DType compute) {
   for (NamedParam& p : params()) p.param->set_compute(compute);
+}
+
+void Module::to(Device device) {
+  for (const Part& part : parts_) std::visit([&](auto* what) { what->to(device); }, part.what);
+}
+
+void Module::set_frozen(std::string_view pattern, bool is_frozen) {
+  bool has_any = false;
+  for (NamedParam& p : params()) {
+    if (!matches_pattern(pattern, p.name)) continue;
+    p.param->set_frozen(is_frozen);
+    has_any = true;
+  }
+  WEFT_CHECK(has_any, str("set_frozen: no parameter matches '", pattern, "'"),
+             "use names of params(), with * for any text and ? for one character");
 }
 
 void Module::update_buffers() {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "weft/core/error.h"
+#include "weft/core/pattern.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/optim.h"
 #include "weft/ops/reduce.h"
@@ -12,27 +13,6 @@
 namespace weft {
 
 static constexpr const char* kNumSteps = ".num_steps";
-
-bool matches_pattern(std::string_view pattern, std::string_view text) {
-  // Greedy with one step back to the last star: linear in practice, no recursion.
-  size_t p = 0, t = 0, star = std::string_view::npos, mark = 0;
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      mark = t;
-    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
-      ++p;
-      ++t;
-    } else if (star != std::string_view::npos) {
-      p = star + 1;
-      t = ++mark;
-    } else {
-      return false;
-    }
-  }
-  while (p < pattern.size() && pattern[p] == '*') ++p;
-  return p == pattern.size();
-}
 
 namespace {
 
@@ -55,7 +35,10 @@ using Tensors = std::vector<ops::OptimTensors>;
 std::string rates_name(size_t group) { return str("group.", group, ".rates"); }
 
 void refresh_working(OptimizerParam& param) {
-  if (param.working.defined()) ops::copy_(param.working, param.value);
+  if (!param.working.defined()) return;
+  Tensor working = param.working.tensor();
+  ops::copy_(working, param.value);
+  param.working.note(param.value);
 }
 
 void update(Tensors& group, const AdamWOptions& o, double lr_factor, double grad_factor, int64_t step,
@@ -166,7 +149,7 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
       ++num_updates_[i];
       const bool counts = moment2_[i].defined();  // for its bias correction
       by_updates[counts ? num_updates_[i] : 0].push_back(
-          {params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working});
+          {params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working.tensor()});
     }
     double average = 0;
     if (free) {
@@ -179,6 +162,9 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
       std::visit([&, step = step, group = &group](
                      const auto& options) { update(*group, options, lr_factor, grad_factor, step, average); },
                  groups_[g].algorithm);
+    for (size_t i = 0; i < params_.size(); ++i)
+      if (group_of_[i] == g && grads[i].defined() && params_[i].working.defined())
+        params_[i].working.note(params_[i].value);
   }
 }
 
@@ -237,7 +223,8 @@ void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state
   num_steps_ = num_steps;
 }
 
-void Optimizer::show_averages() {
+bool Optimizer::show_averages() {
+  if (!points_.empty() || std::none_of(groups_.begin(), groups_.end(), is_schedule_free)) return false;
   MemoryTag tag("optimiser");
   points_.resize(params_.size());
   for (size_t i = 0; i < params_.size(); ++i) {
@@ -249,6 +236,7 @@ void Optimizer::show_averages() {
     ops::copy_(value, ops::schedule_free_average(value, moment1_[i], free->beta1));
     refresh_working(params_[i]);
   }
+  return true;
 }
 
 void Optimizer::show_points() {
@@ -260,11 +248,8 @@ void Optimizer::show_points() {
   points_.clear();
 }
 
-AveragedWeights::AveragedWeights(Optimizer& optimizer) {
-  const auto& groups = optimizer.groups();
-  if (!optimizer.points_.empty() || std::none_of(groups.begin(), groups.end(), is_schedule_free)) return;
-  optimizer.show_averages();
-  optimizer_ = &optimizer;
+AveragedWeights::AveragedWeights(AnyOptimizer& optimizer) {
+  if (optimizer.show_averages()) optimizer_ = &optimizer;
 }
 AveragedWeights::~AveragedWeights() {
   if (optimizer_) optimizer_->show_points();

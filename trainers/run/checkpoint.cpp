@@ -12,7 +12,6 @@ void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
   for (const NamedParam& p : model.params()) targets.push_back({p.name, p.param->value()});
   for (const NamedBuffer& b : model.buffers()) targets.push_back({b.name, b.buffer->value()});
   io::load_into(file, targets, io::LoadRule::exact);
-  for (const NamedParam& p : model.params()) p.param->refresh_working();
 }
 
 RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,

@@ -1,7 +1,6 @@
 // Modules and their parameters. A module names its parts once, in its constructor; names join to paths ("layers.3.mixer.q.weight").
 #pragma once
 
-#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -9,56 +8,10 @@
 #include <variant>
 #include <vector>
 
-#include "weft/autograd/var.h"
 #include "weft/core/scope.h"
+#include "weft/nn/param.h"
 
 namespace weft {
-
-// A trained tensor. Its master value is f32 (f64 in gradient checks). Under bf16 compute a matrix has a bf16 working copy too: forward
-// reads it, and each optimiser step writes it. Gradients are f32.
-class Param {
- public:
-  explicit Param(Tensor value);
-  ~Param();
-  Param(const Param&) = delete;
-  Param& operator=(const Param&) = delete;
-
-  operator const Var&() const { return leaf_; }  // NOLINT: what forward reads
-  const Tensor& value() const { return master_; }
-  const Tensor& working() const { return working_; }  // undefined unless compute is bf16 and this is a matrix
-  const Tensor& grad() const { return leaf_.grad(); }
-  void clear_grad() { leaf_.set_grad({}); }
-  void set_value(const Tensor& value);  // copies `value` (converted) into the master and the working copy
-  void refresh_working();               // call it after you wrote the master value directly
-  void set_compute(DType compute);      // f32, bf16, or f64 (which converts the master)
-  Var& var() { return leaf_; }
-
- private:
-  Tensor master_, working_;
-  Var leaf_;
-};
-
-// A running mean over optimiser steps. It is f32, has no gradient, and is named and saved like a Param. Forward reads the value of the last
-// step and adds sums and counts (Tokens::accumulate). After the last micro-batch, update() sets value = decay value + (1 - decay) sum /
-// count.
-class Buffer {
- public:
-  explicit Buffer(Tensor value, double decay = 0.9);
-  ~Buffer();
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  const Tensor& value() const { return value_; }
-  void set_value(const Tensor& value);  // converted
-
-  // `sum` has the value's shape, `count` is one number: on the device, so that nobody waits for it.
-  void add(const Tensor& sum, const Tensor& count);
-  void update();                              // does nothing if no count above 0 was added
-  void discard() { sum_ = {}, count_ = {}; }  // drops the sums of a step that was skipped
-
- private:
-  Tensor value_, sum_, count_;  // the last two f64
-  double decay_;
-};
 
 struct NamedParam {
   std::string name;
@@ -81,6 +34,11 @@ class Module {
   std::vector<NamedBuffer> buffers() const;
   int64_t num_params() const;       // elements
   void set_compute(DType compute);  // of every Param
+  // Parameters and buffers, before an optimiser is made of them; run the module with that device as default then. A module that keeps other
+  // tensors moves them too.
+  virtual void to(Device device);
+  // Freezes the parameters whose names match (weft/core/pattern.h), or trains them again. Error if there is none.
+  void set_frozen(std::string_view pattern, bool is_frozen = true);
   void clear_grads();
   void update_buffers();   // after the last micro-batch of a step
   void discard_buffers();  // instead, if the step is skipped

@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
 
-#include "weft/core/tensor.h"
+#include "weft/core/pattern.h"
+#include "weft/core/working_copy.h"
 
 namespace weft {
 
@@ -58,38 +58,57 @@ struct ParamGroup {
   std::variant<AdamWOptions, MuonOptions, LionOptions, SgdOptions, ScheduleFreeOptions> algorithm = AdamWOptions{};
 };
 
-// The f32 master value and, under bf16 compute, the working copy, which each update writes too.
+// f32 master value and, under bf16 compute, the working copy, which Optimizer rewrites in the same pass. An optimiser that writes the value
+// alone need not know of it: the next forward finds the copy out of date and makes it anew.
 struct OptimizerParam {
   std::string name;
   Tensor value;
-  Tensor working = {};
+  WorkingCopy working = {};
 };
 
-class Optimizer {
+// What a training asks of its optimiser: Optimizer, or one of your own.
+class AnyOptimizer {
+ public:
+  virtual ~AnyOptimizer() = default;
+  // One update of the parameters in place. grads[i] belongs to parameter i; undefined leaves that one alone. Rates are multiplied by
+  // lr_factor, gradients by grad_factor (clipping).
+  virtual void step(std::span<const Tensor> grads, double lr_factor, double grad_factor) = 0;
+  virtual int64_t num_steps() const = 0;
+  // What goes into a checkpoint besides the number of steps, by name. load_state() copies it back, from the CPU.
+  virtual std::vector<std::pair<std::string, Tensor>> state() const = 0;
+  virtual void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps) = 0;
+
+ private:
+  friend class AveragedWeights;
+  // Of an optimiser that keeps averages: the parameters become them, and show_points() takes that back. False if there is nothing to take back.
+  virtual bool show_averages() { return false; }
+  virtual void show_points() {}
+};
+
+class Optimizer : public AnyOptimizer {
  public:
   // Every parameter goes to the first group that matches it. Error if no group matches, or if a vector comes into a Muon group.
   Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params);
 
   // One update in place. grads[i] is the f32 gradient of params()[i]. Where it is undefined, the parameter does not change. Zeros are a
   // gradient: weights and momenta decay. Rates are lr * lr_factor. Gradients are multiplied by grad_factor (clipping). Both must be finite.
-  void step(std::span<const Tensor> grads, double lr_factor, double grad_factor = 1);
+  void step(std::span<const Tensor> grads, double lr_factor, double grad_factor = 1) override;
 
   const std::vector<OptimizerParam>& params() const { return params_; }
   const std::vector<ParamGroup>& groups() const { return groups_; }
   size_t group_of(size_t param) const { return group_of_[param]; }
   double lr(size_t group) const;  // peak rate
-  int64_t num_steps() const { return num_steps_; }
+  int64_t num_steps() const override { return num_steps_; }
 
   // Moments by name ("<param>.moment1", ...). They share memory with the optimiser, and load_state() needs the same names and shapes. If a
   // parameter had no gradient in some steps, "<param>.num_steps" (i64 [1], a copy) is its number of updates. Schedule-free groups have also
   // "<param>.point", which outside AveragedWeights is the parameter itself, and "group.<number>.rates" (f64 [1]), the sum of squared rates.
-  std::vector<std::pair<std::string, Tensor>> state() const;
-  void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps);
+  std::vector<std::pair<std::string, Tensor>> state() const override;
+  void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps) override;
 
  private:
-  friend class AveragedWeights;
-  void show_averages();
-  void show_points();
+  bool show_averages() override;
+  void show_points() override;
 
   std::vector<ParamGroup> groups_;
   std::vector<OptimizerParam> params_;
@@ -105,20 +124,18 @@ class Optimizer {
 // step() meanwhile. It does nothing inside another one, or if no group is schedule-free.
 class AveragedWeights {
  public:
-  explicit AveragedWeights(Optimizer& optimizer);
+  explicit AveragedWeights(AnyOptimizer& optimizer);
   ~AveragedWeights();
   AveragedWeights(const AveragedWeights&) = delete;
   AveragedWeights& operator=(const AveragedWeights&) = delete;
 
  private:
-  Optimizer* optimizer_ = nullptr;
+  AnyOptimizer* optimizer_ = nullptr;
 };
 
 // Square root of the sum of all squares, f64; undefined gradients count as zero.
 double global_norm(std::span<const Tensor> grads);
 // min(1, max_norm / norm); 1 if max_norm is 0. Error if the norm is not finite: no factor makes such gradients usable.
 double clip_factor(double norm, double max_norm);
-// Whether `pattern` (* and ?) matches the whole `text`.
-bool matches_pattern(std::string_view pattern, std::string_view text);
 
 }  // namespace weft

@@ -112,7 +112,7 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
     rows.mutable_data<int32_t>()[i] = static_cast<int32_t>(row);
     places.mutable_data<int32_t>()[row] = static_cast<int32_t>(i);
   }
-  Var sorted = take_rows(reshape(slice(q_BTHK, 2, S, heads_), {B * T * R, K}), to(rows, q_BTHK.device()).value());
+  Var sorted = take_rows(reshape(slice(q_BTHK, 2, S, heads_), {B * T * R, K}), weft::to(rows, q_BTHK.device()).value());
   std::vector<std::vector<KeySet>> parts_of_keys;  // [G][B]
   for (const KeySet& group : keys.groups()) parts_of_keys.push_back(group.rows());
   bool has_lse = false;
@@ -130,7 +130,7 @@ std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, con
       has_lse = lse.defined();
       if (has_lse) lse_parts.push_back(reshape(lse, {end - begin, 1}));
     }
-  Tensor index = to(places, q_BTHK.device()).value();
+  Tensor index = weft::to(places, q_BTHK.device()).value();
   auto put = [&](std::vector<Var>& parts, int64_t width) {  // the last row is that of heads not chosen
     parts.push_back(Tensor::zeros({1, width}, parts[0].dtype(), parts[0].device()));
     return reshape(take_rows(concatenate(parts, 0), index), {B, T, R, width});

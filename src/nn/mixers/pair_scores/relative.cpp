@@ -144,7 +144,7 @@ class RelativeBias final : public ProjectedMixer {
                                               static_cast<double>(o_.buckets - exact));
       buckets.mutable_data<int32_t>()[d] = static_cast<int32_t>(std::min(bucket, o_.buckets - 1));
     }
-    return to(buckets, default_device()).value();
+    return weft::to(buckets, default_device()).value();
   }
 
   RelativeBiasOptions o_;

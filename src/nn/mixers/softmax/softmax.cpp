@@ -70,6 +70,11 @@ class Softmax final : public Mixer {
     add_heads(rng);
   }
 
+  void to(Device device) override {
+    Module::to(device);
+    if (alibi_slopes_.defined()) alibi_slopes_ = weft::to(alibi_slopes_, device).value();
+  }
+
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
     auto [q_BTHK, k_BTGK, v_BTGK] = project(x_BTD, tokens);
