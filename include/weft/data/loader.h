@@ -71,10 +71,10 @@ struct RowOptions {
 // int32 CPU tensors [B, T]. A row is T consecutive tokens of the stream.
 struct Batch {
   Tensor tokens;
-  Tensor targets;    // the next token of the stream; -1 (ignored) behind the last token of a document and in padding
-  Tensor positions;  // 0 .. T-1
-  Tensor documents;  // 0, 1, 2 .. within the row; -1 in padding
-  Tensor document_positions;  // from 0 in each document, and at the row's first token
+  Tensor targets = {};  // the next token of the stream; -1 (ignored) behind the last token of a document and in padding
+  Tensor positions = {};           // 0 .. T-1
+  Tensor documents = {};           // 0, 1, 2 .. within the row; -1 in padding
+  Tensor document_positions = {};  // from 0 in each document, and at the row's first token
 };
 
 struct MixtureSource {
