@@ -3,45 +3,49 @@
 #include <gtest/gtest.h>
 
 #include "weft/core/stream.h"
-#include "weft/data/loader.h"
-#include "weft/models/language_model.h"
 #include "weft/ops/elementwise.h"
-#include "weft/optim/optimizer.h"
-#include "weft/optim/schedule.h"
+#include "weft/training/training.h"
 
 namespace weft {
 namespace {
 
-std::vector<double> losses(DType compute, Device device = Device::cpu(), std::vector<int64_t>* waits = nullptr) {
-  set_default_device(device);
+LanguageModelOptions model_options() {
+  return {.vocab = 61,
+          .dim = 32,
+          .layers = 2,
+          .context = 24,
+          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms, .window = 16}},
+          .ffn = {.hidden = 48}};
+}
+
+data::Loader loader() {
   std::vector<int32_t> ids;
   for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % 61);
-  data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = 24, .vocab = 61}, 3);
-  LanguageModel model({.vocab = 61,
-                       .dim = 32,
-                       .layers = 2,
-                       .context = 24,
-                       .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms, .window = 16}},
-                       .ffn = {.hidden = 48}},
-                      Rng(3));
+  return data::Loader({{data::Dataset(ids), 1.0}}, {.context = 24, .vocab = 61}, 3);
+}
+
+const std::vector<ParamGroup> kGroups = {{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}},
+                                         {.algorithm = AdamWOptions{.lr = 3e-3}}};
+const ScheduleOptions kSchedule = {.kind = ScheduleKind::cosine, .warmup = 2};
+
+// Written out, step by step.
+std::vector<double> losses(DType compute, Device device = Device::cpu(), std::vector<int64_t>* waits = nullptr) {
+  set_default_device(device);
+  const data::Loader rows = loader();
+  LanguageModel model(model_options(), Rng(3));
   model.set_compute(compute);
-  std::vector<OptimizerParam> params;
-  for (const NamedParam& p : model.params()) params.push_back({p.name, p.param->value(), p.param->working()});
-  Optimizer optimizer({{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}},
-                       {.algorithm = AdamWOptions{.lr = 3e-3}}},
-                      params);
+  Optimizer optimizer(kGroups, optimizer_params(model));
   std::vector<double> losses;
   for (int64_t step = 0; step < 10; ++step) {
     const int64_t waited = num_device_waits();
-    data::Batch b = loader.batch(step * 4, 4);
+    data::Batch b = rows.batch(step * 4, 4);
     Tokens tokens({ops::to(b.positions, device)}, {.is_training = true, .rng = Rng(step)});
     Var loss = model.loss(ops::to(b.tokens, device), ops::to(b.targets, device), tokens, 1.0 / 96).loss;
     backward(loss);
     losses.push_back(loss.value().item());
     std::vector<Tensor> grads;
     for (const NamedParam& p : model.params()) grads.push_back(p.param->grad());
-    optimizer.step(grads, schedule_factor({.kind = ScheduleKind::cosine, .warmup = 2}, step, 10),
-                   clip_factor(global_norm(grads), 1));
+    optimizer.step(grads, schedule_factor(kSchedule, step, 10), clip_factor(global_norm(grads), 1));
     model.clear_grads();
     if (waits) waits->push_back(num_device_waits() - waited);
   }
@@ -78,6 +82,19 @@ TEST(Golden, Bf16FollowsF32) {
 }
 
 TEST(Golden, TwoRunsGiveTheSameBits) { EXPECT_TRUE(losses(kF32) == losses(kF32)); }
+
+// The public step computes what the loop above writes out.
+TEST(Golden, TheTrainingStepGivesTheSameBits) {
+  for (DType compute : {kF32, kBF16}) {
+    LanguageModel model(model_options(), Rng(3));
+    Training training(model,
+                      {.groups = kGroups, .schedule = kSchedule, .steps = 10, .clip_norm = 1, .compute = compute});
+    const data::Loader rows = loader();
+    std::vector<double> got;
+    for (int64_t step = 0; step < 10; ++step) got.push_back(training.step(rows.batch(step * 4, 4)).loss);
+    EXPECT_TRUE(got == losses(compute)) << compute;
+  }
+}
 
 #endif
 

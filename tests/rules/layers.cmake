@@ -11,8 +11,9 @@ set(io_sees core)
 set(data_sees core)
 set(nn_sees core comm distributed autograd)  # not ops: a layer that calls a bare kernel would lose its gradient
 set(models_sees core comm distributed autograd nn)
-set(bench_sees core ops comm distributed autograd optim nn models)  # tools/bench: below the command that runs it
-set(trainers_sees ${bench_sees} io data bench)
+set(training_sees core ops comm distributed autograd optim io data nn models)
+set(bench_sees ${training_sees} training)  # tools/bench: below the command that runs it
+set(trainers_sees ${bench_sees} bench)
 set(reference_sees ${trainers_sees} trainers)  # tests/reference: plain loops, which `weft check` compares with
 set(tools_sees ${trainers_sees} trainers all reference)
 set(all_sees ${trainers_sees} trainers)      # weft/weft.h

@@ -40,23 +40,23 @@ Measured measure(const MemorySubject& s, int64_t micro_batch) {
   {
     LanguageModel model(s.model, Rng(3));
     model.set_compute(s.compute);
-    Optimizer optimizer(s.groups, optimizer_params(model));
     std::vector<int32_t> ids;
     for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % static_cast<int>(s.model.vocab));
     data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 1);
     const int64_t micro_batches = s.rows_per_step / micro_batch;
-    Trainer trainer(model, optimizer, loader,
+    Trainer trainer(model, loader,
                     {.plan = {.context = s.model.context,
                               .micro_batch = micro_batch,
                               .rows_per_step = s.rows_per_step,
                               .micro_batches = micro_batches,
                               .tokens_per_step = s.rows_per_step * s.model.context,
                               .steps = 3},
+                     .groups = s.groups,
                      .schedule = {},
                      .clip_norm = 1,
                      .keeps_documents_apart = s.keeps_documents_apart,
-                     .diagnostics_every = s.takes_diagnostics ? 1 : 0},
-                    std::vector<int64_t>(static_cast<size_t>(s.model.vocab), 1));
+                     .diagnostics_every = s.takes_diagnostics ? 1 : 0,
+                     .byte_lengths = std::vector<int64_t>(static_cast<size_t>(s.model.vocab), 1)});
     for (int step = 0; step < 2; ++step) trainer.step();
   }
   return {memory.stats().peak_bytes - before.current_bytes, memory.stats().reserved_bytes - before.reserved_bytes};

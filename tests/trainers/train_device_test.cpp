@@ -43,19 +43,19 @@ struct Training {
                .ffn = {.hidden = 8},
                .recompute = o.recompute},
               Rng(5)),
-        optimizer({{.algorithm = AdamWOptions{.lr = 1e-2}}}, optimizer_params(model)),
-        trainer(model, optimizer, loader,
+        trainer(model, loader,
                 {.plan = {.context = 12,
                           .micro_batch = 2,
                           .rows_per_step = 2 * o.micro_batches,
                           .micro_batches = o.micro_batches,
                           .tokens_per_step = 24 * o.micro_batches,
                           .steps = 8},
+                 .groups = {{.algorithm = AdamWOptions{.lr = 1e-2}}},
                  .schedule = {},
                  .clip_norm = 1,
                  .guard = o.guard,
-                 .keeps_documents_apart = o.keeps_documents_apart},
-                byte_lengths(o.has_bytes)) {}
+                 .keeps_documents_apart = o.keeps_documents_apart,
+                 .byte_lengths = byte_lengths(o.has_bytes)}) {}
 
   static std::vector<int64_t> byte_lengths(bool has_bytes) {
     std::vector<int64_t> lengths(has_bytes ? kVocab : 0, 2);
@@ -65,7 +65,6 @@ struct Training {
 
   data::Loader loader;
   LanguageModel model;
-  Optimizer optimizer;
   Trainer trainer;
 };
 
@@ -160,6 +159,32 @@ TEST(StepOnDevices, RefusesWhatIsNotFinite) {
   StepResult result = guarded.trainer.step();
   EXPECT_TRUE(result.was_skipped && std::isnan(result.loss));
   EXPECT_EQ(embedding.to_vector<float>(), before);
+}
+
+TEST(StepOnDevices, TrainsAModelThatWasMovedThere) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  auto losses_on = [](Device device) {
+    LanguageModel model(
+        {.vocab = kVocab,
+         .dim = 8,
+         .layers = 2,
+         .context = 12,
+         .mixers = {SoftmaxOptions{
+             .heads = 4, .position = MixerPosition::alibi, .head_mixture = {.active = 2, .has_running_load = true}}},
+         .ffn = {.hidden = 8}},
+        Rng(5));
+    OnDevice on(device);
+    model.to(device);
+    weft::Training training(model, {.groups = {{.algorithm = AdamWOptions{.lr = 1e-2}}}, .clip_norm = 1});
+    const data::Loader loader = loader_of(false);
+    std::vector<double> losses;
+    for (int64_t step = 0; step < 3; ++step) losses.push_back(training.step(loader.batch(4 * step, 4)).loss);
+    for (const NamedParam& p : model.params()) EXPECT_EQ(p.param->value().device(), device) << p.name;
+    for (const NamedBuffer& b : model.buffers()) EXPECT_EQ(b.buffer->value().device(), device) << b.name;
+    return losses;
+  };
+  const std::vector<double> want = losses_on(Device::cpu()), got = losses_on(Device::cuda());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-4) << "step " << i;
 }
 
 TEST(StepOnDevices, HasProfilesOfBackwardByModule) {

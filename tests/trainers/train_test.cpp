@@ -5,12 +5,11 @@
 #include <map>
 #include <numbers>
 
+#include "src/training/step_losses.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "trainers/run/evaluate.h"
-#include "trainers/run/guard.h"
 #include "trainers/run/peak_rate.h"
-#include "trainers/run/step_losses.h"
 #include "trainers/run/trainer.h"
 
 namespace weft::train {
@@ -121,7 +120,6 @@ TEST(PeakRate, SaysOnceThatItCannotBeTrusted) {
 // Of a stream with `documents` of ids: 6 ends one. The optimiser has momenta, decays and clips.
 struct TinyRun {
   LanguageModel model;
-  Optimizer optimizer;
   data::Loader loader;
   Trainer trainer;
 
@@ -129,21 +127,21 @@ struct TinyRun {
           MixerMaker mixer = SoftmaxOptions{.heads = 2}, GuardOptions guard = {})
       : model({.vocab = 7, .dim = 8, .layers = 1, .context = 4, .mixers = {std::move(mixer)}, .ffn = {.hidden = 16}},
               Rng(3)),
-        optimizer({{.algorithm = AdamWOptions{.lr = 0.01, .weight_decay = 0.1}}}, optimizer_params(model)),
         loader({{data::Dataset(ids), 1.0}},
                {.context = 4, .vocab = 7, .documents = data::DocumentRule::ends_with_id, .end_of_text = 6}, 1),
-        trainer(model, optimizer, loader,
+        trainer(model, loader,
                 {.plan = {.context = 4,
                           .micro_batch = micro_batch,
                           .rows_per_step = rows,
                           .micro_batches = rows / micro_batch,
                           .tokens_per_step = 4 * rows,
                           .steps = 10},
+                 .groups = {{.algorithm = AdamWOptions{.lr = 0.01, .weight_decay = 0.1}}},
                  .schedule = {},
                  .clip_norm = 1,
                  .guard = guard,
-                 .keeps_documents_apart = true},
-                {1, 1, 1, 1, 1, 1, 0}) {}
+                 .keeps_documents_apart = true,
+                 .byte_lengths = {1, 1, 1, 1, 1, 1, 0}}) {}
 
   std::vector<float> weights() const {
     std::vector<float> all;
@@ -179,7 +177,7 @@ TEST(Trainer, AStepWithoutTargetsHasLossZeroAndGradientsZero) {
       EXPECT_EQ(result.num_bytes, 0);
       EXPECT_FALSE(result.was_skipped);
       EXPECT_EQ(run.trainer.num_steps(), step);
-      other.optimizer.step(zeros, result.lr_factor);
+      other.trainer.optimizer().step(zeros, result.lr_factor);
     }
     EXPECT_TRUE(run.weights() != before) << "weights decay by an update of zeros";
     EXPECT_TRUE(run.weights() == other.weights());

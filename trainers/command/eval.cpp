@@ -22,7 +22,7 @@ struct Options {
   std::vector<int64_t> lengths;
 };
 
-nlohmann::ordered_json to_json(const train::Evaluation& e, int64_t length) {
+nlohmann::ordered_json to_json(const Evaluation& e, int64_t length) {
   nlohmann::ordered_json row{{"length", length}};
   if (e.has_targets()) row.update({{"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}});
   if (e.num_bytes > 0) row["bpb"] = e.bits_per_byte();
@@ -46,12 +46,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       throw config::ConfigError(
           fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
           "Use lengths between 1 and the training context.");
-    train::Evaluation result =
-        train::evaluate(*run.model, run.data.windows(length),
-                        {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
-                         .keeps_documents_apart = run.data.keeps_documents_apart(),
-                         .byte_lengths = run.data.byte_lengths,
-                         .attention = train::attention_backend(e)});
+    Evaluation result =
+        weft::evaluate(*run.model, run.data.windows(length),
+                       {.batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
+                        .keeps_documents_apart = run.data.keeps_documents_apart(),
+                        .byte_lengths = run.data.byte_lengths,
+                        .attention = train::attention_backend(e)});
     rows.push_back(to_json(result, length));
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
   }

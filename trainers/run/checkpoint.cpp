@@ -7,40 +7,31 @@
 
 namespace weft::train {
 
-void load_weights(LanguageModel& model, const io::SafetensorsFile& file) {
-  std::vector<io::NamedTensor> targets;
-  for (const NamedParam& p : model.params()) targets.push_back({p.name, p.param->value()});
-  for (const NamedBuffer& b : model.buffers()) targets.push_back({b.name, b.buffer->value()});
-  io::load_into(file, targets, io::LoadRule::exact);
-}
-
-RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
-                               Trainer& trainer, std::string config_text, uint64_t seed,
-                               std::shared_ptr<const DataIdentity> data)
+RunCheckpoints::RunCheckpoints(std::string folder, io::Retention retention, Trainer& trainer, std::string config_text,
+                               uint64_t seed, std::shared_ptr<const DataIdentity> data)
     : folder_(std::move(folder)),
       retention_(retention),
-      model_(model),
-      optimizer_(optimizer),
       trainer_(trainer),
       config_text_(std::move(config_text)),
       seed_(seed),
       data_(std::move(data)) {}
 
 std::string RunCheckpoints::store(const RunProgress& progress) {
+  const TrainingState training = trainer_.training().state();
   RunState state;
-  state.set_step(trainer_.num_steps());
-  state.set_sample_cursor(trainer_.num_steps() * trainer_.plan().rows_per_step);
-  state.set_optimizer_steps(optimizer_.num_steps());
-  state.set_num_skipped(trainer_.num_skipped());
+  state.set_step(training.step);
+  state.set_sample_cursor(training.step * trainer_.plan().rows_per_step);
+  state.set_optimizer_steps(training.optimizer_steps);
+  state.set_num_skipped(training.num_skipped);
   state.set_time_s(progress.time_s);
-  for (const auto& entry : trainer_.guard().window()) {
+  for (const OutlierGuard::Entry& entry : training.guard_window) {
     state.add_guard_loss(entry.loss);
     state.add_guard_grad_norm(entry.grad_norm);
   }
   if (progress.best_val) state.set_best_val(*progress.best_val);
   state.set_best_step(progress.best_step);
   state.set_seed(seed_);
-  state.set_guard_in_a_row(trainer_.guard().num_in_a_row());
+  state.set_guard_in_a_row(training.guard_in_a_row);
   state.set_line_loss(progress.line.loss);
   state.set_line_nats(progress.line.nats);
   state.set_line_s(progress.line.seconds);
@@ -48,16 +39,8 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   state.set_line_bytes(progress.line.bytes);
   *state.mutable_data() = *data_;
 
-  io::CheckpointData data{.step = trainer_.num_steps(),
-                          .tokens = trainer_.num_tokens(),
-                          .state = state.SerializeAsString(),
-                          .config = config_text_};
-  AveragedWeights averages(optimizer_);  // the model is what to evaluate; the optimiser keeps where training goes on
-  for (const NamedParam& p : model_.params()) data.model.push_back({p.name, p.param->value()});
-  for (const NamedBuffer& b : model_.buffers()) data.model.push_back({b.name, b.buffer->value()});
-  for (const auto& [name, tensor] : optimizer_.state()) data.optimizer.push_back({name, tensor});
-  std::string path = io::save_checkpoint(folder_, data);
-  last_saved_ = data.step;
+  std::string path = trainer_.training().save(folder_, state.SerializeAsString(), config_text_);
+  last_saved_ = training.step;
   return path;
 }
 
@@ -129,16 +112,15 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
   WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
              str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
              "resume from another one with --resume DIR");
-  load_weights(model_, checkpoint.model);
-  std::vector<std::pair<std::string, Tensor>> moments;
-  for (const io::TensorEntry& entry : checkpoint.optimizer.tensors())
-    moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
-  optimizer_.load_state(moments, state.optimizer_steps());
-  trainer_.resume_at(state.step(), state.num_skipped());
-  std::deque<OutlierGuard::Entry> window;
-  for (int i = 0; i < state.guard_loss_size(); ++i) window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
-  trainer_.guard().set_window(std::move(window));
-  trainer_.guard().set_in_a_row(state.guard_in_a_row());
+  TrainingState training{.step = state.step(),
+                         .num_samples = state.sample_cursor(),
+                         .num_tokens = state.step() * trainer_.plan().tokens_per_step,
+                         .optimizer_steps = state.optimizer_steps(),
+                         .num_skipped = state.num_skipped(),
+                         .guard_in_a_row = state.guard_in_a_row()};
+  for (int i = 0; i < state.guard_loss_size(); ++i)
+    training.guard_window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
+  trainer_.training().restore(checkpoint, training);
   last_saved_ = checkpoint.info.step;
   restored_ = checkpoint.info.path;
   RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};

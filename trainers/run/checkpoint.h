@@ -13,7 +13,7 @@
 
 namespace weft::train {
 
-// Besides what Trainer, model and optimiser hold.
+// Besides what the Trainer holds.
 struct RunProgress {
   double time_s = 0;
   std::optional<double> best_val = {};
@@ -23,8 +23,8 @@ struct RunProgress {
 
 class RunCheckpoints {
  public:
-  RunCheckpoints(std::string folder, io::Retention retention, LanguageModel& model, Optimizer& optimizer,
-                 Trainer& trainer, std::string config_text, uint64_t seed, std::shared_ptr<const DataIdentity> data);
+  RunCheckpoints(std::string folder, io::Retention retention, Trainer& trainer, std::string config_text, uint64_t seed,
+                 std::shared_ptr<const DataIdentity> data);
 
   // Of the trainer's step; then prunes. Returns a warning if numbers in it are not finite, otherwise "".
   std::string save(const RunProgress& progress);
@@ -45,8 +45,6 @@ class RunCheckpoints {
 
   std::string folder_;
   io::Retention retention_;
-  LanguageModel& model_;
-  Optimizer& optimizer_;
   Trainer& trainer_;
   std::string config_text_;
   uint64_t seed_;
@@ -58,8 +56,5 @@ class RunCheckpoints {
 
 // "" if all numbers of a checkpoint in `folder` are finite; otherwise a warning that names the newest one whose numbers are.
 std::string finite_warning(const io::CheckpointInfo& info, const std::string& folder);
-
-// Weights of a file into a model; Error that lists missing, unexpected and wrongly shaped tensors.
-void load_weights(LanguageModel& model, const io::SafetensorsFile& file);
 
 }  // namespace weft::train

@@ -32,26 +32,28 @@ MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
     model->set_compute(s.compute);
   }
   MemoryEstimate estimate{.num_params = model->num_params(), .weights_bytes = dry.memory(device).current_bytes};
-  Optimizer optimizer(s.groups, optimizer_params(*model));
-  estimate.optimizer_bytes = dry.memory(device).current_bytes - estimate.weights_bytes;
   estimate.gradients_bytes = 4 * estimate.num_params;
 
   data::Loader loader({{data::Dataset(std::vector<int32_t>(static_cast<size_t>(context) + 1)), 1.0}},
                       {.context = context, .vocab = s.model.vocab}, 0);
   const int64_t micro_batches = std::clamp<int64_t>(s.rows_per_step / micro_batch, 1, 2);
-  TrainerOptions options{.plan = {.context = context,
-                                  .micro_batch = micro_batch,
-                                  .rows_per_step = micro_batches * micro_batch,
-                                  .micro_batches = micro_batches,
-                                  .tokens_per_step = micro_batches * micro_batch * context,
-                                  .steps = 2},
-                         .schedule = {},
-                         .clip_norm = s.clips ? 1.0 : 0.0,
-                         .keeps_documents_apart = s.keeps_documents_apart,
-                         .diagnostics_every = s.takes_diagnostics ? 1 : 0,
-                         .attention = s.attention};
-  std::vector<int64_t> byte_lengths(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1);
-  Trainer trainer(*model, optimizer, loader, options, byte_lengths);
+  TrainerOptions options{
+      .plan = {.context = context,
+               .micro_batch = micro_batch,
+               .rows_per_step = micro_batches * micro_batch,
+               .micro_batches = micro_batches,
+               .tokens_per_step = micro_batches * micro_batch * context,
+               .steps = 2},
+      .groups = s.groups,
+      .schedule = {},
+      .clip_norm = s.clips ? 1.0 : 0.0,
+      .keeps_documents_apart = s.keeps_documents_apart,
+      .diagnostics_every = s.takes_diagnostics ? 1 : 0,
+      .byte_lengths = std::vector<int64_t>(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1),
+      .attention = s.attention};
+  const int64_t before = dry.memory(device).current_bytes;
+  Trainer trainer(*model, loader, options);
+  estimate.optimizer_bytes = dry.memory(device).current_bytes - before;
   for (int step = 0; step < 2; ++step) trainer.step();
 
   const MemoryStats stats = dry.memory(device);

@@ -135,7 +135,7 @@ LoadedRun load_run(const std::string& reference, const std::vector<std::string>&
   run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
   run.model = make_model(run.config, run.data);
   io::Checkpoint checkpoint = open_checkpoint(found, console);
-  load_weights(*run.model, checkpoint.model);
+  load_model(*run.model, checkpoint.model);
   run.checkpoint = checkpoint.info.path;
   run.step = checkpoint.info.step;
   console.message(str("checkpoint: step ", run.step, " of ", folder));

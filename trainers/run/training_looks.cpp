@@ -27,7 +27,7 @@ bool TrainingRun::look_at_model(int64_t step) {
   if (is_due(e_.log().samples_every()) && recorder_.samples().count(step) < e_.log().samples()) write_samples();
   if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
     StopSignal::waits_for("finishing the analysis and saving a checkpoint");
-    AveragedWeights averages(optimizer_);
+    AveragedWeights averages(trainer_.optimizer());
     AnalysisRows rows = analysis_rows(data_, trainer_.plan().context, 8);
     if (has_targets(rows)) recorder_.analysis(analyse(*model_, rows), step, progress_.time_s);
     else recorder_.message(str("step ", step, ": no analysis: none of its tokens has a target"));
@@ -37,7 +37,7 @@ bool TrainingRun::look_at_model(int64_t step) {
 
 bool TrainingRun::validate(bool is_last) {
   StopSignal::waits_for("breaking the validation off, to be made up for, and saving a checkpoint");
-  AveragedWeights averages(optimizer_);
+  AveragedWeights averages(trainer_.optimizer());
   Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context),
                                    {.batch = trainer_.plan().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
@@ -63,7 +63,7 @@ bool TrainingRun::note_validation(double loss) {
 
 void TrainingRun::write_samples() {
   StopSignal::waits_for("finishing the sample and saving a checkpoint");
-  AveragedWeights averages(optimizer_);
+  AveragedWeights averages(trainer_.optimizer());
   for (int64_t i = recorder_.samples().count(trainer_.num_steps()); i < e_.log().samples(); ++i) {
     stop_if_asked();
     uint64_t seed = Rng(static_cast<uint64_t>(e_.seed()))["samples"][static_cast<uint64_t>(i)].key();

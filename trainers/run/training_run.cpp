@@ -25,7 +25,8 @@ void stop_if_asked() {
 
 std::vector<double> TrainingRun::rates(double factor) const {
   std::vector<double> rates;
-  for (size_t g = 0; g < optimizer_.groups().size(); ++g) rates.push_back(optimizer_.lr(g) * factor);
+  const Optimizer& optimizer = trainer_.optimizer();
+  for (size_t g = 0; g < optimizer.groups().size(); ++g) rates.push_back(optimizer.lr(g) * factor);
   return rates;
 }
 

@@ -64,7 +64,6 @@ class TrainingRun {
   std::vector<int32_t> prompt_;  // of samples
   MemoryEstimate memory_;        // found before anything of it is taken
   std::unique_ptr<LanguageModel> model_;
-  Optimizer optimizer_;
   Trainer trainer_;
   RunCheckpoints checkpoints_;
   double peak_flops_;

@@ -5,11 +5,11 @@
 
 #include "trainers/tasks/observed.h"
 #include "trainers/tasks/sinks.h"
-#include "trainers/tasks/small_training.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 #include "weft/models/language_model.h"
 #include "weft/ops/elementwise.h"
+#include "weft/training/training.h"
 
 namespace weft::tasks {
 
@@ -107,7 +107,8 @@ Figures backcopy(const MixerMaker& mixer, const Bigram& bigram, const Options& o
                        .mixers = {mixer},
                        .ffn = {.kind = FfnKind::gelu}},
                       Rng(options.seed)["weights"]);
-  SmallTraining training(model, {.lr = options.lr > 0 ? options.lr : 3e-3, .beta2 = 0.99, .weight_decay = 1e-4});
+  const AdamWOptions adamw{.lr = options.lr > 0 ? options.lr : 3e-3, .beta2 = 0.99, .weight_decay = 1e-4};
+  Training training(model, {.groups = {{.algorithm = adamw}}, .lr_factor = falling(steps), .clip_norm = 1});
   Rng rows = Rng(options.seed)["rows"];
   auto split = [&](const Tensor& ids) {  // what the model reads, and what comes next
     auto on_device = [](const Tensor& t) { return ops::to(ops::contiguous(t), default_device()); };
@@ -116,8 +117,8 @@ Figures backcopy(const MixerMaker& mixer, const Bigram& bigram, const Options& o
   for (int64_t step = 0; step < steps; ++step) {
     auto [ids, targets] = split(backcopy_rows(bigram, step * B, B, T, rows));
     Tokens tokens(plain_tokens(B, T), {.is_training = true, .rng = Rng(options.seed)[static_cast<uint64_t>(step)]});
-    Var loss = model.loss(ids, targets, tokens, 1 / static_cast<double>(B * T)).loss;
-    training.step(loss, step < steps / 2 ? 1 : 2 - 2 * static_cast<double>(step) / static_cast<double>(steps));
+    training.step(
+        1, [&](const MicroBatch&) { return model.loss(ids, targets, tokens, 1 / static_cast<double>(B * T)).loss; });
   }
 
   const int64_t N = 64;

@@ -44,6 +44,9 @@ constexpr int32_t kTriggers = 3;
 // ids [B, T + 1] i32 on the CPU: id `bigram.ids` first, then the task's tokens. A pure function of (rng, first_row + row).
 Tensor backcopy_rows(const Bigram& bigram, int64_t first_row, int64_t rows, int64_t tokens, Rng rng);
 
+// Factor of the learning rate in both tasks: 1 over the first half of the steps, then falling to 0.
+std::function<double(int64_t step)> falling(int64_t steps);
+
 // Excess of the loss over the oracle's for plain and trigger queries, weights on the first token at plain queries, weights on the token
 // before at trigger queries, drain of the first value.
 Figures backcopy(const MixerMaker& mixer, const Bigram& bigram, const Options& options);

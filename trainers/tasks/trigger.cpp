@@ -5,8 +5,8 @@
 
 #include "trainers/tasks/observed.h"
 #include "trainers/tasks/sinks.h"
-#include "trainers/tasks/small_training.h"
 #include "weft/autograd/functions.h"
+#include "weft/training/training.h"
 
 namespace weft::tasks {
 
@@ -109,18 +109,24 @@ Var trigger_loss(const Var& out, const TriggerBatch& batch) {
   return mean_where(errors, batch.trigger) * 0.5 + mean_where(errors, others) * 0.5;
 }
 
+std::function<double(int64_t step)> falling(int64_t steps) {
+  return [steps](int64_t step) {
+    return step < steps / 2 ? 1 : 2 - 2 * static_cast<double>(step) / static_cast<double>(steps);
+  };
+}
+
 Figures trigger(const MixerMaker& mixer, const Options& options) {
   constexpr int64_t kWidth = 13;  // with the three flags 16, which divides into heads
   const int64_t T = options.tokens ? options.tokens : 16, B = options.batch ? options.batch : 128;
   const int64_t steps = options.steps ? options.steps : 5000;
   Layers model(mixer, options.layers, kWidth + 3, T, Rng(options.seed)["weights"]);
-  SmallTraining training(model, {.lr = options.lr > 0 ? options.lr : 3e-3, .beta2 = 0.99, .weight_decay = 0});
+  const AdamWOptions adamw{.lr = options.lr > 0 ? options.lr : 3e-3, .beta2 = 0.99, .weight_decay = 0};
+  Training training(model, {}, {.groups = {{.algorithm = adamw}}, .lr_factor = falling(steps), .clip_norm = 1});
   Rng rows = Rng(options.seed)["rows"];
   for (int64_t step = 0; step < steps; ++step) {
     TriggerBatch batch = on_device(trigger_batch(step * B, B, T, kWidth, rows));
     Tokens tokens(plain_tokens(B, T), {.is_training = true, .rng = Rng(options.seed)[static_cast<uint64_t>(step)]});
-    training.step(trigger_loss(model(batch.x, tokens), batch),
-                  step < steps / 2 ? 1 : 2 - 2 * static_cast<double>(step) / static_cast<double>(steps));
+    training.step(1, [&](const MicroBatch&) { return trigger_loss(model(batch.x, tokens), batch); });
   }
 
   const int64_t N = 256;

@@ -1,8 +1,8 @@
-#include "trainers/run/guard.h"
+#include "weft/training/guard.h"
 
 #include <cmath>
 
-namespace weft::train {
+namespace weft {
 
 namespace {
 
@@ -36,4 +36,4 @@ bool OutlierGuard::refuses(double loss, double grad_norm) {
   return false;
 }
 
-}  // namespace weft::train
+}  // namespace weft

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <deque>
 
-namespace weft::train {
+namespace weft {
 
 struct GuardOptions {
   bool is_on = false;
@@ -38,4 +38,4 @@ class OutlierGuard {
   int64_t num_in_a_row_ = 0;
 };
 
-}  // namespace weft::train
+}  // namespace weft

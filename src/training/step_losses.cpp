@@ -1,9 +1,9 @@
-#include "trainers/run/step_losses.h"
+#include "src/training/step_losses.h"
 
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"
 
-namespace weft::train {
+namespace weft {
 
 namespace {
 
@@ -39,9 +39,10 @@ void StepLosses::add(const Tensor& loss, const Tensor& losses, const Tensor& tar
     return;
   }
   here_.loss += loss.item();
+  if (byte_lengths.empty()) return;
   const auto* ids = targets.data<int32_t>();
   const auto* nats = losses.data<float>();
-  for (int64_t i = 0; i < targets.num_elements() && !byte_lengths.empty(); ++i)
+  for (int64_t i = 0; i < targets.num_elements(); ++i)
     if (has_bytes(ids[i], byte_lengths)) here_.byte_nats += static_cast<double>(nats[i]);
 }
 
@@ -57,4 +58,4 @@ StepLosses::Sums StepLosses::sums() {
   return {at[0], at[1]};
 }
 
-}  // namespace weft::train
+}  // namespace weft

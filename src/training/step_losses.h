@@ -6,7 +6,7 @@
 
 #include "weft/core/staging.h"
 
-namespace weft::train {
+namespace weft {
 
 class StepLosses {
  public:
@@ -16,7 +16,8 @@ class StepLosses {
   };
 
   void start();
-  // `loss` is a scalar; `losses` f32 per token, for `targets` on the CPU; `byte_lengths` per id, empty: nobody asks for bytes.
+  // `loss` is a scalar; `losses` f32 per token, for `targets` on the CPU; `byte_lengths` per id, empty: nobody asks for bytes, and losses and
+  // targets are not read.
   void add(const Tensor& loss, const Tensor& losses, const Tensor& targets, std::span<const int64_t> byte_lengths,
            Upload& upload);
   // After the last: the sums leave a GPU, and sums() waits for them only if nothing has waited for that GPU since.
@@ -29,4 +30,4 @@ class StepLosses {
   Download download_;
 };
 
-}  // namespace weft::train
+}  // namespace weft
