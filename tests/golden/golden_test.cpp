@@ -92,7 +92,7 @@ TEST(Golden, TheTrainingStepGivesTheSameBits) {
     const data::Loader rows = loader();
     std::vector<double> got;
     for (int64_t step = 0; step < 10; ++step) got.push_back(training.step(rows.batch(step * 4, 4)).loss);
-    EXPECT_TRUE(got == losses(compute)) << compute;
+    EXPECT_TRUE(got == losses(compute)) << str(compute);
   }
 }
 

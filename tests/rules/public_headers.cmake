@@ -1,11 +1,26 @@
 # cmake -DROOT=<source tree> -P public_headers.cmake: what include/weft may hold. Only standard and our own headers are included,
-# only our three macros are defined, and a header has fewer than 150 lines (the attention core, kernel code that users
-# instantiate with functors of their own: 400).
+# only our three macros are defined, weft/weft.h includes every header, and a header has fewer than 150 lines (the attention core, kernel
+# code that users instantiate with functors of their own, is apart: 400).
 cmake_minimum_required(VERSION 3.25)
 set(macros WEFT_CHECK WEFT_ASSERT WEFT_HD)
-set(kernel_headers "^include/weft/ops/attention(_core\\.h|/)")
+set(kernel_headers "^include/weft/(ops/attention(_core\\.h|/)|[a-z]+/attend_with\\.h)")
 
 file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/include/*)
+
+# What weft.h includes, directly or not.
+set(reached weft/weft.h)
+set(waiting weft/weft.h)
+while(waiting)
+  list(POP_FRONT waiting header)
+  file(STRINGS ${ROOT}/include/${header} includes REGEX "^ *# *include +\"weft/")
+  foreach(include IN LISTS includes)
+    string(REGEX REPLACE "^[^\"]*\"([^\"]*)\".*" "\\1" include "${include}")
+    if(NOT include IN_LIST reached)
+      list(APPEND reached ${include})
+      list(APPEND waiting ${include})
+    endif()
+  endforeach()
+endwhile()
 set(num_errors 0)
 macro(refuse what)
   math(EXPR num_errors "${num_errors} + 1")
@@ -26,6 +41,10 @@ foreach(file IN LISTS files)
       refuse("defines the macro ${name}; only ${macros} are ours")
     endif()
   endforeach()
+  string(REGEX REPLACE "^include/" "" name "${file}")
+  if(NOT name IN_LIST reached AND NOT file MATCHES "${kernel_headers}")
+    refuse("weft/weft.h does not include it")
+  endif()
   file(READ ${ROOT}/${file} text)
   string(REGEX MATCHALL "\n" lines "${text}")
   list(LENGTH lines num_lines)
