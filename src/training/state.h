@@ -36,6 +36,7 @@ struct Training::State {
   std::vector<GradHook> hooks;
   Upload upload;
   StepLosses losses;
+  int64_t rows_at_once = 1;  // of an evaluation: as many as a forward of the last step took
   int64_t step = 0, num_samples = 0, num_tokens = 0, num_skipped = 0;
 };
 

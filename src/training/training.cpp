@@ -201,6 +201,7 @@ StepResult Training::step(const data::SampleSource& samples, int64_t first, int6
              "give it a TokenLoss, or call the step() that takes the loss of each micro-batch");
   WEFT_CHECK(rows > 0, str("training: a step of ", rows, " rows"), "give at least one row");
   const int64_t each = s.options.micro_batch > 0 ? std::min(s.options.micro_batch, rows) : rows;
+  s.rows_at_once = each;
   StepResult result = s.begin();
 
   // The loss is a sum over all targets of the step divided by their number, so the number comes first. What is behind the first micro-batch is
@@ -264,7 +265,7 @@ Evaluation Training::evaluate(const data::ValidationWindows& windows, int64_t ma
 }
 
 EvaluateOptions Training::State::evaluate_options(int64_t max_tokens) const {
-  return {.batch = std::max<int64_t>(options.micro_batch, 1),
+  return {.batch = std::max(options.micro_batch, rows_at_once),
           .max_tokens = max_tokens,
           .keeps_documents_apart = options.keeps_documents_apart,
           .byte_lengths = options.byte_lengths,
