@@ -129,7 +129,8 @@ void Sharing::report_means(std::string_view name, const Var& x) {
   const int64_t last = x.size(-1),
                 each = x.value().num_elements() / std::max<int64_t>(table_.batch() * table_.num_tokens() * last, 1);
   auto sums = sum(table_.sum_here(cast(x, kF64)), dims).value().to_vector<double>();
-  const double count = table_.num_counted().value().item() * static_cast<double>(each);
+  const double tokens = table_.sum_here(cast(Var(table_.counted()), kF64)).value().item();
+  const double count = tokens * static_cast<double>(each);
   for (size_t i = 0; i < sums.size(); ++i) report(str(name, "/", i), sums[i], count);
 }
 

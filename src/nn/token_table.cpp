@@ -20,6 +20,14 @@ TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position
   return {to(positions, default_device()).value(), {}, {}, 0, true};
 }
 
+bool are_consecutive(const Tensor& positions_BT) {
+  const auto p = positions_BT.to_vector<int32_t>();
+  const auto T = static_cast<size_t>(positions_BT.size(1));
+  for (size_t i = 1; i < p.size(); ++i)
+    if (i % T != 0 && p[i] != p[i - 1] + 1) return false;
+  return true;
+}
+
 TokenTable::TokenTable(TokenData data) : data_(std::move(data)) {
   auto check = [&](const Tensor& t, std::string_view what) {
     WEFT_CHECK(!t.defined() || (t.num_dims() == 2 && t.dtype() == kI32 && t.shape() == data_.positions.shape()),
@@ -70,11 +78,6 @@ const Runs* TokenTable::other_order() const {
   return data_.are_consecutive || runs().are_in_order() ? nullptr : &runs();
 }
 
-void TokenTable::check_in_order(std::string_view what) const {
-  WEFT_CHECK(!other_order(), str(what, ": the tokens of a row do not stand here in the order of their positions"),
-             "hand them over in order: layout contiguous");
-}
-
 // Of the rows here, each with its tokens by position; padding is in none.
 std::vector<TokenTable::Document> TokenTable::documents_here() const {
   std::vector<Document> documents;
@@ -95,18 +98,13 @@ Tensor TokenTable::counted() const {
   return cast(maximum(Var(data_.documents) - number(-1), number(0)), kBool).value();
 }
 
-Var TokenTable::sum_here(const Var& x) const {
-  const int dims[] = {0, 1};
-  if (!has_padding()) return weft::sum(x, dims);
+Var TokenTable::sum_here(const Var& x, Over over) const {
+  const int both[] = {0, 1}, tokens[] = {1};
+  const std::span<const int> dims = over == Over::row ? std::span<const int>(tokens) : std::span<const int>(both);
+  if (!has_padding()) return sum(x, dims);
   Tensor mask = counted();
   for (int i = 2; i < x.num_dims(); ++i) mask = mask.unsqueeze(-1);
-  return weft::sum(where(mask.expand(x.shape()), x, Tensor::zeros({}, x.dtype(), x.device())), dims);
-}
-
-Var TokenTable::num_counted() const {
-  if (!has_padding())
-    return Tensor::full({}, static_cast<double>(batch() * num_tokens()), kF64, data_.positions.device());
-  return sum_all(cast(Var(counted()), kF64));
+  return sum(where(mask.expand(x.shape()), x, Tensor::zeros({}, x.dtype(), x.device())), dims);
 }
 
 const ops::RotaryTable& TokenTable::rotary_table(int64_t head_width, const ops::RotaryOptions& options) {

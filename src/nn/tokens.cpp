@@ -13,13 +13,24 @@ Tokens::Tokens(TokenData data, TokensOptions options)
       Observation(*this, *this, options),
       options_(std::move(options)),
       mixing_(options_.cache ? make_decode(*this, options_.cache) : make_local(*this)) {
+  if (options_.mixing) mixing_ = options_.mixing(std::move(mixing_));
   if (is_watched()) mixing_ = std::make_unique<Observed>(std::move(mixing_), *this, *this);
 }
 
 Tokens::~Tokens() = default;
 
+// How many tokens back a call looks at most; 0: to the first.
+int64_t Tokens::look_back(const ops::AttentionOptions& options) {
+  return options.mask.prefix == 0 ? options.mask.window : 0;
+}
+
 // With what every call of the core says about the tokens.
-ops::AttentionOptions Tokens::completed(ops::AttentionOptions options, const QuerySet& queries) const {
+ops::AttentionOptions Tokens::completed(ops::AttentionOptions options, const QuerySet& queries,
+                                        const KeySet& keys) const {
+  const int64_t window = look_back(options);
+  WEFT_CHECK(keys.window == 0 || (window > 0 && window <= keys.window),
+             str("attend: a window of ", window, " over keys that are kept for one of ", keys.window),
+             "ask keys() for the widest window of the calls that follow");
   options.mask.same_document = data_.documents.defined();
   if (!is_training()) options.dropout = 0;
   const Tensor& positions = queries.tokens.positions;
@@ -31,7 +42,8 @@ ops::AttentionOptions Tokens::completed(ops::AttentionOptions options, const Que
 std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
                                   ops::AttentionOptions options, const Var& sink, const AttentionBias& bias) {
   const QuerySet all = queries(q_BTHK, bias.query);
-  auto [out, lse] = mixing_->attend(all, keys(k_BTGK, v_BTGV, bias.key), {completed(std::move(options), all), sink});
+  const KeySet of = keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key});
+  auto [out, lse] = mixing_->attend(all, of, {completed(std::move(options), all, of), sink});
   return {out, lse};
 }
 
@@ -41,13 +53,14 @@ std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int
              str("attend_keys: values of ", value_width, " channels of keys ", k_BTGK.value()),
              "value_width is between 1 and the keys' width");
   const QuerySet all = queries(q_BTHK);
-  auto [out, lse] =
-      mixing_->attend(all, mixing_->keys(k_BTGK, {}, {}, value_width), {completed(std::move(options), all)});
+  const KeySet of = keys(k_BTGK, {}, {.window = look_back(options), .value_width = value_width});
+  auto [out, lse] = mixing_->attend(all, of, {completed(std::move(options), all, of)});
   return {out, lse};
 }
 
-KeySet Tokens::keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias) {
-  return mixing_->keys(k_BTGK, v_BTGV, bias, 0);
+KeySet Tokens::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) {
+  WEFT_CHECK(options.window >= 0, str("keys: window is ", options.window), "use 0 (all) or more");
+  return mixing_->keys(k_BTGK, v_BTGV, options);
 }
 
 QuerySet Tokens::queries(const Var& q_BTHK, const Var& bias) const {
@@ -68,25 +81,30 @@ QuerySet Tokens::queries(const Var& q_1NHK, int64_t row, std::span<const int32_t
 
 std::array<Var, 2> Tokens::attend_part(const QuerySet& queries, const KeySet& keys, ops::AttentionOptions options) {
   auto [out, lse] =
-      mixing_->attend(queries, keys, {.options = completed(std::move(options), queries), .is_shown = false});
+      mixing_->attend(queries, keys, {.options = completed(std::move(options), queries, keys), .is_shown = false});
   return {out, lse};
 }
 
 void Tokens::observe(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH, ops::AttentionOptions options,
                      const Var& sink) {
-  mixing_->show(queries, keys, {{}, lse_BTH}, {completed(std::move(options), queries), sink});
+  mixing_->show(queries, keys, {{}, lse_BTH}, {completed(std::move(options), queries, keys), sink});
 }
 
-ops::AttentionStatistics Tokens::statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
+ops::AttentionStatistics Tokens::statistics(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH,
                                             ops::AttentionOptions options) {
   NoGrad no_grad;
-  const QuerySet all = queries(q_BTHK);
-  return mixing_->statistics(all, keys(k_BTGK, k_BTGK), {{}, lse_BTH}, {completed(std::move(options), all)});
+  return mixing_->statistics(queries, keys, {{}, lse_BTH}, {completed(std::move(options), queries, keys)});
 }
 
 std::vector<Var> Tokens::gather(std::span<const Var> values) { return mixing_->gather(values); }
 Tensor Tokens::gathered_positions() const { return mixing_->gathered().document_positions; }
 std::span<const int32_t> Tokens::gathered_places() const { return mixing_->gathered().places; }
+
+void Tokens::check_in_order(std::string_view what) const {
+  WEFT_CHECK(gathered_places().empty(),
+             str(what, ": the tokens of a row do not stand here in the order of their positions"),
+             "hand them over in order: layout contiguous");
+}
 
 Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window) const {
   const Mixing::GatheredTokens& all = mixing_->gathered();
@@ -124,7 +142,19 @@ Var Tokens::shift(const Var& x, int64_t n) {
   return n == 0 ? x : shifted(mixing_->neighbours(x, n, 0), n, batch(), num_tokens());
 }
 
-Var Tokens::sum(const Var& x) { return mixing_->sum(x); }
+Var Tokens::conv(const Var& x, const Var& weight_DW, const Var& bias_D) {
+  WEFT_CHECK(weight_DW.num_dims() == 2 && weight_DW.size(1) >= 1 && x.num_dims() >= 2 && x.size(0) == batch() &&
+                 x.size(1) == num_tokens(),
+             str("conv: x is ", x.value(), ", weight is ", weight_DW.value(), ", the tokens are [", batch(), ", ",
+                 num_tokens(), "]"),
+             "give x [B, T, ...] with D numbers per token, and a weight [D, W]");
+  const Mixing::Neighbours near = mixing_->neighbours(x, weight_DW.size(1) - 1, 0);
+  Var flat = reshape(near.x, {near.x.size(0), near.x.size(1), weight_DW.size(0)});
+  return reshape(those_here(near, causal_conv(flat, weight_DW, bias_D, near.documents), batch(), num_tokens()),
+                 x.shape());
+}
+
+Var Tokens::sum(const Var& x, Over over) { return mixing_->sum(x, over); }
 
 Rng Tokens::random(std::string_view purpose) const { return options_.rng[Scope::path()][purpose]; }
 

@@ -9,7 +9,9 @@ TokenLoss token_loss(LanguageModel& model) {
 }
 
 TokenData token_data(const data::Batch& batch, bool keeps_documents_apart, int64_t first_row, Upload& upload) {
-  TokenData data{.positions = upload(batch.positions), .first_row = first_row, .are_consecutive = true};
+  TokenData data{.positions = upload(batch.positions),
+                 .first_row = first_row,
+                 .are_consecutive = are_consecutive(batch.positions)};
   data.cpu_positions = batch.positions;
   if (!keeps_documents_apart) return data;
   data.documents = upload(batch.documents);

@@ -17,7 +17,7 @@ TEST(Runs, OfOrderedTokensAreDocuments) {
   Runs runs(2, 4, positions, documents);
   EXPECT_TRUE(runs.are_in_order());
   EXPECT_EQ(runs.all().size(), 4u);
-  EXPECT_EQ(runs.tokens_before(1), (Ints{-1, 0, -1, 2, -1, 4, -1, -1}));
+  EXPECT_EQ(runs.chains(), (Ints{0, 0, 1, 1, 2, 2, 3, 3}));
   EXPECT_TRUE(Runs(2, 4, Ints{0, 1, 2, 3, 0, 1, 2, 3}, {}).are_in_order());
 }
 
@@ -29,17 +29,17 @@ TEST(Runs, OfOtherOrdersAreSortedByPosition) {
   EXPECT_EQ(runs.all()[0].begin, 2);
   EXPECT_EQ(runs.order(), (Ints{2, 3, 4, 5, 0, 1}));
   EXPECT_EQ(runs.run_of_tokens(), (Ints{1, 1, 0, 0, 0, 0}));
-  EXPECT_EQ(runs.tokens_before(2), (Ints{4, 5, -1, -1, 2, 3}));
+  EXPECT_EQ(runs.chains(), (Ints{0, 0, 0, 0, 0, 0}));
 }
 
 TEST(Runs, AGapInADocumentIsNotInOrder) {
   EXPECT_FALSE(Runs(1, 4, Ints{0, 1, 5, 6}, {}).are_in_order());
   EXPECT_TRUE(Runs(1, 4, Ints{0, 1, 5, 6}, {}).have_gaps());
   EXPECT_FALSE(Runs(1, 4, Ints{5, 6, 0, 1}, Ints{1, 1, 0, 0}).have_gaps());
-  EXPECT_EQ(Runs(1, 4, Ints{0, 1, 5, 6}, {}).tokens_before(1), (Ints{-1, 0, -1, 2}));
+  EXPECT_EQ(Runs(1, 4, Ints{0, 1, 5, 6}, {}).chains(), (Ints{0, 0, 1, 1}));
 }
 
-TEST(Runs, TokensBeforeAreThoseOfPlainLoops) {
+TEST(Runs, ChainsAreUnbrokenStretchesOfDocuments) {
   for (uint64_t seed = 0; seed < 50; ++seed) {
     const Rng rng(seed);
     const int64_t B = 2, T = 1 + static_cast<int64_t>(rng.below(20, 0));
@@ -55,18 +55,15 @@ TEST(Runs, TokensBeforeAreThoseOfPlainLoops) {
       }
     }
     Runs runs(B, T, positions, documents);
-    for (int64_t n = 0; n < 9; ++n) {
-      Ints expected;
-      for (int64_t i = 0; i < B * T; ++i) {
-        int32_t found = -1;
-        for (int64_t j = i / T * T; j < i / T * T + T; ++j) {
-          auto at = [&](const Ints& all, int64_t k) { return all[static_cast<size_t>(k)]; };
-          if (at(documents, i) >= 0 && at(documents, j) == at(documents, i) && at(positions, j) == at(positions, i) - n)
-            found = static_cast<int32_t>(j);
-        }
-        expected.push_back(found);
-      }
-      EXPECT_EQ(runs.tokens_before(n), expected) << "seed " << seed << ", n " << n;
+    const Ints order = runs.order(), chains = runs.chains();
+    for (size_t i = 1; i < order.size(); ++i) {
+      auto at = [&](const Ints& all, size_t k) { return all[static_cast<size_t>(order[k])]; };
+      const bool is_one_row = order[i] / T == order[i - 1] / T, is_padding = at(documents, i) < 0;
+      if (is_padding) continue;  // any
+      const bool continues =
+          is_one_row && at(documents, i) == at(documents, i - 1) && at(positions, i) == at(positions, i - 1) + 1;
+      EXPECT_EQ(chains[i] == chains[i - 1], continues) << "seed " << seed << ", place " << i;
+      EXPECT_GE(chains[i], chains[i - 1]);
     }
   }
 }

@@ -10,10 +10,17 @@
 
 namespace weft {
 
+struct KeyOptions {
+  int64_t window = 0;       // if > 0: no call will look back farther, so that a decoding keeps no older keys
+  Var bias = {};            // of the scores: [B, T, G] or [B, T, H]
+  int64_t value_width = 0;  // where no values are given: the first channels of the keys
+};
+
 struct KeySet {
   Var k, v;                     // [B, S, G, K], [B, S, G, V]
   Var bias;                     // of the scores: [B, S, G] or [B, S, H], or undefined
   ops::AttentionTokens tokens;  // of the S keys
+  int64_t window = 0;           // as asked for
 
   // The same for one key/value head or batch row each, as views. Their gradients are joined once, however many parts are used.
   std::vector<KeySet> groups() const;

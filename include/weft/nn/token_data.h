@@ -25,10 +25,19 @@ struct TokenData {
 // Positions 0 .. T-1 in every row, one document.
 TokenData plain_tokens(int64_t batch, int64_t num_tokens, int64_t first_position = 0);
 
-// State of one decoding: keys, values and sums of earlier tokens. Each call of Tokens has its entry, found by the order of the calls.
+// Whether the tokens of each row stand one after the other. Read on the CPU: give the CPU's copy, if there is one.
+bool are_consecutive(const Tensor& positions_BT);
+
+// What a sum runs over: the tokens of each batch row, or all of the micro-batch on all ranks.
+enum class Over : uint8_t { row, batch };
+
+// State of one decoding: keys, values and sums of earlier tokens, by module and call of Tokens. Every step makes the same calls.
 class Cache;
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);
+int64_t cached_bytes(const Cache& cache);  // of keys, values and sums
+
+class Mixing;
 
 // Functions with which an analysis watches a forward, and may change it. They are given the path of the running module. Not in decoding.
 struct Probe {
@@ -51,6 +60,8 @@ struct TokensOptions {
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
   const Probe* probe = nullptr;            // outlives the Tokens
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;  // whose kernels attend() runs
+  // What takes the place of that which mixes these tokens, and may call it: src/nn/mixing/mixing.h.
+  std::function<std::unique_ptr<Mixing>(std::unique_ptr<Mixing>)> mixing = {};
 };
 
 }  // namespace weft

@@ -37,7 +37,6 @@ class TokenTable {
   // unless some row's tokens stand in another order than that of their positions, document by document.
   const Runs& runs() const;
   const Runs* other_order() const;
-  void check_in_order(std::string_view what) const;  // Error that begins with `what`, where there is another order
   struct Document {
     std::vector<int64_t> tokens;  // of the B T, by position
     bool has_first;               // the document's first token is here
@@ -48,8 +47,8 @@ class TokenTable {
   // losses, statistics, reports and buffers made of them. A layer that sums over tokens in another way must use counted().
   bool has_padding() const { return data_.documents.defined(); }  // may have: with documents given
   Tensor counted() const;                                         // [B, T] bool: false for padding
-  Var num_counted() const;                                        // [] f64: how many tokens Tokens::sum() adds
-  Var sum_here(const Var& x) const;   // of the tokens here but padding: [B, T, ...] -> [...]
+  // Sums over the tokens here but padding: [B, T, ...] -> [B, ...] or [...].
+  Var sum_here(const Var& x, Over over = Over::batch) const;
   bool is_padding(int64_t i) const {  // token i of the B T row by row, read on the CPU
     return has_padding() && cpu_documents()[static_cast<size_t>(i)] < 0;
   }

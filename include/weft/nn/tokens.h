@@ -14,8 +14,6 @@
 
 namespace weft {
 
-class Mixing;
-
 // What is known of the tokens is in TokenTable, what layers leave for others in Sharing, what diagnostics and probes see in Observation.
 class Tokens : public TokenTable, public Sharing, public Observation {
  public:
@@ -34,13 +32,14 @@ class Tokens : public TokenTable, public Sharing, public Observation {
                             const Var& sink = {}, const AttentionBias& bias = {});
   // For a mixer that computes its heads or queries in several parts: keys once, then any queries of these tokens. These parts are not shown
   // to diagnostics and probes. The mixer shows all of it once, by observe() with all queries and keys; `lse` may then be undefined.
-  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias = {});
+  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options = {});
   QuerySet queries(const Var& q_BTHK, const Var& bias = {}) const;
   QuerySet queries(const Var& q_1NHK, int64_t row, std::span<const int32_t> which) const;  // of these tokens of a row
   std::array<Var, 2> attend_part(const QuerySet& queries, const KeySet& keys, ops::AttentionOptions options);
   std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options,
                                  const AttentionBias& bias = {}) {
-    return attend_part(queries(q_BTHK, bias.query), keys(k_BTGK, v_BTGV, bias.key), options);
+    return attend_part(queries(q_BTHK, bias.query),
+                       keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key}), options);
   }
   void observe(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH, ops::AttentionOptions options,
                const Var& sink);
@@ -53,22 +52,36 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   Tensor gathered_positions() const;  // of the S gathered tokens: position within the document, [B, S] i32
   // Which gathered token each of these is, row by row; empty where token t of these is number S - T + t.
   std::span<const int32_t> gathered_places() const;
+  void check_in_order(std::string_view what) const;  // Error that begins with `what`, if there are any
   // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
   // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
   Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
   // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t, of the last `window` of them (0: all). Only what
-  // is in the window is added, and nothing subtracted. x [B, T, ...]. In decoding one document per row.
+  // is in the window is added, and nothing subtracted. x [B, T, ...].
   Var scan(const Var& x, int64_t window = 0);
-  // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...]. In decoding one document per row.
+  // y[t] = x[t - n] within the document, zeros before its start; n >= 0. x [B, T, ...].
   Var shift(const Var& x, int64_t n);
-  // Sum over all tokens of the global batch but padding, for losses and statistics only: it sees the future. [B, T, ...] -> [...].
-  Var sum(const Var& x);
+  // y[t] = bias + sum over w of weight[:, w] x[t - (W - 1) + w] within the document, zeros before its start. x [B, T, ...] with D numbers
+  // per token, weight [D, W], bias [D] or undefined.
+  Var conv(const Var& x, const Var& weight_DW, const Var& bias_D = {});
+  // Sums over tokens but padding, for losses and statistics only: they see the future. [B, T, ...] -> [B, ...] or [...].
+  Var sum(const Var& x, Over over = Over::batch);
+  Var num_counted() { return sum(cast(Var(counted()), kF64)); }  // [] f64: how many tokens sum() adds
   // How many keys each token sees under a causal mask within its document, the last `window` of them (0: all): [B, T] f32. They are
   // counted, so a row or document may begin at any position. Padding sees none and has 1 here, so that nothing is divided by 0.
   Tensor visible_keys(int64_t window = 0) const;
   // What the weights of attend() look like: see weft/ops/attention.h. lse from attend(), undefined where it has none.
-  ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
+  ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH,
                                       ops::AttentionOptions options = {});
+  ops::AttentionStatistics statistics(const Var& q_BTHK, const Var& k_BTGK, const Var& lse_BTH,
+                                      ops::AttentionOptions options = {}) {
+    return statistics(queries(q_BTHK), keys(k_BTGK, k_BTGK, {.window = look_back(options)}), lse_BTH, options);
+  }
+  // What each key gets of the weights of these queries: [B, S, H] f32. No array of T x T numbers is made.
+  Tensor column_mass(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH,
+                     ops::AttentionOptions options = {}) {
+    return statistics(queries, keys, lse_BTH, std::move(options)).column_mass;
+  }
 
   // Random numbers of this step for one purpose of the running module.
   Rng random(std::string_view purpose) const;
@@ -78,7 +91,8 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   void finish_decode_step();
 
  private:
-  ops::AttentionOptions completed(ops::AttentionOptions options, const QuerySet& queries) const;
+  static int64_t look_back(const ops::AttentionOptions& options);
+  ops::AttentionOptions completed(ops::AttentionOptions options, const QuerySet& queries, const KeySet& keys) const;
   Tensor count_keys(int64_t window) const;
   Tensor count_cached_keys(int64_t window) const;
 

@@ -83,7 +83,7 @@ bool HeadMixture::is_grouped(const Tokens& tokens, const ops::AttentionOptions& 
 std::array<Var, 2> HeadMixture::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, const Choice& choice,
                                        Tokens& tokens, const ops::AttentionOptions& core, const Var& sink) const {
   if (!is_grouped(tokens, core)) return tokens.attend(q_BTHK, k_BTGK, v_BTGV, core, sink);
-  const KeySet keys = tokens.keys(k_BTGK, v_BTGV);
+  const KeySet keys = tokens.keys(k_BTGK, v_BTGV, {.window = core.mask.window});
   tokens.observe(tokens.queries(q_BTHK), keys, {}, core, sink);
   const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1), K = q_BTHK.size(3), G = k_BTGK.size(2), V = v_BTGV.size(3);
   const int64_t S = o_.shared, R = heads_ - S, active = o_.active;

@@ -115,9 +115,9 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
   if (o_.balance_loss == 0) return;
   Var loss;
   if (o_.balance == RouterBalance::per_row) {
-    Var n_B1 = sum(one_BT1, 1), n_BE = at_least_one(n_B1);
+    Var n_B1 = tokens.sum(one_BT1, Over::row), n_BE = at_least_one(n_B1);
     Var rows = at_least_one(sum_all(minimum(n_B1, Tensor::full({}, 1, wide, n_B1.device()))));  // with a token
-    Var of_rows = sum(hits_BTE, 1) / n_BE * (sum(r.probabilities_BTE * one_BT1, 1) / n_BE);
+    Var of_rows = tokens.sum(hits_BTE, Over::row) / n_BE * (tokens.sum(r.probabilities_BTE, Over::row) / n_BE);
     loss = sum_all(of_rows) / rows * (E / static_cast<double>(o_.active));
   } else {
     Var load_E = load_ ? cast(Var(load_->value()), wide) : tokens.sum(hits_BTE) / count;

@@ -1,4 +1,4 @@
-// Sums over earlier tokens and shifts of tokens that stand here in any order: within runs, then few numbers per run.
+// Sums over earlier tokens, where tokens stand here in any order: within runs, then few numbers per run.
 // x [B, T, ...], tokens and documents as the runs say.
 #pragma once
 
@@ -11,9 +11,7 @@ namespace weft {
 
 // The tokens `which` of the B T: [1, which, ...], or where they are as many as all, [B, T, ...].
 Var take_tokens(const Var& x, std::span<const int32_t> which);
-// Inclusive sum over the tokens of the document up to each, of the last `window` positions (0: all). Nothing is subtracted.
-Var scan_in_runs(const Var& x, const Runs& runs, int64_t window);
-// y of a token is x of the one that stands n before it in its document, zeros where there is none.
-Var shift_in_runs(const Var& x, const Runs& runs, int64_t n);
+// Inclusive sum over the tokens of the document up to each.
+Var scan_in_runs(const Var& x, const Runs& runs);
 
 }  // namespace weft

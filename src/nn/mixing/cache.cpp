@@ -1,49 +1,143 @@
 #include "src/nn/mixing/cache.h"
 
+#include <algorithm>
+
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 
 namespace weft {
 
-Cache::Cache(int64_t batch, int64_t max_tokens) : batch_(batch), max_tokens_(max_tokens) {
-  WEFT_CHECK(batch >= 1 && max_tokens >= 1, str("make_cache: batch ", batch, ", max_tokens ", max_tokens),
-             "both must be 1 or more");
-  positions_ = Tensor::zeros({batch, max_tokens}, kI32);
-  documents_ = Tensor::zeros({batch, max_tokens}, kI32);
-}
-
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens) {
   return std::make_shared<Cache>(batch, max_tokens);
 }
 int64_t cached_tokens(const Cache& cache) { return cache.num_tokens(); }
+int64_t cached_bytes(const Cache& cache) { return cache.bytes(); }
 
-Cache::Slot& Cache::slot(size_t index) {
-  if (index >= slots_.size()) slots_.resize(index + 1);
-  return slots_[index];
-}
+int64_t CachedRows::bytes() const { return static_cast<int64_t>(store_.num_bytes()); }
 
-void Cache::check_room(int64_t more) const {
-  WEFT_CHECK(num_tokens_ + more <= max_tokens_,
-             str("decode: ", num_tokens_, " tokens are cached and ", more, " come, room is for ", max_tokens_),
-             "make the cache larger");
-}
-
-Tensor Cache::append(Tensor& store, const Tensor& fresh) const {
-  if (!store.defined()) {
-    Shape shape = fresh.shape();
-    shape[1] = max_tokens_;
-    store = Tensor::zeros(shape, fresh.dtype(), fresh.device());
+void CachedRows::replace(const Tensor& kept, int64_t room, const Tensor& like) {
+  Shape shape = like.shape();
+  shape[1] = room;
+  Tensor store = Tensor::zeros(shape, like.dtype(), like.device());
+  const int64_t count = kept.defined() ? kept.size(1) : 0;
+  if (count > 0) {
+    Tensor place = store.slice(1, 0, count);
+    assign(place, kept);
   }
-  Tensor place = store.slice(1, num_tokens_, num_tokens_ + fresh.size(1));
-  assign(place, fresh);
-  return store.slice(1, 0, num_tokens_ + fresh.size(1));
+  store_ = store, begin_ = 0, end_ = count;
 }
 
-ops::AttentionTokens Cache::keys(const ops::AttentionTokens& fresh) {
-  ops::AttentionTokens all;
-  all.positions = append(positions_, fresh.positions);
-  if (fresh.documents.defined()) all.documents = append(documents_, fresh.documents);
+Tensor CachedRows::append(const Tensor& fresh, int64_t keep, int64_t most) {
+  const int64_t T = fresh.size(1), held = end_ - begin_;
+  if (!store_.defined() || end_ + T > store_.size(1)) {
+    const Tensor kept = held > 0 ? store_.slice(1, begin_, end_) : Tensor();
+    const int64_t room = std::min(most, 2 * keep);  // so that rows are moved once in `keep` tokens
+    if (held + T > room) {                          // more at once than will be kept
+      const Var parts[] = {kept, fresh};
+      Tensor all = held > 0 ? concatenate(parts, 1).value() : fresh;
+      replace(all.slice(1, std::max<int64_t>(0, held + T - keep), held + T), room, fresh);
+      return all;
+    }
+    replace(kept, room, fresh);
+  }
+  Tensor place = store_.slice(1, end_, end_ + T);
+  assign(place, fresh);
+  end_ += T;
+  Tensor all = store_.slice(1, begin_, end_);
+  begin_ = std::max(begin_, end_ - keep);
   return all;
+}
+
+Cache::Cache(int64_t batch, int64_t max_tokens) : batch_(batch), max_tokens_(max_tokens) {
+  WEFT_CHECK(batch >= 1 && max_tokens >= 1, str("make_cache: batch ", batch, ", max_tokens ", max_tokens),
+             "both must be 1 or more");
+}
+
+int64_t Cache::bytes() const {
+  int64_t sum = 0;
+  for (const auto& [name, entry] : slots_) {
+    if (auto* keys = std::get_if<Keys>(&entry.slot)) sum += keys->k.bytes() + keys->v.bytes() + keys->bias.bytes();
+    if (auto* tail = std::get_if<Tail>(&entry.slot))
+      for (const CachedRows& rows : tail->values) sum += rows.bytes();
+    if (auto* total = std::get_if<Sum>(&entry.slot)) sum += static_cast<int64_t>(total->total.num_bytes());
+  }
+  return sum;
+}
+
+void Cache::begin_step(const TokenTable& table) {
+  const int64_t T = table.num_tokens();
+  WEFT_CHECK(batch_ == table.batch(), str("decode: ", table.batch(), " rows for a cache of ", batch_),
+             "make the cache for this batch");
+  WEFT_CHECK(num_tokens_ + T <= max_tokens_,
+             str("decode: ", num_tokens_, " tokens are cached and ", T, " come, room is for ", max_tokens_),
+             "make the cache larger");
+  WEFT_CHECK(num_tokens_ == 0 || has_documents_ == table.documents().defined(),
+             str("decode: documents are ", has_documents_ ? "" : "not ", "given for the tokens in the cache, and ",
+                 has_documents_ ? "not " : "", "for these"),
+             "give them for all tokens, or for none");
+  WEFT_CHECK(!table.other_order(), "decode: the tokens of a step do not stand one after the other",
+             "hand them over in the order of their positions, padding last in its row");
+  has_documents_ = table.documents().defined();
+  step_ = T;
+  auto note = [&](Tensor& all, const Tensor& fresh) {
+    if (!all.defined()) all = Tensor::zeros({batch_, max_tokens_}, kI32, fresh.device());
+    Tensor place = all.slice(1, num_tokens_, num_tokens_ + T);
+    assign(place, fresh);
+  };
+  note(positions_, table.positions());
+  note(document_positions_, table.document_positions());
+  if (!has_documents_) return;
+  note(documents_, table.documents());
+  cpu_positions_.resize(static_cast<size_t>(batch_)), cpu_documents_.resize(static_cast<size_t>(batch_));
+  auto note_row = [&](std::vector<int32_t>& row, std::span<const int32_t> fresh, size_t b) {
+    row.resize(static_cast<size_t>(num_tokens_));
+    auto begin = fresh.begin() + static_cast<std::ptrdiff_t>(b * static_cast<size_t>(T));
+    row.insert(row.end(), begin, begin + static_cast<std::ptrdiff_t>(T));
+  };
+  for (size_t b = 0; b < cpu_positions_.size(); ++b) {
+    note_row(cpu_positions_[b], table.cpu_positions(), b);
+    note_row(cpu_documents_[b], table.cpu_documents(), b);
+  }
+}
+
+Cache::AnySlot& Cache::used(const std::string& name, AnySlot fresh) {
+  Entry& entry = slots_.try_emplace(name, Entry{std::move(fresh), 0}).first->second;
+  WEFT_CHECK(entry.num_tokens == num_tokens_,
+             str("decode: '", name, "' has seen ", entry.num_tokens, " of the ", num_tokens_, " tokens before these"),
+             "make the same calls of Tokens in every step of a decoding, each once");
+  entry.num_tokens += step_;
+  return entry.slot;
+}
+
+ops::AttentionTokens Cache::last(int64_t count) const {
+  auto of = [&](const Tensor& all) {
+    return all.defined() ? all.slice(1, num_tokens_ + step_ - count, num_tokens_ + step_) : all;
+  };
+  return {of(positions_), of(documents_)};
+}
+
+Tensor Cache::document_positions(int64_t count) const {
+  return document_positions_.slice(1, num_tokens_ + step_ - count, num_tokens_ + step_);
+}
+
+Runs Cache::runs(int64_t count) const {
+  std::vector<int32_t> positions, documents;
+  for (size_t b = 0; b < cpu_positions_.size(); ++b) {
+    positions.insert(positions.end(), cpu_positions_[b].end() - count, cpu_positions_[b].end());
+    documents.insert(documents.end(), cpu_documents_[b].end() - count, cpu_documents_[b].end());
+  }
+  return Runs(batch_, count, positions, documents);
+}
+
+int64_t Cache::reach(int64_t count) const {
+  if (!has_documents_ || count == 0) return count;
+  int64_t most = 0;
+  for (const std::vector<int32_t>& row : cpu_documents_) {
+    int64_t found = 0, reached = 0;
+    for (auto i = row.rbegin(); i != row.rend() && found < count; ++i, ++reached) found += *i >= 0 ? 1 : 0;
+    most = std::max(most, reached);
+  }
+  return most;
 }
 
 }  // namespace weft

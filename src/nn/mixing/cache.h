@@ -1,35 +1,80 @@
-// Memory of one decoding. Every attend, shift and scan of a forward owns one slot, in the order of the calls.
+// Memory of one decoding. Every call of Tokens that needs earlier tokens has a slot, named by module, kind and count.
+// B batch rows, T tokens of a step.
 #pragma once
 
+#include <map>
+#include <string>
+#include <variant>
 #include <vector>
 
-#include "weft/nn/tokens.h"
+#include "src/nn/mixing/runs.h"
+#include "weft/nn/token_table.h"
 
 namespace weft {
 
-class Cache {
+// Numbers per token [B, S, ...] of the last S tokens.
+class CachedRows {
  public:
-  Cache(int64_t batch, int64_t max_tokens);
-
-  struct Slot {
-    Tensor a, b, c;  // keys, values and biases of keys; or the tail of a shift; or the running sum
-  };
-  Slot& slot(size_t index);
-  int64_t batch() const { return batch_; }
-  int64_t max_tokens() const { return max_tokens_; }
-  int64_t num_tokens() const { return num_tokens_; }
-  void check_room(int64_t more) const;
-  void advance(int64_t count) { num_tokens_ += count; }
-
-  // Writes the new tokens' positions and documents behind the old ones and returns views of all.
-  ops::AttentionTokens keys(const ops::AttentionTokens& fresh);
-  // Appends [B, T, ...] to `store` [B, max_tokens, ...] and returns a view of all tokens so far.
-  Tensor append(Tensor& store, const Tensor& fresh) const;
+  // Returns what is kept with these [B, T, ...] behind it, then keeps the last `keep` of that. All memory is for `most` tokens.
+  Tensor append(const Tensor& fresh, int64_t keep, int64_t most);
+  int64_t bytes() const;
 
  private:
-  int64_t batch_, max_tokens_, num_tokens_ = 0;
-  Tensor positions_, documents_;
-  std::vector<Slot> slots_;
+  void replace(const Tensor& kept, int64_t room, const Tensor& like);
+
+  Tensor store_;
+  int64_t begin_ = 0, end_ = 0;  // what is kept of it
+};
+
+class Cache {
+ public:
+  struct Keys {
+    CachedRows k, v, bias;
+  };
+  struct Tail {  // of sums over a window, neighbours and gathered values: one entry per value
+    std::vector<CachedRows> values;
+  };
+  struct Sum {
+    Tensor total;                    // [B, 1, ...] of the document that each row is in
+    std::vector<int32_t> documents;  // [B]: that document; empty without documents
+  };
+
+  Cache(int64_t batch, int64_t max_tokens);
+  int64_t batch() const { return batch_; }
+  int64_t max_tokens() const { return max_tokens_; }
+  int64_t num_tokens() const { return num_tokens_; }  // before this step
+  int64_t bytes() const;
+
+  // Notes where the tokens of a step stand, before any slot is asked for, and goes on to the next step.
+  void begin_step(const TokenTable& table);
+  void finish_step() { num_tokens_ += step_; }
+
+  // The slot `name` of tokens before this step, for one use in it. Error if some earlier step did not use it.
+  template <class Slot>
+  Slot& slot(const std::string& name) {
+    return std::get<Slot>(used(name, Slot()));
+  }
+
+  // Of the last `count` tokens, with those of this step.
+  ops::AttentionTokens last(int64_t count) const;
+  Tensor document_positions(int64_t count) const;
+  Runs runs(int64_t count) const;  // with documents only
+  // How many of the last tokens hold the last `count` of every row that are not padding.
+  int64_t reach(int64_t count) const;
+
+ private:
+  using AnySlot = std::variant<Keys, Tail, Sum>;
+  struct Entry {
+    AnySlot slot;
+    int64_t num_tokens = 0;
+  };
+  AnySlot& used(const std::string& name, AnySlot fresh);
+
+  int64_t batch_, max_tokens_, num_tokens_ = 0, step_ = 0;
+  bool has_documents_ = false;
+  Tensor positions_, documents_, document_positions_;
+  std::vector<std::vector<int32_t>> cpu_positions_, cpu_documents_;  // [B][tokens], with documents only
+  std::map<std::string, Entry> slots_;
 };
 
 }  // namespace weft

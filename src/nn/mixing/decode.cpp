@@ -1,7 +1,11 @@
-// The tokens here come behind those in a cache, one document per row where sums and neighbours are asked for.
+// The tokens here come behind those in a cache.
+#include <map>
+
+#include "src/nn/mixing/any_order.h"
 #include "src/nn/mixing/cache.h"
 #include "src/nn/mixing/local.h"
 #include "weft/core/error.h"
+#include "weft/core/scope.h"
 
 namespace weft {
 
@@ -10,19 +14,17 @@ namespace {
 class Decode final : public Local {
  public:
   Decode(const TokenTable& table, std::shared_ptr<Cache> cache) : Local(table), cache_(std::move(cache)) {
-    WEFT_CHECK(cache_->batch() == table.batch(),
-               str("decode: ", table.batch(), " rows for a cache of ", cache_->batch()),
-               "make the cache for this batch");
-    cache_->check_room(table.num_tokens());
+    cache_->begin_step(table);
   }
 
-  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias, int64_t value_width) override {
-    WEFT_CHECK(!is_recording(), "attend: decoding with a cache has no gradient", "decode under NoGrad");
-    Cache::Slot& slot = next_slot();
-    Tensor k = cache_->append(slot.a, k_BTGK.value());
-    Tensor v = v_BTGV.defined() ? cache_->append(slot.b, v_BTGV.value()) : k.slice(-1, 0, value_width);
-    Var biases = bias.defined() ? Var(cache_->append(slot.c, bias.value())) : Var();
-    return {k, v, biases, cache_->keys(table_.attention_tokens())};
+  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override {
+    check_no_gradient("attend");
+    auto& slot = cache_->slot<Cache::Keys>(name("keys"));
+    const int64_t keep = options.window > 0 ? cache_->reach(options.window - 1) : cache_->max_tokens();
+    Tensor k = append(slot.k, k_BTGK, keep);
+    Tensor v = v_BTGV.defined() ? append(slot.v, v_BTGV, keep) : k.slice(-1, 0, options.value_width);
+    Var bias = options.bias.defined() ? Var(append(slot.bias, options.bias, keep)) : Var();
+    return {k, v, bias, cache_->last(k.size(1)), options.window};
   }
 
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override {
@@ -32,59 +34,118 @@ class Decode final : public Local {
   }
 
   Var prefix(const Var& x, int64_t window) override {
-    check_one_document("scan");
-    Cache::Slot& slot = next_slot();
-    const int64_t T = table_.num_tokens();
-    if (window > 0) {  // the slot holds what later windows reach of the earlier tokens
-      const Var parts[] = {slot.a.defined() ? Var(slot.a) : slice(x, 1, 0, 0), x};
-      Var all = concatenate(parts, 1);
-      const int64_t S = all.size(1);
-      slot.a = all.value().slice(1, std::max<int64_t>(0, S - (window - 1)), S);
-      return slice(cumsum(all, 1, {.window = window}), 1, S - T, S);
-    }
-    Var total = cumsum(x, 1);
-    if (slot.a.defined()) total = total + Var(slot.a);
-    slot.a = total.value().slice(1, T - 1, T);
+    check_no_gradient("scan");
+    if (window > 0) return windowed(tail("window", x, window - 1), window, table_.batch(), table_.num_tokens());
+    auto& slot = cache_->slot<Cache::Sum>(name("sum"));
+    Var total = cumsum(x, 1, {.segments = table_.documents()});
+    if (slot.total.defined()) total = total + carried(slot, x);
+    if (table_.num_tokens() > 0) keep_last(slot, total);
     return total;
   }
 
-  Neighbours neighbours(const Var& x, int64_t before, int64_t) override {
-    check_one_document("shift");
-    Cache::Slot& slot = next_slot();
-    Shape shape = x.shape();
-    shape[1] = before;
-    const Var parts[] = {slot.a.defined() ? slot.a : Tensor::zeros(shape, x.dtype(), x.device()), x};
-    Var all = concatenate(parts, 1);
-    slot.a = all.value().slice(1, x.size(1), x.size(1) + before);
-    return {all, {}, {}};
+  Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
+    check_no_gradient("shift");
+    WEFT_CHECK(after == 0, str("neighbours: ", after, " tokens behind each in decoding"), "they are not there yet");
+    return tail("neighbours", x, before);
   }
 
   std::vector<Var> gather(std::span<const Var> values) override {
-    WEFT_CHECK(!is_recording() && !table_.documents().defined(), "gather: decoding with a gradient or with documents",
-               "decode under NoGrad, one document per row");
+    check_no_gradient("gather");
+    auto& slot = cache_->slot<Cache::Tail>(name("gather"));
+    slot.values.resize(values.size());
     std::vector<Var> all;
-    for (const Var& x : values) all.push_back(cache_->append(next_slot().a, x.value()));
+    for (size_t i = 0; i < values.size(); ++i)
+      all.push_back(sorted(append(slot.values[i], values[i], cache_->max_tokens())));
     return all;
   }
 
   const GatheredTokens& gathered() override {
-    if (!gathered_) {
-      ops::AttentionTokens all = cache_->keys(table_.attention_tokens());
-      gathered_.emplace(all.positions, all.documents, all.positions);
+    if (gathered_) return *gathered_;
+    const int64_t count = cache_->num_tokens() + table_.num_tokens();
+    ops::AttentionTokens all = cache_->last(count);
+    auto numbers = [&](const Tensor& x) { return x.defined() ? cast(sorted(cast(Var(x), kF64)), kI32).value() : x; };
+    Tensor document_positions = cache_->document_positions(count);
+    if (!disorder(count)) return gathered_.emplace(all.positions, all.documents, document_positions);
+    gathered_.emplace(numbers(all.positions), numbers(all.documents), numbers(document_positions));
+    const std::vector<int32_t> order = disorder(count)->order();
+    const int64_t T = table_.num_tokens();
+    gathered_->places.resize(static_cast<size_t>(table_.batch() * T));
+    for (size_t i = 0; i < order.size(); ++i) {
+      const int64_t row = order[i] / count, token = order[i] % count - (count - T);
+      if (token >= 0)
+        gathered_->places[static_cast<size_t>(row * T + token)] = static_cast<int32_t>(i) % static_cast<int32_t>(count);
     }
     return *gathered_;
   }
 
-  void finish_step() override { cache_->advance(table_.num_tokens()); }
+  void finish_step() override { cache_->finish_step(); }
 
  private:
-  Cache::Slot& next_slot() { return cache_->slot(next_slot_++); }
-  void check_one_document(std::string_view what) const {
-    WEFT_CHECK(!table_.documents().defined(), str(what, ": decoding with documents"), "decode one document per row");
+  std::string name(const std::string& kind) {
+    const std::string path(Scope::path()), named = path.empty() ? kind : str(path, " ", kind);
+    return str(named, " ", uses_[named]++);
+  }
+  static void check_no_gradient(std::string_view what) {
+    WEFT_CHECK(!is_recording(), str(what, ": decoding with a cache has no gradient"), "decode under NoGrad");
+  }
+  Tensor append(CachedRows& rows, const Var& fresh, int64_t keep) const {
+    return rows.append(fresh.value(), keep, cache_->max_tokens());
+  }
+
+  // The runs of the last `count` tokens if they do not stand in order: padding may stand between the tokens of a row.
+  std::optional<Runs> disorder(int64_t count) const {
+    if (!table_.documents().defined()) return {};
+    Runs runs = cache_->runs(count);
+    return runs.are_in_order() ? std::optional<Runs>() : std::move(runs);
+  }
+  Var sorted(const Var& x) const {
+    const std::optional<Runs> runs = disorder(x.size(1));
+    return runs ? take_tokens(x, runs->order()) : x;
+  }
+
+  // With the last `before` tokens of the cache in front.
+  Neighbours tail(const std::string& kind, const Var& x, int64_t before) {
+    auto& slot = cache_->slot<Cache::Tail>(name(kind));
+    slot.values.resize(1);
+    Var all = append(slot.values[0], x, cache_->reach(before));
+    const std::optional<Runs> runs = disorder(all.size(1));
+    if (runs) return by_position(all, *runs, table_.num_tokens());
+    return {all, table_.documents().defined() ? cache_->last(all.size(1)).documents : Tensor(), {}};
+  }
+
+  // What a sum has of earlier tokens of the document of each of these.
+  Var carried(const Cache::Sum& slot, const Var& x) const {
+    if (slot.documents.empty()) return slot.total;
+    Tensor documents = Tensor::from(std::span<const int32_t>(slot.documents), {table_.batch(), 1});
+    Tensor goes_on = equal(table_.documents(), to(documents, x.device()).value().expand(table_.documents().shape()));
+    for (int i = 2; i < x.num_dims(); ++i) goes_on = goes_on.unsqueeze(-1);
+    return where(goes_on.expand(x.shape()), Var(slot.total), Tensor::zeros({}, x.dtype(), x.device()));
+  }
+
+  // The sum at the last token of each row that is not padding.
+  void keep_last(Cache::Sum& slot, const Var& total) const {
+    const int64_t B = table_.batch(), T = table_.num_tokens();
+    if (!table_.documents().defined()) {
+      slot.total = total.value().slice(1, T - 1, T);
+      return;
+    }
+    const Tensor before = slot.total.defined() ? slot.total : total.value().slice(1, 0, 1);
+    if (slot.documents.empty()) slot.documents.assign(static_cast<size_t>(B), -2);  // none yet
+    std::vector<int32_t> rows;  // of what was kept, row by row, and of these
+    for (int64_t b = 0; b < B; ++b) {
+      int64_t last = T - 1;
+      while (last >= 0 && table_.is_padding(b * T + last)) --last;
+      rows.push_back(static_cast<int32_t>(b * (T + 1) + last + 1));
+      if (last >= 0) slot.documents[static_cast<size_t>(b)] = table_.cpu_documents()[static_cast<size_t>(b * T + last)];
+    }
+    const Var both[] = {before, total};
+    Shape shape = total.shape();
+    shape[1] = 1;
+    slot.total = reshape(take_tokens(concatenate(both, 1), rows), shape).value();
   }
 
   std::shared_ptr<Cache> cache_;
-  size_t next_slot_ = 0;
+  std::map<std::string, int64_t> uses_;
 };
 
 }  // namespace

@@ -5,8 +5,9 @@
 
 namespace weft {
 
-KeySet Local::keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias, int64_t value_width) {
-  return {k_BTGK, v_BTGV.defined() ? v_BTGV : slice(k_BTGK, -1, 0, value_width), bias, table_.attention_tokens()};
+KeySet Local::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) {
+  Var v = v_BTGV.defined() ? v_BTGV : slice(k_BTGK, -1, 0, options.value_width);
+  return {k_BTGK, v, options.bias, table_.attention_tokens(), options.window};
 }
 
 Mixing::State Local::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
@@ -18,21 +19,14 @@ Mixing::State Local::attend(const QuerySet& queries, const KeySet& keys, const C
 }
 
 Var Local::prefix(const Var& x, int64_t window) {
-  if (const Runs* runs = table_.other_order()) return scan_in_runs(x, *runs, window);
-  return cumsum(x, 1, {.segments = table_.documents(), .window = window});
+  if (window > 0) return windowed(neighbours(x, window - 1, 0), window, table_.batch(), table_.num_tokens());
+  if (const Runs* runs = table_.other_order()) return scan_in_runs(x, *runs);
+  return cumsum(x, 1, {.segments = table_.documents()});
 }
 
 Mixing::Neighbours Local::neighbours(const Var& x, int64_t, int64_t) {
   const Runs* runs = table_.other_order();
-  if (!runs) return {x, table_.documents(), {}};
-  const std::vector<int32_t> order = runs->order();
-  const auto count = static_cast<int64_t>(order.size());
-  Shape one_row = x.shape();
-  one_row[0] = 1, one_row[1] = count;
-  std::vector<int32_t> places(order.size());
-  for (size_t i = 0; i < order.size(); ++i) places[static_cast<size_t>(order[i])] = static_cast<int32_t>(i);
-  Tensor chains = Tensor::from(std::span<const int32_t>(runs->chains()), {1, count});
-  return {reshape(take_tokens(x, order), one_row), to(chains, x.device()).value(), std::move(places)};
+  return runs ? by_position(x, *runs, table_.num_tokens()) : Neighbours{x, table_.documents(), {}};
 }
 
 std::vector<Var> Local::gather(std::span<const Var> values) {

@@ -12,13 +12,13 @@ class Local : public Mixing {
   explicit Local(const TokenTable& table) : table_(table) {}
 
   const Runs& runs() const override { return table_.runs(); }
-  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias, int64_t value_width) override;
+  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override;
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
   Var prefix(const Var& x, int64_t window) override;
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
   std::vector<Var> gather(std::span<const Var> values) override;
   const GatheredTokens& gathered() override;
-  Var sum(const Var& x) override { return table_.sum_here(x); }
+  Var sum(const Var& x, Over over) override { return table_.sum_here(x, over); }
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override;
 

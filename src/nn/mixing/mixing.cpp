@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/nn/mixing/any_order.h"
+#include "weft/core/error.h"
 
 namespace weft {
 
@@ -11,7 +12,7 @@ std::vector<KeySet> KeySet::groups() const {
   std::vector<Var> ks = chunk(k, G, 2), vs = chunk(v, G, 2), biases(static_cast<size_t>(G));
   if (bias.defined()) biases = chunk(bias, G, 2);
   std::vector<KeySet> sets;
-  for (size_t g = 0; g < ks.size(); ++g) sets.push_back({ks[g], vs[g], biases[g], tokens});
+  for (size_t g = 0; g < ks.size(); ++g) sets.push_back({ks[g], vs[g], biases[g], tokens, window});
   return sets;
 }
 
@@ -24,7 +25,7 @@ std::vector<KeySet> KeySet::rows() const {
     const auto row = static_cast<int64_t>(b);
     auto of_row = [&](const Tensor& all) { return all.defined() ? all.slice(0, row, row + 1) : all; };
     const ops::AttentionTokens of{of_row(tokens.positions), of_row(tokens.documents), tokens.are_consecutive};
-    sets.push_back({ks[b], vs[b], biases[b], of});
+    sets.push_back({ks[b], vs[b], biases[b], of, window});
   }
   return sets;
 }
@@ -70,6 +71,23 @@ static Tensor continues(const Tensor& documents_BT, int64_t n) {
   return equal(documents_BT, concatenate(parts, 1).value());
 }
 
+Mixing::Neighbours by_position(const Var& x, const Runs& runs, int64_t num_tokens) {
+  const std::vector<int32_t> order = runs.order();
+  const auto count = static_cast<int64_t>(order.size()), all = x.size(1);
+  Shape one_row = x.shape();
+  one_row[0] = 1, one_row[1] = count;
+  std::vector<int32_t> places(static_cast<size_t>(x.size(0) * num_tokens));
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int64_t row = order[i] / all, token = order[i] % all - (all - num_tokens);
+    if (token >= 0) places[static_cast<size_t>(row * num_tokens + token)] = static_cast<int32_t>(i);
+  }
+  Tensor chains = Tensor::from(std::span<const int32_t>(runs.chains()), {1, count});
+  return {.x = reshape(take_tokens(x, order), one_row),
+          .documents = to(chains, x.device()).value(),
+          .places = std::move(places),
+          .have_gaps = runs.have_gaps()};
+}
+
 Var those_here(const Mixing::Neighbours& near, const Var& y, int64_t batch, int64_t num_tokens) {
   if (near.places.empty()) return y.size(1) == num_tokens ? y : slice(y, 1, y.size(1) - num_tokens, y.size(1));
   Shape shape = y.shape();
@@ -90,6 +108,12 @@ Var shifted(const Mixing::Neighbours& near, int64_t n, int64_t batch, int64_t nu
     y = where(same.expand(y.shape()), y, Tensor::zeros({}, x.dtype(), x.device()));
   }
   return those_here(near, y, batch, num_tokens);
+}
+
+Var windowed(const Mixing::Neighbours& near, int64_t window, int64_t batch, int64_t num_tokens) {
+  WEFT_CHECK(!near.have_gaps, "scan: a window over a document of which tokens are missing here",
+             "hand over all tokens of a document");
+  return those_here(near, cumsum(near.x, 1, {.segments = near.documents, .window = window}), batch, num_tokens);
 }
 
 }  // namespace weft

@@ -30,20 +30,20 @@ class Mixing {
   };
   // The tokens here among their neighbours.
   struct Neighbours {
-    Var x;             // [B', T', ...]: in the order of positions, document by document
-    Tensor documents;  // [B', T'] i32, or undefined: tokens of two of these are no neighbours
-    std::vector<int32_t>
-        places;  // row by row, which of the B' T' each of the B T is; empty: token t of a row is T' - T + t there
+    Var x;                        // [B', T', ...]: in the order of positions, document by document
+    Tensor documents;             // [B', T'] i32, or undefined: tokens are neighbours where they have one number
+    std::vector<int32_t> places;  // row by row, which of the B' T' each of these is; empty: the last T of each row
+    bool have_gaps = false;       // tokens of a document are missing between others
   };
   // All tokens of the rows, in the order of positions.
   struct GatheredTokens {
     Tensor positions, documents, document_positions;  // [B, S]; documents may be undefined
-    std::vector<int32_t> places;  // row by row, which of the S each of the T is; empty: token t is S - T + t
+    std::vector<int32_t> places;                      // row by row, which of the S each of these is; empty: the last T
   };
 
   virtual const Runs& runs() const = 0;
-  // What attend() needs of the keys, however many queries follow. Without v: the first `value_width` channels of k.
-  virtual KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const Var& bias, int64_t value_width) = 0;
+  // What attend() needs of the keys, however many queries follow.
+  virtual KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) = 0;
   virtual State attend(const QuerySet& queries, const KeySet& keys, const Call& call) = 0;
   // Inclusive sum over the tokens of the document up to each, of the last `window` of them (0: all). x [B, T, ...].
   virtual Var prefix(const Var& x, int64_t window) = 0;
@@ -51,8 +51,8 @@ class Mixing {
   virtual Neighbours neighbours(const Var& x, int64_t before, int64_t after) = 0;
   virtual std::vector<Var> gather(std::span<const Var> values) = 0;
   virtual const GatheredTokens& gathered() = 0;
-  // Over all tokens of the micro-batch but padding: [B, T, ...] -> [...].
-  virtual Var sum(const Var& x) = 0;
+  // Over all tokens of each row, or of the micro-batch, but padding: [B, T, ...] -> [B, ...] or [...].
+  virtual Var sum(const Var& x, Over over) = 0;
   virtual ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                               const Call& call) = 0;
   // Shows whoever watches attention of which no single call has all heads and queries.
@@ -64,10 +64,14 @@ class Mixing {
 Var log_sums(Mixing& mixing, const QuerySet& queries, const KeySet& keys, const Mixing::State& state,
              const Mixing::Call& call);
 
+// The last `num_tokens` tokens of each row of x among all of x, which stand as the runs say.
+Mixing::Neighbours by_position(const Var& x, const Runs& runs, int64_t num_tokens);
 // Of y [B', T', ...], made token by token of a Neighbours' x, the tokens here [B, T, ...].
 Var those_here(const Mixing::Neighbours& near, const Var& y, int64_t batch, int64_t num_tokens);
 // y[t] = x[t - n] of the tokens here, within the document, zeros where there is none. x with n tokens before.
 Var shifted(const Mixing::Neighbours& near, int64_t n, int64_t batch, int64_t num_tokens);
+// Sums of x over the last `window` tokens of the document, of the tokens here; x with the window's other tokens before.
+Var windowed(const Mixing::Neighbours& near, int64_t window, int64_t batch, int64_t num_tokens);
 
 std::unique_ptr<Mixing> make_local(const TokenTable& table);
 std::unique_ptr<Mixing> make_decode(const TokenTable& table, std::shared_ptr<Cache> cache);

@@ -19,16 +19,14 @@ class Observed final : public Mixing {
   void show(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call) override;
 
   const Runs& runs() const override { return inner_->runs(); }
-  KeySet keys(const Var& k, const Var& v, const Var& bias, int64_t value_width) override {
-    return inner_->keys(k, v, bias, value_width);
-  }
+  KeySet keys(const Var& k, const Var& v, const KeyOptions& options) override { return inner_->keys(k, v, options); }
   Var prefix(const Var& x, int64_t window) override { return inner_->prefix(x, window); }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return inner_->neighbours(x, before, after);
   }
   std::vector<Var> gather(std::span<const Var> values) override { return inner_->gather(values); }
   const GatheredTokens& gathered() override { return inner_->gathered(); }
-  Var sum(const Var& x) override { return inner_->sum(x); }
+  Var sum(const Var& x, Over over) override { return inner_->sum(x, over); }
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override {
     return inner_->statistics(queries, keys, state, call);

@@ -39,29 +39,6 @@ std::vector<int32_t> Runs::run_of_tokens() const {
   return of;
 }
 
-std::vector<int32_t> Runs::tokens_before(int64_t n) const {
-  std::vector<int32_t> before(static_cast<size_t>(num_tokens_), -1);
-  for (size_t r = 0; r < runs_.size(); ++r) {
-    const Run& run = runs_[r];
-    if (run.document < 0) continue;
-    size_t from = r;  // the run that the token n before may be in: goes back as the tokens do
-    for (int64_t i = run.end - 1; i >= run.begin; --i) {
-      const int64_t wanted = run.position + (i - run.begin) - n;
-      auto is_earlier = [&](const Run& other) {
-        return other.row == run.row && other.document == run.document && other.position > wanted;
-      };
-      while (from > 0 && is_earlier(runs_[from]) && runs_[from - 1].row == run.row &&
-             runs_[from - 1].document == run.document)
-        --from;
-      const Run& found = runs_[from];
-      const int64_t at = wanted - found.position;
-      if (at >= 0 && at < found.end - found.begin)
-        before[static_cast<size_t>(i)] = static_cast<int32_t>(found.begin + at);
-    }
-  }
-  return before;
-}
-
 std::vector<int32_t> Runs::order() const {
   std::vector<int32_t> order;
   order.reserve(static_cast<size_t>(num_tokens_));

@@ -24,8 +24,6 @@ class Runs {
   bool have_gaps() const { return have_gaps_; }          // tokens of a document are missing between others
   const std::vector<Run>& all() const { return runs_; }  // by row and position; padding last
   std::vector<int32_t> run_of_tokens() const;            // [B T]: index of the run
-  // [B T]: which token stands n before in the same document, -1 where none is here.
-  std::vector<int32_t> tokens_before(int64_t n) const;
   // [B T]: the tokens by row and position, padding last in its row.
   std::vector<int32_t> order() const;
   // [B T], in that order: a number that changes where two tokens do not stand one after the other in one document.

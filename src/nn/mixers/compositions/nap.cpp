@@ -43,7 +43,7 @@ class Nap final : public ProjectedMixer {
     const Var parts[] = {u, k};
     const ops::AttentionOptions core{.scale = scale, .mask = {.window = o_.window}, .normaliser = ops::Normaliser::sum};
     const QuerySet all = tokens.queries(q);
-    KeySet seen_keys = tokens.keys(k, concatenate(parts, -1));
+    KeySet seen_keys = tokens.keys(k, concatenate(parts, -1), {.window = o_.window});
     Var sums = tokens.attend_part(all, seen_keys, core)[0];
     seen_keys.v = v;  // as whoever watches knows them
     tokens.observe(all, seen_keys, {}, core, {});

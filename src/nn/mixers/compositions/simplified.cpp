@@ -57,13 +57,12 @@ class Simplified final : public Mixer {
     const int64_t B = x_BTD.size(0), T = x_BTD.size(1), S = all_BSD.size(1);
     WEFT_CHECK(S <= args_.context, str("super attention: ", S, " tokens, its triangle has ", args_.context),
                "use sequences up to the model's context");
-    for (int32_t position : tokens.is_decoding() ? tokens.cpu_positions() : tokens.cpu_document_positions())
+    for (int32_t position : tokens.cpu_document_positions())
       WEFT_CHECK(position < args_.context,
                  str("super attention: a token at position ", position, ", its triangle has ", args_.context),
                  "use positions and documents up to the model's context");
     check_materialised("super attention", x_BTD, 3, static_cast<double>(B * T) * static_cast<double>(S));
-    Tensor rows = tokens.is_decoding() ? tokens.positions() : tokens.document_positions();
-    Var rows_BTC = embedding(*mix_, rows);
+    Var rows_BTC = embedding(*mix_, tokens.document_positions());
     Tensor columns_BTS = tokens.gathered_positions().unsqueeze(1).expand({B, T, S});
     Var weights_BTS = gather(rows_BTC, 2, columns_BTS);
     Var seen = where(tokens.seen(0, T, S), weights_BTS, Tensor::zeros({}, weights_BTS.dtype(), weights_BTS.device()));

@@ -3,6 +3,7 @@
 //   W <- the same convolution of W (if has_weight_conv);  W_h <- sum_h' W_h' M'_h'h within groups of heads
 //   o = RMSNorm(W v), times sigmoid(o . u + b)
 // B batch, T tokens, R rows of queries, S keys, H heads, K head width, Q and P widths of the kernels.
+#include <algorithm>
 #include <cmath>
 
 #include "src/nn/mixers/pair_scores/pair_scores.h"
@@ -105,6 +106,17 @@ class MultiToken final : public ProjectedMixer {
  private:
   static Var wide(const Param& p, const Var& like) { return cast(Var(p), like.dtype()); }
 
+  // Whether the token `back` before is of the same document, for the last R of S tokens: [B, R, 1].
+  static Tensor continues(int64_t back, int64_t R, int64_t S, const Tokens& tokens) {
+    const int64_t B = tokens.batch(), T = tokens.num_tokens();
+    Tensor earlier = Tensor::empty({1, R, 1}, kI32, Device::cpu());
+    for (int64_t r = 0; r < R; ++r)
+      earlier.mutable_data<int32_t>()[r] = static_cast<int32_t>(std::max<int64_t>(S - R + r - back, 0));
+    Var seen = cast(Var(tokens.seen(T - R, T, S)), kF32);
+    Tensor index = weft::to(earlier, seen.device()).value().expand({B, R, 1});
+    return cast(gather(seen, 2, index), kBool).value();
+  }
+
   // a [B, H, R, S]: neighbours outside it are 0, rows of other documents too.
   Var convolved(const Var& a, const Param& kernel, Tokens& tokens) const {
     const int64_t B = a.size(0), H = a.size(1), R = a.size(2), S = a.size(3);
@@ -122,10 +134,8 @@ class MultiToken final : public ProjectedMixer {
         Var term = slice(slice(padded, 2, Q - 1 - back, Q - 1 - back + R), 3, b, b + S) * tap_H11;
         row = row.defined() ? row + term : term;
       }
-      if (tokens.documents().defined() && back > 0) {  // a row before the document's first has no say
-        Var one = Tensor::full({B, R}, 1, a.dtype(), a.device());
-        row = row * unsqueeze(unsqueeze(tokens.shift(one, back), 1), -1);
-      }
+      if (tokens.documents().defined() && back > 0)  // a row before the document's first has no say
+        row = row * unsqueeze(cast(Var(continues(back, R, S, tokens)), a.dtype()), 1);
       sum = sum.defined() ? sum + row : row;
     }
     return sum;

@@ -111,8 +111,7 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
   gathered = tokens.gather(gathered);
   const Var v_BSGV = gathered.back();
   const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), S = v_BSGV.size(1);
-  Tensor positions = tokens.is_decoding() ? tokens.positions() : tokens.document_positions();
-  Tensor key_positions = tokens.gathered_positions();
+  const Tensor positions = tokens.document_positions(), key_positions = tokens.gathered_positions();
   auto keys_of = [&](int64_t begin,
                      int64_t end) {  // gathered by position: up to the last that a query of the tile may see
     const std::span<const int32_t> places = tokens.gathered_places();

@@ -55,8 +55,8 @@ class Rcmha final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    Var q = convolved(queries(x_BTD), q_conv_, tokens), k = convolved(keys(x_BTD), k_conv_, tokens);
-    Var v = convolved(values(x_BTD), v_conv_, tokens);
+    Var q = tokens.conv(queries(x_BTD), q_conv_), k = tokens.conv(keys(x_BTD), k_conv_);
+    Var v = tokens.conv(values(x_BTD), v_conv_);
     const Var of_queries[] = {q + content_bias(q), q + position_bias(q)}, of_keys[] = {k};
     auto score = [this](const PairTile& tile) {
       const Var& q = tile.queries[0];
@@ -84,17 +84,6 @@ class Rcmha final : public ProjectedMixer {
   }
   Var content_bias(const Var& q) const { return cast(Var(content_bias_), q.dtype()); }
   Var position_bias(const Var& q) const { return cast(Var(position_bias_), q.dtype()); }
-  // sum_n weight[c, kernel - 1 - n] x[t - n]
-  Var convolved(const Var& x_BTHK, const Param& weight, Tokens& tokens) const {
-    Var w = cast(Var(weight), x_BTHK.dtype()), y;
-    for (int64_t n = 0; n < o_.kernel; ++n) {
-      Var tap = reshape(select(w, 1, o_.kernel - 1 - n), {x_BTHK.size(2), x_BTHK.size(3)});
-      Var term = tokens.shift(x_BTHK, n) * tap;
-      y = n == 0 ? term : y + term;
-    }
-    return y;
-  }
-
   RcmhaOptions o_;
   Param q_conv_, k_conv_, v_conv_;      // [H K, kernel], [G K, kernel]
   Param content_bias_, position_bias_;  // u, t: [H, K]
