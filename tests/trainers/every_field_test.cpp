@@ -32,7 +32,7 @@ const std::map<std::string, std::string> kReadByTheRun = {
     {"seed", "experiment.seed()"},
     {"data.tokenizer.gpt2.vocab", "gpt2().vocab()"},
     {"data.tokenizer.gpt2.merges", "gpt2().merges()"},
-    {"data.train.path", "source.path()"},
+    {"data.train.path", "train(i).path()"},
     {"data.train.weight", "train(i).weight()"},
     {"data.train.field", "train(i).field()"},
     {"data.val.path", "d.val().path()"},
