@@ -45,9 +45,8 @@ struct KeyGrads {
 
 inline KeyGrads zeros_for(const Keys& keys) {
   const DType dtype = keys.k.dtype() == kF64 ? kF64 : kF32;
-  KeyGrads grads{Tensor::zeros(keys.k.shape(), dtype, keys.k.device()),
-                 Tensor::zeros(keys.v.shape(), dtype, keys.v.device()),
-                 {}};
+  KeyGrads grads{
+      Tensor::zeros(keys.k.shape(), dtype, keys.k.device()), Tensor::zeros(keys.v.shape(), dtype, keys.v.device()), {}};
   if (keys.bias.defined()) grads.dbias = Tensor::zeros(keys.bias.shape(), kF64, keys.bias.device());
   return grads;
 }

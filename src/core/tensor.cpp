@@ -160,6 +160,8 @@ template Tensor Tensor::from(std::span<const int64_t>, const Shape&);
 template Tensor Tensor::from(std::span<const int32_t>, const Shape&);
 template Tensor Tensor::from(std::span<const uint8_t>, const Shape&);
 template Tensor Tensor::from(std::span<const bool>, const Shape&);
+template const float* Tensor::data<float>()
+    const;  // for files of more instructions: see ops/cpu/attention/instances.cpp
 
 Tensor Tensor::borrow(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> keep_alive) {
   Tensor t;

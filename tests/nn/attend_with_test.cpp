@@ -154,7 +154,7 @@ TEST(AttendWith, StandsOnThePageOfTheDocs) {
     out << std::ifstream(path).rdbuf();
     return out.str();
   };
-  const std::string page = text(WEFT_DOCS "/cpp.md"), code = text(__FILE__);
+  const std::string page = text(WEFT_DOCS "/cpp.md"), code = text(WEFT_DOCS "/../tests/nn/attend_with_test.cpp");
   const size_t begin = page.find("    struct Dilated");
   ASSERT_NE(begin, std::string::npos);
   std::istringstream lines(page.substr(begin));

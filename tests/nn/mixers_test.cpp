@@ -300,7 +300,7 @@ TEST(Mixers, RefuseImpossibleSizes) {
        {"nexus: inner calls on the layer's values"}},
       {NexusOptions{.heads = 2, .order = 0}, {"nexus: order 0"}},
       {HopfieldOptions{.heads = 2, .steps = -1}, {"hopfield: steps -1"}},
-      {DifferentialOptions{.heads = 8}, {"differential: head_dim 2 has no halves that can be rotated"}},
+      {DifferentialOptions{.heads = 16}, {"differential: head_dim 1 has no halves", "a multiple of 2"}},
       {DualOptions{.heads = 2, .relational_heads = 3}, {"dual: 2 sensory and 3 relational heads for dim 16"}},
       {TapaOptions{.heads = 2, .amplitude_share = 1}, {"tapa: amplitude_share 1 of 8 channels"}},
       {NeuralOptions{.heads = 2, .hidden = 3}, {"neural: hidden 3", "even"}},
@@ -315,7 +315,8 @@ TEST(Mixers, RefuseImpossibleSizes) {
       {SoftmaxOptions{.heads = 4, .dropout = 0.1, .head_mixture = {.active = 2, .path = HeadPath::grouped}},
        {"softmax: a grouped head mixture with dropout", "dense or automatic"}},
   };
-  for (const Row& row : rows) EXPECT_EQ(error_of([&] { row.make(plain_args(16), Rng(1)); }, std::span(row.parts)), "");
+  for (const Row& row : rows)
+    EXPECT_EQ(error_of([&] { row.make(plain_args(16), Rng(1)); }, std::span(row.parts)), "") << row.parts[0];
 }
 
 }  // namespace

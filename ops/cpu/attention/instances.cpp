@@ -5,6 +5,13 @@
 #include "ops/cpu/attention/kernels.h"
 #include "weft/ops/attention_core.h"
 
+namespace weft {
+
+// Made here it would be a function of this file's instruction set that other objects may share; src/core/tensor.cpp has it.
+extern template const float* Tensor::data<float>() const;
+
+}  // namespace weft
+
 namespace weft::cpu {
 
 using namespace ops;
