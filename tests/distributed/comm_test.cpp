@@ -81,6 +81,14 @@ TEST(Communicator, EveryCollectiveOfEveryDtypeEqualsLoopsOverAllRanks) {
       }
 }
 
+TEST(Communicator, TheExampleOfDocsParallelSumsTheRanks) {
+  run_thread_ranks(4, [](Communicator& comm) {
+    Tensor sum = Tensor::full({3}, comm.rank());
+    comm.all_reduce(sum);
+    EXPECT_EQ(sum.to_vector<float>(), std::vector<float>(3, 6));
+  });
+}
+
 TEST(Communicator, SumsAreTakenInTheOrderOfRanksAndThoseOfBf16AreRoundedOnce) {
   // ((1e16 + 1) - 1e16) + 1 = 1 in float64: another order gives 0 or 2.
   const double doubles[] = {1e16, 1, -1e16, 1};
