@@ -84,7 +84,7 @@ const std::vector<Variant>& variants() {
        [](AttentionCase& c) {
          c.options.normaliser = ops::Normaliser::sum;
          c.options.score.activation = sigmoid;
-         c.use_biases(true, kF32);
+         c.use_biases(true, c.q.dtype() == kF64 ? kF64 : kF32);  // their gradients have their dtype
        }},
       {"biases that are huge where their sums are not", use_log_gates},
       {"unaligned rows", [](AttentionCase& c) { c.gap = 3; }, Order::sorted},
