@@ -36,6 +36,9 @@ inline Tensor positions(int64_t batch, int64_t tokens) {
   return here(p);
 }
 
+// Biases of scores are f32 or f64.
+inline Var not_bf16(const Var& bias) { return bias.value().dtype() == kBF16 ? cast(bias, kF32) : bias; }
+
 inline Var both(std::array<Var, 2> pair) {
   return cast(sum_all(pair[0] * pair[0]), pair[1].value().dtype()) + sum_all(square(pair[1]));
 }
@@ -229,13 +232,13 @@ inline std::vector<Row> layer_rows() {
        {{1, 6, 4, 8}, {1, 6, 2, 8}, {1, 6, 2, 4}, {1, 6, 4}, {1, 6, 2}},
        [](In in) {
          return both(attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)}, {.score = {.softcap = 2}},
-                            {in[3], in[4]}));
+                            {not_bf16(in[3]), not_bf16(in[4])}));
        }},
       {"attend_bias_signed",
        {{2, 5, 2, 4}, {2, 5, 1, 4}, {2, 5, 1, 4}, {2, 5, 2}},
        [](In in) {
          return both(attend(in[0], in[1], in[2], {positions(2, 5)}, {positions(2, 5)},
-                            {.normaliser = ops::Normaliser::signed_softmax}, {.key = in[3]}));
+                            {.normaliser = ops::Normaliser::signed_softmax}, {.key = not_bf16(in[3])}));
        }},
       {"attend_dropout",
        {{1, 6, 2, 4}, {1, 6, 2, 4}, {1, 6, 2, 4}},
