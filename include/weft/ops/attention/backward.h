@@ -232,7 +232,8 @@ class Backward {
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
     if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {
-      T statistic = 0, delta = 0;  // no product reads what padded rows give
+      // No product reads what padded rows give. With biases theirs is 0 where the keys' may be huge: no weight is infinite.
+      T statistic = kBiased && Normaliser::kHasStatistic ? T(INFINITY) : T(0), delta = 0;
       if (i < at.queries && Normaliser::kHasStatistic) {
         int64_t from = (at.b * p_.queries + at.q0 + i) * p_.heads + at.head;
         statistic = static_cast<const T*>(p_.statistic)[from];
