@@ -46,17 +46,20 @@ struct LaneTraits {
   using Element = std::remove_cvref_t<decltype(V{}[0])>;
   static constexpr int kCount = sizeof(V) / sizeof(Element);
   using Bits = typename VectorOf<std::conditional_t<sizeof(Element) == 4, int32_t, int64_t>, kCount>::type;
+  using UBits = typename VectorOf<std::conditional_t<sizeof(Element) == 4, uint32_t, uint64_t>, kCount>::type;
 };
 #endif
 template <>
 struct LaneTraits<float> {
   using Element = float;
   using Bits = int32_t;
+  using UBits = uint32_t;
 };
 template <>
 struct LaneTraits<double> {
   using Element = double;
   using Bits = int64_t;
+  using UBits = uint64_t;
 };
 
 // The element x in every lane. x - 0 is exact for every x, but x + 0 is not (-0), so the compiler removes only the subtraction.
@@ -125,7 +128,7 @@ template <class To, class From>
 template <class V>
 [[gnu::always_inline]] WEFT_HD V lane_exp2(V x) {
   using T = typename LaneTraits<V>::Element;
-  using Bits = typename LaneTraits<V>::Bits;
+  using UBits = typename LaneTraits<V>::UBits;  // what padded lanes hold may be too large: it wraps
   constexpr bool is_float = sizeof(T) == 4;
   constexpr T lowest = is_float ? -127 : -1023;
   constexpr T magic = is_float ? T(0x1.8p23) : T(0x1.8p52);  // adding it leaves round(x) in the low bits
@@ -150,9 +153,6 @@ template <class V>
       p = p * y + inverse;
   }
   constexpr int mantissa = is_float ? 23 : 52;
-  using UBits = typename std::conditional_t<std::is_arithmetic_v<V>,
-                                            std::make_unsigned<std::conditional_t<is_float, int32_t, int64_t>>,
-                                            std::type_identity<Bits>>::type;
   return bit_cast_lanes<V>(bit_cast_lanes<UBits>(p) + (bit_cast_lanes<UBits>(shifted) << mantissa));
 }
 
