@@ -6,6 +6,7 @@
 
 #include "ops/cpu/optim.h"
 #include "ops/cuda/optim.h"
+#include "ops/optim_f64.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
@@ -16,18 +17,31 @@ namespace weft::ops {
 
 namespace {
 
-void check_state(const Tensor& param, const Tensor& other, std::string_view op, std::string_view name, DType dtype) {
-  bool fits = param.defined() && other.defined() && param.dtype() == kF32 && other.dtype() == dtype &&
-              param.shape() == other.shape() && param.device() == other.device() && param.is_contiguous() &&
-              other.is_contiguous();
-  WEFT_CHECK(fits, str(op, ": param is ", param, ", ", name, " is ", other),
-             str("use row-major tensors of one shape and device; param is f32, ", name, " is ", dtype));
+bool fits(const Tensor& param, const Tensor& other) {
+  return param.defined() && other.defined() && param.shape() == other.shape() && param.device() == other.device() &&
+         param.is_contiguous() && other.is_contiguous();
 }
 
-void check_one_device(const OptimTensors& t, const OptimTensors& first, std::string_view op) {
-  WEFT_CHECK(t.param.device() == first.param.device(), str(op, ": params are ", first.param, " and ", t.param),
-             "update the parameters of each device in a call of their own");
+void check_state(const Tensor& param, const Tensor& other, std::string_view op, std::string_view name) {
+  WEFT_CHECK(fits(param, other) && (param.dtype() == kF32 || param.dtype() == kF64) && other.dtype() == param.dtype(),
+             str(op, ": param is ", param, ", ", name, " is ", other),
+             str("use row-major tensors of one shape and device; param is f32, ", name, " is f32 (or both are f64)"));
 }
+
+void check_working(const OptimTensors& t, std::string_view op) {
+  if (!t.working.defined()) return;
+  WEFT_CHECK(fits(t.param, t.working) && t.param.dtype() == kF32 && t.working.dtype() == kBF16,
+             str(op, ": param is ", t.param, ", working is ", t.working),
+             "use row-major tensors of one shape and device; param is f32, working is bf16");
+}
+
+void check_one_kind(const OptimTensors& t, const OptimTensors& first, std::string_view op) {
+  WEFT_CHECK(t.param.device() == first.param.device() && t.param.dtype() == first.param.dtype(),
+             str(op, ": params are ", first.param, " and ", t.param),
+             "update the parameters of each device and dtype in a call of their own");
+}
+
+bool are_f64(std::span<OptimTensors> group) { return group[0].param.dtype() == kF64; }
 
 void check_rates(double lr, double weight_decay, double grad_scale, std::string_view op) {
   const bool are_finite = std::isfinite(lr) && std::isfinite(weight_decay) && std::isfinite(grad_scale);
@@ -39,10 +53,10 @@ void check_rates(double lr, double weight_decay, double grad_scale, std::string_
 // What an op with one moment reads and writes.
 void check_group(std::span<OptimTensors> group, std::string_view op, bool has_moment) {
   for (const OptimTensors& t : group) {
-    check_state(t.param, t.grad, op, "grad", kF32);
-    if (has_moment) check_state(t.param, t.moment1, op, "moment1", kF32);
-    if (t.working.defined()) check_state(t.param, t.working, op, "working", kBF16);
-    check_one_device(t, group[0], op);
+    check_state(t.param, t.grad, op, "grad");
+    if (has_moment) check_state(t.param, t.moment1, op, "moment1");
+    check_working(t, op);
+    check_one_kind(t, group[0], op);
   }
 }
 
@@ -50,12 +64,13 @@ void check_group(std::span<OptimTensors> group, std::string_view op, bool has_mo
 
 void adamw_(std::span<OptimTensors> group, const AdamWStep& o) {
   check_group(group, "adamw_", true);
-  for (const OptimTensors& t : group) check_state(t.param, t.moment2, "adamw_", "moment2", kF32);
+  for (const OptimTensors& t : group) check_state(t.param, t.moment2, "adamw_", "moment2");
   check_rates(o.lr, o.weight_decay, o.grad_scale, "adamw_");
   WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.step >= 1,
              str("adamw_: beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", step ", o.step),
              "use betas in [0, 1), a positive eps and a step of at least 1");
   if (group.empty()) return;
+  if (are_f64(group)) return adamw_f64(group, o);
   auto steps = static_cast<double>(o.step);
   cpu::AdamWFactors factors{.beta1 = static_cast<float>(o.beta1),
                             .rest1 = static_cast<float>(1 - o.beta1),
@@ -129,13 +144,15 @@ void muon_(std::span<OptimTensors> group, const MuonStep& o) {
   for (const OptimTensors& t : group) {
     WEFT_CHECK(t.param.defined() && t.param.num_dims() == 2, str("muon_: param is ", t.param),
                "use Muon for matrices only; give the others to adamw_");
-    check_state(t.param, t.grad, "muon_", "grad", kF32);
-    check_state(t.param, t.moment1, "muon_", "momentum", kF32);
-    if (t.working.defined()) check_state(t.param, t.working, "muon_", "working", kBF16);
-    check_one_device(t, group[0], "muon_");
+    check_state(t.param, t.grad, "muon_", "grad");
+    check_state(t.param, t.moment1, "muon_", "momentum");
+    check_working(t, "muon_");
+    check_one_kind(t, group[0], "muon_");
   }
   check_rates(o.lr, o.weight_decay, o.grad_scale, "muon_");
   WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("muon_: momentum is ", o.momentum), "use a momentum in [0, 1)");
+  if (group.empty()) return;
+  if (are_f64(group)) return muon_f64(group, o);
 
   std::vector<std::vector<OptimTensors>> batches;  // of one shape each
   for (const OptimTensors& t : group) {
@@ -153,12 +170,13 @@ void muon_(std::span<OptimTensors> group, const MuonStep& o) {
 void schedule_free_adamw_(std::span<OptimTensors> group, const ScheduleFreeStep& o) {
   constexpr std::string_view kOp = "schedule_free_adamw_";
   check_group(group, kOp, true);
-  for (const OptimTensors& t : group) check_state(t.param, t.moment2, kOp, "moment2", kF32);
+  for (const OptimTensors& t : group) check_state(t.param, t.moment2, kOp, "moment2");
   check_rates(o.lr, o.weight_decay, o.grad_scale, kOp);
   WEFT_CHECK(o.beta1 > 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1 && o.eps > 0 && o.average >= 0 && o.average <= 1,
              str(kOp, ": beta1 is ", o.beta1, ", beta2 ", o.beta2, ", eps ", o.eps, ", average ", o.average),
              "use beta1 in (0, 1), beta2 in [0, 1), a positive eps and an average in [0, 1]");
   if (group.empty()) return;
+  if (are_f64(group)) return schedule_free_f64(group, o);
   cpu::ScheduleFreeFactors factors{.beta2 = static_cast<float>(o.beta2),
                                    .rest2 = static_cast<float>(1 - o.beta2),
                                    .grad_scale = static_cast<float>(o.grad_scale),
@@ -186,6 +204,7 @@ void lion_(std::span<OptimTensors> group, const LionStep& o) {
   WEFT_CHECK(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1,
              str("lion_: beta1 is ", o.beta1, ", beta2 ", o.beta2), "use betas in [0, 1)");
   if (group.empty()) return;
+  if (are_f64(group)) return lion_f64(group, o);
   cpu::LionFactors factors{.beta1 = static_cast<float>(o.beta1),
                            .rest1 = static_cast<float>(1 - o.beta1),
                            .beta2 = static_cast<float>(o.beta2),
@@ -206,6 +225,7 @@ void sgd_(std::span<OptimTensors> group, const SgdStep& o) {
   WEFT_CHECK(o.momentum > 0 || !o.is_nesterov, "sgd_: nesterov without momentum",
              "set a momentum, or leave nesterov out");
   if (group.empty()) return;
+  if (are_f64(group)) return sgd_f64(group, o);
   cpu::SgdFactors factors{.momentum = static_cast<float>(o.momentum),
                           .grad_scale = static_cast<float>(o.grad_scale),
                           .decay = static_cast<float>(o.weight_decay),

@@ -181,6 +181,44 @@ TEST(Optim, NewtonSchulzBringsSingularValuesNearOne) {
   for (double each : values(ops::newton_schulz(Tensor::zeros({3, 4}), 5))) EXPECT_EQ(each, 0);
 }
 
+TEST(Optim, UpdatesOfF64EqualTheLoopsToTheLastDigits) {
+  constexpr int64_t kRows = 7, kColumns = 5;
+  auto make = [](const char* name) { return test::random_normal({kRows, kColumns}, name, kF64); };
+  auto zeros = [] { return Tensor::zeros({kRows, kColumns}, kF64); };
+  ops::OptimTensors a{.param = make("a"), .grad = {}, .moment1 = zeros(), .moment2 = zeros()};
+  ops::OptimTensors f{.param = make("f"), .grad = {}, .moment1 = make("f"), .moment2 = zeros()};
+  ops::OptimTensors m{.param = make("m"), .grad = {}, .moment1 = zeros()}, l = m, s = m;
+  for (ops::OptimTensors* t : {&l, &s}) t->param = make("m"), t->moment1 = zeros();
+  Numbers ap = values(a.param), am = values(a.moment1), av = am, fx = values(f.param), fy = fx, fz = fx, fv = am;
+  Numbers mp = values(m.param), mm = am, lp = mp, lm = am, sp = mp, sm = am;
+  for (int step = 1; step <= 4; ++step) {
+    const Tensor grad = make(str("grad", step).c_str());
+    const Numbers g = values(grad);
+    for (ops::OptimTensors* t : {&a, &f, &m, &l, &s}) t->grad = grad;
+    const ops::AdamWStep adam{.lr = 0.01, .weight_decay = 0.1, .step = step, .grad_scale = 0.5};
+    const ops::ScheduleFreeStep free{
+        .lr = 0.01 * step, .beta2 = 0.99, .weight_decay = 0.1, .average = 1.0 / step, .grad_scale = 0.5};
+    const ops::MuonStep muon{.lr = 0.02, .weight_decay = 0.1, .is_nesterov = step % 2 == 0, .grad_scale = 0.5};
+    const ops::LionStep lion{.lr = 0.01, .weight_decay = 0.1, .grad_scale = 0.5};
+    const ops::SgdStep sgd{
+        .lr = 0.1, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = step % 2 == 0, .grad_scale = 0.5};
+    ops::adamw_({&a, 1}, adam);
+    ops::schedule_free_adamw_({&f, 1}, free);
+    ops::muon_({&m, 1}, muon);
+    ops::lion_({&l, 1}, lion);
+    ops::sgd_({&s, 1}, sgd);
+    reference::adamw(ap, g, am, av, adam);
+    reference::schedule_free_adamw(fx, fy, fz, g, fv, free);
+    reference::muon(mp, g, mm, kRows, kColumns, muon);
+    reference::lion(lp, g, lm, lion);
+    reference::sgd(sp, g, sm, sgd);
+  }
+  const std::pair<const Tensor*, const Numbers*> rows[] = {
+      {&a.param, &ap}, {&a.moment1, &am}, {&a.moment2, &av}, {&f.param, &fy},   {&f.moment1, &fz}, {&f.moment2, &fv},
+      {&m.param, &mp}, {&m.moment1, &mm}, {&l.param, &lp},   {&l.moment1, &lm}, {&s.param, &sp},   {&s.moment1, &sm}};
+  for (const auto& [got, want] : rows) expect_near(*got, *want, 1e-13);
+}
+
 TEST(Optim, ErrorsSayWhatAndHowToFix) {
   Tensor p = Tensor::zeros({2, 3}), m = Tensor::zeros({2, 3}), v = Tensor::zeros({2, 3}), wrong = Tensor::zeros({3, 2}),
          none;
@@ -190,6 +228,12 @@ TEST(Optim, ErrorsSayWhatAndHowToFix) {
   EXPECT_EQ("",
             test::error_of([&] { adamw(p, m, m, half, none, {}); }, {"moment2 is [2, 3] bf16 cpu", "moment2 is f32"}));
   EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, m, {}); }, {"working is [2, 3] f32 cpu", "working is bf16"}));
+  Tensor f64 = Tensor::zeros({2, 3}, kF64);
+  EXPECT_EQ("", test::error_of([&] { adamw(f64, m, f64, f64, none, {}); }, {"grad is [2, 3] f32 cpu", "both are f64"}));
+  EXPECT_EQ("",
+            test::error_of([&] { adamw(f64, f64, f64, f64, half, {}); }, {"working is [2, 3] bf16", "param is f32"}));
+  std::vector<ops::OptimTensors> mixed{{p, m, m}, {f64, f64, f64}};
+  EXPECT_EQ("", test::error_of([&] { ops::lion_(mixed, {}); }, {"params are [2, 3] f32 cpu and [2, 3] f64 cpu"}));
   EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.beta1 = 1}); }, {"adamw_: beta1 is 1", "[0, 1)"}));
   EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.step = 0}); }, {"step 0", "at least 1"}));
   EXPECT_EQ("", test::error_of([&] { adamw(p, m, m, v, none, {.lr = -1}); }, {"adamw_: lr is -1"}));

@@ -1,5 +1,5 @@
-// Parameter updates in place, each in one pass over memory. Parameters, moments and gradients are f32. A call updates a group of
-// parameters. On a GPU one kernel updates many of them, and Muon's matrices of one shape are one batch.
+// Parameter updates in place, each in one pass over memory. Parameters, moments and gradients are f32, or all f64, which is slower. A call
+// updates a group of parameters. On a GPU one kernel updates many of them, and Muon's matrices of one shape are one batch.
 #pragma once
 
 #include <span>
