@@ -22,6 +22,16 @@ bool takes(const ParamGroup& group, const OptimizerParam& param) {
 
 bool is_schedule_free(const ParamGroup& group) { return std::holds_alternative<ScheduleFreeOptions>(group.algorithm); }
 
+// Of a parameter that ranks share: whether all of it, or nothing of it, is updated here; and what is.
+bool is_whole(const OptimizerParam& p) { return p.end < 0; }
+bool is_elsewhere(const OptimizerParam& p) { return p.end >= 0 && p.begin == p.end; }
+Tensor part_of(const Tensor& whole, const OptimizerParam& p) {
+  return is_whole(p) ? whole : whole.reshape({-1}).slice(0, p.begin, p.end);
+}
+Tensor part_of_grad(const Tensor& grad, const OptimizerParam& p) {
+  return grad.num_elements() == p.value.num_elements() ? part_of(grad, p) : grad;
+}
+
 struct Moments {
   bool has_first = true, has_second = false;
 };
@@ -93,16 +103,31 @@ void update(Tensors& group, const SgdOptions& o, double lr_factor, double grad_f
 
 }  // namespace
 
-Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params)
-    : groups_(std::move(groups)), params_(std::move(params)), num_updates_(params_.size()) {
+size_t group_of(std::span<const ParamGroup> groups, const OptimizerParam& param) {
+  size_t g = 0;
+  while (g < groups.size() && !takes(groups[g], param)) ++g;
+  return g;
+}
+
+Tensor Optimizer::moments_for(size_t param, bool is_kept) const {
+  const OptimizerParam& p = params_[param];
+  if (!is_kept || is_elsewhere(p)) return {};
+  return Tensor::zeros(part_of(p.value, p).shape(), p.value.dtype(), p.value.device());
+}
+
+Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params,
+                     std::function<void()> fetch_parts)
+    : groups_(std::move(groups)),
+      params_(std::move(params)),
+      num_updates_(params_.size()),
+      fetch_parts_(std::move(fetch_parts)) {
   MemoryTag tag("optimiser");
   for (size_t i = 0; i < groups_.size(); ++i)
     if (groups_[i].name.empty()) groups_[i].name = str(i);
   for (const OptimizerParam& param : params_) {
-    WEFT_CHECK(param.value.dtype() == kF32 && param.value.is_contiguous(),
-               str("optimizer: ", param.name, " is ", param.value), "masters are row-major f32");
-    size_t g = 0;
-    while (g < groups_.size() && !takes(groups_[g], param)) ++g;
+    WEFT_CHECK((param.value.dtype() == kF32 || param.value.dtype() == kF64) && param.value.is_contiguous(),
+               str("optimizer: ", param.name, " is ", param.value), "masters are row-major f32, or f64");
+    const size_t g = weft::group_of(groups_, param);
     WEFT_CHECK(g < groups_.size(), str("optimizer: no group matches ", param.name, " ", param.value),
                "end the groups with one that matches \"*\"");
     bool is_muon = std::holds_alternative<MuonOptions>(groups_[g].algorithm);
@@ -114,13 +139,15 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam>
     WEFT_CHECK(!free || (free->beta1 > 0 && free->beta1 < 1),
                str("optimizer: group ", groups_[g].name, " is schedule-free with beta1 ", free ? free->beta1 : 0),
                "use a beta1 in (0, 1): at 0 there is no average in the point of training");
+    WEFT_CHECK(
+        !is_muon || is_whole(param) || is_elsewhere(param),
+        str("optimizer: Muon is given elements ", param.begin, " to ", param.end, " of ", param.name, " ", param.value),
+        "give the whole matrix to one rank");
+    const size_t i = group_of_.size();
     group_of_.push_back(g);
     const Moments moments = moments_of(groups_[g]);
-    auto make = [&](bool is_kept) {
-      return is_kept ? Tensor::zeros(param.value.shape(), kF32, param.value.device()) : Tensor();
-    };
-    moment1_.push_back(make(moments.has_first));
-    moment2_.push_back(make(moments.has_second));
+    moment1_.push_back(moments_for(i, moments.has_first));
+    moment2_.push_back(moments_for(i, moments.has_second));
   }
   for (const ParamGroup& group : groups_)
     rates_.push_back(is_schedule_free(group) ? Tensor::zeros({1}, kF64, Device::cpu()) : Tensor());
@@ -144,12 +171,15 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
     const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[g].algorithm);
     std::map<int64_t, Tensors> by_updates;  // one entry, unless some parameters had no gradient before
     for (size_t i = 0; i < params_.size(); ++i) {
+      const OptimizerParam& p = params_[i];
       if (group_of_[i] != g || !grads[i].defined()) continue;
-      if (free && num_updates_[i] == 0) ops::copy_(moment1_[i], params_[i].value);
-      ++num_updates_[i];
+      const int64_t updates = ++num_updates_[i];
+      if (is_elsewhere(p)) continue;
+      const Tensor value = part_of(p.value, p);
+      if (free && updates == 1) ops::copy_(moment1_[i], value);
       const bool counts = moment2_[i].defined();  // for its bias correction
-      by_updates[counts ? num_updates_[i] : 0].push_back(
-          {params_[i].value, grads[i], moment1_[i], moment2_[i], params_[i].working.tensor()});
+      by_updates[counts ? updates : 0].push_back(
+          {value, part_of_grad(grads[i], p), moment1_[i], moment2_[i], is_whole(p) ? p.working.tensor() : Tensor()});
     }
     double average = 0;
     if (free) {
@@ -163,9 +193,10 @@ void Optimizer::step(std::span<const Tensor> grads, double lr_factor, double gra
                      const auto& options) { update(*group, options, lr_factor, grad_factor, step, average); },
                  groups_[g].algorithm);
     for (size_t i = 0; i < params_.size(); ++i)
-      if (group_of_[i] == g && grads[i].defined() && params_[i].working.defined())
+      if (group_of_[i] == g && grads[i].defined() && is_whole(params_[i]) && params_[i].working.defined())
         params_[i].working.note(params_[i].value);
   }
+  if (fetch_parts_) fetch_parts_();
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
@@ -186,23 +217,30 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
 void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps) {
   std::map<std::string_view, const Tensor*> found;
   for (const auto& [name, tensor] : state) found.emplace(name, &tensor);
-  std::vector<std::pair<Tensor, const Tensor*>> copies;
-  size_t num_counts = 0;
+  std::vector<std::pair<Tensor, Tensor>> copies;
+  size_t num_counts = 0, num_tensors = 0;
   std::vector<int64_t> num_updates(params_.size(), num_steps);
-  auto expect = [&](const std::string& name, const Tensor& tensor) {
-    if (!tensor.defined()) return;
+  auto expect = [&](const std::string& name, const Tensor& like) -> const Tensor& {
+    ++num_tensors;
     auto at = found.find(name);
     WEFT_CHECK(at != found.end(), str("optimizer: the state has no ", name),
                "load a checkpoint of the same model and optimiser groups");
-    WEFT_CHECK(at->second->shape() == tensor.shape() && at->second->dtype() == tensor.dtype(),
-               str("optimizer: ", name, " is ", *at->second, " in the state, ", tensor, " here"),
+    WEFT_CHECK(at->second->shape() == like.shape() && at->second->dtype() == like.dtype(),
+               str("optimizer: ", name, " is ", *at->second, " in the state, ", like, " here"),
                "load a checkpoint of the same model");
-    copies.emplace_back(tensor, at->second);
+    return *at->second;
   };
   for (size_t i = 0; i < params_.size(); ++i) {
-    expect(params_[i].name + ".moment1", moment1_[i]);
-    expect(params_[i].name + ".moment2", moment2_[i]);
-    if (is_schedule_free(groups_[group_of_[i]])) expect(params_[i].name + ".point", params_[i].value);
+    const OptimizerParam& p = params_[i];
+    const ParamGroup& group = groups_[group_of_[i]];
+    auto expect_moment = [&](const char* name, const Tensor& here, bool is_kept) {
+      if (!is_kept) return;
+      const Tensor& whole = expect(p.name + name, p.value);
+      if (here.defined()) copies.emplace_back(here, part_of(whole, p));
+    };
+    expect_moment(".moment1", moment1_[i], moments_of(group).has_first);
+    expect_moment(".moment2", moment2_[i], moments_of(group).has_second);
+    if (is_schedule_free(group)) copies.emplace_back(p.value, expect(p.name + ".point", p.value));
     const std::string name = params_[i].name + kNumSteps;
     if (auto at = found.find(name); at != found.end()) {
       const Tensor& count = *at->second;
@@ -212,11 +250,12 @@ void Optimizer::load_state(std::span<const std::pair<std::string, Tensor>> state
       ++num_counts;
     }
   }
-  for (size_t g = 0; g < groups_.size(); ++g) expect(rates_name(g), rates_[g]);
-  WEFT_CHECK(state.size() == copies.size() + num_counts,
-             str("optimizer: ", state.size(), " tensors in the state, ", copies.size() + num_counts, " here"),
+  for (size_t g = 0; g < groups_.size(); ++g)
+    if (rates_[g].defined()) copies.emplace_back(rates_[g], expect(rates_name(g), rates_[g]));
+  WEFT_CHECK(state.size() == num_tensors + num_counts,
+             str("optimizer: ", state.size(), " tensors in the state, ", num_tensors + num_counts, " here"),
              "load a checkpoint of the same model and optimiser groups");
-  for (auto& [to, from] : copies) ops::copy_(to, *from);
+  for (auto& [to, from] : copies) ops::copy_(to, from);
   for (size_t i = 0; i < params_.size(); ++i)
     if (is_schedule_free(groups_[group_of_[i]])) refresh_working(params_[i]);
   num_updates_ = std::move(num_updates);
@@ -230,12 +269,15 @@ bool Optimizer::show_averages() {
   for (size_t i = 0; i < params_.size(); ++i) {
     const auto* free = std::get_if<ScheduleFreeOptions>(&groups_[group_of_[i]].algorithm);
     if (!free) continue;
-    Tensor& value = params_[i].value;
-    points_[i] = ops::scale(value, 1);
-    if (num_updates_[i] == 0) continue;  // all three are one
+    OptimizerParam& p = params_[i];
+    points_[i] = ops::clone(p.value);
+    if (num_updates_[i] == 0 || is_elsewhere(p)) continue;  // in the first case all three are one
+    Tensor value = part_of(p.value, p);
     ops::copy_(value, ops::schedule_free_average(value, moment1_[i], free->beta1));
-    refresh_working(params_[i]);
   }
+  if (fetch_parts_) fetch_parts_();
+  for (size_t i = 0; i < params_.size(); ++i)
+    if (points_[i].defined()) refresh_working(params_[i]);
   return true;
 }
 

@@ -6,6 +6,7 @@
 
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
+#include "weft/ops/elementwise.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
 
@@ -259,6 +260,53 @@ TEST(Optimizer, StateMovesToAnotherOptimizerBitForBit) {
   EXPECT_EQ(v1.to_vector<float>(), v2.to_vector<float>());
   state.pop_back();
   EXPECT_EQ(error_of([&] { b.load_state(state, 1); }, {"the state has no v.moment2"}), "");
+}
+
+// Two optimisers that update half of each vector and one matrix each do what one does with all, and read its state.
+TEST(Optimizer, PartsOfParametersAreUpdatedAsTheWhole) {
+  const std::vector<std::vector<ParamGroup>> optimizers = {
+      {{.match = "m", .algorithm = MuonOptions{}}, {.algorithm = AdamWOptions{}}},
+      {{.match = "m", .algorithm = LionOptions{}}, {.algorithm = ScheduleFreeOptions{}}},
+      {{.match = "m", .algorithm = SgdOptions{}}, {.algorithm = SgdOptions{.momentum = 0}}}};
+  for (const std::vector<ParamGroup>& groups : optimizers)
+    for (DType dtype : {kF32, kF64}) {
+      auto make = [&] {
+        return std::vector<Tensor>{test::random_normal({4, 3}, "m", dtype), test::random_normal({5, 3}, "v", dtype)};
+      };
+      std::vector<Tensor> whole = make(), shared = make();
+      Optimizer one(groups, {{"m", whole[0]}, {"v", whole[1]}});
+      std::vector<Optimizer> ranks;
+      int num_fetches = 0;
+      for (int64_t r = 0; r < 2; ++r)
+        ranks.emplace_back(
+            groups,
+            std::vector<OptimizerParam>{{.name = "m", .value = shared[0], .begin = 0, .end = r == 0 ? -1 : 0},
+                                        {.name = "v", .value = shared[1], .begin = r * 7, .end = r == 0 ? 7 : 15}},
+            [&] { ++num_fetches; });
+      for (int step = 0; step < 4; ++step) {
+        const std::vector<Tensor> grads = {test::random_normal({4, 3}, str("gm", step), dtype),
+                                           test::random_normal({5, 3}, str("gv", step), dtype)};
+        one.step(grads, 1, 0.5);
+        ranks[0].step(grads, 1, 0.5);
+        // Only the part that is updated here is known here.
+        ranks[1].step(std::vector<Tensor>{Tensor::zeros({0}), grads[1].reshape({15}).slice(0, 7, 15)}, 1, 0.5);
+        for (size_t p = 0; p < 2; ++p)
+          EXPECT_EQ(ops::cast(shared[p], kF64).to_vector<double>(), ops::cast(whole[p], kF64).to_vector<double>());
+        if (step == 1)
+          for (Optimizer& rank : ranks) rank.load_state(one.state(), one.num_steps());
+      }
+      EXPECT_EQ(num_fetches, 8);
+      for (const auto& [name, tensor] : ranks[1].state()) {
+        if (name.starts_with("m.")) ADD_FAILURE() << name << " is of the other rank";
+        if (name.starts_with("v.moment")) { EXPECT_EQ(tensor.shape(), Shape{8}); }
+      }
+    }
+  Tensor matrix = Tensor::zeros({4, 3});
+  EXPECT_EQ(
+      error_of(
+          [&] { Optimizer({{.algorithm = MuonOptions{}}}, {{.name = "m", .value = matrix, .begin = 0, .end = 6}}); },
+          {"Muon is given elements 0 to 6 of m [4, 3]", "the whole matrix to one rank"}),
+      "");
 }
 
 TEST(Optimizer, RefusesWhatItCannotTrain) {

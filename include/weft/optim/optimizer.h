@@ -4,7 +4,7 @@
 //   optimizer.step(grads, schedule_factor(schedule, step, steps), clip_factor(norm, 1.0));
 #pragma once
 
-#include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -58,13 +58,16 @@ struct ParamGroup {
   std::variant<AdamWOptions, MuonOptions, LionOptions, SgdOptions, ScheduleFreeOptions> algorithm = AdamWOptions{};
 };
 
-// f32 master value and, under bf16 compute, the working copy, which Optimizer rewrites in the same pass. An optimiser that writes the value
-// alone need not know of it: the next forward finds the copy out of date and makes it anew.
+// Master value, f32 or f64, and under bf16 compute the working copy, which Optimizer rewrites in the same pass. An optimiser that writes the
+// value alone need not know of it: the next forward finds the copy out of date and makes it anew.
 struct OptimizerParam {
   std::string name;
   Tensor value;
   WorkingCopy working = {};
+  // Of ranks that share an Optimizer's work: the elements, row by row, that this one updates and keeps the state of. end < 0: all.
+  int64_t begin = 0, end = -1;
 };
+size_t group_of(std::span<const ParamGroup> groups, const OptimizerParam& param);  // the first match, or their number
 
 // What a training asks of its optimiser: Optimizer, or one of your own.
 class AnyOptimizer {
@@ -88,10 +91,12 @@ class AnyOptimizer {
 class Optimizer : public AnyOptimizer {
  public:
   // Every parameter goes to the first group that matches it. Error if no group matches, or if a vector comes into a Muon group.
-  Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params);
+  // `fetch_parts` is called when parts of parameters were written: it gets those of the other ranks.
+  Optimizer(std::vector<ParamGroup> groups, std::vector<OptimizerParam> params, std::function<void()> fetch_parts = {});
 
-  // One update in place. grads[i] is the f32 gradient of params()[i]. Where it is undefined, the parameter does not change. Zeros are a
-  // gradient: weights and momenta decay. Rates are lr * lr_factor. Gradients are multiplied by grad_factor (clipping). Both must be finite.
+  // One update in place. grads[i] is the gradient of params()[i], of its dtype, or of the part that is updated here (no numbers where none
+  // is). Where it is undefined, the parameter does not change. Zeros are a gradient: weights and momenta decay. Rates are lr * lr_factor. Gradients are
+  // multiplied by grad_factor (clipping). Both must be finite.
   void step(std::span<const Tensor> grads, double lr_factor, double grad_factor = 1) override;
 
   const std::vector<OptimizerParam>& params() const { return params_; }
@@ -100,15 +105,17 @@ class Optimizer : public AnyOptimizer {
   double lr(size_t group) const;  // peak rate
   int64_t num_steps() const override { return num_steps_; }
 
-  // Moments by name ("<param>.moment1", ...). They share memory with the optimiser, and load_state() needs the same names and shapes. If a
-  // parameter had no gradient in some steps, "<param>.num_steps" (i64 [1], a copy) is its number of updates. Schedule-free groups have also
-  // "<param>.point", which outside AveragedWeights is the parameter itself, and "group.<number>.rates" (f64 [1]), the sum of squared rates.
+  // Moments by name ("<param>.moment1", ...). They share memory with the optimiser, and load_state() needs the same names and shapes; only of
+  // a part [end - begin] here it takes those of the whole parameter. If a parameter had no gradient in some steps, "<param>.num_steps" (i64
+  // [1], a copy) is its number of updates. Schedule-free groups have also "<param>.point", which outside AveragedWeights is the parameter
+  // itself, and "group.<number>.rates" (f64 [1]), the sum of squared rates.
   std::vector<std::pair<std::string, Tensor>> state() const override;
   void load_state(std::span<const std::pair<std::string, Tensor>> state, int64_t num_steps) override;
 
  private:
   bool show_averages() override;
   void show_points() override;
+  Tensor moments_for(size_t param, bool is_kept) const;
 
   std::vector<ParamGroup> groups_;
   std::vector<OptimizerParam> params_;
@@ -118,6 +125,7 @@ class Optimizer : public AnyOptimizer {
   std::vector<Tensor> rates_;         // of schedule-free groups: sum of squared rates, f64 [1]
   std::vector<Tensor> points_;        // while parameters hold averages: the points where their gradients are taken
   int64_t num_steps_ = 0;
+  std::function<void()> fetch_parts_;
 };
 
 // While it exists, the parameters of schedule-free groups hold their averages. Afterwards they are what they were, bit for bit. Do not call
