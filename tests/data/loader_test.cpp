@@ -8,6 +8,7 @@
 
 #include "tests/data/support.h"
 #include "tests/support/random.h"
+#include "weft/data/samples.h"
 
 namespace weft::data {
 namespace {
@@ -353,6 +354,46 @@ TEST(Loader, TakesEverySourceByItsOwnRule) {
   EXPECT_EQ(row(of_source.at(1).documents), (Ids{0, 0, 0, 1, 1, 1, 2, 2}));
   EXPECT_EQ(row(of_source.at(1).targets), (Ids{2, 9, -1, 4, 9, -1, 7, 8}));
   EXPECT_EQ(row(of_source.at(2).documents), Ids(8, 0));
+}
+
+// Micro-batch i of all ranks, one rank behind the other, is micro-batch i of one rank with all rows.
+TEST(RankShare, RanksTogetherHaveTheMicroBatchesOfOneRank) {
+  Loader loader = one(Dataset(counting(5000)), {.context = 7, .vocab = 5000});
+  auto source = [&](int64_t first, int64_t count) { return loader.batch(first, count); };
+  for (int ranks : {1, 2, 3, 4, 6})
+    for (int64_t micro_batch : {0, 1, 3, 5}) {
+      const int64_t all_at_once = micro_batch * ranks;
+      const auto of_one = RankShare{.micro_batch = all_at_once}.rows_of(36, 24);
+      std::vector<Ids> got(24 * 5), want;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const RankShare share{.rank = rank, .ranks = ranks, .micro_batch = micro_batch};
+        const auto mine = share.rows_of(36, 24);
+        ASSERT_EQ(mine.size(), of_one.size());
+        std::vector<Ids> rows;
+        append(rows, samples_of_rank(source, share)(36, 24));
+        ASSERT_EQ(rows.size(), 24u / static_cast<size_t>(ranks) * 5);
+        size_t next = 0;
+        for (size_t i = 0; i < mine.size(); ++i) {
+          EXPECT_EQ(mine[i].count * ranks, of_one[i].count);
+          EXPECT_EQ(mine[i].first, of_one[i].first + rank * mine[i].count);
+          for (size_t at = static_cast<size_t>(mine[i].first - 36) * 5, n = static_cast<size_t>(mine[i].count) * 5; n;
+               --n)
+            got[at++] = rows[next++];
+        }
+      }
+      append(want, loader.batch(36, 24));
+      EXPECT_EQ(got, want) << ranks << " ranks, micro-batches of " << micro_batch;
+    }
+}
+
+TEST(RankShare, RefusesRanksThatDoNotDivideTheRows) {
+  expect_error([] { RankShare{.rank = 1, .ranks = 5}.rows_of(0, 12); },
+               {"12 rows of a step do not divide among 5 ranks", "use 1, 2, 3, 4, 6, 12 ranks, or a multiple of 5"});
+  expect_error([] { RankShare{.rank = 2, .ranks = 2}.rows_of(0, 12); }, {"rank 2 of 2"});
+  const std::vector<Batch> batches = {{.tokens = Tensor::zeros({1, 3}, kI32), .targets = Tensor::zeros({1, 3}, kI32)},
+                                      {.tokens = Tensor::zeros({1, 4}, kI32), .targets = Tensor::zeros({1, 3}, kI32)}};
+  expect_error([&] { stacked(batches); }, {"[1, 3] i32 cpu and [1, 4] i32 cpu do not go together"});
+  expect_error([] { stacked({}); }, {"there are none"});
 }
 
 }  // namespace
