@@ -66,21 +66,52 @@ TrainingState from_bytes(const std::string& bytes, const std::string& path) {
 
 }  // namespace
 
+namespace {
+
+// What the first rank did, or its error, on all of them.
+std::string said_by_first(dist::Communicator& comm, Device device, const std::function<std::string()>& f) {
+  std::string path, problem, fix;
+  if (comm.rank() == 0) {
+    try {
+      path = f();
+    } catch (const Error& e) { problem = e.problem(), fix = e.fix(); }
+  }
+  const std::string said = gather_texts(comm, path + '\n' + problem + '\n' + fix, device)[0];
+  const size_t first = said.find('\n'), second = said.find('\n', first + 1);
+  if (second > first + 1) fail(said.substr(first + 1, second - first - 1), said.substr(second + 1));
+  return said.substr(0, first);
+}
+
+}  // namespace
+
 std::string Training::save(const std::string& folder, const std::string& own_state, const std::string& config) {
   State& s = *state_;
   io::CheckpointData data{.step = s.step,
                           .tokens = s.num_tokens,
+                          .mesh = {{"data", s.share.ranks}},
                           .state = own_state.empty() ? to_bytes(state()) : own_state,
                           .config = config};
+  if (s.options.ranks.ranks_per_row > 1) data.mesh.push_back({"context", s.options.ranks.ranks_per_row});
   AveragedWeights averages(*s.optimizer);  // the model is what to evaluate; the optimiser keeps where training goes on
   data.model = model_tensors(s.model);
-  for (const auto& [name, tensor] : s.optimizer->state()) data.optimizer.push_back({name, tensor});
-  return io::save_checkpoint(folder, data);
+  const Shards::State moments = s.shards ? s.shards->gathered(s.optimizer->state()) : s.optimizer->state();
+  for (const auto& [name, tensor] : moments) data.optimizer.push_back({name, tensor});
+  auto write = [&] { return io::save_checkpoint(folder, data); };
+  return s.comm_ranks ? said_by_first(*s.options.ranks.comm, s.masters[0].device(), write) : write();
 }
 
 bool Training::load(const std::string& folder, std::vector<std::string>* messages) {
+  State& s = *state_;
   std::vector<std::string> unheard;
   std::optional<io::Checkpoint> checkpoint = io::load_latest_checkpoint(folder, messages ? *messages : unheard);
+  if (s.comm_ranks) {
+    const std::string mine = checkpoint ? str("step ", checkpoint->info.step) : "nothing";
+    const std::vector<std::string> found = gather_texts(*s.options.ranks.comm, mine, s.masters[0].device());
+    for (size_t r = 1; r < found.size(); ++r)
+      WEFT_CHECK(found[r] == found[0],
+                 str("training: in ", folder, " rank 0 finds ", found[0], ", rank ", r, " finds ", found[r]),
+                 "let all ranks see one folder, and nobody write to it meanwhile");
+  }
   if (!checkpoint) return false;
   restore(*checkpoint, from_bytes(checkpoint->state, checkpoint->info.path));
   return true;
@@ -92,7 +123,8 @@ void Training::restore(const io::Checkpoint& checkpoint, const TrainingState& st
   std::vector<std::pair<std::string, Tensor>> moments;
   for (const io::TensorEntry& entry : checkpoint.optimizer.tensors())
     moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
-  s.optimizer->load_state(moments, state.optimizer_steps);
+  const bool is_of_caller = static_cast<bool>(s.options.optimizer);
+  s.optimizer->load_state(s.shards && is_of_caller ? s.shards->of_here(moments) : moments, state.optimizer_steps);
   s.step = state.step;
   s.num_samples = state.num_samples;
   s.num_tokens = state.num_tokens;

@@ -9,6 +9,7 @@
 
 #include "src/training/batch.h"
 #include "weft/core/error.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft {
 
@@ -20,13 +21,20 @@ struct Cluster {
   int64_t targets = 0;
 };
 
+// What the targets of some rows have cost, by row and position.
+struct RowLosses {
+  int64_t tokens_of_row = 0;
+  std::vector<float> nats;
+  std::vector<int32_t> targets, documents;
+};
+
 struct Counter {
   const EvaluateOptions& options;
   Evaluation result = {};
   std::vector<Cluster> clusters = {};
   bool document_goes_on = false;  // from the window before into the next one
 
-  void add(const data::Batch& batch, const Tensor& losses);
+  void add(const RowLosses& rows);
 };
 
 // Standard error of a ratio of sums over independent clusters: sqrt(n/(n-1) sum (nats_c - loss targets_c)^2) / targets.
@@ -40,11 +48,9 @@ double clustered_error(const std::vector<Cluster>& clusters, double loss, int64_
   return std::sqrt(n / (n - 1) * sum) / static_cast<double>(num_targets);
 }
 
-void Counter::add(const data::Batch& batch, const Tensor& losses) {
-  auto nats = losses.to_vector<float>();
-  auto targets = batch.targets.to_vector<int32_t>();
-  auto documents = batch.documents.to_vector<int32_t>();
-  auto context = static_cast<size_t>(batch.targets.size(1));
+void Counter::add(const RowLosses& rows) {
+  const auto& [tokens_of_row, nats, targets, documents] = rows;
+  const auto context = static_cast<size_t>(tokens_of_row);
   bool opens = false;  // a cluster, with the next target
   for (size_t i = 0; i < targets.size(); ++i) {
     if (i % context == 0) opens |= !document_goes_on;
@@ -63,6 +69,74 @@ void Counter::add(const data::Batch& batch, const Tensor& losses) {
     if (bytes > 0) result.byte_nats += loss;
   }
 }
+
+// The rows that ranks evaluate together: `batch` of each in their order, so that all ranks of a row have the same.
+class SharedRows {
+ public:
+  SharedRows(const EvaluateOptions& options, Upload& upload) : options_(options), upload_(upload) {
+    if (!options.comm) return;
+    WEFT_CHECK(
+        options.ranks_per_row >= 1 && options.comm->size() % options.ranks_per_row == 0,
+        str("evaluate: ranks_per_row is ", options.ranks_per_row, ", and there are ", options.comm->size(), " ranks"),
+        "let the ranks of a row divide all ranks");
+    per_row_ = options.ranks_per_row;
+    sharers_ = options.comm->size() / per_row_;
+    index_ = options.comm->rank() / per_row_;
+  }
+
+  int64_t rows_at_once() const { return options_.batch * sharers_; }
+  int64_t ranks_per_row() const { return per_row_; }
+  int64_t first_here(int64_t first) const { return first + index_ * options_.batch; }
+
+  // Those of rows first .. first + rows_at_once() that this rank evaluates. Where several share, every rank has as many, so that all do the
+  // same: behind the last row of all it is repeated without targets.
+  data::Batch batch_here(const data::SampleSource& samples, int64_t first, int64_t total) const {
+    const int64_t begin = first_here(first), count = std::clamp<int64_t>(total - begin, 0, options_.batch);
+    if (sharers_ == 1 || count == options_.batch) return completed(samples(begin, count));
+    std::vector<data::Batch> rows;
+    for (int64_t i = 0; i < options_.batch; ++i) {
+      rows.push_back(completed(samples(std::min(begin + i, total - 1), 1)));
+      if (i < count) continue;
+      const Shape shape = rows.back().targets.shape();
+      rows.back().targets = Tensor::full(shape, -1, kI32, Device::cpu());
+    }
+    return data::stacked(rows);
+  }
+
+  // Of all ranks, in order, `count` rows.
+  RowLosses gathered(const data::Batch& batch, const Tensor& losses, int64_t count) const {
+    const bool are_shared = sharers_ * per_row_ > 1;
+    auto of_all = [&](const Tensor& x) {
+      return are_shared ? options_.comm->all_gather(ops::contiguous(upload_(x))) : x;
+    };
+    RowLosses here{.tokens_of_row = batch.targets.size(1) * per_row_,
+                   .nats = of_all(losses).to_vector<float>(),
+                   .targets = of_all(batch.targets).to_vector<int32_t>(),
+                   .documents = of_all(batch.documents).to_vector<int32_t>()};
+    if (!are_shared) return here;
+    const std::vector<int32_t> positions = of_all(batch.positions).to_vector<int32_t>();
+    const int64_t tokens = batch.targets.size(1), rows = batch.targets.size(0);
+    RowLosses all{.tokens_of_row = here.tokens_of_row, .nats = {}, .targets = {}, .documents = {}};
+    for (int64_t row = 0; row < count; ++row) {
+      std::vector<size_t> order;  // of the tokens of this row, where they are in what was gathered
+      for (int64_t r = 0; r < per_row_; ++r)
+        for (int64_t t = 0; t < tokens; ++t)
+          order.push_back(static_cast<size_t>((((row / rows) * per_row_ + r) * rows + row % rows) * tokens + t));
+      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return positions[a] < positions[b]; });
+      for (size_t i : order) {
+        all.nats.push_back(here.nats[i]);
+        all.targets.push_back(here.targets[i]);
+        all.documents.push_back(here.documents[i]);
+      }
+    }
+    return all;
+  }
+
+ private:
+  const EvaluateOptions& options_;
+  Upload& upload_;
+  int64_t per_row_ = 1, sharers_ = 1, index_ = 0;
+};
 
 }  // namespace
 
@@ -96,15 +170,20 @@ Evaluation evaluate(const TokenLoss& token_loss, const data::SampleSource& sampl
   NoGrad no_grad;
   Counter counter{options};
   Upload upload(default_device());
-  for (int64_t first = 0; first < total; first += options.batch) {
-    data::Batch batch = completed(samples(first, std::min(options.batch, total - first)));
-    if (first == 0 && options.max_tokens > 0)
-      total = std::clamp<int64_t>(options.max_tokens / batch.tokens.size(1), 1, total);
-    Tokens tokens(token_data(batch, options.keeps_documents_apart, first, upload), {.attention = options.attention});
+  const SharedRows shared(options, upload);
+  for (int64_t first = 0; first < total; first += shared.rows_at_once()) {
+    data::Batch batch = shared.batch_here(samples, first, total);
+    if (first == 0 && options.max_tokens > 0) {
+      total = std::clamp<int64_t>(options.max_tokens / (batch.tokens.size(1) * shared.ranks_per_row()), 1, total);
+      if (total < shared.rows_at_once()) batch = shared.batch_here(samples, first, total);
+    }
+    Tokens tokens(token_data(batch, options.keeps_documents_apart, shared.first_here(first), upload),
+                  {.attention = options.attention});
     LanguageModelLoss loss = token_loss(upload(batch.tokens), upload(batch.targets), tokens, 1);
     WEFT_CHECK(loss.losses.defined(), "evaluate: the loss has no losses per token", "return them, [B, T] f32 nats");
-    counter.add(batch, loss.losses);
-    if (options.progress) options.progress(std::min(first + options.batch, total), total);
+    const int64_t done = std::min(first + shared.rows_at_once(), total);
+    counter.add(shared.gathered(batch, loss.losses, done - first));
+    if (options.progress) options.progress(done, total);
   }
   Evaluation result = counter.result;
   result.standard_error = clustered_error(counter.clusters, result.loss(), result.num_targets);

@@ -23,7 +23,7 @@ std::vector<OptimizerParam> optimizer_params(const Module& model) {
 namespace {
 
 // Reports of one name, such as those of several calls of a module, are one number.
-std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Report>& reports) {
+std::vector<Tokens::Report> merged(const std::vector<Tokens::Report>& reports) {
   std::vector<Tokens::Report> all;
   std::map<std::string, size_t> places;
   for (const Tokens::Report& r : reports) {
@@ -36,8 +36,12 @@ std::vector<std::pair<std::string, double>> merged(const std::vector<Tokens::Rep
     to.sum = r.is_max ? std::max(to.sum, r.sum) : to.sum + r.sum;
     to.count += r.count;
   }
+  return all;
+}
+
+std::vector<std::pair<std::string, double>> values_of(const std::vector<Tokens::Report>& reports) {
   std::vector<std::pair<std::string, double>> values;
-  for (const Tokens::Report& r : all)
+  for (const Tokens::Report& r : reports)
     if (r.count > 0) values.emplace_back(r.name, r.is_max ? r.sum : r.sum / r.count);
   return values;
 }
@@ -63,13 +67,6 @@ Device device_of(const Module& model) {
   return params[0].param->value().device();
 }
 
-std::unique_ptr<AnyOptimizer> make_optimizer(const TrainingOptions& options, std::vector<OptimizerParam> params) {
-  if (options.optimizer) return options.optimizer(std::move(params));
-  std::vector<ParamGroup> groups = options.groups;
-  if (groups.empty()) groups.emplace_back();
-  return std::make_unique<Optimizer>(std::move(groups), std::move(params));
-}
-
 }  // namespace
 
 Training::State::State(Module& trained, TokenLoss its_loss, TrainingOptions its_options)
@@ -80,15 +77,20 @@ Training::State::State(Module& trained, TokenLoss its_loss, TrainingOptions its_
       params(trained.params()),
       buffers(trained.buffers()),
       upload(device_of(trained)) {
-  std::vector<OptimizerParam> trained_params = optimizer_params(model);
-  WEFT_CHECK(!trained_params.empty(), "training: all parameters are frozen", "unfreeze some with set_frozen()");
-  for (const OptimizerParam& p : trained_params) masters.push_back(p.value);
-  for (const NamedParam& p : params)
-    if (!p.param->is_frozen()) leaves.push_back(p.param->var());
-  optimizer = make_optimizer(options, std::move(trained_params));
-  if (!options.ranks) return;
+  for (const NamedParam& p : params) {
+    if (p.param->is_frozen()) continue;
+    masters.push_back(p.param->value());
+    leaves.push_back(p.param->var());
+  }
+  WEFT_CHECK(!masters.empty(), "training: all parameters are frozen", "unfreeze some with set_frozen()");
+  make_ranks();
+  make_optimizer();
+  if (!ranks) return;
   for (size_t i = 0; i < leaves.size(); ++i)
-    hooks.push_back(leaves[i].on_step_grad([this, i](Tensor& grad) { options.ranks->sum_gradient(i, grad); }));
+    hooks.push_back(leaves[i].on_step_grad([this, i](Tensor& grad) {
+      if (is_in_backward) have_grads[i] = 1;
+      ranks->sum_gradient(i, grad);
+    }));
 }
 
 Training::State::~State() {
@@ -110,6 +112,9 @@ void Training::State::check_params() const {
 StepResult Training::State::begin() {
   check_params();
   losses.start();
+  takes_reports = options.diagnostics_every > 0 && (step + 1) % options.diagnostics_every == 0;
+  reports.clear();
+  if (comm_ranks) comm_ranks->start_step();
   return {.lr_factor =
               options.lr_factor ? options.lr_factor(step) : schedule_factor(options.schedule, step, options.steps)};
 }
@@ -117,8 +122,7 @@ StepResult Training::State::begin() {
 TokensOptions Training::State::tokens_options(int64_t micro_batch) const {
   return {.is_training = true,
           .rng = Rng(options.seed)["train"][static_cast<uint64_t>(step)],
-          .takes_diagnostics =
-              micro_batch == 0 && options.diagnostics_every > 0 && (step + 1) % options.diagnostics_every == 0,
+          .takes_diagnostics = micro_batch == 0 && takes_reports,
           .attention = options.attention};
 }
 
@@ -133,40 +137,71 @@ void Training::State::forward_backward(const data::Batch& batch, const Rows& row
     ProfileRange range("forward");
     return loss(upload(batch.tokens), upload(batch.targets), tokens, per_target);
   }();
-  if (of_tokens.takes_diagnostics) result.diagnostics = merged(tokens.reports());
+  if (of_tokens.takes_diagnostics) reports = merged(tokens.reports());
   ProfileRange range("backward");
-  backward(computed.loss, {}, {.ends_step = rows.is_last, .leaves = leaves});
+  differentiate(computed.loss, rows.is_last);
   WEFT_CHECK(options.byte_lengths.empty() || computed.losses.defined(),
              "training: byte_lengths are given, and the loss has no losses per token",
              "return them with the loss, or leave byte_lengths out");
   losses.add(computed.loss.value(), computed.losses, batch.targets, options.byte_lengths, upload);
 }
 
+// All ranks have a gradient of all parameters then. Which of them had none on any rank, and must be left alone, is found here: backward
+// first tells of those that it does not reach, and only then comes to the loss.
+void Training::State::differentiate(const Var& computed, bool is_last) {
+  if (!ranks) return backward(computed, {}, {.ends_step = is_last, .leaves = leaves});
+  if (!is_last) return backward(computed, {}, {.ends_step = false});
+  have_grads.clear();
+  for (const Var& leaf : leaves) have_grads.push_back(leaf.grad().defined() ? 1 : 0);
+  is_in_backward = false;
+  computed.on_grad([this](Tensor&) { is_in_backward = true; });
+  backward(computed, {}, {.leaves = leaves});
+}
+
 // Working copies that the optimiser does not rewrite are made anew by the next forward.
 void Training::State::update(std::span<const Tensor> grads, const StepResult& result) {
   for (const NamedParam& p : params)
     if (WorkingCopy working = p.param->working(); working.defined() && !p.param->is_frozen()) working.doubt();
-  optimizer->step(grads, result.lr_factor, clip_factor(result.grad_norm, options.clip_norm));
+  const double grad_factor = clip_factor(result.grad_norm, options.clip_norm);
+  const bool is_of_caller = static_cast<bool>(options.optimizer);
+  if (!shards || !is_of_caller) return optimizer->step(grads, result.lr_factor, grad_factor);
+  optimizer->step(shards->grads_here(grads), result.lr_factor, grad_factor);
+  shards->fetch_parts();
 }
 
-void Training::State::finish(StepResult& result, bool is_sample) {
-  RankSums* ranks = options.ranks;
-  losses.send();
-  ProfileRange range("update");
+// The gradients of the step, of all ranks, or what this rank updates of them; and loss and norm of the whole.
+std::vector<Tensor> Training::State::take_grads(StepResult& result) {
   if (ranks) ranks->finish_gradients();
+  const bool are_parts = options.ranks.zero == 2 && comm_ranks;
   std::vector<Tensor> grads;
-  for (const Var& leaf : leaves) grads.push_back(leaf.grad());
+  if (are_parts) grads = comm_ranks->take_parts();
+  else
+    for (const Var& leaf : leaves) grads.push_back(leaf.grad());
   result.grad_norm = global_norm(grads);  // waits for the device: what was sent before is here then
   StepLosses::Sums sums = losses.sums();
   if (ranks) {
-    Tensor both = Tensor::from({sums.loss, sums.byte_nats}, {2});
-    ranks->sum_values(both);
-    sums = {both.data<double>()[0], both.data<double>()[1]};
+    std::vector<double> values = {sums.loss, sums.byte_nats, std::pow(result.grad_norm, 2)};
+    values.insert(values.end(), have_grads.begin(), have_grads.end());
+    Tensor all = Tensor::from(std::span<const double>(values), {static_cast<int64_t>(values.size())});
+    ranks->sum_values(all);
+    const auto* summed = all.data<double>();
+    sums = {.loss = summed[0], .byte_nats = summed[1]};
+    if (are_parts) result.grad_norm = std::sqrt(summed[2]);
+    for (size_t i = 0; i < grads.size(); ++i)
+      if (summed[3 + i] == 0 && !is_dry_run()) grads[i] = {};
     for (const NamedBuffer& b : buffers) b.buffer->reduce([&](Tensor& x) { ranks->sum_values(x); });
   }
+  result.diagnostics = values_of(comm_ranks && takes_reports ? comm_ranks->merged(reports) : reports);
   result.loss = sums.loss;
   result.byte_nats = sums.byte_nats;
   if (is_dry_run()) result.loss = result.grad_norm = 0;  // its values mean nothing
+  return grads;
+}
+
+void Training::State::finish(StepResult& result, bool is_sample) {
+  losses.send();
+  ProfileRange range("update");
+  const std::vector<Tensor> grads = take_grads(result);
   const bool is_finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   result.was_skipped = (is_sample || !is_finite) && guard.refuses(result.loss, result.grad_norm);
   WEFT_CHECK(result.was_skipped || is_finite,
@@ -191,62 +226,90 @@ Training::Training(Module& model, TokenLoss loss, TrainingOptions options)
 Training::~Training() = default;
 
 StepResult Training::step(const data::Batch& batch) {
+  State& s = *state_;
   const data::Batch whole = completed(batch);
-  return step([&](int64_t first, int64_t count) { return rows_of(whole, first, count); }, 0, whole.tokens.size(0));
+  const std::vector<data::RankShare::Rows> mine = s.share.rows_of(0, whole.tokens.size(0) * s.share.ranks);
+  auto samples = [&](int64_t first, int64_t count) {  // asked for by their numbers among those of all ranks
+    int64_t row = 0;
+    for (const data::RankShare::Rows& rows : mine) {
+      if (first >= rows.first && first < rows.first + rows.count)
+        return rows_of(whole, row + first - rows.first, count);
+      row += rows.count;
+    }
+    fail(str("training: row ", first, " is not of this rank"), "please report this");
+  };
+  return s.as_rank([&] { return s.step_of(mine, samples); });
 }
 
 StepResult Training::step(const data::SampleSource& samples, int64_t first, int64_t rows) {
   State& s = *state_;
-  WEFT_CHECK(s.loss, "training: a step of tokens, and the training has no loss of tokens",
+  const std::vector<data::RankShare::Rows> mine = s.share.rows_of(first, rows);
+  return s.as_rank([&] { return s.step_of(mine, samples); });
+}
+
+StepResult Training::State::step_of(std::span<const data::RankShare::Rows> micro_batches,
+                                    const data::SampleSource& samples) {
+  WEFT_CHECK(loss, "training: a step of tokens, and the training has no loss of tokens",
              "give it a TokenLoss, or call the step() that takes the loss of each micro-batch");
-  WEFT_CHECK(rows > 0, str("training: a step of ", rows, " rows"), "give at least one row");
-  const int64_t each = s.options.micro_batch > 0 ? std::min(s.options.micro_batch, rows) : rows;
-  s.rows_at_once = each;
-  StepResult result = s.begin();
+  WEFT_CHECK(!micro_batches.empty(), "training: a step of 0 rows", "give at least one row");
+  rows_at_once = micro_batches[0].count;
+  StepResult result = begin();
 
   // The loss is a sum over all targets of the step divided by their number, so the number comes first. What is behind the first micro-batch is
   // read for that row by row, and once more when its turn comes: only one micro-batch is held.
-  std::array<int64_t, 2> counts = {};  // targets, bytes
+  std::array<int64_t, 3> counts = {};  // targets, bytes, rows
   auto count = [&](const data::Batch& batch) {
     counts[0] += count_targets(batch);
-    counts[1] += count_bytes(batch, s.options.byte_lengths);
+    counts[1] += count_bytes(batch, options.byte_lengths);
+    counts[2] += batch.tokens.size(0);
   };
-  data::Batch batch = completed(samples(first, each));
+  data::Batch batch = completed(samples(micro_batches[0].first, micro_batches[0].count));
   count(batch);
   const int64_t tokens_of_row = batch.tokens.size(1);
-  for (int64_t row = each; row < rows; ++row) count(completed(samples(first + row, 1)));
-  if (s.options.ranks) s.options.ranks->sum_counts(counts);
+  for (const data::RankShare::Rows& rows : micro_batches.subspan(1))
+    for (int64_t i = 0; i < rows.count; ++i) count(completed(samples(rows.first + i, 1)));
+  const int64_t rows_here = counts[2];
+  if (ranks) ranks->sum_counts(counts);
+  const int64_t num_ranks = int64_t{share.ranks} * options.ranks.ranks_per_row;
+  WEFT_CHECK(!comm_ranks || counts[2] == rows_here * num_ranks,
+             str("training: a step of ", rows_here, " rows here, of ", counts[2], " on all ", num_ranks, " ranks"),
+             "give each rank the same number of rows");
   result.num_targets = counts[0];
   result.num_bytes = counts[1];
 
-  for (int64_t row = 0, i = 0; row < rows; row += each, ++i) {
-    if (i > 0) batch = {}, batch = completed(samples(first + row, std::min(each, rows - row)));
-    s.forward_backward(batch, {.micro_batch = i, .first = first + row, .is_last = row + each >= rows}, result);
+  for (size_t i = 0; i < micro_batches.size(); ++i) {
+    const auto [first, rows] = micro_batches[i];
+    if (i > 0) batch = {}, batch = completed(samples(first, rows));
+    forward_backward(batch,
+                     {.micro_batch = static_cast<int64_t>(i), .first = first, .is_last = i + 1 == micro_batches.size()},
+                     result);
   }
   batch = {};
-  s.finish(result,
-           result.num_targets > 0);  // a loss of no target is no sample of the losses that the guard compares with
-  s.num_samples += rows;
-  s.num_tokens += rows * tokens_of_row;
+  finish(result,
+         result.num_targets > 0);  // a loss of no target is no sample of the losses that the guard compares with
+  num_samples += rows_here * share.ranks;
+  num_tokens += rows_here * tokens_of_row * num_ranks;
   return result;
 }
 
 StepResult Training::step(int64_t micro_batches, const std::function<Var(const MicroBatch&)>& loss_of) {
   State& s = *state_;
   WEFT_CHECK(micro_batches > 0, str("training: a step of ", micro_batches, " micro-batches"), "give at least one");
-  StepResult result = s.begin();
-  for (int64_t i = 0; i < micro_batches; ++i) {
-    MemoryTag tag("activations");
-    Var loss = [&] {
-      ProfileRange range("forward");
-      return loss_of({.index = i, .count = micro_batches, .tokens = s.tokens_options(i)});
-    }();
-    ProfileRange range("backward");
-    backward(loss, {}, {.ends_step = i + 1 == micro_batches, .leaves = s.leaves});
-    s.losses.add(loss.value(), {}, {}, {}, s.upload);
-  }
-  s.finish(result, true);
-  return result;
+  return s.as_rank([&] {
+    StepResult result = s.begin();
+    for (int64_t i = 0; i < micro_batches; ++i) {
+      MemoryTag tag("activations");
+      Var loss = [&] {
+        ProfileRange range("forward");
+        return loss_of({.index = i, .count = micro_batches, .tokens = s.tokens_options(i)});
+      }();
+      ProfileRange range("backward");
+      s.differentiate(loss, i + 1 == micro_batches);
+      s.losses.add(loss.value(), {}, {}, {}, s.upload);
+    }
+    s.finish(result, true);
+    return result;
+  });
 }
 
 Evaluation Training::evaluate(const data::Batch& batch) {
@@ -269,7 +332,9 @@ EvaluateOptions Training::State::evaluate_options(int64_t max_tokens) const {
           .max_tokens = max_tokens,
           .keeps_documents_apart = options.keeps_documents_apart,
           .byte_lengths = options.byte_lengths,
-          .attention = options.attention};
+          .attention = options.attention,
+          .comm = options.ranks.comm,
+          .ranks_per_row = options.ranks.ranks_per_row};
 }
 
 int64_t Training::num_steps() const { return state_->step; }

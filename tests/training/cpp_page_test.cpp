@@ -103,6 +103,22 @@ TEST(CppPage, TakesAnOptimiserOfItsOwn) {
   EXPECT_LT(last, first);
 }
 
+TEST(CppPage, TrainsOnSeveralRanks) {
+  test::TempFolder run;
+  const std::string folder = run / "checkpoints";
+  const LanguageModelOptions model_options = test::tiny_options();
+  auto is_stopped = [] { return false; };
+  dist::run_thread_ranks(4, [&](dist::Communicator& comm) {
+    LanguageModel model(model_options, Rng(1));
+    Training training(model, {.micro_batch = 2, .ranks = {.comm = &comm, .zero = 1}});
+    training.load(folder);
+    while (training.num_steps() < 6 && !on_any_rank(&comm, is_stopped()))
+      training.step(my_samples, training.num_samples(), 16);
+    training.save(folder);
+  });
+  EXPECT_EQ(io::list_checkpoints(folder), (std::vector<int64_t>{6}));
+}
+
 // Two ranks that hold the same rows: what an exchange between them would give.
 class TwoEqualRanks final : public RankSums {
  public:
@@ -117,7 +133,7 @@ class TwoEqualRanks final : public RankSums {
 TEST(CppPage, SharesItsStepsWithOtherRanks) {
   LanguageModel model(test::tiny_options(), Rng(1)), alone(test::tiny_options(), Rng(1));
   TwoEqualRanks ranks;
-  Training shared(model, {.ranks = &ranks}), single(alone, {});
+  Training shared(model, {.ranks = {.sums = &ranks}}), single(alone, {});
   EXPECT_EQ(shared.step(my_samples(0, 8)).loss, single.step(my_samples(0, 8)).loss);
 }
 

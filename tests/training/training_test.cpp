@@ -224,7 +224,7 @@ TEST(Training, HandsOverCountsGradientsAndLossesToBeSummedOverRanks) {
   Twice twice;
   const std::vector<int64_t> bytes(kVocab, 1);
   Training alone(a, {.groups = kAdamW, .clip_norm = 1, .micro_batch = 2, .byte_lengths = bytes}),
-      shared(b, {.groups = kAdamW, .clip_norm = 1, .micro_batch = 2, .byte_lengths = bytes, .ranks = &twice});
+      shared(b, {.groups = kAdamW, .clip_norm = 1, .micro_batch = 2, .byte_lengths = bytes, .ranks = {.sums = &twice}});
   std::vector<size_t> finals;
   const std::vector<NamedParam> params = b.params();
   std::vector<GradHook> hooks;

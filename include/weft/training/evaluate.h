@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "weft/comm/communicator.h"
 #include "weft/training/token_loss.h"
 
 namespace weft {
@@ -35,6 +36,8 @@ struct EvaluateOptions {
   std::span<const int64_t> byte_lengths = {};  // per id
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   std::function<void(int64_t done, int64_t total)> progress = {};  // an exception breaks the evaluation off
+  dist::Communicator* comm = nullptr;  // ranks that share the rows; all of them call evaluate() and have the result
+  int ranks_per_row = 1;               // neighbours that are given different tokens of the same rows
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
 // Of samples 0 .. num_rows - 1.

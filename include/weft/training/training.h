@@ -3,7 +3,8 @@
 //   Training training(model, {.groups = {{.algorithm = AdamWOptions{.lr = 3e-3}}}, .clip_norm = 1, .compute = kBF16});
 //   while (training.num_steps() < 200) training.step(batches.next());
 //   training.save("checkpoints");      // in the next process, training.load("checkpoints") goes on bit for bit
-// It trains the parameters that are not frozen when it is made. Model and ranks must outlive it.
+// It trains the parameters that are not frozen when it is made. Model and communicator must outlive it. Of several ranks every one makes the
+// same calls.
 #pragma once
 
 #include <optional>
@@ -38,7 +39,7 @@ struct TrainingOptions {
   int64_t diagnostics_every = 0;           // steps; 0: never
   std::vector<int64_t> byte_lengths = {};  // of each id's text, 0 for none: then results tell nats per byte
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
-  RankSums* ranks = nullptr;  // that train together; null: none
+  RanksOptions ranks = {};  // that train together
 };
 
 struct StepResult {
@@ -79,18 +80,21 @@ class Training {
   // A step none of whose tokens has a target (documents of one token, padding) is a step like others: its loss and its auxiliary losses
   // are 0, and so are its gradients, which the optimiser applies (momenta go on, weights decay). Only the guard does not learn from it. A
   // micro-batch without targets in a step that has some adds nothing.
+  // Of several ranks each gives its own rows, as data::samples_of_rank() has them.
   StepResult step(const data::Batch& batch);
-  // Of samples first .. first + rows. Only one micro-batch is held; those behind the first are read twice.
+  // Of samples first .. first + rows, of which each rank asks for its own (data::RankShare). Only one micro-batch is held; those behind the
+  // first are read twice.
   StepResult step(const data::SampleSource& samples, int64_t first, int64_t rows);
-  // Of any data: the loss is the sum of what loss_of() returns, so that each is already divided by what the step counts.
+  // Of any data: the loss is the sum of what loss_of() returns, over all ranks, so that each is already divided by what the step counts.
   StepResult step(int64_t micro_batches, const std::function<Var(const MicroBatch&)>& loss_of);
 
-  // With averaged weights, if the optimiser keeps some.
+  // With averaged weights, if the optimiser keeps some. Ranks are given the same rows, share them, and all have the result.
   Evaluation evaluate(const data::Batch& batch);
   Evaluation evaluate(const data::ValidationWindows& windows, int64_t max_tokens = 0);  // 0: all
 
   // A checkpoint of this step in `folder` (weft/io/checkpoint.h). Returns its path. A caller with a state of its own writes its bytes in
-  // place of the training's: they must hold state(), for restore().
+  // place of the training's: they must hold state(), for restore(). Of several ranks the first writes, and all call it; any number of ranks
+  // can go on from there.
   std::string save(const std::string& folder, const std::string& own_state = {}, const std::string& config = {});
   // The newest good checkpoint, `messages` says which damaged ones were passed over; false if there is none. Error that names what does
   // not fit the model or the optimiser.
@@ -100,7 +104,7 @@ class Training {
 
   int64_t num_steps() const;  // with those skipped
   int64_t num_samples()
-      const;  // rows of tokens that the steps took: the first of the next step, where they come in order
+      const;  // rows that the steps took on all ranks: the next step's first, where they come in order
   int64_t num_skipped() const;
   AnyOptimizer& optimizer();
   const AnyOptimizer& optimizer() const;
