@@ -1,7 +1,12 @@
 // ZeRO: ranks that share the updates give the weights of ranks that do not, keep a part of the state each, and save it as one.
+#include <algorithm>
+#include <set>
+
+#include "src/training/gradient_plan.h"
 #include "tests/io/temp_folder.h"
 #include "tests/support/errors.h"
 #include "tests/training/ranks_support.h"
+#include "weft/core/dry_run.h"
 
 namespace weft {
 namespace {
@@ -16,6 +21,58 @@ const std::vector<std::vector<ParamGroup>> kOptimizers = {
     {{.match = "layers.*", .algorithm = LionOptions{.lr = 1e-3}}, {.algorithm = SgdOptions{.lr = 0.1}}},
     {{.match = "layers.*", .algorithm = SgdOptions{.lr = 0.1, .momentum = 0}},
      {.algorithm = ScheduleFreeOptions{.lr = 1e-2}}}};
+
+// Every element has one owner; what is cut is equal to one element per bucket, and the costs of whole parameters to one of them.
+TEST(Zero, PartsOfBucketsCoverEveryElementOnceAndAreEqual) {
+  std::vector<Tensor> params;
+  std::vector<double> costs;
+  for (int64_t i = 0; i < 23; ++i) {
+    params.push_back(Tensor::zeros({i % 5 + 1, i % 7 + 1}, i % 11 == 3 ? kF64 : kF32));
+    costs.push_back(i % 3 == 0 ? static_cast<double>(i * i % 17 + 1) : 0);
+  }
+  for (int ranks : {1, 2, 3, 8, 40})
+    for (int64_t bytes : {1, 100, 1 << 20}) {
+      std::vector<Bucket> buckets = plan_buckets(params, bytes);
+      share_out(buckets, params, costs, ranks);
+      std::vector<size_t> order;
+      std::vector<std::vector<int>> owners(params.size());
+      for (size_t i = 0; i < params.size(); ++i) owners[i].assign(static_cast<size_t>(params[i].num_elements()), -1);
+      std::vector<double> loads(static_cast<size_t>(ranks));
+      for (const Bucket& bucket : buckets) {
+        ASSERT_EQ(bucket.parts.size(), static_cast<size_t>(ranks));
+        int64_t total = 0, size = 0;
+        for (size_t i : bucket.params) {
+          order.push_back(i);
+          EXPECT_EQ(params[i].dtype(), params[bucket.params[0]].dtype());
+          total += costs[i] > 0 ? 0 : params[i].num_elements();
+          if (i != bucket.params.back()) size += static_cast<int64_t>(params[i].num_bytes());
+        }
+        EXPECT_LT(size, bytes) << "a bucket goes on though it is full";
+        for (int r = 0; r < ranks; ++r) {
+          int64_t cut = 0;
+          for (const Part& part : bucket.parts[static_cast<size_t>(r)]) {
+            if (costs[part.param] > 0) loads[static_cast<size_t>(r)] += costs[part.param];
+            else cut += part.end - part.begin;
+            for (int64_t k = part.begin; k < part.end; ++k) {
+              int& owner = owners[part.param][static_cast<size_t>(k)];
+              EXPECT_EQ(owner, -1);
+              owner = r;
+            }
+          }
+          EXPECT_GE(cut, total / ranks);
+          EXPECT_LE(cut, total / ranks + 1);
+        }
+      }
+      EXPECT_TRUE(std::is_sorted(order.rbegin(), order.rend()));
+      EXPECT_EQ(order.size(), params.size());
+      for (size_t i = 0; i < params.size(); ++i) {
+        EXPECT_EQ(std::count(owners[i].begin(), owners[i].end(), -1), 0);
+        if (costs[i] > 0) { EXPECT_EQ(std::set<int>(owners[i].begin(), owners[i].end()).size(), 1u); }
+      }
+      const auto [least, most] = std::minmax_element(loads.begin(), loads.end());
+      EXPECT_LE(*most - *least, *std::max_element(costs.begin(), costs.end()));
+    }
+}
 
 TEST(Zero, GivesTheBitsOfUnsharedUpdates) {
   for (size_t o = 0; o < kOptimizers.size(); ++o)
@@ -80,6 +137,28 @@ TEST(Zero, StateOfTheOptimiserIsDividedAmongTheRanks) {
         }
         EXPECT_EQ(sum, whole);
       }
+}
+
+// A dry run of one rank asks the others for nothing.
+TEST(Zero, ADryRunTellsTheMemoryOfARank) {
+  auto memory_of = [](dist::Communicator* comm, int zero) {
+    DryRun dry;
+    LanguageModel model(tiny_options(), Rng(1));
+    const int64_t before = dry.memory(Device::cpu()).current_bytes;
+    Training training(model, {.micro_batch = 2, .ranks = {.comm = comm, .zero = comm ? zero : 0}});
+    const int64_t state = dry.memory(Device::cpu()).current_bytes - before;
+    for (int step = 0; step < 2; ++step) training.step(rows_from, 0, 16);
+    return state;
+  };
+  dist::run_thread_ranks(4, [&](dist::Communicator& comm) {
+    const int64_t alone = memory_of(nullptr, 0);
+    EXPECT_EQ(memory_of(&comm, 0), alone);
+    if (comm.rank() > 0) return;
+    for (int zero : {1, 2}) {
+      EXPECT_GT(memory_of(&comm, zero), alone / 8);
+      EXPECT_LE(memory_of(&comm, zero), alone / 4 + 64);
+    }
+  });
 }
 
 // Before the last gradient is final, those of the buckets that were summed are gone.
