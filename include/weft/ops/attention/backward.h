@@ -232,7 +232,7 @@ class Backward {
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
     if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {
-      T statistic = kBiased && Normaliser::kHasStatistic ? T(INFINITY) : T(0), delta = 0;  // padded rows: nobody reads
+      T statistic = 0, delta = 0;  // no product reads what padded rows give
       if (i < at.queries && Normaliser::kHasStatistic) {
         int64_t from = (at.b * p_.queries + at.q0 + i) * p_.heads + at.head;
         statistic = static_cast<const T*>(p_.statistic)[from];
@@ -310,7 +310,6 @@ class Backward {
         LaneInts<T> keep = LaneInts<T>{} - 1;
         if (!is_full) keep = keep_lanes<T>(mask_, at.row, at.head, q, k);
         x = select(keep, x, masked);
-        if constexpr (kBiased) x = load(strip.is_key + panel * P + n * L) > V{} ? x : masked;
         V w = Normaliser::weight(x, shift);
         V drop = broadcast<V>(T(1));
         if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k.position, at.head, at.row);
