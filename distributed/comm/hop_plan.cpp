@@ -1,6 +1,7 @@
 // Visible pairs of every (rank, hop), counted from positions. A query at position q sees the keys in [first(q), q], an interval, so the keys of
 // a rank, which ascend, are counted by two look-ups.
 #include <algorithm>
+#include <array>
 
 #include "weft/comm/layout.h"
 #include "weft/core/error.h"
@@ -114,6 +115,48 @@ HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile) {
       plan.tiles.push_back(work.tiles);
       plan.cover.push_back(work.pairs == 0 ? Cover::empty : work.is_full ? Cover::full : Cover::partial);
       if (work.pairs) plan.steps = std::max(plan.steps, s + 1);
+    }
+  return plan;
+}
+
+namespace {
+
+// One number per token that ascends by row, document and position; -1 for padding. A row has at most 2^31 positions and documents.
+std::vector<std::array<int64_t, 2>> keys_of(const RankTokens& tokens, int64_t batch) {
+  std::vector<std::array<int64_t, 2>> keys;
+  const auto count = static_cast<int64_t>(tokens.positions.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const int64_t document = tokens.documents.empty() ? 0 : tokens.documents[at];
+    if (document >= 0) keys.push_back({(i / (count / batch)) << 32 | document, tokens.positions[at]});
+  }
+  std::sort(keys.begin(), keys.end());
+  return keys;
+}
+
+}  // namespace
+
+HopPlan plan_hops(std::span<const RankTokens> tokens, int64_t batch, int64_t window) {
+  const auto ranks = static_cast<int>(tokens.size());
+  std::vector<std::vector<std::array<int64_t, 2>>> keys;
+  for (const RankTokens& of_rank : tokens) keys.push_back(keys_of(of_rank, batch));
+  HopPlan plan{.ranks = ranks};
+  plan.tiles.resize(tokens.size() * tokens.size());
+  for (int r = 0; r < ranks; ++r)
+    for (int s = 0; s < ranks; ++s) {
+      const auto &queries = keys[static_cast<size_t>(r)], &seen = keys[static_cast<size_t>((r - s + ranks) % ranks)];
+      int64_t pairs = 0;
+      size_t begin = 0, end = 0;  // of what a query sees, which ascends with it
+      for (const auto& [document, position] : queries) {
+        const int64_t first = window > 0 ? position - window + 1 : INT32_MIN;
+        while (begin < seen.size() && seen[begin] < std::array{document, first}) ++begin;
+        while (end < seen.size() && seen[end] <= std::array{document, position}) ++end;
+        pairs += static_cast<int64_t>(end - std::min(begin, end));
+      }
+      const bool is_full = pairs == static_cast<int64_t>(queries.size() * seen.size());
+      plan.pairs.push_back(pairs);
+      plan.cover.push_back(pairs == 0 ? Cover::empty : is_full ? Cover::full : Cover::partial);
+      if (pairs) plan.steps = std::max(plan.steps, s + 1);
     }
   return plan;
 }

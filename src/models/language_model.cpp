@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
+#include "weft/nn/context_group.h"
 
 namespace weft {
 
@@ -138,17 +140,58 @@ Var LanguageModel::at_positions(const Var& x_BTD, const Tokens& tokens) const {
   return positions_ ? x_BTD + (*positions_)(tokens.document_positions()) : x_BTD;
 }
 
-// Runs the sequence through the layers, where each mixer that reads it shares what it is there.
+namespace {
+
+// Tokens first .. first + count - 1 of one row of `length`, and behind it padding.
+TokenData part_of_row(int64_t first, int64_t count, int64_t length) {
+  TokenData data = plain_tokens(1, count, first);
+  if (first + count <= length) return data;
+  data.documents = Tensor::zeros({1, count}, kI32, Device::cpu());
+  data.document_positions = Tensor::zeros({1, count}, kI32, Device::cpu());
+  for (int64_t i = 0; i < count; ++i) {
+    const bool is_padding = first + i >= length;
+    data.documents.mutable_data<int32_t>()[i] = is_padding ? -1 : 0;
+    data.document_positions.mutable_data<int32_t>()[i] = is_padding ? 0 : static_cast<int32_t>(first + i);
+  }
+  for (Tensor* x : {&data.documents, &data.document_positions}) *x = weft::to(Var(*x), default_device()).value();
+  return data;
+}
+
+}  // namespace
+
+// Runs the sequence through the layers, where each mixer that reads it shares what it is there. Of several ranks each runs a part.
 void LanguageModel::share_fixed_sequence(Tokens& tokens) {
-  Tokens alone(plain_tokens(1, options_.context));  // not in training: no dropout, no losses
-  Var x = fixed_kind_ == FixedSequence::random ? cast(Var(fixed_->value()), Var(embedding_.weight()).dtype())
-                                               : embedding_(cast(Var(fixed_->value()), kI32).value());
+  const ContextGroup* ranks = tokens.context();
+  const ContextGroup group = ranks ? ContextGroup{.tokens = ranks->tokens, .scheme = ranks->scheme} : ContextGroup{};
+  const int64_t S = options_.context, num_ranks = ranks ? ranks->tokens->size() : 1,
+                count = (S + num_ranks - 1) / num_ranks, first = ranks ? ranks->tokens->rank() * count : 0;
+  // Every rank has documents, or none has: padding is on the last ones.
+  TokenData data = part_of_row(first, count, S);
+  if (count * num_ranks > S && !data.documents.defined()) {
+    data.documents = Tensor::zeros({1, count}, kI32, default_device());
+    data.document_positions = data.positions;
+  }
+  Tokens alone(data, {.context = ranks ? &group : nullptr});  // not in training: no dropout, no losses
+  auto part = [&](const Var& all) {
+    const int64_t begin = std::min(first, S), end = std::min(first + count, S);
+    Var here = slice(all, 0, begin, end);
+    if (end - begin == count) return here;
+    Shape missing = all.shape();
+    missing[0] = count - (end - begin);
+    const Var parts[] = {here, Tensor::zeros(missing, all.dtype(), all.device())};
+    return concatenate(parts, 0);
+  };
+  Var x = fixed_kind_ == FixedSequence::random ? cast(part(fixed_->value()), Var(embedding_.weight()).dtype())
+                                               : embedding_(cast(part(fixed_->value()), kI32).value());
   x = at_positions(unsqueeze(x, 0), alone);
   alone.share("embedding", x);
   run_blocks(x, alone, false);
   for (size_t i = 0; i < blocks_.size(); ++i) {
+    if (blocks_[i]->mixer->fixed_sequence() == FixedSequence::none) continue;
     std::string name = fixed_sequence_name(static_cast<int64_t>(i));
-    if (blocks_[i]->mixer->fixed_sequence() != FixedSequence::none) tokens.share(name, alone.shared(name));
+    Var state = alone.shared(name);
+    if (ranks) state = slice(unsqueeze(all_gather(*ranks->tokens, squeeze(state, 0)), 0), 1, 0, S);
+    tokens.share(name, state);
   }
 }
 
@@ -160,7 +203,8 @@ const Param& LanguageModel::output_weight() const {
 Var LanguageModel::mix(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
   auto run = [&](const Var& x) {
-    return tokens.dropout(block.mixer->forward(block.mixer_norm(x), tokens), options_.residual_dropout, "mixer");
+    Var y = tokens.settled(block.mixer->forward(block.mixer_norm(x), tokens));
+    return tokens.dropout(y, options_.residual_dropout, "mixer");
   };
   // Only in training: backward of a fixed sequence comes when its Tokens are gone.
   bool is_recomputed = options_.recompute == Recompute::mixers && tokens.is_training();

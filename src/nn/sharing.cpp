@@ -7,6 +7,7 @@
 #include "weft/autograd/recompute.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
+#include "weft/nn/context_group.h"
 
 namespace weft {
 
@@ -14,6 +15,7 @@ Sharing::Sharing(const TokenTable& table, const TokensOptions& options)
     : table_(table),
       is_training_(options.is_training),
       takes_diagnostics_(options.takes_diagnostics),
+      is_first_rank_(!options.context || options.context->of_batch().rank() == 0),
       loss_share_(options.loss_share) {}
 
 // A bare recompute() runs its function first without recording gradients. A value that leaves the function other than as its output
@@ -100,11 +102,12 @@ void Sharing::add_loss(std::string_view name, const Var& value, double weight) {
   check_recorded("add_loss", name);
   if (!is_training_) return;
   std::string path = Scope::path();
-  losses_.push_back({path.empty() ? std::string(name) : str(path, ".", name), value, weight * loss_share_});
+  losses_.push_back({path.empty() ? std::string(name) : str(path, ".", name), value,
+                     weight * loss_share_ * (is_first_rank_ ? 1 : 0)});
 }
 
 void Sharing::accumulate(Buffer& buffer, const Var& sum, const Var& count) {
-  if (is_training_ && !is_recomputing()) buffer.add(sum.value(), count.value());
+  if (is_training_ && !is_recomputing() && is_first_rank_) buffer.add(sum.value(), count.value());
 }
 
 bool Sharing::takes_reports() const { return takes_diagnostics_ && !is_recomputing(); }

@@ -7,12 +7,25 @@
 
 namespace weft {
 
+namespace {
+
+std::unique_ptr<Mixing> made_mixing(const TokenTable& table, const TokensOptions& options) {
+  WEFT_CHECK(!options.cache || !options.context, "Tokens: a decoding over several ranks",
+             "decode on one rank, without TokensOptions::context");
+  WEFT_CHECK(!options.probe || !options.context, "Tokens: a probe over several ranks, of which each has some keys",
+             "run the analysis on one rank, without TokensOptions::context");
+  if (options.cache) return make_decode(table, options.cache);
+  return options.context ? make_context(table, *options.context) : make_local(table);
+}
+
+}  // namespace
+
 Tokens::Tokens(TokenData data, TokensOptions options)
     : TokenTable(std::move(data)),
       Sharing(*this, options),
       Observation(*this, *this, options),
       options_(std::move(options)),
-      mixing_(options_.cache ? make_decode(*this, options_.cache) : make_local(*this)) {
+      mixing_(made_mixing(*this, options_)) {
   if (options_.mixing) mixing_ = options_.mixing(std::move(mixing_));
   if (is_watched()) mixing_ = std::make_unique<Observed>(std::move(mixing_), *this, *this);
 }
@@ -42,7 +55,7 @@ ops::AttentionOptions Tokens::completed(ops::AttentionOptions options, const Que
 std::array<Var, 2> Tokens::attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
                                   ops::AttentionOptions options, const Var& sink, const AttentionBias& bias) {
   const QuerySet all = queries(q_BTHK, bias.query);
-  const KeySet of = keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key});
+  const KeySet of = keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key, .serves_one_call = true});
   auto [out, lse] = mixing_->attend(all, of, {completed(std::move(options), all, of), sink});
   return {out, lse};
 }
@@ -53,7 +66,8 @@ std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int
              str("attend_keys: values of ", value_width, " channels of keys ", k_BTGK.value()),
              "value_width is between 1 and the keys' width");
   const QuerySet all = queries(q_BTHK);
-  const KeySet of = keys(k_BTGK, {}, {.window = look_back(options), .value_width = value_width});
+  const KeySet of =
+      keys(k_BTGK, {}, {.window = look_back(options), .value_width = value_width, .serves_one_call = true});
   auto [out, lse] = mixing_->attend(all, of, {completed(std::move(options), all, of)});
   return {out, lse};
 }
@@ -162,6 +176,8 @@ Var Tokens::dropout(const Var& x_BTD, double p, std::string_view purpose) {
   if (!is_training() || p == 0) return x_BTD;
   return weft::dropout(x_BTD, positions(), p, random(purpose), data_.first_row);
 }
+
+Var Tokens::settled(const Var& y_BTD) { return mixing_->settled(y_BTD); }
 
 void Tokens::finish_decode_step() { mixing_->finish_step(); }
 

@@ -8,7 +8,7 @@ set(distributed_sees core ops comm)
 set(autograd_sees core ops comm distributed)
 set(optim_sees core ops comm distributed)
 set(io_sees core)
-set(data_sees core)
+set(data_sees core comm)
 set(nn_sees core comm distributed autograd)  # not ops: a layer that calls a bare kernel would lose its gradient
 set(models_sees core comm distributed autograd nn)
 set(training_sees core ops comm distributed autograd optim io data nn models)

@@ -82,4 +82,11 @@ struct HopPlan {
 };
 HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile = 64);
 
+// Tokens as they stand on a rank, row by row of a batch: position in the row, and document (-1: padding); documents may be empty.
+struct RankTokens {
+  std::vector<int32_t> positions, documents = {};
+};
+// The same from the tokens of all ranks, which may stand in any order and have other documents in each row. It counts pairs, but no tiles.
+HopPlan plan_hops(std::span<const RankTokens> ranks, int64_t batch, int64_t window);
+
 }  // namespace weft::dist

@@ -54,7 +54,7 @@ class Sharing {
   void check_recorded(std::string_view what, std::string_view name) const;
 
   const TokenTable& table_;
-  bool is_training_, takes_diagnostics_;
+  bool is_training_, takes_diagnostics_, is_first_rank_;
   double loss_share_;
   Shared shared_;
   std::vector<Loss> losses_;

@@ -38,6 +38,7 @@ int64_t cached_tokens(const Cache& cache);
 int64_t cached_bytes(const Cache& cache);  // of keys, values and sums
 
 class Mixing;
+struct ContextGroup;
 
 // Functions with which an analysis watches a forward, and may change it. They are given the path of the running module. Not in decoding.
 struct Probe {
@@ -59,6 +60,10 @@ struct TokensOptions {
   bool takes_diagnostics = false;          // layers also report diagnostics, which costs time
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
   const Probe* probe = nullptr;            // outlives the Tokens
+  // Ranks that share these rows: `data` holds the tokens of this rank, as many on each. It outlives backward. Every rank makes the same
+  // calls. What is minimised is the sum of the losses of all ranks; losses of layers and what they add to buffers, which every rank has as
+  // a whole, count on the first rank. weft/nn/context_group.h
+  const ContextGroup* context = nullptr;
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;  // whose kernels attend() runs
   // What takes the place of that which mixes these tokens, and may call it: src/nn/mixing/mixing.h.
   std::function<std::unique_ptr<Mixing>(std::unique_ptr<Mixing>)> mixing = {};

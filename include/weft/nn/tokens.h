@@ -24,6 +24,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
 
   bool is_training() const { return options_.is_training; }
   bool is_decoding() const { return options_.cache != nullptr; }
+  const ContextGroup* context() const { return options_.context; }  // ranks that share these rows, or null
 
   // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
   // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it. `bias`: of the scores
@@ -39,7 +40,8 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   std::array<Var, 2> attend_part(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options,
                                  const AttentionBias& bias = {}) {
     return attend_part(queries(q_BTHK, bias.query),
-                       keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key}), options);
+                       keys(k_BTGK, v_BTGV, {.window = look_back(options), .bias = bias.key, .serves_one_call = true}),
+                       options);
   }
   void observe(const QuerySet& queries, const KeySet& keys, const Var& lse_BTH, ops::AttentionOptions options,
                const Var& sink);
@@ -87,6 +89,9 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   Rng random(std::string_view purpose) const;
   Var dropout(const Var& x_BTD, double p, std::string_view purpose);  // x itself outside training
 
+  // Called by the model with the output of each mixer. What the mixer asked other ranks for has a backward on every rank then, also where
+  // nothing used it, such as keys of a head that a router did not choose.
+  Var settled(const Var& y_BTD);
   // Of the cache: called by the model after all layers have seen the new tokens.
   void finish_decode_step();
 

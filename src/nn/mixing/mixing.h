@@ -1,7 +1,7 @@
 // The seam through which tokens see each other; Tokens is its face for layers. A maker knows where the tokens of a row are: all here
-// (Local), or the earlier ones in a cache (Decode). One that has them on several ranks exchanges in keys(), prefix(), neighbours(),
+// (Local), the earlier ones in a cache (Decode), or some on other ranks (Context), which exchanges in keys(), prefix(), neighbours(),
 // gather() and sum(). How often these are called is the layers' business and never depends on numbers, such as what a router chose;
-// attend() and statistics() may be called for any heads, rows and queries, also for none.
+// attend() and statistics() may be called for any heads, rows and queries, also for none, but where the keys serve one call.
 // B batch rows, T tokens here, H query heads, G key/value heads, K head width, V value width.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "src/nn/mixing/runs.h"
+#include "weft/nn/context_group.h"
 #include "weft/nn/key_set.h"
 #include "weft/nn/token_table.h"
 
@@ -57,6 +58,8 @@ class Mixing {
                                               const Call& call) = 0;
   // Shows whoever watches attention of which no single call has all heads and queries.
   virtual void show(const QuerySet&, const KeySet&, const State&, const Call&) {}
+  // y, the output of a layer: what the layer asked other ranks for has a backward on every rank, also where nothing used it.
+  virtual Var settled(const Var& y) { return y; }
   virtual void finish_step() {}  // of decoding
 };
 
@@ -74,6 +77,7 @@ Var shifted(const Mixing::Neighbours& near, int64_t n, int64_t batch, int64_t nu
 Var windowed(const Mixing::Neighbours& near, int64_t window, int64_t batch, int64_t num_tokens);
 
 std::unique_ptr<Mixing> make_local(const TokenTable& table);
+std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group);
 std::unique_ptr<Mixing> make_decode(const TokenTable& table, std::shared_ptr<Cache> cache);
 
 }  // namespace weft

@@ -31,6 +31,7 @@ class Observed final : public Mixing {
                                       const Call& call) override {
     return inner_->statistics(queries, keys, state, call);
   }
+  Var settled(const Var& y) override { return inner_->settled(y); }
   void finish_step() override { inner_->finish_step(); }
 
  private:

@@ -1,0 +1,18 @@
+// Ranks that share the rows of a micro-batch: each has some tokens of every row, in any layout. See TokensOptions::context.
+#pragma once
+
+#include "weft/comm/communicator.h"
+#include "weft/distributed/context_attention.h"
+
+namespace weft {
+
+struct ContextGroup {
+  dist::Communicator* tokens = nullptr;  // the ranks that have tokens of these rows
+  dist::Communicator* batch =
+      nullptr;  // those, and the ranks that have the other rows of the micro-batch; null: the same
+  dist::Scheme scheme = dist::Scheme::ring;
+
+  dist::Communicator& of_batch() const { return batch ? *batch : *tokens; }
+};
+
+}  // namespace weft

@@ -1,0 +1,179 @@
+#include "src/nn/mixing/context.h"
+
+#include "src/nn/mixing/any_order.h"
+#include "weft/autograd/ranks.h"
+#include "weft/core/error.h"
+
+namespace weft {
+
+namespace {
+
+Tensor on_device_of(const Tensor& like, const std::vector<int32_t>& numbers, const Shape& shape) {
+  return to(Tensor::from(std::span<const int32_t>(numbers), shape), like.device()).value();
+}
+
+// [n, ...] -> [n, channels]
+Var rows_of(const Var& x, int dims) {
+  int64_t n = 1;
+  for (int i = 0; i < dims; ++i) n *= x.size(i);
+  return reshape(x, {n, n > 0 ? x.value().num_elements() / n : 1});
+}
+
+// Of all ranks, [B, n, ...] -> [B, P n, ...]: those of rank 0 first.
+Var of_all_ranks(dist::Communicator& comm, const Var& x) {
+  Var all = all_gather(comm, unsqueeze(x, 0));
+  Shape shape = x.shape();
+  shape[1] *= comm.size();
+  return reshape(transpose(all, 0, 1), shape);
+}
+
+}  // namespace
+
+const ContextTokens& Context::tokens() {
+  if (!tokens_) tokens_.emplace(table_, *group_.tokens);
+  return *tokens_;
+}
+
+KeySet Context::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) {
+  KeySet mine = Local::keys(k_BTGK, v_BTGV, options);
+  if (is_alone()) return mine;
+  if (options.serves_one_call) {
+    mine.is_of_this_rank = true;
+    return mine;
+  }
+  KeySet all = gathered_keys(mine);
+  for (const Var& x : {all.k, all.v, all.bias})
+    if (x.defined()) unsettled_.push_back(x);
+  return all;
+}
+
+KeySet Context::gathered_keys(const KeySet& mine) {
+  dist::Communicator& comm = *group_.tokens;
+  auto all = [&](const Tensor& x) { return x.defined() ? of_all_ranks(comm, x).value() : x; };
+  return {of_all_ranks(comm, mine.k),
+          of_all_ranks(comm, mine.v),
+          mine.bias.defined() ? of_all_ranks(comm, mine.bias) : Var(),
+          {all(mine.tokens.positions), all(mine.tokens.documents)},
+          mine.window};
+}
+
+Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
+  if (!keys.is_of_this_rank) return Local::attend(queries, keys, call);
+  WEFT_CHECK(queries.q.size(0) == table_.batch() && queries.q.size(1) == table_.num_tokens(),
+             str("attend: queries ", queries.q.value(), " of the [", table_.batch(), ", ", table_.num_tokens(),
+                 "] tokens here, over keys that travel"),
+             "ask for the keys by Tokens::keys() where some tokens attend, or attend with all");
+  ops::AttentionOptions options = call.options;
+  options.first_row = queries.first_row;
+  const bool is_planned = options.mask.is_causal && options.mask.prefix == 0;
+  auto plan = is_planned ? tokens().plan(options.mask.window)
+                         : std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
+  auto [out, lse] = context_attention(*group_.tokens, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options,
+                                      plan, {.query = queries.bias, .key = keys.bias});
+  return {out, lse};
+}
+
+// Within the runs here, and then what the runs before them add up to, on whatever rank they are.
+Var Context::prefix(const Var& x, int64_t window) {
+  if (is_alone()) return Local::prefix(x, window);
+  if (window > 0) return windowed(neighbours(x, window - 1, 0), window, table_.batch(), table_.num_tokens());
+  const ContextTokens::Carries& carries = tokens().carries();
+  const std::vector<int32_t> run_of = runs().run_of_tokens();
+  std::vector<int32_t> last;
+  for (const Run& run : runs().all()) last.push_back(static_cast<int32_t>(run.end - 1));
+  auto index = [&](const std::vector<int32_t>& numbers) {
+    return on_device_of(x.value(), numbers, {static_cast<int64_t>(numbers.size())});
+  };
+  const Var rows = rows_of(x, 2), within = cumsum(rows, 0, {.segments = index(run_of)});
+  Var totals = take_rows(within, index(last));
+  if (const int64_t missing = carries.most - totals.size(0); missing > 0) {
+    const Var parts[] = {totals, Tensor::zeros({missing, totals.size(1)}, totals.dtype(), totals.device())};
+    totals = concatenate(parts, 0);
+  }
+  Var of_runs = take_rows(all_gather(*group_.tokens, totals), index(carries.places));
+  Var earlier = cumsum(of_runs, 0, {.exclusive = true, .segments = index(carries.segments)});
+  Var carried = take_rows(take_rows(earlier, index(carries.mine)), index(run_of));
+  return reshape(within + carried, x.shape());
+}
+
+Mixing::Neighbours Context::neighbours(const Var& x, int64_t before, int64_t after) {
+  if (is_alone()) return Local::neighbours(x, before, after);
+  const ContextTokens::Halo& halo = tokens().halo(before, after);
+  std::vector<int32_t> sent;
+  RowCounts counts{{}, halo.receives};
+  for (const std::vector<int32_t>& to_rank : halo.sends) {
+    sent.insert(sent.end(), to_rank.begin(), to_rank.end());
+    counts.sends.push_back(static_cast<int64_t>(to_rank.size()));
+  }
+  auto index = [&](const std::vector<int32_t>& numbers) {
+    return on_device_of(x.value(), numbers, {static_cast<int64_t>(numbers.size())});
+  };
+  const Var rows = rows_of(x, 2);
+  const Var parts[] = {rows, exchange_rows(*group_.tokens, take_rows(rows, index(sent)), counts)};
+  const auto count = static_cast<int64_t>(halo.order.size());
+  Shape shape = x.shape();
+  shape[0] = 1, shape[1] = count;
+  return {.x = reshape(take_rows(concatenate(parts, 0), index(halo.order)), shape),
+          .documents = on_device_of(x.value(), halo.chains, {1, count}),
+          .places = halo.places};
+}
+
+std::vector<Var> Context::gather(std::span<const Var> values) {
+  if (is_alone()) return Local::gather(values);
+  std::vector<Var> all;
+  for (const Var& x : values) {
+    Var rows = rows_of(all_gather(*group_.tokens, unsqueeze(x, 0)), 3);
+    Shape shape = x.shape();
+    shape[1] *= group_.tokens->size();
+    const std::vector<int32_t>& order = tokens().order();
+    all.push_back(
+        reshape(take_rows(rows, on_device_of(x.value(), order, {static_cast<int64_t>(order.size())})), shape));
+  }
+  return all;
+}
+
+const Mixing::GatheredTokens& Context::gathered() {
+  if (is_alone()) return Local::gathered();
+  if (gathered_) return *gathered_;
+  const ContextTokens& all = tokens();
+  const int64_t B = all.batch(), count = B * all.tokens(), S = all.ranks() * all.tokens();
+  auto sorted = [&](auto of_rank) {
+    std::vector<int32_t> values;
+    for (int32_t number : all.order())
+      values.push_back(of_rank(static_cast<size_t>(number / count))[static_cast<size_t>(number % count)]);
+    return on_device_of(table_.positions(), values, {B, S});
+  };
+  gathered_.emplace(
+      sorted([&](size_t r) -> auto& { return all.of_ranks()[r].positions; }),
+      all.has_documents() ? sorted([&](size_t r) -> auto& { return all.of_ranks()[r].documents; }) : Tensor(),
+      sorted([&](size_t r) -> auto& { return all.document_positions()[r]; }));
+  gathered_->places.resize(static_cast<size_t>(count));
+  for (size_t i = 0; i < all.order().size(); ++i)
+    if (all.order()[i] / count == group_.tokens->rank())
+      gathered_->places[static_cast<size_t>(all.order()[i] % count)] =
+          static_cast<int32_t>(static_cast<int64_t>(i) % S);
+  return *gathered_;
+}
+
+Var Context::sum(const Var& x, Over over) {
+  Var here = table_.sum_here(x, over);
+  return all_reduce(over == Over::batch ? group_.of_batch() : *group_.tokens, here);
+}
+
+// Of the queries here over all keys; columns are those of gathered keys.
+ops::AttentionStatistics Context::statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                             const Call& call) {
+  NoGrad no_grad;
+  return Local::statistics(queries, keys.is_of_this_rank ? gathered_keys(keys) : keys, state, call);
+}
+
+Var Context::settled(const Var& y) {
+  const std::vector<Var> waiting = std::exchange(unsettled_, {});
+  return is_recording() ? hold(y, waiting) : y;
+}
+
+std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group) {
+  return std::make_unique<Context>(table, group);
+}
+
+}  // namespace weft

@@ -1,0 +1,38 @@
+// The tokens of a row are on several ranks. Keys that one attend() follows travel while it computes; keys for any number of queries are
+// gathered, so that what a router chose changes no exchange.
+#pragma once
+
+#include <optional>
+
+#include "src/nn/mixing/context_tokens.h"
+#include "src/nn/mixing/local.h"
+#include "weft/nn/context_group.h"
+
+namespace weft {
+
+class Context final : public Local {
+ public:
+  Context(const TokenTable& table, const ContextGroup& group) : Local(table), group_(group) {}
+
+  KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override;
+  State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
+  Var prefix(const Var& x, int64_t window) override;
+  Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
+  std::vector<Var> gather(std::span<const Var> values) override;
+  const GatheredTokens& gathered() override;
+  Var sum(const Var& x, Over over) override;
+  ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                      const Call& call) override;
+  Var settled(const Var& y) override;
+
+ private:
+  bool is_alone() const { return group_.tokens->size() == 1; }
+  const ContextTokens& tokens();
+  KeySet gathered_keys(const KeySet& mine);
+
+  ContextGroup group_;
+  std::optional<ContextTokens> tokens_;  // when first asked for
+  std::vector<Var> unsettled_;           // gathered, and perhaps not used by this rank
+};
+
+}  // namespace weft

@@ -1,0 +1,237 @@
+// The calls through which tokens see each other, where the tokens of a row are on several ranks: outputs and gradients are those of one rank,
+// in every layout. Ranks are threads.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <mutex>
+
+#include "src/nn/mixing/mixing.h"
+#include "tests/support/errors.h"
+#include "tests/support/random.h"
+#include "weft/data/spread.h"
+#include "weft/nn/tokens.h"
+#include "weft/ops/elementwise.h"
+
+namespace weft {
+namespace {
+
+using test::error_of;
+using test::random_normal;
+
+constexpr int64_t kBatch = 2, kLength = 29, kWidth = 3;
+
+// Ids that tell row and position; in each row three documents of other lengths, the last of one token.
+data::Batch rows() {
+  data::Batch batch;
+  for (Tensor* x : {&batch.tokens, &batch.targets, &batch.positions, &batch.documents, &batch.document_positions})
+    *x = Tensor::zeros({kBatch, kLength}, kI32, Device::cpu());
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t t = 0; t < kLength; ++t) {
+      const int64_t first = 9 + 4 * b, document = t < first ? 0 : t + 1 < kLength ? 1 : 2, at = b * kLength + t;
+      batch.tokens.mutable_data<int32_t>()[at] = static_cast<int32_t>(at);
+      batch.positions.mutable_data<int32_t>()[at] = static_cast<int32_t>(t);
+      batch.documents.mutable_data<int32_t>()[at] = static_cast<int32_t>(document);
+      batch.document_positions.mutable_data<int32_t>()[at] = static_cast<int32_t>(t - (document == 0   ? 0
+                                                                                       : document == 1 ? first
+                                                                                                       : kLength - 1));
+    }
+  return batch;
+}
+
+TokenData data_of(const data::Batch& batch, bool has_documents) {
+  TokenData data{.positions = batch.positions, .are_consecutive = are_consecutive(batch.positions)};
+  if (has_documents) data.documents = batch.documents, data.document_positions = batch.document_positions;
+  return data;
+}
+
+// y [B, n, ...] of x [B, n, kWidth] and w, of which every rank has a copy.
+using Layer = std::function<Var(Tokens&, const Var& x, const Var& w)>;
+
+struct Numbers {
+  std::vector<double> y, dx, dw;  // of tokens by row and position
+};
+
+// Of the tokens of x that `batch` has; padding has zeros.
+Tensor tokens_of(const Tensor& x, const data::Batch& batch) {
+  const int64_t n = batch.tokens.num_elements(), each = x.num_elements() / (kBatch * kLength);
+  Tensor out = Tensor::zeros({kBatch, n / kBatch, each}, kF64, Device::cpu());
+  for (int64_t i = 0; i < n; ++i)
+    if (batch.positions.data<int32_t>()[i] < kLength)
+      for (int64_t d = 0; d < each; ++d)
+        out.mutable_data<double>()[i * each + d] = x.data<double>()[batch.tokens.data<int32_t>()[i] * each + d];
+  return out;
+}
+
+void run(const Layer& layer, const data::Batch& batch, bool has_documents, const ContextGroup* group, Numbers& into,
+         std::mutex& mutex) {
+  const Tensor x_all = random_normal({kBatch, kLength, kWidth}, "x", kF64);
+  Var x = variable(tokens_of(x_all, batch)), w = variable(random_normal({kWidth, 4}, "w", kF64));
+  Tokens tokens(data_of(batch, has_documents), {.is_training = true, .rng = Rng(3), .context = group});
+  Var y = tokens.settled(layer(tokens, x, w));
+  const int64_t each = y.value().num_elements() / (y.size(0) * y.size(1));
+  const Tensor dy = tokens_of(random_normal({kBatch, kLength, each}, "dy", kF64), batch);
+  backward(sum_all(reshape(y, dy.shape()) * dy));
+  Tensor dw = w.grad().defined() ? ops::clone(w.grad()) : Tensor::zeros(w.shape(), kF64, Device::cpu());
+  if (group) group->tokens->all_reduce(dw);
+  const Tensor out = ops::contiguous(y.value()),
+               dx = x.grad().defined() ? x.grad() : Tensor::zeros(x.shape(), kF64, Device::cpu());
+  std::lock_guard lock(mutex);
+  into.y.resize(static_cast<size_t>(kBatch * kLength * each)), into.dx.resize(kBatch * kLength * kWidth);
+  for (int64_t i = 0; i < batch.tokens.num_elements(); ++i) {
+    if (batch.positions.data<int32_t>()[i] >= kLength) continue;
+    const int64_t to = batch.tokens.data<int32_t>()[i];
+    for (int64_t d = 0; d < each; ++d) into.y[static_cast<size_t>(to * each + d)] = out.data<double>()[i * each + d];
+    for (int64_t d = 0; d < kWidth; ++d)
+      into.dx[static_cast<size_t>(to * kWidth + d)] = dx.data<double>()[i * kWidth + d];
+  }
+  into.dw = dw.to_vector<double>();
+}
+
+void expect_near(const std::vector<double>& got, const std::vector<double>& expected, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-12) << what << ", number " << i;
+}
+
+// Without documents the layouts pad 29 tokens, so all tokens are of document 0 then, and those of padding of -1.
+void expect_equals_one_rank(const Layer& layer) {
+  for (bool has_documents : {false, true}) {
+    std::mutex mutex;
+    Numbers expected;
+    run(layer, rows(), has_documents, nullptr, expected, mutex);
+    for (int ranks : {1, 2, 3, 4})
+      for (auto kind : {dist::LayoutKind::contiguous, dist::LayoutKind::striped, dist::LayoutKind::zigzag,
+                        dist::LayoutKind::balanced}) {
+        const data::SpreadOptions options{
+            .layout = kind, .ranks = ranks, .block = 2, .keeps_documents_apart = has_documents};
+        Numbers got;
+        dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
+          const ContextGroup group{.tokens = &comm};
+          run(layer, data::spread(rows(), options, comm.rank()), true, &group, got, mutex);
+        });
+        const std::string what = str(to_string(kind), ", ", ranks, " ranks", has_documents ? ", documents: " : ": ");
+        expect_near(got.y, expected.y, what + "output");
+        expect_near(got.dx, expected.dx, what + "gradient of x");
+        expect_near(got.dw, expected.dw, what + "gradient of w");
+      }
+  }
+}
+
+TEST(Context, RunningSums) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var&) { return tokens.scan(x * x); });
+}
+TEST(Context, SumsOverAWindow) {
+  for (int64_t window : {1, 2, 7, 40})
+    expect_equals_one_rank([=](Tokens& tokens, const Var& x, const Var&) { return tokens.scan(x * x, window); });
+}
+TEST(Context, Shifts) {
+  for (int64_t n : {1, 5, 40})
+    expect_equals_one_rank([=](Tokens& tokens, const Var& x, const Var&) { return tokens.shift(x, n) * x; });
+}
+TEST(Context, Convolution) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) { return tokens.conv(x, w) * x; });
+}
+TEST(Context, SumsOverRowsAndTheBatchAreThoseOfAllRanks) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var&) {
+    return x * unsqueeze(tokens.sum(x * x, Over::row), 1) + tokens.sum(x) / tokens.num_counted();
+  });
+}
+TEST(Context, GatheredTokensAndWhatIsSeenOfThem) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var&) {
+    const Var values[] = {x, x * x};
+    const std::vector<Var> all = tokens.gather(values);
+    Var seen = cast(Var(tokens.seen(0, tokens.num_tokens(), all[0].size(1), 11)), kF64);
+    return matmul(seen, all[0] * all[1]);
+  });
+}
+TEST(Context, CountsOfVisibleKeys) {
+  for (int64_t window : {0, 6})
+    expect_equals_one_rank([=](Tokens& tokens, const Var& x, const Var&) {
+      return x * unsqueeze(cast(Var(tokens.visible_keys(window)), kF64), -1);
+    });
+}
+TEST(Context, Attention) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) {
+    Var q = unsqueeze(matmul(x, w), 2);
+    auto [out, lse] = tokens.attend(q, q * 0.5, q, {.mask = {.window = 12}});
+    return concatenate(std::array{squeeze(out, 2), lse}, -1);
+  });
+}
+
+// Only some tokens of row 1 attend, chosen by what they are: a rank may have none, and its keys are read by others all the same.
+TEST(Context, KeysOnceForWhateverQueriesAreChosen) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) {
+    Var k = unsqueeze(matmul(x, w), 2);
+    const KeySet keys = tokens.keys(k, k * 2.0);
+    const int64_t T = tokens.num_tokens();
+    std::vector<int32_t> chosen, places(static_cast<size_t>(kBatch * T), 0);
+    for (int64_t t = 0; t < T; ++t)
+      if (!tokens.is_padding(T + t) && tokens.cpu_positions()[static_cast<size_t>(T + t)] % 11 == 5)
+        chosen.push_back(static_cast<int32_t>(t));
+    Var y = reshape(k, {kBatch, T, 4}) * 0.0;
+    if (chosen.empty()) return y;
+    std::vector<int32_t> of_row;
+    for (int32_t t : chosen) of_row.push_back(static_cast<int32_t>(T) + t);
+    const auto count = static_cast<int64_t>(chosen.size());
+    Tensor index = Tensor::from(std::span<const int32_t>(of_row), {count});
+    Var q = reshape(take_rows(reshape(k, {kBatch * T, 4}), index), {1, count, 1, 4});
+    auto [out, lse] = tokens.attend_part(tokens.queries(q, 1, chosen), keys.rows()[1], {});
+    // Back to their places: row i of a table of zeros and the outputs.
+    for (size_t i = 0; i < chosen.size(); ++i) places[static_cast<size_t>(of_row[i])] = static_cast<int32_t>(i) + 1;
+    const Var parts[] = {Tensor::zeros({1, 4}, kF64, Device::cpu()), reshape(out, {count, 4})};
+    Tensor back = Tensor::from(std::span<const int32_t>(places), {kBatch * T});
+    return y + reshape(take_rows(concatenate(parts, 0), back), {kBatch, T, 4});
+  });
+}
+
+TEST(Context, NeighboursBehindAToken) {
+  dist::run_thread_ranks(3, [](dist::Communicator& comm) {
+    const data::Batch mine =
+        data::spread(rows(), {.layout = dist::LayoutKind::striped, .ranks = 3, .block = 2}, comm.rank());
+    const Tokens tokens(data_of(mine, true));
+    const ContextGroup group{.tokens = &comm};
+    const Var x = cast(unsqueeze(Var(mine.tokens), -1), kF64);
+    const Mixing::Neighbours near = make_context(tokens, group)->neighbours(x, 0, 1);
+    const std::vector<double> ids = near.x.value().to_vector<double>();
+    const std::vector<int32_t> chains = near.documents.to_vector<int32_t>();
+    const data::Batch all = rows();
+    for (int64_t i = 0; i < mine.tokens.num_elements(); ++i) {
+      if (mine.documents.data<int32_t>()[i] < 0) continue;
+      const int32_t id = mine.tokens.data<int32_t>()[i];
+      const auto place = static_cast<size_t>(near.places[static_cast<size_t>(i)]);
+      ASSERT_EQ(ids[place], id);
+      const bool ends =
+          id % kLength == kLength - 1 || all.documents.data<int32_t>()[id] != all.documents.data<int32_t>()[id + 1];
+      const bool has_next = place + 1 < ids.size() && chains[place + 1] == chains[place];
+      ASSERT_EQ(has_next, !ends) << id;
+      if (has_next) { ASSERT_EQ(ids[place + 1], id + 1); }
+    }
+  });
+}
+
+TEST(Context, ErrorsNameTheRanksAndTheFix) {
+  EXPECT_EQ(error_of(
+                [] {
+                  dist::run_thread_ranks(2, [](dist::Communicator& comm) {
+                    const ContextGroup group{.tokens = &comm};
+                    TokenData data = plain_tokens(1, 4, 4 * comm.rank());
+                    if (comm.rank() == 1) data.documents = Tensor::zeros({1, 4}, kI32, Device::cpu());
+                    Tokens tokens(data, {.context = &group});
+                    tokens.scan(Var(Tensor::zeros({1, 4, 1}, kF64, Device::cpu())));
+                  });
+                },
+                {"rank 1 has documents", "rank 0 has none", "every rank or on none"}),
+            "");
+  dist::run_thread_ranks(1, [](dist::Communicator& comm) {
+    const ContextGroup group{.tokens = &comm};
+    EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.cache = make_cache(1, 8), .context = &group}); },
+                       {"decoding over several ranks", "one rank"}),
+              "");
+    const Probe probe;
+    EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.probe = &probe, .context = &group}); },
+                       {"a probe over several ranks", "one rank"}),
+              "");
+  });
+}
+
+}  // namespace
+}  // namespace weft
