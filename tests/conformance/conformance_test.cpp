@@ -96,7 +96,8 @@ TEST(Conformance, FindsEveryPlantedFault) {
       {Fault::gradient, "gradient"},   {Fault::causality, "causality"}, {Fault::decode, "decode"},
       {Fault::documents, "documents"}, {Fault::bf16, "bf16"},           {Fault::checkpoint, "checkpoint"},
       {Fault::bf16_long, "bf16_long"}, {Fault::learns, "learns"},       {Fault::order, "order"},
-      {Fault::mean, "locality"},       {Fault::folds, "locality"},      {Fault::index_shift, "locality"}};
+      {Fault::mean, "locality"},       {Fault::folds, "locality"},      {Fault::index_shift, "locality"},
+      {Fault::mean, "ranks"},          {Fault::index_shift, "ranks"}};
   for (auto [fault, check] : faults) {
     EXPECT_EQ(verdict_of(row_with(fault), check), Verdict::failed) << check;
     EXPECT_EQ(verdict_of(row_with(Fault::none), check), Verdict::passed) << check;

@@ -19,6 +19,7 @@ namespace weft::bench {
 
 struct BenchOptions {
   bool quick = false;      // at most 30 s for a family
+  bool plan_only = false;  // ring: no measurements
   std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
   std::vector<MixerRow> mixers =
       {};  // the program's own, beside the table: sizes come from MixerArgs and the row's numbers
@@ -71,6 +72,7 @@ std::vector<Row> run_train(const BenchOptions& options);
 std::vector<Row> run_mixers(const BenchOptions& options);  // train, of the mixers that options name
 std::vector<Row> run_heads(const BenchOptions& options);
 std::vector<Row> run_diagnostics(const BenchOptions& options);
+std::vector<Row> run_ring(const BenchOptions& options);
 std::vector<Row> run_residual(const BenchOptions& options);
 
 }  // namespace weft::bench

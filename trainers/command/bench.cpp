@@ -20,7 +20,7 @@ namespace {
 
 struct Options {
   std::string name = "all", baseline, device = "cpu";
-  bool quick = false;
+  bool quick = false, plan = false;
   std::string mixer;
 };
 
@@ -90,6 +90,8 @@ void check_mixer(const Options& options, const Extensions& extensions) {
 int run(const Options& options, Console& console, const Extensions& extensions) {
   check_name(options.name);
   check_mixer(options, extensions);
+  if (options.plan && options.name != "ring")
+    throw config::ConfigError(str("--plan: weft bench ", options.name, " has no plan."), "Use weft bench ring --plan.");
   const std::string devices[] = {"cpu", "cuda"};
   config::check_choice("--device", options.device, devices, "device");
   if (options.device == "cuda" && num_cuda_devices() == 0)
@@ -97,7 +99,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
-  bench::BenchOptions how{.quick = options.quick, .mixer = options.mixer, .mixers = extensions.mixers};
+  bench::BenchOptions how{.quick = options.quick, .plan_only = options.plan, .mixer = options.mixer, .mixers = extensions.mixers};
   if (options.name != "all") rows = bench::family(options.name).run(how);
   else
     for (const bench::Family& family : bench::families()) {
@@ -114,11 +116,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 Action define_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("NAME", options->name,
-                 "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, train, or all")
+                 "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, ring, train, or all")
       ->type_name("NAME");
   app.add_option("--device", options->device, "cpu or cuda")->type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
       ->type_name("NAME");
+  app.add_flag("--plan", options->plan, "ring: the work that layouts promise, without measurements");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")

@@ -17,7 +17,8 @@ struct Check {
 constexpr Check kChecks[] = {
     {"gradient", check_gradients},    {"causality", check_causality},
     {"decode", check_decode},         {"documents", check_documents},
-    {"order", check_order},           {"locality", check_locality},
+    {"order", check_order},           {"ranks", check_ranks},
+    {"locality", check_locality},
     {"heads", check_heads},           {"bf16", check_bf16},
     {"bf16_long", check_long_bf16},   {"devices", check_devices},
     {"checkpoint", check_checkpoint}, {"learns", check_learning},

@@ -47,6 +47,7 @@ Outcome check_decode(const Subject& subject);
 Outcome check_documents(const Subject& subject);
 Outcome check_order(const Subject& subject);
 Outcome check_locality(const Subject& subject);
+Outcome check_ranks(const Subject& subject);
 Outcome check_bf16(const Subject& subject);
 Outcome check_long_bf16(const Subject& subject);
 Outcome check_heads(const Subject& subject);
