@@ -178,7 +178,7 @@ Evaluation evaluate(const TokenLoss& token_loss, const data::SampleSource& sampl
       if (total < shared.rows_at_once()) batch = shared.batch_here(samples, first, total);
     }
     Tokens tokens(token_data(batch, options.keeps_documents_apart, shared.first_here(first), upload),
-                  {.attention = options.attention});
+                  {.context = options.context, .attention = options.attention});
     LanguageModelLoss loss = token_loss(upload(batch.tokens), upload(batch.targets), tokens, 1);
     WEFT_CHECK(loss.losses.defined(), "evaluate: the loss has no losses per token", "return them, [B, T] f32 nats");
     const int64_t done = std::min(first + shared.rows_at_once(), total);

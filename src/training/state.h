@@ -5,6 +5,7 @@
 #include "src/training/shards.h"
 #include "src/training/step_losses.h"
 #include "weft/core/error.h"
+#include "weft/nn/context_group.h"
 #include "weft/training/training.h"
 
 namespace weft {
@@ -43,6 +44,7 @@ struct Training::State {
   std::vector<Tensor> take_grads(StepResult& result);
   void update(std::span<const Tensor> grads, const StepResult& result);
   void check_params() const;
+  const ContextGroup* context() const { return options.context ? options.context : alone ? &group : nullptr; }
   EvaluateOptions evaluate_options(int64_t max_tokens) const;
 
   Module& model;
@@ -51,14 +53,17 @@ struct Training::State {
   OutlierGuard guard;
   std::vector<NamedParam> params;
   std::vector<NamedBuffer> buffers;
-  std::vector<Tensor> masters;            // of what is trained, as the optimiser has them
-  std::vector<Var> leaves;                // of the same parameters
-  std::unique_ptr<Shards> shards;         // of ranks that share the updates
-  std::unique_ptr<CommRanks> comm_ranks;  // of several ranks with a communicator
-  RankSums* ranks = nullptr;              // those or sums of the caller's; null: this is the only rank
-  data::RankShare share;                  // of the rows of a step
-  std::vector<double> have_grads;         // of several ranks: 1 for parameters that have a gradient of the step here
-  bool is_in_backward = false;            // of several ranks: past the parameters that it does not reach
+  std::vector<Tensor> masters;                // of what is trained, as the optimiser has them
+  std::vector<Var> leaves;                    // of the same parameters
+  std::unique_ptr<Shards> shards;             // of ranks that share the updates
+  std::unique_ptr<CommRanks> comm_ranks;      // of several ranks with a communicator
+  RankSums* ranks = nullptr;                  // those or sums of the caller's; null: this is the only rank
+  data::RankShare share;                      // of the rows of a step
+  std::vector<int64_t> targets_of;            // of each micro-batch of the step
+  std::unique_ptr<dist::Communicator> alone;  // with other rows than all other ranks
+  ContextGroup group;                         // then: sums over a micro-batch are those over all ranks
+  std::vector<double> have_grads;  // of several ranks: 1 for parameters that have a gradient of the step here
+  bool is_in_backward = false;     // of several ranks: past the parameters that it does not reach
   std::unique_ptr<AnyOptimizer> optimizer;
   std::vector<GradHook> hooks;
   Upload upload;

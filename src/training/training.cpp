@@ -1,9 +1,9 @@
 #include "weft/training/training.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include "src/training/batch.h"
 #include "src/training/state.h"
@@ -123,14 +123,14 @@ TokensOptions Training::State::tokens_options(int64_t micro_batch) const {
   return {.is_training = true,
           .rng = Rng(options.seed)["train"][static_cast<uint64_t>(step)],
           .takes_diagnostics = micro_batch == 0 && takes_reports,
+          .context = context(),
           .attention = options.attention};
 }
 
 void Training::State::forward_backward(const data::Batch& batch, const Rows& rows, StepResult& result) {
   const double per_target = result.num_targets > 0 ? 1.0 / static_cast<double>(result.num_targets) : 0;
   TokensOptions of_tokens = tokens_options(rows.micro_batch);
-  of_tokens.loss_share =
-      per_target > 0 ? static_cast<double>(count_targets(batch)) / static_cast<double>(result.num_targets) : 0;
+  of_tokens.loss_share = per_target * static_cast<double>(targets_of[static_cast<size_t>(rows.micro_batch)]);
   Tokens tokens(token_data(batch, options.keeps_documents_apart, rows.first, upload), of_tokens);
   MemoryTag tag("activations");
   LanguageModelLoss computed = [&] {
@@ -257,25 +257,28 @@ StepResult Training::State::step_of(std::span<const data::RankShare::Rows> micro
 
   // The loss is a sum over all targets of the step divided by their number, so the number comes first. What is behind the first micro-batch is
   // read for that row by row, and once more when its turn comes: only one micro-batch is held.
-  std::array<int64_t, 3> counts = {};  // targets, bytes, rows
-  auto count = [&](const data::Batch& batch) {
-    counts[0] += count_targets(batch);
-    counts[1] += count_bytes(batch, options.byte_lengths);
-    counts[2] += batch.tokens.size(0);
+  std::vector<int64_t> counts(2 + micro_batches.size());  // bytes, rows, targets of each micro-batch
+  auto count = [&](const data::Batch& batch, size_t micro_batch) {
+    counts[0] += count_bytes(batch, options.byte_lengths);
+    counts[1] += batch.tokens.size(0);
+    counts[2 + micro_batch] += count_targets(batch);
   };
   data::Batch batch = completed(samples(micro_batches[0].first, micro_batches[0].count));
-  count(batch);
+  count(batch, 0);
   const int64_t tokens_of_row = batch.tokens.size(1);
-  for (const data::RankShare::Rows& rows : micro_batches.subspan(1))
-    for (int64_t i = 0; i < rows.count; ++i) count(completed(samples(rows.first + i, 1)));
-  const int64_t rows_here = counts[2];
+  for (size_t k = 1; k < micro_batches.size(); ++k)
+    for (int64_t i = 0; i < micro_batches[k].count; ++i) count(completed(samples(micro_batches[k].first + i, 1)), k);
+  const int64_t rows_here = counts[1];
+  const std::vector<int64_t> counted_here(counts.begin() + 2, counts.end());
   if (ranks) ranks->sum_counts(counts);
   const int64_t num_ranks = int64_t{share.ranks} * options.ranks.ranks_per_row;
-  WEFT_CHECK(!comm_ranks || counts[2] == rows_here * num_ranks,
-             str("training: a step of ", rows_here, " rows here, of ", counts[2], " on all ", num_ranks, " ranks"),
+  WEFT_CHECK(!comm_ranks || counts[1] == rows_here * num_ranks,
+             str("training: a step of ", rows_here, " rows here, of ", counts[1], " on all ", num_ranks, " ranks"),
              "give each rank the same number of rows");
-  result.num_targets = counts[0];
-  result.num_bytes = counts[1];
+  result.num_targets = std::accumulate(counts.begin() + 2, counts.end(), int64_t{0});
+  result.num_bytes = counts[0];
+  // Losses of layers are those of this rank's rows, or with a context group those of all its ranks' rows, which it counts once.
+  targets_of = context() ? std::vector<int64_t>(counts.begin() + 2, counts.end()) : counted_here;
 
   for (size_t i = 0; i < micro_batches.size(); ++i) {
     const auto [first, rows] = micro_batches[i];
@@ -334,7 +337,8 @@ EvaluateOptions Training::State::evaluate_options(int64_t max_tokens) const {
           .byte_lengths = options.byte_lengths,
           .attention = options.attention,
           .comm = options.ranks.comm,
-          .ranks_per_row = options.ranks.ranks_per_row};
+          .ranks_per_row = options.ranks.ranks_per_row,
+          .context = options.context};
 }
 
 int64_t Training::num_steps() const { return state_->step; }

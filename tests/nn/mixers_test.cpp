@@ -254,7 +254,7 @@ TEST(Pairs, RefuseWhatCannotFit) {
                 [&] {
                   forward(*mixer, random_normal({1, 9, 16}, "x"));
                 },
-                {"super attention: 9 tokens, its triangle has 8", "the model's context"}),
+                {"super attention: a token at position 8, its triangle has 8", "the model's context"}),
             "");
   const std::vector<int32_t> late{6, 7, 8, 9};
   Tokens tokens(TokenData{.positions = Tensor::from(std::span<const int32_t>(late), {1, 4})});

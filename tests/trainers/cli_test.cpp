@@ -95,7 +95,7 @@ TEST_F(Cli, ChecksMixersAndListsEveryResult) {
   EXPECT_EQ(run.code, 0) << run.out;
   auto json = nlohmann::json::parse(run.out);
   EXPECT_TRUE(json["passed"]);
-  ASSERT_EQ(json["results"].size(), 13u);  // one for each check
+  ASSERT_EQ(json["results"].size(), 14u);  // one for each check
   EXPECT_EQ(json["results"][0]["variant"], "gqa");
   EXPECT_EQ(json["results"][0]["check"], "reference");
   EXPECT_EQ(json["results"][0]["result"], "passed");
@@ -164,19 +164,22 @@ TEST_F(Cli, HelpSaysRunWhereARunIsWanted) {
   expect_parts(weft("inspect --help").out, {"RUN@best"});
 }
 
-// What needs several ranks is no choice that help offers, and is refused by name.
-TEST_F(Cli, OffersNoRanks) {
-  EXPECT_EQ(weft("train --help").out.find("ranks"), std::string::npos);
-  const Row rows[] = {{"train run.txtpb --ranks 2", {"--ranks 2: this version trains with one rank"}},
-                      {"train run.txtpb parallel.data=2", {"parallel.data is 2", "one rank"}},
-                      {"train run.txtpb parallel.layout=zigzag", {"parallel.layout is zigzag"}}};
+TEST_F(Cli, RanksAreThoseOfTheConfig) {
+  expect_parts(weft("train --help").out, {"--ranks", "threads"});
+  const Row rows[] = {
+      {"train run.txtpb --ranks 2",
+       {"--ranks 2: the config has parallel.data 1 x parallel.context 1 = 1 rank.", "parallel.context=2"}},
+      {"train run.txtpb parallel.context=4", {"parallel.context 4 = 4 ranks", "Add --ranks 4"}},
+      {"train run.txtpb --ranks 0", {"--ranks 0: there are no such ranks"}},
+      {"train run.txtpb parallel.layout=zigzig", {"zigzig", "zigzag"}},
+      {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
+      {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
+      {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}}};
   for (const Row& row : rows) {
     Outcome run = weft(row.arguments);
     EXPECT_EQ(run.code, kUsageError) << row.arguments;
     expect_parts(run.err, row.parts);
   }
-  for (const char* field : {"parallel", "parallel.data", "parallel.context", "parallel.layout", "parallel.zero"})
-    expect_parts(weft(str("config --explain ", field)).out, {"This version t"});
 }
 
 TEST_F(Cli, SuggestsTheNameThatWasMeant) {

@@ -74,8 +74,8 @@ const std::map<std::string, std::string> kReadByTheRun = {
     {"checkpoint.keep_best", "checkpoint().keep_best()"},
 };
 
-// Fields whose only legal value is their default: this version trains on one rank.
-const std::set<std::string> kRefused = {"parallel.data", "parallel.context", "parallel.layout", "parallel.zero"};
+// Fields whose only legal value is their default in all of these configs, which have one rank.
+const std::set<std::string> kRefused = {"parallel.zero"};
 
 // Other values of texts; those of numbers follow from their range.
 const std::map<std::string, std::vector<std::string>> kTexts = {

@@ -62,6 +62,7 @@ Action define_doctor(CLI::App& app);
 Action define_eval(CLI::App& app);
 Action define_gradcheck(CLI::App& app);
 Action define_inspect(CLI::App& app);
+Action define_parity(CLI::App& app);
 Action define_sample(CLI::App& app);
 Action define_task(CLI::App& app);
 Action define_train(CLI::App& app);

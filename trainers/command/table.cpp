@@ -46,6 +46,10 @@ std::span<const Command> commands() {
        "  weft gradcheck --mixer all\n"
        "  weft gradcheck --mixer gqa --shapes 5x16,9x8",
        define_gradcheck},
+      {"parity", "Compare the model of a config on several ranks with one rank, in float64; exit code 4 if they differ",
+       "  weft parity run.txtpb model.context=64 --ranks 2,4\n"
+       "  weft parity run.txtpb --layouts zigzag,striped --schemes ring --json",
+       define_parity},
       {"check", "Run the conformance suite on mixers: gradients, causality, decoding, documents, bf16, devices, ...",
        "  weft check --mixer gqa\n"
        "  weft check --json",

@@ -1,4 +1,4 @@
-// weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT]
+// weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT] [--ranks N]
 #include <CLI/App.hpp>
 
 #include "trainers/command/command.h"
@@ -28,13 +28,15 @@ Action define_train(CLI::App& app) {
          "auto: continue what the folder holds; never: refuse to; or go on from a checkpoint: RUN@STEP, RUN@best, "
          "RUN@latest, or its folder")
       ->type_name("auto|never|CHECKPOINT");
-  app.add_option("--ranks", options->ranks)->group("");  // hidden: refused below until there are several ranks
+  app.add_option("--ranks", options->ranks,
+                 "Start this many ranks as threads: parallel.data x parallel.context of the config")
+      ->type_name("N");
   return [options](Console& console, const Extensions& extensions) {
-    if (options->ranks != 1)
-      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": this version trains with one rank.",
-                                "Leave --ranks out.");
+    if (options->ranks < 1)
+      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": there are no such ranks.",
+                                "Use 1 or more.");
     return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder,
-                                     options->resume, extensions.mixers});
+                                     options->resume, extensions.mixers, options->ranks});
   };
 }
 

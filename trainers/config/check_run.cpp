@@ -148,28 +148,39 @@ void check_train(const Loaded& config) {
            "Set train.compute=bf16 and train.device=cuda, or train.attention=weft.");
 }
 
+// What a mixer does with a sequence of which a rank has only some tokens.
+std::string refusal_over_ranks(const Mixer& mixer) {
+  return mixer.has_multi_token() ? "convolves the scores of neighbouring queries and keys, which stand on several ranks"
+                                 : "";
+}
+
 void check_parallel(const Loaded& config) {
   const Parallel& parallel = config.experiment.parallel();
-  auto refuse_ranks = [&](const char* field, int64_t value) {
-    refuse(config, str("parallel.", field), str("is ", value, ", but this version trains on one rank."),
-           str("Use parallel.", field, "=1."));
-  };
-  if (parallel.data() != 1) refuse_ranks("data", parallel.data());
-  if (parallel.context() != 1) refuse_ranks("context", parallel.context());
   const Model& model = config.experiment.model();
-  for (int i = 0; parallel.layout() == Layout::striped && i < model.mixer_size(); ++i)
-    if (model.mixer(i).has_multi_token())
-      refuse(config, str("model.mixer[", i, "].multi_token"),
-             "convolves scores of neighbouring tokens, which parallel.layout=striped puts on different ranks.",
-             "Use parallel.layout=contiguous with multi_token.");
-  if (parallel.layout() != Layout::contiguous)
-    refuse(config, "parallel.layout",
-           str("is ", Layout::Value_Name(parallel.layout()),
-               ", which places a sequence on several ranks; this version trains on one."),
-           "Use parallel.layout=contiguous.");
-  if (parallel.zero() != 0)
+  const int64_t ranks = parallel.data() * parallel.context();
+  for (int i = 0; parallel.context() > 1 && i < model.mixer_size(); ++i)
+    if (std::string why = refusal_over_ranks(model.mixer(i)); !why.empty())
+      refuse(config, "parallel.context", str("is ", parallel.context(), ", and model.mixer[", i, "] ", why, "."),
+             "Use parallel.context=1 with this mixer.");
+  if (parallel.context() > model.context())
+    refuse(config, "parallel.context",
+           str("is ", parallel.context(), " ranks for a sequence of ", model.context(), " tokens (model.context)."),
+           "Use at most one rank per token.");
+  if (parallel.zero() != 0 && ranks == 1)
     refuse(config, "parallel.zero", str("is ", parallel.zero(), ", but with one rank there is nothing to share."),
            "Use parallel.zero=0.");
+  for (int i = 0; parallel.zero() != 0 && i < config.experiment.optim().group_size(); ++i)
+    if (config.experiment.optim().group(i).has_schedule_free())
+      refuse(config, "parallel.zero",
+             str("is ", parallel.zero(), ", and optim.group[", i,
+                 "] is schedule_free, whose averages the first rank shows alone."),
+             "Use parallel.zero=0, or another optimiser.");
+  const Log& log = config.experiment.log();
+  if (parallel.context() > 1 && log.diagnostics_every() > 0)
+    refuse(config, "log.diagnostics_every",
+           str("is ", log.diagnostics_every(), "; of a sequence on ", parallel.context(),
+               " ranks no rank sees all weights of attention."),
+           "Use log.diagnostics_every=0, or weft analyse on a checkpoint.");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "trainers/config/config.pb.h"
 #include "weft/core/error.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/models/language_model.h"
 #include "weft/ops/attention.h"
 #include "weft/optim/schedule.h"
@@ -142,6 +143,24 @@ constexpr config::AttentionKernels::Value schema_value(ops::AttentionBackend bac
     case ops::AttentionBackend::wgmma: return config::AttentionKernels::wgmma;
   }
   return config::AttentionKernels::unset;
+}
+
+constexpr config::Layout::Value schema_value(dist::LayoutKind layout) {
+  switch (layout) {
+    case dist::LayoutKind::contiguous: return config::Layout::contiguous;
+    case dist::LayoutKind::striped: return config::Layout::striped;
+    case dist::LayoutKind::zigzag: return config::Layout::zigzag;
+    case dist::LayoutKind::balanced: return config::Layout::balanced;
+  }
+  return config::Layout::unset;
+}
+
+constexpr config::Scheme::Value schema_value(dist::Scheme scheme) {
+  switch (scheme) {
+    case dist::Scheme::ring: return config::Scheme::ring;
+    case dist::Scheme::all_gather: return config::Scheme::all_gather;
+  }
+  return config::Scheme::unset;
 }
 
 // Types that a model computes in; the others are types of tensors only.

@@ -216,12 +216,22 @@ ops::AttentionBackend attention_backend(const Experiment& experiment) {
   return library_value<config::AttentionKernels, ops::AttentionBackend>(experiment.train().attention());
 }
 
+ParallelOptions parallel_options(const Experiment& experiment) {
+  const config::Parallel& p = experiment.parallel();
+  return {.data = static_cast<int>(p.data()),
+          .context = static_cast<int>(p.context()),
+          .zero = static_cast<int>(p.zero()),
+          .layout = library_value<config::Layout, dist::LayoutKind>(p.layout()),
+          .scheme = library_value<config::Scheme, dist::Scheme>(p.scheme()),
+          .block = p.block()};
+}
+
 Plan make_plan(const Experiment& experiment) {
   const config::Train& t = experiment.train();
   Plan plan{
       .context = experiment.model().context(), .micro_batch = t.micro_batch(), .tokens_per_step = t.tokens_per_step()};
   plan.rows_per_step = plan.tokens_per_step / plan.context;
-  plan.micro_batches = plan.rows_per_step / plan.micro_batch;
+  plan.micro_batches = plan.rows_per_step / (plan.micro_batch * experiment.parallel().data());
   plan.steps = t.tokens() / plan.tokens_per_step;
   return plan;
 }

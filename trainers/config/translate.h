@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "trainers/config/config.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/models/language_model.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
@@ -21,9 +22,21 @@ ScheduleOptions schedule_options(const config::Experiment& experiment);
 DType compute_dtype(const config::Experiment& experiment);
 ops::AttentionBackend attention_backend(const config::Experiment& experiment);
 
+// Of ranks: data x context of them.
+struct ParallelOptions {
+  int data = 1, context = 1;
+  int zero = 0;
+  dist::LayoutKind layout = dist::LayoutKind::zigzag;
+  dist::Scheme scheme = dist::Scheme::ring;
+  int64_t block = 64;
+
+  int ranks() const { return data * context; }
+};
+ParallelOptions parallel_options(const config::Experiment& experiment);
+
 // Of the run as a whole.
 struct Plan {
-  int64_t context = 0, micro_batch = 0;
+  int64_t context = 0, micro_batch = 0;  // micro_batch: sequences of a data rank at a time
   int64_t rows_per_step = 0;  // sequences of an optimiser step
   int64_t micro_batches = 0;  // per step
   int64_t tokens_per_step = 0;

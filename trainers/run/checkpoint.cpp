@@ -39,7 +39,7 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   state.set_line_bytes(progress.line.bytes);
   *state.mutable_data() = *data_;
 
-  std::string path = trainer_.training().save(folder_, state.SerializeAsString(), config_text_);
+  std::string path = trainer_.save(folder_, state.SerializeAsString(), config_text_);
   last_saved_ = training.step;
   return path;
 }
@@ -96,11 +96,39 @@ std::vector<std::string> RunCheckpoints::settle(const RunProgress& progress) {
   return places;
 }
 
-RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
+namespace {
+
+RunState state_of(const io::Checkpoint& checkpoint) {
   RunState state;
   WEFT_CHECK(state.ParseFromString(checkpoint.state),
              str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
              "resume from another one with --resume DIR");
+  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
+             str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
+             "resume from another one with --resume DIR");
+  return state;
+}
+
+void restore_from(Trainer& trainer, const io::Checkpoint& checkpoint, const RunState& state) {
+  TrainingState training{.step = state.step(),
+                         .num_samples = state.sample_cursor(),
+                         .num_tokens = state.step() * trainer.plan().tokens_per_step,
+                         .optimizer_steps = state.optimizer_steps(),
+                         .num_skipped = state.num_skipped(),
+                         .guard_in_a_row = state.guard_in_a_row()};
+  for (int i = 0; i < state.guard_loss_size(); ++i)
+    training.guard_window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
+  trainer.training().restore(checkpoint, training);
+}
+
+}  // namespace
+
+void restore_trainer(Trainer& trainer, const io::Checkpoint& checkpoint) {
+  restore_from(trainer, checkpoint, state_of(checkpoint));
+}
+
+RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
+  const RunState state = state_of(checkpoint);
   WEFT_CHECK(state.seed() == seed_,
              str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
              "continue with the seed it was made with");
@@ -109,18 +137,7 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
                  state.step(), " steps"),
              "continue with the tokens_per_step and context it was made with");
   if (state.has_data()) require_same_data(state.data(), *data_, "checkpoint " + checkpoint.info.path);
-  WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
-             str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
-             "resume from another one with --resume DIR");
-  TrainingState training{.step = state.step(),
-                         .num_samples = state.sample_cursor(),
-                         .num_tokens = state.step() * trainer_.plan().tokens_per_step,
-                         .optimizer_steps = state.optimizer_steps(),
-                         .num_skipped = state.num_skipped(),
-                         .guard_in_a_row = state.guard_in_a_row()};
-  for (int i = 0; i < state.guard_loss_size(); ++i)
-    training.guard_window.push_back({state.guard_loss(i), state.guard_grad_norm(i)});
-  trainer_.training().restore(checkpoint, training);
+  restore_from(trainer_, checkpoint, state);
   last_saved_ = checkpoint.info.step;
   restored_ = checkpoint.info.path;
   RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};

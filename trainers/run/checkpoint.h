@@ -54,6 +54,9 @@ class RunCheckpoints {
   bool is_foreign_ = false;  // restored from another folder
 };
 
+// Model, optimiser and counts of a checkpoint.
+void restore_trainer(Trainer& trainer, const io::Checkpoint& checkpoint);
+
 // "" if all numbers of a checkpoint in `folder` are finite; otherwise a warning that names the newest one whose numbers are.
 std::string finite_warning(const io::CheckpointInfo& info, const std::string& folder);
 

@@ -37,7 +37,8 @@ class RunFolder {
   int folder_ = -1, lock_ = -1, log_ = -1;
 };
 
-// Fields that may differ between the config of a folder and the one that continues it: they do not change the numbers.
+// Fields that may differ between the config of a folder and the one that continues it: they do not change the numbers,
+// or only by the order of sums.
 const std::vector<std::string>& resumable_fields();
 
 }  // namespace weft::train

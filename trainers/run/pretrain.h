@@ -19,6 +19,7 @@ struct PretrainArguments {
   std::string resume =
       "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or one as in trainers/run/address.h
   std::vector<MixerRow> mixers = {};  // the program's own
+  int ranks = 1;                      // threads of this process: as many as parallel.data x parallel.context
 };
 
 // Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).

@@ -25,6 +25,10 @@ namespace weft::train {
 
 void apply_process_settings(const config::Experiment& experiment) {
   if (experiment.train().has_threads()) set_num_threads(static_cast<int>(experiment.train().threads()));
+  apply_rank_settings(experiment);
+}
+
+void apply_rank_settings(const config::Experiment& experiment) {
   set_anomaly_mode(experiment.train().anomaly());
   config::DeviceChoice::Value choice = experiment.train().device();
   if (choice == config::DeviceChoice::cuda && num_cuda_devices() == 0)

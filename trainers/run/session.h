@@ -17,6 +17,7 @@ namespace weft::train {
 
 // Settings of the process: threads, anomaly mode, device. Error if the device is not in this build.
 void apply_process_settings(const config::Experiment& experiment);
+void apply_rank_settings(const config::Experiment& experiment);  // the part of it that each thread of ranks has for itself
 
 // A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of one checkpoint.
 struct LoadedRun {

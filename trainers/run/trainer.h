@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "trainers/config/translate.h"
+#include "trainers/run/data.h"
+#include "trainers/run/team.h"
 #include "weft/data/loader.h"
+#include "weft/data/spread.h"
 #include "weft/training/training.h"
 
 namespace weft::train {
@@ -24,11 +28,15 @@ struct TrainerOptions {
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
 };
 
+TrainerOptions trainer_options(const config::Experiment& experiment, const RunData& data);
+
 class Trainer {
  public:
-  Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options);
+  // `team`: of several ranks, each of which makes one and calls the same steps.
+  Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team = nullptr);
 
   StepResult step();
+  std::string save(const std::string& folder, const std::string& state, const std::string& config);  // its path
   int64_t num_steps() const { return training_.num_steps(); }
   int64_t num_tokens() const { return num_steps() * plan_.tokens_per_step; }
   int64_t num_skipped() const { return training_.num_skipped(); }
@@ -43,6 +51,8 @@ class Trainer {
   const data::Loader& loader_;
   Plan plan_;
   bool overfits_one_batch_;
+  Team* team_;
+  std::optional<data::SpreadOptions> spread_;  // of tokens over context ranks
   Training training_;
 };
 

@@ -24,7 +24,8 @@ void stop_if_asked();
 
 class TrainingRun {
  public:
-  TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder);
+  // `team`: of several ranks, whose first one this is.
+  TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder, Team* team = nullptr);
 
   void resume(const std::string& how);
   int train();
@@ -33,8 +34,10 @@ class TrainingRun {
   // The start: training_start.cpp.
   void say(const std::string& line);
   RunData prepare();
+  RunData prepare_for_all();
   void show_tokenising(const std::string& path, int64_t done, int64_t total);
   void announce();
+  std::string ranks_text() const;
 
   // The steps and the end: training_run.cpp.
   std::optional<int> take_steps();  // an exit code if the run stops before its last step
@@ -59,6 +62,7 @@ class TrainingRun {
   config::Loaded config_;
   const config::Experiment& e_;
   RunFolder& folder_;
+  Team* team_;
   cli::LiveLines tokenising_;
   RunData data_;
   std::vector<int32_t> prompt_;  // of samples

@@ -19,26 +19,6 @@ namespace weft::train {
 
 namespace {
 
-TrainerOptions trainer_options(const config::Experiment& e, const RunData& data) {
-  TrainerOptions options{.plan = make_plan(e),
-                         .groups = param_groups(e),
-                         .schedule = schedule_options(e),
-                         .clip_norm = e.optim().clip_norm(),
-                         .seed = static_cast<uint64_t>(e.seed()),
-                         .keeps_documents_apart = data.keeps_documents_apart(),
-                         .overfits_one_batch = e.train().overfit_one_batch(),
-                         .diagnostics_every = e.log().diagnostics_every(),
-                         .byte_lengths = data.byte_lengths,
-                         .attention = attention_backend(e)};
-  if (e.optim().has_skip())
-    options.guard = {.is_on = true,
-                     .loss_z = e.optim().skip().loss_z(),
-                     .grad_z = e.optim().skip().grad_z(),
-                     .window = e.optim().skip().window(),
-                     .max_in_a_row = e.optim().skip().max_in_a_row()};
-  return options;
-}
-
 std::vector<std::string> group_names(const Optimizer& optimizer) {
   std::vector<std::string> names;
   for (const ParamGroup& group : optimizer.groups()) names.push_back(group.name);
@@ -47,17 +27,18 @@ std::vector<std::string> group_names(const Optimizer& optimizer) {
 
 }  // namespace
 
-TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder)
+TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder& folder, Team* team)
     : console_(console),
       config_(std::move(config)),
       e_(config_.experiment),
       folder_(folder),
+      team_(team),
       tokenising_(cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)),
-      data_(prepare()),
+      data_(prepare_for_all()),
       prompt_(checked_prompt(config_, data_)),
       memory_(check_memory(config_, data_.num_ids(), data_.keeps_documents_apart())),
       model_(make_model(config_, data_)),
-      trainer_(*model_, *data_.loader, trainer_options(e_, data_)),
+      trainer_(*model_, *data_.loader, trainer_options(e_, data_), team_),
       checkpoints_(folder.file("checkpoints"),
                    {.keep_last = static_cast<int>(e_.checkpoint().keep_last()),
                     .keep_every = e_.checkpoint().keep_every(),
@@ -108,6 +89,13 @@ RunData TrainingRun::prepare() {
   return prepare_data(config_, folder_.path(), options);
 }
 
+// The other ranks read what this one has written, and then make their trainings together with it.
+RunData TrainingRun::prepare_for_all() {
+  RunData data = prepare();
+  if (team_) team_->tell(Duty::start);
+  return data;
+}
+
 void TrainingRun::resume(const std::string& how) {
   StopSignal::waits_for("finishing the start");
   std::vector<std::string> messages;
@@ -124,6 +112,7 @@ void TrainingRun::resume(const std::string& how) {
   }
   for (const std::string& message : messages) recorder_.message(message);
   if (found) progress_ = *found;
+  if (found && team_) team_->tell(Duty::restore, checkpoints_.restored());
   // First the checkpoint that every later start continues from, then the records up to it: killed between, the next start does the rest.
   if (found)
     for (const std::string& place : checkpoints_.settle(progress_))
@@ -143,10 +132,16 @@ void TrainingRun::resume(const std::string& how) {
   if (!warning.empty()) recorder_.message(warning);
 }
 
+std::string TrainingRun::ranks_text() const {
+  if (!team_) return "1 rank, ";
+  const ParallelOptions& p = team_->parallel();
+  return str(p.ranks(), " ranks (", p.data, " data x ", p.context, " context), each ");
+}
+
 void TrainingRun::announce() {
   const Plan& plan = trainer_.plan();
   recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
-                        e_.seed(), ", 1 rank, ", num_threads(), " threads, ", compute_dtype(e_), " on ",
+                        e_.seed(), ", ", ranks_text(), num_threads(), " threads, ", compute_dtype(e_), " on ",
                         default_device()));
   recorder_.message(fmt::format("model: {} parameters, {:.3g} MFLOP per token; measured peak {:.0f} GFLOP/s {}",
                                 model_->num_params(), model_->flops_per_token() / 1e6, peak_flops_ / 1e9,
@@ -161,8 +156,8 @@ void TrainingRun::announce() {
     recorder_.message(
         "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
   recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
-                        " x ", plan.micro_batch, " x ", plan.context, "), ", plan.steps * plan.tokens_per_step,
-                        " tokens"));
+                        " x ", plan.micro_batch, team_ ? str(" x ", team_->parallel().data) : "", " x ", plan.context,
+                        "), ", plan.steps * plan.tokens_per_step, " tokens"));
   recorder_.message("memory: predicted peak " + memory_.text());
 }
 

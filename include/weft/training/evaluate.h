@@ -36,8 +36,9 @@ struct EvaluateOptions {
   std::span<const int64_t> byte_lengths = {};  // per id
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   std::function<void(int64_t done, int64_t total)> progress = {};  // an exception breaks the evaluation off
-  dist::Communicator* comm = nullptr;  // ranks that share the rows; all of them call evaluate() and have the result
-  int ranks_per_row = 1;               // neighbours that are given different tokens of the same rows
+  dist::Communicator* comm = nullptr;     // ranks that share the rows; all of them call evaluate() and have the result
+  int ranks_per_row = 1;                  // neighbours that are given different tokens of the same rows
+  const ContextGroup* context = nullptr;  // those
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
 // Of samples 0 .. num_rows - 1.

@@ -40,6 +40,8 @@ struct TrainingOptions {
   std::vector<int64_t> byte_lengths = {};  // of each id's text, 0 for none: then results tell nats per byte
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   RanksOptions ranks = {};  // that train together
+  // The ranks that share this one's rows, of which their samples have different tokens (data::spread). It outlives the training.
+  const ContextGroup* context = nullptr;
 };
 
 struct StepResult {

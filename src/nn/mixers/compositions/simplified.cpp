@@ -55,8 +55,6 @@ class Simplified final : public Mixer {
     const Var mine[] = {x_BTD};
     Var all_BSD = tokens.gather(mine)[0];
     const int64_t B = x_BTD.size(0), T = x_BTD.size(1), S = all_BSD.size(1);
-    WEFT_CHECK(S <= args_.context, str("super attention: ", S, " tokens, its triangle has ", args_.context),
-               "use sequences up to the model's context");
     for (int32_t position : tokens.cpu_document_positions())
       WEFT_CHECK(position < args_.context,
                  str("super attention: a token at position ", position, ", its triangle has ", args_.context),

@@ -1,0 +1,82 @@
+// Whole models on several ranks against one, in float64: loss, every gradient, weights and running means after steps.
+#include "trainers/run/parity.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/trainers/config_text.h"
+#include "weft/nn/mixers/projected.h"
+
+namespace weft::train {
+namespace {
+
+using dist::LayoutKind;
+using dist::Scheme;
+
+constexpr const char* kModel = R"(
+model { dim: 16 layers: 2 context: 22 mixer { softmax { heads: 2 } } ffn { swiglu { hidden: 24 } } }
+data { train { path: "none.txt" } val { fraction: 0.1 } }
+optim { clip_norm: 1 group { match: "layers.*.weight" rank: 2 muon { lr: 0.01 } } group { match: "*" adamw { lr: 3e-3 } } }
+train { tokens: 4400 tokens_per_step: 44 micro_batch: 2 }
+)";
+
+config::Loaded load(const std::vector<std::string>& overrides) {
+  config::Loaded config = config::read_string(kModel, "model.txtpb", "/config", overrides);
+  config::resolve(config);
+  return config;
+}
+
+constexpr ParityCase kCases[] = {{LayoutKind::contiguous, Scheme::ring, 2},
+                                 {LayoutKind::striped, Scheme::all_gather, 3},
+                                 {LayoutKind::zigzag, Scheme::ring, 4},
+                                 {LayoutKind::balanced, Scheme::ring, 3}};
+
+void expect_parity(const std::vector<std::string>& overrides) {
+  for (const ParityResult& r : check_parity(load(overrides), kCases, {.steps = 2, .block = 2}))
+    EXPECT_TRUE(r.passed) << (overrides.empty() ? "" : overrides[0]) << ", " << to_string(r.of.layout) << ", "
+                          << r.of.ranks << " ranks: loss " << r.loss << ", gradients " << r.gradient << ", weights "
+                          << r.weight << ", first " << r.first;
+}
+
+TEST(Parity, OfMixersOfEveryKind) {
+  for (const char* mixer : {"softmax{heads:4 kv_heads:2 window:9 soft_cap:5 dropout:0.2 gate{} affine{} sink{}}",
+                            "softmax{heads:4 head_mixture{active:2 shared:1 running_load:true}}", "forgetting{heads:2}",
+                            "differential{heads:2}", "mla{heads:2}", "nap{heads:2}", "tapa{heads:2}",
+                            "deconstructed{kind:random_embedding heads:2}", "deconstructed{kind:fixed_text heads:2}",
+                            "moa{experts:4 active:2 noise:true}"})
+    expect_parity({std::string("model.mixer=[{") + mixer + "}]"});
+}
+
+TEST(Parity, OfPatternsResidualsRecomputeAndExperts) {
+  expect_parity({"model.mixer=[{softmax{heads:2}},{nexus{heads:2}}]"});
+  expect_parity({"model.residual={attention{}}"});
+  expect_parity({"model.residual={delta{blocks:2}}"});
+  expect_parity({"train.recompute=blocks", "model.mixer=[{softmax{heads:4 head_mixture{active:2}}}]"});
+  expect_parity({"train.recompute=mixers"});
+  expect_parity({"model.mixer=[{umoe{experts:4 active:2 query_rank:4}}]", "model.ffn={umoe{active:3}}"});
+  expect_parity({"model.position={learned{}}"});
+}
+
+// A mixer that adds the mean of the tokens that are here.
+class Averaging final : public ProjectedMixer {
+ public:
+  Averaging(const MixerArgs& args, Rng rng) : ProjectedMixer("averaging", {.heads = 2}, args, rng) {}
+  Var forward(const Var& x, Tokens& tokens) override {
+    Var y = tokens.attend(queries(x), keys(x), values(x))[0];
+    return written(y, tokens) + mean(x, 1, true) * 1e-3;
+  }
+  double flops_per_token(double) const override { return 0; }
+};
+
+TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
+  config::Loaded config = load({R"(model.mixer=[{softmax{heads:2}},{custom{type:"averaging"}}])"});
+  config.mixers = {{.name = "averaging",
+                    .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Averaging>(args, rng); }}};
+  const std::vector<ParityResult> results = check_parity(config, {kCases, 1}, {.steps = 1, .block = 2});
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_FALSE(results[0].passed);
+  EXPECT_GT(results[0].loss, 1e-10);
+  EXPECT_FALSE(results[0].first.empty());
+}
+
+}  // namespace
+}  // namespace weft::train

@@ -1,0 +1,112 @@
+// Trainings over several ranks, which are threads, through the command: their losses are those of one rank, and they continue to the same bits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "tests/trainers/process.h"
+#include "tests/trainers/run_fixture.h"
+#include "weft/io/metrics.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Ranks : public test::RunFixture {
+ protected:
+  // Losses of the lines "train" and "val" of a run's records.
+  std::vector<double> losses(const std::string& run) const {
+    std::vector<double> out;
+    for (const auto& record : io::apply_rewinds(io::read_metrics(path(run) + "/metrics.jsonl")))
+      if (auto loss = record.value(record.kind + "/loss")) out.push_back(*loss);
+    return out;
+  }
+  test::ProcessResult run(const std::string& name, int ranks, std::vector<std::string> more) const {
+    more.push_back("--ranks");
+    more.push_back(std::to_string(ranks));
+    return test::run_weft(train(name, more));
+  }
+};
+
+struct Mesh {
+  int ranks;
+  std::vector<std::string> overrides;
+};
+
+const std::vector<Mesh>& meshes() {
+  static const std::vector<Mesh> all = {
+      {2, {"parallel.data=2", "train.micro_batch=1"}},
+      {2, {"parallel.context=2"}},
+      {3, {"parallel.context=3", "parallel.layout=striped", "parallel.block=4"}},
+      {4, {"parallel.data=2", "parallel.context=2", "train.micro_batch=1", "parallel.scheme=all_gather"}},
+      {4, {"parallel.context=4", "parallel.layout=balanced", "parallel.block=2", "parallel.zero=1"}},
+      {4, {"parallel.data=4", "train.micro_batch=1", "train.tokens_per_step=128", "parallel.zero=2"}},
+  };
+  return all;
+}
+
+// f32: sums in another order move the losses of 40 steps by far less than the steps do.
+TEST_F(Ranks, HaveTheLossesOfOneRank) {
+  ASSERT_EQ(run("one", 1, {}).exit_code, 0);
+  const std::vector<double> expected = losses("one");
+  ASSERT_GE(expected.size(), 8u);
+  for (const Mesh& mesh : meshes()) {
+    if (mesh.overrides[0] == "parallel.data=4") continue;  // its micro-batch is another, which dropout does not see
+    SCOPED_TRACE(mesh.overrides[0] + " " + mesh.overrides.back());
+    fs::remove_all(folder_ / "many");
+    const test::ProcessResult result = run("many", mesh.ranks, mesh.overrides);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(result.err.find(std::to_string(mesh.ranks) + " ranks ("), std::string::npos) << result.err;
+    const std::vector<double> got = losses("many");
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-3 * expected[i]) << i;
+    EXPECT_LT(got[got.size() - 2], 0.9 * got[0]);
+  }
+}
+
+TEST_F(Ranks, ContinueToTheSameBits) {
+  for (const Mesh& mesh : meshes()) {
+    SCOPED_TRACE(mesh.overrides[0] + " " + mesh.overrides.back());
+    fs::remove_all(folder_ / "a");
+    ASSERT_EQ(run("a", mesh.ranks, mesh.overrides).exit_code, 0);
+    const std::string expected = weights("a");
+    std::vector<std::string> shorter = mesh.overrides;
+    fs::remove_all(folder_ / "b");
+    shorter.push_back("train.max_seconds=0.001");
+    ASSERT_EQ(run("b", mesh.ranks, shorter).exit_code, 3);  // stopped after its first step
+    ASSERT_EQ(run("b", mesh.ranks, mesh.overrides).exit_code, 0);
+    EXPECT_EQ(weights("b") == expected, true);
+  }
+}
+
+// Saved by some ranks, continued by others.
+TEST_F(Ranks, ContinueOnAnotherNumberOfRanks) {
+  const std::vector<Mesh> all = meshes();
+  std::vector<std::string> first = all[1].overrides;
+  first.push_back("train.max_seconds=0.001");
+  ASSERT_EQ(run("a", 2, first).exit_code, 3);
+  const test::ProcessResult result = run("a", 4, all[4].overrides);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("resumed at step 1"), std::string::npos) << result.err;
+  ASSERT_EQ(run("one", 1, {}).exit_code, 0);
+  const double got = losses("a").back(), expected = losses("one").back();
+  EXPECT_NEAR(got, expected, 1e-3 * expected);
+}
+
+// An error on a rank that does not lead ends the run, with its text.
+TEST_F(Ranks, AFaultOfOneRankEndsAll) {
+  write("tiny.txtpb", R"(
+model { dim: 16 layers: 1 context: 32 mixer { softmax { heads: 2 } } ffn { swiglu { hidden: 32 } } }
+data { tokenizer { characters {} } train { path: "text.txt" } val { fraction: 0.1 } }
+optim { group { match: "*" adamw { lr: 1e30 } } schedule { constant {} } }
+train { tokens: 5120 tokens_per_step: 128 micro_batch: 2 threads: 1 }
+parallel { context: 2 }
+)");
+  const test::ProcessResult result = run("a", 2, {});
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_NE(result.err.find("gradient norm"), std::string::npos) << result.err;
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,101 @@
+// weft parity CONFIG [path=value]... [--ranks 2,3,4] [--layouts all|NAME,...] [--schemes all|NAME,...]: N ranks against one, in float64.
+#include "trainers/run/parity.h"
+
+#include <fmt/format.h>
+
+#include <CLI/App.hpp>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  ConfigArguments config;
+  std::vector<int> ranks = {2, 3, 4};
+  std::vector<std::string> layouts = {"all"}, schemes = {"all"};
+  train::ParityOptions how;
+};
+
+constexpr dist::LayoutKind kLayouts[] = {dist::LayoutKind::contiguous, dist::LayoutKind::striped,
+                                         dist::LayoutKind::zigzag, dist::LayoutKind::balanced};
+constexpr dist::Scheme kSchemes[] = {dist::Scheme::ring, dist::Scheme::all_gather};
+
+// Those of `known` that `names` names.
+template <class T>
+std::vector<T> chosen(const char* option, const std::vector<std::string>& names, std::span<const T> known) {
+  std::vector<std::string> words{"all"};
+  for (T value : known) words.emplace_back(to_string(value));
+  std::vector<T> values;
+  for (const std::string& name : names) {
+    config::check_choice(option, name, words, "value");
+    for (T value : known)
+      if (name == "all" || name == to_string(value)) values.push_back(value);
+  }
+  return values;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  config::Loaded config = config::load(options.config.file(), options.config.overrides());
+  config.mixers = extensions.mixers;
+  std::vector<train::ParityCase> cases;
+  for (int ranks : options.ranks) {
+    if (ranks < 1 || ranks > config.experiment.model().context())
+      throw config::ConfigError(
+          str("--ranks ", ranks, " for a sequence of ", config.experiment.model().context(), " tokens."),
+          "Use 1 or more, and at most one rank per token (model.context).");
+    for (dist::LayoutKind layout : chosen<dist::LayoutKind>("--layouts", options.layouts, kLayouts))
+      for (dist::Scheme scheme : chosen<dist::Scheme>("--schemes", options.schemes, kSchemes))
+        cases.push_back({layout, scheme, ranks});
+  }
+  auto rows = nlohmann::ordered_json::array();
+  std::string text =
+      fmt::format("{:<12}{:<12}{:>6}  {:>9}{:>10}{:>9}\n", "layout", "scheme", "ranks", "loss", "gradients", "weights");
+  size_t failed = 0;
+  for (const train::ParityResult& r : train::check_parity(config, cases, options.how)) {
+    failed += !r.passed;
+    const std::string layout(to_string(r.of.layout)), scheme(to_string(r.of.scheme));
+    text += fmt::format("{:<12}{:<12}{:>6}  {:>9.1e}{:>10.1e}{:>9.1e}  {}\n", layout, scheme, r.of.ranks, r.loss,
+                        r.gradient, r.weight,
+                        r.passed ? "passed" : "FAILED" + (r.first.empty() ? "" : ", first at " + r.first));
+    rows.push_back({{"layout", layout},
+                    {"scheme", scheme},
+                    {"ranks", r.of.ranks},
+                    {"loss", r.loss},
+                    {"gradient", r.gradient},
+                    {"weight", r.weight},
+                    {"first", r.first},
+                    {"passed", r.passed}});
+  }
+  text += fmt::format("{} of {} equal one rank to {:.0e}, after {} steps\n", cases.size() - failed, cases.size(),
+                      options.how.bound, options.how.steps);
+  console.result(console.is_json() ? nlohmann::ordered_json{{"passed", failed == 0}, {"rows", rows}}.dump(2) + "\n"
+                                   : text);
+  return failed == 0 ? kSuccess : kCheckFailed;
+}
+
+}  // namespace
+
+Action define_parity(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->config.add(app, true);
+  app.add_option("--ranks", options->ranks, "Numbers of ranks that share each sequence")
+      ->delimiter(',')
+      ->type_name("N,N");
+  app.add_option("--layouts", options->layouts, "all, or some of contiguous, striped, zigzag, balanced")
+      ->delimiter(',')
+      ->type_name("NAME,NAME");
+  app.add_option("--schemes", options->schemes, "all, or some of ring, all_gather")
+      ->delimiter(',')
+      ->type_name("NAME,NAME");
+  app.add_option("--steps", options->how.steps, "Steps of training before weights are compared")->type_name("N");
+  app.add_option("--block", options->how.block, "Tokens per block of striped and balanced layouts")->type_name("N");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

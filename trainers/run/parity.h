@@ -1,0 +1,40 @@
+// `weft parity`: the model of a config on several ranks against one, in float64: loss, gradients, and weights after some steps.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainers/config/translate.h"
+
+namespace weft::train {
+
+struct ParityCase {
+  dist::LayoutKind layout;
+  dist::Scheme scheme;
+  int ranks;  // that share each sequence
+};
+
+struct ParityOptions {
+  int64_t rows = 2;   // of a step
+  int64_t steps = 3;  // with the config's optimiser
+  int64_t block = 4;  // tokens, of striped and balanced layouts
+  double bound = 1e-10;
+};
+
+// Differences are the largest of any element, over 1 plus the largest element of that tensor on one rank.
+struct ParityResult {
+  ParityCase of;
+  double loss = 0, gradient = 0, weight = 0;
+  std::string first =
+      {};  // the first gradient that differs by more than the bound, in the order of layers; empty: none
+  bool passed = false;
+};
+
+// Random tokens with documents, a sequence of model.context. Ranks are threads.
+std::vector<ParityResult> check_parity(const config::Loaded& config, std::span<const ParityCase> cases,
+                                       const ParityOptions& options,
+                                       const std::function<void(const ParityResult&)>& on_result = {});
+
+}  // namespace weft::train
