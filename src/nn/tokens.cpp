@@ -1,5 +1,7 @@
 #include "weft/nn/tokens.h"
 
+#include <algorithm>
+
 #include "src/nn/mixing/observed.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
@@ -110,9 +112,12 @@ ops::AttentionStatistics Tokens::statistics(const QuerySet& queries, const KeySe
   return mixing_->statistics(queries, keys, {{}, lse_BTH}, {completed(std::move(options), queries, keys)});
 }
 
-std::vector<Var> Tokens::gather(std::span<const Var> values) { return mixing_->gather(values); }
-Tensor Tokens::gathered_positions() const { return mixing_->gathered().document_positions; }
-std::span<const int32_t> Tokens::gathered_places() const { return mixing_->gathered().places; }
+std::vector<Var> Tokens::gather(std::span<const Var> values, int64_t window) {
+  WEFT_CHECK(window >= 0, str("gather: window is ", window), "use 0 (all) or more");
+  return mixing_->gather(values, window);
+}
+Tensor Tokens::gathered_positions(int64_t window) const { return mixing_->gathered(window).document_positions; }
+std::span<const int32_t> Tokens::gathered_places(int64_t window) const { return mixing_->gathered(window).places; }
 
 void Tokens::check_in_order(std::string_view what) const {
   WEFT_CHECK(gathered_places().empty(),
@@ -120,8 +125,12 @@ void Tokens::check_in_order(std::string_view what) const {
              "hand them over in order: layout contiguous");
 }
 
-Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window) const {
-  const Mixing::GatheredTokens& all = mixing_->gathered();
+Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window, int64_t gathered) const {
+  WEFT_CHECK(gathered == 0 || (window > 0 && window - std::min<int64_t>(begin, 0) <= gathered),
+             str("seen: a window of ", window, " from token ", begin, " on over tokens that are gathered for one of ",
+                 gathered),
+             "gather for the widest window of what follows");
+  const Mixing::GatheredTokens& all = mixing_->gathered(gathered);
   constexpr int64_t kNoBound = int64_t{1} << 30;  // beyond all positions
   const int64_t S = all.positions.size(1), first = S - num_tokens();
   WEFT_CHECK(begin >= -first && begin <= end && end <= num_tokens() && num_keys <= S,

@@ -16,7 +16,7 @@ Tensor Tokens::visible_keys(int64_t window) const {
   const bool is_one_run = !data_.documents.defined() && (is_decoding() || data_.are_consecutive);
   Tensor counts;
   if (is_one_run) {  // from the first key on, one by one; no device is waited for
-    Var seen = cast(Var(data_.positions) - Var(mixing_->gathered().positions.slice(1, 0, 1)), kF32) + 1.0;
+    Var seen = cast(Var(data_.positions) - Var(mixing_->gathered(0).positions.slice(1, 0, 1)), kF32) + 1.0;
     const auto most = static_cast<double>(window);
     counts = window > 0 ? minimum(seen, Tensor::full({}, most, kF32, seen.device())).value() : seen.value();
   } else {
@@ -50,7 +50,7 @@ Tensor Tokens::count_keys(int64_t window) const {
 
 // In decoding with documents: query by query against all keys.
 Tensor Tokens::count_cached_keys(int64_t window) const {
-  const Mixing::GatheredTokens& keys = mixing_->gathered();
+  const Mixing::GatheredTokens& keys = mixing_->gathered(0);
   auto number = [&](int64_t x) {
     return Var(Tensor::full({}, static_cast<double>(x), kI32, data_.positions.device()));
   };

@@ -292,6 +292,15 @@ TEST(Decode, GivesWhatAParallelForwardGives) {
                         unsqueeze(cast(Var(tokens.gathered_positions()), kF64), 1);
          return matmul(cast(Var(seen), kF64) * (distance + 2.0), all);
        }},
+      {"gather of a window and seen",
+       [](Tokens& tokens, const Var& part) {
+         const Var mine[] = {part};
+         Var all = tokens.gather(mine, 3)[0];
+         Tensor seen = tokens.seen(0, tokens.num_tokens(), all.size(1), 2, 3);
+         Var distance = unsqueeze(cast(Var(tokens.document_positions()), kF64), 2) -
+                        unsqueeze(cast(Var(tokens.gathered_positions(3)), kF64), 1);
+         return matmul(cast(Var(seen), kF64) * (distance + 2.0), all);
+       }},
       {"visible keys",
        [](Tokens& tokens, const Var& part) { return part * cast(unsqueeze(Var(tokens.visible_keys(5)), -1), kF64); }}};
   for (const TokenData& data : {plain_tokens(kBatch, kTokens), prompts()})
@@ -351,6 +360,8 @@ int64_t bytes_after(int64_t num_tokens, int64_t window, int64_t first, bool has_
     tokens.scan(x, window);
     tokens.shift(x, 3);
     tokens.conv(x, Tensor::full({8, 4}, 1, kF32));
+    const Var mine[] = {x};
+    tokens.gather(mine, window);
     tokens.finish_decode_step();
   }
   return cached_bytes(*cache);
@@ -363,8 +374,8 @@ TEST(Decode, AWindowKeepsItsKeysAndNoMore) {
       const int64_t window = 16;
       const int64_t early = bytes_after(300, window, first, has_documents);
       EXPECT_EQ(bytes_after(900, window, first, has_documents), early) << first;
-      EXPECT_LE(early, 2 * (3 * (window - 1) + 3 + 3) * kRow) << first;  // keys, values and sums; shift; conv
-      EXPECT_GE(early, (3 * (window - 1) + 3 + 3) * kRow) << first;
+      EXPECT_LE(early, 2 * (4 * (window - 1) + 3 + 3) * kRow) << first;  // keys, values, sums, gathered; shift; conv
+      EXPECT_GE(early, (4 * (window - 1) + 3 + 3) * kRow) << first;
     }
   EXPECT_GE(bytes_after(300, 0, 1, false), 2 * 300 * kRow);  // without a window all keys stay
 }
@@ -379,6 +390,10 @@ TEST(Decode, RefusesWhatItCannotKeep) {
   for (int64_t window : {0, 4})
     EXPECT_EQ(error_of([&] { first.attend_part(first.queries(x), keys, {.mask = {.window = window}}); },
                        {str("a window of ", window, " over keys that are kept for one of 3"), "ask keys()"}),
+              "");
+  for (auto [begin, window] : {std::pair<int64_t, int64_t>{0, 0}, {0, 4}, {-1, 3}})
+    EXPECT_EQ(error_of([&] { first.seen(begin, 1, 1, window, 3); },
+                       {str("a window of ", window, " from token ", begin, " on"), "gathered for one of 3"}),
               "");
   first.finish_decode_step();
   Tokens second(plain_tokens(1, 1, 1), {.cache = cache});
@@ -443,8 +458,10 @@ class Counting final : public Mixing {
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return ++counts_[3], inner_->neighbours(x, before, after);
   }
-  std::vector<Var> gather(std::span<const Var> values) override { return ++counts_[4], inner_->gather(values); }
-  const GatheredTokens& gathered() override { return inner_->gathered(); }
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override {
+    return ++counts_[4], inner_->gather(values, window);
+  }
+  const GatheredTokens& gathered(int64_t window) override { return inner_->gathered(window); }
   Var sum(const Var& x, Over over) override { return ++counts_[5], inner_->sum(x, over); }
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override {

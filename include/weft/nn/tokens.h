@@ -48,16 +48,19 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   // attend() with the first `value_width` channels of the keys as values. The cache of a decoding then holds the keys only.
   std::array<Var, 2> attend_keys(const Var& q_BTHK, const Var& k_BTGK, int64_t value_width,
                                  ops::AttentionOptions options = {});
-  // For mixers that compute scores of pairs themselves: the values [B, S, ...] of these T tokens and, in decoding, of all tokens before
-  // them, in the order of positions. Every rank holds a copy of every token, which attend() avoids.
-  std::vector<Var> gather(std::span<const Var> values);
-  Tensor gathered_positions() const;  // of the S gathered tokens: position within the document, [B, S] i32
+  // For mixers that compute scores of pairs themselves: the values [B, S, ...] of these T tokens and, in decoding, of the tokens before
+  // them, in the order of positions. Every rank holds a copy of every token, which attend() avoids. `window`: how many tokens up to itself a
+  // token reads (0: all); decoding keeps no others. The calls below name the same window.
+  std::vector<Var> gather(std::span<const Var> values, int64_t window = 0);
+  Tensor gathered_positions(
+      int64_t window = 0) const;  // of the S gathered tokens: position within the document, [B, S] i32
   // Which gathered token each of these is, row by row; empty where token t of these is number S - T + t.
-  std::span<const int32_t> gathered_places() const;
+  std::span<const int32_t> gathered_places(int64_t window = 0) const;
   void check_in_order(std::string_view what) const;  // Error that begins with `what`, if there are any
   // Which of the first `num_keys` gathered tokens are seen by the tokens begin .. end - 1 of these: causal, in their document, the last
-  // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these.
-  Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0) const;
+  // `window` (0: all). [B, end - begin, num_keys] bool. In decoding, begin may be negative, for tokens before these. `gathered`: the window
+  // of gather().
+  Tensor seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window = 0, int64_t gathered = 0) const;
   // Inclusive running sum over the tokens of the document: y[t] = sum of x[s], s <= t, of the last `window` of them (0: all). Only what
   // is in the window is added, and nothing subtracted. x [B, T, ...].
   Var scan(const Var& x, int64_t window = 0);

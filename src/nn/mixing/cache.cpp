@@ -129,12 +129,12 @@ Runs Cache::runs(int64_t count) const {
   return Runs(batch_, count, positions, documents);
 }
 
-int64_t Cache::reach(int64_t count) const {
+int64_t Cache::reach(int64_t count, int64_t left_out) const {
   if (!has_documents_ || count == 0) return count;
   int64_t most = 0;
   for (const std::vector<int32_t>& row : cpu_documents_) {
     int64_t found = 0, reached = 0;
-    for (auto i = row.rbegin(); i != row.rend() && found < count; ++i, ++reached) found += *i >= 0 ? 1 : 0;
+    for (auto i = row.rbegin() + left_out; i != row.rend() && found < count; ++i, ++reached) found += *i >= 0 ? 1 : 0;
     most = std::max(most, reached);
   }
   return most;

@@ -59,8 +59,9 @@ class Cache {
   ops::AttentionTokens last(int64_t count) const;
   Tensor document_positions(int64_t count) const;
   Runs runs(int64_t count) const;  // with documents only
-  // How many of the last tokens hold the last `count` of every row that are not padding.
-  int64_t reach(int64_t count) const;
+  // How many of the last tokens, with those of this step or before it, hold the last `count` of every row that are not padding.
+  int64_t reach(int64_t count) const { return reach(count, 0); }
+  int64_t reach_before(int64_t count) const { return reach(count, step_); }
 
  private:
   using AnySlot = std::variant<Keys, Tail, Sum>;
@@ -69,6 +70,7 @@ class Cache {
     int64_t num_tokens = 0;
   };
   AnySlot& used(const std::string& name, AnySlot fresh);
+  int64_t reach(int64_t count, int64_t left_out) const;  // without the last tokens
 
   int64_t batch_, max_tokens_, num_tokens_ = 0, step_ = 0;
   bool has_documents_ = false;

@@ -49,33 +49,36 @@ class Decode final : public Local {
     return tail("neighbours", x, before);
   }
 
-  std::vector<Var> gather(std::span<const Var> values) override {
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override {
     check_no_gradient("gather");
     auto& slot = cache_->slot<Cache::Tail>(name("gather"));
     slot.values.resize(values.size());
+    const int64_t keep = window > 0 ? cache_->reach(window - 1) : cache_->max_tokens();
     std::vector<Var> all;
-    for (size_t i = 0; i < values.size(); ++i)
-      all.push_back(sorted(append(slot.values[i], values[i], cache_->max_tokens())));
+    for (size_t i = 0; i < values.size(); ++i) all.push_back(sorted(append(slot.values[i], values[i], keep)));
     return all;
   }
 
-  const GatheredTokens& gathered() override {
-    if (gathered_) return *gathered_;
-    const int64_t count = cache_->num_tokens() + table_.num_tokens();
+  const GatheredTokens& gathered(int64_t window) override {
+    if (auto known = gathered_.find(window); known != gathered_.end()) return known->second;
+    GatheredTokens& gathered = gathered_[window];
+    // What gather() kept in the step before, and these.
+    const int64_t earlier = window > 0 ? cache_->reach_before(window - 1) : cache_->num_tokens();
+    const int64_t count = std::min(earlier, cache_->num_tokens()) + table_.num_tokens();
     ops::AttentionTokens all = cache_->last(count);
     auto numbers = [&](const Tensor& x) { return x.defined() ? cast(sorted(cast(Var(x), kF64)), kI32).value() : x; };
     Tensor document_positions = cache_->document_positions(count);
-    if (!disorder(count)) return gathered_.emplace(all.positions, all.documents, document_positions);
-    gathered_.emplace(numbers(all.positions), numbers(all.documents), numbers(document_positions));
+    if (!disorder(count)) return gathered = {all.positions, all.documents, document_positions, {}};
+    gathered = {numbers(all.positions), numbers(all.documents), numbers(document_positions), {}};
     const std::vector<int32_t> order = disorder(count)->order();
     const int64_t T = table_.num_tokens();
-    gathered_->places.resize(static_cast<size_t>(table_.batch() * T));
+    gathered.places.resize(static_cast<size_t>(table_.batch() * T));
     for (size_t i = 0; i < order.size(); ++i) {
       const int64_t row = order[i] / count, token = order[i] % count - (count - T);
       if (token >= 0)
-        gathered_->places[static_cast<size_t>(row * T + token)] = static_cast<int32_t>(i) % static_cast<int32_t>(count);
+        gathered.places[static_cast<size_t>(row * T + token)] = static_cast<int32_t>(i) % static_cast<int32_t>(count);
     }
-    return *gathered_;
+    return gathered;
   }
 
   void finish_step() override { cache_->finish_step(); }
@@ -146,6 +149,7 @@ class Decode final : public Local {
 
   std::shared_ptr<Cache> cache_;
   std::map<std::string, int64_t> uses_;
+  std::map<int64_t, GatheredTokens> gathered_;  // by window, when first asked for
 };
 
 }  // namespace

@@ -29,14 +29,14 @@ Mixing::Neighbours Local::neighbours(const Var& x, int64_t, int64_t) {
   return runs ? by_position(x, *runs, table_.num_tokens()) : Neighbours{x, table_.documents(), {}};
 }
 
-std::vector<Var> Local::gather(std::span<const Var> values) {
+std::vector<Var> Local::gather(std::span<const Var> values, int64_t) {
   std::vector<Var> all(values.begin(), values.end());
   if (const Runs* runs = table_.other_order())
     for (Var& x : all) x = take_tokens(x, runs->order());
   return all;
 }
 
-const Mixing::GatheredTokens& Local::gathered() {
+const Mixing::GatheredTokens& Local::gathered(int64_t) {
   if (gathered_) return *gathered_;
   const Runs* runs = table_.other_order();
   if (!runs) return gathered_.emplace(table_.positions(), table_.documents(), table_.document_positions());

@@ -16,14 +16,16 @@ class Local : public Mixing {
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
   Var prefix(const Var& x, int64_t window) override;
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
-  std::vector<Var> gather(std::span<const Var> values) override;
-  const GatheredTokens& gathered() override;
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override;
+  const GatheredTokens& gathered(int64_t window) override;
   Var sum(const Var& x, Over over) override { return table_.sum_here(x, over); }
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override;
 
  protected:
   const TokenTable& table_;
+
+ private:
   std::optional<GatheredTokens> gathered_;  // when first asked for
 };
 

@@ -36,7 +36,7 @@ class Mixing {
     std::vector<int32_t> places;  // row by row, which of the B' T' each of these is; empty: the last T of each row
     bool have_gaps = false;       // tokens of a document are missing between others
   };
-  // All tokens of the rows, in the order of positions.
+  // Tokens of the rows, in the order of positions.
   struct GatheredTokens {
     Tensor positions, documents, document_positions;  // [B, S]; documents may be undefined
     std::vector<int32_t> places;                      // row by row, which of the S each of these is; empty: the last T
@@ -50,8 +50,9 @@ class Mixing {
   virtual Var prefix(const Var& x, int64_t window) = 0;
   // With at least the `before` tokens in front of each of these and the `after` behind it, as far as there are any.
   virtual Neighbours neighbours(const Var& x, int64_t before, int64_t after) = 0;
-  virtual std::vector<Var> gather(std::span<const Var> values) = 0;
-  virtual const GatheredTokens& gathered() = 0;
+  // Of all tokens of the rows [B, S, ...]; with a window at least of the `window` that end at each of these. gathered() tells which they are.
+  virtual std::vector<Var> gather(std::span<const Var> values, int64_t window) = 0;
+  virtual const GatheredTokens& gathered(int64_t window) = 0;
   // Over all tokens of each row, or of the micro-batch, but padding: [B, T, ...] -> [B, ...] or [...].
   virtual Var sum(const Var& x, Over over) = 0;
   virtual ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,

@@ -24,8 +24,10 @@ class Observed final : public Mixing {
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return inner_->neighbours(x, before, after);
   }
-  std::vector<Var> gather(std::span<const Var> values) override { return inner_->gather(values); }
-  const GatheredTokens& gathered() override { return inner_->gathered(); }
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override {
+    return inner_->gather(values, window);
+  }
+  const GatheredTokens& gathered(int64_t window) override { return inner_->gathered(window); }
   Var sum(const Var& x, Over over) override { return inner_->sum(x, over); }
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override {

@@ -69,21 +69,22 @@ class MultiToken final : public ProjectedMixer {
     Scope scope(name());
     tokens.check_in_order("multi_token");  // its convolutions run over neighbouring queries and keys
     const Var mine[] = {rotated(queries(x_BTD), args_, tokens), rotated(keys(x_BTD), args_, tokens), values(x_BTD)};
-    std::vector<Var> all = tokens.gather(mine);
-    const int64_t B = x_BTD.size(0), T = x_BTD.size(1), S = all[0].size(1);
     const int64_t back = (o_.has_weight_conv ? 2 : 1) * (o_.query_kernel - 1);  // earlier rows that these read
+    const int64_t reach = o_.window > 0 ? std::max<int64_t>(o_.window, o_.query_kernel) + back : 0;
+    std::vector<Var> all = tokens.gather(mine, reach);
+    const int64_t B = x_BTD.size(0), T = x_BTD.size(1), S = all[0].size(1);
     const int64_t R = std::min(S, T + back), H = o_.heads;
     // What backward keeps: padded scores and weights for each convolution, masks and softmax.
     check_materialised("multi_token", x_BTD, o_.has_weight_conv ? 8 : 6,
                        static_cast<double>(B * H * R) * static_cast<double>(S));
-    Tensor seen = tokens.seen(T - R, T, S, o_.window).unsqueeze(1);  // [B, 1, R, S]
+    Tensor seen = tokens.seen(T - R, T, S, o_.window, reach).unsqueeze(1);  // [B, 1, R, S]
     Var scores = pair_products(slice(all[0], 1, S - R, S), all[1]) * (1 / std::sqrt(static_cast<double>(s_.head_dim)));
     Tensor mask = seen.expand(scores.shape());
     Var nothing = Tensor::full({}, 0, scores.dtype(), scores.device());
-    scores = convolved(where(mask, scores, nothing), kernel_, tokens);
+    scores = convolved(where(mask, scores, nothing), kernel_, tokens, reach);
     if (score_mix_) scores = reshape(matmul(wide(*score_mix_, scores), reshape(scores, {B, H, R * S})), {B, H, R, S});
     Var weights = masked_softmax(scores, seen);
-    if (weight_kernel_) weights = where(mask, convolved(weights, *weight_kernel_, tokens), nothing);
+    if (weight_kernel_) weights = where(mask, convolved(weights, *weight_kernel_, tokens, reach), nothing);
     weights = slice(weights, 2, R - T, R);
     if (weight_mix_) {
       Var grouped = reshape(weights, {B, H / o_.group, o_.group, T * S});
@@ -107,18 +108,18 @@ class MultiToken final : public ProjectedMixer {
   static Var wide(const Param& p, const Var& like) { return cast(Var(p), like.dtype()); }
 
   // Whether the token `back` before is of the same document, for the last R of S tokens: [B, R, 1].
-  static Tensor continues(int64_t back, int64_t R, int64_t S, const Tokens& tokens) {
+  static Tensor continues(int64_t back, int64_t R, int64_t S, const Tokens& tokens, int64_t reach) {
     const int64_t B = tokens.batch(), T = tokens.num_tokens();
     Tensor earlier = Tensor::empty({1, R, 1}, kI32, Device::cpu());
     for (int64_t r = 0; r < R; ++r)
       earlier.mutable_data<int32_t>()[r] = static_cast<int32_t>(std::max<int64_t>(S - R + r - back, 0));
-    Var seen = cast(Var(tokens.seen(T - R, T, S)), kF32);
+    Var seen = cast(Var(tokens.seen(T - R, T, S, reach > 0 ? back + 1 : 0, reach)), kF32);
     Tensor index = weft::to(earlier, seen.device()).value().expand({B, R, 1});
     return cast(gather(seen, 2, index), kBool).value();
   }
 
-  // a [B, H, R, S]: neighbours outside it are 0, rows of other documents too.
-  Var convolved(const Var& a, const Param& kernel, Tokens& tokens) const {
+  // a [B, H, R, S]: neighbours outside it are 0, rows of other documents too. Keys are gathered for a window of `reach`.
+  Var convolved(const Var& a, const Param& kernel, Tokens& tokens, int64_t reach) const {
     const int64_t B = a.size(0), H = a.size(1), R = a.size(2), S = a.size(3);
     const int64_t Q = o_.query_kernel, P = o_.key_kernel, side = (P - 1) / 2;
     auto zeros = [&](int64_t rows, int64_t columns) {
@@ -135,7 +136,7 @@ class MultiToken final : public ProjectedMixer {
         row = row.defined() ? row + term : term;
       }
       if (tokens.documents().defined() && back > 0)  // a row before the document's first has no say
-        row = row * unsqueeze(cast(Var(continues(back, R, S, tokens)), a.dtype()), 1);
+        row = row * unsqueeze(cast(Var(continues(back, R, S, tokens, reach)), a.dtype()), 1);
       sum = sum.defined() ? sum + row : row;
     }
     return sum;

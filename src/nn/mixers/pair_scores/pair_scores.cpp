@@ -108,13 +108,13 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
                  int64_t heads, const PairScore& score, int64_t window) {
   std::vector<Var> gathered(keys.begin(), keys.end());
   gathered.push_back(v_BTGV);
-  gathered = tokens.gather(gathered);
+  gathered = tokens.gather(gathered, window);
   const Var v_BSGV = gathered.back();
   const int64_t B = v_BTGV.size(0), T = v_BTGV.size(1), S = v_BSGV.size(1);
-  const Tensor positions = tokens.document_positions(), key_positions = tokens.gathered_positions();
+  const Tensor positions = tokens.document_positions(), key_positions = tokens.gathered_positions(window);
   auto keys_of = [&](int64_t begin,
                      int64_t end) {  // gathered by position: up to the last that a query of the tile may see
-    const std::span<const int32_t> places = tokens.gathered_places();
+    const std::span<const int32_t> places = tokens.gathered_places(window);
     if (places.empty()) return S - T + end;
     int32_t last = 0;
     for (int64_t b = 0; b < B; ++b)
@@ -125,7 +125,7 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
   std::vector<Var> parts;
   for (int64_t begin = 0; begin < T; begin += kTile) {
     const int64_t end = std::min(begin + kTile, T), num_keys = keys_of(begin, end);
-    Tensor seen_BIS = tokens.seen(begin, end, num_keys, window), seen = seen_BIS.unsqueeze(1);
+    Tensor seen_BIS = tokens.seen(begin, end, num_keys, window, window), seen = seen_BIS.unsqueeze(1);
     Tensor distance = distances(positions, key_positions, seen_BIS, begin);
     PairObserver* first = &observer;  // gone when backward runs the tile again
     auto tile = [score, distance, seen, first, num_queries = queries.size()](std::span<const Var> in) {
