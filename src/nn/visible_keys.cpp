@@ -1,7 +1,8 @@
 // How many keys the tokens see: counted, for any order and any beginning of positions.
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
+#include <utility>
+#include <vector>
 
 #include "src/nn/mixing/mixing.h"
 #include "weft/autograd/functions.h"
@@ -20,46 +21,42 @@ Tensor Tokens::visible_keys(int64_t window) const {
     const auto most = static_cast<double>(window);
     counts = window > 0 ? minimum(seen, Tensor::full({}, most, kF32, seen.device())).value() : seen.value();
   } else {
-    counts = is_decoding() ? count_cached_keys(window) : count_keys(window);
+    counts = count_keys(window);
   }
   return visible_keys_.emplace_back(window, counts).second;
 }
 
-// On the CPU, row by row: the tokens of a document in the order of positions.
+// On the CPU, row by row: the keys of all tokens of the row by document and position, and where what a token sees begins and ends among them.
 Tensor Tokens::count_keys(int64_t window) const {
-  const int64_t B = batch(), T = num_tokens();
-  const std::span<const int32_t> positions = cpu_positions(), documents = cpu_documents();
+  const Mixing::GatheredTokens& all = mixing_->gathered(0);
+  const int64_t B = batch(), T = num_tokens(), S = all.positions.size(1);
+  const bool are_here = all.positions.shares_memory_with(data_.positions);
+  auto on_cpu = [&](std::span<const int32_t> here, const Tensor& gathered) {
+    if (are_here) return std::vector<int32_t>(here.begin(), here.end());
+    return gathered.defined() ? gathered.to_vector<int32_t>() : std::vector<int32_t>();
+  };
+  const std::vector<int32_t> key_positions = on_cpu(cpu_positions(), all.positions),
+                             key_documents = on_cpu(cpu_documents(), all.documents);
+  using Place = std::pair<int32_t, int32_t>;  // document, position
+  auto place = [](std::span<const int32_t> positions, std::span<const int32_t> documents, int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    return Place(documents.empty() ? 0 : documents[at], positions[at]);
+  };
   Tensor counts = Tensor::full({B, T}, 1, kF32, Device::cpu());
-  std::vector<size_t> order(static_cast<size_t>(T));
+  std::vector<Place> keys(static_cast<size_t>(S));
   for (int64_t b = 0; b < B; ++b) {
-    auto document = [&](size_t i) { return documents.empty() ? 0 : documents[i]; };
-    auto key = [&](size_t i) { return std::pair(document(i), positions[i]); };
-    std::iota(order.begin(), order.end(), static_cast<size_t>(b * T));
-    auto is_before = [&](size_t i, size_t j) { return key(i) < key(j); };
-    if (!std::is_sorted(order.begin(), order.end(), is_before)) std::sort(order.begin(), order.end(), is_before);
-    size_t begin = 0, end = 0;  // of what token `i` sees in that order
-    for (size_t i : order) {
-      const int64_t oldest = window > 0 ? int64_t{positions[i]} - window + 1 : INT32_MIN;
-      while (document(order[begin]) != document(i) || positions[order[begin]] < oldest) ++begin;
-      while (end < order.size() && key(order[end]) <= key(i)) ++end;
-      if (document(i) >= 0) counts.mutable_data<float>()[i] = static_cast<float>(end - begin);
+    for (int64_t j = 0; j < S; ++j) keys[static_cast<size_t>(j)] = place(key_positions, key_documents, b * S + j);
+    if (!std::is_sorted(keys.begin(), keys.end())) std::sort(keys.begin(), keys.end());
+    for (int64_t i = b * T; i < (b + 1) * T; ++i) {
+      const auto [document, position] = place(cpu_positions(), cpu_documents(), i);
+      if (document < 0) continue;
+      const int64_t oldest = window > 0 ? std::max<int64_t>(INT32_MIN, int64_t{position} - window + 1) : INT32_MIN;
+      auto begin = std::lower_bound(keys.begin(), keys.end(), Place(document, static_cast<int32_t>(oldest)));
+      auto end = std::upper_bound(begin, keys.end(), Place(document, position));
+      counts.mutable_data<float>()[i] = static_cast<float>(end - begin);
     }
   }
   return to(counts, data_.positions.device()).value();
-}
-
-// In decoding with documents: query by query against all keys.
-Tensor Tokens::count_cached_keys(int64_t window) const {
-  const Mixing::GatheredTokens& keys = mixing_->gathered(0);
-  auto number = [&](int64_t x) {
-    return Var(Tensor::full({}, static_cast<double>(x), kI32, data_.positions.device()));
-  };
-  // Positive where the key is seen: one more than the distance, and not more than the window has left.
-  Var room = (Var(data_.positions.unsqueeze(2)) - number(-1)) - Var(keys.positions.unsqueeze(1));
-  if (window > 0) room = minimum(room, number(window + 1) - room);
-  room = where(equal(data_.documents.unsqueeze(2), keys.documents.unsqueeze(1)), room, number(0));
-  Var count = weft::sum(cast(cast(maximum(room, number(0)), kBool), kF32), -1);
-  return where(counted(), count, Tensor::full({}, 1, kF32, count.device())).value();
 }
 
 }  // namespace weft

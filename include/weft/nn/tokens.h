@@ -102,7 +102,6 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   static int64_t look_back(const ops::AttentionOptions& options);
   ops::AttentionOptions completed(ops::AttentionOptions options, const QuerySet& queries, const KeySet& keys) const;
   Tensor count_keys(int64_t window) const;
-  Tensor count_cached_keys(int64_t window) const;
 
   TokensOptions options_;
   std::unique_ptr<Mixing> mixing_;
