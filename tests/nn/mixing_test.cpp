@@ -165,6 +165,47 @@ TEST(Shift, AndSumsOfAWindowAreThoseOfPlainLoopsInAnyOrder) {
       }
 }
 
+// Each token finds those behind it and in front of it by its place, while the documents there say that they are neighbours.
+TEST(Neighbours, StandBesideEachTokenInAnyOrder) {
+  std::vector<double> x;
+  for (int i = 0; i < kBatch * kTokens; ++i) x.push_back(i);
+  const Ints of_row = documents_of_rows();
+  for (bool has_documents : {false, true})
+    for (bool is_shuffled : {false, true}) {
+      const Layout layout(is_shuffled, has_documents);
+      const TokenTable table(layout.data);
+      const Mixing::Neighbours near = make_local(table)->neighbours(tensor(layout.here(x), {kBatch, kTokens, 1}), 2, 3);
+      const std::vector<double> there = near.x.value().to_vector<double>();
+      const Ints documents = near.documents.defined() ? near.documents.to_vector<int32_t>() : Ints();
+      const int64_t T = near.x.size(1);
+      for (int64_t i = 0; i < kBatch * kTokens; ++i) {
+        const int64_t token = i / kTokens * kTokens + layout.order[static_cast<size_t>(i)];  // in order
+        const int64_t at = near.places.empty() ? i / kTokens * T + T - kTokens + i % kTokens
+                                               : int64_t{near.places[static_cast<size_t>(i)]};
+        if (has_documents && of_row[static_cast<size_t>(token)] < 0) continue;
+        for (int64_t n = -2; n <= 3; ++n) {
+          const bool is_there =
+              (token + n) / kTokens == token / kTokens && token + n >= 0 &&
+              (!has_documents || of_row[static_cast<size_t>(token + n)] == of_row[static_cast<size_t>(token)]);
+          const bool is_found =
+              at + n >= 0 && (at + n) / T == at / T &&
+              (documents.empty() || documents[static_cast<size_t>(at + n)] == documents[static_cast<size_t>(at)]);
+          ASSERT_EQ(is_found, is_there) << i << " " << n << " " << has_documents << is_shuffled;
+          if (!is_there) continue;
+          ASSERT_EQ(there[static_cast<size_t>(at + n)], x[static_cast<size_t>(token + n)]) << i << " " << n;
+        }
+      }
+    }
+  NoGrad no_grad;
+  const TokenTable table(plain_tokens(1, 2));
+  EXPECT_EQ(error_of(
+                [&] {
+                  make_decode(table, make_cache(1, 4))->neighbours(Tensor::zeros({1, 2, 1}, kF64), 0, 1);
+                },
+                {"neighbours: 1 tokens behind each in decoding", "not there yet"}),
+            "");
+}
+
 // What each key gets of the weights, and of whom: one whole matrix per head.
 std::vector<double> masses(const Tensor& q, const Tensor& k, const TokenData& data, int64_t window, bool is_sigmoid) {
   const int64_t B = q.size(0), T = q.size(1), H = q.size(2), K = q.size(3), G = k.size(2);
