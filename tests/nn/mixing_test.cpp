@@ -421,6 +421,41 @@ TEST(Decode, AWindowKeepsItsKeysAndNoMore) {
   EXPECT_GE(bytes_after(300, 0, 1, false), 2 * 300 * kRow);  // without a window all keys stay
 }
 
+// Their earlier queries and keys beside the window are what multi-token attention reads too.
+TEST(Decode, MixersThatGatherInAWindowKeepNoMoreThanTheyRead) {
+  NoGrad no_grad;
+  constexpr int64_t kLong = 40, kDim = 8;
+  const std::pair<std::string, MixerMaker> mixers[] = {
+      {"tapa", TapaOptions{.heads = 2, .window = 3}},
+      {"multi_token", MultiTokenOptions{.heads = 2, .query_kernel = 3, .key_kernel = 3, .window = 2}},
+      {"multi_token, weights too",
+       MultiTokenOptions{.heads = 2, .query_kernel = 4, .key_kernel = 5, .has_weight_conv = true, .window = 3}}};
+  TokenData packed = plain_tokens(1, kLong);
+  packed.documents = Tensor::empty({1, kLong}, kI32, Device::cpu());
+  for (int64_t t = 0; t < kLong; ++t) packed.documents.mutable_data<int32_t>()[t] = t < 17 ? 0 : t < 19 ? 1 : 2;
+  for (const auto& [name, make] : mixers)
+    for (const TokenData& data : {plain_tokens(1, kLong), packed}) {
+      auto mixer = make({.dim = kDim, .context = kLong}, Rng(3));
+      for (const NamedParam& p : mixer->params())
+        p.param->set_value((Var(p.param->value()) + random_normal(p.param->value().shape(), p.name) * 0.4).value());
+      mixer->set_compute(kF64);
+      const Tensor x = random_normal({1, kLong, kDim}, "x", kF64);
+      Tokens all(data);
+      const std::vector<double> expected = doubles(mixer->forward(x, all).value());
+      auto cache = make_cache(1, kLong);
+      std::vector<Var> parts;
+      int64_t bytes = 0;
+      for (auto [begin, end] : steps(kLong, 5)) {
+        Tokens some(part_of(data, begin, end), {.cache = cache});
+        parts.push_back(mixer->forward(x.slice(1, begin, end), some));
+        some.finish_decode_step();
+        if (begin < kLong / 2) bytes = cached_bytes(*cache);
+      }
+      expect_near(doubles(concatenate(parts, 1).value()), expected, 1e-12, name);
+      EXPECT_EQ(cached_bytes(*cache), bytes) << name;
+    }
+}
+
 TEST(Decode, RefusesWhatItCannotKeep) {
   NoGrad no_grad;
   Var x = Tensor::full({1, 1, 2, 4}, 1, kF32);
