@@ -33,7 +33,7 @@
 #include "weft/models/analysis.h"
 #include "weft/models/sample.h"
 #include "weft/nn/context_group.h"
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 #include "weft/nn/mixers/projected.h"
 #include "weft/ops/ops.h"
 #include "weft/trainers/cli.h"

@@ -3,9 +3,9 @@
 // B batch, T tokens, N = B T, D model width, K chosen.
 #include "src/nn/ffn/umoe.h"
 
-#include "src/nn/heads/experts.h"
+#include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 
 namespace weft {
 

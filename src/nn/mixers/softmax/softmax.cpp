@@ -6,7 +6,7 @@
 #include <array>
 #include <cmath>
 
-#include "src/nn/heads/mixture.h"
+#include "src/nn/experts/mixture.h"
 #include "src/nn/mixers/softmax/affine.h"
 #include "src/nn/mixers/softmax/gate.h"
 #include "src/nn/mixers/softmax/sink.h"

@@ -1,4 +1,4 @@
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 
 #include <cmath>
 

@@ -2,9 +2,9 @@
 // without gradient; k = rot(x W_K), v = x W_V, one head. B batch, T tokens, N = B T, D model width, E experts, A active, K head width.
 #include <cmath>
 
-#include "src/nn/heads/experts.h"
+#include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 #include "weft/nn/mixers/experts.h"
 #include "weft/nn/mixers/projected.h"
 

@@ -2,9 +2,9 @@
 //   q_e = rot(x W_q + (x A_e) B_e),  q_s = rot(x W_s),  k = rot(x W_k), one head;  m = softmax(q k^T / sqrt(K)) x
 //   y = sum_e p_e F_e(m_e) + F_s(m_s),  F(u) = silu(u W1) W2
 // Decoding keeps k and x. B batch, T tokens, N = B T, D model width, E experts, A active, K head width, F expert width.
-#include "src/nn/heads/experts.h"
+#include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 #include "weft/nn/mixers/experts.h"
 #include "weft/nn/mixers/projected.h"
 

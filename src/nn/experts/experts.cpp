@@ -1,5 +1,5 @@
 // N tokens, K choices per token, E experts, C input and O output width.
-#include "src/nn/heads/experts.h"
+#include "src/nn/experts/experts.h"
 
 namespace weft {
 

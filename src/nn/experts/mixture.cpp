@@ -2,9 +2,9 @@
 //   [a1, a2] = 2 softmax(x W_h);  g = a1 S softmax(x W_s) for shared heads, a2 K p / sum of the chosen p for chosen ones,  p = softmax(x W_r)
 // and without the factors 2, S, K / sum under has_paper_scale. A part that has no choice has no weights: W_s for one shared head, W_h
 // without shared heads. B batch, T tokens, D model width, H heads, G key/value heads.
-#include "src/nn/heads/mixture.h"
+#include "src/nn/experts/mixture.h"
 
-#include "src/nn/heads/experts.h"
+#include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
 
 namespace weft {

@@ -6,7 +6,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/models/language_model.h"
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 
 namespace weft {
 namespace {

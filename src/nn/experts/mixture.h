@@ -1,7 +1,7 @@
 // Mixture of heads: which heads of softmax attention a token uses, and with what weights.
 #pragma once
 
-#include "weft/nn/heads/router.h"
+#include "weft/nn/experts/router.h"
 #include "weft/nn/layers.h"
 #include "weft/nn/mixers/softmax.h"
 
