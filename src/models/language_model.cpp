@@ -65,14 +65,22 @@ FfnOptions ffn_options(FfnOptions ffn, const Mixer& mixer) {
   return ffn;
 }
 
+std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer, Rng rng) {
+  if (!o.own_ffn) return make_ffn(ffn_options(o.ffn, mixer), rng);
+  PartWatch watch;
+  std::unique_ptr<Ffn> ffn = o.own_ffn({.dim = o.dim, .layers = o.layers, .std = o.std, .out_std = out_std(o)}, rng);
+  watch.check_named(*ffn, "feed-forward network");
+  return ffn;
+}
+
 }  // namespace
 
 struct LanguageModel::Block final : Module {
   Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer, Rng rng)
-      : mixer_norm(o.dim, o.norm),
-        ffn_norm(o.dim, o.norm),
+      : mixer_norm(o.dim, o.norm, o.own_norm, rng["mixer_norm"]),
+        ffn_norm(o.dim, o.norm, o.own_norm, rng["ffn_norm"]),
         mixer(made_mixer(o, make_mixer, layer, rng["mixer"])),
-        ffn(make_ffn(ffn_options(o.ffn, *mixer), rng["ffn"])) {
+        ffn(made_ffn(o, *mixer, rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
   Norm mixer_norm, ffn_norm;
@@ -83,7 +91,7 @@ struct LanguageModel::Block final : Module {
 LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
     : options_(checked(options)),
       embedding_(options_.vocab, options_.dim, rng["embedding"], options_.std),
-      norm_(options_.dim, options_.norm) {
+      norm_(options_.dim, options_.norm, options_.own_norm, rng["norm"]) {
   set_name("model");
   name_parts({{"embedding", embedding_}});
   if (options_.position == PositionKind::learned) {

@@ -54,8 +54,16 @@ Var Embedding::operator()(const Tensor& ids) const {
   return embedding(weight_, ids);
 }
 
-Norm::Norm(int64_t dim, const NormOptions& options) : options_(options), weight_(constant_init({dim}, 1)) {
-  name_parts({{"weight", weight_}});
+Norm::Norm(int64_t dim, const NormOptions& options, const NormMaker& own, Rng rng) : options_(options) {
+  if (own) {
+    PartWatch watch;
+    own_ = own({.dim = dim, .eps = options.eps}, rng);
+    watch.check_named(*own_, "norm");
+    name_part({"own", *own_});
+    return;
+  }
+  weight_ = std::make_unique<Param>(constant_init({dim}, 1));
+  name_part({"weight", *weight_});
   if (options.kind != NormKind::layer || !options.has_bias) return;
   bias_ = std::make_unique<Param>(constant_init({dim}, 0));
   name_part({"bias", *bias_});
@@ -63,8 +71,9 @@ Norm::Norm(int64_t dim, const NormOptions& options) : options_(options), weight_
 
 Var Norm::operator()(const Var& x) const {
   Scope scope(name());
-  if (options_.kind == NormKind::rms) return rms_norm(x, weight_, options_.eps);
-  return layer_norm(x, weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
+  if (own_) return own_->forward(x);
+  if (options_.kind == NormKind::rms) return rms_norm(x, *weight_, options_.eps);
+  return layer_norm(x, *weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
 }
 
 }  // namespace weft

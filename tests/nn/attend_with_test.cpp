@@ -4,9 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <sstream>
 
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
@@ -146,21 +144,6 @@ TEST(Attend, TakesAGradientOfAnyStrides) {
       },
       inputs);
   EXPECT_TRUE(check.passed) << check.report;
-}
-
-TEST(AttendWith, StandsOnThePageOfTheDocs) {
-  auto text = [](const char* path) {
-    std::stringstream out;
-    out << std::ifstream(path).rdbuf();
-    return out.str();
-  };
-  const std::string page = text(WEFT_DOCS "/cpp.md"), code = text(WEFT_DOCS "/../tests/nn/attend_with_test.cpp");
-  const size_t begin = page.find("    struct Dilated");
-  ASSERT_NE(begin, std::string::npos);
-  std::istringstream lines(page.substr(begin));
-  std::string block;
-  for (std::string line; std::getline(lines, line) && line.starts_with("    ");) block += line.substr(4) + "\n";
-  EXPECT_NE(code.find(block), std::string::npos) << block;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Residual streams in plain loops, on the five sublayers of the suite's probe (trainers/conformance/residual_probe.cpp).
+// Residual streams in plain loops, on the five sublayers of the suite's probe (trainers/conformance/part_probe.cpp).
 #pragma once
 
 #include "weft/nn/residual.h"

@@ -82,10 +82,9 @@ const std::map<std::string, std::vector<std::string>> kTexts = {
     {"name", {"other"}},
     {"model.pattern", {"0 0", "1"}},
     {"model.mixer.preset", {"gqa", "mla"}},
-    {"model.mixer.custom.type", {"other", "missing"}},
-    {"model.mixer.custom.number.key", {"other"}},
-    {"model.mixer.custom.text.key", {"other"}},
-    {"model.mixer.custom.text.value", {"other"}},
+    {"type", {"other", "missing"}},  // of all parts of a program's own
+    {"key", {"other"}},
+    {"value", {"other"}},
     {"model.residual.preset", {"delta", "full"}},
     {"data.tokenizer.gpt2.vocab", {"other.json"}},
     {"data.tokenizer.gpt2.merges", {"other.txt"}},
@@ -116,7 +115,11 @@ std::vector<Base> bases() {
     out.push_back({row.name, {"model.residual={" + text + "}"}, "model.residual"});
   }
   const std::string custom = R"(custom{type:"probe",number:{key:"a",value:1},text:{key:"b",value:"c"}})";
+  const std::string fields = custom.substr(std::string("custom").size());
+  for (const char* place : {"model.norm", "model.ffn", "model.residual"}) add(place, {str(place, "={", custom, "}")});
   add("model.mixer[0]", {"model.mixer=[{" + custom + "}]"});
+  for (const char* place : {"custom_heads", "custom_attention"})
+    add("model.mixer[0]", {str("model.mixer=[{softmax{heads:4,", place, fields, "}}]")});
   add("model.mixer[1]", {"model.mixer=[{softmax{heads:4}},{softmax{heads:2}}]"});
   for (const char* position :
        {"rope{scaling{linear{factor:2}}}", "rope{scaling{llama3{}}}",
@@ -137,21 +140,27 @@ std::vector<Base> bases() {
   return out;
 }
 
-// What the probe's maker was given; model_options() makes no mixers, dump() does.
+// What the makers of the program's own parts were given. They make nothing.
 std::string given;
-std::unique_ptr<weft::Mixer> make_probe(const MixerArgs& args, Rng rng) {
-  for (const auto& [key, number] : args.numbers) given += str(key, "=", number, " ");
-  for (const auto& [key, text] : args.texts) given += str(key, "=", text, " ");
-  return SoftmaxOptions{.heads = 4}(args, rng);
+auto probe(const char* name) {
+  return [name](const auto& args, auto...) {
+    given += name;
+    for (const auto& [key, number] : args.numbers) given += str(" ", key, "=", number);
+    for (const auto& [key, text] : args.texts) given += str(" ", key, "=", text);
+    return nullptr;
+  };
 }
 
 Loaded load(const std::vector<std::string>& overrides) {
   Loaded out = read_string(kTiny, "tiny.txtpb", "/config", overrides);
-  out.mixers = {MixerRow{.name = "probe", .make = make_probe}};
-  out.mixers.push_back({.name = "other", .make = [](const MixerArgs& args, Rng rng) {
-                          given += "other ";
-                          return make_probe(args, rng);
-                        }});
+  for (const char* name : {"probe", "other"}) {
+    out.own.mixers.push_back({.name = name, .make = probe(name)});
+    out.own.norms.push_back({.name = name, .make = probe(name)});
+    out.own.ffns.push_back({.name = name, .make = probe(name)});
+    out.own.residuals.push_back({.name = name, .make = probe(name)});
+    out.own.head_mixtures.push_back({.name = name, .make = probe(name)});
+    out.own.attentions.push_back({.name = name, .make = probe(name)});
+  }
   resolve(out);
   return out;
 }
@@ -214,7 +223,8 @@ std::vector<std::string> other_values(const Leaf& leaf) {
       for (double value : {0.5, 0.25, 1.0, 2.0, 1.5, 0.125, 0.0, 64.0}) add_number(value);
       break;
     case FieldDescriptor::CPPTYPE_STRING:
-      if (auto found = kTexts.find(leaf.schema_path); found != kTexts.end()) out = found->second;
+      for (const std::string& name : {leaf.schema_path, leaf.field->name()})
+        if (auto found = kTexts.find(name); out.empty() && found != kTexts.end()) out = found->second;
       break;
     case FieldDescriptor::CPPTYPE_INT32:
     case FieldDescriptor::CPPTYPE_UINT32:
@@ -357,8 +367,10 @@ TEST(EveryOption, OfAResidualStreamStandsInItsText) {
   for (const Base& base : bases()) {
     if (base.part != "model.residual") continue;
     for_each_change(base, [&](const Leaf&, const std::string& change, const Loaded* loaded, const std::string&) {
-      if (!loaded || loaded->experiment.model().residual().has_standard()) return;
-      const RoutedResidualOptions made = train::residual_options(loaded->experiment.model().residual());
+      if (!loaded) return;
+      const Residual& residual = loaded->experiment.model().residual();
+      if (!residual.has_attention() && !residual.has_delta()) return;
+      const RoutedResidualOptions made = train::residual_options(residual);
       const std::string text = train::text_of_message(train::residual_message(&made));
       const Loaded again = load({"model.residual={" + text + "}"});
       EXPECT_EQ(train::test::dump(train::residual_options(again.experiment.model().residual())),

@@ -140,8 +140,15 @@ template <class T>
 std::string dump(const std::optional<T>& value);
 template <class... T>
 std::string dump(const std::variant<T...>& value);
+// What the maker was made from. One of a program's own is called, which its row sees.
 std::string dump(const MixerMaker& make);
 std::string dump(const ResidualMaker& make);
+inline std::string dump(const NormMaker& make) { return make ? (make({.dim = 64}, Rng(1)), "own") : "none"; }
+inline std::string dump(const FfnMaker& make) { return make ? (make({.dim = 64}, Rng(1)), "own") : "none"; }
+inline std::string dump(const HeadMixtureMaker& make) {
+  return make ? (make({.dim = 64, .heads = 4, .head_dim = 16}, Rng(1)), "own") : "none";
+}
+inline std::string dump(const OwnAttention& attention) { return attention ? "own" : "none"; }
 
 template <class T>
 std::string dump(const std::vector<T>& values) {
@@ -160,7 +167,6 @@ std::string dump(const std::variant<T...>& value) {
   return str("#", value.index(), std::visit([](const auto& v) { return dump(v); }, value));
 }
 
-// What the maker was made from; a maker of another kind is called, which its row sees.
 template <size_t I = 0>
 std::string dump_maker(const MixerMaker& make) {
   if constexpr (I == std::variant_size_v<MixerOptions>) {
@@ -173,8 +179,10 @@ std::string dump_maker(const MixerMaker& make) {
 }
 inline std::string dump(const MixerMaker& make) { return dump_maker(make); }
 inline std::string dump(const ResidualMaker& make) {
-  const auto* o = make.target<RoutedResidualOptions>();
-  return o ? dump(*o) : "standard";
+  if (const auto* o = make.target<RoutedResidualOptions>()) return dump(*o);
+  if (make.target<StandardResidualOptions>()) return "standard";
+  make({.dim = 64, .sublayers = 8}, Rng(1));
+  return "own";
 }
 
 template <class T>

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "weft/core/dtype.h"
-#include "weft/nn/mixers.h"
+#include "weft/models/language_model.h"
 
 namespace weft::bench {
 
@@ -23,6 +23,8 @@ struct BenchOptions {
   std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
   std::vector<MixerRow> mixers =
       {};  // the program's own, beside the table: sizes come from MixerArgs and the row's numbers
+  // The program's own parts of other kinds, by name; each makes a model one with the part.
+  std::vector<std::pair<std::string, std::function<void(LanguageModelOptions&)>>> parts = {};
 };
 
 struct Row {

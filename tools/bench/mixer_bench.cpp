@@ -66,9 +66,9 @@ LanguageModelOptions of_equal_size(const StepShape& s, const MixerMaker& mixer) 
   return o;
 }
 
-Row mixer_row_of(const MixerRow& row, bool is_own, const StepShape& shape, int rounds) {
+// Whole steps of a model beside one with plain attention.
+Row step_row(const std::string& name, const LanguageModelOptions& options, const StepShape& shape, int rounds) {
   TrainingStep plain(options_with(shape, SoftmaxOptions{.heads = shape.heads}), shape.batch, kF32);
-  LanguageModelOptions options = of_equal_size(shape, at_size(row, shape, is_own));
   TrainingStep step(options, shape.batch, kF32);
   step.run();
   Allocator& memory = allocator(default_device());
@@ -78,7 +78,7 @@ Row mixer_row_of(const MixerRow& row, bool is_own, const StepShape& shape, int r
   double peak = static_cast<double>(memory.stats().peak_bytes - before);
   const std::function<void()> both[] = {[&] { plain.run(); }, [&] { step.run(); }};
   std::vector<double> median = ratios_in_turn(both, rounds);
-  Row out = time_row("step " + row.name, shape.text, kF32, 1e3 * median[0] * median[1], "ms", 1e3 * median[0]);
+  Row out = time_row("step " + name, shape.text, kF32, 1e3 * median[0] * median[1], "ms", 1e3 * median[0]);
   out.ratio = 1 / median[1];
   out.extra = {{"time of plain attention's", str(std::round(median[1] * 1000) / 1000)},
                {"parameters", str(step.num_params())},
@@ -87,6 +87,10 @@ Row mixer_row_of(const MixerRow& row, bool is_own, const StepShape& shape, int r
                               1000)},
                {"step MiB", rounded(peak / 1048576)}};
   return out;
+}
+
+Row mixer_row_of(const MixerRow& row, bool is_own, const StepShape& shape, int rounds) {
+  return step_row(row.name, of_equal_size(shape, at_size(row, shape, is_own)), shape, rounds);
 }
 
 // One mixer alone, forward and backward.
@@ -118,6 +122,12 @@ std::vector<Row> run_mixers(const BenchOptions& options) {
   std::vector<Row> rows;
   for (const MixerRow& row : options.mixers)
     if (is_all || row.name == options.mixer) rows.push_back(mixer_row_of(row, true, shape, rounds));
+  for (const auto& [name, put_into] : options.parts) {
+    if (!is_all && name != options.mixer) continue;
+    LanguageModelOptions with_part = options_with(shape, SoftmaxOptions{.heads = shape.heads});
+    put_into(with_part);
+    rows.push_back(step_row(name, with_part, shape, rounds));
+  }
   if (!is_all && !rows.empty()) return rows;
   if (!is_all) return {mixer_row_of(mixer_row(options.mixer), false, shape, rounds)};
   for (const MixerRow& row : mixer_table()) rows.push_back(mixer_row_of(row, false, shape, rounds));

@@ -39,7 +39,7 @@ std::string draw(const train::NamedValues& values, const std::string& folder, co
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   auto values = weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows));
   nlohmann::ordered_json figures = nlohmann::ordered_json::object();
   for (const auto& [name, value] : values) figures[name] = value;

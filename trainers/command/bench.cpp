@@ -9,6 +9,7 @@
 
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
+#include "trainers/conformance/own_parts.h"
 #include "trainers/console/console.h"
 #include "weft/core/error.h"
 #include "weft/core/stream.h"
@@ -84,6 +85,7 @@ void check_mixer(const Options& options, const Extensions& extensions) {
   std::vector<std::string> names{"all"};
   for (const MixerRow& row : mixer_table()) names.push_back(row.name);
   for (const MixerRow& row : extensions.mixers) names.push_back(row.name);
+  for (const conformance::OwnPart& part : conformance::own_parts(extensions)) names.push_back(part.row.name);
   config::check_choice("--mixer", options.mixer, names, "mixer");
 }
 
@@ -100,6 +102,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
   bench::BenchOptions how{.quick = options.quick, .plan_only = options.plan, .mixer = options.mixer, .mixers = extensions.mixers};
+  for (conformance::OwnPart& part : conformance::own_parts(extensions))
+    how.parts.emplace_back(part.row.name, std::move(part.put_into));
   if (options.name != "all") rows = bench::family(options.name).run(how);
   else
     for (const bench::Family& family : bench::families()) {

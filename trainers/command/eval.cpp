@@ -34,7 +34,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   for (int64_t length : options.lengths)
     if (length < 1)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data",
              "add data.val.path=FILE after the run");
   const auto& e = run.config.experiment;

@@ -22,7 +22,7 @@ struct Options {
 };
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions.mixers);
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));

@@ -4,6 +4,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/config/scalar.h"
 #include "trainers/conformance/conformance.h"
+#include "trainers/conformance/own_parts.h"
 #include "trainers/run/address.h"
 
 namespace weft::cli {
@@ -76,6 +77,7 @@ std::vector<MixerRow> all_mixers(const Extensions& extensions) {
   std::vector<MixerRow> residuals = conformance::residual_rows();
   rows.insert(rows.end(), residuals.begin(), residuals.end());
   rows.insert(rows.end(), extensions.mixers.begin(), extensions.mixers.end());
+  for (conformance::OwnPart& part : conformance::own_parts(extensions)) rows.push_back(std::move(part.row));
   return rows;
 }
 

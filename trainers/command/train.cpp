@@ -36,7 +36,7 @@ Action define_train(CLI::App& app) {
       throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": there are no such ranks.",
                                 "Use 1 or more.");
     return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder,
-                                     options->resume, extensions.mixers, options->ranks});
+                                     options->resume, extensions, options->ranks});
   };
 }
 

@@ -73,7 +73,7 @@ void check_scaling(const Loaded& config, const RopeScaling& scaling) {
 }
 
 void check_residual(const Loaded& config, const Residual& residual) {
-  if (residual.has_standard()) return;
+  if (!residual.has_attention() && !residual.has_delta()) return;
   const std::string path = residual.has_delta() ? "model.residual.delta" : "model.residual.attention";
   const RoutedResidual& routed = residual.has_delta() ? residual.delta() : residual.attention();
   const int64_t sublayers = 2 * config.experiment.model().layers();

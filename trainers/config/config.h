@@ -8,14 +8,14 @@
 #include "trainers/config/config.pb.h"
 #include "trainers/config/config_error.h"
 #include "trainers/config/origins.h"
-#include "weft/nn/mixers.h"
+#include "weft/trainers/cli.h"
 
 namespace weft::config {
 
 struct Loaded {
   Experiment experiment;
-  Origins origins;                    // for errors of later checks: which line or argument a value came from
-  std::vector<MixerRow> mixers = {};  // the program's own, that `custom` can name
+  Origins origins;           // for errors of later checks: which line or argument a value came from
+  cli::Extensions own = {};  // the program's parts, that `custom` can name
   struct Preset {
     std::string path, name;
   };

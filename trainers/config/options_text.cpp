@@ -47,9 +47,13 @@ std::string config_text(const MixerRow& row) {
       return text_of_message(residual_message(residual.make.target<RoutedResidualOptions>()));
   for (const MixerRow& known : mixer_table())
     if (row.name == known.name) return text_of_message(mixer_message(options_of(known)));
-  config::Mixer mixer;
-  config::Custom& custom = *mixer.mutable_custom();
-  custom.set_type(row.name);
+  // A program's own, in the place where a config names it.
+  const size_t dot = row.name.find('.');
+  const std::string kind = row.name.substr(0, dot);
+  const bool is_model_part = kind == "norm" || kind == "ffn" || kind == "residual";
+  const bool is_softmax_part = kind == "heads" || kind == "attention";
+  config::Custom custom;
+  custom.set_type(is_model_part || is_softmax_part ? row.name.substr(dot + 1) : row.name);
   for (const auto& [key, value] : row.numbers) {
     custom.add_number()->set_key(key);
     custom.mutable_number(custom.number_size() - 1)->set_value(value);
@@ -58,7 +62,10 @@ std::string config_text(const MixerRow& row) {
     custom.add_text()->set_key(key);
     custom.mutable_text(custom.text_size() - 1)->set_value(value);
   }
-  return text_of_message(mixer);
+  const std::string fields = str(" { ", text_of_message(custom), " }");
+  if (is_model_part) return str(kind, " { custom", fields, " }");
+  if (is_softmax_part) return str("softmax { heads: 4 custom_", kind, fields, " }");
+  return str("custom", fields);
 }
 
 }  // namespace weft::train

@@ -48,15 +48,6 @@ ops::RotaryOptions rotary_options(const config::Rope& rope) {
   return options;
 }
 
-NormOptions norm_options(const config::Norm& norm) {
-  switch (norm.kind_case()) {
-    case config::Norm::kRms: return {.kind = NormKind::rms, .eps = norm.rms().eps()};
-    case config::Norm::kLayer: return {.kind = NormKind::layer, .eps = norm.layer().eps()};
-    case config::Norm::KIND_NOT_SET: break;
-  }
-  fail_unset("model.norm");
-}
-
 PositionKind position_kind(const config::Position& position) {
   switch (position.kind_case()) {
     case config::Position::kRope: return PositionKind::rotary;
@@ -67,6 +58,73 @@ PositionKind position_kind(const config::Position& position) {
   fail_unset("model.position");
 }
 
+double residual_dropout(const config::Residual& residual) {
+  switch (residual.kind_case()) {
+    case config::Residual::kStandard: return residual.standard().dropout();
+    case config::Residual::kAttention: return residual.attention().dropout();
+    case config::Residual::kDelta: return residual.delta().dropout();
+    case config::Residual::kCustom: return 0;
+    case config::Residual::KIND_NOT_SET: break;
+  }
+  fail_unset("model.residual");
+}
+
+// The maker of a part that the program brought; `kind` is its plural. Error at `path` if there is none of that name.
+template <class Row>
+const auto& own_maker(const Loaded& loaded, const std::vector<Row>& rows, const config::Custom& custom,
+                      const std::string& path, const char* kind) {
+  std::vector<std::string> names;
+  for (const Row& row : rows) {
+    if (row.name == custom.type()) return row.make;
+    names.push_back(row.name);
+  }
+  config::refuse(loaded, path, str("names '", custom.type(), "', which is not registered."),
+                 names.empty() ? str("This program has no ", kind, " of its own; use one of the library's.")
+                               : config::suggestion(custom.type(), names, "This program knows"));
+}
+
+// The maker with the numbers and texts of the config.
+auto with_custom(auto make, const config::Custom& custom) {
+  return [make = std::move(make), custom](auto args, auto... more) {
+    for (const auto& number : custom.number()) args.numbers[number.key()] = number.value();
+    for (const auto& text : custom.text()) args.texts[text.key()] = text.value();
+    return make(args, more...);
+  };
+}
+
+MixerMaker any_mixer(const Loaded& loaded, const config::Mixer& mixer, const std::string& path) {
+  const cli::Extensions& own = loaded.own;
+  if (mixer.has_custom()) {
+    const config::Custom& custom = mixer.custom();
+    return with_custom(own_maker(loaded, own.mixers, custom, path + ".custom", "mixers"), custom);
+  }
+  if (!mixer.has_softmax()) return mixer_maker(mixer);
+  const config::Softmax& softmax = mixer.softmax();
+  SoftmaxOptions options = softmax_options(softmax);
+  if (softmax.has_custom_heads()) {
+    const config::Custom& custom = softmax.custom_heads();
+    options.own_heads = with_custom(
+        own_maker(loaded, own.head_mixtures, custom, path + ".softmax.custom_heads", "mixtures of heads"), custom);
+  }
+  if (softmax.has_custom_attention()) {
+    const config::Custom& custom = softmax.custom_attention();
+    options.own_attention =
+        with_custom(own_maker(loaded, own.attentions, custom, path + ".softmax.custom_attention", "attentions"),
+                    custom)(cli::AttentionArgs());
+  }
+  return options;
+}
+
+NormOptions norm_options(const config::Norm& norm) {
+  switch (norm.kind_case()) {
+    case config::Norm::kRms: return {.kind = NormKind::rms, .eps = norm.rms().eps()};
+    case config::Norm::kLayer: return {.kind = NormKind::layer, .eps = norm.layer().eps()};
+    case config::Norm::kCustom: return {};  // not read
+    case config::Norm::KIND_NOT_SET: break;
+  }
+  fail_unset("model.norm");
+}
+
 FfnOptions ffn_options(const config::Model& model) {
   const config::Ffn& ffn = model.ffn();
   switch (ffn.kind_case()) {
@@ -74,36 +132,25 @@ FfnOptions ffn_options(const config::Model& model) {
     case config::Ffn::kGelu:
       return {.kind = FfnKind::gelu, .hidden = ffn.gelu().hidden(), .has_bias = ffn.gelu().bias()};
     case config::Ffn::kUmoe: return umoe_ffn_options(model);
+    case config::Ffn::kCustom: return {};  // not read
     case config::Ffn::KIND_NOT_SET: break;
   }
   fail_unset("model.ffn");
 }
 
-double residual_dropout(const config::Residual& residual) {
+ResidualMaker residual_maker(const Loaded& loaded) {
+  const config::Residual& residual = loaded.experiment.model().residual();
   switch (residual.kind_case()) {
-    case config::Residual::kStandard: return residual.standard().dropout();
-    case config::Residual::kAttention: return residual.attention().dropout();
-    case config::Residual::kDelta: return residual.delta().dropout();
+    case config::Residual::kStandard: return StandardResidualOptions{};
+    case config::Residual::kAttention:
+    case config::Residual::kDelta: return residual_options(residual);
+    case config::Residual::kCustom:
+      return with_custom(
+          own_maker(loaded, loaded.own.residuals, residual.custom(), "model.residual.custom", "residual streams"),
+          residual.custom());
     case config::Residual::KIND_NOT_SET: break;
   }
   fail_unset("model.residual");
-}
-
-// A mixer that the program brought, with the numbers and texts of the config.
-MixerMaker custom_mixer(const Loaded& loaded, const config::Custom& custom, const std::string& path) {
-  std::vector<std::string> names;
-  for (const MixerRow& row : loaded.mixers) {
-    names.push_back(row.name);
-    if (row.name != custom.type()) continue;
-    return [make = row.make, custom](MixerArgs args, Rng rng) {
-      for (const auto& number : custom.number()) args.numbers[number.key()] = number.value();
-      for (const auto& text : custom.text()) args.texts[text.key()] = text.value();
-      return make(args, rng);
-    };
-  }
-  config::refuse(loaded, path, str("names '", custom.type(), "', which is not registered."),
-                 names.empty() ? "This program has no mixers of its own; use one of the library's."
-                               : config::suggestion(custom.type(), names, "This program knows"));
 }
 
 std::vector<int> pattern_of(const std::string& text) {
@@ -124,17 +171,21 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
       .vocab = m.has_vocab() ? m.vocab() : vocab, .dim = m.dim(), .layers = m.layers(), .context = m.context()};
   o.has_tied_embedding = m.embedding().tied();
   o.norm = norm_options(m.norm());
+  if (m.norm().has_custom())
+    o.own_norm = with_custom(own_maker(loaded, loaded.own.norms, m.norm().custom(), "model.norm.custom", "norms"),
+                             m.norm().custom());
   o.position = position_kind(m.position());
   if (m.position().has_rope()) o.rotary = rotary_options(m.position().rope());
   o.mixers.clear();
-  for (int i = 0; i < m.mixer_size(); ++i) {
-    const config::Mixer& mixer = m.mixer(i);
-    o.mixers.push_back(mixer.has_custom() ? custom_mixer(loaded, mixer.custom(), str("model.mixer[", i, "].custom"))
-                                          : mixer_maker(mixer));
-  }
+  for (int i = 0; i < m.mixer_size(); ++i)
+    o.mixers.push_back(any_mixer(loaded, m.mixer(i), str("model.mixer[", i, "]")));
   o.pattern = pattern_of(m.pattern());
   o.ffn = ffn_options(m);
-  if (!m.residual().has_standard()) o.residual = residual_options(m.residual());
+  if (m.ffn().has_custom())
+    o.own_ffn =
+        with_custom(own_maker(loaded, loaded.own.ffns, m.ffn().custom(), "model.ffn.custom", "feed-forward networks"),
+                    m.ffn().custom());
+  o.residual = residual_maker(loaded);
   o.residual_dropout = residual_dropout(m.residual());
   o.std = m.init().std();
   o.scales_init_by_depth = m.init().scale_by_depth();

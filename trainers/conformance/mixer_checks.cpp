@@ -277,6 +277,7 @@ Outcome check_heads(const Subject& subject) {
 
 Outcome check_devices(const Subject& subject) {
   if (num_cuda_devices() == 0) return {Verdict::unsupported, "no GPU here"};
+  if (!subject.row().lacks.devices.empty()) return {Verdict::unsupported, std::string(subject.row().lacks.devices)};
   DeviceRun cpu = run_on(subject, Device::cpu()), gpu = run_on(subject, Device::cuda());
   double worst = std::max(relative_difference(gpu.out, cpu.out), relative_difference(gpu.dx, cpu.dx));
   return within(worst, 1e-4, "relative difference of output and gradient to the CPU's");

@@ -57,7 +57,7 @@ int lead(cli::Console& console, const PretrainArguments& arguments, const config
 
 int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   config::Loaded config = config::load(arguments.config_file, arguments.overrides);
-  config.mixers = arguments.mixers;
+  config.own = arguments.own;
   check_ranks(config, arguments.ranks);
   apply_process_settings(config.experiment);
   const std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "weft/nn/mixers.h"
+#include "weft/trainers/cli.h"
 
 namespace weft::cli {
 class Console;
@@ -18,8 +18,8 @@ struct PretrainArguments {
   std::string run_folder;  // empty: runs/<name>
   std::string resume =
       "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or one as in trainers/run/address.h
-  std::vector<MixerRow> mixers = {};  // the program's own
-  int ranks = 1;                      // threads of this process: as many as parallel.data x parallel.context
+  cli::Extensions own = {};  // the program's parts
+  int ranks = 1;             // threads of this process: as many as parallel.data x parallel.context
 };
 
 // Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).

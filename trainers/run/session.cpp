@@ -48,6 +48,11 @@ double table_and_ffn_elements(const LanguageModelOptions& o) {
   if (o.position == PositionKind::learned) elements += static_cast<double>(o.context) * dim;
   FfnOptions ffn = o.ffn;
   ffn.dim = o.dim;
+  if (o.own_ffn) {
+    DryRun dry;
+    return elements + static_cast<double>(o.layers) *
+                          static_cast<double>(o.own_ffn({.dim = o.dim, .layers = o.layers}, Rng(0))->num_params());
+  }
   double hidden = static_cast<double>(ffn_hidden(ffn)), matrices = ffn.kind == FfnKind::swiglu ? 3 : 2;
   return elements + static_cast<double>(o.layers) * matrices * dim * hidden;
 }
@@ -128,13 +133,13 @@ io::Checkpoint open_checkpoint(const RunAddress& address, cli::Console& console)
 }  // namespace
 
 LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
-                   const std::vector<MixerRow>& mixers) {
+                   const cli::Extensions& own) {
   const RunAddress found = find_run(reference);
   const std::string& folder = found.folder;
   LoadedRun run;
   run.folder = folder;
   run.config = config::load(folder + "/config.txtpb", overrides);
-  run.config.mixers = mixers;
+  run.config.own = own;
   apply_process_settings(run.config.experiment);
   run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
   run.model = make_model(run.config, run.data);

@@ -31,7 +31,7 @@ struct LoadedRun {
 // `reference` as in trainers/run/address.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
 // over; one that is named must be good.
 LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
-                   const std::vector<MixerRow>& mixers);
+                   const cli::Extensions& own);
 
 // Error if the matrices alone are more than the memory of the device.
 void check_size(const LanguageModelOptions& options);

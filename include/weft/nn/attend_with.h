@@ -6,6 +6,7 @@
 #pragma once
 
 #include "weft/autograd/attend_with.h"
+#include "weft/nn/mixers/softmax.h"
 #include "weft/nn/tokens.h"
 
 namespace weft {
@@ -28,6 +29,14 @@ std::array<Var, 2> attend_with(const Mask& mask, const Score& score, Tokens& tok
   if (!tokens.is_training() || tokens.is_decoding()) options.dropout = 0;
   return attend_with(ops::And{ops::StandardMask(options.mask), mask}, score, normaliser, queries.q, keys.k, keys.v,
                      queries.tokens, keys.tokens, options);
+}
+
+// As the attention of a softmax mixer: SoftmaxOptions{.heads = 8, .own_attention = functor_attention(Dilated{})}.
+template <class Mask, class Score = ops::PlainScore>
+OwnAttention functor_attention(const Mask& mask, const Score& score = {}) {
+  return [mask, score](Tokens& tokens, const Var& q, const Var& k, const Var& v, const ops::AttentionOptions& options) {
+    return attend_with(mask, score, tokens, q, k, v, options);
+  };
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // Layers that work on each token alone: linear map, embedding, norms, feed-forward networks.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "weft/autograd/functions.h"
 #include "weft/nn/module.h"
@@ -42,6 +45,23 @@ class Embedding final : public Module {
   Param weight_;
 };
 
+// Numbers and texts of a config's `custom` message, for the maker of a part of one's own.
+using CustomNumbers = std::map<std::string, double>;
+using CustomTexts = std::map<std::string, std::string>;
+
+// A norm of one's own, over the last dimension: x [..., dim] -> the same.
+struct NormArgs {
+  int64_t dim = 0;
+  double eps = 1e-6;
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
+};
+class OwnNorm : public Module {
+ public:
+  virtual Var forward(const Var& x) const = 0;
+};
+using NormMaker = std::function<std::unique_ptr<OwnNorm>(const NormArgs&, Rng)>;
+
 enum class NormKind { rms, layer };
 struct NormOptions {
   NormKind kind = NormKind::rms;
@@ -49,17 +69,27 @@ struct NormOptions {
   bool has_bias = true;  // layer norm only
 };
 
-// RMSNorm (1910.07467) or LayerNorm over the last dimension, with a gain of ones.
+// RMSNorm (1910.07467) or LayerNorm over the last dimension, with a gain of ones; or one's own.
 class Norm final : public Module {
  public:
-  Norm(int64_t dim, const NormOptions& options);
+  Norm(int64_t dim, const NormOptions& options, const NormMaker& own = {}, Rng rng = Rng(0));
   Var operator()(const Var& x) const;
 
  private:
   NormOptions options_;
-  Param weight_;
-  std::unique_ptr<Param> bias_;
+  std::unique_ptr<Param> weight_, bias_;
+  std::unique_ptr<OwnNorm> own_;
 };
+
+// What the maker of a feed-forward network of one's own is given.
+struct FfnArgs {
+  int64_t dim = 0, layers = 1;
+  double std = 0.02, out_std = 0.02;  // of initial weights; out_std of what writes to the residual stream
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
+};
+class Ffn;
+using FfnMaker = std::function<std::unique_ptr<Ffn>(const FfnArgs&, Rng)>;
 
 enum class FfnKind { swiglu, gelu, umoe };
 struct FfnOptions {

@@ -37,7 +37,8 @@ struct MixerRow {
   std::string_view cost = {};      // in B tokens of work and memory, if not that of softmax attention
   // What it cannot do, each with the reason; empty: it can, and the suite proves it.
   struct Lacks {
-    std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {}, heads = {}, order = {};
+    std::string_view decode = {}, documents = {}, exact_causality = {}, gradient = {}, heads = {}, order = {},
+                     devices = {};
   } lacks = {};
   // What it must learn, and to how many nats (trainers/conformance/toy_task.cpp). `recall`: a marked token anywhere before. `recent`: the
   // token before. `token`: a map of the token itself.

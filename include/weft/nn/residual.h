@@ -35,6 +35,8 @@ class Residual : public Module {
 struct ResidualArgs {
   int64_t dim = 0, sublayers = 0;
   double norm_eps = 1e-6;
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
 };
 using ResidualMaker = std::function<std::unique_ptr<Residual>(const ResidualArgs&, Rng)>;
 

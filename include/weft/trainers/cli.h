@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "weft/nn/mixers.h"
+#include "weft/nn/residual.h"
 
 namespace weft::cli {
 
@@ -17,11 +18,34 @@ namespace weft::cli {
 using MixerReference = std::function<std::vector<double>(const MixerArgs&, const std::map<std::string, Tensor>&,
                                                          const Tensor& x_BTD, const TokenData&)>;
 
-// A program's own parts. A config names a mixer by `custom { type: "..." }`. `check`, `gradcheck`, `task` and `bench train` take it with
-// --mixer NAME; its row says which numbers and texts they give it (MixerRow::numbers).
+// A part of another kind: its maker, and the numbers and texts that the suite and the benchmark give it. A config gives its own.
+template <class Maker>
+struct PartRow {
+  std::string name = {};
+  Maker make = {};
+  std::string_view equation = {};
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
+};
+// Attention with a mask and a score of one's own: returns what functor_attention() (weft/nn/attend_with.h) makes of them.
+struct AttentionArgs {
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
+};
+using AttentionMaker = std::function<OwnAttention(const AttentionArgs&)>;
+
+// A program's own parts. A config names a mixer by `custom { type: "..." }` in its place, as it does a norm, a feed-forward network and a
+// residual stream; softmax takes `custom_heads` and `custom_attention`. `check`, `gradcheck` and `bench train` take a part with
+// --mixer: NAME of a mixer, norm.NAME, ffn.NAME, residual.NAME, heads.NAME, attention.NAME; `task` takes mixers. What they give it stands
+// in its row.
 struct Extensions {
   std::vector<MixerRow> mixers = {};
-  std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the mixer
+  std::vector<PartRow<NormMaker>> norms = {};
+  std::vector<PartRow<FfnMaker>> ffns = {};
+  std::vector<PartRow<ResidualMaker>> residuals = {};
+  std::vector<PartRow<HeadMixtureMaker>> head_mixtures = {};
+  std::vector<PartRow<AttentionMaker>> attentions = {};
+  std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the mixer, or norm.NAME, ...
 };
 
 // Exit codes of every command.

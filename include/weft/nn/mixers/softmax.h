@@ -90,6 +90,25 @@ struct HeadMixtureOptions {
   bool has_running_load = false;  // of the balance loss: see RouterOptions
 };
 
+// A mixture of heads of one's own: what becomes of the heads' outputs, before they are joined. y [B, T, H, V] -> the same.
+struct HeadMixtureArgs {
+  int64_t dim = 0, heads = 0, head_dim = 0;
+  int64_t layer = 0, layers = 1;
+  double std = 0.02;  // of initial weights
+  CustomNumbers numbers = {};
+  CustomTexts texts = {};
+};
+class OwnHeadMixture : public Module {
+ public:
+  virtual Var forward(const Var& y_BTHV, const Var& x_BTD, Tokens& tokens) = 0;  // x: the layer's input
+};
+using HeadMixtureMaker = std::function<std::unique_ptr<OwnHeadMixture>(const HeadMixtureArgs&, Rng)>;
+
+// Attention of one's own in place of Tokens::attend(): {out [B, T, H, V], lse [B, T, H]} of q [B, T, H, K], k and v [B, T, G, K].
+// functor_attention() in weft/nn/attend_with.h makes one from a mask and a score.
+using OwnAttention = std::function<std::array<Var, 2>(Tokens&, const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV,
+                                                      const ops::AttentionOptions&)>;
+
 struct SoftmaxOptions {
   int64_t heads = 1;
   int64_t kv_heads = 0;  // 0: heads (MHA); fewer: GQA; 1: MQA
@@ -112,6 +131,8 @@ struct SoftmaxOptions {
   bool has_head_norm = false;  // RMSNorm of each head's output, the gain shared by the heads
   bool has_out_silu = false;   // silu of each head's output: a control for gates
   HeadMixtureOptions head_mixture = {};
+  HeadMixtureMaker own_heads = {};  // one's own, after the gate on the output
+  OwnAttention own_attention = {};  // of softmax weights, without soft cap, ALiBi or a mixture of chosen heads
 
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };

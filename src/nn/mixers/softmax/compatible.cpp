@@ -92,6 +92,11 @@ SoftmaxOptions completed(SoftmaxOptions o, const MixerArgs& args) {
   WEFT_CHECK(m.path != HeadPath::grouped || o.dropout == 0,
              "softmax: a grouped head mixture with dropout of weights, which are keyed by head",
              "use path dense or automatic");
+  WEFT_CHECK(
+      !o.own_attention || (o.softcap == 0 && o.position != MixerPosition::alibi && m.active == 0 &&
+                           o.weights.kind == WeightKind::softmax && !o.affine.is_on),
+      "softmax: own attention beside a soft cap, ALiBi, other weights, affine scaling or a mixture of chosen heads",
+      "put the score into the functor, or leave the option out");
   WEFT_CHECK(!(o.affine.is_on && o.affine.divides_by_context && args.context < 1),
              str("softmax: affine divides by the context, which is ", args.context), "give the training context");
   return o;

@@ -87,6 +87,7 @@ class Softmax final : public Mixer {
     if (o_.has_out_silu) y_BTHK = silu(y_BTHK);
     y_BTHK = gated(GatePosition::out, y_BTHK, x_BTD, tokens);
     if (mixture_) y_BTHK = y_BTHK * unsqueeze(cast(heads.weights_BTH, y_BTHK.dtype()), -1);
+    if (own_heads_) y_BTHK = own_heads_->forward(y_BTHK, x_BTD, tokens);
     Var y_BTD = out_(merge_heads(tokens.heads(y_BTHK)));
     if (!gate(GatePosition::layer)) return y_BTD;
     return merge_heads(gated(GatePosition::layer, unsqueeze(y_BTD, 2), x_BTD, tokens));
@@ -161,6 +162,16 @@ class Softmax final : public Mixer {
       mixture_ = std::make_unique<HeadMixture>(o_.head_mixture, o_.heads, args_, rng["head_mixture"]);
       name_part({"head_mixture", *mixture_});
     }
+    if (o_.own_heads) {
+      own_heads_ = o_.own_heads({.dim = args_.dim,
+                                 .heads = o_.heads,
+                                 .head_dim = o_.head_dim,
+                                 .layer = args_.layer,
+                                 .layers = args_.layers,
+                                 .std = args_.std},
+                                rng["own_heads"]);
+      name_part({"own_heads", *own_heads_});
+    }
     if (o_.has_head_norm) {
       head_norm_ = std::make_unique<Norm>(o_.head_dim, NormOptions{NormKind::rms, args_.norm_eps});
       name_part({"head_norm", *head_norm_});
@@ -172,6 +183,7 @@ class Softmax final : public Mixer {
                             Tokens& tokens) const {
     const WeightOptions& w = o_.weights;
     auto call = [&](const ops::AttentionOptions& core) {
+      if (o_.own_attention) return o_.own_attention(tokens, q_BTHK, k_BTGK, v_BTGK, core);
       return mixture_ ? mixture_->attend(q_BTHK, k_BTGK, v_BTGK, heads, tokens, core, sink)
                       : tokens.attend(q_BTHK, k_BTGK, v_BTGK, core, sink);
     };
@@ -287,6 +299,7 @@ class Softmax final : public Mixer {
   std::unique_ptr<Sink> sink_;
   std::unique_ptr<Affine> affine_;
   std::unique_ptr<HeadMixture> mixture_;
+  std::unique_ptr<OwnHeadMixture> own_heads_;
 };
 
 }  // namespace
