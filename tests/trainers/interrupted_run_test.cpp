@@ -209,7 +209,7 @@ class SlowRun : public InterruptedRun {
     child_ =
         test::start_weft(train("a", {"train.tokens_per_step=320000", "train.tokens=32000000", "log.tensorboard=false"}),
                          -1, fileno(err_));
-    for (int i = 0; i < 6000 && said().find("plan: ") == std::string::npos; ++i) nap(10);
+    for (int i = 0; i < 6000 && said().find("steps: ") == std::string::npos; ++i) nap(10);
     nap(300);
   }
   std::string said() const { return io::read_file(path("err")); }

@@ -45,12 +45,12 @@ Measured measure(const MemorySubject& s, int64_t micro_batch) {
     data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 1);
     const int64_t micro_batches = s.rows_per_step / micro_batch;
     Trainer trainer(model, loader,
-                    {.plan = {.context = s.model.context,
-                              .micro_batch = micro_batch,
-                              .rows_per_step = s.rows_per_step,
-                              .micro_batches = micro_batches,
-                              .tokens_per_step = s.rows_per_step * s.model.context,
-                              .steps = 3},
+                    {.sizes = {.context = s.model.context,
+                               .micro_batch = micro_batch,
+                               .rows_per_step = s.rows_per_step,
+                               .micro_batches = micro_batches,
+                               .tokens_per_step = s.rows_per_step * s.model.context,
+                               .steps = 3},
                      .groups = s.groups,
                      .schedule = {},
                      .clip_norm = 1,

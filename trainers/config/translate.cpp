@@ -277,14 +277,14 @@ ParallelOptions parallel_options(const Experiment& experiment) {
           .block = p.block()};
 }
 
-Plan make_plan(const Experiment& experiment) {
+StepSizes step_sizes(const Experiment& experiment) {
   const config::Train& t = experiment.train();
-  Plan plan{
+  StepSizes sizes{
       .context = experiment.model().context(), .micro_batch = t.micro_batch(), .tokens_per_step = t.tokens_per_step()};
-  plan.rows_per_step = plan.tokens_per_step / plan.context;
-  plan.micro_batches = plan.rows_per_step / (plan.micro_batch * experiment.parallel().data());
-  plan.steps = t.tokens() / plan.tokens_per_step;
-  return plan;
+  sizes.rows_per_step = sizes.tokens_per_step / sizes.context;
+  sizes.micro_batches = sizes.rows_per_step / (sizes.micro_batch * experiment.parallel().data());
+  sizes.steps = t.tokens() / sizes.tokens_per_step;
+  return sizes;
 }
 
 }  // namespace weft::train

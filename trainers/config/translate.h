@@ -34,14 +34,14 @@ struct ParallelOptions {
 };
 ParallelOptions parallel_options(const config::Experiment& experiment);
 
-// Of the run as a whole.
-struct Plan {
+// How a run is cut into steps.
+struct StepSizes {
   int64_t context = 0, micro_batch = 0;  // micro_batch: sequences of a data rank at a time
   int64_t rows_per_step = 0;  // sequences of an optimiser step
   int64_t micro_batches = 0;  // per step
   int64_t tokens_per_step = 0;
   int64_t steps = 0;
 };
-Plan make_plan(const config::Experiment& experiment);
+StepSizes step_sizes(const config::Experiment& experiment);
 
 }  // namespace weft::train

@@ -20,7 +20,7 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   const TrainingState training = trainer_.training().state();
   RunState state;
   state.set_step(training.step);
-  state.set_sample_cursor(training.step * trainer_.plan().rows_per_step);
+  state.set_sample_cursor(training.step * trainer_.sizes().rows_per_step);
   state.set_optimizer_steps(training.optimizer_steps);
   state.set_num_skipped(training.num_skipped);
   state.set_time_s(progress.time_s);
@@ -112,7 +112,7 @@ RunState state_of(const io::Checkpoint& checkpoint) {
 void restore_from(Trainer& trainer, const io::Checkpoint& checkpoint, const RunState& state) {
   TrainingState training{.step = state.step(),
                          .num_samples = state.sample_cursor(),
-                         .num_tokens = state.step() * trainer.plan().tokens_per_step,
+                         .num_tokens = state.step() * trainer.sizes().tokens_per_step,
                          .optimizer_steps = state.optimizer_steps(),
                          .num_skipped = state.num_skipped(),
                          .guard_in_a_row = state.guard_in_a_row()};
@@ -132,7 +132,7 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
   WEFT_CHECK(state.seed() == seed_,
              str("checkpoint ", checkpoint.info.path, " has seed ", state.seed(), ", the config has ", seed_),
              "continue with the seed it was made with");
-  WEFT_CHECK(state.sample_cursor() == state.step() * trainer_.plan().rows_per_step,
+  WEFT_CHECK(state.sample_cursor() == state.step() * trainer_.sizes().rows_per_step,
              str("checkpoint ", checkpoint.info.path, " has read ", state.sample_cursor(), " sequences in ",
                  state.step(), " steps"),
              "continue with the tokens_per_step and context it was made with");

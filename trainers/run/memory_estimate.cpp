@@ -38,12 +38,12 @@ MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
                       {.context = context, .vocab = s.model.vocab}, 0);
   const int64_t micro_batches = std::clamp<int64_t>(s.rows_per_step / micro_batch, 1, 2);
   TrainerOptions options{
-      .plan = {.context = context,
-               .micro_batch = micro_batch,
-               .rows_per_step = micro_batches * micro_batch,
-               .micro_batches = micro_batches,
-               .tokens_per_step = micro_batches * micro_batch * context,
-               .steps = 2},
+      .sizes = {.context = context,
+                .micro_batch = micro_batch,
+                .rows_per_step = micro_batches * micro_batch,
+                .micro_batches = micro_batches,
+                .tokens_per_step = micro_batches * micro_batch * context,
+                .steps = 2},
       .groups = s.groups,
       .schedule = {},
       .clip_norm = s.clips ? 1.0 : 0.0,
@@ -81,7 +81,7 @@ MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool
   MemorySubject s{.model = model_options(config, num_ids),
                   .compute = compute_dtype(e),
                   .groups = param_groups(e),
-                  .rows_per_step = make_plan(e).rows_per_step,
+                  .rows_per_step = step_sizes(e).rows_per_step,
                   .clips = e.optim().clip_norm() > 0,
                   .keeps_documents_apart = keeps_documents_apart,
                   .counts_bytes = true,
@@ -141,7 +141,7 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
     config::refuse(config, "train.micro_batch", problem,
                    str("Not even 1 fits: use ", recompute, "a shorter model.context or a smaller model."));
   std::string fix = str("Use train.micro_batch=", largest, ", the largest that fits");
-  const int64_t rows = make_plan(e).rows_per_step;
+  const int64_t rows = step_sizes(e).rows_per_step;
   int64_t divisor = largest;
   while (rows % divisor != 0) --divisor;
   if (divisor != largest)

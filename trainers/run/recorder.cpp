@@ -19,11 +19,11 @@ double wall_now_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-Recorder::Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, std::vector<std::string> group_names,
-                   RecorderOptions options)
+Recorder::Recorder(RunFolder& folder, cli::Console& console, const StepSizes& sizes,
+                   std::vector<std::string> group_names, RecorderOptions options)
     : folder_(folder),
       console_(console),
-      plan_(plan),
+      sizes_(sizes),
       group_names_(std::move(group_names)),
       options_(options),
       metrics_(folder.file("metrics.jsonl")),
@@ -101,7 +101,7 @@ void Recorder::write(const std::string& kind, int64_t step, double time_s,
     events->flush();
   }
   io::MetricsRecord record{.step = step,
-                           .tokens = step * plan_.tokens_per_step,
+                           .tokens = step * sizes_.tokens_per_step,
                            .time_s = time_s,
                            .wall_s = now,
                            .kind = kind,
@@ -127,11 +127,11 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   line_.bytes += result.num_bytes;
   line_.seconds += step_s;
   ++line_.steps;
-  double tokens = static_cast<double>(line_.steps * plan_.tokens_per_step);
+  double tokens = static_cast<double>(line_.steps * sizes_.tokens_per_step);
   int64_t peak_bytes = allocator(default_device()).stats().peak_bytes;
 
   status_.step = step;
-  status_.steps = plan_.steps;
+  status_.steps = sizes_.steps;
   status_.loss = result.loss;
   status_.grad_norm = result.grad_norm;
   status_.lr = rates.empty() ? 0 : rates[0];
@@ -143,11 +143,11 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   status_.memory_bytes = peak_bytes;
   status_.bits_per_byte = std::nullopt;
   if (line_.bytes > 0) status_.bits_per_byte = line_.nats / (std::numbers::ln2 * static_cast<double>(line_.bytes));
-  if (auto median = clock_.median_s()) status_.eta_s = *median * static_cast<double>(plan_.steps - step);
+  if (auto median = clock_.median_s()) status_.eta_s = *median * static_cast<double>(sizes_.steps - step);
   status_.num_skipped = num_skipped;
   progress_.update(status_);
 
-  if (step % options_.log_every != 0 && step != plan_.steps) return;
+  if (step % options_.log_every != 0 && step != sizes_.steps) return;
   status_.loss =
       line_.loss / static_cast<double>(line_.steps);  // the mean since the last line, as the terminal shows it
   std::vector<std::pair<std::string, double>> values{{"train/loss", status_.loss}};

@@ -39,7 +39,7 @@ struct RecorderOptions {
 
 class Recorder {
  public:
-  Recorder(RunFolder& folder, cli::Console& console, const Plan& plan, std::vector<std::string> group_names,
+  Recorder(RunFolder& folder, cli::Console& console, const StepSizes& sizes, std::vector<std::string> group_names,
            RecorderOptions options);
   ~Recorder();
 
@@ -76,7 +76,7 @@ class Recorder {
 
   RunFolder& folder_;
   cli::Console& console_;
-  Plan plan_;
+  StepSizes sizes_;
   std::vector<std::string> group_names_;
   RecorderOptions options_;
   io::MetricsWriter metrics_;

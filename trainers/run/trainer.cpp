@@ -20,16 +20,16 @@ TrainingOptions training_options(const TrainerOptions& o, const std::optional<da
                                  Team* team) {
   TrainingOptions options{.groups = o.groups,
                           .schedule = o.schedule,
-                          .steps = o.plan.steps,
+                          .steps = o.sizes.steps,
                           .clip_norm = o.clip_norm,
-                          .micro_batch = o.plan.micro_batch,
+                          .micro_batch = o.sizes.micro_batch,
                           .guard = o.guard,
                           .seed = o.seed,
                           .keeps_documents_apart = o.keeps_documents_apart,
                           .diagnostics_every = o.diagnostics_every,
                           .byte_lengths = o.byte_lengths,
                           .attention = o.attention};
-  options.keeps_documents_apart = o.keeps_documents_apart || pads(spread, o.plan.context);
+  options.keeps_documents_apart = o.keeps_documents_apart || pads(spread, o.sizes.context);
   if (!team) return options;
   options.ranks = {.comm = &team->world(), .zero = team->parallel().zero, .ranks_per_row = team->parallel().context};
   options.context = &team->context();
@@ -39,7 +39,7 @@ TrainingOptions training_options(const TrainerOptions& o, const std::optional<da
 }  // namespace
 
 TrainerOptions trainer_options(const config::Experiment& e, const RunData& data) {
-  TrainerOptions options{.plan = make_plan(e),
+  TrainerOptions options{.sizes = step_sizes(e),
                          .groups = param_groups(e),
                          .schedule = schedule_options(e),
                          .clip_norm = e.optim().clip_norm(),
@@ -60,7 +60,7 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
 
 Trainer::Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team)
     : loader_(loader),
-      plan_(options.plan),
+      sizes_(options.sizes),
       overfits_one_batch_(options.overfits_one_batch),
       team_(team),
       spread_(spread_options(options, team)),
@@ -73,12 +73,12 @@ std::string Trainer::save(const std::string& folder, const std::string& state, c
 
 StepResult Trainer::step() {
   if (team_ && team_->leads()) team_->tell(Duty::step);
-  const int64_t first = overfits_one_batch_ ? 0 : num_steps() * plan_.rows_per_step;
+  const int64_t first = overfits_one_batch_ ? 0 : num_steps() * sizes_.rows_per_step;
   auto rows_of = [&](int64_t row, int64_t rows) {
     data::Batch batch = loader_.batch(row, rows);
     return spread_ ? data::spread(batch, *spread_, team_->context_rank()) : batch;
   };
-  return training_.step(rows_of, first, plan_.rows_per_step);
+  return training_.step(rows_of, first, sizes_.rows_per_step);
 }
 
 }  // namespace weft::train

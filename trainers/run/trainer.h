@@ -1,4 +1,4 @@
-// The training of a run: its plan, its samples in their order, and the step of weft/training/training.h.
+// The training of a run: the sizes of its steps, its samples in their order, and the step of weft/training/training.h.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 namespace weft::train {
 
 struct TrainerOptions {
-  Plan plan;
+  StepSizes sizes;
   std::vector<ParamGroup> groups = {};
   ScheduleOptions schedule;
   double clip_norm = 0;
@@ -38,9 +38,9 @@ class Trainer {
   StepResult step();
   std::string save(const std::string& folder, const std::string& state, const std::string& config);  // its path
   int64_t num_steps() const { return training_.num_steps(); }
-  int64_t num_tokens() const { return num_steps() * plan_.tokens_per_step; }
+  int64_t num_tokens() const { return num_steps() * sizes_.tokens_per_step; }
   int64_t num_skipped() const { return training_.num_skipped(); }
-  const Plan& plan() const { return plan_; }
+  const StepSizes& sizes() const { return sizes_; }
   Training& training() { return training_; }
   const Training& training() const { return training_; }
   Optimizer& optimizer() { return static_cast<Optimizer&>(training_.optimizer()); }
@@ -49,7 +49,7 @@ class Trainer {
 
  private:
   const data::Loader& loader_;
-  Plan plan_;
+  StepSizes sizes_;
   bool overfits_one_batch_;
   Team* team_;
   std::optional<data::SpreadOptions> spread_;  // of tokens over context ranks

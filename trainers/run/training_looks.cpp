@@ -20,7 +20,7 @@ void TrainingRun::after_step(int64_t step) {
 
 // What is due after a step and not recorded yet.
 bool TrainingRun::look_at_model(int64_t step) {
-  const bool is_last = step == trainer_.plan().steps;
+  const bool is_last = step == trainer_.sizes().steps;
   auto is_due = [&](int64_t every) { return is_last || (every > 0 && step % every == 0); };
   bool is_best = false;
   if (is_due(e_.eval().every()) && data_.validation && !recorder_.has("val", step)) is_best = validate(is_last);
@@ -28,7 +28,7 @@ bool TrainingRun::look_at_model(int64_t step) {
   if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
     StopSignal::waits_for("finishing the analysis and saving a checkpoint");
     AveragedWeights averages(trainer_.optimizer());
-    AnalysisRows rows = analysis_rows(data_, trainer_.plan().context, 8);
+    AnalysisRows rows = analysis_rows(data_, trainer_.sizes().context, 8);
     if (has_targets(rows)) recorder_.analysis(analyse(*model_, rows), step, progress_.time_s);
     else recorder_.message(str("step ", step, ": no analysis: none of its tokens has a target"));
   }
@@ -38,8 +38,8 @@ bool TrainingRun::look_at_model(int64_t step) {
 bool TrainingRun::validate(bool is_last) {
   StopSignal::waits_for("breaking the validation off, to be made up for, and saving a checkpoint");
   AveragedWeights averages(trainer_.optimizer());
-  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.plan().context),
-                                   {.batch = trainer_.plan().micro_batch,
+  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.sizes().context),
+                                   {.batch = trainer_.sizes().micro_batch,
                                     .max_tokens = is_last ? 0 : e_.eval().tokens(),
                                     .keeps_documents_apart = data_.keeps_documents_apart(),
                                     .byte_lengths = data_.byte_lengths,

@@ -49,8 +49,8 @@ int TrainingRun::train() {
 
 std::optional<int> TrainingRun::take_steps() {
   require_guard_goes_on();
-  if (trainer_.num_steps() > 0 && trainer_.num_steps() < trainer_.plan().steps) after_step(trainer_.num_steps());
-  while (trainer_.num_steps() < trainer_.plan().steps) {
+  if (trainer_.num_steps() > 0 && trainer_.num_steps() < trainer_.sizes().steps) after_step(trainer_.num_steps());
+  while (trainer_.num_steps() < trainer_.sizes().steps) {
     if (trainer_.num_steps() == 0) stop_if_asked();
     if (StopSignal::was_raised()) return stop(StopSignal::name());
     StopSignal::waits_for("finishing the step and saving a checkpoint");
@@ -65,7 +65,7 @@ std::optional<int> TrainingRun::take_steps() {
     recorder_.diagnostics(result, trainer_.num_steps(), progress_.time_s);
     if (trainer_.guard().gives_up()) save();
     require_guard_goes_on();
-    bool is_done = trainer_.num_steps() == trainer_.plan().steps;
+    bool is_done = trainer_.num_steps() == trainer_.sizes().steps;
     if (!is_done) after_step(trainer_.num_steps());
     if (!is_done && e_.train().has_max_seconds() && seconds_since(started_) > e_.train().max_seconds())
       return stop("train.max_seconds is over");
@@ -112,7 +112,7 @@ int TrainingRun::stop(const std::string& why) {
 int TrainingRun::finish() {
   save_last_step();
   try {
-    if (look_at_model(trainer_.plan().steps)) checkpoints_.prune(progress_);
+    if (look_at_model(trainer_.sizes().steps)) checkpoints_.prune(progress_);
     recorder_.finish();
     StopSignal::waits_for("breaking the report off; all else is saved");
     RunResult done = result();
@@ -131,19 +131,19 @@ int TrainingRun::finish() {
 
 // Every step is done, and so is everything that belongs after the last one.
 bool TrainingRun::is_complete() const {
-  const int64_t steps = trainer_.plan().steps;
+  const int64_t steps = trainer_.sizes().steps;
   return trainer_.num_steps() == steps && checkpoints_.last_saved() == steps &&
          (!data_.validation || recorder_.has("val", steps)) && recorder_.samples().count(steps) >= e_.log().samples() &&
          io::file_exists(recorder_.report_path());
 }
 
 RunResult TrainingRun::result() const {
-  const Plan& plan = trainer_.plan();
+  const StepSizes& sizes = trainer_.sizes();
   return with_records({.run = folder_.path(),
                        .report = recorder_.report_path(),
                        .params = model_->num_params(),
-                       .steps = plan.steps,
-                       .tokens = plan.steps * plan.tokens_per_step,
+                       .steps = sizes.steps,
+                       .tokens = sizes.steps * sizes.tokens_per_step,
                        .time_s = progress_.time_s,
                        .num_skipped = trainer_.num_skipped(),
                        .predicted_peak_bytes = memory_.peak_bytes},

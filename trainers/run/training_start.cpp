@@ -45,7 +45,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
                     .keeps_best = e_.checkpoint().keep_best()},
                    trainer_, folder.config_text(), static_cast<uint64_t>(e_.seed()), data_.identity),
       peak_flops_(measured_peak_flops(compute_dtype(e_))),
-      recorder_(folder, console, trainer_.plan(), group_names(trainer_.optimizer()),
+      recorder_(folder, console, trainer_.sizes(), group_names(trainer_.optimizer()),
                 {.log_every = e_.log().every(),
                  .samples = e_.log().samples(),
                  .writes_events = e_.log().tensorboard(),
@@ -127,7 +127,7 @@ void TrainingRun::resume(const std::string& how) {
   recorder_.restore(progress_.best_val);
   recorder_.checkpoint(trainer_.num_steps());
   if (is_complete()) return;
-  recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.plan().steps));
+  recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.sizes().steps));
   std::string warning = finite_warning(io::read_checkpoint_info(checkpoints_.restored()), folder_.file("checkpoints"));
   if (!warning.empty()) recorder_.message(warning);
 }
@@ -139,7 +139,7 @@ std::string TrainingRun::ranks_text() const {
 }
 
 void TrainingRun::announce() {
-  const Plan& plan = trainer_.plan();
+  const StepSizes& sizes = trainer_.sizes();
   recorder_.message(str("weft ", cli::system_info().version, ", run ", folder_.path(), ": ", e_.name(), ", seed ",
                         e_.seed(), ", ", ranks_text(), num_threads(), " threads, ", compute_dtype(e_), " on ",
                         default_device()));
@@ -155,9 +155,9 @@ void TrainingRun::announce() {
   if (!io::has_plotter())
     recorder_.message(
         "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
-  recorder_.message(str("plan: ", plan.steps, " steps of ", plan.tokens_per_step, " tokens (", plan.micro_batches,
-                        " x ", plan.micro_batch, team_ ? str(" x ", team_->parallel().data) : "", " x ", plan.context,
-                        "), ", plan.steps * plan.tokens_per_step, " tokens"));
+  recorder_.message(str("steps: ", sizes.steps, " of ", sizes.tokens_per_step, " tokens (", sizes.micro_batches, " x ",
+                        sizes.micro_batch, team_ ? str(" x ", team_->parallel().data) : "", " x ", sizes.context, "), ",
+                        sizes.steps * sizes.tokens_per_step, " tokens"));
   recorder_.message("memory: predicted peak " + memory_.text());
 }
 
