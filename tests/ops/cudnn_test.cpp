@@ -1,4 +1,4 @@
-// Attention by cuDNN: plans for a described GPU without one, refusals by name, and on a GPU the kernels of both against each other.
+// Attention by cuDNN: engines for a described GPU without one, refusals by name, and on a GPU the kernels of both against each other.
 #include <dlfcn.h>
 
 #include "ops/cuda/cudnn/attention.h"
@@ -22,7 +22,7 @@ constexpr std::string_view kH200 =
 
 // Without a driver the toolkit's stub stands in for it: cuDNN then matches the graph, finds a deterministic engine and generates its
 // kernel, and only loading that fails.
-TEST(Cudnn, HasDeterministicPlansForAnH200) {
+TEST(Cudnn, HasDeterministicEnginesForAnH200) {
   if (!cuda::cudnn_available()) GTEST_SKIP() << "no cuDNN: " << cuda::cudnn_problem();
   const bool has_gpu = num_cuda_devices() > 0;
   if (!has_gpu && !dlopen(WEFT_DRIVER_STUB, RTLD_NOW | RTLD_GLOBAL))
@@ -31,9 +31,9 @@ TEST(Cudnn, HasDeterministicPlansForAnH200) {
     for (const ops::AttentionMask& mask :
          {ops::AttentionMask{.is_causal = false}, ops::AttentionMask{}, ops::AttentionMask{.window = 256}})
       for (bool is_backward : {false, true}) {
-        cuda::CudnnPlanCase c{.batch = 1, .tokens = 8192, .heads = 8, .kv_heads = 2};
+        cuda::CudnnEngineCase c{.batch = 1, .tokens = 8192, .heads = 8, .kv_heads = 2};
         c.key_width = c.value_width = width, c.is_backward = is_backward;
-        const std::string problem = cuda::cudnn_plan_problem(c, {.mask = mask}, kH200);
+        const std::string problem = cuda::cudnn_engine_problem(c, {.mask = mask}, kH200);
         const bool is_loading = problem.find("cuLibraryLoadData returned error") != std::string::npos;
         EXPECT_TRUE(problem.empty() || (!has_gpu && is_loading))
             << "width " << width << (mask.is_causal ? ", causal" : "") << ", window " << mask.window
@@ -43,14 +43,14 @@ TEST(Cudnn, HasDeterministicPlansForAnH200) {
 
 TEST(Cudnn, SaysWhatItDoesNotTake) {
   if (!cuda::cudnn_available()) GTEST_SKIP() << "no cuDNN: " << cuda::cudnn_problem();
-  const cuda::CudnnPlanCase c{.tokens = 512};
-  auto problem = [&](const ops::AttentionOptions& o) { return cuda::cudnn_plan_problem(c, o, kH200); };
+  const cuda::CudnnEngineCase c{.tokens = 512};
+  auto problem = [&](const ops::AttentionOptions& o) { return cuda::cudnn_engine_problem(c, o, kH200); };
   EXPECT_EQ(problem({.mask = {.same_document = true}}), "a mask of documents");
   EXPECT_EQ(problem({.mask = {.prefix = 3}}), "a prefix mask");
   EXPECT_EQ(problem({.score = {.softcap = 3}}), "a softcap");
   EXPECT_EQ(problem({.normaliser = ops::Normaliser::signed_softmax}), "the normaliser is not softmax");
   EXPECT_EQ(problem({.dropout = 0.1}), "dropout");
-  EXPECT_NE(cuda::cudnn_plan_problem(c, {}, "{}").find("maxGridSize"), std::string::npos);
+  EXPECT_NE(cuda::cudnn_engine_problem(c, {}, "{}").find("maxGridSize"), std::string::npos);
 }
 
 TEST(Cudnn, ByNameIsAnErrorWhereItCannotRun) {

@@ -31,7 +31,7 @@ TABLE
   "bench attention") cat <<'TABLE' ;;
 name              shape              dtype  threads   value  unit      limit  ratio  time  of cuDNN            of wgmma  of plain  peak
 forward           B1 H16 d128 T8192  bf16        16  400000  GFLOP/s  710000  0.563  1 ms  0.75                0.9
-backward          B1 H16 d128 T8192  bf16        16  200000  GFLOP/s  710000  0.282  2 ms  no plan for it all  0.9
+backward          B1 H16 d128 T8192  bf16        16  200000  GFLOP/s  710000  0.282  2 ms  no engine for it    0.9
 forward softcap   B1 H16 d128 T8192  bf16        16  360000  GFLOP/s  710000  0.513  1 ms                      0.9       0.91
 backward softcap  B1 H16 d128 T8192  bf16        16  170000  GFLOP/s  710000  0.242  2 ms                      0.9       0.86
 memory            B1 H1 d64 T4096    f32         16     276  B/token     276  1.000                                                1.1 MB
@@ -64,7 +64,7 @@ for line in \
   'called directly | 0.97 | 0.960 (qkv forward 16384x1024x3072); 0.81 to 0.99 of the peak | no |' \
   '| 0.55 | 0.563 (B1 H16 d128 T8192); with wgmma 0.626 | yes |' '| 0.38 | 0.282 (B1 H16 d128 T8192); with wgmma 0.313 | no |' \
   "forward: share of cuDNN's speed | 0.8 | 0.75 (B1 H16 d128 T8192) | no |" \
-  '| 0.8 |  B1 H16 d128 T8192: no plan for it all. | not measured |' \
+  '| 0.8 |  B1 H16 d128 T8192: no engine for it. | not measured |' \
   'per unmasked FLOP | 0.85 | 0.86 (backward softcap B1 H16 d128 T8192) | yes |' 'copy bandwidth | 0.8 |  | not measured |' \
   '| 0.45 |  L24 d1024 h16 T4096 V50304 B4: tensor [4]: out of memory: 9 bytes. | not measured |' \
   '| at most 0.02 | +0.0010 | yes |' '| cuda | 1.511 | 1.521 | 1.531 | 1.5210 |'; do

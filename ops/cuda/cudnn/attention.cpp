@@ -14,7 +14,7 @@ bool cudnn_available() { return false; }
 std::string cudnn_problem() { return "this build has no cuDNN"; }
 std::string cudnn_version() { return ""; }
 
-std::string cudnn_plan_problem(const CudnnPlanCase&, const ops::AttentionOptions&, std::string_view) {
+std::string cudnn_engine_problem(const CudnnEngineCase&, const ops::AttentionOptions&, std::string_view) {
   return cudnn_problem();
 }
 
@@ -55,7 +55,7 @@ using cudnn::Id;
 
 constexpr int64_t kMaxWorkspaceBytes = int64_t{8} << 30;
 
-// What a plan depends on.
+// What an executable depends on.
 struct Case {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, key_width = 0, value_width = 0;
   bool is_causal = false;
@@ -82,8 +82,8 @@ struct Case {
   }
 };
 
-struct Planned {
-  std::optional<cudnn::Plan> plan;
+struct Prepared {
+  std::optional<cudnn::Executable> executable;
   std::string why_not;
   Id q = 0, k = 0, v = 0, out = 0, stats = 0;
   Id dout = 0, dq = 0, dk = 0, dv = 0, delta = 0;
@@ -116,7 +116,7 @@ Id masked(Graph& g, Id scores, const Case& c) {
   return scores;
 }
 
-Graph forward_graph(Planned& p, const Case& c) {
+Graph forward_graph(Prepared& p, const Case& c) {
   Graph g;
   p.q = g.memory(c.q_sizes(), c.q, CUDNN_DATA_BFLOAT16);
   p.k = g.memory(cudnn::last_two_swapped(c.k_sizes()), cudnn::last_two_swapped(c.k), CUDNN_DATA_BFLOAT16);
@@ -136,7 +136,7 @@ Graph forward_graph(Planned& p, const Case& c) {
   return g;
 }
 
-Graph backward_graph(Planned& p, const Case& c) {
+Graph backward_graph(Prepared& p, const Case& c) {
   Graph g;
   auto fresh = [&](const Dims& sizes) { return g.memory(sizes, fresh_strides(sizes), CUDNN_DATA_BFLOAT16); };
   p.q = g.memory(c.q_sizes(), c.q, CUDNN_DATA_BFLOAT16);
@@ -185,44 +185,44 @@ Graph backward_graph(Planned& p, const Case& c) {
 
 class Session {
  public:
-  const Planned& find(const Case& c) {
-    auto [entry, is_new] = plans_.try_emplace(c.key());
-    Planned& planned = entry->second;
-    if (!is_new) return planned;
+  const Prepared& find(const Case& c) {
+    auto [entry, is_new] = prepared_.try_emplace(c.key());
+    Prepared& prepared = entry->second;
+    if (!is_new) return prepared;
     try {
-      Graph graph = c.is_backward ? backward_graph(planned, c) : forward_graph(planned, c);
-      planned.plan.emplace(std::move(graph), cudnn::Target{.handle = handle_.get()}, kMaxWorkspaceBytes);
-    } catch (const Error& error) { planned.why_not = error.problem(); }
-    return planned;
+      Graph graph = c.is_backward ? backward_graph(prepared, c) : forward_graph(prepared, c);
+      prepared.executable.emplace(std::move(graph), cudnn::Target{.handle = handle_.get()}, kMaxWorkspaceBytes);
+    } catch (const Error& error) { prepared.why_not = error.problem(); }
+    return prepared;
   }
 
-  void run(const Planned& planned, std::span<const std::pair<Id, const void*> > memory, Device device) {
+  void run(const Prepared& prepared, std::span<const std::pair<Id, const void*> > memory, Device device) {
     cudaStream_t s = stream(device.index);
-    Tensor workspace = Tensor::empty({planned.plan->workspace_bytes()}, kU8, device);
+    Tensor workspace = Tensor::empty({prepared.executable->workspace_bytes()}, kU8, device);
     handle_.use_stream(s);
-    planned.plan->run(handle_.get(), memory, workspace.mutable_raw());
+    prepared.executable->run(handle_.get(), memory, workspace.mutable_raw());
     note_launch("attention (cuDNN)");
     check_launch("attention (cuDNN)", s);
   }
 
  private:
   cudnn::Handle handle_;
-  std::map<std::vector<int64_t>, Planned> plans_;
+  std::map<std::vector<int64_t>, Prepared> prepared_;
 };
 
-// A session with a plan for the case; null, with the reason, where cuDNN has none.
+// A session with an executable for the case; null, with the reason, where cuDNN has none.
 struct Ready {
   Session* session = nullptr;
-  const Planned* plan = nullptr;
+  const Prepared* prepared = nullptr;
 };
 Ready prepare(const Case& c, Device device, std::string& why_not) {
   stream(device.index);  // makes the device current, for which a handle is made
   thread_local std::map<int, Session> of_thread;
   try {
     Session& session = of_thread[device.index];
-    const Planned& planned = session.find(c);
-    why_not = planned.why_not;
-    if (why_not.empty()) return {&session, &planned};
+    const Prepared& prepared = session.find(c);
+    why_not = prepared.why_not;
+    if (why_not.empty()) return {&session, &prepared};
   } catch (const Error& error) { why_not = error.problem(); }
   return {};
 }
@@ -268,8 +268,8 @@ bool cudnn_available() { return cudnn::problem().empty(); }
 std::string cudnn_problem() { return cudnn::problem(); }
 std::string cudnn_version() { return cudnn_available() ? cudnn::version() : ""; }
 
-std::string cudnn_plan_problem(const CudnnPlanCase& wanted, const ops::AttentionOptions& options,
-                               std::string_view device_json) {
+std::string cudnn_engine_problem(const CudnnEngineCase& wanted, const ops::AttentionOptions& options,
+                                 std::string_view device_json) {
   if (!cudnn::problem().empty()) return cudnn::problem();
   Case c;
   c.batch = wanted.batch, c.queries = c.keys = wanted.tokens, c.heads = wanted.heads, c.kv_heads = wanted.kv_heads;
@@ -280,10 +280,10 @@ std::string cudnn_plan_problem(const CudnnPlanCase& wanted, const ops::Attention
   c.out = c.dout = fresh_strides(c.out_sizes());
   if (std::string problem = problem_of(options, c.queries, c.keys); !problem.empty()) return problem;
   try {
-    Planned planned;
-    Graph graph = c.is_backward ? backward_graph(planned, c) : forward_graph(planned, c);
+    Prepared prepared;
+    Graph graph = c.is_backward ? backward_graph(prepared, c) : forward_graph(prepared, c);
     cudnn::Descriptor device = cudnn::described_device(device_json);
-    cudnn::Plan plan(std::move(graph), {.device = &device}, kMaxWorkspaceBytes);
+    cudnn::Executable executable(std::move(graph), {.device = &device}, kMaxWorkspaceBytes);
   } catch (const Error& error) { return error.problem(); }
   return "";
 }
@@ -295,10 +295,10 @@ bool cudnn_attend(ops::Attention& result, const Tensor& q_BTHK, const Tensor& k_
   if (why_not.empty()) why_not = make_case(c, q_BTHK, k_BSGK, v_BSGV, options);
   if (!why_not.empty()) return false;
   Device device = q_BTHK.device();
-  auto [mine, plan] = prepare(c, device, why_not);
-  if (!plan) return false;
+  auto [mine, found] = prepare(c, device, why_not);
+  if (!found) return false;
 
-  const Planned& p = *plan;
+  const Prepared& p = *found;
   result.out = Tensor::empty({c.batch, c.queries, c.heads, c.value_width}, kBF16, device);
   result.lse = Tensor::empty({c.batch, c.queries, c.heads}, kF32, device);
   Tensor stats_BHT = Tensor::empty({c.batch, c.heads, c.queries}, kF32, device);  // the only layout that cuDNN takes
@@ -326,10 +326,10 @@ bool cudnn_attend_backward(ops::AttentionGrads& grads, const Tensor& dout_BTHV, 
   if (!why_not.empty()) return false;
   c.out = strides_of(result.out), c.dout = strides_of(dout_BTHV);
   Device device = q_BTHK.device();
-  auto [mine, plan] = prepare(c, device, why_not);
-  if (!plan) return false;
+  auto [mine, found] = prepare(c, device, why_not);
+  if (!found) return false;
 
-  const Planned& p = *plan;
+  const Prepared& p = *found;
   grads.dq = Tensor::empty(q_BTHK.shape(), kBF16, device);
   grads.dk = Tensor::empty(k_BSGK.shape(), kBF16, device);
   grads.dv = Tensor::empty(v_BSGV.shape(), kBF16, device);

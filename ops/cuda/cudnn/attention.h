@@ -13,14 +13,14 @@ bool cudnn_available();       // the library is there; says nothing about a case
 std::string cudnn_problem();  // "" if it is available
 std::string cudnn_version();  // "9.19.0"; "" if it is not available
 
-// Whether cuDNN has a plan for row-major q, k, v on a GPU that need not be here, which `device_json` describes in cuDNN's terms: "", or
+// Whether cuDNN has an engine for row-major q, k, v on a GPU that need not be here, which `device_json` describes in cuDNN's terms: "", or
 // what it lacks.
-struct CudnnPlanCase {
+struct CudnnEngineCase {
   int64_t batch = 1, tokens = 1, heads = 1, kv_heads = 1, key_width = 64, value_width = 64;
   bool is_backward = false;
 };
-std::string cudnn_plan_problem(const CudnnPlanCase& wanted, const ops::AttentionOptions& options,
-                               std::string_view device_json);
+std::string cudnn_engine_problem(const CudnnEngineCase& wanted, const ops::AttentionOptions& options,
+                                 std::string_view device_json);
 
 // One call over one key set, as ops::attend and ops::attend_backward: bf16, query heads a multiple of key heads, any strides
 // that are multiples of 16 bytes, mask none, causal, or causal with a window. The caller vouches that query t and key t of a

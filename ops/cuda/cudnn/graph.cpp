@@ -267,7 +267,7 @@ Descriptor described_device(std::string_view json) {
   });
 }
 
-Plan::Plan(Graph graph, Target target, int64_t most_workspace_bytes)
+Executable::Executable(Graph graph, Target target, int64_t most_workspace_bytes)
     : graph_(std::move(graph)), operations_(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {
   std::vector<cudnnBackendDescriptor_t> handles;
   for (const Descriptor& operation : graph_.operations()) handles.push_back(operation.get());
@@ -282,23 +282,23 @@ Plan::Plan(Graph graph, Target target, int64_t most_workspace_bytes)
       why_not = "no engine is deterministic";
       continue;
     }
-    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    if (target.handle) plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
-    if (target.device) plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *target.device);
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-    if (!plan.try_finalize(why_not)) continue;
-    plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &workspace_bytes_);
+    Descriptor executable(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    if (target.handle) executable.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
+    if (target.device) executable.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *target.device);
+    executable.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+    if (!executable.try_finalize(why_not)) continue;
+    executable.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &workspace_bytes_);
     if (workspace_bytes_ > most_workspace_bytes) {
       why_not = str("it wants ", workspace_bytes_, " bytes of workspace, more than ", most_workspace_bytes);
       continue;
     }
-    plan_.emplace(std::move(plan));
+    executable_.emplace(std::move(executable));
     return;
   }
-  fail(str("cuDNN has no plan: ", why_not), "use the built-in attention kernels");
+  fail(str("cuDNN has no engine: ", why_not), "use the built-in attention kernels");
 }
 
-void Plan::run(cudnnHandle_t handle, std::span<const std::pair<Id, const void*>> memory, void* workspace) const {
+void Executable::run(cudnnHandle_t handle, std::span<const std::pair<Id, const void*>> memory, void* workspace) const {
   std::vector<Id> ids;
   std::vector<const void*> pointers;
   for (const auto& [id, pointer] : memory) ids.push_back(id), pointers.push_back(pointer);
@@ -311,7 +311,7 @@ void Plan::run(cudnnHandle_t handle, std::span<const std::pair<Id, const void*>>
     d.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, pointers.data());
     d.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, workspace);
   });
-  check(library().execute(handle, plan_->get(), pack.get()), "run a plan");
+  check(library().execute(handle, executable_->get(), pack.get()), "run an executable");
 }
 
 Handle::Handle() { check(library().create(&handle_), "make a handle"); }

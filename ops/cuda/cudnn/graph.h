@@ -1,5 +1,5 @@
 // The only door to cuDNN: small operation graphs through the C backend API. The library is opened when it is first wanted, so
-// that programs start without it. A graph is built once per shape, planned once, and run with new pointers.
+// that programs start without it. A graph is built once per shape, prepared once, and run with new pointers.
 #pragma once
 
 #include <cudnn_backend.h>
@@ -77,7 +77,7 @@ class Graph {
   std::span<const Descriptor> operations() const { return operations_; }
 
  private:
-  friend class Plan;
+  friend class Executable;
   struct Node {
     Dims sizes, strides;
     Descriptor descriptor;
@@ -94,10 +94,10 @@ class Graph {
   std::vector<Descriptor> operations_;
 };
 
-// A GPU that need not be here: cuDNN's own description of one, as JSON. Plans for it can be made, not run.
+// A GPU that need not be here: cuDNN's own description of one, as JSON. Executables for it can be made, not run.
 Descriptor described_device(std::string_view json);
 
-// What a plan is made for: the GPU of a handle, or a described one.
+// What an executable is made for: the GPU of a handle, or a described one.
 struct Target {
   cudnnHandle_t handle = nullptr;
   const Descriptor* device = nullptr;
@@ -105,9 +105,9 @@ struct Target {
 
 // A graph with the engine that cuDNN's heuristic puts first, the same for the same graph. Engines that cuDNN calls
 // nondeterministic or that want more workspace than `most_workspace_bytes` are passed over.
-class Plan {
+class Executable {
  public:
-  Plan(Graph graph, Target target, int64_t most_workspace_bytes);  // Error if no engine takes it
+  Executable(Graph graph, Target target, int64_t most_workspace_bytes);  // Error if no engine takes it
 
   int64_t workspace_bytes() const { return workspace_bytes_; }
   // Pointers to all tensors in memory. Work goes to the handle's stream.
@@ -116,7 +116,7 @@ class Plan {
  private:
   Graph graph_;
   Descriptor operations_;
-  std::optional<Descriptor> plan_;
+  std::optional<Descriptor> executable_;
   int64_t workspace_bytes_ = 0;
 };
 

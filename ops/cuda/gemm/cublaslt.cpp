@@ -129,14 +129,14 @@ Layout operand_layout(const Gemm& g, const GemmOperand& x, int64_t rows, int64_t
 }
 
 // Descriptors and the algorithm of one key; only pointers change from call to call.
-struct Plan {
+struct Prepared {
   Operation operation;
   Layout a, b, c;
   cublasLtMatmulAlgo_t algorithm{};
   size_t workspace_bytes = 0;
   bool exists = false;
 
-  Plan(const Gemm& g, const Epilogue& epilogue, cublasLtHandle_t handle) {
+  Prepared(const Gemm& g, const Epilogue& epilogue, cublasLtHandle_t handle) {
     bool is_f64 = g.in == kF64;
     cublasLtMatmulDesc_t made = nullptr;
     check_cublas(cublasLtMatmulDescCreate(&made, is_f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
@@ -232,36 +232,36 @@ class Session {
   }
 
   bool run(const Gemm& g, const Epilogue& epilogue, cudaStream_t stream) {
-    Plan& plan = find(g, epilogue);
-    if (!plan.exists) return false;
-    plan.set_pointers(g, g.bias, epilogue);
+    Prepared& prepared = find(g, epilogue);
+    if (!prepared.exists) return false;
+    prepared.set_pointers(g, g.bias, epilogue);
     const double one = 1;
     const float one_f32 = 1, beta_f32 = static_cast<float>(g.beta);
     bool is_f64 = g.in == kF64;
     const void* alpha = is_f64 ? static_cast<const void*>(&one) : &one_f32;
     const void* beta = is_f64 ? static_cast<const void*>(&g.beta) : &beta_f32;
     note_launch("matmul");
-    check_cublas(cublasLtMatmul(handle_.get(), plan.operation.get(), alpha, g.b.data, plan.b.get(), g.a.data,
-                                plan.a.get(), beta, g.c, plan.c.get(), g.c, plan.c.get(), &plan.algorithm,
-                                workspace_.mutable_raw(), plan.workspace_bytes, stream),
+    check_cublas(cublasLtMatmul(handle_.get(), prepared.operation.get(), alpha, g.b.data, prepared.b.get(), g.a.data,
+                                prepared.a.get(), beta, g.c, prepared.c.get(), g.c, prepared.c.get(),
+                                &prepared.algorithm, workspace_.mutable_raw(), prepared.workspace_bytes, stream),
                  g);
     check_launch("matmul", stream);
     return true;
   }
 
  private:
-  static constexpr size_t kMaxPlans = 2048;
+  static constexpr size_t kMaxPrepared = 2048;
 
-  Plan& find(const Gemm& g, const Epilogue& epilogue) {
+  Prepared& find(const Gemm& g, const Epilogue& epilogue) {
     Key key(g, epilogue);
-    if (auto found = plans_.find(key); found != plans_.end()) return found->second;
-    if (plans_.size() >= kMaxPlans) plans_.clear();  // a program whose shapes never repeat
-    return plans_.try_emplace(key, g, epilogue, handle_.get()).first->second;
+    if (auto found = prepared_.find(key); found != prepared_.end()) return found->second;
+    if (prepared_.size() >= kMaxPrepared) prepared_.clear();  // a program whose shapes never repeat
+    return prepared_.try_emplace(key, g, epilogue, handle_.get()).first->second;
   }
 
   Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
   Tensor workspace_;
-  std::unordered_map<Key, Plan, KeyHash> plans_;
+  std::unordered_map<Key, Prepared, KeyHash> prepared_;
 };
 
 }  // namespace
