@@ -38,8 +38,8 @@ struct ByteStream::State {
   int64_t offset = 0;         // in the file, of input[begin]
   bool is_gzip = false, is_in_member = false;
   z_stream inflater{};
-  std::string head;  // uncompressed bytes that the guard has seen and read() has not given out
-  size_t head_begin = 0;
+  std::string start;  // uncompressed bytes that the guard has seen and read() has not given out
+  size_t start_begin = 0;
   bool is_at_end = false;
 
   const std::string& path() const { return file.path(); }
@@ -72,9 +72,9 @@ void ByteStream::State::open() {
   WEFT_CHECK(is_gzip || !promises_gzip(path()), str(path(), " is not gzip, though its name says so"),
              "fetch it again, or rename it if it is plain text");
   if (is_gzip) WEFT_CHECK(::inflateInit2(&inflater, 16 + MAX_WBITS) == Z_OK, "zlib cannot start", "free some memory");
-  head.resize(TextGuard::kHeadBytes);
-  head.resize(read_raw(head.data(), head.size()));
-  guard.look(head);
+  start.resize(TextGuard::kStartBytes);
+  start.resize(read_raw(start.data(), start.size()));
+  guard.look(start);
 }
 
 size_t ByteStream::State::read_plain(char* to, size_t num_bytes) {
@@ -125,9 +125,9 @@ ByteStream::~ByteStream() = default;
 
 size_t ByteStream::read(char* to, size_t num_bytes) {
   State& s = *state_;
-  size_t done = std::min(num_bytes, s.head.size() - s.head_begin);
-  std::memcpy(to, s.head.data() + s.head_begin, done);
-  s.head_begin += done;
+  size_t done = std::min(num_bytes, s.start.size() - s.start_begin);
+  std::memcpy(to, s.start.data() + s.start_begin, done);
+  s.start_begin += done;
   if (done == num_bytes) return done;
   size_t more = s.read_raw(to + done, num_bytes - done);
   if (more > 0) s.guard.look({to + done, more});

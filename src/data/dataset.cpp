@@ -104,11 +104,11 @@ DocumentRule document_rule_of(const Dataset& dataset, std::optional<int32_t> end
 std::pair<Dataset, Dataset> split_tail(const Dataset& dataset, double fraction) {
   WEFT_CHECK(fraction > 0 && fraction < 1, str("split_tail: fraction ", fraction),
              "use a fraction between 0 and 1, such as 0.1");
-  auto head = static_cast<int64_t>(static_cast<double>(dataset.num_tokens()) * (1.0 - fraction));
-  WEFT_CHECK(head > 0 && head < dataset.num_tokens(),
+  auto first = static_cast<int64_t>(static_cast<double>(dataset.num_tokens()) * (1.0 - fraction));
+  WEFT_CHECK(first > 0 && first < dataset.num_tokens(),
              str("split_tail: a fraction ", fraction, " of ", dataset.num_tokens(), " tokens leaves one part empty"),
              "use more data");
-  return {dataset.slice(0, head), dataset.slice(head, dataset.num_tokens())};
+  return {dataset.slice(0, first), dataset.slice(first, dataset.num_tokens())};
 }
 
 }  // namespace weft::data

@@ -83,9 +83,9 @@ bool is_plain(const char* at) {
 
 }  // namespace
 
-void TextGuard::check_head(std::string_view head) const {
+void TextGuard::check_start(std::string_view start) const {
   for (const Format& format : kFormats)
-    WEFT_CHECK(head.size() < format.at || !head.substr(format.at).starts_with(format.magic),
+    WEFT_CHECK(start.size() < format.at || !start.substr(format.at).starts_with(format.magic),
                str(path_, " is no text: it is ", format.name), std::string(format.fix));
 }
 
@@ -100,7 +100,7 @@ void TextGuard::check_window() {
 }
 
 void TextGuard::look(std::string_view bytes) {
-  if (done_ == 0) check_head(bytes);
+  if (done_ == 0) check_start(bytes);
   for (size_t i = 0; i < bytes.size();) {
     // The rest of this window.
     const size_t stop = std::min<size_t>(bytes.size(), i + (window_begin_ + kWindowBytes - done_));

@@ -7,18 +7,18 @@
 
 namespace weft::data {
 
-// Sees a file's (uncompressed) bytes once, from front to back. The first look() must hold the first kHeadBytes of them, or
+// Sees a file's (uncompressed) bytes once, from front to back. The first look() must hold the first kStartBytes of them, or
 // the whole file. Every call may throw an Error that names the file, the place and what to do.
 class TextGuard {
  public:
-  static constexpr size_t kHeadBytes = 512;
+  static constexpr size_t kStartBytes = 512;
 
   explicit TextGuard(std::string path) : path_(std::move(path)) {}
   void look(std::string_view bytes);
   void end();  // no more bytes
 
  private:
-  void check_head(std::string_view head) const;
+  void check_start(std::string_view start) const;
   void check_window();
 
   std::string path_;

@@ -16,7 +16,7 @@ using internal::WireType;
 
 namespace {
 
-constexpr size_t kHeadBytes = 12, kTailBytes = 4;  // length and its checksum; checksum of the message
+constexpr size_t kStartBytes = 12, kTailBytes = 4;  // length and its checksum; checksum of the message
 
 template <class T>
 T read_number(std::string_view bytes, size_t at) {
@@ -98,24 +98,24 @@ EventFile read_events(const std::string& path) {
   };
   EventFile result;
   for (size_t at = 0; at < bytes.size();) {
-    if (bytes.size() - at < kHeadBytes) {
+    if (bytes.size() - at < kStartBytes) {
       result.has_torn_end = true;
       break;
     }
     auto length = read_number<uint64_t>(bytes, at);
     if (masked_crc32c(bytes.substr(at, 8)) != read_number<uint32_t>(bytes, at + 8))
       refuse(at, "the checksum of the record's length is wrong");
-    size_t rest = bytes.size() - at - kHeadBytes;
+    size_t rest = bytes.size() - at - kStartBytes;
     if (rest < kTailBytes || length > rest - kTailBytes) {
       result.has_torn_end = true;
       break;
     }
-    std::string_view message = bytes.substr(at + kHeadBytes, length);
-    if (masked_crc32c(message) != read_number<uint32_t>(bytes, at + kHeadBytes + length))
+    std::string_view message = bytes.substr(at + kStartBytes, length);
+    if (masked_crc32c(message) != read_number<uint32_t>(bytes, at + kStartBytes + length))
       refuse(at, "the checksum of the record is wrong");
     if (!parse_event(message, result.events.emplace_back())) refuse(at, "the record is no Event message");
     result.events.back().offset = at;
-    at += kHeadBytes + length + kTailBytes;
+    at += kStartBytes + length + kTailBytes;
     result.whole_bytes = at;
   }
   return result;

@@ -31,7 +31,7 @@ struct LanguageModelOptions {
   double std = 0.02;
   bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
   Recompute recompute = Recompute::none;
-  NormMaker own_norm = {};  // of the blocks and before the head, in place of `norm`, whose eps it is given
+  NormMaker own_norm = {};  // of the blocks and before the output head, in place of `norm`, whose eps it is given
   FfnMaker own_ffn = {};    // in place of `ffn`
 };
 
