@@ -74,13 +74,18 @@ std::array<Var, 2> Tokens::attend_keys(const Var& q_BTHK, const Var& k_BTGK, int
   return {out, lse};
 }
 
+// A bias in the numbers that the core takes. bf16 is exact in them.
+static Var widened(const Var& bias) { return bias.defined() && bias.dtype() == kBF16 ? cast(bias, kF32) : bias; }
+
 KeySet Tokens::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) {
   WEFT_CHECK(options.window >= 0, str("keys: window is ", options.window), "use 0 (all) or more");
-  return mixing_->keys(k_BTGK, v_BTGV, options);
+  KeyOptions completed = options;
+  completed.bias = widened(options.bias);
+  return mixing_->keys(k_BTGK, v_BTGV, completed);
 }
 
 QuerySet Tokens::queries(const Var& q_BTHK, const Var& bias) const {
-  return {q_BTHK, bias, attention_tokens(), data_.first_row};
+  return {q_BTHK, widened(bias), attention_tokens(), data_.first_row};
 }
 
 QuerySet Tokens::queries(const Var& q_1NHK, int64_t row, std::span<const int32_t> which) const {

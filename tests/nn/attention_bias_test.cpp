@@ -49,6 +49,24 @@ TEST(TokensBias, OfKeysIsKeptInDecoding) {
   }
 }
 
+// As a mixer under bf16 makes them: taken as they are.
+TEST(TokensBias, OfBf16IsTakenExactly) {
+  Parts p;
+  for (Var* x : {&p.q, &p.k, &p.v}) *x = cast(*x, kBF16);
+  std::vector<Var> outs, grads;
+  for (DType dtype : {kBF16, kF32}) {
+    Var query = variable(cast(cast(p.bias.query, kBF16), dtype).value()),
+        key = variable(cast(cast(p.bias.key, kBF16), dtype).value());
+    Tokens tokens(plain_tokens(B, T));
+    outs.push_back(cast(tokens.attend(p.q, p.k, p.v, {}, {}, {.query = query, .key = key})[0], kF64));
+    backward(sum_all(square(outs.back())));
+    for (const Var& x : {query, key}) grads.push_back(cast(cast(Var(x.grad()), kBF16), kF64));
+  }
+  expect_near(outs[0], outs[1], 0);
+  expect_near(grads[0], grads[2], 0);
+  expect_near(grads[1], grads[3], 0);
+}
+
 // Signed weights have the sizes |q.k - slope distance + biases|.
 TEST(TokensBias, IsInTheStatisticsOfSignedWeights) {
   Parts p;

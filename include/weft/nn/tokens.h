@@ -28,7 +28,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
 
   // Attention over all tokens of the row: {out [B, T, H, V], lse [B, T, H]}, both differentiable. Queries see keys of their own document
   // only. `sink` [B, T, H]: score of a sink that the caller merges afterwards; only diagnostics and probes read it. `bias`: of the scores
-  // of these tokens; decoding keeps the biases of keys beside the keys.
+  // of these tokens, in any dtype; decoding keeps the biases of keys beside the keys. Running sums are best kept in f64: see scan().
   std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGV, ops::AttentionOptions options = {},
                             const Var& sink = {}, const AttentionBias& bias = {});
   // For a mixer that computes its heads or queries in several parts: keys once, then any queries of these tokens. These parts are not shown
