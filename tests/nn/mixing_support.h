@@ -68,13 +68,14 @@ inline Tensor tensor(const std::vector<double>& numbers, const Shape& shape) {
 }
 
 inline void expect_near(const std::vector<double>& got, const std::vector<double>& expected, double bound,
-                 const std::string& what) {
+                        const std::string& what) {
   ASSERT_EQ(got.size(), expected.size()) << what;
   for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], bound) << what << ", number " << i;
 }
 
 // What each key gets of the weights, and of whom: one whole matrix per head.
-inline std::vector<double> masses(const Tensor& q, const Tensor& k, const TokenData& data, int64_t window, bool is_sigmoid) {
+inline std::vector<double> masses(const Tensor& q, const Tensor& k, const TokenData& data, int64_t window,
+                                  bool is_sigmoid) {
   const int64_t B = q.size(0), T = q.size(1), H = q.size(2), K = q.size(3), G = k.size(2);
   const auto qs = q.to_vector<double>(), ks = k.to_vector<double>();
   const Ints positions = data.positions.to_vector<int32_t>();
