@@ -42,7 +42,7 @@ std::vector<T> chosen(const char* option, const std::vector<std::string>& names,
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
   config::Loaded config = config::load(options.config.file(), options.config.overrides());
-  config.mixers = extensions.mixers;
+  config.own = extensions;
   std::vector<train::ParityCase> cases;
   for (int ranks : options.ranks) {
     if (ranks < 1 || ranks > config.experiment.model().context())
