@@ -110,10 +110,13 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
              "use a finite scale, or 0 for 1/sqrt(K)");
   WEFT_CHECK(options.dropout >= 0 && options.dropout < 1,
              str(op, ": dropout is ", options.dropout, ", must be in [0, 1)"), "use a probability below 1");
+  WEFT_CHECK(options.first_row >= 0 && options.first_head >= 0,
+             str(op, ": first_row is ", options.first_row, ", first_head is ", options.first_head),
+             "use the global indices of row 0 and head 0");
   Problem p;
   p.batch = q.size(0), p.queries = q.size(1), p.keys = k.size(1), p.heads = q.size(2), p.kv_heads = k.size(2);
   p.key_width = q.size(3), p.value_width = v ? v->size(3) : 0;
-  p.first_row = options.first_row;
+  p.first_row = options.first_row, p.first_head = options.first_head;
   p.scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(p.key_width));
   p.dropout = options.dropout, p.dropout_key = options.dropout_rng.key();
   p.q = operand(q), p.k = operand(k);

@@ -59,7 +59,7 @@ const std::vector<Variant>& variants() {
        [](AttentionCase& c) {
          c.options.dropout = 0.25;
          c.options.dropout_rng = Rng(5)["attention"];
-         c.options.first_row = 9;
+         c.options.first_row = 9, c.options.first_head = 5;
        }},
       {"sum of sigmoids",
        [](AttentionCase& c) {

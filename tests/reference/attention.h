@@ -145,7 +145,7 @@ class AttentionReference {
   double drop(int64_t b, int64_t h, int64_t i, int64_t j) const {
     if (options_.dropout == 0) return 1;
     auto bits = philox({static_cast<uint32_t>(q_pos_[b * T_ + i]), static_cast<uint32_t>(k_pos_[b * S_ + j]),
-                        static_cast<uint32_t>(h), static_cast<uint32_t>(options_.first_row + b)},
+                        static_cast<uint32_t>(options_.first_head + h), static_cast<uint32_t>(options_.first_row + b)},
                        options_.dropout_rng.key());
     return double{uniform_from_bits(bits[0])} < options_.dropout ? 0 : 1 / (1 - options_.dropout);
   }

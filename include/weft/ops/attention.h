@@ -55,7 +55,8 @@ struct AttentionOptions {
   Normaliser normaliser = Normaliser::softmax;
   double dropout = 0;  // probability; what is dropped depends only on (rng, query position, key position, head, row)
   Rng dropout_rng = Rng(0);
-  int64_t first_row = 0;  // global index of batch row 0, for dropout
+  int64_t first_row = 0;   // global index of batch row 0, for dropout
+  int64_t first_head = 0;  // global index of query head 0, for dropout: where a call has some of the heads
   AttentionBackend backend = AttentionBackend::automatic;
 };
 

@@ -18,11 +18,13 @@ inline constexpr double kLog2e = 1.44269504088896340736;
 // The factor of each weight under dropout, 0 or 1 / (1 - p), as core::Dropout of the CPU has it.
 struct Dropout {
   uint32_t threshold;
+  uint32_t first_head;
   uint64_t key;
   double keep_factor;
 
   explicit Dropout(const Problem& p)
       : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))),
+        first_head(static_cast<uint32_t>(p.first_head)),
         key(p.dropout_key),
         keep_factor(1 / (1 - p.dropout)) {}
 };
@@ -99,7 +101,7 @@ struct Pairs {
   }
   __device__ __forceinline__ T drop(int head, Token<int32_t> q, Token<int32_t> k) const {
     auto bits = philox({static_cast<uint32_t>(q.position), static_cast<uint32_t>(k.position),
-                        static_cast<uint32_t>(head), static_cast<uint32_t>(row)},
+                        dropout.first_head + static_cast<uint32_t>(head), static_cast<uint32_t>(row)},
                        dropout.key);
     return bits[0] >> 8 < dropout.threshold ? T(0) : static_cast<T>(dropout.keep_factor);
   }

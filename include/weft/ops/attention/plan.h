@@ -163,11 +163,13 @@ template <class T>
 struct Dropout {
   uint32_t threshold;  // drops a pair if its 24-bit uniform number is below
   uint64_t key;
+  int64_t first_head;
   double keep_factor;
 
   explicit Dropout(const Problem& p)
       : threshold(static_cast<uint32_t>(std::ceil(p.dropout * 0x1p24))),
         key(p.dropout_key),
+        first_head(p.first_head),
         keep_factor(1 / (1 - p.dropout)) {}
 
   template <class T>
@@ -176,7 +178,7 @@ struct Dropout {
     uint32_t c0[L], c1[L], c2[L], c3[L];
     for (int i = 0; i < L; ++i) {
       c0[i] = static_cast<uint32_t>(query[i]), c1[i] = static_cast<uint32_t>(keys[i]);
-      c2[i] = static_cast<uint32_t>(head), c3[i] = static_cast<uint32_t>(row);
+      c2[i] = static_cast<uint32_t>(first_head + head), c3[i] = static_cast<uint32_t>(row);
     }
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < 10; ++round) {

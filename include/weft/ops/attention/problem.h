@@ -25,7 +25,7 @@ struct Operand {
 
 struct Problem {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, key_width = 0, value_width = 0;
-  int64_t first_row = 0;
+  int64_t first_row = 0, first_head = 0;
   double scale = 1, dropout = 0;
   uint64_t dropout_key = 0;
   Operand q, k, v, dout;
