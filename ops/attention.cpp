@@ -192,6 +192,13 @@ void check_backend(std::string_view op, const core::Problem& p, const AttentionO
              "use the backend weft or automatic, or a GPU");
 }
 
+// Calls with a running state have no kernels of cuDNN's.
+void refuse_cudnn_block(std::string_view op, const AttentionOptions& options) {
+  WEFT_CHECK(options.backend != AttentionBackend::cudnn,
+             str(op, ": cuDNN's kernels take all keys at once, this call has a running state"),
+             "use the backend weft or automatic, or attend() where one call has all keys");
+}
+
 // A Problem with everything checked; `v` null for calls without values.
 core::Problem checked(std::string_view op, const Tensor& q, const Tensor& k, const Tensor* v,
                       const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
@@ -251,6 +258,7 @@ AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const 
 
 void attend_block(AttentionState& state, const Tensor& q_BTHK, const Tensor& k_BSGK, const Tensor& v_BSGV,
                   const AttentionTokens& queries, const AttentionTokens& keys, const AttentionOptions& options) {
+  refuse_cudnn_block("attend_block", options);
   core::Problem p = checked("attend_block", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   const core::Biases biases = core::bind_biases(p, "attend_block", options.score);
   core::bind_state(p, "attend_block", state, has_statistic(options));
@@ -318,6 +326,7 @@ void attend_block_backward(AttentionGrads& grads, const Tensor& dout_BTHV, const
                            const Tensor& v_BSGV, const Tensor& lse_BTH, const Tensor& delta_BTH,
                            const AttentionTokens& queries, const AttentionTokens& keys,
                            const AttentionOptions& options) {
+  refuse_cudnn_block("attend_block_backward", options);
   core::Problem p = checked("attend_block_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   core::bind_backward(p, "attend_block_backward", grads, dout_BTHV, lse_BTH, delta_BTH, has_statistic(options));
   const core::Biases biases = core::bind_biases(p, "attend_block_backward", options.score);
