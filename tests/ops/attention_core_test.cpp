@@ -337,19 +337,5 @@ TEST(AttentionCore, TakesNormalisersOfTheUsersOwn) {
   expect_normaliser_is_right<SigmoidNormaliser>("sigmoid");
 }
 
-TEST(AttentionCore, FinishedPartialsMergeLikeOneCall) {
-  for (double a : {double{-INFINITY}, -3.0, 700.0})
-    for (double b : {double{-INFINITY}, 2.0, 698.0}) {
-      auto m = ops::SoftmaxNormaliser::merge(a, b);
-      if (std::isinf(a) && std::isinf(b)) {
-        EXPECT_EQ(m.statistic, -INFINITY);
-        EXPECT_EQ(m.a + m.b, 0);
-      } else {
-        EXPECT_NEAR(m.a + m.b, 1, 1e-12);
-        EXPECT_NEAR(m.statistic, std::max(a, b) + std::log1p(std::exp(std::min(a, b) - std::max(a, b))), 1e-12);
-      }
-    }
-}
-
 }  // namespace
 }  // namespace weft

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "weft/ops/attention.h"
+#include "weft/ops/attention_merge.h"
 #include "weft/ops/depth.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/loss.h"

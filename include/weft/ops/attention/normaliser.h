@@ -10,7 +10,6 @@
 //   rescale(state, largest)        called per tile; returns the factor for everything summed so far
 //   weight(score, shift(state))    the factor of the value; the tile's sum of counted(weight) is given to add(state, sum)
 //   finish(state)                  {factor of the summed out, statistic}
-//   merge(a, b)                    two finished results over disjoint keys: out = a * out_a + b * out_b, and the statistic
 //   backward_shift(statistic)      the shift with which weight() gives the final weight, in backward
 //   dscore(score, weight, dweight, delta)   gradient of the score, in natural units
 #pragma once
@@ -24,10 +23,6 @@ namespace weft::ops {
 template <class T>
 struct Final {
   T factor, statistic;
-};
-template <class T>
-struct Merged {
-  T a, b, statistic;
 };
 
 // out = sum_j exp(s_j - lse) v_j, lse = log sum_j exp(s_j). No key seen: out = 0, lse = -inf.
@@ -79,13 +74,6 @@ struct SoftmaxNormaliser {
     T max = state.rows[0], sum = state.rows[1];
     if (sum == 0) return {T(0), T(kMasked)};
     return {T(1) / sum, (max + T(std::log2(static_cast<double>(sum)))) * T(kLn2)};
-  }
-  template <class T>
-  WEFT_HD static Merged<T> merge(T lse_a, T lse_b) {  // maximum form: no overflow
-    T high = lse_a > lse_b ? lse_a : lse_b, low = lse_a > lse_b ? lse_b : lse_a;
-    if (high == T(kMasked)) return {T(0), T(0), high};
-    T lse = high + std::log1p(std::exp(low - high));
-    return {std::exp(lse_a - lse), std::exp(lse_b - lse), lse};
   }
   template <class T>
   [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) {  // rows without keys: weight 0
@@ -167,10 +155,6 @@ struct SumNormaliser {
   template <class T>
   WEFT_HD static Final<T> finish(const State<T>&) {
     return {T(1), T(0)};
-  }
-  template <class T>
-  WEFT_HD static Merged<T> merge(T, T) {
-    return {T(1), T(1), T(0)};
   }
   template <class T>
   [[gnu::always_inline]] WEFT_HD static T backward_shift(T) {
