@@ -24,6 +24,7 @@
 #include "weft/data/spread.h"
 #include "weft/data/tokenize.h"
 #include "weft/data/tokenizer.h"
+#include "weft/distributed/choose_scheme.h"
 #include "weft/distributed/context_attention.h"
 #include "weft/io/events.h"
 #include "weft/io/metrics.h"

@@ -1,78 +1,52 @@
-// Attention over the tokens of ranks that are threads, against one call over the whole sequence: every layout, mask, normaliser and modifier of the core.
-#include <gtest/gtest.h>
+// Attention over the tokens of ranks that are threads, against one call over the whole sequence: every layout, mask, normaliser and modifier of
+// the core under every scheme.
+#include "tests/distributed/context_case.h"
 
-#include <mutex>
-
-#include "tests/ops/attention_case.h"
-#include "tests/support/errors.h"
-#include "weft/distributed/context_attention.h"
-#include "weft/ops/select.h"
-
-namespace weft::dist {
+namespace weft::test {
 namespace {
 
 using ops::Normaliser;
 
-constexpr Scheme kSchemes[] = {Scheme::ring, Scheme::all_gather};
-
-// The tokens of a rank, of x [B, N, ...]; undefined stays so.
-Tensor part_of(const Tensor& x, const std::vector<int32_t>& positions) {
-  if (!x.defined()) return {};
-  std::vector<Tensor> tokens;
-  for (int32_t p : positions) tokens.push_back(x.slice(1, p, p + 1));
-  return ops::contiguous(ops::concatenate(tokens, 1));
+// Numbers of heads that the ranks divide.
+AttentionSizes sizes_for(int ranks) {
+  const int64_t heads = ranks == 3 ? 6 : 8;
+  return {.B = 2, .H = heads, .G = 2, .K = 8, .V = 5};
 }
 
-struct Sequence {
-  std::string what;
-  test::AttentionCase c;
-  CausalMask mask;
-  bool has_plan = true;  // a mask that plan_hops() knows
-};
-
-// A case whose queries and keys are the tokens 0 .. N - 1.
-Sequence make(const std::string& what, int64_t tokens, DType dtype,
-              test::AttentionSizes sizes = {.B = 2, .H = 4, .G = 2, .K = 8, .V = 5}) {
-  sizes.T = sizes.S = tokens;
-  Sequence s{what, test::AttentionCase(sizes, dtype), {}};
-  s.c.keys = s.c.queries = {test::make_positions(sizes.B, tokens, test::Order::sorted, 1), {}};
-  return s;
-}
-
-void use_documents(Sequence& s, int64_t length) {
-  s.c.use_documents(length);
-  const auto* documents = s.c.queries.documents.data<int32_t>();
-  s.mask.documents.assign(documents, documents + s.c.q.size(1));
-}
-
-std::vector<Sequence> sequences(int64_t tokens, DType dtype) {
+std::vector<Sequence> sequences(int ranks, int64_t tokens, DType dtype) {
+  const AttentionSizes sizes = sizes_for(ranks);
   std::vector<Sequence> all;
-  all.push_back(make("causal", tokens, dtype));
-  all.push_back(make("window", tokens, dtype));
-  all.back().c.options.mask.window = all.back().mask.window = 9;
-  all.push_back(make("documents with padding, soft cap", tokens, dtype));
-  use_documents(all.back(), 7);
-  all.back().c.options.score.softcap = 3;
-  all.push_back(make("prefix, one head for keys", tokens, dtype, {.B = 1, .H = 3, .G = 1, .K = 4, .V = 4}));
-  all.back().c.options.mask.prefix = 5, all.back().has_plan = false;
-  all.push_back(make("all keys, dropout", tokens, dtype));
-  all.back().c.options.mask.is_causal = false, all.back().has_plan = false;
-  all.back().c.options.dropout = 0.3;
-  all.push_back(make("biases of each head, alibi", tokens, dtype));
-  all.back().c.use_biases(false);
-  all.back().c.options.score.alibi_slopes = test::alibi_slopes(4);
-  all.push_back(make("biases of key heads, window and documents", tokens, dtype));
-  all.back().c.use_biases(true);
-  use_documents(all.back(), 20);
-  all.back().c.options.mask.window = all.back().mask.window = 6;
+  auto add = [&](const std::string& what, AttentionSizes of) -> Sequence& {
+    all.push_back(make_sequence(what, tokens, dtype, of));
+    return all.back();
+  };
+  add("causal, one row, as many key heads", {.B = 1, .H = sizes.H, .G = sizes.H, .K = 4, .V = 8});
+  Sequence& window = add("window", sizes);
+  window.c.options.mask.window = window.mask.window = 9;
+  Sequence& documents = add("documents with padding, soft cap", sizes);
+  use_documents(documents, 7);
+  documents.c.options.score.softcap = 3;
+  Sequence& prefix = add("prefix, one head for keys", {.B = 1, .H = sizes.H, .G = 1, .K = 4, .V = 4});
+  prefix.c.options.mask.prefix = 5, prefix.has_plan = false;
+  Sequence& dropout = add("all keys, dropout", sizes);
+  dropout.c.options.mask.is_causal = false, dropout.has_plan = false;
+  dropout.c.options.dropout = 0.3;
+  Sequence& biases = add("biases of each head, alibi", sizes);
+  biases.c.use_biases(false);
+  biases.c.options.score.alibi_slopes = alibi_slopes(sizes.H);
+  Sequence& shared = add("biases of key heads, window and documents", sizes);
+  shared.c.use_biases(true);
+  use_documents(shared, 20);
+  shared.c.options.mask.window = shared.mask.window = 6;
   for (ops::ScoreActivation activation : {ops::ScoreActivation::sigmoid, ops::ScoreActivation::relu}) {
-    all.push_back(make(str("sum, activation ", static_cast<int>(activation)), tokens, dtype));
-    all.back().c.options.normaliser = Normaliser::sum;
-    all.back().c.options.score.activation = activation;
-    all.back().c.options.score.shift = -0.5;
+    Sequence& sum = add(str("sum, activation ", static_cast<int>(activation)), sizes);
+    sum.c.options.normaliser = Normaliser::sum;
+    sum.c.options.score.activation = activation;
+    sum.c.options.score.shift = -0.5;
   }
-  all.push_back(make("signed softmax", tokens, dtype));
-  all.back().c.options.normaliser = Normaliser::signed_softmax;
+  Sequence& is_signed = add("signed softmax, dropout", sizes);
+  is_signed.c.options.normaliser = Normaliser::signed_softmax;
+  is_signed.c.options.dropout = 0.2, is_signed.c.options.first_row = 3, is_signed.c.options.first_head = 2;
   return all;
 }
 
@@ -81,104 +55,68 @@ std::vector<Layout> layouts(int64_t tokens, int ranks, const CausalMask& mask) {
           Layout::zigzag(tokens, ranks), Layout::balanced(tokens, ranks, mask, 4)};
 }
 
-struct Results {
-  ops::Attention y;
-  ops::AttentionGrads grads;
-};
-
-Results of_one_rank(const test::AttentionCase& c) {
-  Results r{c.forward(), {}};
-  r.grads = c.backward(r.y);
-  return r;
-}
-
-// What each rank computes, put together in the order of positions.
-Results of_ranks(const test::AttentionCase& c, Scheme scheme, const Layout& layout, const HopPlan& plan) {
-  std::mutex mutex;
-  std::vector<std::pair<std::vector<int32_t>, Results>> parts;
-  run_thread_ranks(layout.ranks(), [&](Communicator& comm) {
-    const std::vector<int32_t> mine = layout.positions(comm.rank());
-    auto part = [&](const Tensor& x) { return part_of(x, mine); };
-    const ops::AttentionTokens here{part(c.queries.positions), part(c.queries.documents)};
-    ops::AttentionOptions options = c.options;
-    options.score.query_bias = part(c.options.score.query_bias);
-    options.score.key_bias = part(c.options.score.key_bias);
-    const Tensor q = part(c.q), k = part(c.k), v = part(c.v);
-    Results r;
-    r.y = context_attention(comm, scheme, q, k, v, here, options, plan);
-    r.grads =
-        context_attention_backward(comm, scheme, part(c.dout), part(c.used_dlse()), q, k, v, r.y, here, options, plan);
-    std::lock_guard lock(mutex);
-    parts.emplace_back(mine, r);
-  });
-  auto joined = [&](auto member) {
-    std::vector<Tensor> tokens(static_cast<size_t>(layout.padded_tokens()));
-    for (const auto& [positions, r] : parts) {
-      const Tensor& x = member(r);
-      if (!x.defined()) return Tensor();
-      for (size_t i = 0; i < positions.size(); ++i)
-        tokens[static_cast<size_t>(positions[i])] = x.slice(1, static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
-    }
-    return ops::concatenate(tokens, 1);
-  };
-  Results all;
-  all.y.out = joined([](const Results& r) -> const Tensor& { return r.y.out; });
-  all.y.lse = joined([](const Results& r) -> const Tensor& { return r.y.lse; });
-  all.grads.dq = joined([](const Results& r) -> const Tensor& { return r.grads.dq; });
-  all.grads.dk = joined([](const Results& r) -> const Tensor& { return r.grads.dk; });
-  all.grads.dv = joined([](const Results& r) -> const Tensor& { return r.grads.dv; });
-  all.grads.dquery_bias = joined([](const Results& r) -> const Tensor& { return r.grads.dquery_bias; });
-  all.grads.dkey_bias = joined([](const Results& r) -> const Tensor& { return r.grads.dkey_bias; });
-  return all;
-}
-
-void expect_equal(const Results& got, const Results& want, double tolerance) {
-  auto numbers = [](const Tensor& x) { return reference::numbers(x.defined() ? ops::contiguous(x) : x); };
-  test::expect_near(got.y.out, numbers(want.y.out), tolerance, "out");
-  test::expect_near(got.y.lse, numbers(want.y.lse), tolerance, "lse");
-  test::expect_near(got.grads.dq, numbers(want.grads.dq), tolerance, "dq");
-  test::expect_near(got.grads.dk, numbers(want.grads.dk), tolerance, "dk");
-  test::expect_near(got.grads.dv, numbers(want.grads.dv), tolerance, "dv");
-  test::expect_near(got.grads.dquery_bias, numbers(want.grads.dquery_bias), tolerance, "dquery_bias");
-  test::expect_near(got.grads.dkey_bias, numbers(want.grads.dkey_bias), tolerance, "dkey_bias");
-}
-
-TEST(ContextAttention, EqualsOneRankForEveryLayoutMaskNormaliserAndNumberOfRanks) {
+// Every layout with the ring, and with every other scheme one after another in turn; every scheme with every sequence.
+TEST(ContextAttention, EqualsOneRankForEverySchemeLayoutMaskNormaliserAndNumberOfRanks) {
   for (int ranks : {1, 2, 3, 4, 8}) {
     const int64_t tokens = 16 * ranks;  // every layout here divides it
-    for (const Sequence& s : sequences(tokens, kF64)) {
+    size_t turn = 0;
+    for (const Sequence& s : sequences(ranks, tokens, kF64)) {
       const Results want = of_one_rank(s.c);
-      for (const Layout& layout : layouts(tokens, ranks, s.mask))
-        for (Scheme scheme : kSchemes) {
-          SCOPED_TRACE(str(s.what, ", ", layout, ", ", scheme));
+      const std::vector<Layout> all = layouts(tokens, ranks, s.mask);
+      for (const SchemeRow& row : scheme_rows(ranks)) {
+        const bool is_ring = row.scheme == Scheme::ring;
+        const std::vector<Layout> these =
+            is_ring ? all : std::vector{all[turn++ % all.size()], all[turn++ % all.size()]};
+        for (const Layout& layout : these) {
+          SCOPED_TRACE(str(s.what, ", ", layout, ", ", row.what));
           ASSERT_EQ(layout.padded_tokens(), tokens);
-          expect_equal(of_ranks(s.c, scheme, layout, HopPlan::every_hop(ranks)), want, 1e-12);
+          expect_equal(of_ranks(s.c, row.scheme, row.options, layout, HopPlan::every_hop(ranks)), want, 1e-12);
           if (s.has_plan && s.c.q.size(0) == 1)
-            expect_equal(of_ranks(s.c, scheme, layout, plan_hops(layout, s.mask)), want, 1e-12);
+            expect_equal(of_ranks(s.c, row.scheme, row.options, layout, plan_hops(layout, s.mask)), want, 1e-12);
         }
+      }
     }
   }
 }
 
-// With a plan, hops without work are left out and the ring stops early; accumulators then go home in one message.
+// With a plan, hops without work are left out, keys stop where nobody needs them, and sums go home from where the last work was.
 TEST(ContextAttention, EqualsOneRankWhereThePlanLeavesHopsOut) {
   for (int ranks : {2, 3, 4, 8})
     for (int64_t window : {0, 3, 20}) {
       const int64_t tokens = 16 * ranks;
-      Sequence s = make("", tokens, kF64, {.B = 1, .H = 2, .G = 1, .K = 4, .V = 4});
+      Sequence s = make_sequence("", tokens, kF64, {.B = 1, .H = ranks == 3 ? 6 : 8, .G = 2, .K = 4, .V = 4});
       s.c.use_biases(true);
       use_documents(s, 11);
       s.c.options.mask.window = s.mask.window = window;
       const Results want = of_one_rank(s.c);
       bool stops_early = false;
       for (const Layout& layout : layouts(tokens, ranks, s.mask))
-        for (Scheme scheme : kSchemes) {
-          SCOPED_TRACE(str("window ", window, ", ", layout, ", ", scheme));
+        for (const SchemeRow& row : scheme_rows(ranks)) {
+          SCOPED_TRACE(str("window ", window, ", ", layout, ", ", row.what));
           const HopPlan plan = plan_hops(layout, s.mask);
           stops_early |= plan.steps < ranks;
-          expect_equal(of_ranks(s.c, scheme, layout, plan), want, 1e-12);
+          expect_equal(of_ranks(s.c, row.scheme, row.options, layout, plan), want, 1e-12);
         }
       EXPECT_TRUE(stops_early || ranks == 2);
+    }
+}
+
+// Heads for tokens with more ranks than key heads, and with groups of heads that ranks cut in odd places.
+TEST(ContextAttention, UlyssesGivesKeyHeadsToEveryRankThatReadsThem) {
+  struct Row {
+    int ranks;
+    int64_t heads, kv_heads;
+  };
+  for (const Row& of : {Row{4, 4, 1}, Row{8, 8, 2}, Row{4, 8, 8}, Row{4, 12, 3}, Row{6, 12, 4}, Row{3, 6, 3},
+                        Row{2, 6, 3}, Row{8, 24, 12}, Row{5, 10, 2}})
+    for (bool are_shared : {true, false}) {
+      const int64_t tokens = 8 * of.ranks;
+      Sequence s = make_sequence("", tokens, kF64, {.B = 2, .H = of.heads, .G = of.kv_heads, .K = 4, .V = 3});
+      s.c.use_biases(are_shared);
+      s.c.options.dropout = 0.2;
+      SCOPED_TRACE(str(of.ranks, " ranks, ", of.heads, " heads, ", of.kv_heads, " key heads"));
+      expect_equal(of_ranks(s.c, Scheme::ulysses, {}, Layout::zigzag(tokens, of.ranks), HopPlan::every_hop(of.ranks)),
+                   of_one_rank(s.c), 1e-12);
     }
 }
 
@@ -186,53 +124,82 @@ TEST(ContextAttention, EqualsOneRankWhereThePlanLeavesHopsOut) {
 TEST(ContextAttention, ErrorsOfFloat32AndBf16DoNotGrowWithTheNumberOfRanks) {
   for (DType dtype : {kF32, kBF16}) {
     const int64_t tokens = 128;
-    Sequence s = make("", tokens, dtype, {.B = 1, .H = 4, .G = 2, .K = 16, .V = 16});
-    test::AttentionCase exact = s.c;
+    Sequence s = make_sequence("", tokens, dtype, {.B = 1, .H = 8, .G = 2, .K = 16, .V = 16});
+    AttentionCase exact = s.c;
     for (Tensor* x : {&exact.q, &exact.k, &exact.v, &exact.dout, &exact.dlse}) *x = ops::cast(*x, kF64);
     const Results want = of_one_rank(exact);
     auto error_of = [&](const Results& got) {
       double worst = 0;
-      auto look = [&](const Tensor& a, const Tensor& b) {
-        const reference::Numbers x = reference::numbers(ops::contiguous(a)), y = reference::numbers(ops::contiguous(b));
+      for (size_t i : {0, 2, 3, 4}) {  // out, dq, dk, dv
+        const reference::Numbers x = reference::numbers(ops::contiguous(got[i])),
+                                 y = reference::numbers(ops::contiguous(want[i]));
         double sum = 0, size = 0;
-        for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - y[i]) * (x[i] - y[i]), size += y[i] * y[i];
+        for (size_t j = 0; j < x.size(); ++j) sum += (x[j] - y[j]) * (x[j] - y[j]), size += y[j] * y[j];
         worst = std::max(worst, std::sqrt(sum / size));
-      };
-      look(got.y.out, want.y.out), look(got.grads.dq, want.grads.dq), look(got.grads.dk, want.grads.dk);
-      look(got.grads.dv, want.grads.dv);
+      }
       return worst;
     };
     const double of_one = error_of(of_one_rank(s.c));
     for (int ranks : {2, 4, 8})
-      for (Scheme scheme : kSchemes) {
+      for (const SchemeRow& row : scheme_rows(ranks)) {
         const double of_many =
-            error_of(of_ranks(s.c, scheme, Layout::zigzag(tokens, ranks), HopPlan::every_hop(ranks)));
-        EXPECT_LE(of_many, 1.2 * of_one) << str(dtype, ", ", ranks, " ranks");
+            error_of(of_ranks(s.c, row.scheme, row.options, Layout::zigzag(tokens, ranks), HopPlan::every_hop(ranks)));
+        EXPECT_LE(of_many, 1.2 * of_one) << str(dtype, ", ", ranks, " ranks, ", row.what);
       }
   }
 }
 
 TEST(ContextAttention, GivesTheSameBitsInEveryRun) {
   const int64_t tokens = 64;
-  Sequence s = make("", tokens, kBF16);
+  Sequence s = make_sequence("", tokens, kBF16, {.B = 2, .H = 8, .G = 2, .K = 8, .V = 5});
   const Layout layout = Layout::striped(tokens, 4, 4);
-  for (Scheme scheme : kSchemes) {
-    const Results first = of_ranks(s.c, scheme, layout, HopPlan::every_hop(4));
-    for (int run = 0; run < 5; ++run) expect_equal(of_ranks(s.c, scheme, layout, HopPlan::every_hop(4)), first, 0);
+  for (const SchemeRow& row : scheme_rows(4)) {
+    const Results first = of_ranks(s.c, row.scheme, row.options, layout, HopPlan::every_hop(4));
+    for (int run = 0; run < 3; ++run)
+      expect_equal(of_ranks(s.c, row.scheme, row.options, layout, HopPlan::every_hop(4)), first, 0);
   }
 }
 
-TEST(ContextAttention, APlanOfAnotherNumberOfRanksIsRefused) {
-  Sequence s = make("", 8, kF32);
-  auto comm = make_self_communicator();
-  EXPECT_EQ(test::error_of(
-                [&] {
-                  context_attention(*comm, Scheme::ring, s.c.q, s.c.k, s.c.v, s.c.queries, s.c.options,
-                                    HopPlan::every_hop(2));
-                },
-                {"a plan of 2 ranks for 1", "of this communicator"}),
-            "");
+// The order of hops is the same, so is every bit of the forward.
+TEST(ContextAttention, RingAndAllGatherHaveTheSameBitsInForward) {
+  const int64_t tokens = 64;
+  Sequence s = make_sequence("", tokens, kF32, {.B = 2, .H = 8, .G = 2, .K = 8, .V = 5});
+  const Layout layout = Layout::zigzag(tokens, 4);
+  const HopPlan plan = HopPlan::every_hop(4);
+  const Results ring = of_ranks(s.c, Scheme::ring, {}, layout, plan);
+  for (int64_t at_once : {0, 1}) {
+    const Results gathered = of_ranks(s.c, Scheme::all_gather, {.heads_at_once = at_once}, layout, plan);
+    expect_same_bits(gathered[0], ring[0], "out"), expect_same_bits(gathered[1], ring[1], "lse");
+  }
+}
+
+TEST(ContextAttention, StatisticsAreThoseOfOneRank) {
+  for (int ranks : {1, 2, 3, 4, 8}) {
+    const int64_t tokens = 16 * ranks;
+    for (const Sequence& s : sequences(ranks, tokens, kF64)) {
+      if (s.c.options.normaliser == Normaliser::sum) continue;  // it has no lse of its own
+      const Tensor lse = s.c.forward().lse;
+      const ops::AttentionStatistics want =
+          ops::attention_statistics(s.c.q, s.c.k, lse, s.c.queries, s.c.keys, s.c.options);
+      for (const SchemeRow& row : scheme_rows(ranks)) {
+        SCOPED_TRACE(str(s.what, ", ", ranks, " ranks, ", row.what));
+        const Layout layout = Layout::zigzag(tokens, ranks);
+        JoinedTokens all;
+        dist::run_thread_ranks(ranks, [&](Communicator& comm) {
+          const RankCase mine(s.c, layout, comm.rank());
+          const ops::AttentionStatistics of =
+              context_statistics({comm, row.options}, row.scheme, mine.q, mine.k, tokens_of(lse, mine.positions),
+                                 mine.here, mine.options, HopPlan::every_hop(ranks));
+          all.add(mine.positions, {of.column_mass, of.entropy, of.max_score});
+        });
+        const std::vector<Tensor> got = all.joined();
+        expect_near(got[0], reference::numbers(want.column_mass), 1e-6, "column mass");
+        expect_near(got[1], reference::numbers(want.entropy), 1e-6, "entropy");
+        expect_near(got[2], reference::numbers(want.max_score), 1e-6, "largest score");
+      }
+    }
+  }
 }
 
 }  // namespace
-}  // namespace weft::dist
+}  // namespace weft::test

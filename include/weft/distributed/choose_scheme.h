@@ -1,0 +1,52 @@
+// Which scheme of attention over ranks serves a model on a machine, and what it sends.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "weft/distributed/context_attention.h"
+
+namespace weft::dist {
+
+// One call of attention: P ranks, n tokens of each.
+struct ContextShape {
+  int ranks = 1;
+  int64_t batch = 1, tokens = 0;  // tokens: of a rank
+  int64_t heads = 1, kv_heads = 1, key_width = 0, value_width = 0;
+  DType dtype = kBF16;
+  bool has_documents = false;
+  bool has_lse = true;                               // not under the sum normaliser
+  int64_t query_bias_heads = 0, key_bias_heads = 0;  // 0: no bias
+  DType bias_dtype = kF32;
+};
+
+// What the rank that sends most sends to others, and what of it leaves a node (0 where SchemeOptions::node is not set).
+struct MessageBytes {
+  int64_t forward = 0, backward = 0;
+  int64_t forward_between_nodes = 0, backward_between_nodes = 0;
+};
+MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options, const HopPlan& plan);
+// Of every rank, where every rank has work with every other one.
+MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options = {});
+
+// What the choice depends on beside the shape.
+struct ContextMachine {
+  int ranks_per_node = 0;   // 0: all
+  double device_bytes = 0;  // memory of a rank; 0: unknown, and no limit
+};
+struct ContextModel {
+  bool is_windowed = false;     // every layer of attention has a window
+  bool has_recurrence = false;  // some layer carries a state from token to token: layouts of few pieces
+};
+
+struct SchemeChoice {
+  Scheme scheme = Scheme::ring;
+  SchemeOptions options = {};
+  LayoutKind layout = LayoutKind::contiguous;
+  std::string reason = {};  // one sentence, with the numbers that decided
+};
+// ulysses within a node while its buffers are small; all_gather for packed documents while the keys of all ranks are; across nodes usp, or a
+// double ring where heads do not divide; else a ring. "Small" is 10 % of a rank's memory.
+SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& machine, const ContextModel& model);
+
+}  // namespace weft::dist
