@@ -29,8 +29,9 @@ namespace {
 int64_t bytes_of(DType dtype) { return static_cast<int64_t>(size_of(dtype)); }
 DType sum_type(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
 int64_t place_bytes(const ContextShape& s) { return s.has_documents ? 8 : 4; }  // position, document
-// Of k and v of a token.
-int64_t key_numbers(const ContextShape& s) { return s.kv_heads * (s.key_width + s.value_width); }
+// Of k and v of a token: what travels, and its gradients.
+int64_t sum_numbers(const ContextShape& s) { return s.kv_heads * (s.key_width + s.value_width); }
+int64_t key_numbers(const ContextShape& s) { return s.are_values_in_keys ? s.kv_heads * s.key_width : sum_numbers(s); }
 
 }  // namespace
 
@@ -43,8 +44,9 @@ ContextShape shape_of(const Call& call) {
           .heads = q.q.size(2),
           .kv_heads = k.k.size(2),
           .key_width = q.q.size(3),
-          .value_width = k.v.size(3),
+          .value_width = k.values().size(3),
           .dtype = q.q.dtype(),
+          .are_values_in_keys = !k.v.defined(),
           .has_documents = k.documents.defined(),
           .has_lse = call.options.normaliser != ops::Normaliser::sum,
           .query_bias_heads = heads_of_bias(q.bias),
@@ -58,7 +60,7 @@ PacketBytes key_bytes(const ContextShape& s) {
   const int64_t tokens = s.batch * s.tokens;
   return {.data = tokens *
                   (key_numbers(s) * bytes_of(s.dtype) + s.key_bias_heads * bytes_of(s.bias_dtype) + place_bytes(s)),
-          .sums = tokens * (key_numbers(s) * bytes_of(sum_type(s.dtype)) + s.key_bias_heads * bytes_of(kF64))};
+          .sums = tokens * (sum_numbers(s) * bytes_of(sum_type(s.dtype)) + s.key_bias_heads * bytes_of(kF64))};
 }
 
 PacketBytes query_bytes(const ContextShape& s) {
@@ -137,7 +139,7 @@ MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const Schem
     forward_of_heads = tokens * (in + of.heads * (of.value_width * b + rows));
     backward_of_heads =
         tokens * (in + of.heads * (of.value_width * b + 2 * rows) + of.heads * of.key_width * b +
-                  key_numbers(of) * (has_copies ? f : b) + (of.query_bias_heads + of.key_bias_heads) * bytes_of(kF64));
+                  sum_numbers(of) * (has_copies ? f : b) + (of.query_bias_heads + of.key_bias_heads) * bytes_of(kF64));
   }
   const int64_t at_once = heads_at_once(scheme, options, of.kv_heads);
   const int64_t parts = (of.kv_heads + at_once - 1) / at_once;

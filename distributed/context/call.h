@@ -18,9 +18,11 @@ inline std::vector<Tensor*> defined_of(std::initializer_list<Tensor*> tensors) {
 
 struct Keys {
   Tensor k, v, positions, documents, bias = {};
+  int64_t width_in_k = 0;  // without v: values are this many first channels of the keys
 
   std::vector<Tensor*> parts() { return defined_of({&k, &v, &positions, &documents, &bias}); }
   ops::AttentionTokens tokens() const { return {positions, documents}; }
+  Tensor values() const { return v.defined() ? v : k.slice(3, 0, width_in_k); }
 };
 
 struct Queries {
@@ -48,7 +50,7 @@ inline DType sum_type(const Tensor& x) { return x.dtype() == kF64 ? kF64 : kF32;
 // `make` is Tensor::zeros or Tensor::empty.
 template <class Make>
 KeyGrads make_grads(const Keys& keys, Make make) {
-  KeyGrads grads{make(keys.k, sum_type(keys.k)), make(keys.v, sum_type(keys.v)), {}};
+  KeyGrads grads{make(keys.k, sum_type(keys.k)), make(keys.values(), sum_type(keys.k)), {}};
   if (keys.bias.defined()) grads.dbias = make(keys.bias, kF64);
   return grads;
 }
@@ -78,23 +80,31 @@ struct Call {
     return of;
   }
   void forward(ops::AttentionState& state, const Keys& of) const {
-    ops::attend_block(state, queries.q, of.k, of.v, queries.tokens(), of.tokens(), options_of(queries, of));
+    ops::attend_block(state, queries.q, of.k, of.values(), queries.tokens(), of.tokens(), options_of(queries, of));
   }
   void backward(QueryGrads& dqueries, KeyGrads& dkeys, const Queries& of_queries, const Keys& of_keys) const {
     ops::AttentionGrads grads{dqueries.dq, dkeys.dk, dkeys.dv, dqueries.dbias, dkeys.dbias};
-    ops::attend_block_backward(grads, of_queries.dout, of_queries.q, of_keys.k, of_keys.v, of_queries.lse,
+    ops::attend_block_backward(grads, of_queries.dout, of_queries.q, of_keys.k, of_keys.values(), of_queries.lse,
                                of_queries.delta, of_queries.tokens(), of_keys.tokens(),
                                options_of(of_queries, of_keys));
   }
 };
 
+// Whether values are the first channels of the keys, as those of a latent that all heads share: then keys alone travel.
+inline bool are_in_keys(const Tensor& v, const Tensor& k) {
+  return v.defined() && v.raw() == k.raw() && v.strides() == k.strides() && v.dtype() == k.dtype() &&
+         v.size(0) == k.size(0) && v.size(1) == k.size(1) && v.size(2) == k.size(2) && v.size(3) <= k.size(3);
+}
+
 inline Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const ops::AttentionTokens& here,
                     const ops::AttentionOptions& options) {
-  return {
+  Call call{
       .queries = {.q = q, .positions = here.positions, .documents = here.documents, .bias = options.score.query_bias},
       .keys =
           {.k = k, .v = v, .positions = here.positions, .documents = here.documents, .bias = options.score.key_bias},
       .options = options};
+  if (are_in_keys(v, k)) call.keys.v = {}, call.keys.width_in_k = v.size(3);
+  return call;
 }
 
 // distributed/context/heads.cpp

@@ -47,7 +47,7 @@ class ForwardWork {
 
   explicit ForwardWork(const std::vector<Call>& parts) : parts_(parts) {
     for (const Call& part : parts)
-      states_.push_back(ops::attention_state(part.queries.q, part.keys.v.size(3), part.options));
+      states_.push_back(ops::attention_state(part.queries.q, part.keys.values().size(3), part.options));
   }
   NoSums operator()(int part, const Keys& keys) {
     const auto at = static_cast<size_t>(part);
@@ -146,7 +146,7 @@ class StatisticsWork {
 
 ops::Attention attend_over(const Ring& ring, const Call& call) {
   if (ring.route.ranks() == 1)
-    return ops::attend(call.queries.q, call.keys.k, call.keys.v, call.queries.tokens(), call.keys.tokens(),
+    return ops::attend(call.queries.q, call.keys.k, call.keys.values(), call.queries.tokens(), call.keys.tokens(),
                        call.options_of(call.queries, call.keys));
   const std::vector<Call> parts = parts_of(ring, call);
   ForwardWork work(parts);

@@ -65,7 +65,8 @@ struct RankCase {
     here = {part(c.queries.positions), part(c.queries.documents)};
     options.score.query_bias = part(c.options.score.query_bias),
     options.score.key_bias = part(c.options.score.key_bias);
-    q = part(c.q), k = part(c.k), v = part(c.v), dout = part(c.dout), dlse = part(c.used_dlse());
+    q = part(c.q), k = part(c.k), v = c.v.raw() == c.k.raw() ? k.slice(3, 0, c.v.size(3)) : part(c.v),
+    dout = part(c.dout), dlse = part(c.used_dlse());
   }
 };
 

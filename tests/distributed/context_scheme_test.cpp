@@ -105,6 +105,7 @@ dist::ContextShape shape_of(const RankCase& c, int ranks) {
           .key_width = c.q.size(3),
           .value_width = c.v.size(3),
           .dtype = c.q.dtype(),
+          .are_values_in_keys = c.v.raw() == c.k.raw(),
           .has_documents = c.here.documents.defined(),
           .has_lse = c.options.normaliser != ops::Normaliser::sum,
           .query_bias_heads = score.query_bias.defined() ? score.query_bias.size(2) : 0,
@@ -122,6 +123,7 @@ TEST(MessageBytes, AreThoseThatSchemesSend) {
               make_sequence("", tokens, dtype, {.B = 2, .H = ranks == 3 ? 6 : 8, .G = kv_heads, .K = 6, .V = 4});
           if (has_all) s.c.use_biases(true), use_documents(s, 7);
           else if (kv_heads == 2) s.c.options.normaliser = ops::Normaliser::sum;
+          else if (kv_heads == 1) s.c.v = s.c.k.slice(3, 0, 4);
           const Layout layout = Layout::zigzag(tokens, ranks);
           std::vector<SchemeRow> rows = scheme_rows(ranks);
           rows.push_back({"ring, as it chooses", Scheme::ring});
@@ -207,7 +209,8 @@ TEST(ChooseScheme, FollowsHeadsNodesDocumentsAndMemory) {
        "packed documents"},
       {"documents, recurrence", 16, 8, 8, 4096, true, false, true, Scheme::all_gather, LayoutKind::zigzag, 0, 0,
        "packed documents"},
-      {"long documents", 64, 8, 8, 1 << 18, true, false, false, Scheme::usp, LayoutKind::balanced, 8, 0, "among 8 ranks"},
+      {"long documents", 64, 8, 8, 1 << 18, true, false, false, Scheme::usp, LayoutKind::balanced, 8, 0,
+       "among 8 ranks"},
       {"nodes", 64, 8, 8, 16384, false, false, false, Scheme::usp, LayoutKind::zigzag, 8, 0, "64 ranks on nodes of 8"},
       {"nodes, few heads", 64, 8, 2, 16384, false, false, false, Scheme::usp, LayoutKind::zigzag, 2, 0, "ring of 32"},
       {"nodes, one head", 64, 8, 1, 16384, false, false, false, Scheme::double_ring, LayoutKind::zigzag, 0, 8,

@@ -44,6 +44,8 @@ std::vector<Sequence> sequences(int ranks, int64_t tokens, DType dtype) {
     sum.c.options.score.activation = activation;
     sum.c.options.score.shift = -0.5;
   }
+  Sequence& latent = add("values in the keys", {.B = 1, .H = sizes.H, .G = 1, .K = 8, .V = 5});
+  latent.c.v = latent.c.k.slice(3, 0, 5);
   Sequence& is_signed = add("signed softmax, dropout", sizes);
   is_signed.c.options.normaliser = Normaliser::signed_softmax;
   is_signed.c.options.dropout = 0.2, is_signed.c.options.first_row = 3, is_signed.c.options.first_head = 2;
@@ -173,12 +175,35 @@ TEST(ContextAttention, RingAndAllGatherHaveTheSameBitsInForward) {
   }
 }
 
+// Numbers of ranks that are no power of two, and primes.
+TEST(ContextAttention, EqualsOneRankOnOddNumbersOfRanks) {
+  for (int ranks : {5, 6, 7}) {
+    const int64_t tokens = 8 * ranks;
+    Sequence s = make_sequence("", tokens, kF64, {.B = 1, .H = 2 * ranks, .G = 2, .K = 4, .V = 3});
+    s.c.use_biases(true);
+    s.c.options.dropout = 0.1;
+    use_documents(s, 9);
+    const Results want = of_one_rank(s.c);
+    const Layout layout = Layout::zigzag(tokens, ranks);
+    for (const SchemeRow& row : scheme_rows(ranks))
+      for (const HopPlan& plan : {HopPlan::every_hop(ranks), plan_hops(layout, s.mask)}) {
+        SCOPED_TRACE(str(ranks, " ranks, ", row.what));
+        expect_equal(of_ranks(s.c, row.scheme, row.options, layout, plan), want, 1e-12);
+      }
+  }
+}
+
+// The logs of the sums of the sizes of weights, which attention_statistics() reads.
+Tensor log_sizes(const AttentionCase& c) {
+  const reference::AttentionReference of(c.q, c.k, c.v, c.queries, c.keys, c.options);
+  return Tensor::from(std::span<const double>(of.log_sizes), {c.q.size(0), c.q.size(1), c.q.size(2)});
+}
+
 TEST(ContextAttention, StatisticsAreThoseOfOneRank) {
   for (int ranks : {1, 2, 3, 4, 8}) {
     const int64_t tokens = 16 * ranks;
     for (const Sequence& s : sequences(ranks, tokens, kF64)) {
-      if (s.c.options.normaliser == Normaliser::sum) continue;  // it has no lse of its own
-      const Tensor lse = s.c.forward().lse;
+      const Tensor lse = log_sizes(s.c);
       const ops::AttentionStatistics want =
           ops::attention_statistics(s.c.q, s.c.k, lse, s.c.queries, s.c.keys, s.c.options);
       for (const SchemeRow& row : scheme_rows(ranks)) {
@@ -193,9 +218,9 @@ TEST(ContextAttention, StatisticsAreThoseOfOneRank) {
           all.add(mine.positions, {of.column_mass, of.entropy, of.max_score});
         });
         const std::vector<Tensor> got = all.joined();
-        expect_near(got[0], reference::numbers(want.column_mass), 1e-6, "column mass");
-        expect_near(got[1], reference::numbers(want.entropy), 1e-6, "entropy");
-        expect_near(got[2], reference::numbers(want.max_score), 1e-6, "largest score");
+        expect_near(got[0], reference::numbers(want.column_mass), 2e-6, "column mass");
+        expect_near(got[1], reference::numbers(want.entropy), 2e-6, "entropy");
+        expect_near(got[2], reference::numbers(want.max_score), 2e-6, "largest score");
       }
     }
   }

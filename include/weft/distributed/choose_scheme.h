@@ -14,6 +14,7 @@ struct ContextShape {
   int64_t batch = 1, tokens = 0;  // tokens: of a rank
   int64_t heads = 1, kv_heads = 1, key_width = 0, value_width = 0;
   DType dtype = kBF16;
+  bool are_values_in_keys = false;  // they are the first channels of the keys, and do not travel
   bool has_documents = false;
   bool has_lse = true;                               // not under the sum normaliser
   int64_t query_bias_heads = 0, key_bias_heads = 0;  // 0: no bias

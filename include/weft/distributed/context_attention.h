@@ -56,7 +56,8 @@ struct ContextRanks {
 
 // Every rank calls it, with the same options but for the biases of its own tokens, and with the same plan: plan_hops() where the mask is causal,
 // a window or documents; HopPlan::every_hop() for any mask. What has no work by plan is left out, and keys go only where they have work or pass
-// through. With keys go their values, positions, documents and biases. With one rank it is ops::attend().
+// through. With keys go their values, positions, documents and biases; values that are the first channels of the keys in memory, as those of a
+// latent (MLA in its absorbed form), do not go twice. With one rank it is ops::attend().
 ops::Attention context_attention(const ContextRanks& ranks, Scheme scheme, const Tensor& q_BnHK, const Tensor& k_BnGK,
                                  const Tensor& v_BnGV, const ops::AttentionTokens& here,
                                  const ops::AttentionOptions& options, const HopPlan& plan);
@@ -69,7 +70,7 @@ ops::AttentionGrads context_attention_backward(const ContextRanks& ranks, Scheme
                                                const HopPlan& plan);
 
 // ops::attention_statistics() over the keys of all ranks: column mass of this rank's keys over the queries of all, entropy and largest score of
-// this rank's queries. `lse` is that of context_attention().
+// this rank's queries. `lse` is that of context_attention(); under the sum normaliser as ops::attention_statistics() has it.
 ops::AttentionStatistics context_statistics(const ContextRanks& ranks, Scheme scheme, const Tensor& q_BnHK,
                                             const Tensor& k_BnGK, const Tensor& lse_BnH,
                                             const ops::AttentionTokens& here, const ops::AttentionOptions& options,
