@@ -73,13 +73,14 @@ class CountingCommunicator final : public Communicator {
       : Communicator(to.rank(), to.size(), to.name()), to_(to), node_(node) {}
   void abort(std::string why) noexcept override { to_.abort(why); }
 
-  int64_t bytes = 0, between_nodes = 0;
+  int64_t bytes = 0, between_nodes = 0, exchanges = 0;
 
  private:
   void run(const dist::Operation& operation, const void*, void*) override {
     fail(str("schemes send messages only, not ", operation), "count it");
   }
   std::unique_ptr<Transfer> start(std::span<const Send> sends, std::span<const Receive> receives) override {
+    ++exchanges;
     for (const Send& s : sends) {
       EXPECT_NE(s.peer, rank());
       bytes += static_cast<int64_t>(s.tensor.num_bytes());
@@ -154,6 +155,27 @@ TEST(MessageBytes, AreThoseThatSchemesSend) {
             EXPECT_EQ(most.backward_between_nodes, want.backward_between_nodes);
           }
         }
+}
+
+TEST(MessageBytes, AreNoneOnOneRankWhichHasTheBitsOfOneCall) {
+  const Sequence s = make_sequence("", 24, kBF16, {.B = 2, .H = 4, .G = 2, .K = 4, .V = 4});
+  const ops::Attention want = s.c.forward();
+  const ops::AttentionGrads want_grads = s.c.backward(want);
+  const auto self = dist::make_self_communicator();
+  for (Scheme scheme : dist::all_schemes()) {
+    SCOPED_TRACE(str(scheme));
+    CountingCommunicator comm(*self);
+    const dist::ContextRanks ranks(comm, {.group = 1, .node = 1});
+    const HopPlan plan = HopPlan::every_hop(1);
+    const ops::Attention y = context_attention(ranks, scheme, s.c.q, s.c.k, s.c.v, s.c.queries, s.c.options, plan);
+    const ops::AttentionGrads grads = context_attention_backward(ranks, scheme, s.c.dout, s.c.dlse, s.c.q, s.c.k, s.c.v,
+                                                                 y, s.c.queries, s.c.options, plan);
+    expect_same_bits(y.out, want.out, "out"), expect_same_bits(y.lse, want.lse, "lse");
+    expect_same_bits(grads.dq, want_grads.dq, "dq"), expect_same_bits(grads.dk, want_grads.dk, "dk");
+    expect_same_bits(grads.dv, want_grads.dv, "dv");
+    EXPECT_EQ(comm.bytes, 0);
+    EXPECT_EQ(comm.exchanges, 0);
+  }
 }
 
 // V_kv = 2 n G K b, of which a ring moves P - 1, and a double ring as much in sum but only nodes - 1 between nodes.
