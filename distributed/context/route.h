@@ -57,9 +57,9 @@ class Traffic {
   const Route& route() const { return *route_; }
 
  private:
+  // Whether there is work, the packet is needed, sums are there, and a later hop of the chain of sums has work.
   struct Cell {
-    bool work = false, packet = false, sums = false,
-         more = false;  // sums: it has some; more: a later hop of the chain has work
+    bool work = false, packet = false, sums = false, more = false;
   };
   const Cell& at(int rank, int hop) const { return cells_[static_cast<size_t>(hop * route_->ranks() + rank)]; }
   Cell& at(int rank, int hop) { return cells_[static_cast<size_t>(hop * route_->ranks() + rank)]; }
