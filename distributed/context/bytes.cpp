@@ -9,17 +9,10 @@
 namespace weft::dist {
 
 int group_size(Scheme scheme, int ranks, const SchemeOptions& options) {
-  if (scheme == Scheme::ulysses) return ranks;
-  if (scheme != Scheme::usp) return 1;
-  WEFT_CHECK(options.group >= 1 && ranks % options.group == 0,
-             str("usp: ", ranks, " ranks in groups of ", options.group),
-             "set SchemeOptions::group to the ranks that exchange heads, which divide the ranks of the sequence");
-  return options.group;
+  return scheme == Scheme::ulysses ? ranks : scheme == Scheme::usp ? options.group : 1;
 }
 
 int64_t heads_at_once(Scheme scheme, const SchemeOptions& options, int64_t kv_heads) {
-  WEFT_CHECK(options.heads_at_once >= 0, str("all_gather: ", options.heads_at_once, " heads at once"),
-             "use the key/value heads of a chunk, or 0 for all");
   if (scheme != Scheme::all_gather || options.heads_at_once == 0) return kv_heads;
   return std::min(options.heads_at_once, kv_heads);
 }
@@ -118,7 +111,9 @@ Sent sent_by(int me, const Traffic& traffic, const PacketBytes& bytes, int node,
 
 MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options,
                            const HopPlan& plan) {
-  const int ranks = shape.ranks, group = group_size(scheme, ranks, options), ring = ranks / group;
+  const int ranks = shape.ranks;
+  check_scheme(scheme, ranks, shape.heads, options);
+  const int group = group_size(scheme, ranks, options), ring = ranks / group;
   WEFT_CHECK(plan.ranks == ranks, str("message_bytes: a plan of ", plan.ranks, " ranks for ", ranks),
              "make the plan from the layout of the shape's ranks");
   ContextShape of = shape;  // in the ring

@@ -6,7 +6,8 @@
 
 namespace weft::dist {
 
-// Ranks that exchange heads. Error if they do not divide the ranks.
+void check_scheme(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options);
+// Ranks that exchange heads.
 int group_size(Scheme scheme, int ranks, const SchemeOptions& options);
 int64_t heads_at_once(Scheme scheme, const SchemeOptions& options, int64_t kv_heads);  // of all_gather, else all
 

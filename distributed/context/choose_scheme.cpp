@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "distributed/context/bytes.h"
 #include "weft/core/error.h"
 
 namespace weft::dist {
@@ -20,7 +21,67 @@ int largest_group(const ContextShape& shape, int per_node) {
 
 std::string in_mib(double bytes) { return str(static_cast<int64_t>(bytes / (1 << 20) + 0.5), " MiB"); }
 
+// The largest divisor of `ranks` up to `most` that divides `heads` too.
+int largest_divisor(int ranks, int most, int64_t heads) {
+  for (int size = std::min(ranks, most); size > 1; --size)
+    if (ranks % size == 0 && heads % size == 0) return size;
+  return 1;
+}
+
+std::string fix_of(Scheme scheme) {
+  switch (scheme) {
+    case Scheme::ulysses: return "use a number of ranks that divides the query heads, or the scheme ring or all_gather";
+    case Scheme::usp:
+      return "set SchemeOptions::group to ranks that exchange heads: they divide the ranks of the sequence and the "
+             "query heads";
+    case Scheme::double_ring:
+      return "set SchemeOptions::node to the ranks of a node, which divide the ranks of the sequence";
+    case Scheme::all_gather:
+      return "set SchemeOptions::heads_at_once to the key/value heads of a chunk, or to 0 for all";
+    case Scheme::ring:
+    case Scheme::bidirectional_ring: break;
+  }
+  return "use at least one rank";
+}
+
 }  // namespace
+
+std::string scheme_problem(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options) {
+  auto problem = [&](const auto&... words) { return str(to_string(scheme), ": ", words...); };
+  if (ranks < 1) return problem(ranks, " ranks");
+  switch (scheme) {
+    case Scheme::ring:
+    case Scheme::bidirectional_ring: break;
+    case Scheme::double_ring:
+      if (options.node < 1 || ranks % options.node != 0) return problem(ranks, " ranks in nodes of ", options.node);
+      break;
+    case Scheme::all_gather:
+      if (options.heads_at_once < 0) return problem(options.heads_at_once, " heads at once");
+      break;
+    case Scheme::ulysses:
+      if (heads % ranks != 0) return problem(heads, " query heads for ", ranks, " ranks that divide heads");
+      break;
+    case Scheme::usp:
+      if (options.group < 1 || ranks % options.group != 0) return problem(ranks, " ranks in groups of ", options.group);
+      if (heads % options.group != 0)
+        return problem(heads, " query heads for groups of ", options.group, " ranks that divide heads");
+      break;
+  }
+  return "";
+}
+
+void check_scheme(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options) {
+  const std::string problem = scheme_problem(scheme, ranks, heads, options);
+  WEFT_CHECK(problem.empty(), problem, fix_of(scheme));
+}
+
+SchemeOptions default_options(Scheme scheme, int ranks, int64_t heads, int ranks_per_node) {
+  const int most = ranks_per_node > 0 ? ranks_per_node : ranks - 1;
+  SchemeOptions options;
+  if (scheme == Scheme::usp) options.group = largest_divisor(ranks, most, heads);
+  if (scheme == Scheme::double_ring) options.node = largest_divisor(ranks, most, 0);
+  return options;
+}
 
 SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& machine, const ContextModel& model) {
   WEFT_CHECK(

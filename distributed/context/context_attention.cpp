@@ -41,6 +41,7 @@ Arrangement arrange(const ContextRanks& ranks, Scheme scheme, const Call& call, 
              "make the plan from the layout of this communicator's ranks");
   const int64_t heads = call.queries.q.size(2), kv_heads = call.keys.k.size(2);
   const SchemeOptions& options = ranks.options;
+  check_scheme(scheme, comm.size(), heads, options);
   const int group = group_size(scheme, comm.size(), options);
   const int64_t at_once = heads_at_once(scheme, options, kv_heads);
   const int place = comm.rank() % group;

@@ -31,10 +31,8 @@ HeadExchange::HeadExchange(Communicator& comm, int first, int count, int64_t hea
     : comm_(comm), first_(first), count_(count), heads_(heads) {
   if (count == 1) return;
   WEFT_CHECK(kv_heads > 0 && heads % kv_heads == 0,
-             str("ulysses: ", heads, " query heads are not a multiple of ", kv_heads, " key heads"),
+             str("context attention: ", heads, " query heads are not a multiple of ", kv_heads, " key heads"),
              "use a number of query heads that is a multiple of the key/value heads");
-  WEFT_CHECK(heads % count == 0, str("ulysses: ", heads, " query heads for ", count, " ranks that divide heads"),
-             "use a number of ranks that divides the query heads, or the scheme ring or all_gather");
   // Runs of query heads that stay within one key/value head, on every rank as many.
   const int64_t each = heads / count, group = heads / kv_heads, run = std::gcd(each, group);
   queries_.total = heads, keys_.total = kv_heads, keys_.has_copies = each / run * count > kv_heads;

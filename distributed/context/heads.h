@@ -9,8 +9,8 @@ namespace weft::dist {
 
 class HeadExchange {
  public:
-  // The group is ranks first .. first + count - 1 of `comm`. Error if its size does not divide the heads. A key/value head that several ranks
-  // read goes to each of them.
+  // The group is ranks first .. first + count - 1 of `comm`, and `count` divides the heads. A key/value head that several ranks read goes to
+  // each of them.
   HeadExchange(Communicator& comm, int first, int count, int64_t heads, int64_t kv_heads);
 
   int64_t heads_each() const { return heads_ / count_; }

@@ -76,10 +76,7 @@ Route route_of(Scheme scheme, int ranks, int node, int parts) {
     case Scheme::ring:
     case Scheme::usp: return ring_route(1, ranks);
     case Scheme::bidirectional_ring: return bidirectional_route(ranks);
-    case Scheme::double_ring:
-      WEFT_CHECK(node >= 1 && ranks % node == 0, str("double_ring: ", ranks, " ranks in nodes of ", node),
-                 "set SchemeOptions::node to the ranks of a node, which divide the ranks of the sequence");
-      return ring_route(ranks / node, node);
+    case Scheme::double_ring: return ring_route(ranks / node, node);
     case Scheme::all_gather: return all_gather_route(ranks, parts);
     case Scheme::ulysses: return ring_route(1, 1);
   }

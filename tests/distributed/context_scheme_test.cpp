@@ -258,6 +258,21 @@ TEST(ChooseScheme, FollowsHeadsNodesDocumentsAndMemory) {
   }
 }
 
+TEST(ChooseScheme, DefaultOptionsFitEveryNumberOfRanksThatTheSchemeTakes) {
+  for (Scheme scheme : dist::all_schemes())
+    for (int ranks = 1; ranks <= 12; ++ranks)
+      for (int64_t heads : {1, 6, 8})
+        for (int per_node : {0, 1, 4}) {
+          const SchemeOptions options = dist::default_options(scheme, ranks, heads, per_node);
+          const std::string problem = dist::scheme_problem(scheme, ranks, heads, options);
+          EXPECT_EQ(problem.empty(), scheme != Scheme::ulysses || heads % ranks == 0) << problem;
+        }
+  EXPECT_EQ(dist::default_options(Scheme::usp, 8, 6).group, 2);
+  EXPECT_EQ(dist::default_options(Scheme::usp, 8, 8).group, 4);
+  EXPECT_EQ(dist::default_options(Scheme::usp, 8, 8, 8).group, 8);
+  EXPECT_EQ(dist::default_options(Scheme::double_ring, 6, 1).node, 3);
+}
+
 // Every rank has the queries, and keys as they come: in uneven pieces, some of them empty.
 TEST(ContextDecode, EqualsOneCallOnEveryRankToTheSameBits) {
   const std::vector<int64_t> pieces[] = {
@@ -311,6 +326,9 @@ TEST(ContextErrors, SayWhatDoesNotFit) {
             "");
   EXPECT_EQ(error_of(call(4, Scheme::usp, {}, HopPlan::every_hop(4)),
                      {"usp: 4 ranks in groups of 0", "SchemeOptions::group"}),
+            "");
+  EXPECT_EQ(error_of(call(3, Scheme::usp, {.group = 3}, HopPlan::every_hop(3)),
+                     {"usp: 4 query heads for groups of 3 ranks", "SchemeOptions::group"}),
             "");
   EXPECT_EQ(error_of(call(4, Scheme::usp, {.group = 3}, HopPlan::every_hop(4)), {"usp: 4 ranks in groups of 3"}), "");
   EXPECT_EQ(error_of(call(4, Scheme::double_ring, {.node = 3}, HopPlan::every_hop(4)),

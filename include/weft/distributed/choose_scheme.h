@@ -30,6 +30,12 @@ MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const Schem
 // Of every rank, where every rank has work with every other one.
 MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options = {});
 
+// "" or why a scheme cannot run with these options: the text of the error that a call would give.
+std::string scheme_problem(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options);
+// Options with which the scheme is what its name says, where none are given: usp and double_ring with the largest groups that fit, of at most
+// `ranks_per_node` ranks (0: fewer than all).
+SchemeOptions default_options(Scheme scheme, int ranks, int64_t heads, int ranks_per_node = 0);
+
 // What the choice depends on beside the shape.
 struct ContextMachine {
   int ranks_per_node = 0;   // 0: all

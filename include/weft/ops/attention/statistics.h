@@ -113,7 +113,7 @@ class Statistics {
           if constexpr (std::is_same_v<Normaliser, SoftmaxNormaliser>) size = x;
           if (!is_full) size = select(keep_lanes<T>(mask_, row, head, q, k), size, none);
           size = is_key[n] > V{} ? size : none;
-          V share, log2_share;
+          V share, log2_share{};
           if constexpr (Normaliser::kHasStatistic) {
             log2_share = size - shift;
             share = lane_exp2(log2_share);
