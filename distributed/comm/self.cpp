@@ -1,7 +1,4 @@
 // One rank: collectives are done before they are called, and a message to itself is a copy.
-#include <cstring>
-#include <deque>
-
 #include "weft/comm/communicator.h"
 #include "weft/core/error.h"
 

@@ -1,54 +1,65 @@
 #include "distributed/comm/thread_group.h"
 
+#include <algorithm>
+
 #include "weft/core/error.h"
+#include "weft/core/scope.h"
+#include "weft/core/stream.h"
 
 namespace weft::dist {
 
-ThreadGroup::ThreadGroup(int size, std::string name, double timeout_s)
-    : name_(std::move(name)),
+namespace {
+// Where the module runs that waits: other ranks print it too.
+std::string at_path() {
+  const std::string path = Scope::path();
+  return path.empty() ? "" : " at " + path;
+}
+}  // namespace
+
+ThreadGroup::ThreadGroup(std::vector<int> members, std::string name, double timeout_s, std::shared_ptr<WaitBoard> board)
+    : members_(std::move(members)),
+      name_(std::move(name)),
       timeout_s_(timeout_s),
-      visits_(static_cast<size_t>(size)),
-      arrivals_(static_cast<size_t>(size)) {}
+      board_(std::move(board)),
+      visits_(members_.size()),
+      arrivals_(members_.size()) {}
 
 void ThreadGroup::require_running() const {
   if (aborted_) fail(str(name_, ": stopped, because ", *aborted_), "see the error of the rank that was first");
 }
 
-template <class Ready>
-void ThreadGroup::wait(std::unique_lock<std::mutex>& lock, const std::string& for_what, Ready ready) {
+template <class Ready, class Says>
+void ThreadGroup::wait(std::unique_lock<std::mutex>& lock, int rank, const Operation* collective, int peer, Ready ready,
+                       Says waiting_for) {
+  require_running();
+  if (ready()) return;
+  const int of_world = members_[static_cast<size_t>(rank)];
+  WaitBoard::Entry entry(*board_, of_world, collective, peer);
   const bool came = changed_.wait_for(lock, std::chrono::duration<double>(timeout_s_),
                                       [&] { return aborted_.has_value() || ready(); });
   require_running();
   if (came) return;
-  const std::string problem = str(name_, ": ", for_what, " for ", timeout_s_, " s");
+  const std::string problem = str(name_, ": ", waiting_for(), board_->others(of_world));
   aborted_ = problem;
   changed_.notify_all();
-  fail(problem, "look where that rank is; a longer time-out helps if it only works");
+  fail(problem, "look where the rank is that is in no call; a longer time-out helps if it only works");
 }
 
-void ThreadGroup::gather(int rank, const std::string& doing) {
+void ThreadGroup::gather(int rank, const char* doing) {
   std::unique_lock lock(mutex_);
   require_running();
   const uint64_t round = ++arrivals_[static_cast<size_t>(rank)];
   changed_.notify_all();
-  auto absent = [&] {
-    std::string ranks;
-    for (size_t r = 0; r < arrivals_.size(); ++r)
-      if (arrivals_[r] < round) ranks += str(ranks.empty() ? "" : ", ", r);
-    return ranks;
+  auto are_all_here = [&] {
+    return std::all_of(arrivals_.begin(), arrivals_.end(), [&](uint64_t arrived) { return arrived >= round; });
   };
-  if (absent().empty()) return;
-  const Operation mine = visits_[static_cast<size_t>(rank)].operation;
-  // The text is made for the time-out alone; it names who is absent then.
-  const bool came = changed_.wait_for(lock, std::chrono::duration<double>(timeout_s_),
-                                      [&] { return aborted_.has_value() || absent().empty(); });
-  require_running();
-  if (came) return;
-  const std::string problem =
-      str(name_, ": rank ", rank, " waited ", timeout_s_, " s for rank ", absent(), ", ", doing, ": ", mine);
-  aborted_ = problem;
-  changed_.notify_all();
-  fail(problem, "look where that rank is; a longer time-out helps if it only works");
+  const Operation& mine = visits_[static_cast<size_t>(rank)].operation;
+  wait(lock, rank, &mine, 0, are_all_here, [&] {
+    std::string absent;
+    for (size_t r = 0; r < arrivals_.size(); ++r)
+      if (arrivals_[r] < round) absent += str(absent.empty() ? "" : ", ", r);
+    return str("rank ", rank, " waited ", timeout_s_, " s for rank ", absent, ", ", doing, ": ", mine);
+  });
 }
 
 const std::vector<Visit>& ThreadGroup::meet(int rank, Visit visit) {
@@ -71,6 +82,7 @@ const std::vector<Visit>& ThreadGroup::meet(int rank, Visit visit) {
 }
 
 std::shared_ptr<Message> ThreadGroup::send(int from, int to, const Tensor& tensor) {
+  synchronize(tensor.device());  // another thread will read it on a stream of its own
   std::lock_guard lock(mutex_);
   require_running();
   auto message = std::make_shared<Message>(Message{tensor});
@@ -84,7 +96,11 @@ void ThreadGroup::receive(int from, int to, Tensor& into) {
   {
     std::unique_lock lock(mutex_);
     std::deque<std::shared_ptr<Message>>& box = mail_[{from, to}];
-    wait(lock, str("rank ", to, " waited to receive ", into, " from rank ", from), [&] { return !box.empty(); });
+    wait(
+        lock, to, nullptr, from, [&] { return !box.empty(); },
+        [&] {
+          return str("rank ", to, " waited ", timeout_s_, " s to receive ", into, " from rank ", from, at_path());
+        });
     message = box.front();
     box.pop_front();
   }
@@ -95,6 +111,7 @@ void ThreadGroup::receive(int from, int to, Tensor& into) {
     fail(problem, "let both ranks name the same size and dtype");
   }
   into.set_bytes(sent.shape() == into.shape() ? sent : sent.reshape(into.shape()));
+  synchronize(into.device());  // before the sender may write what was sent
   std::lock_guard lock(mutex_);
   message->is_taken = true;
   changed_.notify_all();
@@ -102,15 +119,24 @@ void ThreadGroup::receive(int from, int to, Tensor& into) {
 
 void ThreadGroup::wait_until_taken(int rank, int to, const Message& message) {
   std::unique_lock lock(mutex_);
-  wait(lock, str("rank ", rank, " waited for rank ", to, " to receive ", message.tensor),
-       [&] { return message.is_taken; });
+  wait(
+      lock, rank, nullptr, to, [&] { return message.is_taken; },
+      [&] {
+        return str("rank ", rank, " waited ", timeout_s_, " s for rank ", to, " to receive ", message.tensor,
+                   at_path());
+      });
 }
 
-std::shared_ptr<ThreadGroup> ThreadGroup::child(uint64_t number, int color, int size, const std::string& name) {
+std::shared_ptr<ThreadGroup> ThreadGroup::child(uint64_t number, int color, const std::vector<int>& ranks,
+                                                const std::string& name) {
   std::lock_guard lock(mutex_);
   require_running();
   std::shared_ptr<ThreadGroup>& child = children_[{number, color}];
-  if (!child) child = std::make_shared<ThreadGroup>(size, name, timeout_s_);
+  if (!child) {
+    std::vector<int> members;
+    for (int r : ranks) members.push_back(members_[static_cast<size_t>(r)]);
+    child = std::make_shared<ThreadGroup>(std::move(members), name, timeout_s_, board_);
+  }
   return child;
 }
 

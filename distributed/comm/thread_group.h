@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/comm/wait_board.h"
 #include "weft/comm/communicator.h"
 
 namespace weft::dist {
@@ -31,7 +32,8 @@ struct Message {
 
 class ThreadGroup {
  public:
-  ThreadGroup(int size, std::string name, double timeout_s);
+  // `members`: the group's ranks as ranks of the world.
+  ThreadGroup(std::vector<int> members, std::string name, double timeout_s, std::shared_ptr<WaitBoard> board);
 
   int size() const { return static_cast<int>(visits_.size()); }
   const std::string& name() const { return name_; }
@@ -49,18 +51,24 @@ class ThreadGroup {
   void wait_until_taken(int rank, int to, const Message& message);
 
   // The group of the ranks with `color`, made by the first of them.
-  std::shared_ptr<ThreadGroup> child(uint64_t number, int color, int size, const std::string& name);
+  std::shared_ptr<ThreadGroup> child(uint64_t number, int color, const std::vector<int>& ranks,
+                                     const std::string& name);
 
   void abort(const std::string& why) noexcept;
 
  private:
-  void gather(int rank, const std::string& doing);
+  void gather(int rank, const char* doing);
   void require_running() const;  // under mutex_
-  template <class Ready>
-  void wait(std::unique_lock<std::mutex>& lock, const std::string& for_what, Ready ready);
+  // Until `ready`. waiting_for() is called when that takes too long, for the text of the Error. The rank is in a collective, or in an
+  // exchange with `peer`.
+  template <class Ready, class Says>
+  void wait(std::unique_lock<std::mutex>& lock, int rank, const Operation* collective, int peer, Ready ready,
+            Says waiting_for);
 
+  const std::vector<int> members_;
   const std::string name_;
   const double timeout_s_;
+  const std::shared_ptr<WaitBoard> board_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Visit> visits_;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "distributed/comm/reduce.h"
 #include "distributed/comm/thread_group.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -12,32 +13,6 @@
 namespace weft::dist {
 
 namespace {
-
-template <class T>
-auto reduced(Reduce reduce, std::span<const T* const> inputs, int64_t i) {
-  using Sum = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
-  Sum result = static_cast<Sum>(inputs[0][i]);
-  for (size_t r = 1; r < inputs.size(); ++r) {
-    const Sum x = static_cast<Sum>(inputs[r][i]);
-    switch (reduce) {
-      case Reduce::sum: result = static_cast<Sum>(result + x); break;
-      case Reduce::max: result = std::max(result, x); break;
-      case Reduce::min: result = std::min(result, x); break;
-    }
-  }
-  return static_cast<T>(result);
-}
-
-// to[i - begin] of the elements begin .. end - 1 of all ranks' tensors.
-void reduce_range(DType dtype, Reduce reduce, const std::vector<Visit>& visits, int64_t begin, int64_t end, void* to) {
-  with_type<float, BFloat16, double, int64_t, int32_t, uint8_t, bool>(dtype, "all_reduce", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    std::vector<const T*> inputs;
-    for (const Visit& visit : visits) inputs.push_back(static_cast<const T*>(visit.from));
-    for (int64_t i = begin; i < end; ++i)
-      static_cast<T*>(to)[i - begin] = reduced<T>(reduce, std::span<const T* const>(inputs), i);
-  });
-}
 
 const char* at(const void* memory, int64_t bytes) { return static_cast<const char*>(memory) + bytes; }
 char* at(void* memory, int64_t bytes) { return static_cast<char*>(memory) + bytes; }
@@ -67,9 +42,9 @@ class ThreadTransfer final : public Transfer {
 
 class ThreadRank final : public Communicator {
  public:
-  ThreadRank(std::shared_ptr<ThreadGroup> group, int rank)
-      : Communicator(rank, group->size(), group->name()), group_(std::move(group)) {}
-  void abort(std::string why) noexcept override { group_->abort(why); }
+  ThreadRank(std::shared_ptr<ThreadGroup> group, std::shared_ptr<ThreadGroup> world, int rank)
+      : Communicator(rank, group->size(), group->name()), group_(std::move(group)), world_(std::move(world)) {}
+  void abort(std::string why) noexcept override { world_->abort(why); }
 
  private:
   void run(const Operation& operation, const void* from, void* to) override {
@@ -87,9 +62,7 @@ class ThreadRank final : public Communicator {
         for (int r = 0; r < size(); ++r)
           copy(at(to, r * count * bytes), visits[static_cast<size_t>(r)].from, count * bytes);
         break;
-      case Collective::reduce_scatter:
-        reduce_range(operation.dtype, operation.reduce, visits, rank() * part, (rank() + 1) * part, to);
-        break;
+      case Collective::reduce_scatter: reduce_share(operation, visits, rank() * part, (rank() + 1) * part, to); break;
       case Collective::all_to_all:
         for (int r = 0; r < size(); ++r)
           copy(at(to, r * part * bytes), at(visits[static_cast<size_t>(r)].from, rank() * part * bytes), part * bytes);
@@ -98,14 +71,21 @@ class ThreadRank final : public Communicator {
     group_->leave(rank());
   }
 
-  // In place: rank r writes the sums of its share into its own tensor, where no other rank reads them before all are done.
+  // The elements begin .. end - 1 of the result.
+  void reduce_share(const Operation& operation, const std::vector<Visit>& visits, int64_t begin, int64_t end,
+                    void* to) {
+    std::vector<const void*> inputs;
+    for (const Visit& visit : visits)
+      inputs.push_back(at(visit.from, begin * static_cast<int64_t>(size_of(operation.dtype))));
+    reduce_in_order(operation.dtype, operation.reduce, inputs, end - begin, to);
+  }
+
+  // In place: rank r reduces its share into its own tensor, where no other rank reads it before all are done.
   void all_reduce(const Operation& operation, const std::vector<Visit>& visits, void* to) {
     const int64_t count = operation.count, bytes = static_cast<int64_t>(size_of(operation.dtype));
     auto begin_of = [&](int r) { return count * r / size(); };
-    const int64_t begin = begin_of(rank()), end = begin_of(rank() + 1);
-    std::vector<char> sums(static_cast<size_t>((end - begin) * bytes));
-    reduce_range(operation.dtype, operation.reduce, visits, begin, end, sums.data());
-    copy(at(to, begin * bytes), sums.data(), (end - begin) * bytes);
+    const int64_t begin = begin_of(rank());
+    reduce_share(operation, visits, begin, begin_of(rank() + 1), at(to, begin * bytes));
     group_->wait_for_all(rank());
     for (int r = 0; r < size(); ++r)
       if (r != rank())
@@ -124,12 +104,14 @@ class ThreadRank final : public Communicator {
       if (visits[static_cast<size_t>(r)].color == color) members.emplace_back(visits[static_cast<size_t>(r)].key, r);
     std::sort(members.begin(), members.end());
     const auto me = std::find(members.begin(), members.end(), std::pair(key, rank())) - members.begin();
-    auto child = group_->child(operation.number, color, static_cast<int>(members.size()), name);
+    std::vector<int> ranks;
+    for (const auto& [member_key, r] : members) ranks.push_back(r);
+    auto child = group_->child(operation.number, color, ranks, name);
     group_->leave(rank());
-    return std::make_unique<ThreadRank>(std::move(child), static_cast<int>(me));
+    return std::make_unique<ThreadRank>(std::move(child), world_, static_cast<int>(me));
   }
 
-  std::shared_ptr<ThreadGroup> group_;
+  std::shared_ptr<ThreadGroup> group_, world_;
 };
 
 std::string reason(std::exception_ptr error) {
@@ -146,14 +128,16 @@ void run_thread_ranks(int num_ranks, const std::function<void(Communicator&)>& f
   WEFT_CHECK(num_ranks >= 1, str("run_thread_ranks: ", num_ranks, " ranks"), "use at least one");
   WEFT_CHECK(options.timeout_s > 0, str("run_thread_ranks: time-out of ", options.timeout_s, " s"), "use more than 0");
   const int threads = options.threads_per_rank > 0 ? options.threads_per_rank : std::max(1, num_threads() / num_ranks);
-  auto group = std::make_shared<ThreadGroup>(num_ranks, "world", options.timeout_s);
+  std::vector<int> all;
+  for (int r = 0; r < num_ranks; ++r) all.push_back(r);
+  auto group = std::make_shared<ThreadGroup>(all, "world", options.timeout_s, std::make_shared<WaitBoard>(num_ranks));
   std::mutex mutex;
   std::exception_ptr first;
   auto run_rank = [&](int rank) {
     set_rank_label({.rank = rank, .size = num_ranks});
     set_num_threads(threads);
     try {
-      ThreadRank comm(group, rank);
+      ThreadRank comm(group, group, rank);
       f(comm);
     } catch (...) {
       {

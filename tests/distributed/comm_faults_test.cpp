@@ -1,7 +1,11 @@
 // What ranks say when one of them does something else, fails, or does not come.
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "tests/support/errors.h"
@@ -67,10 +71,11 @@ TEST(CommunicatorFaults, ARankThatDoesNotComeIsNamedWithinTheTimeOut) {
                    2,
                    [](Communicator& comm) {
                      Tensor x = Tensor::zeros({5});
+                     Scope model("model");
                      if (comm.rank() == 0) comm.exchange({}, std::vector<Receive>{{x, 1}});
                    },
                    0.3),
-               {"rank 0 waited to receive [5] f32 cpu from rank 1"});
+               {"rank 0 waited 0.3 s to receive [5] f32 cpu from rank 1 at model"});
   expect_parts(message_of(
                    2,
                    [](Communicator& comm) {
@@ -78,8 +83,24 @@ TEST(CommunicatorFaults, ARankThatDoesNotComeIsNamedWithinTheTimeOut) {
                      if (comm.rank() == 0) comm.exchange(std::vector<Send>{{x, 1}}, {});
                    },
                    0.3),
-               {"rank 0 waited for rank 1 to receive [5] f32 cpu"});
+               {"rank 0 waited 0.3 s for rank 1 to receive [5] f32 cpu"});
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+}
+
+TEST(CommunicatorFaults, InARingTheRankThatIsBehindIsNamedByThoseThatWaitForOthers) {
+  expect_parts(message_of(
+                   3,
+                   [](Communicator& comm) {
+                     Scope model("model");
+                     auto ring = comm.split(0, -comm.rank(), "ring");  // whose ranks have other numbers
+                     if (comm.rank() == 1) return;
+                     Tensor x = Tensor::zeros({5}), y = Tensor::zeros({5});
+                     ring->exchange(std::vector<Send>{{x, (ring->rank() + 1) % 3}},
+                                    std::vector<Receive>{{y, (ring->rank() + 2) % 3}});
+                   },
+                   0.3),
+               {"ring: rank ", "waited 0.3 s to receive [5] f32 cpu", "at model", "; rank 1 is in no call",
+                " is in an exchange with rank "});
 }
 
 TEST(CommunicatorFaults, AnErrorOfOneRankEndsAllAndIsTheOneThatIsThrown) {
@@ -111,6 +132,80 @@ TEST(CommunicatorFaults, AbortWakesRanksThatWaitAndRefusesLaterCalls) {
             "no error");
   expect_parts(of_waiting, {"the user stopped the run"});
   expect_parts(of_later, {"the user stopped the run"});
+}
+
+TEST(CommunicatorFaults, AbortOfAGroupEndsTheRanksOfAllGroups) {
+  expect_parts(message_of(4,
+                          [](Communicator& comm) {
+                            auto half = comm.split(comm.rank() / 2, 0, "half");
+                            if (comm.rank() == 3) half->abort("rank 3 is out of memory");
+                            else comm.barrier();
+                          }),
+               {"out of memory"});
+}
+
+TEST(CommunicatorFaults, ASlowRankIsWaitedFor) {
+  EXPECT_EQ(message_of(
+                3,
+                [](Communicator& comm) {
+                  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+                  comm.barrier();
+                },
+                30),
+            "no error");
+}
+
+std::string flight_of(const std::string& folder, int rank) {
+  std::ifstream file(str(folder, "/flight-", rank, ".txt"));
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// The line in which `part` stands.
+std::string line_of(const std::string& text, const std::string& part) {
+  const size_t at = text.find(part);
+  if (at == std::string::npos) return "";
+  const size_t begin = text.rfind('\n', at) + 1;
+  return text.substr(begin, text.find('\n', at) - begin);
+}
+
+TEST(CommunicatorFaults, FlightRecordsTellWhichRankWasBehindAndWhere) {
+  std::string folder = std::filesystem::temp_directory_path() / "weft-flights-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  message_of(
+      2,
+      [&](Communicator& comm) {
+        comm.record_to(folder);
+        Scope model("model");
+        Tensor x = Tensor::zeros({6});
+        comm.all_reduce(x);
+        auto part = comm.split(0, 0, "everyone");
+        Tensor y = Tensor::empty({6});
+        comm.exchange(std::vector<Send>{{x, 1 - comm.rank()}}, std::vector<Receive>{{y, 1 - comm.rank()}});
+        if (comm.rank() == 0) part->broadcast(x, 0);
+      },
+      0.3);
+  const std::string first = flight_of(folder, 0), second = flight_of(folder, 1);
+  std::filesystem::remove_all(folder);
+  expect_parts(first.substr(0, first.find('\n')), {"state", "seconds", "bytes", "operation", "rank 0 of 2", "process"});
+  expect_parts(line_of(first, "all_reduce sum of 6 f32 (number 1) at model"), {"done", " 24 world"});
+  expect_parts(line_of(first, "exchange (number 1) to 1 from 1 at model"), {"done", " 24 world"});
+  expect_parts(line_of(first, "broadcast of 6 f32 from rank 0 (number 1) at model"), {"failed", "0.3", " 24 everyone"});
+  expect_parts(line_of(second, "exchange (number 1) to 0 from 0 at model"), {"done"});
+  EXPECT_EQ(line_of(second, "broadcast"), "");
+}
+
+TEST(CommunicatorFaults, AFlightRecordThatCannotBeMadeIsAnErrorWithItsPath) {
+  auto comm = make_self_communicator();
+  EXPECT_EQ(test::error_of([&] { comm->record_to("/nowhere/at/all"); },
+                           {"/nowhere/at/all/flight-0.txt", "No such file", "a folder that exists"}),
+            "");
+}
+
+TEST(CommunicatorFaults, WithoutMpiItsCommunicatorIsRefusedWithTheFix) {
+  if (has_mpi()) GTEST_SKIP() << "this build has MPI";
+  EXPECT_EQ(test::error_of([] { make_mpi_communicator(); }, {"no MPI", "libopenmpi-dev", "WEFT_MPI=ON"}), "");
 }
 
 TEST(CommunicatorFaults, MessagesOfAnotherSizeOrDtypeAreRefused) {

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "tests/support/random.h"
@@ -22,6 +23,8 @@ uint64_t seed() {
 
 namespace {
 
+int num_words = 0;
+char** words = nullptr;
 int64_t expected_guard_errors = 0;
 
 // Other suites leave a GPU alone: to ask it takes longer than most tests.
@@ -48,10 +51,20 @@ class GuardListener : public ::testing::EmptyTestEventListener {
 
 void expect_guard_errors(int64_t count) { expected_guard_errors = count; }
 
+std::string argument(std::string_view name) {
+  const std::string start = "--" + std::string(name) + "=";
+  for (int i = 1; i < num_words; ++i)
+    if (std::string_view(words[i]).starts_with(start)) return words[i] + start.size();
+  return "";
+}
+
+void set_arguments(int count, char** values) { num_words = count, words = values; }
+
 }  // namespace weft::test
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  weft::test::set_arguments(argc, argv);
   weft::set_memory_poison(true);
   ::testing::UnitTest::GetInstance()->listeners().Append(new weft::test::GuardListener);
   return RUN_ALL_TESTS();

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "weft/core/rng.h"
 #include "weft/core/tensor.h"
@@ -9,7 +11,8 @@
 namespace weft::test {
 
 uint64_t seed();
-void expect_guard_errors(int64_t count);  // of this test: it breaks guards on purpose
+void expect_guard_errors(int64_t count);      // of this test: it breaks guards on purpose
+std::string argument(std::string_view name);  // x of the program's argument --name=x; "" without it
 
 // Standard normal values, rounded to `dtype`. Different names give different values.
 inline Tensor random_normal(const Shape& shape, std::string_view name, DType dtype = kF32) {

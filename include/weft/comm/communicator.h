@@ -16,6 +16,8 @@
 
 namespace weft::dist {
 
+class FlightRecord;
+
 enum class Reduce { sum, max, min };
 enum class Collective { barrier, broadcast, all_reduce, all_gather, reduce_scatter, all_to_all, split };
 std::string_view to_string(Collective kind);
@@ -52,7 +54,7 @@ class Transfer {
 
 class Communicator {
  public:
-  virtual ~Communicator() = default;
+  virtual ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
@@ -61,7 +63,8 @@ class Communicator {
   const std::string& name() const { return name_; }  // "world", "data", ...: for errors
 
   // Tensors are row-major, of one shape and dtype on all ranks. Sums are taken in the order of ranks, those of bf16 in f32 and rounded once,
-  // so that all ranks have the same bits, the same in every run. With one rank nothing is copied: what is returned is the argument.
+  // so that all ranks have the same bits, the same in every run. With one rank nothing is copied: what is returned is the argument. Tensors
+  // of a GPU pass through the CPU, unless the communicator takes them itself (NCCL).
   void barrier();
   void broadcast(Tensor& x, int root);
   void all_reduce(Tensor& x, Reduce reduce = Reduce::sum);
@@ -81,15 +84,26 @@ class Communicator {
 
   // Ends all work of all ranks: those that wait, and those that call later, throw an Error that says `why`. From any thread; never waits.
   virtual void abort(std::string why) noexcept = 0;
+  // After an Error: whether this rank is the one that tells the user. The others have the same to say, or know less.
+  virtual bool is_speaker() noexcept { return true; }
+
+  // Writes the last operations of this communicator, and of those that are split from it later, to the file flight-RANK.txt in the folder:
+  // state, seconds, bytes, number, module path. The file is whole however the process ends. The rank that is behind is the one to look at.
+  void record_to(const std::string& folder);
 
  protected:
-  Communicator(int rank, int size, std::string name) : rank_(rank), size_(size), name_(std::move(name)) {}
+  Communicator(int rank, int size, std::string name);
   // `from` and `to` are row-major; for all_reduce and broadcast they are the same memory.
   virtual void run(const Operation& operation, const void* from, void* to) = 0;
   virtual std::unique_ptr<Transfer> start(std::span<const Send> sends, std::span<const Receive> receives) = 0;
   virtual std::unique_ptr<Communicator> split_off(const Operation& operation, int color, int key, std::string name) = 0;
+  virtual bool takes(Device device) const { return device.is_cpu(); }  // without a copy through the CPU
+  FlightRecord* record() const { return record_.get(); }
 
  private:
+  bool passes_cpu(const Tensor& x) const { return x.is_cuda() && size_ > 1 && !takes(x.device()); }
+  static Tensor on_device_of(const Tensor& x, const Tensor& result);
+  void run_recorded(const Operation& operation, const void* from, void* to);
   Operation next(Collective kind, const Tensor& x = {}) const;
   const Tensor& checked(const Tensor& x, std::string_view call) const;
   void check_parts(const Tensor& x, std::string_view call) const;
@@ -97,6 +111,9 @@ class Communicator {
   int rank_, size_;
   std::string name_;
   mutable uint64_t number_ = 0;
+  uint64_t exchange_ = 0;
+  std::shared_ptr<FlightRecord> record_;
+  int ring_ = 0;  // of the record
 };
 
 // The only rank: every operation is done when it is called.
@@ -109,5 +126,15 @@ struct ThreadRanksOptions {
 // Calls f(comm) on `num_ranks` threads, each a rank. If a rank throws, the others stop at their next operation, and the error of the rank that
 // was first is thrown here.
 void run_thread_ranks(int num_ranks, const std::function<void(Communicator&)>& f, ThreadRanksOptions options = {});
+
+bool has_mpi();  // whether this build has MPI
+
+struct MpiOptions {
+  double timeout_s = 600;                  // how long a rank waits for the others
+  int64_t piece_bytes = int64_t{1} << 30;  // longer messages travel in pieces
+};
+// This process as a rank of those that `mpirun` started, for tensors on the CPU. It starts MPI, once in a process, and ends it with the last
+// communicator. Each wait looks whether the other ranks live: an Error names the rank, host and process that is gone or does not answer.
+std::unique_ptr<Communicator> make_mpi_communicator(MpiOptions options = {});
 
 }  // namespace weft::dist
