@@ -9,6 +9,7 @@
 #include "weft/autograd/ranks.h"
 #include "weft/autograd/record.h"
 #include "weft/comm/communicator.h"
+#include "weft/comm/launch.h"
 #include "weft/comm/layout.h"
 #include "weft/core/cuda_build.h"
 #include "weft/core/dry_run.h"
