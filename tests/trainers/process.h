@@ -1,50 +1,20 @@
-// The weft program as a child process, without a shell. WEFT_BINARY is its path.
+// The weft program as a child process. WEFT_BINARY is its path.
 #pragma once
 
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <string>
-#include <vector>
+#include "tests/support/process.h"
 
 namespace weft::test {
 
+inline std::vector<std::string> weft_words(std::vector<std::string> words) {
+  words.insert(words.begin(), WEFT_BINARY);
+  return words;
+}
+
 // Starts `weft words...` with the given descriptors as its streams; stdin is empty.
 inline pid_t start_weft(std::vector<std::string> words, int out = -1, int err = -1) {
-  words.insert(words.begin(), WEFT_BINARY);
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  pid_t child = fork();
-  if (child != 0) return child;
-  int nothing = open("/dev/null", O_RDWR);
-  dup2(nothing, 0);
-  dup2(out >= 0 ? out : nothing, 1);
-  dup2(err >= 0 ? err : nothing, 2);
-  execv(arguments[0], arguments.data());
-  _exit(127);
+  return start_program(weft_words(std::move(words)), out, err);
 }
 
-struct ProcessResult {
-  int exit_code = -1;  // -1: ended by a signal
-  std::string out, err;
-};
-
-inline ProcessResult run_weft(const std::vector<std::string>& words) {
-  auto content = [](std::FILE* file) {
-    std::string text;
-    std::rewind(file);
-    for (int c; (c = std::fgetc(file)) != EOF;) text.push_back(static_cast<char>(c));
-    std::fclose(file);
-    return text;
-  };
-  std::FILE *out = std::tmpfile(), *err = std::tmpfile();
-  pid_t child = start_weft(words, fileno(out), fileno(err));
-  int status = 0;
-  waitpid(child, &status, 0);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, content(out), content(err)};
-}
+inline ProcessResult run_weft(const std::vector<std::string>& words) { return run_program(weft_words(words)); }
 
 }  // namespace weft::test
