@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "weft/comm/communicator.h"
+#include "weft/comm/nccl.h"
 #include "weft/core/error.h"
 
 extern char** environ;
@@ -206,7 +207,7 @@ Environment environment() {
 }
 
 LaunchMeans launch_means() {
-  LaunchMeans means{.has_mpi = has_mpi()};
+  LaunchMeans means{.has_mpi = has_mpi(), .has_nccl = has_nccl()};
   means.cores = std::max(1, static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)));
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
