@@ -131,11 +131,13 @@ void run_thread_ranks(int num_ranks, const std::function<void(Communicator&)>& f
   std::vector<int> all;
   for (int r = 0; r < num_ranks; ++r) all.push_back(r);
   auto group = std::make_shared<ThreadGroup>(all, "world", options.timeout_s, std::make_shared<WaitBoard>(num_ranks));
+  const Device device = default_device();
   std::mutex mutex;
   std::exception_ptr first;
   auto run_rank = [&](int rank) {
     set_rank_label({.rank = rank, .size = num_ranks});
     set_num_threads(threads);
+    set_default_device(device);
     try {
       ThreadRank comm(group, group, rank);
       f(comm);
