@@ -33,6 +33,13 @@ void work(Communicator& world, const std::string& fault) {
     if (fault == "other size") x = Tensor::full({101}, 1);
     if (fault == "one exchange less") return;
   }
+  if (fault == "other message" || fault == "error between") {
+    Tensor coming = Tensor::empty({100}), sent = is_faulty && fault == "other message" ? Tensor::full({101}, 1) : x;
+    auto transfer = world.start_exchange(std::vector<Send>{{sent, (world.rank() + 1) % world.size()}},
+                                         std::vector<Receive>{{coming, (world.rank() + 2) % world.size()}});
+    if (is_faulty && fault == "error between") fail("the kernel failed", "ask its author");
+    transfer->wait();
+  }
   if (fault == "one exchange less" ||
       fault == "ring") {  // a hop of a ring: rank 1 does not send, so that others wait for waiting ones
     const int next = (world.rank() + 1) % world.size(), previous = (world.rank() + world.size() - 1) % world.size();

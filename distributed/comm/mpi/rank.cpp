@@ -13,7 +13,7 @@ namespace weft::dist {
 
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{64} << 20;  // of a reduction: the other ranks' elements
+constexpr int64_t kMostScratchBytes = int64_t{64} << 20;  // of a reduction: the other ranks' elements
 
 // What travels where: the tag of a message is 4 * group + channel.
 enum Channel { kCalls, kData, kLabels, kMessages };
@@ -256,7 +256,8 @@ class MpiRank final : public Communicator {
   // This rank's share of the result, to `to`. The others' elements come in parts of bounded size.
   void reduce_share(const Operation& operation, const void* from, void* to) {
     const auto element = static_cast<int64_t>(size_of(operation.dtype));
-    const int64_t most = std::max<int64_t>(1, kScratchBytes / element / size());
+    const int64_t scratch_bytes = std::min<int64_t>(kMostScratchBytes, group_->link->piece_bytes());
+    const int64_t most = std::max<int64_t>(1, scratch_bytes / element / size());
     const int64_t longest = begin_of(operation.count, 1);  // the first share is as long as any
     std::vector<char> scratch(static_cast<size_t>(std::min(most, longest) * element * (size() - 1)));
     for (int64_t done = 0; done < longest; done += most) {
