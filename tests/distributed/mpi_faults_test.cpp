@@ -32,7 +32,7 @@ Outcome run_fault(const std::string& fault) {
   EXPECT_NE(mkdtemp(folder.data()), nullptr);
   const auto begin = std::chrono::steady_clock::now();
   // On a busy machine the ranks that are left take longer to speak than the second that Open MPI gives them.
-  const std::string patience = str("OMPI_MCA_odls_base_sigkill_timeout=", fault == "killed" ? 5 : 1);
+  const std::string patience = str("OMPI_MCA_odls_base_sigkill_timeout=", fault == "killed" ? 3 : 1);
   const ProcessResult result = run_program(
       {"/usr/bin/env", patience, WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", "3", WEFT_FAULTY_RANK, fault, folder});
   Outcome outcome{result.exit_code,
