@@ -6,6 +6,7 @@
 
 #include "distributed/comm/reduce.h"
 #include "distributed/comm/thread_group.h"
+#include "src/core/rank_memory.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
@@ -138,6 +139,9 @@ void run_thread_ranks(int num_ranks, const std::function<void(Communicator&)>& f
     set_rank_label({.rank = rank, .size = num_ranks});
     set_num_threads(threads);
     set_default_device(device);
+    set_memory_rank(rank + 1);
+    allocator(Device::cpu()).reset_peak();
+    if (device.is_cuda()) allocator(device).reset_peak();
     try {
       ThreadRank comm(group, group, rank);
       f(comm);

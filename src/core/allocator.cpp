@@ -31,6 +31,7 @@ constexpr bool kCaches = true;
 #endif
 
 thread_local const char* tag_of_thread = "other";
+thread_local int rank_of_thread = 0;
 std::atomic<bool> is_poisoning{false};
 
 class CpuAllocator final : public Allocator {
@@ -130,6 +131,9 @@ class CpuAllocator final : public Allocator {
 };
 
 }  // namespace
+
+int memory_rank() { return rank_of_thread; }
+void set_memory_rank(int rank) { rank_of_thread = rank; }
 
 void Storage::release() {
   if (references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;

@@ -1,9 +1,10 @@
-// What the allocators share: size classes, and the books of live and reserved memory by tag. Not locked: callers are.
+// What the allocators share: size classes, and the books of live and reserved memory by tag and by rank. Not locked: callers are.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 
+#include "src/core/rank_memory.h"
 #include "weft/core/allocator.h"
 
 namespace weft {
@@ -27,40 +28,69 @@ inline size_t size_of_class(size_t index) {
 
 class MemoryBook {
  public:
+  // Storage::tag holds the tag and the rank that made it: whoever frees it, that rank's books shrink.
   void allocated(Storage* storage) {
-    storage->tag = tag_index(MemoryTag::current());
+    const int rank = memory_rank();
+    storage->tag = rank * kTags + tag_index(MemoryTag::current());
     account(storage, static_cast<int64_t>(storage->capacity));
-    ++stats_.num_allocations;
+    ++whole_.num_allocations;
+    if (rank > 0) ++of(rank).num_allocations;
   }
   void released(const Storage* storage) { account(storage, -static_cast<int64_t>(storage->capacity)); }
   void taken_from_system(size_t bytes) {
-    stats_.reserved_bytes += static_cast<int64_t>(bytes);
-    ++stats_.num_system_allocations;
+    whole_.reserved_bytes += static_cast<int64_t>(bytes);
+    ++whole_.num_system_allocations;
   }
-  void given_to_system(size_t bytes) { stats_.reserved_bytes -= static_cast<int64_t>(bytes); }
-  void guard_broke() { ++stats_.num_guard_errors; }
+  void given_to_system(size_t bytes) { whole_.reserved_bytes -= static_cast<int64_t>(bytes); }
+  void guard_broke() { ++whole_.num_guard_errors; }
+
+  // Of the rank of this thread. What came from the system is the whole process's.
+  MemoryStats stats() const {
+    const auto rank = static_cast<size_t>(memory_rank());
+    if (rank == 0) return whole_;
+    MemoryStats stats = rank <= ranks_.size() ? ranks_[rank - 1] : MemoryStats{};
+    stats.reserved_bytes = whole_.reserved_bytes;
+    stats.num_system_allocations = whole_.num_system_allocations;
+    stats.num_guard_errors = whole_.num_guard_errors;
+    for (size_t i = 0; i < stats.tags.size(); ++i) stats.tags[i].name = whole_.tags[i].name;
+    return stats;
+  }
   void reset_peak() {
-    stats_.peak_bytes = stats_.current_bytes;
-    for (auto& tag : stats_.tags) tag.peak_bytes = tag.current_bytes;
+    MemoryStats& stats = memory_rank() == 0 ? whole_ : of(memory_rank());
+    stats.peak_bytes = stats.current_bytes;
+    for (auto& tag : stats.tags) tag.peak_bytes = tag.current_bytes;
   }
-  const MemoryStats& stats() const { return stats_; }
 
  private:
+  static constexpr int kTags = 1 << 10;  // names of tags are few
+
   int tag_index(const char* name) {
-    for (size_t i = 0; i < stats_.tags.size(); ++i)
-      if (stats_.tags[i].name == name) return static_cast<int>(i);
-    stats_.tags.push_back({name, 0, 0});
-    return static_cast<int>(stats_.tags.size()) - 1;
+    for (size_t i = 0; i < whole_.tags.size(); ++i)
+      if (whole_.tags[i].name == name) return static_cast<int>(i);
+    whole_.tags.push_back({name, 0, 0});
+    return static_cast<int>(whole_.tags.size()) - 1;
+  }
+  MemoryStats& of(int rank) {
+    if (ranks_.size() < static_cast<size_t>(rank)) ranks_.resize(static_cast<size_t>(rank));
+    return ranks_[static_cast<size_t>(rank) - 1];
   }
   void account(const Storage* storage, int64_t bytes) {
-    auto& tag = stats_.tags[static_cast<size_t>(storage->tag)];
+    const auto tag = static_cast<size_t>(storage->tag % kTags);
+    const int rank = storage->tag / kTags;
+    add(whole_, tag, bytes);
+    if (rank > 0) add(of(rank), tag, bytes);
+  }
+  static void add(MemoryStats& stats, size_t index, int64_t bytes) {
+    if (stats.tags.size() <= index) stats.tags.resize(index + 1);
+    auto& tag = stats.tags[index];
     tag.current_bytes += bytes;
     tag.peak_bytes = std::max(tag.peak_bytes, tag.current_bytes);
-    stats_.current_bytes += bytes;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.current_bytes);
+    stats.current_bytes += bytes;
+    stats.peak_bytes = std::max(stats.peak_bytes, stats.current_bytes);
   }
 
-  MemoryStats stats_;
+  MemoryStats whole_;
+  std::vector<MemoryStats> ranks_;
 };
 
 bool is_memory_poisoned();  // set_memory_poison()

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "weft/comm/communicator.h"
+#include "weft/core/allocator.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
 
@@ -27,6 +28,37 @@ TEST(ThreadRanks, RanksHaveTheirLabelAndTheirShareOfTheThreads) {
   EXPECT_EQ(num_threads(), 4);
   EXPECT_EQ(rank_label().size, 1);
   set_num_threads(before);
+}
+
+// What a rank makes is in its own books, also when another thread frees it.
+TEST(ThreadRanks, HaveMemoryStatisticsAndPeaksOfTheirOwn) {
+  Allocator& memory = allocator(Device::cpu());
+  const int64_t before = memory.stats().current_bytes;
+  std::vector<Tensor> kept(3);
+  for (int run = 0; run < 2; ++run)
+    run_thread_ranks(3, [&](Communicator& comm) {
+      const int64_t mib = int64_t{1} << 20, size = (comm.rank() + 1) * mib;
+      Tensor handed_over = Tensor::empty({mib}, kU8), dropped = Tensor::empty({4 * mib}, kU8);
+      dropped = {};
+      MemoryTag tag("kept");
+      kept[static_cast<size_t>(comm.rank())] = Tensor();  // of the run before
+      kept[static_cast<size_t>(comm.rank())] = Tensor::empty({size}, kU8);
+      comm.barrier();
+      const MemoryStats mine = memory.stats();
+      EXPECT_NEAR(static_cast<double>(mine.current_bytes), static_cast<double>(size + mib),
+                  0.3 * static_cast<double>(mib + size));
+      EXPECT_GE(mine.peak_bytes, 5 * mib);
+      EXPECT_LT(mine.peak_bytes, 10 * mib);  // three ranks together have more
+      EXPECT_EQ(mine.tags.back().name, "kept");
+      EXPECT_GE(mine.tags.back().current_bytes, size);
+      EXPECT_GE(memory.stats().reserved_bytes, 6 * mib);
+      memory.reset_peak();
+      EXPECT_EQ(memory.stats().peak_bytes, memory.stats().current_bytes);
+    });
+  EXPECT_GE(memory.stats().current_bytes, before + 6 * (int64_t{1} << 20));
+  kept.clear();
+  EXPECT_EQ(memory.stats().current_bytes, before);
+  run_thread_ranks(3, [&](Communicator&) { EXPECT_EQ(memory.stats().current_bytes, 0); });
 }
 
 TEST(OneRank, CopiesNothing) {

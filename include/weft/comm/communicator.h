@@ -123,8 +123,8 @@ struct ThreadRanksOptions {
   double timeout_s = 600;    // how long a rank waits for the others
   int threads_per_rank = 0;  // of its parallel loops; 0: this thread's number divided by the ranks
 };
-// Calls f(comm) on `num_ranks` threads, each a rank, with this thread's default device. If a rank throws, the others stop at their next
-// operation, and the error of the rank that was first is thrown here.
+// Calls f(comm) on `num_ranks` threads, each a rank, with this thread's default device and with memory statistics of its own
+// (Allocator::stats). If a rank throws, the others stop at their next operation, and the error of the rank that was first is thrown here.
 void run_thread_ranks(int num_ranks, const std::function<void(Communicator&)>& f, ThreadRanksOptions options = {});
 
 bool has_mpi();  // whether this build has MPI
