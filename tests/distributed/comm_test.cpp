@@ -144,6 +144,15 @@ TEST(Communicator, WorkGoesOnWhileMessagesAreOnTheirWayAndTheyArriveInTheirOrder
   });
 }
 
+TEST(Communicator, TheExampleOfDocsRanksLaunchSumsTheRanks) {
+  for (int ranks : rank_counts())
+    run_ranks(ranks, [&](Communicator& comm) {
+      Tensor sum = Tensor::full({3}, comm.rank());
+      comm.all_reduce(sum);
+      EXPECT_EQ(sum.to_vector<float>(), std::vector<float>(3, static_cast<float>(ranks * (ranks - 1) / 2)));
+    });
+}
+
 TEST(Communicator, SplitsByColorInTheOrderOfKeys) {
   for (int ranks : rank_counts())
     run_ranks(ranks, [&](Communicator& world) {

@@ -133,8 +133,8 @@ struct MpiOptions {
   double timeout_s = 600;                  // how long a rank waits for the others
   int64_t piece_bytes = int64_t{1} << 30;  // longer messages travel in pieces
 };
-// This process as a rank of those that `mpirun` started, for tensors on the CPU. It starts MPI, once in a process, and ends it with the last
-// communicator. Each wait looks whether the other ranks live: an Error names the rank, host and process that is gone or does not answer.
+// This process as a rank of those that `mpirun` started. It starts MPI, once in a process, and ends it with the last communicator. Each wait
+// looks whether the other ranks live: an Error names the rank, host and process that is gone or does not answer.
 std::unique_ptr<Communicator> make_mpi_communicator(MpiOptions options = {});
 
 }  // namespace weft::dist
