@@ -1,0 +1,93 @@
+// The cost of a step from hand calculations, and that the choices are those that can run.
+#include "weft/distributed/step_cost.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "weft/core/error.h"
+
+namespace weft::dist {
+namespace {
+
+TrainingShape small() {
+  return {.tokens = 8192,
+          .rows_per_step = 16,
+          .params = 1e9,
+          .matmul_params = 9e8,
+          .attention = {{.layers = 24, .heads = 16, .kv_heads = 4, .width = 128}}};
+}
+const Hardware& h200() { return hardware_profile("h200"); }
+
+TEST(StepCost, OfOneRankIsTheSumOfItsParts) {
+  const TrainingShape t = small();
+  const StepCost cost = step_cost(t, {.micro_batch = 2, .layout = LayoutKind::contiguous}, h200());
+  const double tokens = 16.0 * 8192, pairs = 16 * 8192.0 * 8193 / 2;
+  EXPECT_NEAR(cost.linear_s, 3 * 2 * 9e8 * tokens / 690e12, 1e-9);
+  EXPECT_NEAR(cost.attention_s, 24 * 16 * 128 * pairs * (4 / 600e12 + 10 / 480e12), 1e-9);
+  EXPECT_NEAR(cost.optimizer_s, 28e9 / 4.8e12, 1e-12);
+  EXPECT_EQ(cost.exposed_reduce_s + cost.context_sent + cost.gradients_sent, 0);
+  EXPECT_NEAR(cost.step_s, cost.linear_s + cost.attention_s + cost.optimizer_s, 1e-12);
+}
+
+TEST(StepCost, RecomputationIsOneMoreForwardOfTheProducts) {
+  MeshChoice choice{.data = 2, .context = 4, .micro_batch = 2};
+  const StepCost kept = step_cost(small(), choice, h200());
+  choice.recomputes = true;
+  const StepCost again = step_cost(small(), choice, h200());
+  EXPECT_NEAR(again.linear_s, kept.linear_s * 4 / 3, 1e-12);
+  EXPECT_EQ(again.attention_s, kept.attention_s);
+}
+
+TEST(StepCost, WorkIsSharedAndGradientsAreSentOnce) {
+  const StepCost one = step_cost(small(), {.micro_batch = 2, .layout = LayoutKind::contiguous}, h200());
+  for (MeshChoice choice : {MeshChoice{.data = 8, .context = 1, .micro_batch = 2, .layout = LayoutKind::contiguous},
+                            MeshChoice{.data = 2, .context = 4, .micro_batch = 2}}) {
+    const StepCost cost = step_cost(small(), choice, h200());
+    EXPECT_NEAR(cost.linear_s, one.linear_s / 8, 1e-9) << to_string(choice);
+    EXPECT_GE(cost.attention_s, one.attention_s / 8 - 1e-9) << to_string(choice);
+    EXPECT_NEAR(cost.gradients_sent, 2 * 4e9 * 7 / 8, 1) << to_string(choice);
+    EXPECT_NEAR(cost.reduce_s, 14 * (6e-6 + 0.5e9 / 370e9), 1e-9) << to_string(choice);
+  }
+}
+
+// 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and 4 of the sums backward.
+TEST(StepCost, CountsTheBytesOfEveryMicroBatchAndLayer) {
+  const StepCost cost = step_cost(small(), {.data = 2, .context = 4, .micro_batch = 2}, h200());
+  const double keys = 2 * (2 * 8192 / 4.0) * 4 * 128 * 2;
+  EXPECT_NEAR(cost.context_sent, 4 * 24 * (3 * keys + 3 * keys + 4 * 2 * keys), 1);
+}
+
+TEST(StepCost, AWindowTakesItsShareOfTheWork) {
+  TrainingShape t = small();
+  const MeshChoice choice{.micro_batch = 1, .layout = LayoutKind::contiguous};
+  const double whole = step_cost(t, choice, h200()).attention_s;
+  t.attention[0].share = 0.25;
+  EXPECT_NEAR(step_cost(t, choice, h200()).attention_s, whole / 4, 1e-12);
+}
+
+TEST(StepCost, ChoicesAreThoseThatCanRun) {
+  const std::vector<MeshChoice> choices = mesh_choices(small(), 8, h200());
+  ASSERT_FALSE(choices.empty());
+  for (const MeshChoice& choice : choices) {
+    EXPECT_EQ(choice.ranks(), 8);
+    EXPECT_EQ(mesh_problem(small(), choice, h200()), "") << to_string(choice);
+  }
+  auto has = [&](CostedScheme scheme, int context) {
+    return std::ranges::any_of(choices,
+                               [&](const MeshChoice& c) { return c.scheme == scheme && c.context == context; });
+  };
+  EXPECT_TRUE(has(CostedScheme::ulysses, 8));  // 4 key/value heads are replicated
+  EXPECT_FALSE(has(CostedScheme::usp, 8));     // one node
+  EXPECT_TRUE(has(CostedScheme::ring, 1));
+  EXPECT_FALSE(has(CostedScheme::ulysses, 1));  // one rank has nothing to choose
+}
+
+TEST(StepCost, RefusesRowsAndTokensThatDoNotDivide) {
+  EXPECT_NE(mesh_problem(small(), {.data = 3}, h200()), "");
+  EXPECT_NE(mesh_problem(small(), {.context = 3}, h200()), "");
+  EXPECT_THROW(step_cost(small(), {.data = 3}, h200()), Error);
+}
+
+}  // namespace
+}  // namespace weft::dist
