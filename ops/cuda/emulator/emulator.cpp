@@ -94,6 +94,7 @@ class Block {
         if (fiber.is_done || fiber.is_waiting) continue;
         has_moved = true;
         current_ = i;
+        place_ = {i, warps_[static_cast<size_t>(warp())].syncs, fiber.clock.data()};
         self = &fiber.seen;
         weft_emulator_switch(&scheduler_, fiber.stack_pointer);
         self = nullptr;
@@ -133,7 +134,7 @@ class Block {
     if (++warp.arrived == kWarp) {
       warp.arrived = 0;
       ++warp.turn;
-      if (bytes == 0) ++warp.syncs;  // __syncwarp: the others give values and order nothing
+      if (bytes == 0) place_.sync = ++warp.syncs;  // __syncwarp: the others give values and order nothing
       for (int i = first; i < first + kWarp; ++i) fibers_[static_cast<size_t>(i)].is_waiting = false;
     } else {
       fibers_[static_cast<size_t>(current_)].is_waiting = true;
@@ -152,11 +153,11 @@ class Block {
     barriers_.init(at, count);
   }
   void arrive(const uint64_t* at, int64_t bytes) {
-    barriers_.arrive(at, {warp(), place().sync, &fiber().clock}, bytes);
+    barriers_.arrive(at, {warp(), place_.sync, &fiber().clock}, bytes);
     wake(at);
   }
   void copy_tile(const uint64_t* at, void* to, const TileMap& from, const std::array<int32_t, 4>& first) {
-    barriers_.copy(at, {warp(), place().sync, &fiber().clock}, to, from, first);
+    barriers_.copy(at, {warp(), place_.sync, &fiber().clock}, to, from, first);
     wake(at);
   }
   void wait_at(const uint64_t* at, unsigned parity) {
@@ -173,12 +174,15 @@ class Block {
     leave();
   }
 
-  void on_read(uintptr_t at, size_t bytes) { stop_for(memory_.read(place(), at, bytes)); }
-  void on_write(uintptr_t at, size_t bytes, bool is_atomic) { stop_for(memory_.write(place(), at, bytes, is_atomic)); }
+  void on_read(uintptr_t at, size_t bytes) {
+    if (!memory_.read(place_, at, bytes)) stop_for(memory_.take_problem());
+  }
+  void on_write(uintptr_t at, size_t bytes, bool is_atomic) {
+    if (!memory_.write(place_, at, bytes, is_atomic)) stop_for(memory_.take_problem());
+  }
 
  private:
   Fiber& fiber() { return fibers_[static_cast<size_t>(current_)]; }
-  Place place() { return {current_, warps_[static_cast<size_t>(warp())].syncs, fiber().clock.data()}; }
   void wake(const uint64_t* at) {
     for (Fiber& f : fibers_)
       if (f.waits_at == at) f.is_waiting = false, f.waits_at = nullptr;
@@ -212,6 +216,7 @@ class Block {
   void* context_ = nullptr;
   void (*body_)(void*) = nullptr;
   int count_ = 0, current_ = 0, at_barrier_ = 0, done_ = 0;
+  Place place_;  // of the fiber that runs
   void* scheduler_ = nullptr;
   char* stacks_ = nullptr;
   std::vector<Fiber> fibers_;
@@ -222,6 +227,7 @@ class Block {
 };
 
 thread_local Block block_of_thread;
+constinit thread_local Block* running = nullptr;  // block_of_thread while `self` is set; asks for no construction
 
 void Block::enter() {
   Block& block = block_of_thread;
@@ -238,7 +244,8 @@ void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, void* 
   WEFT_CHECK(shared_bytes <= 227 * 1024, str("emulator: ", op, ": ", shared_bytes, " bytes of shared memory"),
              "a block has at most 227 KiB");
   DeviceAccess access;
-  block_of_thread.begin_launch();
+  running = &block_of_thread;
+  running->begin_launch();
   std::vector<unsigned char> memory;
   int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
   for (int64_t i = 0; i < blocks; ++i) {  // one after the other: the watch sees what one block leaves to another
@@ -249,26 +256,26 @@ void run(std::string_view op, dim3 grid, dim3 block, size_t shared_bytes, void* 
                         static_cast<unsigned>(i / grid.x / grid.y));
     common.shared = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128) % 128;
     common.shared_bytes = shared_bytes;
-    block_of_thread.run(op, common, shared_bytes, context, body);
+    running->run(op, common, shared_bytes, context, body);
   }
 }
 
-void block_barrier() { block_of_thread.barrier(); }
+void block_barrier() { running->barrier(); }
 const unsigned char* warp_exchange(const char* function, const void* mine, int bytes) {
-  return block_of_thread.exchange(function, mine, bytes);
+  return running->exchange(function, mine, bytes);
 }
-int lane() { return block_of_thread.lane(); }
-int warp() { return block_of_thread.warp(); }
+int lane() { return running->lane(); }
+int warp() { return running->warp(); }
 void stop(std::string problem) {
   block_of_thread.stop_for(std::move(problem));
   __builtin_trap();  // the launch has been abandoned
 }
 
 void on_read(const volatile void* at, size_t bytes) {
-  if (self) block_of_thread.on_read(reinterpret_cast<uintptr_t>(at), bytes);
+  if (self) running->on_read(reinterpret_cast<uintptr_t>(at), bytes);
 }
 void on_write(const volatile void* at, size_t bytes, bool is_atomic) {
-  if (self) block_of_thread.on_write(reinterpret_cast<uintptr_t>(at), bytes, is_atomic);
+  if (self) running->on_write(reinterpret_cast<uintptr_t>(at), bytes, is_atomic);
 }
 void on_atomic(void* at, size_t bytes) { on_write(at, bytes, true); }
 
@@ -277,11 +284,11 @@ void copy_async(void* shared, const void* global, int bytes, bool is_valid) {
   if (is_valid) on_read(global, size);
   on_write(shared, size);
   std::memset(shared, 0xFF, size);
-  block_of_thread.copies().start(shared, global, bytes, is_valid);
+  running->copies().start(shared, global, bytes, is_valid);
 }
-void copy_commit() { block_of_thread.copies().commit(); }
+void copy_commit() { running->copies().commit(); }
 void copy_wait(int pending) {
-  block_of_thread.copies().wait(pending, [](void* to, const void* from, int bytes) {
+  running->copies().wait(pending, [](void* to, const void* from, int bytes) {
     auto size = static_cast<size_t>(bytes);
     on_write(to, size);
     if (from) std::memcpy(to, from, size);
@@ -289,14 +296,14 @@ void copy_wait(int pending) {
   });
 }
 
-void barrier_init(uint64_t* at, int count) { block_of_thread.init_barrier(at, count); }
-void barrier_arrive(uint64_t* at, int64_t bytes) { block_of_thread.arrive(at, bytes); }
-void barrier_wait(uint64_t* at, unsigned parity) { block_of_thread.wait_at(at, parity); }
+void barrier_init(uint64_t* at, int count) { running->init_barrier(at, count); }
+void barrier_arrive(uint64_t* at, int64_t bytes) { running->arrive(at, bytes); }
+void barrier_wait(uint64_t* at, unsigned parity) { running->wait_at(at, parity); }
 void copy_tile(void* to, const TileMap& from, const std::array<int32_t, 4>& first, uint64_t* barrier) {
   const auto bytes = static_cast<size_t>(from.rows) * 128;
   on_write(to, bytes);
   std::memset(to, 0xFF, bytes);
-  block_of_thread.copy_tile(barrier, to, from, first);
+  running->copy_tile(barrier, to, from, first);
 }
 
 namespace {
@@ -327,15 +334,15 @@ void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)
   }
 }
 
-void wgmma_fence() { block_of_thread.products().fence(); }
-void wgmma_commit() { block_of_thread.products().commit(); }
-void wgmma_wait(int pending) { block_of_thread.products().wait(pending); }
+void wgmma_fence() { running->products().fence(); }
+void wgmma_commit() { running->products().commit(); }
+void wgmma_wait(int pending) { running->products().wait(pending); }
 void wgmma(float* d, int n, bool accumulates, uint64_t a, uint64_t b) {
   const uint64_t operands[2] = {a, b};
   const unsigned char* all = warp_exchange("wgmma", operands, sizeof operands);
   if (std::memcmp(all, all + (lane() ^ 1) * kExchangeBytes, sizeof operands) != 0)
     stop("lanes of one warp multiply different operands");
-  block_of_thread.products().start(d, n, accumulates, nullptr, a, b, false);
+  running->products().start(d, n, accumulates, nullptr, a, b, false);
 }
 void wgmma_rows(float* d, int n, const uint32_t (&a)[4], uint64_t b) {
   const unsigned char* all = warp_exchange("wgmma_rows", a, sizeof a);
@@ -346,7 +353,7 @@ void wgmma_rows(float* d, int n, const uint32_t (&a)[4], uint64_t b) {
       std::memcpy(&pair, all + (lane() / 4 * 4 + k / 2 % 4) * kExchangeBytes + (k / 8 * 2 + h) * 4, sizeof pair);
       rows[h][k] = part(pair, k % 2);
     }
-  block_of_thread.products().start(d, n, true, rows, 0, b, true);
+  running->products().start(d, n, true, rows, 0, b, true);
 }
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool is_transposed) {

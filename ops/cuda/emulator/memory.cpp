@@ -53,7 +53,7 @@ void MemoryWatch::use_clocks() {
   has_clocks_ = true;
 }
 
-MemoryWatch::WarpRead* MemoryWatch::reads_of(uintptr_t at) const {
+inline MemoryWatch::WarpRead* MemoryWatch::reads_of(uintptr_t at) const {
   return has_clocks_ && at - dynamic_ < dynamic_bytes_ ? warp_reads_ + (at - dynamic_) / kUnit * kMostWarps : nullptr;
 }
 
@@ -71,20 +71,22 @@ void MemoryWatch::begin_block(const void* shared, size_t shared_bytes) {
   // Blocks run one after the other, and all their memory is there before the first.
   if (!device_records_)
     device_records_ = static_cast<Record*>(untouched(device_memory_capacity() / kUnit * sizeof(Record)));
+  device_ = reinterpret_cast<uintptr_t>(device_memory());
+  device_bytes_ = device_ ? device_memory_capacity() : 0;
 }
 
-MemoryWatch::Memory MemoryWatch::find(uintptr_t at, size_t bytes) const {
-  auto device = reinterpret_cast<uintptr_t>(device_memory());
-  if (device && at - device < device_memory_capacity()) {
+inline MemoryWatch::Memory MemoryWatch::find(uintptr_t at, size_t bytes) const {
+  if (at - device_ < device_bytes_) {
     if (bytes < kUnit) return {};  // of two threads' neighbours one record cannot tell
-    return {"device", device_records_ + (at - device) / kUnit, first_of_launch_};
+    return {"device", device_records_ + (at - device_) / kUnit, first_of_launch_};
   }
   if (at - dynamic_ < dynamic_bytes_) return {"shared", shared_records_ + (at - dynamic_) / kUnit, first_of_block_};
   if (at - static_ < static_bytes_) return {"static", static_records_ + (at - static_) / kUnit, first_of_block_};
   return {};
 }
 
-bool MemoryWatch::is_unordered(const Place& who, uint32_t first, uint32_t epoch, uint32_t sync, int thread) const {
+inline bool MemoryWatch::is_unordered(const Place& who, uint32_t first, uint32_t epoch, uint32_t sync,
+                                      int thread) const {
   if (epoch < first) return false;           // another launch, or another block's shared memory
   if (epoch < first_of_block_) return true;  // another block of the launch
   if (epoch < epoch_ || thread == who.thread) return false;
@@ -92,27 +94,32 @@ bool MemoryWatch::is_unordered(const Place& who, uint32_t first, uint32_t epoch,
   return thread == kSeveral || !who.seen || sync >= who.seen[thread / 32];
 }
 
-std::string MemoryWatch::race(const Place& who, const char* does, const Memory& memory, size_t bytes, const char* did,
-                              uint32_t epoch, int thread) const {
-  return str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name, " memory that ",
-             epoch < first_of_block_ ? "another block"
-             : thread == kSeveral    ? "several threads"
-                                     : str("thread ", thread),
-             thread == kSeveral ? " have " : " has ", did,
-             epoch < first_of_block_ ? " in the same launch" : " since the last barrier");
+[[gnu::noinline]] bool MemoryWatch::refuse(std::string problem) {
+  problem_ = std::move(problem);
+  return false;
 }
 
-std::string MemoryWatch::read(const Place& who, uintptr_t at, size_t bytes) {
+[[gnu::noinline]] bool MemoryWatch::refuse_race(const Place& who, const char* does, const Memory& memory, size_t bytes,
+                                                const char* did, uint32_t epoch, int thread) {
+  return refuse(str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name, " memory that ",
+                    epoch < first_of_block_ ? "another block"
+                    : thread == kSeveral    ? "several threads"
+                                            : str("thread ", thread),
+                    thread == kSeveral ? " have " : " has ", did,
+                    epoch < first_of_block_ ? " in the same launch" : " since the last barrier"));
+}
+
+bool MemoryWatch::read(const Place& who, uintptr_t at, size_t bytes) {
   Memory memory = find(at, bytes);
-  if (!memory.records) return "";
+  if (!memory.records) return true;
   const auto warp = static_cast<uint8_t>(who.thread / 32);
   const uint32_t lane = 1u << (who.thread % 32);
   WarpRead* reads = reads_of(at);
   for (size_t i = 0; i < (bytes + kUnit - 1) / kUnit; ++i) {
     Record& r = memory.records[i];
     if (is_unordered(who, memory.first_epoch, r.write_epoch, r.write_sync, r.writer))
-      return race(who, "reads", memory, bytes, r.is_write_atomic ? "changed atomically" : "written", r.write_epoch,
-                  r.writer);
+      return refuse_race(who, "reads", memory, bytes, r.is_write_atomic ? "changed atomically" : "written",
+                         r.write_epoch, r.writer);
     if (reads) reads[i * kMostWarps + warp] = {epoch_, who.sync};
     if (r.read_epoch != epoch_) {
       if (r.read_epoch >= memory.first_epoch && r.read_epoch < first_of_block_) r.far_read_epoch = r.read_epoch;
@@ -125,41 +132,41 @@ std::string MemoryWatch::read(const Place& who, uintptr_t at, size_t bytes) {
       r.read_lanes |= lane;
     }
   }
-  return "";
+  return true;
 }
 
-std::string MemoryWatch::write(const Place& who, uintptr_t at, size_t bytes, bool is_atomic) {
+bool MemoryWatch::write(const Place& who, uintptr_t at, size_t bytes, bool is_atomic) {
   Memory memory = find(at, bytes);
-  if (!memory.records) return "";
+  if (!memory.records) return true;
   const char* does = is_atomic ? "changes atomically" : "writes";
   const uint32_t first = memory.first_epoch;
   const WarpRead* reads = reads_of(at);
   for (size_t i = 0; i < (bytes + kUnit - 1) / kUnit; ++i) {
     Record& r = memory.records[i];
     if (!(is_atomic && r.is_write_atomic) && is_unordered(who, first, r.write_epoch, r.write_sync, r.writer))
-      return race(who, does, memory, bytes, r.is_write_atomic ? "changed atomically" : "written", r.write_epoch,
-                  r.writer);
+      return refuse_race(who, does, memory, bytes, r.is_write_atomic ? "changed atomically" : "written", r.write_epoch,
+                         r.writer);
     for (uint32_t epoch : {r.far_read_epoch, r.read_epoch})
-      if (epoch >= first && epoch < first_of_block_) return race(who, does, memory, bytes, "read", epoch, -1);
+      if (epoch >= first && epoch < first_of_block_) return refuse_race(who, does, memory, bytes, "read", epoch, -1);
     if (reads) {
       if (int warp = unordered_reader(who, reads + i * kMostWarps); warp >= 0)
-        return str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name, " memory that warp ", warp,
-                   " has read, and no barrier orders them");
+        return refuse(str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name, " memory that warp ",
+                          warp, " has read, and no barrier orders them"));
     } else if (r.read_epoch == epoch_) {
       const uint32_t others = r.read_lanes & ~(1u << (who.thread % 32));
       if (r.read_warp != who.thread / 32 || (r.read_sync == who.sync && others != 0))
-        return race(who, does, memory, bytes, "read", epoch_,
-                    r.read_warp * 32 + __builtin_ctz(r.read_warp != who.thread / 32 ? r.read_lanes : others));
+        return refuse_race(who, does, memory, bytes, "read", epoch_,
+                           r.read_warp * 32 + __builtin_ctz(r.read_warp != who.thread / 32 ? r.read_lanes : others));
       if (r.is_read_by_warps)
-        return str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name,
-                   " memory that other warps have read since the last barrier");
+        return refuse(str("thread ", who.thread, " ", does, " ", bytes, " bytes of ", memory.name,
+                          " memory that other warps have read since the last barrier"));
     }
     const bool is_one_of_many =
         is_atomic && r.is_write_atomic && is_unordered(who, first, r.write_epoch, r.write_sync, r.writer);
     r.writer = is_one_of_many ? kSeveral : static_cast<uint16_t>(who.thread);
     r.write_epoch = epoch_, r.write_sync = who.sync, r.is_write_atomic = is_atomic;
   }
-  return "";
+  return true;
 }
 
 }  // namespace weft::cuda::emulator

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace weft::cuda::emulator {
@@ -32,9 +33,10 @@ class MemoryWatch {
   void barrier() { ++epoch_; }  // all threads of the block have come
   void use_clocks();            // until the block's end, reads of shared memory are kept for every warp
 
-  // "" or what is wrong with it.
-  std::string read(const Place& who, uintptr_t at, size_t bytes);
-  std::string write(const Place& who, uintptr_t at, size_t bytes, bool is_atomic);
+  // Whether it is right; if not, take_problem() says what is wrong. They run at every load and store.
+  bool read(const Place& who, uintptr_t at, size_t bytes);
+  bool write(const Place& who, uintptr_t at, size_t bytes, bool is_atomic);
+  std::string take_problem() { return std::move(problem_); }
 
  private:
   // Of two bytes: the last write, and the reads of the last epoch that had any. Epochs number the stretches between barriers
@@ -65,15 +67,17 @@ class MemoryWatch {
   int unordered_reader(const Place& who, const WarpRead* reads) const;  // a warp, or -1
 
   bool is_unordered(const Place& who, uint32_t first, uint32_t epoch, uint32_t sync, int thread) const;
-  std::string race(const Place& who, const char* does, const Memory& memory, size_t bytes, const char* did,
-                   uint32_t epoch, int thread) const;
+  bool refuse(std::string problem);
+  bool refuse_race(const Place& who, const char* does, const Memory& memory, size_t bytes, const char* did,
+                   uint32_t epoch, int thread);
 
   uint32_t epoch_ = 1, first_of_launch_ = 1, first_of_block_ = 1;
-  uintptr_t dynamic_ = 0, static_ = 0;
-  size_t dynamic_bytes_ = 0, static_bytes_ = 0;
+  uintptr_t device_ = 0, dynamic_ = 0, static_ = 0;
+  size_t device_bytes_ = 0, dynamic_bytes_ = 0, static_bytes_ = 0;
   Record *shared_records_ = nullptr, *static_records_ = nullptr, *device_records_ = nullptr;
   WarpRead* warp_reads_ = nullptr;
   bool has_clocks_ = false;
+  std::string problem_;
 };
 
 // Copies of one thread that are under way, in the order they were asked for.
