@@ -19,8 +19,7 @@ target_compile_features(weft_shared INTERFACE cxx_std_20)
 # Whole archives by path: a layer that is named as a target would come a second time with each layer that links it.
 set(archives ${WEFT_LAYERS})
 list(TRANSFORM archives REPLACE "(.+)" "$<TARGET_FILE:\\1>")
-find_package(Protobuf REQUIRED)  # imported targets are known in the folder that finds them
-find_package(fmt REQUIRED)
+find_package(fmt REQUIRED)  # imported targets are known in the folder that finds them
 find_package(nlohmann_json REQUIRED)
 find_package(ZLIB REQUIRED)
 set(third_party ${WEFT_PRIVATE_LIBRARIES})
