@@ -1,6 +1,7 @@
 # Compiler settings and the helpers weft_library(), weft_kernels(), weft_program() and weft_test().
 include(GNUInstallDirs)
 include(${CMAKE_CURRENT_LIST_DIR}/forgotten.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/long_tests.cmake)
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -94,22 +95,46 @@ function(weft_kernels layer)
   endforeach()
 endfunction()
 
-# weft_test(NAME LABELS ... SOURCES ... DEPS ... [PRIVATE ...]): one GoogleTest program; each TEST is a ctest entry.
+# weft_tests_need(LABEL targets...): the build target tests_LABEL makes what the tests of a label run.
+function(weft_tests_need label)
+  if(NOT TARGET tests_${label})
+    add_custom_target(tests_${label})
+  endif()
+  add_dependencies(tests_${label} ${ARGN})
+endfunction()
+
+# Most tests take longer to compile than they run.
+if(WEFT_SANITIZE)
+  set(WEFT_TEST_FLAGS -O0)
+elseif(CMAKE_BUILD_TYPE STREQUAL Release)
+  set(WEFT_TEST_FLAGS -O1)
+endif()
+
+# weft_test(NAME [OPTIMISED] LABELS ... SOURCES ... DEPS ... [PRIVATE ...]): one GoogleTest program; each TEST is a ctest entry. OPTIMISED:
+# compiled as the library is, for tests whose own loops run long.
 function(weft_test name)
-  cmake_parse_arguments(arg "" "" "LABELS;SOURCES;DEPS;PRIVATE" ${ARGN})
+  cmake_parse_arguments(arg "OPTIMISED" "" "LABELS;SOURCES;DEPS;PRIVATE" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
+  if(NOT arg_OPTIMISED)
+    target_compile_options(${name} PRIVATE ${WEFT_TEST_FLAGS})
+  endif()
   foreach(dep IN LISTS arg_DEPS)
     target_link_libraries(${name} PRIVATE weft_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE weft_test_support weft_flags ${arg_PRIVATE})
   weft_precompile(${name} REUSE_FROM weft_test_support)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_LIST ${name}_tests)
+  foreach(label IN LISTS arg_LABELS)
+    weft_tests_need(${label} ${name})
+  endforeach()
   # Labels are set when ctest has found the tests: gtest_discover_tests() itself keeps only the first of several.
   set(labels ${CMAKE_CURRENT_BINARY_DIR}/${name}_labels.cmake)
   file(CONFIGURE OUTPUT ${labels} @ONLY CONTENT [[
 foreach(test IN LISTS @name@_tests)
   set_tests_properties("${test}" PROPERTIES LABELS "@arg_LABELS@")
 endforeach()
+include("@PROJECT_SOURCE_DIR@/cmake/long_tests.cmake")
+weft_long_tests_first(${@name@_tests})
 ]])
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${labels})
 endfunction()
