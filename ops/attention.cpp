@@ -8,7 +8,7 @@
 #include "ops/cpu/attention/kernels.h"
 #include "ops/cuda/attention/kernels.h"
 #include "ops/cuda/cudnn/attention.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {

@@ -7,7 +7,7 @@
 #include "ops/cuda/compare.h"
 #include "ops/cuda/elementwise.h"
 #include "ops/number_like.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {

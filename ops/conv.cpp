@@ -4,7 +4,7 @@
 #include "ops/cuda/conv.h"
 #include "ops/norm_input.h"
 #include "ops/row_sums.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/sequence.h"
 
 namespace weft::ops {

@@ -6,7 +6,7 @@
 #include "ops/cpu/elementwise.h"
 #include "ops/cpu/random.h"
 #include "ops/cuda/elementwise.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/core/rng.h"
 #include "weft/ops/elementwise.h"

@@ -5,7 +5,7 @@
 #include "ops/cuda/depth.h"
 #include "ops/norm_input.h"
 #include "ops/row_sums.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {

@@ -7,7 +7,7 @@
 #include "ops/cpu/elementwise.h"
 #include "ops/cuda/elementwise.h"
 #include "ops/number_like.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/reduce.h"
 

@@ -7,7 +7,7 @@
 #include "ops/cpu/loss.h"
 #include "ops/cuda/loss.h"
 #include "ops/norm_input.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/matmul.h"
 #include "weft/ops/reduce.h"
 #include "weft/ops/select.h"

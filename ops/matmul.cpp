@@ -4,7 +4,7 @@
 
 #include "ops/cpu/matmul.h"
 #include "ops/cuda/matmul.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"

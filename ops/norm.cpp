@@ -5,7 +5,7 @@
 #include "ops/cuda/norm.h"
 #include "ops/norm_input.h"
 #include "ops/row_sums.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 
 namespace weft::ops {
 

@@ -7,7 +7,7 @@
 #include "ops/cpu/optim.h"
 #include "ops/cuda/optim.h"
 #include "ops/optim_f64.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"

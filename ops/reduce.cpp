@@ -2,7 +2,7 @@
 
 #include "ops/cpu/reduce.h"
 #include "ops/cuda/reduce.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
 

@@ -8,7 +8,7 @@
 
 #include "ops/cuda/rotary.h"
 #include "ops/norm_input.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/sequence.h"
 
 namespace weft::ops {

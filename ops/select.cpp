@@ -2,7 +2,7 @@
 
 #include "ops/cpu/select.h"
 #include "ops/cuda/select.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 

@@ -5,7 +5,7 @@
 
 #include "ops/cuda/softmax.h"
 #include "ops/norm_input.h"
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/norm.h"
 
 namespace weft::ops {

@@ -12,7 +12,6 @@
 #include "weft/comm/launch.h"
 #include "weft/comm/layout.h"
 #include "weft/comm/nccl.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"

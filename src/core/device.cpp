@@ -1,6 +1,6 @@
 #include "weft/core/device.h"
 
-#include "weft/core/cuda_build.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/error.h"
 #include "weft/core/stream.h"
 

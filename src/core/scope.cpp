@@ -1,7 +1,7 @@
 #include "weft/core/scope.h"
 
+#include "src/core/cuda_build.h"
 #include "src/core/scope_watch.h"
-#include "weft/core/cuda_build.h"
 
 namespace weft {
 

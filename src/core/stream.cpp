@@ -5,10 +5,14 @@
 #include <chrono>
 #include <new>
 
+#include "src/core/cuda_build.h"
 #include "src/core/device_waits.h"
 #include "weft/core/error.h"
 
 namespace weft {
+
+bool has_cuda_kernels() { return kCuda; }
+bool has_emulated_cuda() { return kCudaEmulated; }
 
 static std::atomic<int64_t> device_waits{0};
 void count_device_wait(int64_t count) { device_waits.fetch_add(count, std::memory_order_relaxed); }

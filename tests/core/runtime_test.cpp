@@ -8,9 +8,9 @@
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/core/allocator.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
+#include "weft/core/stream.h"
 #include "weft/core/tensor.h"
 
 namespace weft {
@@ -87,7 +87,7 @@ TEST(Error, SaysWhatWhereAndFix) {
 }
 
 TEST(Device, OneThatTheBuildLacksIsAnError) {
-  if (kCuda) GTEST_SKIP() << "a CUDA build";
+  if (has_cuda_kernels()) GTEST_SKIP() << "a CUDA build";
   EXPECT_EQ("", test::error_of([] { set_default_device(Device::cuda()); },
                                {"set_default_device: cuda:0 is not in this build"}));
   EXPECT_EQ("", test::error_of([] { Tensor::zeros({2}, kF32, Device::cuda(1)); },

@@ -5,8 +5,8 @@
 
 #include "tools/bench/bench.h"
 #include "tools/bench/limits.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/error.h"
+#include "weft/core/stream.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"
 #include "weft/ops/reduce.h"
@@ -133,7 +133,7 @@ Row run_case(const Case& c, DType dtype, const BenchOptions& options) {
 std::vector<Row> run_gemm(const BenchOptions& options) {
   std::vector<Row> rows;
   if (default_device().is_cuda()) {
-    WEFT_CHECK(!kCudaEmulated, "bench gemm: an emulated GPU has no library to compare with", "use --device cpu");
+    WEFT_CHECK(!has_emulated_cuda(), "bench gemm: an emulated GPU has no library to compare with", "use --device cpu");
     for (const Case& c : cuda_cases()) rows.push_back(run_case(c, kBF16, options));
     return rows;
   }

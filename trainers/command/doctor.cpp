@@ -13,8 +13,8 @@
 #include "trainers/console/console.h"
 #include "trainers/run/session.h"
 #include "trainers/run/system_info.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
+#include "weft/core/stream.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -38,7 +38,7 @@ std::string json_text(const Report& report) {
       {"build_type", info.build_type},
       {"compiler", info.compiler},
       {"sanitizers", info.sanitizers},
-      {"cuda_build", kCuda},
+      {"cuda_build", has_cuda_kernels()},
       {"libraries", libraries},
       {"host", info.host},
       {"os", info.os},
@@ -67,8 +67,9 @@ std::string text(const Report& report) {
   const SystemInfo& info = report.info;
   std::string out;
   auto row = [&](std::string_view name, const std::string& value) { out += fmt::format("{:<14}{}\n", name, value); };
-  row("weft", fmt::format("{}, {} build{}{}", info.version, info.build_type, kCuda ? ", CUDA" : ", without CUDA",
-                          info.sanitizers.empty() ? "" : ", sanitizers " + info.sanitizers));
+  row("weft",
+      fmt::format("{}, {} build{}{}", info.version, info.build_type, has_cuda_kernels() ? ", CUDA" : ", without CUDA",
+                  info.sanitizers.empty() ? "" : ", sanitizers " + info.sanitizers));
   row("compiler", info.compiler);
   std::string libraries;
   for (const auto& [name, version] : info.libraries)

@@ -9,7 +9,6 @@
 #include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
 #include "weft/core/allocator.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
@@ -35,7 +34,7 @@ void apply_rank_settings(const config::Experiment& experiment) {
     throw config::ConfigError("train.device=cuda: " + cuda_problem(), "Use train.device=cpu or auto.");
   static_assert(config::DeviceChoice::Value_ARRAYSIZE == 4, "another choice is translated here");
   bool is_cuda = choice == config::DeviceChoice::cuda ||
-                 (choice == config::DeviceChoice::auto_ && num_cuda_devices() > 0 && !kCudaEmulated);
+                 (choice == config::DeviceChoice::auto_ && num_cuda_devices() > 0 && !has_emulated_cuda());
   set_default_device(is_cuda ? Device::cuda() : Device::cpu());
 }
 
@@ -172,7 +171,7 @@ void forget_peak(Device device) {
 double measured_peak_flops(DType dtype) {
   const Device device = default_device();
   // A GPU shows its rate with long products, several of them in its queue, of numbers that differ: constants let its clock rise.
-  const bool is_gpu = device.is_cuda() && !kCudaEmulated;
+  const bool is_gpu = device.is_cuda() && !has_emulated_cuda();
   const int64_t n = is_gpu ? 8192 : 1024, repeats = is_gpu ? 10 : 1;
   double best_s = 1e30, total_s = 0;
   {

@@ -15,7 +15,6 @@
 #include "ops/cpu/onednn_gemm.h"
 #include "ops/cuda/cudnn/attention.h"
 #include "ops/cuda/gemm/cublaslt.h"
-#include "weft/core/cuda_build.h"
 #include "weft/core/device.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
@@ -100,7 +99,7 @@ SystemInfo system_info() {
   info.memory_available_bytes = available_bytes(Device::cpu());
   info.devices = {to_string(Device::cpu())};
   for (int i = 0; i < num_cuda_devices(); ++i) info.devices.push_back(gpu_text(i));
-  if (kCuda && num_cuda_devices() == 0) info.devices.push_back("no GPU: " + cuda_problem());
+  if (has_cuda_kernels() && num_cuda_devices() == 0) info.devices.push_back("no GPU: " + cuda_problem());
   return info;
 }
 

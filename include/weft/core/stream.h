@@ -13,6 +13,9 @@
 
 namespace weft {
 
+bool has_cuda_kernels();  // the library was built with kernels for GPUs
+bool has_emulated_cuda();  // the CPU plays the GPU, for tests of kernels. Such a GPU is used only where a caller names it
+
 int num_cuda_devices();
 std::string cuda_problem();  // "" if there is a device
 
