@@ -2,9 +2,9 @@
 // of attention, spread of a change, on validation rows of a run's checkpoint; as tables, JSON and a picture.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
 #include "trainers/console/console.h"
@@ -56,13 +56,14 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_analyse(CLI::App& app) {
+Action define_analyse(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->run.add_run(app);
-  takes_size(*app.add_option("--rows", options->rows, "Validation rows that the loss without heads is taken on")
-                  ->check(CLI::Range(1, 65536))
-                  ->capture_default_str()
-                  ->type_name("N"));
+  app.add_option("--rows", options->rows, "Validation rows that the loss without heads is taken on")
+      .range(int64_t{1}, int64_t{65536})
+      .capture_default_str()
+      .type_name("N")
+      .takes_size();
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -1,12 +1,12 @@
 // weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
 #include "tools/bench/bench.h"
 
-#include <CLI/App.hpp>
 #include <cstdio>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/conformance/own_parts.h"
@@ -117,19 +117,19 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_bench(CLI::App& app) {
+Action define_bench(Arguments& app) {
   auto options = std::make_shared<Options>();
   app.add_option("NAME", options->name,
                  "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, ring, train, or all")
-      ->type_name("NAME");
-  app.add_option("--device", options->device, "cpu or cuda")->type_name("DEVICE");
+      .type_name("NAME");
+  app.add_option("--device", options->device, "cpu or cuda").type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
-      ->type_name("NAME");
+      .type_name("NAME");
   app.add_flag("--plan", options->plan, "ring: the work that layouts promise, without measurements");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
-      ->type_name("FILE");
+      .type_name("FILE");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -1,11 +1,11 @@
 // weft check [--mixer NAME|all] [--check NAME|all] [--table]: the conformance suite.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/config/options_text.h"
@@ -133,10 +133,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_check(CLI::App& app) {
+Action define_check(Arguments& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("--mixer", options->mixer, "Which mixer, or all")->type_name("NAME");
-  app.add_option("--check", options->check, "Which check, or all")->type_name("NAME");
+  app.add_option("--mixer", options->mixer, "Which mixer, or all").type_name("NAME");
+  app.add_option("--check", options->check, "Which check, or all").type_name("NAME");
   app.add_flag("--table", options->is_table, "A table in Markdown instead of one line per check");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }

@@ -9,6 +9,7 @@
 #include <map>
 #include <new>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -84,7 +85,8 @@ std::map<std::string, Action> define_commands(CLI::App& app, Flags& flags) {
     CLI::Option* quiet = sub.add_flag("--quiet", flags.is_quiet, "No messages, only results and errors");
     sub.add_flag("--verbose", flags.is_verbose, "More messages")->excludes(quiet);
     sub.add_flag("--json", flags.is_json, "One JSON document on stdout");
-    actions[command.name] = command.define(sub);
+    Arguments arguments(&sub);
+    actions[command.name] = command.define(arguments);
     for (CLI::App* nested : sub.get_subcommands({})) nested->fallthrough();  // weft data info FILE --json
   }
   return actions;

@@ -9,13 +9,9 @@
 
 #include "weft/trainers/cli.h"
 
-namespace CLI {
-class App;
-class Option;
-}  // namespace CLI
-
 namespace weft::cli {
 
+class Arguments;
 class Console;
 
 // What runs once the command line has been read; returns an exit code of cli.h.
@@ -24,8 +20,8 @@ using Action = std::function<int(Console&, const Extensions&)>;
 struct Command {
   const char* name;
   const char* summary;
-  const char* examples;             // two lines, shown by --help
-  Action (*define)(CLI::App& app);  // adds the command's options; --json, --quiet, --verbose are there already
+  const char* examples;              // two lines, shown by --help
+  Action (*define)(Arguments& app);  // adds the command's options; --json, --quiet, --verbose are there already
 };
 
 std::span<const Command> commands();
@@ -36,35 +32,32 @@ std::vector<MixerRow> all_mixers(const Extensions& extensions);
 // The argument CONFIG, or RUN in its place, and the overrides after it.
 class ConfigArguments {
  public:
-  void add(CLI::App& app, bool is_required);
-  void add_run(CLI::App& app);  // of commands that use a trained model: trainers/run/address.h says what it may be
+  void add(Arguments& app, bool is_required);
+  void add_run(Arguments& app);  // of commands that use a trained model: trainers/run/address.h says what it may be
   const std::string& file() const { return file_; }
   std::vector<std::string> overrides() const;  // path=value and --set path=value in the order they were given
 
  private:
-  void add_overrides(CLI::App& app, const char* help);
+  void add_overrides(Arguments& app, const char* help);
 
-  CLI::App* app_ = nullptr;
+  std::shared_ptr<const Arguments> app_;
   std::string file_;
   std::vector<std::string> positional_, set_;
 };
 
-// The option takes sizes as overrides do: 2k, 1e6, 64KiB.
-void takes_size(CLI::Option& option);
-
-Action define_analyse(CLI::App& app);
-Action define_bench(CLI::App& app);
-Action define_check(CLI::App& app);
-Action define_compare(CLI::App& app);
-Action define_config(CLI::App& app);
-Action define_data(CLI::App& app);
-Action define_doctor(CLI::App& app);
-Action define_eval(CLI::App& app);
-Action define_gradcheck(CLI::App& app);
-Action define_inspect(CLI::App& app);
-Action define_parity(CLI::App& app);
-Action define_sample(CLI::App& app);
-Action define_task(CLI::App& app);
-Action define_train(CLI::App& app);
+Action define_analyse(Arguments& app);
+Action define_bench(Arguments& app);
+Action define_check(Arguments& app);
+Action define_compare(Arguments& app);
+Action define_config(Arguments& app);
+Action define_data(Arguments& app);
+Action define_doctor(Arguments& app);
+Action define_eval(Arguments& app);
+Action define_gradcheck(Arguments& app);
+Action define_inspect(Arguments& app);
+Action define_parity(Arguments& app);
+Action define_sample(Arguments& app);
+Action define_task(Arguments& app);
+Action define_train(Arguments& app);
 
 }  // namespace weft::cli

@@ -1,7 +1,6 @@
 // weft compare A B [--rules FILE] [--rtol R] [--atol A]: the tensors of two files, checkpoints or runs, one by one in layer order.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -249,17 +249,17 @@ int run(const Options& options, Console& console) {
 
 }  // namespace
 
-Action define_compare(CLI::App& app) {
+Action define_compare(Arguments& app) {
   auto options = std::make_shared<Options>();
   app.add_option("A", options->a, "Safetensors file, run, RUN@STEP, RUN@best, RUN@latest, or a checkpoint's folder")
-      ->required();
-  app.add_option("B", options->b, "The same, to compare with")->required();
-  app.add_option("--rtol", options->rtol, "Allowed difference in parts of B's number; default 0")->type_name("R");
-  app.add_option("--atol", options->atol, "Allowed difference beside that; default 0")->type_name("A");
+      .required();
+  app.add_option("B", options->b, "The same, to compare with").required();
+  app.add_option("--rtol", options->rtol, "Allowed difference in parts of B's number; default 0").type_name("R");
+  app.add_option("--atol", options->atol, "Allowed difference beside that; default 0").type_name("A");
   app.add_option(
          "--rules", options->rules,
          "File with a rule a line, the first that matches a name holds: PATTERN rtol=R atol=A, or PATTERN ignore")
-      ->type_name("FILE");
+      .type_name("FILE");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }
 

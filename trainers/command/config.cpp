@@ -1,9 +1,9 @@
 // weft config CONFIG [path=value]... [--as text|json] [--explain PATH]; weft config --reference
 #include "trainers/config/config.h"
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
 #include "weft/trainers/cli.h"
@@ -46,12 +46,12 @@ int run(const Options& options, Console& console) {
 
 }  // namespace
 
-Action define_config(CLI::App& app) {
+Action define_config(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, false);
-  app.add_option("--as", options->format, "Format of the resolved config: text or json")->type_name("FORMAT");
+  app.add_option("--as", options->format, "Format of the resolved config: text or json").type_name("FORMAT");
   app.add_option("--explain", options->explained, "Explain one field; with CONFIG also its value and where it was set")
-      ->type_name("PATH");
+      .type_name("PATH");
   app.add_flag("--reference", options->wants_reference, "Print every field as a Markdown table");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -28,7 +28,7 @@ struct Options {
   int raw_width = 0;
   int64_t end_of_text = -1;
   bool blank_lines = false, joins_documents = false;
-  CLI::App *tokenize = nullptr, *pack = nullptr, *info = nullptr, *check = nullptr;
+  std::optional<Arguments> tokenize = {}, pack = {}, info = {}, check = {};
 };
 
 data::ShardKind kind_of(const std::string& name) {
@@ -220,45 +220,45 @@ int look(const Options& o, bool checks, Console& console) {
 
 }  // namespace
 
-Action define_data(CLI::App& app) {
+Action define_data(Arguments& app) {
   auto o = std::make_shared<Options>();
-  app.require_subcommand(1);
+  app.require_subcommand();
   auto sub = [&](const char* name, const char* help) {
-    CLI::App* command = app.add_subcommand(name, help);
-    command->add_option("INPUT", o->inputs, "Files; * and ? match names")->required();
+    Arguments command = app.add_subcommand(name, help);
+    command.add_option("INPUT", o->inputs, "Files; * and ? match names").required();
     return command;
   };
   o->tokenize = sub("tokenize", "UTF-8 text or JSONL (also gzip) to token shards");
-  o->tokenize->add_option("--out", o->out, "Shards are OUT_000000.bin ...")->type_name("PATH");
-  o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters or gpt2")->type_name("NAME");
-  o->tokenize->add_option("--vocab", o->vocab_file, "GPT-2 vocab.json")->type_name("FILE");
-  o->tokenize->add_option("--merges", o->merges_file, "GPT-2 merges.txt")->type_name("FILE");
+  o->tokenize->add_option("--out", o->out, "Shards are OUT_000000.bin ...").type_name("PATH");
+  o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters or gpt2").type_name("NAME");
+  o->tokenize->add_option("--vocab", o->vocab_file, "GPT-2 vocab.json").type_name("FILE");
+  o->tokenize->add_option("--merges", o->merges_file, "GPT-2 merges.txt").type_name("FILE");
   o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")
-      ->type_name("FILE");
-  o->tokenize->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
-  o->tokenize->add_option("--field", o->field, "JSONL: the field that holds the text; default text")->type_name("NAME");
+      .type_name("FILE");
+  o->tokenize->add_option("--kind", o->kind, "raw, header or megatron").type_name("KIND");
+  o->tokenize->add_option("--field", o->field, "JSONL: the field that holds the text; default text").type_name("NAME");
   o->tokenize->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
   o->pack = sub("pack", "Join shards into one of another kind");
-  o->pack->add_option("--out", o->out, "The new shard")->type_name("PATH");
-  o->pack->add_option("--kind", o->kind, "raw, header or megatron")->type_name("KIND");
+  o->pack->add_option("--out", o->out, "The new shard").type_name("PATH");
+  o->pack->add_option("--kind", o->kind, "raw, header or megatron").type_name("KIND");
   o->pack
       ->add_option("--end-of-text", o->end_of_text,
                    "The id that separates documents: found in inputs without an index for a Megatron pair, and written "
                    "behind each document of a pair for the other kinds")
-      ->check(CLI::Range(int64_t{0}, (int64_t{1} << 31) - 1))
-      ->type_name("ID");
+      .range(int64_t{0}, (int64_t{1} << 31) - 1)
+      .type_name("ID");
   o->pack->add_flag("--join-documents", o->joins_documents, "Documents may run into each other");
   o->info = sub("info", "Kind, ids, tokens and documents of shards");
   o->check = sub("check", "Read every id of shards");
-  o->check->add_option("--vocab", o->vocab, "Ids must be below this")->type_name("N");
-  for (CLI::App* command : {o->pack, o->info, o->check})
-    command->add_option("--raw-width", o->raw_width, "Bytes per id of files without header; default 2 for *.bin")
-        ->check(CLI::IsMember({2, 4}))
-        ->type_name("N");
+  o->check->add_option("--vocab", o->vocab, "Ids must be below this").type_name("N");
+  for (Arguments command : {*o->pack, *o->info, *o->check})
+    command.add_option("--raw-width", o->raw_width, "Bytes per id of files without header; default 2 for *.bin")
+        .one_of({2, 4})
+        .type_name("N");
   return [o](Console& console, const Extensions&) {
-    if (o->tokenize->parsed()) return tokenize(*o, console);
-    if (o->pack->parsed()) return pack(*o, console);
-    return look(*o, o->check->parsed(), console);
+    if (o->tokenize->is_named()) return tokenize(*o, console);
+    if (o->pack->is_named()) return pack(*o, console);
+    return look(*o, o->check->is_named(), console);
   };
 }
 

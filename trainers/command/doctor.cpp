@@ -1,12 +1,12 @@
 // weft doctor [--kernels]: build, libraries, instruction sets, devices, threads, memory, measured limits, kernel self-test.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "tools/bench/bench.h"
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/command/self_test.h"
 #include "trainers/config/config_error.h"
@@ -93,7 +93,7 @@ std::string text(const Report& report) {
 
 }  // namespace
 
-Action define_doctor(CLI::App& app) {
+Action define_doctor(Arguments& app) {
   auto tests_kernels = std::make_shared<bool>(false);
   app.add_flag(
       "--kernels", *tests_kernels,

@@ -1,9 +1,9 @@
 // weft eval RUN [path=value]... [--lengths 1024,4096]: validation loss of a run's checkpoint.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
 #include "trainers/config/config_error.h"
@@ -67,13 +67,14 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_eval(CLI::App& app) {
+Action define_eval(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->run.add_run(app);
-  takes_size(*app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
-                  ->delimiter(',')
-                  ->allow_extra_args(false)
-                  ->type_name("N,N"));
+  app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
+      .delimiter(',')
+      .one_word()
+      .type_name("N,N")
+      .takes_size();
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -1,10 +1,10 @@
 // weft gradcheck [--mixer NAME|all] [--shapes fuzz:N|TxD,TxD]: gradients of mixers against differences in float64.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/conformance/conformance.h"
@@ -90,10 +90,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_gradcheck(CLI::App& app) {
+Action define_gradcheck(Arguments& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("--mixer", options->mixer, "Which mixer, or all")->type_name("NAME");
-  app.add_option("--shapes", options->shapes, "fuzz:N for N random shapes, or TOKENSxDIM,...")->type_name("LIST");
+  app.add_option("--mixer", options->mixer, "Which mixer, or all").type_name("NAME");
+  app.add_option("--shapes", options->shapes, "fuzz:N for N random shapes, or TOKENSxDIM,...").type_name("LIST");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

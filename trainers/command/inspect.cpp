@@ -1,9 +1,9 @@
 // weft inspect PATH: a run, a checkpoint, a safetensors file, a token shard, an event file.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -141,11 +141,11 @@ std::string text_of(const Json& json) {
 
 }  // namespace
 
-Action define_inspect(CLI::App& app) {
+Action define_inspect(Arguments& app) {
   auto path = std::make_shared<std::string>();
   app.add_option("PATH", *path,
                  "Run, RUN@STEP, RUN@best, RUN@latest, checkpoint, safetensors file, shard or event file")
-      ->required();
+      .required();
   return [path](Console& console, const Extensions&) {
     Json result = inspect(*path);
     console.result(console.is_json() ? result.dump(2) + "\n" : text_of(result));

@@ -1,9 +1,10 @@
 // weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S]
 #include "weft/models/sample.h"
 
-#include <CLI/App.hpp>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
 #include "trainers/run/session.h"
@@ -49,28 +50,28 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_sample(CLI::App& app) {
+Action define_sample(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->run.add_run(app);
   app.add_option("--prompt", options->prompt, "Text to continue; default the start of the validation data")
-      ->type_name("TEXT");
-  takes_size(*app.add_option("--n", options->count, "Number of samples")
-                  ->check(CLI::Range(int64_t{1}, int64_t{10000}))
-                  ->type_name("N"));
-  takes_size(*app.add_option("--tokens", options->tokens, "Length of a sample")
-                  ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
-                  ->type_name("N"));
+      .type_name("TEXT");
+  app.add_option("--n", options->count, "Number of samples")
+      .range(int64_t{1}, int64_t{10000})
+      .type_name("N")
+      .takes_size();
+  app.add_option("--tokens", options->tokens, "Length of a sample")
+      .range(int64_t{1}, int64_t{10000000})
+      .type_name("N")
+      .takes_size();
   app.add_option("--top-p", options->top_p, "Draw among the most likely tokens with this probability")
-      ->check([](const std::string& text) {
-        double p = 0;
-        return CLI::detail::lexical_cast(text, p) && p > 0 && p <= 1 ? std::string()
-                                                                     : "Value " + text + " not in (0, 1]";
+      .check([](const std::string& text) {
+        char* end = nullptr;
+        const double p = std::strtod(text.c_str(), &end);
+        return !text.empty() && *end == 0 && p > 0 && p <= 1 ? std::string() : "Value " + text + " not in (0, 1]";
       })
-      ->type_name("P");
-  app.add_option("--temperature", options->temperature, "0: the most likely token")
-      ->check(CLI::Range(0.0, 1000.0))
-      ->type_name("T");
-  app.add_option("--seed", options->seed, "Seed of the draws")->type_name("S");
+      .type_name("P");
+  app.add_option("--temperature", options->temperature, "0: the most likely token").range(0.0, 1000.0).type_name("T");
+  app.add_option("--seed", options->seed, "Seed of the draws").type_name("S");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

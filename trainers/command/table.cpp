@@ -1,8 +1,5 @@
-#include <CLI/App.hpp>
-
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
-#include "trainers/config/config_error.h"
-#include "trainers/config/scalar.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/conformance/own_parts.h"
 #include "trainers/run/address.h"
@@ -81,47 +78,28 @@ std::vector<MixerRow> all_mixers(const Extensions& extensions) {
   return rows;
 }
 
-void takes_size(CLI::Option& option) {
-  option.transform(CLI::Validator(
-      [name = option.get_name()](std::string& text) {
-        try {
-          text = str(config::size_of_text(text, name));
-          return std::string();
-        } catch (const config::ConfigError& error) {
-          const std::string problem = error.problem(), prefix = name + ": ";  // which the parser puts before it, too
-          return (problem.starts_with(prefix) ? problem.substr(prefix.size()) : problem) + " " + error.fix();
-        }
-      },
-      ""));
-}
-
-void ConfigArguments::add(CLI::App& app, bool is_required) {
-  app.add_option("CONFIG", file_, "Config of the run, protobuf text format")->type_name("FILE")->required(is_required);
+void ConfigArguments::add(Arguments& app, bool is_required) {
+  app.add_option("CONFIG", file_, "Config of the run, protobuf text format").type_name("FILE").required(is_required);
   add_overrides(app, "path=value: changes a field of the config; later wins");
 }
 
-void ConfigArguments::add_run(CLI::App& app) {
-  app.add_option("RUN", file_, train::kRunForms)->type_name("RUN[@STEP]")->required();
+void ConfigArguments::add_run(Arguments& app) {
+  app.add_option("RUN", file_, train::kRunForms).type_name("RUN[@STEP]").required();
   add_overrides(app, "path=value: changes a field of the run's config for this call, such as data.val.path=FILE");
 }
 
-void ConfigArguments::add_overrides(CLI::App& app, const char* help) {
-  app_ = &app;
-  app.add_option("OVERRIDES", positional_, help)->type_name("path=value");
-  app.add_option("--set", set_, "The same as path=value")
-      ->type_name("path=value")
-      ->take_all()
-      ->expected(1)
-      ->allow_extra_args(false);
+void ConfigArguments::add_overrides(Arguments& app, const char* help) {
+  app_ = std::make_shared<Arguments>(app);
+  app.add_option("OVERRIDES", positional_, help).type_name("path=value");
+  app.add_option("--set", set_, "The same as path=value").type_name("path=value").repeated();
 }
 
 std::vector<std::string> ConfigArguments::overrides() const {
   std::vector<std::string> out;
   size_t num_positional = 0, num_set = 0;
-  for (const CLI::Option* option : app_->parse_order()) {
-    if (option == app_->get_option_no_throw("OVERRIDES") && num_positional < positional_.size())
-      out.push_back(positional_[num_positional++]);
-    if (option == app_->get_option_no_throw("--set") && num_set < set_.size()) out.push_back(set_[num_set++]);
+  for (const std::string& name : app_->order_of({"OVERRIDES", "--set"})) {
+    if (name == "OVERRIDES" && num_positional < positional_.size()) out.push_back(positional_[num_positional++]);
+    if (name == "--set" && num_set < set_.size()) out.push_back(set_[num_set++]);
   }
   return out;
 }

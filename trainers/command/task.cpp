@@ -1,10 +1,10 @@
 // weft task backcopy|trigger [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore.
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -107,27 +107,27 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_task(CLI::App& app) {
+Action define_task(Arguments& app) {
   auto o = std::make_shared<Options>();
   app.add_option("TASK", o->task, "backcopy (Bigram-Backcopy) or trigger (trigger-conditional mean)")
-      ->required()
-      ->type_name("TASK");
+      .required()
+      .type_name("TASK");
   app.add_option("--mixer", o->mixers,
                  "softmax, relu, sigmoid, off_by_one, sink_logit, key_bias, gate, or a row of the table; all of the "
                  "first if none is named")
-      ->type_name("NAME")
-      ->allow_extra_args(false);
+      .type_name("NAME")
+      .one_word();
   app.add_option("--text", o->text, "backcopy: take the bigram from this text instead of a random one")
-      ->type_name("FILE");
+      .type_name("FILE");
   app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000)")
-      ->check(CLI::Range(1, 1000000))
-      ->type_name("N");
-  app.add_option("--layers", o->each.layers, "Layers (1)")->check(CLI::Range(1, 16))->type_name("N");
-  app.add_option("--lr", o->each.lr, "Learning rate (3e-3)")->check(CLI::Range(1e-8, 1.0))->type_name("X");
+      .range(int64_t{1}, int64_t{1000000})
+      .type_name("N");
+  app.add_option("--layers", o->each.layers, "Layers (1)").range(int64_t{1}, int64_t{16}).type_name("N");
+  app.add_option("--lr", o->each.lr, "Learning rate (3e-3)").range(1e-8, 1.0).type_name("X");
   app.add_option("--seeds", o->seeds, "Trainings per mixer")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str()
-      ->type_name("N");
+      .range(int64_t{1}, int64_t{1000})
+      .capture_default_str()
+      .type_name("N");
   return [o](Console& console, const Extensions& extensions) { return run(*o, console, extensions); };
 }
 

@@ -1,6 +1,5 @@
 // weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT] [--ranks N]
-#include <CLI/App.hpp>
-
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -19,18 +18,18 @@ struct Options {
 
 }  // namespace
 
-Action define_train(CLI::App& app) {
+Action define_train(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
-  app.add_option("--run", options->run_folder, "Folder of the run; default runs/<name>")->type_name("DIR");
+  app.add_option("--run", options->run_folder, "Folder of the run; default runs/<name>").type_name("DIR");
   app.add_option(
          "--resume", options->resume,
          "auto: continue what the folder holds; never: refuse to; or go on from a checkpoint: RUN@STEP, RUN@best, "
          "RUN@latest, or its folder")
-      ->type_name("auto|never|CHECKPOINT");
+      .type_name("auto|never|CHECKPOINT");
   app.add_option("--ranks", options->ranks,
                  "Start this many ranks as threads: parallel.data x parallel.context of the config")
-      ->type_name("N");
+      .type_name("N");
   return [options](Console& console, const Extensions& extensions) {
     if (options->ranks < 1)
       throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": there are no such ranks.",
