@@ -162,14 +162,18 @@ std::span<const CostedScheme> costed_schemes() {
   return kAll;
 }
 
+// Schemes that join nodes.
+static std::string node_problem(int ranks, int per_node) {
+  if (ranks <= per_node) return str(ranks, " ranks are within one node");
+  return ranks % per_node == 0 ? "" : str(ranks, " ranks are not whole nodes of ", per_node);
+}
+
 std::string scheme_problem(CostedScheme scheme, const AttentionShape& shape, int ranks_per_node) {
-  const bool fills_nodes = shape.ranks > ranks_per_node && shape.ranks % ranks_per_node == 0;
   const int group = scheme == CostedScheme::ulysses ? shape.ranks : ranks_per_node;
   switch (scheme) {
-    case CostedScheme::double_ring:
-      return fills_nodes ? "" : str(shape.ranks, " ranks are not several whole nodes of ", ranks_per_node);
+    case CostedScheme::double_ring: return node_problem(shape.ranks, ranks_per_node);
     case CostedScheme::usp:
-      if (!fills_nodes) return str(shape.ranks, " ranks are not several whole nodes of ", ranks_per_node);
+      if (std::string problem = node_problem(shape.ranks, ranks_per_node); !problem.empty()) return problem;
       [[fallthrough]];
     case CostedScheme::ulysses:
       if (shape.heads % group != 0) return str(group, " ranks do not divide ", shape.heads, " heads");

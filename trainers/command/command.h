@@ -56,6 +56,7 @@ Action define_eval(Arguments& app);
 Action define_gradcheck(Arguments& app);
 Action define_inspect(Arguments& app);
 Action define_parity(Arguments& app);
+Action define_plan(Arguments& app);
 Action define_sample(Arguments& app);
 Action define_task(Arguments& app);
 Action define_train(Arguments& app);

@@ -56,6 +56,10 @@ std::span<const Command> commands() {
        "  weft task backcopy --text input.txt\n"
        "  weft task trigger --mixer softmax --mixer relu --json",
        define_task},
+      {"plan", "Say what a training needs on many ranks, how to spread it, and how long a step will take",
+       "  weft plan run.txtpb --ranks 8\n"
+       "  weft plan run.txtpb model.context=128k --ranks 64 --hardware h200 --json",
+       define_plan},
       {"config", "Print the resolved config, explain a field, or print the reference of all fields",
        "  weft config run.txtpb train.tokens=2M optim.group[0].adamw.lr=3e-4\n"
        "  weft config --explain model.mixer.softmax.window",

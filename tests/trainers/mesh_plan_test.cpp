@@ -1,0 +1,99 @@
+// Plans of a config's training on many ranks.
+#include "trainers/run/mesh_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/trainers/config_text.h"
+#include "trainers/config/translate.h"
+
+namespace weft::train {
+namespace {
+
+using config::test::kTiny;
+using config::test::load_string;
+
+MeshPlan plan_of(const std::vector<std::string>& overrides) {
+  std::vector<std::string> all = {"model.vocab=512", "model.context=256", "train.tokens=1M",
+                                  "train.tokens_per_step=4096"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return MeshPlan(load_string(kTiny, all), 512, dist::hardware_profile("h200"));
+}
+
+TEST(MeshPlan, ReadsTheModelsSizes) {
+  const MeshPlan plan = plan_of({"model.mixer=[{softmax{heads:4 kv_heads:2}}]", "model.layers=3"});
+  const dist::TrainingShape& t = plan.training();
+  EXPECT_EQ(t.tokens, 256);
+  EXPECT_EQ(t.rows_per_step, 16);
+  ASSERT_EQ(t.attention.size(), 1u);
+  EXPECT_EQ(t.attention[0].layers, 3);
+  EXPECT_EQ(t.attention[0].heads, 4);
+  EXPECT_EQ(t.attention[0].kv_heads, 2);
+  EXPECT_DOUBLE_EQ(t.attention[0].share, 1);
+  EXPECT_EQ(plan.num_other_layers(), 0);
+  // What the products leave of training's work is attention's: 12 heads width per key, two of three parts of it backward.
+  const dist::AttentionLayers& a = t.attention[0];
+  EXPECT_NEAR(plan.flops_per_token(), 6 * t.matmul_params + 3 * 12.0 * static_cast<double>(a.heads * a.width) * 257 / 2,
+              1);
+}
+
+TEST(MeshPlan, AWindowIsAShareOfTheWork) {
+  const MeshPlan plan = plan_of({"model.mixer=[{softmax{heads:4 window:32}}]"});
+  const double pairs = 32.0 * 33 / 2 + (256 - 32) * 32.0;
+  EXPECT_NEAR(plan.training().attention.at(0).share, pairs / (256.0 * 257 / 2), 1e-9);
+}
+
+TEST(MeshPlan, OfOneRankTakesTheMemoryOfItsDryRun) {
+  const config::Loaded config =
+      load_string(kTiny, {"model.vocab=512", "train.tokens=1M", "train.tokens_per_step=4096", "model.context=256"});
+  MeshPlan plan(config, 512, dist::hardware_profile("h200"));
+  const PlannedStep step = plan.step({.micro_batch = 2, .layout = dist::LayoutKind::contiguous});
+  MemorySubject subject = memory_subject(config, 512, false);
+  subject.model.recompute = Recompute::none;
+  EXPECT_EQ(step.bytes, MemoryEstimator(subject).of(2).reserved_bytes);
+  EXPECT_TRUE(step.fits);
+}
+
+TEST(MeshPlan, MemoryFallsWithTheRanksOfASequence) {
+  MeshPlan plan = plan_of({"model.context=4096", "train.tokens_per_step=32768"});
+  int64_t before = plan.step({.layout = dist::LayoutKind::contiguous}).bytes;
+  for (int context : {2, 4, 8}) {
+    const int64_t bytes = plan.step({.context = context}).bytes;
+    EXPECT_LT(bytes, before) << context;
+    before = bytes;
+  }
+}
+
+TEST(MeshPlan, SharedMomentsAndGradientsTakeAPartOfTheirMemory) {
+  const config::Loaded config =
+      load_string(kTiny, {"model.vocab=512", "train.tokens=1M", "train.tokens_per_step=4096"});
+  const dist::MeshChoice choice{.data = 4};
+  int64_t bytes[3];
+  for (int zero : {0, 1, 2})
+    bytes[zero] = MeshPlan(config, 512, dist::hardware_profile("h200"), zero).step(choice).bytes;
+  const auto params = static_cast<int64_t>(MeshPlan(config, 512, dist::hardware_profile("h200")).training().params);
+  EXPECT_NEAR(static_cast<double>(bytes[1] - bytes[2]), static_cast<double>(4 * params * 3 / 4), 8);
+  EXPECT_GT(bytes[0], bytes[1]);
+}
+
+TEST(MeshPlan, FastestThatFitsComesFirst) {
+  MeshPlan plan = plan_of({});
+  const std::vector<PlannedStep> steps = plan.steps(4);
+  ASSERT_GT(steps.size(), 3u);
+  EXPECT_TRUE(std::ranges::is_sorted(steps, {}, [](const PlannedStep& s) { return s.cost.step_s; }));
+  EXPECT_TRUE(std::ranges::all_of(steps, &PlannedStep::fits));
+
+  dist::Hardware small = dist::hardware_profile("h200");
+  small.memory_bytes = static_cast<double>(std::ranges::min_element(steps, {}, &PlannedStep::bytes)->bytes);
+  MeshPlan tight(
+      load_string(kTiny, {"model.vocab=512", "model.context=256", "train.tokens=1M", "train.tokens_per_step=4096"}),
+      512, small);
+  const std::vector<PlannedStep> few = tight.steps(4);
+  EXPECT_TRUE(few.front().fits);
+  EXPECT_FALSE(few.back().fits);
+  EXPECT_TRUE(std::ranges::is_sorted(few, std::greater<>(), &PlannedStep::fits));
+}
+
+}  // namespace
+}  // namespace weft::train

@@ -1,0 +1,206 @@
+// weft plan CONFIG [path=value]... [--ranks N] [--hardware h100|h200|here]: what a training needs on many ranks, and how to spread it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/arguments.h"
+#include "trainers/command/command.h"
+#include "trainers/config/config.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "trainers/run/mesh_plan.h"
+#include "trainers/run/session.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using train::PlannedStep;
+
+struct Options {
+  ConfigArguments config;
+  std::string hardware = "here";
+  int ranks = 1, context = 0, zero = 0;
+  int64_t micro_batch = 0, rows = 10;
+};
+
+std::string size_text(double bytes) { return fmt::format("{:.2f}", bytes / 1073741824); }
+
+// Of one scheme, over all layers and one micro-batch.
+struct Traffic {
+  dist::CostedScheme scheme;
+  double forward = 0, backward = 0, memory = 0;
+  std::string problem = {};
+};
+std::vector<Traffic> traffic_of(const dist::TrainingShape& training, const dist::MeshChoice& choice,
+                                const dist::Hardware& hardware) {
+  std::vector<Traffic> all;
+  for (dist::CostedScheme scheme : dist::costed_schemes()) {
+    Traffic traffic{.scheme = scheme};
+    const std::vector<double> pairs = dist::causal_lockstep_pairs(choice.layout, training.tokens, choice.context);
+    for (const dist::AttentionLayers& layers : training.attention) {
+      const dist::AttentionShape shape{.rows = choice.micro_batch,
+                                       .tokens = training.tokens,
+                                       .ranks = choice.context,
+                                       .heads = layers.heads,
+                                       .kv_heads = layers.kv_heads,
+                                       .width = layers.width,
+                                       .bytes = training.bytes};
+      traffic.problem = dist::scheme_problem(scheme, shape, hardware.ranks_per_node);
+      if (!traffic.problem.empty()) break;
+      const dist::SchemeCost cost = dist::attention_cost(scheme, shape, pairs, hardware);
+      traffic.forward += static_cast<double>(layers.layers) * cost.forward_sent;
+      traffic.backward += static_cast<double>(layers.layers) * cost.backward_sent;
+      traffic.memory = std::max(traffic.memory, cost.extra_bytes);
+    }
+    all.push_back(std::move(traffic));
+  }
+  return all;
+}
+
+struct Report {
+  const Options& options;
+  const train::MeshPlan& plan;
+  std::vector<PlannedStep> steps;
+  size_t num_fit = 0;
+  std::vector<Traffic> traffic;
+};
+
+double tokens_per_s(const Report& report, const PlannedStep& step) {
+  const dist::TrainingShape& t = report.plan.training();
+  return static_cast<double>(t.rows_per_step * t.tokens) / step.cost.step_s;
+}
+
+std::string text_of(const Report& report) {
+  const dist::TrainingShape& t = report.plan.training();
+  const dist::Hardware& hw = report.plan.hardware();
+  std::string out = fmt::format("model      {:.1f} M parameters, {:.1f} MFLOP per token in training\n", t.params / 1e6,
+                                report.plan.flops_per_token() / 1e6);
+  out += fmt::format("step       {} sequences of {} tokens\n", t.rows_per_step, t.tokens);
+  out += fmt::format(
+      "hardware   {}: {:.4g} TFLOP/s products, {:.4g} and {:.4g} attention forward and backward, {:.1f} GiB, "
+      "{:.4g} GB/s in a node, {:.4g} between nodes\n",
+      hw.name, hw.gemm_flops / 1e12, hw.attention_forward_flops / 1e12, hw.attention_backward_flops / 1e12,
+      hw.memory_bytes / 1073741824, hw.inside.bytes_per_s / 1e9, hw.between.bytes_per_s / 1e9);
+  if (report.plan.num_other_layers() > 0)
+    out += fmt::format("note       {} layers do not have softmax attention: what they send is not counted\n",
+                       report.plan.num_other_layers());
+  out += fmt::format("fits       {} of {} choices for {} ranks\n\n", report.num_fit, report.steps.size(),
+                     report.options.ranks);
+  out += fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10} {:>12} {:>9} {:>9} {:>9}\n", "data", "context",
+                     "scheme", "layout", "micro", "recompute", "step s", "tokens/s", "GiB", "sent GiB", "grads GiB");
+  const auto shown = std::min(report.steps.size(), static_cast<size_t>(report.options.rows));
+  for (size_t i = 0; i < shown; ++i) {
+    const PlannedStep& s = report.steps[i];
+    const bool is_split = s.choice.context > 1;
+    out += fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10.4g} {:>12.4g} {:>9} {:>9} {:>9}{}\n",
+                       s.choice.data, s.choice.context, is_split ? dist::to_string(s.choice.scheme) : "-",
+                       is_split ? dist::to_string(s.choice.layout) : "-", s.choice.micro_batch,
+                       s.choice.recomputes ? "blocks" : "none", s.cost.step_s, tokens_per_s(report, s),
+                       size_text(static_cast<double>(s.bytes)), size_text(s.cost.context_sent),
+                       size_text(s.cost.gradients_sent), s.fits ? "" : "  does not fit");
+  }
+  if (report.traffic.empty()) return out;
+  out += fmt::format("\ncontext {}, micro-batch {}: MiB that a rank sends in the attention of a micro-batch\n",
+                     report.steps[0].choice.context, report.steps[0].choice.micro_batch);
+  out += fmt::format("{:<18} {:>10} {:>10} {:>12}\n", "scheme", "forward", "backward", "memory MiB");
+  for (const Traffic& row : report.traffic)
+    out += row.problem.empty() ? fmt::format("{:<18} {:>10.1f} {:>10.1f} {:>12.1f}\n", dist::to_string(row.scheme),
+                                             row.forward / 1048576, row.backward / 1048576, row.memory / 1048576)
+                               : fmt::format("{:<18} cannot: {}\n", dist::to_string(row.scheme), row.problem);
+  return out;
+}
+
+std::string json_of(const Report& report) {
+  const dist::TrainingShape& t = report.plan.training();
+  Json out = {{"params", t.params},
+              {"flops_per_token", report.plan.flops_per_token()},
+              {"sequences_per_step", t.rows_per_step},
+              {"tokens_per_sequence", t.tokens},
+              {"ranks", report.options.ranks},
+              {"hardware", report.plan.hardware().name},
+              {"steps", Json::array()},
+              {"traffic", Json::array()}};
+  for (const PlannedStep& s : report.steps)
+    out["steps"].push_back({{"data", s.choice.data},
+                            {"context", s.choice.context},
+                            {"scheme", dist::to_string(s.choice.scheme)},
+                            {"layout", dist::to_string(s.choice.layout)},
+                            {"micro_batch", s.choice.micro_batch},
+                            {"recompute", s.choice.recomputes ? "blocks" : "none"},
+                            {"step_s", s.cost.step_s},
+                            {"linear_s", s.cost.linear_s},
+                            {"attention_s", s.cost.attention_s},
+                            {"optimizer_s", s.cost.optimizer_s},
+                            {"exposed_reduce_s", s.cost.exposed_reduce_s},
+                            {"bytes", s.bytes},
+                            {"context_sent_bytes", s.cost.context_sent},
+                            {"gradients_sent_bytes", s.cost.gradients_sent},
+                            {"fits", s.fits}});
+  for (const Traffic& row : report.traffic)
+    out["traffic"].push_back(row.problem.empty()
+                                 ? Json{{"scheme", dist::to_string(row.scheme)},
+                                        {"forward_bytes", row.forward},
+                                        {"backward_bytes", row.backward},
+                                        {"memory_bytes", row.memory}}
+                                 : Json{{"scheme", dist::to_string(row.scheme)}, {"problem", row.problem}});
+  return out.dump(2) + "\n";
+}
+
+int run(const Options& options, Console& console) {
+  using config::ConfigError;
+  std::vector<std::string> names = {"here"};
+  for (const dist::Hardware& hw : dist::hardware_profiles()) names.push_back(hw.name);
+  config::check_choice("--hardware", options.hardware, names, "hardware");
+  const config::Loaded config = config::load(options.config.file(), options.config.overrides());
+  if (!config.experiment.model().has_vocab())
+    throw ConfigError("weft plan: model.vocab is not set, and a plan reads no data.", "Add model.vocab=N.");
+  train::apply_process_settings(config.experiment);
+  dist::Hardware hardware = options.hardware == "here"
+                                ? train::hardware_here(train::compute_dtype(config.experiment), options.ranks)
+                                : dist::hardware_profile(options.hardware);
+  train::MeshPlan plan(config, config.experiment.model().vocab(), std::move(hardware), options.zero);
+  Report report{.options = options, .plan = plan, .steps = plan.steps(options.ranks), .traffic = {}};
+  std::erase_if(report.steps, [&](const PlannedStep& s) {
+    return (options.context && s.choice.context != options.context) ||
+           (options.micro_batch && s.choice.micro_batch != options.micro_batch);
+  });
+  if (report.steps.empty())
+    throw ConfigError(str("weft plan: ", options.ranks, " ranks cannot share ", plan.training().rows_per_step,
+                          " sequences of ", plan.training().tokens, " tokens as asked."),
+                      "Change train.tokens_per_step or --ranks, or leave out --context and --micro-batch.");
+  report.num_fit = static_cast<size_t>(std::ranges::count_if(report.steps, &PlannedStep::fits));
+  if (const dist::MeshChoice& best = report.steps[0].choice; best.context > 1)
+    report.traffic = traffic_of(plan.training(), best, plan.hardware());
+  console.result(console.is_json() ? json_of(report) : text_of(report));
+  return report.num_fit > 0 ? kSuccess : kCheckFailed;
+}
+
+}  // namespace
+
+Action define_plan(Arguments& app) {
+  auto options = std::make_shared<Options>();
+  options->config.add(app, true);
+  app.add_option("--ranks", options->ranks, "Number of ranks").range(int64_t{1}, int64_t{65536}).type_name("N");
+  app.add_option("--hardware", options->hardware, "h100, h200, or here: this machine, measured; its ranks are threads")
+      .type_name("NAME");
+  app.add_option("--context", options->context, "Only with so many ranks per sequence")
+      .range(int64_t{1}, int64_t{65536})
+      .type_name("N");
+  app.add_option("--micro-batch", options->micro_batch, "Only with so many sequences at a time")
+      .range(int64_t{1}, int64_t{1} << 20)
+      .type_name("N");
+  app.add_option("--zero", options->zero, "What ranks share: 1 the optimiser's moments, 2 and gradients")
+      .range(int64_t{0}, int64_t{2})
+      .type_name("N");
+  app.add_option("--rows", options->rows, "Choices that are printed")
+      .range(int64_t{1}, int64_t{100000})
+      .capture_default_str()
+      .type_name("N");
+  return [options](Console& console, const Extensions&) { return run(*options, console); };
+}
+
+}  // namespace weft::cli
