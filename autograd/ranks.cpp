@@ -59,7 +59,7 @@ Var exchange_rows(dist::Communicator& comm, const Var& x_NC, const RowCounts& co
       [&comm, counts](const Tensor& dy, Wants) { return Grads{exchanged(comm, dy, counts.receives, counts.sends)}; });
 }
 
-std::array<Var, 2> context_attention(dist::Communicator& comm, dist::Scheme scheme, const Var& q_BnHK,
+std::array<Var, 2> context_attention(const dist::ContextRanks& ranks, dist::Scheme scheme, const Var& q_BnHK,
                                      const Var& k_BnGK, const Var& v_BnGV, const ops::AttentionTokens& here,
                                      const ops::AttentionOptions& given_options,
                                      std::shared_ptr<const dist::HopPlan> plan, const AttentionBias& bias) {
@@ -67,8 +67,8 @@ std::array<Var, 2> context_attention(dist::Communicator& comm, dist::Scheme sche
   if (bias.query.defined()) options.score.query_bias = bias.query.value();
   if (bias.key.defined()) options.score.key_bias = bias.key.value();
   ops::Attention result =
-      dist::context_attention(comm, scheme, q_BnHK.value(), k_BnGK.value(), v_BnGV.value(), here, options, *plan);
-  auto backward_of = [&comm, scheme, plan, q = Saved(q_BnHK.value()), k = Saved(k_BnGK.value()),
+      dist::context_attention(ranks, scheme, q_BnHK.value(), k_BnGK.value(), v_BnGV.value(), here, options, *plan);
+  auto backward_of = [ranks, scheme, plan, q = Saved(q_BnHK.value()), k = Saved(k_BnGK.value()),
                       v = Saved(v_BnGV.value()), out = Saved(result.out), lse = Saved(result.lse),
                       kept = std::array{Saved(here.positions), Saved(here.documents), Saved(options.score.alibi_slopes),
                                         Saved(options.score.query_bias), Saved(options.score.key_bias)},
@@ -78,7 +78,7 @@ std::array<Var, 2> context_attention(dist::Communicator& comm, dist::Scheme sche
                                    : Tensor::zeros(out.get().shape(), out.get().dtype(), out.get().device());
     Tensor dlse = dys[1].defined() ? ops::contiguous(dys[1]) : Tensor();
     auto [dq, dk, dv, dquery_bias, dkey_bias] = dist::context_attention_backward(
-        comm, scheme, dout, dlse, q, k, v, {out.get(), lse.get()}, here, options, *plan);
+        ranks, scheme, dout, dlse, q, k, v, {out.get(), lse.get()}, here, options, *plan);
     return Grads{dq, dk, dv, dquery_bias, dkey_bias};
   };
   return record("context_attention", std::array<Tensor, 2>{result.out, result.lse},

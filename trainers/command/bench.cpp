@@ -101,7 +101,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
-  bench::BenchOptions how{.quick = options.quick, .plan_only = options.plan, .mixer = options.mixer, .mixers = extensions.mixers};
+  bench::BenchOptions how{
+      .quick = options.quick, .plan_only = options.plan, .mixer = options.mixer, .mixers = extensions.mixers};
   for (conformance::OwnPart& part : conformance::own_parts(extensions))
     how.parts.emplace_back(part.row.name, std::move(part.put_into));
   if (options.name != "all") rows = bench::family(options.name).run(how);
@@ -119,8 +120,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_bench(Arguments& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("NAME", options->name,
-                 "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, ring, train, or all")
+  app.add_option(
+         "NAME", options->name,
+         "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, ring, train, or all")
       .type_name("NAME");
   app.add_option("--device", options->device, "cpu or cuda").type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")

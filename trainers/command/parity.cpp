@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <CLI/App.hpp>
 #include <nlohmann/json.hpp>
 
+#include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -17,14 +17,13 @@ namespace {
 
 struct Options {
   ConfigArguments config;
-  std::vector<int> ranks = {2, 3, 4};
+  std::vector<int64_t> ranks = {2, 3, 4};
   std::vector<std::string> layouts = {"all"}, schemes = {"all"};
   train::ParityOptions how;
 };
 
 constexpr dist::LayoutKind kLayouts[] = {dist::LayoutKind::contiguous, dist::LayoutKind::striped,
                                          dist::LayoutKind::zigzag, dist::LayoutKind::balanced};
-constexpr dist::Scheme kSchemes[] = {dist::Scheme::ring, dist::Scheme::all_gather};
 
 // Those of `known` that `names` names.
 template <class T>
@@ -44,14 +43,14 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   config::Loaded config = config::load(options.config.file(), options.config.overrides());
   config.own = extensions;
   std::vector<train::ParityCase> cases;
-  for (int ranks : options.ranks) {
+  for (int64_t ranks : options.ranks) {
     if (ranks < 1 || ranks > config.experiment.model().context())
       throw config::ConfigError(
           str("--ranks ", ranks, " for a sequence of ", config.experiment.model().context(), " tokens."),
           "Use 1 or more, and at most one rank per token (model.context).");
     for (dist::LayoutKind layout : chosen<dist::LayoutKind>("--layouts", options.layouts, kLayouts))
-      for (dist::Scheme scheme : chosen<dist::Scheme>("--schemes", options.schemes, kSchemes))
-        cases.push_back({layout, scheme, ranks});
+      for (dist::Scheme scheme : chosen<dist::Scheme>("--schemes", options.schemes, dist::all_schemes()))
+        cases.push_back({layout, scheme, static_cast<int>(ranks)});
   }
   auto rows = nlohmann::ordered_json::array();
   std::string text =
@@ -81,20 +80,20 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 }  // namespace
 
-Action define_parity(CLI::App& app) {
+Action define_parity(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
   app.add_option("--ranks", options->ranks, "Numbers of ranks that share each sequence")
-      ->delimiter(',')
-      ->type_name("N,N");
+      .delimiter(',')
+      .type_name("N,N");
   app.add_option("--layouts", options->layouts, "all, or some of contiguous, striped, zigzag, balanced")
-      ->delimiter(',')
-      ->type_name("NAME,NAME");
-  app.add_option("--schemes", options->schemes, "all, or some of ring, all_gather")
-      ->delimiter(',')
-      ->type_name("NAME,NAME");
-  app.add_option("--steps", options->how.steps, "Steps of training before weights are compared")->type_name("N");
-  app.add_option("--block", options->how.block, "Tokens per block of striped and balanced layouts")->type_name("N");
+      .delimiter(',')
+      .type_name("NAME,NAME");
+  app.add_option("--schemes", options->schemes, "all, or some of ring, all_gather, ulysses, ...")
+      .delimiter(',')
+      .type_name("NAME,NAME");
+  app.add_option("--steps", options->how.steps, "Steps of training before weights are compared").type_name("N");
+  app.add_option("--block", options->how.block, "Tokens per block of striped and balanced layouts").type_name("N");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -159,6 +159,10 @@ constexpr config::Scheme::Value schema_value(dist::Scheme scheme) {
   switch (scheme) {
     case dist::Scheme::ring: return config::Scheme::ring;
     case dist::Scheme::all_gather: return config::Scheme::all_gather;
+    case dist::Scheme::ulysses: return config::Scheme::ulysses;
+    case dist::Scheme::usp: return config::Scheme::usp;
+    case dist::Scheme::bidirectional_ring: return config::Scheme::bidirectional_ring;
+    case dist::Scheme::double_ring: return config::Scheme::double_ring;
   }
   return config::Scheme::unset;
 }

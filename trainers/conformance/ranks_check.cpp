@@ -26,11 +26,11 @@ struct Case {
 // Each layout, scheme and number of ranks at least once.
 constexpr Case kCases[] = {
     {dist::LayoutKind::contiguous, dist::Scheme::ring, 2, false},
-    {dist::LayoutKind::zigzag, dist::Scheme::all_gather, 2, true},
+    {dist::LayoutKind::zigzag, dist::Scheme::ulysses, 2, true},
     {dist::LayoutKind::striped, dist::Scheme::ring, 3, true},
-    {dist::LayoutKind::contiguous, dist::Scheme::all_gather, 3, true},
-    {dist::LayoutKind::balanced, dist::Scheme::ring, 4, true},
-    {dist::LayoutKind::zigzag, dist::Scheme::ring, 4, false},
+    {dist::LayoutKind::contiguous, dist::Scheme::bidirectional_ring, 3, true},
+    {dist::LayoutKind::balanced, dist::Scheme::usp, 4, true},
+    {dist::LayoutKind::zigzag, dist::Scheme::double_ring, 4, false},
     {dist::LayoutKind::striped, dist::Scheme::all_gather, 8, false},
 };
 std::string to_string(const Case& c) {

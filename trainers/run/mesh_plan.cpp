@@ -46,8 +46,8 @@ dist::Hardware hardware_here(DType compute, int ranks) {
 MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, int zero)
     : subject_(memory_subject(config, vocab, false)), hardware_(std::move(hardware)), zero_(zero) {
   const LanguageModelOptions& model = subject_.model;
-  const Plan plan = make_plan(config.experiment);
-  training_ = {.tokens = plan.context, .rows_per_step = plan.rows_per_step, .bytes = subject_.compute == kBF16 ? 2 : 4};
+  const StepSizes sizes = step_sizes(config.experiment);
+  training_ = {.tokens = sizes.context, .rows_per_step = sizes.rows_per_step, .bytes = subject_.compute == kBF16 ? 2 : 4};
   DryRun dry;
   {
     const LanguageModel whole(model, Rng(0));
@@ -55,14 +55,14 @@ MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware h
     training_.matmul_params = static_cast<double>(whole.num_matmul_params());
     flops_per_token_ = whole.flops_per_token();
   }
-  const double causal_keys = (static_cast<double>(plan.context) + 1) / 2;
+  const double causal_keys = (static_cast<double>(sizes.context) + 1) / 2;
   for (int64_t layer = 0; layer < model.layers; ++layer) {
     const auto at = static_cast<size_t>(layer);
     const size_t kind = model.pattern.empty() ? at % model.mixers.size()
                                               : static_cast<size_t>(model.pattern[at % model.pattern.size()]);
     const MixerMaker& make = model.mixers[kind];
     const auto mixer = make(mixer_args(model, layer), Rng(0));
-    const double keys = mixer->keys_per_query(plan.context);
+    const double keys = mixer->keys_per_query(sizes.context);
     if (const auto* softmax = make.target<SoftmaxOptions>()) {
       const int64_t kv_heads = softmax->kv_heads ? softmax->kv_heads : softmax->heads;
       const int64_t width = softmax->head_dim ? softmax->head_dim : model.dim / softmax->heads;

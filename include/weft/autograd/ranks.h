@@ -24,7 +24,7 @@ struct RowCounts {
 Var exchange_rows(dist::Communicator& comm, const Var& x_NC, const RowCounts& counts);
 
 // attend() over the tokens of all ranks: see weft/distributed/context_attention.h. n tokens of this rank.
-std::array<Var, 2> context_attention(dist::Communicator& comm, dist::Scheme scheme, const Var& q_BnHK,
+std::array<Var, 2> context_attention(const dist::ContextRanks& ranks, dist::Scheme scheme, const Var& q_BnHK,
                                      const Var& k_BnGK, const Var& v_BnGV, const ops::AttentionTokens& here,
                                      const ops::AttentionOptions& options, std::shared_ptr<const dist::HopPlan> plan,
                                      const AttentionBias& bias = {});

@@ -3,6 +3,7 @@
 #include "src/nn/mixing/any_order.h"
 #include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
+#include "weft/distributed/choose_scheme.h"
 
 namespace weft {
 
@@ -68,8 +69,10 @@ Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const
   const bool is_planned = options.mask.is_causal && options.mask.prefix == 0;
   auto plan = is_planned ? tokens().plan(options.mask.window)
                          : std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
-  auto [out, lse] = context_attention(*group_.tokens, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options,
-                                      plan, {.query = queries.bias, .key = keys.bias});
+  const dist::ContextRanks ranks(*group_.tokens,
+                                 dist::default_options(group_.scheme, group_.tokens->size(), queries.q.size(2)));
+  auto [out, lse] = context_attention(ranks, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options, plan,
+                                      {.query = queries.bias, .key = keys.bias});
   return {out, lse};
 }
 
@@ -118,8 +121,8 @@ Mixing::Neighbours Context::neighbours(const Var& x, int64_t before, int64_t aft
           .places = halo.places};
 }
 
-std::vector<Var> Context::gather(std::span<const Var> values) {
-  if (is_alone()) return Local::gather(values);
+std::vector<Var> Context::gather(std::span<const Var> values, int64_t window) {
+  if (is_alone()) return Local::gather(values, window);
   std::vector<Var> all;
   for (const Var& x : values) {
     Var rows = rows_of(all_gather(*group_.tokens, unsqueeze(x, 0)), 3);
@@ -132,9 +135,9 @@ std::vector<Var> Context::gather(std::span<const Var> values) {
   return all;
 }
 
-const Mixing::GatheredTokens& Context::gathered() {
-  if (is_alone()) return Local::gathered();
-  if (gathered_) return *gathered_;
+const Mixing::GatheredTokens& Context::gathered(int64_t window) {
+  if (is_alone()) return Local::gathered(window);
+  if (all_) return *all_;
   const ContextTokens& all = tokens();
   const int64_t B = all.batch(), count = B * all.tokens(), S = all.ranks() * all.tokens();
   auto sorted = [&](auto of_rank) {
@@ -143,16 +146,14 @@ const Mixing::GatheredTokens& Context::gathered() {
       values.push_back(of_rank(static_cast<size_t>(number / count))[static_cast<size_t>(number % count)]);
     return on_device_of(table_.positions(), values, {B, S});
   };
-  gathered_.emplace(
-      sorted([&](size_t r) -> auto& { return all.of_ranks()[r].positions; }),
-      all.has_documents() ? sorted([&](size_t r) -> auto& { return all.of_ranks()[r].documents; }) : Tensor(),
-      sorted([&](size_t r) -> auto& { return all.document_positions()[r]; }));
-  gathered_->places.resize(static_cast<size_t>(count));
+  all_.emplace(sorted([&](size_t r) -> auto& { return all.of_ranks()[r].positions; }),
+               all.has_documents() ? sorted([&](size_t r) -> auto& { return all.of_ranks()[r].documents; }) : Tensor(),
+               sorted([&](size_t r) -> auto& { return all.document_positions()[r]; }));
+  all_->places.resize(static_cast<size_t>(count));
   for (size_t i = 0; i < all.order().size(); ++i)
     if (all.order()[i] / count == group_.tokens->rank())
-      gathered_->places[static_cast<size_t>(all.order()[i] % count)] =
-          static_cast<int32_t>(static_cast<int64_t>(i) % S);
-  return *gathered_;
+      all_->places[static_cast<size_t>(all.order()[i] % count)] = static_cast<int32_t>(static_cast<int64_t>(i) % S);
+  return *all_;
 }
 
 Var Context::sum(const Var& x, Over over) {

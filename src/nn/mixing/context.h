@@ -18,8 +18,8 @@ class Context final : public Local {
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
   Var prefix(const Var& x, int64_t window) override;
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
-  std::vector<Var> gather(std::span<const Var> values) override;
-  const GatheredTokens& gathered() override;
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override;
+  const GatheredTokens& gathered(int64_t window) override;
   Var sum(const Var& x, Over over) override;
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override;
@@ -31,6 +31,7 @@ class Context final : public Local {
   KeySet gathered_keys(const KeySet& mine);
 
   ContextGroup group_;
+  std::optional<GatheredTokens> all_;    // when first asked for
   std::optional<ContextTokens> tokens_;  // when first asked for
   std::vector<Var> unsettled_;           // gathered, and perhaps not used by this rank
 };
