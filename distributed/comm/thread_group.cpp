@@ -34,7 +34,7 @@ void ThreadGroup::wait(std::unique_lock<std::mutex>& lock, int rank, const Opera
   require_running();
   if (ready()) return;
   const int of_world = members_[static_cast<size_t>(rank)];
-  WaitBoard::Entry entry(*board_, of_world, collective, peer);
+  WaitBoard::Entry entry(*board_, of_world, collective, members_[static_cast<size_t>(peer)]);
   const bool came = changed_.wait_for(lock, std::chrono::duration<double>(timeout_s_),
                                       [&] { return aborted_.has_value() || ready(); });
   require_running();

@@ -21,7 +21,7 @@ std::string WaitBoard::others(int rank) const {
   for (size_t r = 0; r < waits_.size(); ++r) {
     const Wait& wait = waits_[r];
     if (static_cast<int>(r) == rank) continue;
-    text += str("; rank ", r);
+    text += str("; rank ", r, " of the world");
     if (!wait.is_waiting) text += " is in no call: it is busy, or has ended";
     else if (wait.collective) text += str(" is in ", *wait.collective);
     else text += str(" is in an exchange with rank ", wait.peer);

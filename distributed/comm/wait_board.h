@@ -29,7 +29,7 @@ class WaitBoard {
     int rank_;
   };
 
-  // "; rank 1 is in all_reduce ...; rank 2 is in no call: it is busy, or has ended" of all ranks but one.
+  // "; rank 1 of the world is in all_reduce ...; rank 2 of the world is in no call: it is busy, or has ended": of all ranks but one.
   std::string others(int rank) const;
 
  private:

@@ -12,10 +12,10 @@ namespace weft::dist {
 
 namespace {
 
-// How a rank waits: most messages are here after a few looks. Ranks that share a core give it to each other; a rank that waits for long
-// leaves it to those that work.
+// How a rank waits: most messages are here after a few looks. Then it gives its core to ranks that share it, and after a while sleeps between
+// looks: a rank that only yields is put behind all other work of a busy machine.
 constexpr int kLooks = 64;
-constexpr double kPatient_s = 1.0;
+constexpr double kPatient_s = 200e-6, kSleep_s = 50e-6;
 
 void check(MpiLink& link, int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -87,11 +87,13 @@ void MpiRequests::wait(const MpiWait& wait) {
   const auto began = std::chrono::steady_clock::now();
   for (int turn = 0; !test(); ++turn) {
     if (turn < kLooks) continue;
-    sched_yield();
-    if (turn % 16 != 0) continue;
     const double waited_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    if (waited_s < kPatient_s) {
+      sched_yield();
+      continue;
+    }
     link_.look_around(wait, waited_s, absent());
-    if (waited_s > kPatient_s) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    std::this_thread::sleep_for(std::chrono::duration<double>(kSleep_s));
   }
   kept_.clear();
 }
