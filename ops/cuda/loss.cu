@@ -255,40 +255,42 @@ void with_rows(const cpu::CrossEntropyArgs<T, C>& args, F&& f) {
   with_layout<T>(wide, args.logits_rows.width, kMostHeld, f);
 }
 
-template <class T, class C, class F>
-void with_kl_rows(const cpu::KlArgs<T, C>& args, F&& f) {
-  bool wide = is_wide(args.x, args.x_rows) && is_wide(args.t, args.t_rows) && are_aligned(args.dx, args.dt);
-  with_layout<T>(wide, args.x_rows.width, kMostHeld, f);
-}
-
 }  // namespace
 
 template <class T, class C>
 void CrossEntropyKernels<T, C>::forward(const cpu::CrossEntropyArgs<T, C>& args, Device device) {
   const cpu::Rows& rows = args.logits_rows;
-  with_rows(args, [&]<class L>() {
-    auto* kernel = args.is_plain() ? cross_entropy_forward<L> : softened_forward<L>;
-    launch_rows<L>("cross_entropy", kernel, rows.count, rows.width, device, args);
-  });
+  if (args.is_plain())
+    with_rows(args, [&]<class L>() {
+      launch_rows<L>("cross_entropy", cross_entropy_forward<L>, rows.count, rows.width, device, args);
+    });
+  else
+    with_simple_layout<T>(rows.width, [&]<class L>() {
+      launch_rows<L>("cross_entropy", softened_forward<L>, rows.count, rows.width, device, args);
+    });
 }
 template <class T, class C>
 void CrossEntropyKernels<T, C>::backward(const cpu::CrossEntropyArgs<T, C>& args, Device device) {
   const cpu::Rows& rows = args.logits_rows;
-  with_rows(args, [&]<class L>() {
-    auto* kernel = args.is_plain() ? cuda::cross_entropy_backward<L> : softened_backward<L>;
-    launch_rows<L>("cross_entropy_backward", kernel, rows.count, rows.width, device, args);
-  });
+  if (args.is_plain())
+    with_rows(args, [&]<class L>() {
+      launch_rows<L>("cross_entropy_backward", cuda::cross_entropy_backward<L>, rows.count, rows.width, device, args);
+    });
+  else
+    with_simple_layout<T>(rows.width, [&]<class L>() {
+      launch_rows<L>("cross_entropy_backward", softened_backward<L>, rows.count, rows.width, device, args);
+    });
 }
 
 template <class T, class C>
 void KlKernels<T, C>::forward(const cpu::KlArgs<T, C>& args, Device device) {
-  with_kl_rows(args, [&]<class L>() {
+  with_simple_layout<T>(args.x_rows.width, [&]<class L>() {
     launch_rows<L>("kl_divergence", kl_forward<L>, args.x_rows.count, args.x_rows.width, device, args);
   });
 }
 template <class T, class C>
 void KlKernels<T, C>::backward(const cpu::KlArgs<T, C>& args, Device device) {
-  with_kl_rows(args, [&]<class L>() {
+  with_simple_layout<T>(args.x_rows.width, [&]<class L>() {
     launch_rows<L>("kl_divergence_backward", kl_backward<L>, args.x_rows.count, args.x_rows.width, device, args);
   });
 }

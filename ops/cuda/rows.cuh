@@ -24,23 +24,28 @@ struct Layout {
   static constexpr int threads = lanes ? kThreads : is_held ? 1024 : 512;  // the most of a block
 };
 
-// Calls f<L>() with the layout for rows of `width` elements. is_wide: all rows may be moved 16 bytes at a time.
+// Calls f<L>() with a layout for rows of `width` elements that are moved one at a time and read again in every pass: these compile in a
+// fraction of the time.
+template <class T, class F>
+void with_simple_layout(int64_t width, F&& f) {
+  if (width <= 8 * kPerThread) f.template operator()<Layout<T, 1, 8, false>>();
+  else if (width <= 32 * kPerThread) f.template operator()<Layout<T, 1, 32, false>>();
+  else f.template operator()<Layout<T, 1, 0, false>>();
+}
+
+// Calls f<L>() with the layout for rows of `width` elements. is_wide: all rows may be moved 16 bytes at a time. f64 is for gradient checks.
 template <class T, class F>
 void with_layout(bool is_wide, int64_t width, int64_t most_held, F&& f) {
   if constexpr (std::is_same_v<T, double>) {
-    // f64 is for gradient checks: one element at a time, read again in every pass, which compiles in a fraction of the time.
-    if (width <= 8 * kPerThread) f.template operator()<Layout<T, 1, 8, false>>();
-    else if (width <= 32 * kPerThread) f.template operator()<Layout<T, 1, 32, false>>();
-    else f.template operator()<Layout<T, 1, 0, false>>();
+    with_simple_layout<T>(width, f);
+  } else if (!is_wide) {
+    with_simple_layout<T>(width, f);
   } else {
-    auto choose = [&]<int W>() {
-      if (width <= 8 * kPerThread) f.template operator()<Layout<T, W, 8, true>>();
-      else if (width <= 32 * kPerThread) f.template operator()<Layout<T, W, 32, true>>();
-      else if (width <= most_held) f.template operator()<Layout<T, W, 0, true>>();
-      else f.template operator()<Layout<T, W, 0, false>>();
-    };
-    if (is_wide) choose.template operator()<kWide<T>>();
-    else choose.template operator()<1>();
+    constexpr int W = kWide<T>;
+    if (width <= 8 * kPerThread) f.template operator()<Layout<T, W, 8, true>>();
+    else if (width <= 32 * kPerThread) f.template operator()<Layout<T, W, 32, true>>();
+    else if (width <= most_held) f.template operator()<Layout<T, W, 0, true>>();
+    else f.template operator()<Layout<T, W, 0, false>>();
   }
 }
 

@@ -246,7 +246,7 @@ void backward_bf16(const Problem& p, const ops::AttentionOptions& options) {
   const dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * for_keys.work.keys.tiles),
                       static_cast<unsigned>((columns + 8 * C - 1) / (8 * C)));
   const dim3 query_grid(static_cast<unsigned>(p.batch * p.heads * for_queries.work.queries.tiles));
-  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<Scores::both>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

@@ -168,7 +168,7 @@ void backward_plain(const Problem& p, const ops::AttentionOptions& options) {
   const Work& w = prepared.work;
   dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * w.keys.tiles)),
       query_grid(static_cast<unsigned>(p.batch * p.heads * w.queries.tiles));
-  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<kScoresOf<T>>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

@@ -260,7 +260,7 @@ void backward_wgmma(const Problem& p, const ops::AttentionOptions& options) {
   };
   const dim3 key_grid(static_cast<unsigned>(p.batch * p.kv_heads * for_keys.work.keys.tiles));
   const dim3 query_grid(static_cast<unsigned>(p.batch * p.heads * for_queries.work.queries.tiles));
-  with_functors<false>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<Scores::plain>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

@@ -84,7 +84,7 @@ void forward_bf16(const Problem& p, const ops::AttentionOptions& options) {
   using Shape = tensor::ForwardShape<M, kWidth>;
   Prepared prepared(p, Shape::kOwn, tensor::kWalked);
   dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<Scores::both>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

@@ -123,7 +123,7 @@ template <class T>
 void forward_plain(const Problem& p, const ops::AttentionOptions& options) {
   Prepared prepared(p, plain::kTile<T>, plain::kTile<T>);
   dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors<true>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<kScoresOf<T>>(options, [&](auto mask, auto score, auto normaliser) {
     using Mask = decltype(mask);
     using Score = decltype(score);
     using Normaliser = decltype(normaliser);

@@ -175,7 +175,7 @@ void forward_wgmma(const Problem& p, const ops::AttentionOptions& options) {
                   make_tile_map(p.v, p.batch, p.keys, p.kv_heads, p.value_width, kForwardKeys),
                   {}};
   const dim3 grid(static_cast<unsigned>(p.batch * p.heads * prepared.work.queries.tiles));
-  with_functors<false>(options, [&](auto mask, auto score, auto normaliser) {
+  with_functors<Scores::plain>(options, [&](auto mask, auto score, auto normaliser) {
     launch("attention_wgmma", forward_groups<kWidth, decltype(mask), decltype(score), decltype(normaliser)>, grid,
            dim3(kBlock), ForwardMemory<kWidth>::kBytes, stream_of(p), maps, prepared.work, mask, score, Dropout(p));
   });

@@ -171,13 +171,19 @@ void with_softmax_score(const ops::AttentionScore& score, bool has_dropout, F&& 
   else run(ops::ModifiedScore<false>(score));
 }
 
-// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled. kTakesBias: whether scores with
-// biases are in it.
-template <bool kTakesBias, class F>
+// Which scores have an instance of their own: those without biases, both kinds, or only those with biases, which take no bias for one of 0.
+// The last is for what need not be fast, because each instance takes long to compile.
+enum class Scores { plain, both, biased };
+template <class T>
+inline constexpr Scores kScoresOf = sizeof(T) == 8 ? Scores::biased : Scores::both;  // f64 is for gradient checks
+
+// Calls run(mask, score, normaliser) with the functors of the options: the list of what is compiled.
+template <Scores kScores, class F>
 void with_functors(const ops::AttentionOptions& options, F&& run) {
   ops::StandardMask mask(options.mask);
-  if constexpr (kTakesBias) {
-    if (options.score.query_bias.defined() || options.score.key_bias.defined()) switch (options.normaliser) {
+  if constexpr (kScores != Scores::plain) {
+    if (kScores == Scores::biased || options.score.query_bias.defined() || options.score.key_bias.defined())
+      switch (options.normaliser) {
         case ops::Normaliser::softmax:
           return run(mask, ops::BiasedScore<false>(options.score), ops::SoftmaxNormaliser{});
         case ops::Normaliser::sum: return run(mask, ops::BiasedScore<true>(options.score), ops::SumNormaliser{});
@@ -185,14 +191,14 @@ void with_functors(const ops::AttentionOptions& options, F&& run) {
           return run(mask, ops::BiasedScore<false>(options.score), ops::SignedSoftmaxNormaliser{});
       }
   }
-  switch (options.normaliser) {
-    case ops::Normaliser::softmax:
-      return with_softmax_score(options.score, options.dropout > 0,
-                                [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
-    case ops::Normaliser::sum: return run(mask, ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
-    case ops::Normaliser::signed_softmax:
-      return run(mask, ops::ModifiedScore<false>(options.score), ops::SignedSoftmaxNormaliser{});
-  }
+  if constexpr (kScores != Scores::biased) switch (options.normaliser) {
+      case ops::Normaliser::softmax:
+        return with_softmax_score(options.score, options.dropout > 0,
+                                  [&](auto score) { run(mask, score, ops::SoftmaxNormaliser{}); });
+      case ops::Normaliser::sum: return run(mask, ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
+      case ops::Normaliser::signed_softmax:
+        return run(mask, ops::ModifiedScore<false>(options.score), ops::SignedSoftmaxNormaliser{});
+    }
 }
 
 }  // namespace weft::cuda::attention

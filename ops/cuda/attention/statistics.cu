@@ -152,13 +152,9 @@ void run_statistics(const Problem& p, const ops::AttentionOptions& options) {
     launch("attention_row_statistics", row_statistics<T, Mask, Score, Normaliser>, grid(prepared.work.queries.tiles),
            dim3(kThreads), sizeof(Shared<T>), stream_of(p), prepared.work, mask, score, Dropout(p), is_signed);
   };
-  // Two instances, and two with biases, because each takes long to compile: shares of 2^(score - shift), and of bare scores.
-  if (options.score.query_bias.defined() || options.score.key_bias.defined()) {
-    if (options.normaliser == ops::Normaliser::sum) run(ops::BiasedScore<true>(options.score), ops::SumNormaliser{});
-    else run(ops::BiasedScore<false>(options.score), ops::SoftmaxNormaliser{});
-  } else if (options.normaliser == ops::Normaliser::sum)
-    run(ops::ModifiedScore<true>(options.score), ops::SumNormaliser{});
-  else run(ops::ModifiedScore<false>(options.score), ops::SoftmaxNormaliser{});
+  // Two instances, because each takes long to compile: shares of 2^(score - shift), and of bare scores. No bias is one of 0.
+  if (options.normaliser == ops::Normaliser::sum) run(ops::BiasedScore<true>(options.score), ops::SumNormaliser{});
+  else run(ops::BiasedScore<false>(options.score), ops::SoftmaxNormaliser{});
 }
 
 }  // namespace
