@@ -110,7 +110,7 @@ elseif(CMAKE_BUILD_TYPE STREQUAL Release)
   set(WEFT_TEST_FLAGS -O1)
 endif()
 
-# weft_test(NAME [OPTIMISED] LABELS ... SOURCES ... DEPS ... [PRIVATE ...]): one GoogleTest program; each TEST is a ctest entry. OPTIMISED:
+# weft_test(NAME LABELS ... [OPTIMISED] SOURCES ... DEPS ... [PRIVATE ...]): one GoogleTest program; each TEST is a ctest entry. OPTIMISED:
 # compiled as the library is, for tests whose own loops run long.
 function(weft_test name)
   cmake_parse_arguments(arg "OPTIMISED" "" "LABELS;SOURCES;DEPS;PRIVATE" ${ARGN})

@@ -44,7 +44,9 @@ TEST_F(StagingOnDevices, AnEventIsReachedOnceTheDeviceIsPastIt) {
   Event event(Device::cuda());
   Tensor::zeros({1 << 20}, kF32, Device::cuda());
   event.record();
-  if (has_emulated_cuda()) EXPECT_FALSE(event.is_reached());  // a device may be quicker than the question
+  if (has_emulated_cuda()) {  // a device may be quicker than the question
+    EXPECT_FALSE(event.is_reached());
+  }
   synchronize(Device::cuda());
   EXPECT_TRUE(event.is_reached());
 }
@@ -63,7 +65,9 @@ TEST_F(StagingOnDevices, UploadsOfManyBatchesArriveWhole) {
     EXPECT_EQ(there.back().shape(), part.shape());
   }
   EXPECT_EQ(num_device_waits(), before);
-  if (has_emulated_cuda()) EXPECT_EQ(upload.num_buffers(), 100u);  // a copy has ended only when somebody has waited
+  if (has_emulated_cuda()) {  // where a copy has ended only when somebody has waited
+    EXPECT_EQ(upload.num_buffers(), 100u);
+  }
   for (int32_t i = 0; i < 100; ++i)
     EXPECT_EQ(there[static_cast<size_t>(i)].to_vector<int32_t>(), numbers(i % 3 == 0 ? 120 : 40, 1000 * i)) << i;
 }
