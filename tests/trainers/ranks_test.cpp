@@ -94,6 +94,33 @@ TEST_F(Ranks, ContinueOnAnotherNumberOfRanks) {
   EXPECT_NEAR(got, expected, 1e-3 * expected);
 }
 
+#ifdef WEFT_MPIEXEC
+// Processes of mpirun sum in the order of ranks, as threads do.
+TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
+  const Mesh mesh{2, {"parallel.context=2", "train.tokens=1280", "eval.every=5"}};
+  auto mpirun = [&](int ranks, std::vector<std::string> more) {
+    std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", std::to_string(ranks),
+                                   WEFT_BINARY};
+    for (const std::string& word : train("processes", std::move(more))) words.push_back(word);
+    return test::run_program(words);
+  };
+  const test::ProcessResult result = mpirun(2, mesh.overrides);
+  ASSERT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_NE(result.err.find("2 ranks (1 data x 2 context)"), std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("2 ranks (", result.err.find("2 ranks (") + 1), std::string::npos) << "one rank speaks";
+  ASSERT_EQ(run("threads", 2, mesh.overrides).exit_code, 0);
+  const std::string last = "/checkpoints/step-00000010/model.safetensors";
+  EXPECT_EQ(io::read_file(path("processes") + last) == io::read_file(path("threads") + last), true);
+
+  fs::remove_all(folder_ / "processes");
+  const test::ProcessResult wrong = mpirun(3, mesh.overrides);
+  EXPECT_NE(wrong.exit_code, 0);
+  EXPECT_NE((wrong.out + wrong.err).find("started 3 ranks: the config has parallel.data 1 x parallel.context 2"),
+            std::string::npos)
+      << wrong.err;
+}
+#endif
+
 // An error on a rank that does not lead ends the run, with its text.
 TEST_F(Ranks, AFaultOfOneRankEndsAll) {
   write("tiny.txtpb", R"(

@@ -140,10 +140,10 @@ inline TrainingOptions f64_options() {
 }
 
 // Of one chosen head the weight would be 1, and the router's gradient nothing but rounding, which Muon makes large. A balance loss is a
-// product of means over the rows that one rank has.
+// product of means over the rows of all ranks.
 inline LanguageModelOptions expert_options() {
   LanguageModelOptions o = tiny_options();
-  o.mixers = {SoftmaxOptions{.heads = 8, .head_mixture = {.active = 2, .balance_loss = 0, .has_running_load = true}}};
+  o.mixers = {SoftmaxOptions{.heads = 8, .head_mixture = {.active = 2, .balance_loss = 0.1, .has_running_load = true}}};
   return o;
 }
 

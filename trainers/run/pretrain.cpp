@@ -6,7 +6,9 @@
 #include "trainers/run/start_checks.h"
 #include "trainers/run/team.h"
 #include "trainers/run/training_run.h"
+#include "weft/comm/launch.h"
 #include "weft/core/error.h"
+#include "weft/core/parallel.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -53,30 +55,74 @@ int lead(cli::Console& console, const PretrainArguments& arguments, const config
   }
 }
 
-}  // namespace
+// The first rank may validate and write for long, while the others wait for what it says.
+constexpr double kThreadTimeoutS = 7 * 86400.0, kProcessTimeoutS = 3600;
 
-int pretrain(cli::Console& console, const PretrainArguments& arguments) {
-  config::Loaded config = config::load(arguments.config_file, arguments.overrides);
-  config.own = arguments.own;
-  check_ranks(config, arguments.ranks);
-  apply_process_settings(config.experiment);
-  const std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
-  if (arguments.ranks == 1) return lead(console, arguments, config, path, nullptr);
-  // A thread does not die alone, and waits while the first rank validates and writes: so long is no sign of a fault.
-  constexpr double kTimeoutS = 7 * 86400.0;
+int run_rank(cli::Console& console, const PretrainArguments& arguments, const config::Loaded& config,
+             const std::string& path, dist::Communicator& world) {
+  apply_rank_settings(config.experiment);
+  world.record_to(path);
+  Team team(world, parallel_options(config.experiment));
+  if (!team.leads()) {
+    StopSignal ignored(false);  // the first rank hears it too, and ends the training on all
+    follow(team, config, path);
+    return cli::kSuccess;
+  }
+  const int exit_code = lead(console, arguments, config, path, &team);
+  team.tell(Duty::end);
+  return exit_code;
+}
+
+int run_threads(cli::Console& console, const PretrainArguments& arguments, const config::Loaded& config,
+                const std::string& path) {
+  check_ranks(config, arguments.ranks, str("--ranks ", arguments.ranks));
+  io::make_folders(path);
   const config::Train& train = config.experiment.train();
   int exit_code = cli::kSuccess;
   dist::run_thread_ranks(
       arguments.ranks,
       [&](dist::Communicator& world) {
-        apply_rank_settings(config.experiment);
-        Team team(world, parallel_options(config.experiment));
-        if (!team.leads()) return follow(team, config, path);
-        exit_code = lead(console, arguments, config, path, &team);
-        team.tell(Duty::end);
+        const int code = run_rank(console, arguments, config, path, world);
+        if (world.rank() == 0) exit_code = code;
       },
-      {.timeout_s = kTimeoutS, .threads_per_rank = train.has_threads() ? static_cast<int>(train.threads()) : 0});
+      {.timeout_s = kThreadTimeoutS, .threads_per_rank = train.has_threads() ? static_cast<int>(train.threads()) : 0});
   return exit_code;
+}
+
+// This process is one of several ranks. One of them speaks, also of an error.
+int run_process(cli::Console& console, const PretrainArguments& arguments, const config::Loaded& config,
+                const std::string& path, const dist::Launch& launch) {
+  const std::unique_ptr<dist::Communicator> world = dist::make_mpi_communicator({.timeout_s = kProcessTimeoutS});
+  try {
+    check_ranks(config, world->size(), str(to_string(launch.launcher), " started ", world->size(), " ranks"));
+    if (!config.experiment.train().has_threads()) set_num_threads(launch.threads);
+    if (world->rank() == 0)
+      for (const std::string& warning : launch.warnings) console.message("warning: " + warning);
+    io::make_folders(path);
+    return run_rank(console, arguments, config, path, *world);
+  } catch (const Error& error) {
+    world->abort(error.problem());
+    if (world->is_speaker()) throw;
+  } catch (const std::exception& error) {
+    world->abort(error.what());
+    if (world->is_speaker()) throw;
+  }
+  return cli::kFailure;
+}
+
+}  // namespace
+
+int pretrain(cli::Console& console, const PretrainArguments& arguments) {
+  config::Loaded config = config::load(arguments.config_file, arguments.overrides);
+  config.own = arguments.own;
+  const dist::Launch launch =
+      dist::detect_launch({.threads = arguments.ranks > 1 ? arguments.ranks : 0}, dist::environment());
+  apply_process_settings(config.experiment);
+  const std::string path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
+  if (launch.uses_mpi()) return run_process(console, arguments, config, path, launch);
+  if (arguments.ranks > 1) return run_threads(console, arguments, config, path);
+  check_ranks(config, 1, "");
+  return lead(console, arguments, config, path, nullptr);
 }
 
 }  // namespace weft::train

@@ -76,17 +76,18 @@ void follow(Team& team, const config::Loaded& config, const std::string& run_fol
   }
 }
 
-void check_ranks(const config::Loaded& config, int ranks) {
+void check_ranks(const config::Loaded& config, int ranks, const std::string& started_by) {
   const ParallelOptions parallel = parallel_options(config.experiment);
   if (ranks == parallel.ranks()) return;
   const std::string mesh = str("parallel.data ", parallel.data, " x parallel.context ", parallel.context, " = ",
                                parallel.ranks(), parallel.ranks() == 1 ? " rank" : " ranks");
   if (ranks == 1)
     throw config::ConfigError(str("the config has ", mesh, ", and this is one."),
-                              str("Add --ranks ", parallel.ranks(), ", which starts them as threads."));
+                              str("Add --ranks ", parallel.ranks(),
+                                  ", which starts them as threads, or use mpirun -np ", parallel.ranks(), "."));
   throw config::ConfigError(
-      str("--ranks ", ranks, ": the config has ", mesh, "."),
-      str("Use --ranks ", parallel.ranks(), ", or parallel.context=", ranks, ", or parallel.data=", ranks, "."));
+      str(started_by, ": the config has ", mesh, "."),
+      str("Start ", parallel.ranks(), ", or use parallel.context=", ranks, ", or parallel.data=", ranks, "."));
 }
 
 }  // namespace weft::train

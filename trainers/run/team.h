@@ -44,7 +44,7 @@ class Team {
 // What a rank that does not lead does until the training ends: data, model and steps as those of the first one.
 void follow(Team& team, const config::Loaded& config, const std::string& run_folder);
 
-// Error unless `ranks`, of which a process is started, are those of the config.
-void check_ranks(const config::Loaded& config, int ranks);
+// Error unless `ranks`, which "--ranks 4" or "mpirun started 4 ranks" made, are those of the config.
+void check_ranks(const config::Loaded& config, int ranks, const std::string& started_by);
 
 }  // namespace weft::train
