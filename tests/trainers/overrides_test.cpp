@@ -176,7 +176,7 @@ TEST(Overrides, NamesTheArgumentAndWhatWasMeant) {
       {"model.embedding.tied=yes", {"'yes' does not fit model.embedding.tied", "true or false"}},
       {"train.compute=fp32", {"train.compute has no value 'fp32'. Did you mean 'f32'?", "one of f32, bf16"}},
       {"train.device=unset", {"train.device has no value 'unset'", "auto, cpu, cuda"}},
-      {"model.ffn=swiglu", {"model.ffn is a message with the fields swiglu, gelu, umoe.", "model.ffn={...}"}},
+      {"model.ffn=swiglu", {"model.ffn is a message with the fields swiglu, gelu, umoe, custom.", "model.ffn={...}"}},
       {"model.ffn={swiglo{}}", {"model.ffn={swiglo{}}: model.ffn has no field 'swiglo'. Did you mean 'swiglu'?"}},
       {"model.mixer[1]={softmax{heads:4 widow:2}}",
        {"model.mixer[1].softmax has no field 'widow'. Did you mean 'window'?"}},
