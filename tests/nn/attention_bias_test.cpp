@@ -84,6 +84,48 @@ TEST(TokensBias, IsInTheStatisticsOfSignedWeights) {
   for (size_t i = 0; i < mass.size(); ++i) EXPECT_NEAR(static_cast<double>(mass[i]), want.mass[i], 1e-5) << i;
 }
 
+TEST(TokensBias, OfQuerySetsAndKeySetsIsInTheStatistics) {
+  Parts p;
+  NoGrad no_grad;
+  Tokens tokens(plain_tokens(B, T));
+  const QuerySet queries = tokens.queries(p.q, p.bias.query);
+  const KeySet keys = tokens.keys(p.k, p.v, {.bias = p.bias.key});
+  for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::sum}) {
+    const ops::AttentionOptions options{.normaliser = normaliser};
+    ops::AttentionOptions with_bias = options;
+    with_bias.score.query_bias = p.bias.query.value(), with_bias.score.key_bias = p.bias.key.value();
+    const ops::AttentionTokens all{plain_tokens(B, T).positions};
+    const reference::AttentionReference want(p.q.value(), p.k.value(), p.v.value(), all, all, with_bias);
+    const auto mass = tokens.statistics(queries, keys, {}, options).column_mass.to_vector<float>();
+    ASSERT_EQ(mass.size(), want.mass.size());
+    for (size_t i = 0; i < mass.size(); ++i) EXPECT_NEAR(static_cast<double>(mass[i]), want.mass[i], 1e-5) << i;
+  }
+}
+
+TEST(TokensBias, OfKeysGoesWithTheGroupsAndRowsOfAKeySet) {
+  Parts p;
+  NoGrad no_grad;
+  Tokens tokens(plain_tokens(B, T));
+  const KeySet keys = tokens.keys(p.k, p.v, {.bias = p.bias.key});
+  const Var whole = tokens.attend_part(tokens.queries(p.q), keys, {})[0];
+  const std::vector<KeySet> groups = keys.groups(), rows = keys.rows();
+  for (int64_t g = 0; g < G; ++g) {
+    auto heads = [&](const Var& x) { return slice(x, 2, g * H / G, (g + 1) * H / G); };
+    expect_near(tokens.attend_part(tokens.queries(heads(p.q)), groups[static_cast<size_t>(g)], {})[0], heads(whole),
+                1e-12);
+  }
+  const std::vector<int32_t> which{2, 5, 10};
+  for (int64_t b = 0; b < B; ++b) {
+    std::vector<Var> q, want;
+    for (int32_t i : which) {
+      q.push_back(slice(slice(p.q, 0, b, b + 1), 1, i, i + 1));
+      want.push_back(slice(slice(whole, 0, b, b + 1), 1, i, i + 1));
+    }
+    expect_near(tokens.attend_part(tokens.queries(concatenate(q, 1), b, which), rows[static_cast<size_t>(b)], {})[0],
+                concatenate(want, 1), 1e-12);
+  }
+}
+
 // A key and a value of zeros with the bias b: softmax with e^b in its sum.
 TEST(AttentionBias, OfAnEmptyKeyIsALearnedSink) {
   Parts p;
