@@ -52,6 +52,7 @@ namespace {
 std::unique_ptr<Mixer> made_mixer(const LanguageModelOptions& o, const MixerMaker& make, int64_t layer, Rng rng) {
   PartWatch watch;
   std::unique_ptr<Mixer> mixer = make(mixer_args(o, layer), rng);
+  WEFT_CHECK(mixer, str("mixer of layer ", layer, ": its maker returned nothing"), "let it return a part");
   watch.check_named(*mixer, str("mixer of layer ", layer));
   return mixer;
 }
@@ -69,6 +70,7 @@ std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer,
   if (!o.own_ffn) return make_ffn(ffn_options(o.ffn, mixer), rng);
   PartWatch watch;
   std::unique_ptr<Ffn> ffn = o.own_ffn({.dim = o.dim, .layers = o.layers, .std = o.std, .out_std = out_std(o)}, rng);
+  WEFT_CHECK(ffn, "feed-forward network: its maker returned nothing", "let it return a part");
   watch.check_named(*ffn, "feed-forward network");
   return ffn;
 }
@@ -108,6 +110,7 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
   PartWatch watch;
   residual_ = options_.residual({.dim = options_.dim, .sublayers = 2 * options_.layers, .norm_eps = options_.norm.eps},
                                 rng["residual"]);
+  WEFT_CHECK(residual_, "residual stream: its maker returned nothing", "let it return a part");
   watch.check_named(*residual_, "residual stream");
   name_part({"residual", *residual_});
   name_part({"norm", norm_});

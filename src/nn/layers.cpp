@@ -58,6 +58,7 @@ Norm::Norm(int64_t dim, const NormOptions& options, const NormMaker& own, Rng rn
   if (own) {
     PartWatch watch;
     own_ = own({.dim = dim, .eps = options.eps}, rng);
+    WEFT_CHECK(own_, "norm: its maker returned nothing", "let it return a part");
     watch.check_named(*own_, "norm");
     name_part({"own", *own_});
     return;

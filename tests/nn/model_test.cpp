@@ -57,6 +57,19 @@ TEST(LanguageModel, NamesItsParametersByPath) {
   EXPECT_NE(std::find(names.begin(), names.end(), "layers.0.ffn.down.weight"), names.end());
 }
 
+TEST(LanguageModel, APartThatItsMakerDoesNotReturnIsAnErrorWithItsName) {
+  const auto nothing = [](auto&&...) { return nullptr; };
+  auto error = [](auto change, const std::string& name) {
+    LanguageModelOptions o{.vocab = 11, .dim = 8, .layers = 2, .context = 8, .mixers = {SoftmaxOptions{.heads = 2}}};
+    change(o);
+    return error_of([&] { LanguageModel(o, Rng(1)); }, {name, "its maker returned nothing", "return a part"});
+  };
+  EXPECT_EQ(error([&](auto& o) { o.mixers = {nothing}; }, "mixer of layer 0"), "");
+  EXPECT_EQ(error([&](auto& o) { o.residual = nothing; }, "residual stream"), "");
+  EXPECT_EQ(error([&](auto& o) { o.own_ffn = nothing; }, "feed-forward network"), "");
+  EXPECT_EQ(error([&](auto& o) { o.own_norm = nothing; }, "norm"), "");
+}
+
 TEST(LanguageModel, CountsParametersAndFlops) {
   LanguageModelOptions options{.vocab = 100,
                                .dim = 64,
