@@ -248,7 +248,7 @@ TEST_F(Run, RefusesBadInputWithTheRightCode) {
   expect(test::run_weft(train("b", {"data.train.path=" + path("absent.txt")})), 1, "absent.txt");
   if (num_cuda_devices() == 0) expect(test::run_weft(train("c", {"train.device=cuda"})), 2, "no CUDA");
   expect(test::run_weft(train("d", {"model.mixer[0].softmax.heads=3"})), 2, "heads");
-  expect(test::run_weft(train("e", {"--ranks", "2"})), 2, "one rank");
+  expect(test::run_weft(train("e", {"--ranks", "2"})), 2, "= 1 rank.");
   expect(test::run_weft({"train", path("tiny.txtpb"), "--run", "/proc/weft"}), 1, "/proc/weft");
   expect(test::run_weft({"eval", path("nothing")}), 2, "is not a run");
   expect(test::run_weft({"inspect", path("text.txt")}), 2, "unknown kind");
