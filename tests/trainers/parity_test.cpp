@@ -56,6 +56,14 @@ TEST(Parity, OfPatternsResidualsRecomputeAndExperts) {
   expect_parity({"model.position={learned{}}"});
 }
 
+TEST(Parity, SaysWhichSchemeCannotRun) {
+  const ParityCase cases[] = {{LayoutKind::zigzag, Scheme::ulysses, 2}, {LayoutKind::zigzag, Scheme::ulysses, 3}};
+  const std::vector<ParityResult> results = check_parity(load({}), cases, {.steps = 1, .block = 2});
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_TRUE(results[0].passed && results[0].refused.empty());
+  EXPECT_EQ(results[1].refused, "ulysses: 2 query heads for 3 ranks that divide heads");
+}
+
 // A mixer that adds the mean of the tokens that are here.
 class Averaging final : public ProjectedMixer {
  public:

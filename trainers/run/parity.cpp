@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "trainers/run/session.h"
+#include "weft/core/error.h"
 #include "weft/data/spread.h"
 #include "weft/nn/context_group.h"
 #include "weft/ops/elementwise.h"
@@ -132,12 +133,17 @@ std::vector<ParityResult> check_parity(const config::Loaded& config, std::span<c
   const Numbers expected = run(s, nullptr, nullptr);
   std::vector<ParityResult> results;
   for (const ParityCase& c : cases) {
-    Numbers got;
-    dist::run_thread_ranks(c.ranks, [&](dist::Communicator& comm) {
-      Numbers mine = run(s, &c, &comm);
-      if (comm.rank() == 0) got = std::move(mine);
-    });
-    results.push_back(compared(c, got, expected, options.bound));
+    try {
+      Numbers got;
+      dist::run_thread_ranks(c.ranks, [&](dist::Communicator& comm) {
+        Numbers mine = run(s, &c, &comm);
+        if (comm.rank() == 0) got = std::move(mine);
+      });
+      results.push_back(compared(c, got, expected, options.bound));
+    } catch (const Error& error) {
+      if (!error.problem().starts_with(str(to_string(c.scheme), ": "))) throw;
+      results.push_back({.of = c, .refused = error.problem()});
+    }
     if (on_result) on_result(results.back());
   }
   return results;

@@ -30,6 +30,7 @@ struct ParityResult {
   std::string first =
       {};  // the first gradient that differs by more than the bound, in the order of layers; empty: none
   bool passed = false;
+  std::string refused = {};  // why the scheme cannot run with so many ranks, such as heads that do not divide
 };
 
 // Random tokens with documents, a sequence of model.context. Ranks are threads.
