@@ -12,7 +12,9 @@ constexpr double kGradientBytes = 4;  // f32
 constexpr double kOptimizerBytes =
     4.0 * 7;  // AdamW reads weight, gradient and two moments, and writes all but the gradient
 
-AttentionShape shape_of(const TrainingShape& training, const MeshChoice& choice, const AttentionLayers& layers) {
+}  // namespace
+
+AttentionShape attention_shape(const TrainingShape& training, const MeshChoice& choice, const AttentionLayers& layers) {
   return {.rows = choice.micro_batch,
           .tokens = training.tokens,
           .ranks = choice.context,
@@ -21,8 +23,6 @@ AttentionShape shape_of(const TrainingShape& training, const MeshChoice& choice,
           .width = layers.width,
           .bytes = training.bytes};
 }
-
-}  // namespace
 
 std::string to_string(const MeshChoice& c) {
   std::string text = str("data ", c.data, " x context ", c.context);
@@ -39,7 +39,7 @@ std::string mesh_problem(const TrainingShape& training, const MeshChoice& choice
   if (choice.context == 1) return "";
   for (const AttentionLayers& layers : training.attention)
     if (std::string problem =
-            scheme_problem(choice.scheme, shape_of(training, choice, layers), hardware.ranks_per_node);
+            scheme_problem(choice.scheme, attention_shape(training, choice, layers), hardware.ranks_per_node);
         !problem.empty())
       return problem;
   return "";
@@ -56,7 +56,7 @@ StepCost step_cost(const TrainingShape& training, const MeshChoice& choice, cons
   for (const AttentionLayers& layers : training.attention) {
     std::vector<double> pairs = causal_lockstep_pairs(choice.layout, training.tokens, choice.context);
     for (double& p : pairs) p *= layers.share;
-    const SchemeCost one = attention_cost(choice.scheme, shape_of(training, choice, layers), pairs, hardware);
+    const SchemeCost one = attention_cost(choice.scheme, attention_shape(training, choice, layers), pairs, hardware);
     const double count = static_cast<double>(layers.layers);
     forward += count * one.forward_s, backward += count * one.backward_s;
     cost.context_sent += micro_batches * count * (one.forward_sent + one.backward_sent);

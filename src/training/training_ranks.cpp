@@ -57,7 +57,8 @@ void Training::State::make_ranks() {
   check_same_weights(*o.comm, names, weights);
   share.rank = o.comm->rank() / o.ranks_per_row;
   share.ranks = size / o.ranks_per_row;
-  if (!options.context && o.ranks_per_row == 1) alone = dist::make_self_communicator(), group = {.tokens = alone.get(), .batch = o.comm};
+  if (!options.context && o.ranks_per_row == 1)
+    alone = dist::make_self_communicator(), group = {.tokens = alone.get(), .batch = o.comm};
   std::vector<Bucket> buckets = plan_buckets(masters, o.bucket_bytes);
   if (o.zero > 0) {
     share_out(buckets, masters, whole_costs(options, trained), size);

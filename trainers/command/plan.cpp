@@ -42,13 +42,7 @@ std::vector<Traffic> traffic_of(const dist::TrainingShape& training, const dist:
     Traffic traffic{.scheme = scheme};
     const std::vector<double> pairs = dist::causal_lockstep_pairs(choice.layout, training.tokens, choice.context);
     for (const dist::AttentionLayers& layers : training.attention) {
-      const dist::AttentionShape shape{.rows = choice.micro_batch,
-                                       .tokens = training.tokens,
-                                       .ranks = choice.context,
-                                       .heads = layers.heads,
-                                       .kv_heads = layers.kv_heads,
-                                       .width = layers.width,
-                                       .bytes = training.bytes};
+      const dist::AttentionShape shape = dist::attention_shape(training, choice, layers);
       traffic.problem = dist::scheme_problem(scheme, shape, hardware.ranks_per_node);
       if (!traffic.problem.empty()) break;
       const dist::SchemeCost cost = dist::attention_cost(scheme, shape, pairs, hardware);

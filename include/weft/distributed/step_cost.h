@@ -31,6 +31,8 @@ struct MeshChoice {
   int ranks() const { return data * context; }
 };
 std::string to_string(const MeshChoice& choice);  // "data 2 x context 4, ring, zigzag, micro-batch 1, recomputes"
+// One call of attention in these layers.
+AttentionShape attention_shape(const TrainingShape& training, const MeshChoice& choice, const AttentionLayers& layers);
 // "" or why the choice cannot run.
 std::string mesh_problem(const TrainingShape& training, const MeshChoice& choice, const Hardware& hardware);
 

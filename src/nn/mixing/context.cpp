@@ -13,6 +13,10 @@ Tensor on_device_of(const Tensor& like, const std::vector<int32_t>& numbers, con
   return to(Tensor::from(std::span<const int32_t>(numbers), shape), like.device()).value();
 }
 
+Tensor index_on(const Tensor& like, const std::vector<int32_t>& numbers) {
+  return on_device_of(like, numbers, {static_cast<int64_t>(numbers.size())});
+}
+
 // [n, ...] -> [n, channels]
 Var rows_of(const Var& x, int dims) {
   int64_t n = 1;
@@ -50,12 +54,18 @@ KeySet Context::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& opt
 
 KeySet Context::gathered_keys(const KeySet& mine) {
   dist::Communicator& comm = *group_.tokens;
-  auto all = [&](const Tensor& x) { return x.defined() ? of_all_ranks(comm, x).value() : x; };
-  return {of_all_ranks(comm, mine.k),
-          of_all_ranks(comm, mine.v),
-          mine.bias.defined() ? of_all_ranks(comm, mine.bias) : Var(),
-          {all(mine.tokens.positions), all(mine.tokens.documents)},
-          mine.window};
+  return {of_all_ranks(comm, mine.k), of_all_ranks(comm, mine.v),
+          mine.bias.defined() ? of_all_ranks(comm, mine.bias) : Var(), rank_by_rank(), mine.window};
+}
+
+// [B, P T]: as gathered keys stand.
+const ops::AttentionTokens& Context::rank_by_rank() {
+  if (rank_by_rank_) return *rank_by_rank_;
+  const ContextTokens& all = tokens();
+  const Shape shape{all.batch(), all.ranks() * all.tokens()};
+  auto of_all = [&](auto member) { return on_device_of(table_.positions(), all.rank_by_rank(member), shape); };
+  return rank_by_rank_.emplace(of_all(&dist::RankTokens::positions),
+                               all.has_documents() ? of_all(&dist::RankTokens::documents) : Tensor());
 }
 
 Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
@@ -80,57 +90,67 @@ Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const
 Var Context::prefix(const Var& x, int64_t window) {
   if (is_alone()) return Local::prefix(x, window);
   if (window > 0) return windowed(neighbours(x, window - 1, 0), window, table_.batch(), table_.num_tokens());
-  const ContextTokens::Carries& carries = tokens().carries();
-  const std::vector<int32_t> run_of = runs().run_of_tokens();
-  std::vector<int32_t> last;
-  for (const Run& run : runs().all()) last.push_back(static_cast<int32_t>(run.end - 1));
-  auto index = [&](const std::vector<int32_t>& numbers) {
-    return on_device_of(x.value(), numbers, {static_cast<int64_t>(numbers.size())});
-  };
-  const Var rows = rows_of(x, 2), within = cumsum(rows, 0, {.segments = index(run_of)});
-  Var totals = take_rows(within, index(last));
-  if (const int64_t missing = carries.most - totals.size(0); missing > 0) {
+  const CarryIndex& at = carry_index();
+  const Var rows = rows_of(x, 2), within = cumsum(rows, 0, {.segments = at.run_of});
+  Var totals = take_rows(within, at.last);
+  if (const int64_t missing = tokens().carries().most - totals.size(0); missing > 0) {
     const Var parts[] = {totals, Tensor::zeros({missing, totals.size(1)}, totals.dtype(), totals.device())};
     totals = concatenate(parts, 0);
   }
-  Var of_runs = take_rows(all_gather(*group_.tokens, totals), index(carries.places));
-  Var earlier = cumsum(of_runs, 0, {.exclusive = true, .segments = index(carries.segments)});
-  Var carried = take_rows(take_rows(earlier, index(carries.mine)), index(run_of));
+  Var of_runs = take_rows(all_gather(*group_.tokens, totals), at.places);
+  Var earlier = cumsum(of_runs, 0, {.exclusive = true, .segments = at.segments});
+  Var carried = take_rows(take_rows(earlier, at.mine), at.run_of);
   return reshape(within + carried, x.shape());
+}
+
+const Context::CarryIndex& Context::carry_index() {
+  if (carry_index_) return *carry_index_;
+  const ContextTokens::Carries& carries = tokens().carries();
+  std::vector<int32_t> last;
+  for (const Run& run : runs().all()) last.push_back(static_cast<int32_t>(run.end - 1));
+  auto index = [&](const std::vector<int32_t>& numbers) { return index_on(table_.positions(), numbers); };
+  return carry_index_.emplace(index(runs().run_of_tokens()), index(last), index(carries.places),
+                              index(carries.segments), index(carries.mine));
 }
 
 Mixing::Neighbours Context::neighbours(const Var& x, int64_t before, int64_t after) {
   if (is_alone()) return Local::neighbours(x, before, after);
+  const HaloIndex& at = halo_index(before, after);
+  const Var rows = rows_of(x, 2);
+  const Var parts[] = {rows, exchange_rows(*group_.tokens, take_rows(rows, at.sent), at.counts)};
+  Shape shape = x.shape();
+  shape[0] = 1, shape[1] = at.order.size(0);
+  return {.x = reshape(take_rows(concatenate(parts, 0), at.order), shape),
+          .documents = at.chains,
+          .places = tokens().halo(before, after).places};
+}
+
+const Context::HaloIndex& Context::halo_index(int64_t before, int64_t after) {
+  const auto [entry, is_new] = halo_indices_.try_emplace({before, after});
+  HaloIndex& at = entry->second;
+  if (!is_new) return at;
   const ContextTokens::Halo& halo = tokens().halo(before, after);
   std::vector<int32_t> sent;
-  RowCounts counts{{}, halo.receives};
   for (const std::vector<int32_t>& to_rank : halo.sends) {
     sent.insert(sent.end(), to_rank.begin(), to_rank.end());
-    counts.sends.push_back(static_cast<int64_t>(to_rank.size()));
+    at.counts.sends.push_back(static_cast<int64_t>(to_rank.size()));
   }
-  auto index = [&](const std::vector<int32_t>& numbers) {
-    return on_device_of(x.value(), numbers, {static_cast<int64_t>(numbers.size())});
-  };
-  const Var rows = rows_of(x, 2);
-  const Var parts[] = {rows, exchange_rows(*group_.tokens, take_rows(rows, index(sent)), counts)};
-  const auto count = static_cast<int64_t>(halo.order.size());
-  Shape shape = x.shape();
-  shape[0] = 1, shape[1] = count;
-  return {.x = reshape(take_rows(concatenate(parts, 0), index(halo.order)), shape),
-          .documents = on_device_of(x.value(), halo.chains, {1, count}),
-          .places = halo.places};
+  at.counts.receives = halo.receives;
+  at.sent = index_on(table_.positions(), sent);
+  at.order = index_on(table_.positions(), halo.order);
+  at.chains = index_on(table_.positions(), halo.chains).unsqueeze(0);
+  return at;
 }
 
 std::vector<Var> Context::gather(std::span<const Var> values, int64_t window) {
   if (is_alone()) return Local::gather(values, window);
+  const Tensor order = index_on(table_.positions(), tokens().order());
   std::vector<Var> all;
   for (const Var& x : values) {
     Var rows = rows_of(all_gather(*group_.tokens, unsqueeze(x, 0)), 3);
     Shape shape = x.shape();
     shape[1] *= group_.tokens->size();
-    const std::vector<int32_t>& order = tokens().order();
-    all.push_back(
-        reshape(take_rows(rows, on_device_of(x.value(), order, {static_cast<int64_t>(order.size())})), shape));
+    all.push_back(reshape(take_rows(rows, order), shape));
   }
   return all;
 }

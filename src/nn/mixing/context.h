@@ -2,10 +2,13 @@
 // gathered, so that what a router chose changes no exchange.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "src/nn/mixing/context_tokens.h"
 #include "src/nn/mixing/local.h"
+#include "weft/autograd/ranks.h"
 #include "weft/nn/context_group.h"
 
 namespace weft {
@@ -29,11 +32,27 @@ class Context final : public Local {
   bool is_alone() const { return group_.tokens->size() == 1; }
   const ContextTokens& tokens();
   KeySet gathered_keys(const KeySet& mine);
+  const ops::AttentionTokens& rank_by_rank();
+
+  // What ContextTokens plans, on the device.
+  struct CarryIndex {
+    Tensor run_of, last, places, segments, mine;
+  };
+  struct HaloIndex {
+    Tensor sent, order, chains;
+    RowCounts counts;
+  };
+  const CarryIndex& carry_index();
+  const HaloIndex& halo_index(int64_t before, int64_t after);
 
   ContextGroup group_;
-  std::optional<GatheredTokens> all_;    // when first asked for
-  std::optional<ContextTokens> tokens_;  // when first asked for
-  std::vector<Var> unsettled_;           // gathered, and perhaps not used by this rank
+  // When first asked for: all layers ask for the same.
+  std::optional<GatheredTokens> all_;
+  std::optional<ContextTokens> tokens_;
+  std::optional<ops::AttentionTokens> rank_by_rank_;  // of gathered keys
+  std::optional<CarryIndex> carry_index_;
+  std::map<std::pair<int64_t, int64_t>, HaloIndex> halo_indices_;
+  std::vector<Var> unsettled_;  // gathered, and perhaps not used by this rank
 };
 
 }  // namespace weft

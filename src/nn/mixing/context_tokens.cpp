@@ -33,24 +33,25 @@ ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
     of_ranks_.push_back({plane(0), has_documents_ ? plane(2) : std::vector<int32_t>()});
     document_positions_.push_back(plane(1));
   }
-  // As runs see them, the P T tokens of a row stand rank by rank.
   const int64_t of_row = ranks() * tokens_;
-  auto row_by_row = [&](auto member) {
-    std::vector<int32_t> rows;
-    for (int64_t b = 0; b < batch_; ++b)
-      for (const dist::RankTokens& of_rank : of_ranks_) {
-        const std::vector<int32_t>& values = of_rank.*member;
-        if (!values.empty()) rows.insert(rows.end(), values.begin() + b * tokens_, values.begin() + (b + 1) * tokens_);
-      }
-    return rows;
-  };
-  const Runs runs(batch_, of_row, row_by_row(&dist::RankTokens::positions), row_by_row(&dist::RankTokens::documents));
+  const Runs runs(batch_, of_row, rank_by_rank(&dist::RankTokens::positions),
+                  rank_by_rank(&dist::RankTokens::documents));
   order_ = runs.order();
   for (int32_t& at : order_) {
     const int64_t row = at / of_row, rank = at % of_row / tokens_, token = at % tokens_;
     at = static_cast<int32_t>((rank * batch_ + row) * tokens_ + token);
   }
   chains_ = runs.chains();
+}
+
+std::vector<int32_t> ContextTokens::rank_by_rank(std::vector<int32_t> dist::RankTokens::*member) const {
+  std::vector<int32_t> rows;
+  for (int64_t b = 0; b < batch_; ++b)
+    for (const dist::RankTokens& of_rank : of_ranks_) {
+      const std::vector<int32_t>& values = of_rank.*member;
+      if (!values.empty()) rows.insert(rows.end(), values.begin() + b * tokens_, values.begin() + (b + 1) * tokens_);
+    }
+  return rows;
 }
 
 std::shared_ptr<const dist::HopPlan> ContextTokens::plan(int64_t window) const {

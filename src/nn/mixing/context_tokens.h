@@ -25,6 +25,8 @@ class ContextTokens {
   bool has_documents() const { return has_documents_; }
   const std::vector<dist::RankTokens>& of_ranks() const { return of_ranks_; }
   const std::vector<std::vector<int32_t>>& document_positions() const { return document_positions_; }  // by rank
+  // Positions or documents [B, P T]: in each row those of rank 0 first. Empty where there are none.
+  std::vector<int32_t> rank_by_rank(std::vector<int32_t> dist::RankTokens::*member) const;
 
   // The B P T tokens by row and position, padding last in its row.
   const std::vector<int32_t>& order() const { return order_; }
