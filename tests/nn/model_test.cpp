@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tests/support/difference.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/gradient_check.h"
@@ -13,6 +14,7 @@ namespace weft {
 namespace {
 
 using test::error_of;
+using test::max_difference;
 
 LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
   return {.vocab = 11,
@@ -35,15 +37,6 @@ Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
 Tensor contiguous_ids(const Tensor& all, int64_t begin, int64_t end) {
   auto values = all.slice(1, begin, end).to_vector<int32_t>();
   return Tensor::from(std::span<const int32_t>(values), {all.size(0), end - begin});
-}
-
-double max_difference(const Tensor& a, const Tensor& b) {
-  auto x = a.to_vector<float>(), y = b.to_vector<float>();
-  EXPECT_EQ(x.size(), y.size());
-  double worst = 0;
-  for (size_t i = 0; i < x.size(); ++i)
-    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
-  return worst;
 }
 
 TEST(LanguageModel, NamesItsParametersByPath) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tests/support/difference.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/gradient_check.h"
@@ -13,15 +14,7 @@ namespace weft {
 namespace {
 
 using test::error_of;
-
-double max_difference(const Tensor& a, const Tensor& b) {
-  auto x = a.to_vector<float>(), y = b.to_vector<float>();
-  EXPECT_EQ(x.size(), y.size());
-  double worst = 0;
-  for (size_t i = 0; i < x.size(); ++i)
-    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
-  return worst;
-}
+using test::max_difference;
 
 TEST(Tokens, ScanShiftAndSumKnowDocumentsAndCaches) {
   TokenData data = plain_tokens(1, 5);
