@@ -8,6 +8,7 @@
 #include "weft/autograd/recompute.h"
 #include "weft/autograd/ranks.h"
 #include "weft/autograd/record.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/comm/communicator.h"
 #include "weft/comm/launch.h"
 #include "weft/comm/layout.h"

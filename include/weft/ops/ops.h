@@ -9,6 +9,7 @@
 #include "weft/ops/matmul.h"
 #include "weft/ops/norm.h"
 #include "weft/ops/optim.h"
+#include "weft/ops/recurrence.h"
 #include "weft/ops/reduce.h"
 #include "weft/ops/select.h"
 #include "weft/ops/sequence.h"

@@ -1,0 +1,52 @@
+// One call of the gated linear recurrence as plain numbers and pointers, and the kernels that take it, one set per instruction set.
+#pragma once
+
+#include "ops/cpu/isa.h"
+#include "weft/core/dtype.h"
+#include "weft/ops/attention/problem.h"
+
+namespace weft::cpu {
+
+enum class Decay {
+  scalar,
+  key,
+  value
+};  // one number per token and head (also for none, and for one per head), or one per channel
+enum class Mark : uint8_t { padding, token, first };  // first: of a document, with a state of zeros
+
+struct RecurrenceProblem {
+  using Operand = ops::core::Operand;
+
+  int64_t batch = 0, tokens = 0, heads = 0, key_heads = 0, key_width = 0, value_width = 0;
+  double scale = 1;
+  int64_t chunk = 0;
+  Decay decay = Decay::scalar;
+  Operand q, k, v;
+  Operand log_decay, beta,
+      writes;                   // [B, T, H], log_decay also [B, T, H, K or V]; no data: 0, the plain write, all tokens
+  const Mark* marks = nullptr;  // [B, T], or null: every token is Mark::token
+  const void* state = nullptr;  // contiguous [B, H, K, V] in the computing type, or null: zeros
+
+  // Forward.
+  Operand out;
+  void* last_state = nullptr;  // contiguous [B, H, K, V]
+
+  // Backward. Without data: dout and dlast_state are zeros, gradients are not wanted. dq and dk add up over the heads of a group, so they are
+  // in the computing type if there are several.
+  Operand dout;
+  const void* dlast_state = nullptr;
+  Operand dq, dk, dv, dlog_decay, dbeta;
+  double* dlog_decay_of_head = nullptr;  // [B, H], in place of dlog_decay: sums over the tokens
+  void* dstate = nullptr;
+
+  int64_t heads_per_group() const { return heads / key_heads; }
+};
+
+// T is float (f32 and bf16 tensors) or double; double exists for Isa::baseline only: gradient checks need no speed.
+template <Isa I, class T>
+struct RecurrenceKernels {
+  static void forward(const RecurrenceProblem& problem);
+  static void backward(const RecurrenceProblem& problem);
+};
+
+}  // namespace weft::cpu

@@ -1,0 +1,186 @@
+// The gated linear recurrence: checks, then kernels of the CPU (ops/cpu/recurrence/).
+#include "weft/ops/recurrence.h"
+
+#include <cmath>
+
+#include "ops/cpu/recurrence/kernels.h"
+#include "ops/recurrence_input.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/reduce.h"
+
+namespace weft::ops {
+
+namespace {
+
+using core::Operand;
+using cpu::Decay;
+using cpu::Mark;
+using cpu::RecurrenceProblem;
+
+constexpr int64_t kMaxChunk = 1024;
+
+Operand operand(const Tensor& t) {
+  if (!t.defined()) return {};
+  const Shape& s = t.strides();
+  Operand o{t.raw(), 0, 0, 0, t.dtype() == kBF16, static_cast<int64_t>(size_of(t.dtype()))};
+  if (t.num_dims() == 1) o.head_stride = s[0];
+  else o.batch_stride = s[0], o.token_stride = s[1], o.head_stride = s[2];
+  return o;
+}
+
+// The width of the last dimension is contiguous.
+Tensor with_contiguous_width(const Tensor& t) {
+  return !t.defined() || t.num_dims() < 4 || t.size(3) == 1 || t.strides()[3] == 1 ? t : contiguous(t);
+}
+
+// A problem with everything checked, and what its pointers point to.
+struct Call {
+  RecurrenceProblem p;
+  Tensor q, k, v, log_decay, state, marks;
+  DType wide;
+
+  Call(std::string_view op, const RecurrenceInput& in, const RecurrenceOptions& options) {
+    check_heads(op, "q", in.q_BTGK), check_heads(op, "k", in.k_BTGK), check_heads(op, "v", in.v_BTHV);
+    check_on_cpu(op, in.q_BTGK);
+    WEFT_CHECK(in.q_BTGK.shape() == in.k_BTGK.shape(), str(op, ": q is ", in.q_BTGK, ", k is ", in.k_BTGK),
+               "q and k are both [B, T, G, K]");
+    for (const Tensor* t : {&in.k_BTGK, &in.v_BTHV})
+      WEFT_CHECK(t->dtype() == in.q_BTGK.dtype() && t->device() == in.q_BTGK.device(),
+                 str(op, ": q is ", in.q_BTGK, ", ", t == &in.v_BTHV ? "v" : "k", " is ", *t),
+                 "q, k and v have one dtype and one device");
+    const Shape& qs = in.q_BTGK.shape();
+    const Shape& vs = in.v_BTHV.shape();
+    WEFT_CHECK(qs[0] == vs[0] && qs[1] == vs[1],
+               str(op, ": batch or tokens differ: q is ", in.q_BTGK, ", v is ", in.v_BTHV),
+               "q and k are [B, T, G, K], v is [B, T, H, V]");
+    WEFT_CHECK(qs[2] > 0 && vs[2] % qs[2] == 0,
+               str(op, ": ", vs[2], " value heads are not a multiple of ", qs[2], " key heads: q is ", in.q_BTGK,
+                   ", v is ", in.v_BTHV),
+               "use a number of value heads that is a multiple of the key heads");
+    wide = in.q_BTGK.dtype() == kF64 ? kF64 : kF32;
+    p.batch = vs[0], p.tokens = vs[1], p.heads = vs[2], p.key_heads = qs[2], p.key_width = qs[3], p.value_width = vs[3];
+    check_options(op, options);
+    check_gates(op, in, options);
+    check_documents(op, in.documents, in.state_document, {p.batch, p.tokens}, in.q_BTGK);
+    if (in.state.defined()) {
+      check_tensor(op, "state", in.state, {p.batch, p.heads, p.key_width, p.value_width}, wide, in.v_BTHV);
+      state = contiguous(in.state);
+      p.state = state.raw();
+    }
+    q = with_contiguous_width(in.q_BTGK), k = with_contiguous_width(in.k_BTGK), v = with_contiguous_width(in.v_BTHV);
+    p.q = operand(q), p.k = operand(k), p.v = operand(v);
+    marks = marks_of(in.documents, in.state_document);
+    if (marks.defined()) p.marks = static_cast<const Mark*>(marks.raw());
+  }
+
+  template <class F>
+  void run(F&& f) const {
+    if (wide == kF64) f.template operator()<cpu::RecurrenceKernels<cpu::Isa::baseline, double>>();
+    else cpu::with_isa([&]<cpu::Isa I>() { f.template operator()<cpu::RecurrenceKernels<I, float>>(); });
+  }
+
+ private:
+  static void check_heads(std::string_view op, std::string_view name, const Tensor& t) {
+    WEFT_CHECK(t.defined() && t.num_dims() == 4,
+               str(op, ": ", name, " is ", describe_input(t), ", must be [batch, tokens, heads, width]"),
+               "reshape it to four dimensions");
+    WEFT_CHECK(is_floating(t.dtype()), str(op, ": ", name, " is ", t), "cast it to f32, bf16 or f64");
+    WEFT_CHECK(t.size(3) >= 1, str(op, ": ", name, " is ", t, ", its width is 0"), "use a width of at least 1");
+  }
+
+  void check_options(std::string_view op, const RecurrenceOptions& options) {
+    WEFT_CHECK(std::isfinite(options.scale), str(op, ": scale is ", options.scale), "use a finite scale");
+    p.scale = options.scale;
+    if (!options.chunk) return;
+    WEFT_CHECK(*options.chunk >= 1 && *options.chunk <= kMaxChunk,
+               str(op, ": chunk is ", *options.chunk, " tokens, must be 1 to ", kMaxChunk),
+               "leave chunk out to have it chosen");
+    p.chunk = *options.chunk;
+  }
+
+  void check_gates(std::string_view op, const RecurrenceInput& in, const RecurrenceOptions& options) {
+    const Shape per_token{p.batch, p.tokens, p.heads};
+    const bool is_of_values = options.side == DecaySide::value;
+    if (in.beta.defined()) check_tensor(op, "beta", in.beta, per_token, wide, in.v_BTHV);
+    if (in.writes.defined()) check_tensor(op, "writes", in.writes, per_token, kBool, in.v_BTHV);
+    p.beta = operand(in.beta), p.writes = operand(in.writes);
+    WEFT_CHECK(!is_of_values || (in.log_decay.defined() && in.log_decay.num_dims() == 4),
+               str(op, ": side value, log_decay is ", describe_input(in.log_decay)),
+               "the side value is for a decay per channel [B, T, H, V]");
+    WEFT_CHECK(!is_of_values || !in.beta.defined(), str(op, ": decay of value channels with beta ", in.beta),
+               "the delta rule has decays of heads or of key channels");
+    if (!in.log_decay.defined()) return;
+    const int dims = in.log_decay.num_dims();
+    Shape shape{p.heads};
+    if (dims == 3) shape = per_token;
+    if (dims == 4) shape = {p.batch, p.tokens, p.heads, is_of_values ? p.value_width : p.key_width};
+    check_tensor(op, "log_decay", in.log_decay, shape, wide, in.v_BTHV);
+    check_decay(op, in.log_decay);
+    log_decay = with_contiguous_width(in.log_decay);
+    p.log_decay = operand(log_decay);
+    if (dims == 4) p.decay = is_of_values ? Decay::value : Decay::key;
+  }
+};
+
+}  // namespace
+
+Recurrence recur(const RecurrenceInput& input, const RecurrenceOptions& options) {
+  Call call("recur", input, options);
+  RecurrenceProblem& p = call.p;
+  Recurrence result{Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), Device::cpu()),
+                    Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, call.wide, Device::cpu())};
+  result.out.mutable_raw();  // counts as written
+  p.out = operand(result.out), p.last_state = result.state.mutable_raw();
+  call.run([&]<class Kernels>() { Kernels::forward(p); });
+  return result;
+}
+
+RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, const RecurrenceInput& input,
+                               const RecurrenceOptions& options, const RecurrenceWants& wants) {
+  constexpr std::string_view op = "recur_backward";
+  Call call(op, input, options);
+  RecurrenceProblem& p = call.p;
+  const DType dtype = input.q_BTGK.dtype(), wide = call.wide;
+  Tensor dout, dlast;
+  if (dout_BTHV.defined()) {
+    check_tensor(op, "dout", dout_BTHV, input.v_BTHV.shape(), dtype, input.v_BTHV);
+    dout = with_contiguous_width(dout_BTHV);
+    p.dout = operand(dout);
+  }
+  if (dstate.defined()) {
+    check_tensor(op, "dstate", dstate, {p.batch, p.heads, p.key_width, p.value_width}, wide, input.v_BTHV);
+    dlast = contiguous(dstate);
+    p.dlast_state = dlast.raw();
+  }
+  RecurrenceGrads grads;
+  auto make = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType of, Operand& to) {
+    if (!is_wanted) return;
+    grad = Tensor::empty(shape, of, Device::cpu());
+    grad.mutable_raw();
+    to = operand(grad);
+  };
+  const DType shared = p.heads_per_group() > 1 ? wide : dtype;
+  make(wants.q, grads.dq, input.q_BTGK.shape(), shared, p.dq);
+  make(wants.k, grads.dk, input.k_BTGK.shape(), shared, p.dk);
+  make(wants.v, grads.dv, input.v_BTHV.shape(), dtype, p.dv);
+  const bool wants_decay = wants.log_decay && input.log_decay.defined();
+  Tensor of_heads;
+  if (wants_decay && input.log_decay.num_dims() == 1) {
+    of_heads = Tensor::zeros({p.batch, p.heads}, kF64, Device::cpu());
+    p.dlog_decay_of_head = of_heads.mutable_data<double>();
+  } else {
+    make(wants_decay, grads.dlog_decay, input.log_decay.shape(), wide, p.dlog_decay);
+  }
+  make(wants.beta && input.beta.defined(), grads.dbeta, input.beta.shape(), wide, p.dbeta);
+  if (wants.state && input.state.defined()) {
+    grads.dstate = Tensor::empty(input.state.shape(), wide, Device::cpu());
+    p.dstate = grads.dstate.mutable_raw();
+  }
+  call.run([&]<class Kernels>() { Kernels::backward(p); });
+  if (wants.q) grads.dq = cast(grads.dq, dtype);
+  if (wants.k) grads.dk = cast(grads.dk, dtype);
+  if (of_heads.defined()) grads.dlog_decay = cast(sum(of_heads, 0), wide);
+  return grads;
+}
+
+}  // namespace weft::ops
