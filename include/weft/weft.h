@@ -22,6 +22,7 @@
 #include "weft/core/scope.h"
 #include "weft/core/staging.h"
 #include "weft/core/stream.h"
+#include "weft/data/document_lengths.h"
 #include "weft/data/samples.h"
 #include "weft/data/spread.h"
 #include "weft/data/tokenize.h"
