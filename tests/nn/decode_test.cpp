@@ -1,4 +1,5 @@
 // Decoding gives what a parallel forward gives, whatever is read at once, and keeps what later tokens read.
+#include <algorithm>
 #include <functional>
 
 #include "tests/nn/mixing_support.h"
@@ -40,6 +41,15 @@ TokenData prompts() {
       positions.push_back(documents[static_cast<size_t>(b * kTokens + t)] < 0 ? 40 + t : next++);
   return {.positions = Tensor::from(std::span<const int32_t>(positions), {kBatch, kTokens}),
           .documents = Tensor::from(std::span<const int32_t>(documents), {kBatch, kTokens})};
+}
+
+TokenData with_rows_swapped(const TokenData& data) {
+  auto swapped = [](const Tensor& t) {
+    Ints numbers = t.to_vector<int32_t>();
+    std::rotate(numbers.begin(), numbers.begin() + kTokens, numbers.end());
+    return Tensor::from(std::span<const int32_t>(numbers), t.shape());
+  };
+  return {.positions = swapped(data.positions), .documents = swapped(data.documents)};
 }
 
 TEST(Decode, GivesWhatAParallelForwardGives) {
@@ -88,7 +98,7 @@ TEST(Decode, GivesWhatAParallelForwardGives) {
        }},
       {"visible keys",
        [](Tokens& tokens, const Var& part) { return part * cast(unsqueeze(Var(tokens.visible_keys(5)), -1), kF64); }}};
-  for (const TokenData& data : {plain_tokens(kBatch, kTokens), prompts()})
+  for (const TokenData& data : {plain_tokens(kBatch, kTokens), prompts(), with_rows_swapped(prompts())})
     for (const auto& [name, call] : calls) {
       Tokens all(data);
       const std::vector<double> expected = doubles(call(all, x).value());

@@ -170,6 +170,62 @@ TEST(ColumnMass, IsThatOfAMaterialisedMatrix) {
         }
 }
 
+TEST(Attend, DropsInARowWhatItDropsAmongAllRows) {
+  const Tensor q = random_normal({kBatch, kTokens, 4, 6}, "q", kF64),
+               k = random_normal({kBatch, kTokens, 2, 6}, "k", kF64),
+               v = random_normal({kBatch, kTokens, 2, 5}, "v", kF64);
+  const ops::AttentionOptions options{.dropout = 0.4, .dropout_rng = Rng(3)};
+  Ints which;
+  for (int32_t t = 0; t < kTokens; ++t) which.push_back(t);
+  std::vector<std::vector<double>> results;
+  for (int64_t first_row : {0, 5}) {
+    TokenData data = Layout(false, true).data;
+    data.first_row = first_row;
+    Tokens tokens(data, {.is_training = true});
+    const KeySet keys = tokens.keys(k, v);
+    const std::vector<double> all = doubles(tokens.attend_part(tokens.queries(q), keys, options)[0].value());
+    std::vector<double> row_by_row;
+    for (int64_t b = 0; b < kBatch; ++b) {
+      const QuerySet of_row = tokens.queries(q.slice(0, b, b + 1), b, which);
+      const auto part = doubles(tokens.attend_part(of_row, keys.rows()[static_cast<size_t>(b)], options)[0].value());
+      row_by_row.insert(row_by_row.end(), part.begin(), part.end());
+    }
+    expect_near(row_by_row, all, 1e-12, str("first row ", first_row));
+    results.push_back(all);
+  }
+  EXPECT_NE(results[0], results[1]) << "other rows of a step drop other weights";
+}
+
+TEST(ColumnMass, IsThatOfWeightsBeforeDropout) {
+  const Tensor q = random_normal({kBatch, kTokens, 4, 6}, "q", kF64),
+               k = random_normal({kBatch, kTokens, 2, 6}, "k", kF64);
+  const Layout layout(true, true);
+  Tokens tokens(layout.data, {.is_training = true});
+  for (bool is_sigmoid : {false, true}) {
+    ops::AttentionOptions options = attention(0, is_sigmoid);
+    options.dropout = 0.5, options.dropout_rng = Rng(3);
+    const QuerySet queries = tokens.queries(q);
+    const KeySet keys = tokens.keys(k, k);
+    Var lse = tokens.attend_part(queries, keys, options)[1];
+    expect_near(doubles(tokens.column_mass(queries, keys, lse, options)), masses(q, k, layout.data, 0, is_sigmoid),
+                1e-5, str("sigmoid ", is_sigmoid));
+  }
+}
+
+TEST(Gather, SaysWhereEachOfTheseIs) {
+  const std::vector<double> x = random_normal({kBatch, kTokens}, "x", kF64).to_vector<double>();
+  for (bool has_documents : {false, true}) {
+    const Layout layout(true, has_documents);
+    Tokens tokens(layout.data);
+    const Var mine[] = {Var(tensor(layout.here(x), {kBatch, kTokens, 1}))};
+    const std::vector<double> all = doubles(tokens.gather(mine)[0].value()), here = layout.here(x);
+    const auto places = tokens.gathered_places();
+    ASSERT_EQ(places.size(), here.size());
+    for (size_t i = 0; i < places.size(); ++i)
+      EXPECT_EQ(all[i / kTokens * kTokens + static_cast<size_t>(places[i])], here[i]) << i;
+  }
+}
+
 TEST(TokenData, TokensAreConsecutiveWhereTheirPositionsSaySo) {
   auto read = [](const Ints& positions) {
     return are_consecutive(Tensor::from(std::span<const int32_t>(positions), {2, 3}));
