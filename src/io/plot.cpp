@@ -10,7 +10,7 @@
 
 #include "src/io/internal/html.h"
 #include "src/io/internal/plotter.h"
-#include "src/io/internal/process.h"
+#include "src/io/process.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 #include "weft/io/report.h"

@@ -1,4 +1,4 @@
-#include "src/io/internal/process.h"
+#include "src/io/process.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -20,10 +20,12 @@
 
 extern char** environ;
 
-namespace weft::io::internal {
+namespace weft::io {
 
 namespace {
 
+using internal::close_quietly;
+using internal::fail_errno;
 using Clock = std::chrono::steady_clock;
 
 struct Descriptor {
@@ -83,10 +85,10 @@ void receive(Descriptor& from, std::string& text) {
 
 class Watch {
  public:
-  explicit Watch(const ProcessLimits& limits)
-      : limits_(limits),
+  explicit Watch(ProcessLimits limits)
+      : limits_(std::move(limits)),
         deadline_(Clock::now() +
-                  std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits.timeout_s))) {}
+                  std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits_.timeout_s))) {}
 
   ProcessEnd end() const {
     if (limits_.is_stopping && limits_.is_stopping()) return ProcessEnd::stopped;
@@ -98,7 +100,7 @@ class Watch {
   }
 
  private:
-  const ProcessLimits& limits_;
+  ProcessLimits limits_;
   Clock::time_point deadline_;
 };
 
@@ -135,6 +137,11 @@ ProcessEnd wait_for_exit(pid_t pid, int& status, const Watch& watch) {
   }
 }
 
+bool ends_by_itself(pid_t pid, int& status, double grace_s) {
+  ::kill(-pid, SIGTERM);
+  return wait_for_exit(pid, status, Watch({.timeout_s = grace_s})) == ProcessEnd::exited;
+}
+
 }  // namespace
 
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
@@ -154,11 +161,13 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   in.close();
   if (result.end == ProcessEnd::exited) result.end = wait_for_exit(pid, status, watch);
   if (result.end != ProcessEnd::exited) {
+    const bool has_ended =
+        result.end == ProcessEnd::stopped && limits.grace_s > 0 && ends_by_itself(pid, status, limits.grace_s);
     ::kill(-pid, SIGKILL);
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    while (!has_ended && ::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
   }
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }
 
-}  // namespace weft::io::internal
+}  // namespace weft::io

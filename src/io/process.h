@@ -5,18 +5,19 @@
 #include <string>
 #include <vector>
 
-namespace weft::io::internal {
+namespace weft::io {
 
 struct ProcessLimits {
   double timeout_s = 60;
   std::function<bool()> is_stopping = {};  // asked about ten times a second
+  double grace_s = 0;  // a program that is stopped gets SIGTERM first, and this time to end by itself
 };
 
 enum class ProcessEnd {
   exited,
   timed_out,
   stopped
-};  // by itself, killed after `timeout_s`, killed because `is_stopping`
+};  // by itself, killed after `timeout_s`, ended because `is_stopping`
 
 struct ProcessResult {
   ProcessEnd end = ProcessEnd::exited;
@@ -30,4 +31,4 @@ struct ProcessResult {
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
                           const ProcessLimits& limits, const std::string& install_hint);
 
-}  // namespace weft::io::internal
+}  // namespace weft::io
