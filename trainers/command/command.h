@@ -45,6 +45,7 @@ class ConfigArguments {
   std::vector<std::string> positional_, set_;
 };
 
+Action define_ablate(Arguments& app);
 Action define_analyse(Arguments& app);
 Action define_bench(Arguments& app);
 Action define_check(Arguments& app);

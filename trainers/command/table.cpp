@@ -12,6 +12,10 @@ std::span<const Command> commands() {
        "  weft train trainers/recipes/shakespeare.txtpb data.train.path=input.txt\n"
        "  weft train run.txtpb train.compute=bf16 --run runs/bf16",
        define_train},
+      {"ablate", "Run a study: arms x values x seeds from a grid, and one report with intervals",
+       "  weft ablate gates.txtpb --dry-run\n"
+       "  weft ablate gates.txtpb --jobs 2",
+       define_ablate},
       {"eval", "Validation loss of a run's checkpoint: the newest, or RUN@STEP, RUN@best",
        "  weft eval runs/shakespeare\n"
        "  weft eval runs/shakespeare@best --lengths 256,1024 --json",

@@ -1,4 +1,8 @@
 // weft train CONFIG [path=value]... [--run DIR] [--resume auto|never|CHECKPOINT] [--ranks N]
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
@@ -14,7 +18,14 @@ struct Options {
   ConfigArguments config;
   std::string run_folder, resume = "auto";
   int ranks = 1;
+  int64_t parent = 0;
 };
+
+// A run of a study saves and stops when the study is killed, as if it had been sent SIGTERM itself.
+void end_with(pid_t parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) ::raise(SIGTERM);  // it died before
+}
 
 }  // namespace
 
@@ -30,7 +41,9 @@ Action define_train(Arguments& app) {
   app.add_option("--ranks", options->ranks,
                  "Start this many ranks as threads: parallel.data x parallel.context of the config")
       .type_name("N");
+  app.add_option("--with-parent", options->parent, "Process that this one stops with").hidden();
   return [options](Console& console, const Extensions& extensions) {
+    if (options->parent > 0) end_with(static_cast<pid_t>(options->parent));
     if (options->ranks < 1)
       throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": there are no such ranks.",
                                 "Use 1 or more.");

@@ -1,0 +1,150 @@
+// weft ablate GRID [--out DIR] [--jobs N] [--only axis=arm]... [--dry-run]: a study, from its grid to its report.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "trainers/command/arguments.h"
+#include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
+#include "trainers/console/console.h"
+#include "trainers/console/progress.h"
+#include "trainers/console/stop_signal.h"
+#include "trainers/run/session.h"
+#include "trainers/study/match.h"
+#include "trainers/study/study_report.h"
+#include "weft/core/parallel.h"
+#include "weft/io/files.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::cli {
+
+namespace {
+
+using config::ConfigError;
+
+struct Options {
+  std::string grid, out;
+  std::vector<std::string> only;
+  int jobs = 0;
+  bool is_dry = false;
+};
+
+// One process at a time works on a study; the lock ends with the process.
+class StudyLock {
+ public:
+  explicit StudyLock(const std::string& folder)
+      : descriptor_(::open((folder + "/lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
+    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    const std::string why = errno == EWOULDBLOCK
+                                ? "another process works on this study."
+                                : str("cannot be locked: ", std::string_view(std::strerror(errno)), ".");
+    if (descriptor_ >= 0) ::close(descriptor_);
+    throw ConfigError(folder + ": " + why, "Wait for it, or give this study --out of its own.");
+  }
+  ~StudyLock() { ::close(descriptor_); }
+  StudyLock(const StudyLock&) = delete;
+  StudyLock& operator=(const StudyLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+// A folder holds one study: its cells are known by their configs, but the report is of one grid.
+void claim_folder(const std::string& folder, const study::Grid& grid) {
+  const std::string file = folder + "/grid.txtpb";
+  if (!io::file_exists(file)) io::write_file_atomically(file, grid.text);
+  else if (io::read_file(file) != grid.text)
+    throw ConfigError(str(folder, " holds the study of another grid than ", grid.file, "."),
+                      "Give this one --out of its own, or write its text over " + file +
+                          " to add to what is there: cells whose config "
+                          "is the same are not run again.");
+}
+
+// Those cells whose arm is named by every --only axis=arm.
+std::vector<study::Cell> chosen(const std::vector<study::Cell>& cells, const study::Arms& arms,
+                                const std::vector<std::string>& only) {
+  std::vector<study::Cell> kept;
+  for (const study::Cell& cell : cells) {
+    const std::string name = "," + arms.all[cell.combination].name + ",";
+    if (std::ranges::all_of(only,
+                            [&](const std::string& arm) { return name.find("," + arm + ",") != std::string::npos; }))
+      kept.push_back(cell);
+  }
+  if (kept.empty())
+    throw ConfigError("weft ablate: no arm has " + config::join(only, " and ") + ".",
+                      "Write --only AXIS=ARM as in the grid.");
+  return kept;
+}
+
+std::string plan_text(const study::Grid& grid, const study::Arms& arms, const std::vector<study::Cell>& cells,
+                      int jobs) {
+  std::string text = fmt::format("study {}: {} arms x {} seeds, {} runs of {} threads, {} at a time\n", grid.name,
+                                 arms.all.size(), grid.seeds.size(), cells.size(), grid.threads, jobs);
+  double flops = 0;
+  for (const study::Cell& cell : cells) {
+    const study::Combination& arm = arms.all[cell.combination];
+    flops += arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
+  }
+  for (const study::Combination& arm : arms.all)
+    text += fmt::format("{:<32} {:>10} parameters without embeddings{}, {:.3f} MFLOP per token, {} tokens\n", arm.name,
+                        arm.params, arm.matched_ffn ? fmt::format(" (ffn width {})", arm.matched_ffn) : "",
+                        arm.flops_per_token / 1e6, arm.experiment.train().tokens());
+  return text + fmt::format("{:.3g} PFLOP without the output head\n", flops / 1e15);
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  const study::Grid grid = study::read_grid(options.grid);
+  study::Arms arms = study::resolve_arms(grid, extensions);
+  study::count_and_match(grid, arms, extensions);
+  const std::vector<study::Cell> cells = study::cells_of(grid, arms);
+  const int cores = num_threads(),
+            jobs = options.jobs ? options.jobs : std::max(1, cores / static_cast<int>(grid.threads));
+  const std::vector<study::Cell> some = options.only.empty() ? cells : chosen(cells, arms, options.only);
+  if (options.is_dry) {
+    console.result(plan_text(grid, arms, some, jobs));
+    return kSuccess;
+  }
+  const std::string folder = options.out.empty() ? "studies/" + grid.name : options.out;
+  io::make_folders(folder);
+  const StudyLock lock(folder);
+  claim_folder(folder, grid);
+  train::StopSignal signals(console.verbosity() != Verbosity::quiet);
+  train::StopSignal::waits_for("saving the runs at work; the same command goes on");
+  study::run_cells(grid, some,
+                   {.program = "/proc/self/exe",
+                    .folder = folder,
+                    .jobs = jobs,
+                    .is_stopping = train::StopSignal::was_raised,
+                    .say = [&](std::string_view line) { console.message(line); }});
+  std::vector<std::optional<study::CellResult>> results;
+  for (const study::Cell& cell : cells) results.push_back(study::stored_result(folder, cell));
+  const study::StudyReport report = study::report_of(grid, arms, cells, results);
+  io::write_file_atomically(folder + "/report.txt", report.text);
+  io::write_file_atomically(folder + "/report.json", report.json);
+  console.result(console.is_json() ? report.json : report.text);
+  if (train::StopSignal::was_raised()) return kStopped;
+  return report.num_lost > 0 ? kFailure : kSuccess;
+}
+
+}  // namespace
+
+Action define_ablate(Arguments& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("GRID", options->grid, "Grid of the study: arms x values x seeds").required().type_name("GRID");
+  app.add_option("--out", options->out, "Folder of the study; default studies/<name>").type_name("DIR");
+  app.add_option("--jobs", options->jobs, "Runs at a time; default: as many as their threads have cores")
+      .range(int64_t{1}, int64_t{4096})
+      .type_name("N");
+  app.add_option("--only", options->only, "Only runs of this arm, such as gate=none; may be given several times")
+      .repeated()
+      .type_name("AXIS=ARM");
+  app.add_flag("--dry-run", options->is_dry, "Say what would be run");
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

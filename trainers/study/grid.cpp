@@ -1,0 +1,195 @@
+#include "trainers/study/grid.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "trainers/config/grid.pb.h"
+#include "trainers/config/text_reader.h"
+#include "weft/io/files.h"
+
+namespace weft::study {
+
+namespace {
+
+using config::ConfigError;
+
+// Names stand in folder names and in tables.
+void check_name(const std::string& file, const std::string& what, const std::string& name) {
+  const bool is_plain = !name.empty() && name[0] != '.' && name.size() <= 60 && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+           c == '.' || c == '+';
+  });
+  if (!is_plain)
+    throw ConfigError(str(file, ": ", what, " has the name '", name, "'."),
+                      "Use up to 60 letters, digits, '_', '-', '+' and '.'.");
+}
+
+template <class Range, class Name>
+void check_different(const std::string& file, const std::string& what, const Range& all, const Name& name_of) {
+  std::set<std::string> seen;
+  for (const auto& one : all)
+    if (!seen.insert(name_of(one)).second)
+      throw ConfigError(str(file, ": ", what, " ", name_of(one), " stands there twice."), "Give each once.");
+}
+
+GridAxis axis_of(const std::string& file, const config::Axis& in) {
+  check_name(file, "an axis", in.name());
+  GridAxis axis{.name = in.name(), .arms = {}};
+  const bool has_values = in.has_path() || in.value_size() > 0;
+  if (has_values == (in.arm_size() > 0) || (has_values && (!in.has_path() || in.value_size() == 0)))
+    throw ConfigError(
+        str(file, ": axis ", in.name(), " needs arms, or a path with values, and has ", in.arm_size(), " arms, ",
+            in.has_path() ? "a" : "no", " path and ", in.value_size(), " values."),
+        "Write arm { name: \"..\" set: \"path=value\" } for each arm, or path: \"..\" value: \"..\" value: \"..\".");
+  for (const config::Arm& arm : in.arm()) axis.arms.push_back({arm.name(), {arm.set().begin(), arm.set().end()}});
+  for (const std::string& value : in.value()) axis.arms.push_back({value, {in.path() + "=" + value}});
+  for (const GridArm& arm : axis.arms) check_name(file, "an arm of axis " + in.name(), arm.name);
+  check_different(file, "axis " + in.name() + ": arm", axis.arms, [](const GridArm& arm) { return arm.name; });
+  return axis;
+}
+
+// The arms that "gate=none,lr=1e-3" names; the first arm of an axis that is not named.
+std::vector<size_t> baseline_of(const Grid& grid, const std::string& text) {
+  std::vector<size_t> arms(grid.axes.size(), 0);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size()), equals = text.find('=', begin);
+    const std::string axis = text.substr(begin, std::min(equals, end) - begin);
+    const std::string arm = equals < end ? text.substr(equals + 1, end - equals - 1) : "";
+    const auto found = std::ranges::find(grid.axes, axis, &GridAxis::name);
+    std::vector<std::string> names;
+    if (found == grid.axes.end()) {
+      for (const GridAxis& a : grid.axes) names.push_back(a.name);
+      config::check_choice(grid.file + ": baseline:", axis, names, "axis");
+    }
+    for (const GridArm& a : found->arms) names.push_back(a.name);
+    config::check_choice(str(grid.file, ": baseline: ", axis, "="), arm, names, "arm");
+    arms[static_cast<size_t>(found - grid.axes.begin())] =
+        static_cast<size_t>(std::ranges::find(found->arms, arm, &GridArm::name) - found->arms.begin());
+    begin = end + 1;
+  }
+  return arms;
+}
+
+// "data.train[0].path: a.txt and b.txt", or "" where both see the same batches.
+std::string other_batches(const config::Experiment& a, const config::Experiment& b) {
+  for (const config::Difference& d : config::differences(a, b)) {
+    const bool decides = d.path.starts_with("data.") || d.path == "seed" || d.path == "model.context" ||
+                         d.path == "train.tokens_per_step" || d.path.starts_with("eval.");
+    if (decides)
+      return str(d.path, " is ", d.a.empty() ? "not set" : d.a, " in one and ", d.b.empty() ? "not set" : d.b,
+                 " in the other");
+  }
+  return {};
+}
+
+}  // namespace
+
+Grid read_grid(const std::string& file) {
+  if (!io::file_exists(file) || io::is_folder(file))
+    throw ConfigError(file + (io::is_folder(file) ? ": is a folder." : ": no such file."),
+                      "Name a grid: see weft ablate --help.");
+  Grid grid{.file = file, .text = io::read_file(file, uint64_t{1} << 20)};
+  config::Grid in;
+  const std::filesystem::path path = std::filesystem::absolute(file);
+  config::read_text(in, grid.text, {file, true, "", path.parent_path().string()}, nullptr);
+  grid.name = in.has_name() ? in.name() : path.stem().string();
+  check_name(file, "the study", grid.name);
+  if (!in.has_base())
+    throw ConfigError(file + ": base is not set.", "Name the config that all runs start from: base: \"run.txtpb\".");
+  grid.base = in.base();
+  grid.seeds.assign(in.seeds().begin(), in.seeds().end());
+  if (grid.seeds.empty())
+    throw ConfigError(file + ": there are no seeds.", "Write seeds: 1 seeds: 2 seeds: 3; intervals need three.");
+  check_different(file, "seed", grid.seeds, [](int64_t seed) { return str(seed); });
+  for (const config::Axis& axis : in.axis()) grid.axes.push_back(axis_of(file, axis));
+  if (grid.axes.empty())
+    throw ConfigError(file + ": there is no axis, so nothing is compared.",
+                      "Add axis { name: \"..\" arm {..} arm {..} }.");
+  check_different(file, "axis", grid.axes, [](const GridAxis& axis) { return axis.name; });
+  grid.set.assign(in.set().begin(), in.set().end());
+  grid.baseline = baseline_of(grid, in.baseline());
+  grid.metrics.assign(in.compare().metric().begin(), in.compare().metric().end());
+  if (grid.metrics.empty()) grid.metrics = {"val/loss"};
+  check_different(file, "metric", grid.metrics, [](const std::string& metric) { return metric; });
+  grid.confidence = in.compare().has_confidence() ? in.compare().confidence() : 0.95;
+  if (!(grid.confidence > 0 && grid.confidence < 1))
+    throw ConfigError(str(file, ": compare.confidence is ", grid.confidence, "."),
+                      "It lies between 0 and 1, such as 0.95.");
+  grid.effect = in.compare().effect();
+  if (!(grid.effect >= 0 && std::isfinite(grid.effect)))
+    throw ConfigError(str(file, ": compare.effect is ", grid.effect, "."), "It is the size of a difference, above 0.");
+  if (in.has_match()) {
+    Match& match = grid.match.emplace();
+    if (in.match().has_parameters()) match.parameters = in.match().parameters();
+    if (in.match().has_multiple()) match.multiple = in.match().multiple();
+    if (!(match.parameters > 0 && match.parameters < 1) || match.multiple < 1)
+      throw ConfigError(str(file, ": match has parameters ", match.parameters, " and multiple ", match.multiple, "."),
+                        "parameters is a share between 0 and 1, such as 0.01, and multiple 1 or more.");
+  }
+  grid.threads = in.has_threads() ? in.threads() : 1;
+  if (grid.threads < 1) throw ConfigError(str(file, ": threads is ", grid.threads, "."), "Use 1 or more.");
+  return grid;
+}
+
+Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
+  Arms arms;
+  std::vector<size_t> at(grid.axes.size(), 0);
+  for (bool is_done = false; !is_done;) {
+    Combination one{.arms = at, .name = {}, .overrides = grid.set};
+    for (size_t a = 0; a < at.size(); ++a) {
+      const GridArm& arm = grid.axes[a].arms[at[a]];
+      one.name += str(a > 0 ? "," : "", grid.axes[a].name, "=", arm.name);
+      one.overrides.insert(one.overrides.end(), arm.set.begin(), arm.set.end());
+    }
+    for (const std::string& override : one.overrides)
+      if (override.starts_with("seed="))
+        throw ConfigError(str(grid.file, ": ", one.name, " sets the seed."),
+                          "Give seeds to the grid: all arms run with each of them.");
+    one.overrides.push_back(str("train.threads=", grid.threads));
+    try {
+      std::vector<std::string> with_seed = one.overrides;
+      with_seed.push_back(str("seed=", grid.seeds[0]));
+      config::Loaded loaded = config::read(grid.base, with_seed);
+      loaded.own = own;
+      config::resolve(loaded);
+      one.experiment = loaded.experiment;
+    } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
+    if (at == grid.baseline) arms.baseline = arms.all.size();
+    arms.all.push_back(std::move(one));
+    size_t axis = at.size();
+    while (axis > 0 && ++at[axis - 1] == grid.axes[axis - 1].arms.size()) at[--axis] = 0;
+    is_done = axis == 0;
+  }
+  const Combination& baseline = arms.all[arms.baseline];
+  for (const Combination& one : arms.all)
+    if (const std::string other = other_batches(baseline.experiment, one.experiment); !other.empty())
+      throw ConfigError(
+          str(grid.file, ": ", baseline.name, " and ", one.name, " would see other batches: ", other, "."),
+          "Runs of a seed are compared on the same data; study other data in a grid of its own.");
+  return arms;
+}
+
+std::vector<Cell> cells_of(const Grid& grid, const Arms& arms) {
+  std::vector<Cell> cells;
+  for (int64_t seed : grid.seeds)  // so that a study that is stopped early has whole seeds
+    for (size_t c = 0; c < arms.all.size(); ++c) {
+      const Combination& one = arms.all[c];
+      config::Experiment experiment = one.experiment;
+      experiment.set_seed(seed);
+      experiment.clear_name();
+      const uint64_t checksum = io::xxh3_64(config::to_text(experiment));
+      Cell cell{.combination = c,
+                .seed = seed,
+                .folder = fmt::format("{},seed={}-{:08x}", one.name, seed, checksum >> 32),
+                .overrides = one.overrides};
+      cell.overrides.push_back(str("seed=", seed));
+      cells.push_back(std::move(cell));
+    }
+  return cells;
+}
+
+}  // namespace weft::study
