@@ -1,6 +1,7 @@
 // Memory of devices and the order of their work.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <future>
@@ -121,6 +122,35 @@ TEST(AllocatorOnDevices, OutOfMemoryNamesSizesAndLeavesTheDeviceUsable) {
                            {"[70368744177664] u8", "out of memory", "bytes asked for", "on cuda:0", "use a smaller"}));
   EXPECT_EQ(allocator(kDevice).stats().current_bytes, before.current_bytes);
   EXPECT_EQ(Tensor::full({1}, 3, kF32, kDevice).item(), 3);
+}
+
+// What another thread drops comes back to the thread that took it, and is written again only when the other one's kernels have read it.
+TEST(AllocatorOnDevices, ABlockThatAnotherThreadFreesIsUsedAgainAfterItsWork) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  constexpr int64_t kCount = int64_t{1} << 22;
+  constexpr int kCopies = 50;
+  for (int round = 0; round < 4; ++round) {
+    Tensor x = Tensor::full({kCount}, round, kF32, kDevice);
+    const void* block = x.raw();
+    Event is_filled(kDevice);
+    is_filled.record();
+    Tensor last;
+    std::promise<void> is_dropped, is_taken;
+    std::thread other([&, x = std::exchange(x, {})]() mutable {
+      is_filled.wait();
+      for (int i = 0; i < kCopies; ++i) last = Tensor::zeros({kCount}, kF32, kDevice), last.set_bytes(x);
+      x = {};
+      is_dropped.set_value();
+      is_taken.get_future().wait();  // the end of a thread waits for its work
+    });
+    is_dropped.get_future().wait();
+    const Tensor next = Tensor::full({kCount}, -1, kF32, kDevice);
+    is_taken.set_value();
+    other.join();
+    EXPECT_EQ(next.raw(), block);
+    const std::vector<float> values = last.to_vector<float>();
+    EXPECT_EQ(std::count(values.begin(), values.end(), static_cast<float>(round)), kCount);
+  }
 }
 
 // Each has a stream of its own, and free blocks of its own.

@@ -1,5 +1,8 @@
 // The caching allocator of one GPU. Blocks are ordered by stream: what a thread frees may be handed out again to the same
-// thread at once, because its work runs in order; other threads get blocks of their own. Plain device memory, never managed.
+// thread at once, because its work runs in order; other threads get blocks of their own. A block that another thread frees, such as a
+// message of a rank, goes back to its own thread with an event of the other one, which the next work on the block comes after. No CPU
+// thread waits for that. Plain device memory, never managed.
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
@@ -18,7 +21,10 @@ constexpr int kGuard = 0xA5;
 
 struct CudaStorage : Storage {
   cudaStream_t stream = nullptr;
+  std::unique_ptr<Event> last_use = {};  // by another thread than the stream's, while the block is free
 };
+// Free blocks among which one is looked for that nobody uses any more.
+constexpr ptrdiff_t kMostLooks = 8;
 
 class CudaAllocator final : public Allocator {
  public:
@@ -31,6 +37,7 @@ class CudaAllocator final : public Allocator {
     size_t index = class_of_size(bytes + (is_guarded ? kGuardBytes : 0));
     CudaStorage* storage = take(stream, index);
     if (!storage) storage = from_system(stream, size_of_class(index));
+    if (storage->last_use) wait_for_last_use(*storage);
     storage->bytes = bytes;
     storage->references.store(1, std::memory_order_relaxed);
     storage->version.store(0, std::memory_order_relaxed);
@@ -49,12 +56,16 @@ class CudaAllocator final : public Allocator {
     // After a fault of a kernel nothing can be asked, and the memory is as good as gone: this is a destructor, and somebody else has
     // the Error.
     bool is_broken = false;
+    std::unique_ptr<Event> last_use;
     try {
       is_broken = storage->is_guarded && !guard_holds(*storage);
-      // The last user was another thread: the block may go back only when its work is done.
-      if (cudaStream_t mine = cuda::stream(device_); mine != storage->stream) cudaStreamSynchronize(mine);
+      if (cuda::stream(device_) != storage->stream) {
+        last_use = spare_event();
+        last_use->record();
+      }
     } catch (const Error&) {}
     std::lock_guard lock(mutex_);
+    storage->last_use = std::move(last_use);
     if (is_broken) book_.guard_broke();
     book_.released(storage);
     free_[{storage->stream, class_of_size(storage->capacity)}].push_back(storage);
@@ -87,9 +98,33 @@ class CudaAllocator final : public Allocator {
     std::lock_guard lock(mutex_);
     auto list = free_.find({stream, index});
     if (list == free_.end() || list->second.empty()) return nullptr;
-    CudaStorage* storage = list->second.back();
-    list->second.pop_back();
+    std::vector<CudaStorage*>& blocks = list->second;
+    const auto end = blocks.rbegin() + std::min(std::ssize(blocks), kMostLooks);
+    const auto unused = std::find_if(blocks.rbegin(), end, [](const CudaStorage* storage) {
+      return !storage->last_use || storage->last_use->is_reached();
+    });
+    if (unused != end) std::iter_swap(unused, blocks.rbegin());
+    CudaStorage* storage = blocks.back();
+    blocks.pop_back();
     return storage;
+  }
+
+  std::unique_ptr<Event> spare_event() {
+    {
+      std::lock_guard lock(mutex_);
+      if (!spare_events_.empty()) {
+        std::unique_ptr<Event> event = std::move(spare_events_.back());
+        spare_events_.pop_back();
+        return event;
+      }
+    }
+    return std::make_unique<Event>(Device::cuda(device_));
+  }
+  // This thread's later work comes after it.
+  void wait_for_last_use(CudaStorage& storage) {
+    storage.last_use->wait();
+    std::lock_guard lock(mutex_);
+    spare_events_.push_back(std::move(storage.last_use));
   }
 
   CudaStorage* from_system(cudaStream_t stream, size_t capacity) {
@@ -132,6 +167,7 @@ class CudaAllocator final : public Allocator {
   const int device_;
   mutable std::mutex mutex_;
   std::map<std::pair<cudaStream_t, size_t>, std::vector<CudaStorage*>> free_;
+  std::vector<std::unique_ptr<Event>> spare_events_;
   MemoryBook book_;
 };
 
