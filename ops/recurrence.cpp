@@ -1,10 +1,12 @@
 // The gated linear recurrence: checks, then kernels of the CPU (ops/cpu/recurrence/).
 #include "weft/ops/recurrence.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/cpu/recurrence/kernels.h"
 #include "ops/recurrence_input.h"
+#include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"
 
@@ -176,7 +178,11 @@ RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, co
     grads.dstate = Tensor::empty(input.state.shape(), wide, Device::cpu());
     p.dstate = grads.dstate.mutable_raw();
   }
-  call.run([&]<class Kernels>() { Kernels::backward(p); });
+  call.run([&]<class Kernels>() {
+    const int64_t workers = std::min<int64_t>(num_threads(), p.batch * p.key_heads);
+    Tensor states = Tensor::empty({workers, Kernels::states_size(p)}, wide, Device::cpu());
+    Kernels::backward(p, states.mutable_raw(), workers);
+  });
   if (wants.q) grads.dq = cast(grads.dq, dtype);
   if (wants.k) grads.dk = cast(grads.dk, dtype);
   if (of_heads.defined()) grads.dlog_decay = cast(sum(of_heads, 0), wide);

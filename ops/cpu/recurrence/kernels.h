@@ -46,7 +46,9 @@ struct RecurrenceProblem {
 template <Isa I, class T>
 struct RecurrenceKernels {
   static void forward(const RecurrenceProblem& problem);
-  static void backward(const RecurrenceProblem& problem);
+  // `states` is memory for the states of the heads that are at work: `workers` times states_size() numbers.
+  static void backward(const RecurrenceProblem& problem, void* states, int64_t workers);
+  static int64_t states_size(const RecurrenceProblem& problem);
 };
 
 }  // namespace weft::cpu
