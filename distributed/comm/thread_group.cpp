@@ -86,23 +86,28 @@ std::shared_ptr<Message> ThreadGroup::send(int from, int to, const Tensor& tenso
   std::lock_guard lock(mutex_);
   require_running();
   auto message = std::make_shared<Message>(Message{tensor});
-  mail_[{from, to}].push_back(message);
+  Mail& mail = mail_[{from, to}];
+  mail.messages.emplace(mail.num_sent++, message);
   changed_.notify_all();
   return message;
 }
 
-void ThreadGroup::receive(int from, int to, Tensor& into) {
+uint64_t ThreadGroup::expect(int from, int to) {
+  std::lock_guard lock(mutex_);
+  return mail_[{from, to}].num_expected++;
+}
+
+void ThreadGroup::receive(int from, int to, uint64_t number, Tensor& into) {
   std::shared_ptr<Message> message;
   {
     std::unique_lock lock(mutex_);
-    std::deque<std::shared_ptr<Message>>& box = mail_[{from, to}];
+    std::map<uint64_t, std::shared_ptr<Message>>& messages = mail_[{from, to}].messages;
     wait(
-        lock, to, nullptr, from, [&] { return !box.empty(); },
+        lock, to, nullptr, from, [&] { return messages.contains(number); },
         [&] {
           return str("rank ", to, " waited ", timeout_s_, " s to receive ", into, " from rank ", from, at_path());
         });
-    message = box.front();
-    box.pop_front();
+    message = std::move(messages.extract(number).mapped());
   }
   const Tensor& sent = message->tensor;
   if (sent.dtype() != into.dtype() || sent.num_elements() != into.num_elements()) {

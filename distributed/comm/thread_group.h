@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -47,7 +46,10 @@ class ThreadGroup {
   void wait_for_all(int rank) { gather(rank, "in a collective"); }
 
   std::shared_ptr<Message> send(int from, int to, const Tensor& tensor);
-  void receive(int from, int to, Tensor& into);  // waits for the message
+  // The number of the next message of `from` that nobody else has asked for, and the wait for it. So messages are taken in the order in which
+  // exchanges were started, whichever of them is waited for first.
+  uint64_t expect(int from, int to);
+  void receive(int from, int to, uint64_t number, Tensor& into);
   void wait_until_taken(int rank, int to, const Message& message);
 
   // The group of the ranks with `color`, made by the first of them.
@@ -73,7 +75,11 @@ class ThreadGroup {
   std::condition_variable changed_;
   std::vector<Visit> visits_;
   std::vector<uint64_t> arrivals_;  // how often each rank has come to gather()
-  std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> mail_;  // from, to
+  struct Mail {
+    uint64_t num_sent = 0, num_expected = 0;
+    std::map<uint64_t, std::shared_ptr<Message>> messages = {};  // by number, those that are not taken
+  };
+  std::map<std::pair<int, int>, Mail> mail_;  // from, to
   std::map<std::pair<uint64_t, int>, std::shared_ptr<ThreadGroup>> children_;
   std::optional<std::string> aborted_;
 };

@@ -24,11 +24,12 @@ void copy(void* to, const void* from, int64_t bytes) {
 class ThreadTransfer final : public Transfer {
  public:
   ThreadTransfer(ThreadGroup& group, int rank, std::span<const Send> sends, std::span<const Receive> receives)
-      : group_(group), rank_(rank), receives_(receives.begin(), receives.end()) {
+      : group_(group), rank_(rank) {
+    for (const Receive& r : receives) receives_.emplace_back(r, group.expect(r.peer, rank));
     for (const Send& s : sends) sent_.emplace_back(s.peer, group.send(rank, s.peer, s.tensor));
   }
   void wait() override {
-    for (Receive& r : receives_) group_.receive(r.peer, rank_, r.tensor);
+    for (auto& [receive, number] : receives_) group_.receive(receive.peer, rank_, number, receive.tensor);
     for (const auto& [peer, message] : sent_) group_.wait_until_taken(rank_, peer, *message);
     receives_.clear();
     sent_.clear();
@@ -37,7 +38,7 @@ class ThreadTransfer final : public Transfer {
  private:
   ThreadGroup& group_;
   int rank_;
-  std::vector<Receive> receives_;
+  std::vector<std::pair<Receive, uint64_t>> receives_;  // with the numbers of their messages
   std::vector<std::pair<int, std::shared_ptr<Message>>> sent_;
 };
 

@@ -144,6 +144,22 @@ TEST(Communicator, WorkGoesOnWhileMessagesAreOnTheirWayAndTheyArriveInTheirOrder
   });
 }
 
+TEST(Communicator, MessagesBelongToTheExchangeThatWasStartedFirstWhicheverIsWaitedForFirst) {
+  for (int ranks : rank_counts())
+    run_ranks(ranks, [&](Communicator& comm) {
+      const int next = (comm.rank() + 1) % ranks, previous = (comm.rank() + ranks - 1) % ranks;
+      std::vector<Tensor> got;
+      std::vector<std::unique_ptr<Transfer>> transfers;
+      for (int i = 0; i < 3; ++i) {
+        got.push_back(Tensor::empty({1}));
+        transfers.push_back(comm.start_exchange(std::vector<Send>{{Tensor::full({1}, 10 * comm.rank() + i), next}},
+                                                std::vector<Receive>{{got.back(), previous}}));
+      }
+      for (size_t i : {2u, 0u, 1u}) transfers[i]->wait();
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(got[static_cast<size_t>(i)].item(), 10 * previous + i);
+    });
+}
+
 TEST(Communicator, TheExampleOfDocsRanksLaunchSumsTheRanks) {
   for (int ranks : rank_counts())
     run_ranks(ranks, [&](Communicator& comm) {
