@@ -2,6 +2,7 @@
 // weft/ops/attention_core.h and weft/nn/attend_with.h, kernel code for attention with functors of your own.
 #pragma once
 
+#include "weft/autograd/attention_merge.h"
 #include "weft/autograd/depth.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/gradient_check.h"

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/support/random.h"
+#include "weft/autograd/attention_merge.h"
 #include "weft/autograd/functions.h"
 #include "weft/autograd/recompute.h"
 #include "weft/ops/elementwise.h"
@@ -245,6 +246,11 @@ inline std::vector<Row> layer_rows() {
        [](In in) {
          return attend(in[0], in[1], in[2], {positions(1, 6)}, {positions(1, 6)},
                        {.dropout = 0.3, .dropout_rng = Rng(9)})[0];
+       }},
+      {"merge",
+       {{2, 3, 2, 4}, {2, 3, 2}, {2, 3, 2, 4}, {2, 3, 2}},
+       [](In in) {
+         return both(merge({in[0], not_bf16(in[1])}, {in[2], not_bf16(in[3])}));
        }},
       {"cross_entropy",
        {{4, 5}},
