@@ -20,10 +20,12 @@ std::array<Var, 2> merge(const std::array<Var, 2>& given_a, const std::array<Var
                       lse = Saved(merged.lse)](std::span<const Tensor> dys, Wants) {
     const Tensor& y = out.get();
     const Tensor dout = dys[0].defined() ? dys[0] : Tensor::zeros(y.shape(), y.dtype(), y.device());
-    auto [da, db] = ops::merge_backward(dout, dys[1], {out_a.get(), lse_a.get()}, {out_b.get(), lse_b.get()}, {y, lse.get()});
+    auto [da, db] =
+        ops::merge_backward(dout, dys[1], {out_a.get(), lse_a.get()}, {out_b.get(), lse_b.get()}, {y, lse.get()});
     return Grads{da.out, da.lse, db.out, db.lse};
   };
-  return record("merge", std::array<Tensor, 2>{merged.out, merged.lse}, {a[0], a[1], b[0], b[1]}, std::move(backward_of));
+  return record("merge", std::array<Tensor, 2>{merged.out, merged.lse}, {a[0], a[1], b[0], b[1]},
+                std::move(backward_of));
 }
 
 }  // namespace weft

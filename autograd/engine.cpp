@@ -23,6 +23,7 @@ using autograd::Output;
 using autograd::Outside;
 
 thread_local bool recording = true;
+thread_local int no_grads = 0;
 thread_local bool checks_anomalies = false;
 
 std::string name_of(const NodeHeader& h) {
@@ -248,8 +249,14 @@ void backward(const Var& root, const Tensor& seed, const BackwardOptions& option
   run_from({&root, 1}, {&start, 1}, options, nullptr);
 }
 
-NoGrad::NoGrad() : outer_(recording) { recording = false; }
-NoGrad::~NoGrad() { recording = outer_; }
+NoGrad::NoGrad() : outer_(recording) {
+  recording = false;
+  ++no_grads;
+}
+NoGrad::~NoGrad() {
+  recording = outer_;
+  --no_grads;
+}
 bool is_recording() { return recording; }
 
 void set_anomaly_mode(bool is_on) { checks_anomalies = is_on; }
@@ -258,6 +265,7 @@ bool anomaly_mode() { return checks_anomalies; }
 namespace autograd {
 
 bool set_recording(bool is_on) { return std::exchange(recording, is_on); }
+int num_no_grads() { return no_grads; }
 
 void backward_through(std::span<const Var> roots, std::span<const Tensor> seeds, Outside& outside) {
   run_from(roots, seeds, {}, &outside);

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
@@ -66,8 +67,12 @@ std::array<Var, 2> context_attention(const dist::ContextRanks& ranks, dist::Sche
   ops::AttentionOptions options = given_options;
   if (bias.query.defined()) options.score.query_bias = bias.query.value();
   if (bias.key.defined()) options.score.key_bias = bias.key.value();
-  ops::Attention result =
-      dist::context_attention(ranks, scheme, q_BnHK.value(), k_BnGK.value(), v_BnGV.value(), here, options, *plan);
+  const std::vector<Tensor> kept_result = kept_by_recompute("context_attention", [&] {
+    ops::Attention y =
+        dist::context_attention(ranks, scheme, q_BnHK.value(), k_BnGK.value(), v_BnGV.value(), here, options, *plan);
+    return std::vector<Tensor>{y.out, y.lse};
+  });
+  const ops::Attention result{kept_result[0], kept_result[1]};
   auto backward_of = [ranks, scheme, plan, q = Saved(q_BnHK.value()), k = Saved(k_BnGK.value()),
                       v = Saved(v_BnGV.value()), out = Saved(result.out), lse = Saved(result.lse),
                       kept = std::array{Saved(here.positions), Saved(here.documents), Saved(options.score.alibi_slopes),

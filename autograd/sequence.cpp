@@ -2,6 +2,7 @@
 #include "weft/ops/sequence.h"
 
 #include "weft/autograd/functions.h"
+#include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/ops/elementwise.h"
 
@@ -31,7 +32,11 @@ std::array<Var, 2> attend(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSG
   ops::AttentionOptions options = given_options;
   if (bias.query.defined()) options.score.query_bias = bias.query.value();
   if (bias.key.defined()) options.score.key_bias = bias.key.value();
-  ops::Attention result = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
+  const std::vector<Tensor> kept_result = kept_by_recompute("attend", [&] {
+    ops::Attention y = ops::attend(q_BTHK.value(), k_BSGK.value(), v_BSGV.value(), queries, keys, options);
+    return std::vector<Tensor>{y.out, y.lse};
+  });
+  const ops::Attention result{kept_result[0], kept_result[1]};
   auto backward_of = [q = Saved(q_BTHK.value()), k = Saved(k_BSGK.value()), v = Saved(v_BSGV.value()),
                       out = Saved(result.out), lse = Saved(result.lse),
                       kept = std::array{Saved(queries.positions), Saved(queries.documents), Saved(keys.positions),

@@ -66,6 +66,7 @@ class Leaf final : public Node {
 };
 
 bool set_recording(bool is_on);  // returns what it was
+int num_no_grads();              // that live on this thread
 uint64_t upcoming_sequence();    // of the next node
 
 // While one lives and nothing is recorded, what functions read of the tape: what a first forward captured.

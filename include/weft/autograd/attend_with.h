@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/ops/attention_core.h"
 #include "weft/ops/elementwise.h"
@@ -19,7 +20,11 @@ std::array<Var, 2> attend_with(const Mask& mask, const Score& score, Normaliser 
                                const Var& k_BSGK, const Var& v_BSGV, const ops::AttentionTokens& queries,
                                const ops::AttentionTokens& keys, const ops::AttentionOptions& options) {
   const Tensor &q = q_BTHK.value(), &k = k_BSGK.value(), &v = v_BSGV.value();
-  ops::Attention result = ops::attend_with(mask, score, normaliser, q, k, v, queries, keys, options);
+  const std::vector<Tensor> kept_result = kept_by_recompute("attend_with", [&] {
+    ops::Attention y = ops::attend_with(mask, score, normaliser, q, k, v, queries, keys, options);
+    return std::vector<Tensor>{y.out, y.lse};
+  });
+  const ops::Attention result{kept_result[0], kept_result[1]};
   ops::AttentionOptions own = options;
   own.normaliser = Normaliser::kHasStatistic ? ops::Normaliser::softmax : ops::Normaliser::sum;
   auto backward_of = [mask, score, normaliser, queries, keys, own, q = Saved(q), k = Saved(k), v = Saved(v),
