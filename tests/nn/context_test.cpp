@@ -6,9 +6,12 @@
 #include <mutex>
 
 #include "src/nn/mixing/mixing.h"
+#include "tests/distributed/counting_communicator.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/data/spread.h"
+#include "weft/distributed/choose_scheme.h"
+#include "weft/nn/mixers/compositions.h"
 #include "weft/nn/tokens.h"
 #include "weft/ops/elementwise.h"
 
@@ -206,6 +209,78 @@ TEST(Context, NeighboursBehindAToken) {
       if (has_next) { ASSERT_EQ(ids[place + 1], id + 1); }
     }
   });
+}
+
+// The latent and its gradient, or keys and values of heads and theirs: whatever has fewer bytes.
+TEST(Context, MultiHeadLatentAttentionSendsTheFormWithFewerBytes) {
+  constexpr int64_t kTokens = 24, kDim = 16;
+  struct Row {
+    MlaOptions options;
+    dist::Scheme scheme;
+    int ranks;
+    bool sends_latent;
+  };
+  const MlaOptions many{.heads = 4, .head_dim = 6, .rope_dim = 4, .kv_rank = 10},
+      one{.heads = 1, .head_dim = 4, .rope_dim = 2, .kv_rank = 12};
+  for (const Row& row : {Row{many, dist::Scheme::ring, 2, true}, Row{many, dist::Scheme::all_gather, 3, true},
+                         Row{many, dist::Scheme::ulysses, 4, false}, Row{one, dist::Scheme::ring, 3, false}}) {
+    SCOPED_TRACE(str(to_string(row.scheme), ", ", row.options.heads, " heads, ", row.ranks, " ranks"));
+    const int64_t n = kTokens / row.ranks, H = row.options.heads, N = row.options.head_dim, R = row.options.rope_dim,
+                  C = row.options.kv_rank;
+    const Tensor x_all = random_normal({1, kTokens, kDim}, "x", kF64),
+                 dy = random_normal({1, kTokens, kDim}, "dy", kF64);
+    auto run = [&](const ContextGroup* group) {
+      const int64_t first = group ? group->tokens->rank() * n : 0, count = group ? n : kTokens;
+      auto mixer = row.options({.dim = kDim, .context = kTokens, .std = 0.4, .out_std = 0.4}, Rng(2));
+      mixer->set_compute(kF64);
+      Tokens tokens(plain_tokens(1, count, first), {.is_training = true, .context = group});
+      const Var x = variable(ops::clone(x_all.slice(1, first, first + count)));
+      const Var y = tokens.settled(mixer->forward(x, tokens));
+      backward(sum_all(y * ops::contiguous(dy.slice(1, first, first + count))));
+      return std::pair(y.value().to_vector<double>(), x.grad().to_vector<double>());
+    };
+    const auto [y, dx] = run(nullptr);
+    const dist::ContextShape latent{.ranks = row.ranks,
+                                    .tokens = n,
+                                    .heads = H,
+                                    .key_width = C + R,
+                                    .value_width = C,
+                                    .dtype = kF64,
+                                    .are_values_in_keys = true},
+        heads{.ranks = row.ranks,
+              .tokens = n,
+              .heads = H,
+              .kv_heads = H,
+              .key_width = N + R,
+              .value_width = N,
+              .dtype = kF64};
+    const dist::HopPlan plan = plan_hops(dist::Layout::contiguous(kTokens, row.ranks), {});
+    auto most_of = [&](const dist::ContextShape& shape) {
+      const dist::MessageBytes sent = message_bytes(row.scheme, shape, {}, plan);
+      return sent.forward + sent.backward;
+    };
+    std::mutex mutex;
+    int64_t most = 0;
+    dist::run_thread_ranks(row.ranks, [&](dist::Communicator& comm) {
+      test::CountingCommunicator counting(comm);
+      const ContextGroup group{.tokens = &counting, .scheme = row.scheme};
+      const auto [mine, dmine] = run(&group);
+      std::lock_guard lock(mutex);
+      most = std::max(most, counting.bytes);
+      const auto from = static_cast<std::ptrdiff_t>(comm.rank() * n * kDim),
+                 to = from + static_cast<std::ptrdiff_t>(n * kDim);
+      expect_near(mine, {y.begin() + from, y.begin() + to}, "output");
+      expect_near(dmine, {dx.begin() + from, dx.begin() + to}, "gradient");
+    });
+    // The largest sum of a rank is at most the sum of the largest.
+    EXPECT_LE(most, most_of(row.sends_latent ? latent : heads));
+    EXPECT_GT(most, most_of(row.sends_latent ? latent : heads) / 2);
+    if (row.sends_latent) {
+      EXPECT_LT(2 * most, most_of(heads));
+    } else {
+      EXPECT_LT(most, most_of(latent));
+    }
+  }
 }
 
 TEST(Context, ErrorsNameTheRanksAndTheFix) {

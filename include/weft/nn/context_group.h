@@ -11,6 +11,10 @@ struct ContextGroup {
   dist::Communicator* batch =
       nullptr;  // those, and the ranks that have the other rows of the micro-batch; null: the same
   dist::Scheme scheme = dist::Scheme::ring;
+  dist::SchemeOptions options = {};  // a group or node of 0 is the largest that fits a call: dist::default_options()
+
+  // For a call with so many query heads.
+  dist::SchemeOptions options_for(int64_t heads) const;
 
   dist::Communicator& of_batch() const { return batch ? *batch : *tokens; }
 };

@@ -34,6 +34,14 @@ Var of_all_ranks(dist::Communicator& comm, const Var& x) {
 
 }  // namespace
 
+dist::SchemeOptions ContextGroup::options_for(int64_t heads) const {
+  dist::SchemeOptions of = options;
+  const dist::SchemeOptions fitting = dist::default_options(scheme, tokens->size(), heads);
+  if (of.group == 0) of.group = fitting.group;
+  if (of.node == 0) of.node = fitting.node;
+  return of;
+}
+
 const ContextTokens& Context::tokens() {
   if (!tokens_) tokens_.emplace(table_, *group_.tokens);
   return *tokens_;
@@ -79,8 +87,7 @@ Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const
   const bool is_planned = options.mask.is_causal && options.mask.prefix == 0;
   auto plan = is_planned ? tokens().plan(options.mask.window)
                          : std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
-  const dist::ContextRanks ranks(*group_.tokens,
-                                 dist::default_options(group_.scheme, group_.tokens->size(), queries.q.size(2)));
+  const dist::ContextRanks ranks(*group_.tokens, group_.options_for(queries.q.size(2)));
   auto [out, lse] = context_attention(ranks, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options, plan,
                                       {.query = queries.bias, .key = keys.bias});
   return {out, lse};

@@ -2,10 +2,13 @@
 //   c = RMSNorm(x W_D);  k_h = [c W_UK,h, rot(x W_KR)],  v_h = c W_UV,h;  q_h = [c_q W_UQ,h, rot(c_q W_QR,h)]
 // Decoding keeps [c, rot(x W_KR)] per token and absorbs W_UK in the query and W_UV in the output:
 //   q_h . k_h = [q^C_h W_UK,h^T, q^R_h] . [c, k^R],  sum_j P v_h = (sum_j P c) W_UV,h
+// Ranks that share a row compute so too where [c, k^R] and its gradient are fewer bytes than keys and values of all heads.
 // B batch, T tokens, D model width, H heads, N unrotated and value width, R rotated width, C width of c.
 #include <cmath>
 
 #include "weft/core/error.h"
+#include "weft/distributed/choose_scheme.h"
+#include "weft/nn/context_group.h"
 #include "weft/nn/mixers/compositions.h"
 #include "weft/nn/mixers/projected.h"
 
@@ -56,8 +59,9 @@ class Mla final : public Mixer {
     Var qc_BTHN = slice(q, -1, 0, o_.head_dim);
     Var qr_BTHR = rotated(slice(q, -1, o_.head_dim, o_.head_dim + o_.rope_dim), args_, tokens);
     ops::AttentionOptions core{.scale = 1 / std::sqrt(static_cast<double>(o_.head_dim + o_.rope_dim))};
-    Var y_BTHN = tokens.is_decoding() ? absorbed(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core)
-                                      : expanded(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core);
+    Var y_BTHN = tokens.is_decoding() || is_latent_sent(qc_BTHN, tokens)
+                     ? absorbed(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core)
+                     : expanded(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, tokens, core);
     return out_(merge_heads(tokens.heads(y_BTHN)));
   }
 
@@ -66,15 +70,40 @@ class Mla final : public Mixer {
   }
 
  private:
+  // Whether ranks that share the rows send less in the absorbed form, forward and backward together. It computes more, since keys are wider.
+  bool is_latent_sent(const Var& qc_BTHN, const Tokens& tokens) const {
+    const ContextGroup* ranks = tokens.context();
+    if (!ranks || ranks->tokens->size() == 1) return false;
+    dist::ContextShape heads{.ranks = ranks->tokens->size(),
+                             .tokens = 1,
+                             .heads = o_.heads,
+                             .kv_heads = o_.heads,
+                             .key_width = o_.head_dim + o_.rope_dim,
+                             .value_width = o_.head_dim,
+                             .dtype = qc_BTHN.dtype()};
+    dist::ContextShape latent = heads;
+    latent.kv_heads = 1, latent.are_values_in_keys = true;
+    latent.key_width = o_.kv_rank + o_.rope_dim, latent.value_width = o_.kv_rank;
+    auto bytes = [&](const dist::ContextShape& shape) {
+      const dist::MessageBytes sent = message_bytes(ranks->scheme, shape, ranks->options_for(o_.heads));
+      return sent.forward + sent.backward;
+    };
+    return bytes(latent) < bytes(heads);
+  }
+
   int64_t query_in() const { return o_.q_rank > 0 ? o_.q_rank : args_.dim; }
+
+  Var keys_of_heads(const Var& c_BTC, const Var& kr_BT1R) {
+    const Var parts[] = {split_heads(key_up_(c_BTC), o_.heads),
+                         expand(kr_BT1R, {c_BTC.size(0), c_BTC.size(1), o_.heads, o_.rope_dim})};
+    return concatenate(parts, -1);
+  }
 
   Var expanded(const Var& qc, const Var& qr, const Var& c_BTC, const Var& kr_BT1R, Tokens& tokens,
                const ops::AttentionOptions& core) {
     const Var q_parts[] = {qc, qr};
-    const Var k_parts[] = {split_heads(key_up_(c_BTC), o_.heads),
-                           expand(kr_BT1R, {qr.size(0), qr.size(1), o_.heads, o_.rope_dim})};
-    return tokens.attend(concatenate(q_parts, -1), concatenate(k_parts, -1), split_heads(value_up_(c_BTC), o_.heads),
-                         core)[0];
+    return tokens.attend(concatenate(q_parts, -1), keys_of_heads(c_BTC, kr_BT1R),
+                         split_heads(value_up_(c_BTC), o_.heads), core)[0];
   }
 
   Var absorbed(const Var& qc_BTHN, const Var& qr_BTHR, const Var& c_BTC, const Var& kr_BT1R, Tokens& tokens,
@@ -83,9 +112,24 @@ class Mla final : public Mixer {
     Var qc_BHTC = matmul(permute(qc_BTHN, {0, 2, 1, 3}), per_head(key_up_));
     const Var q_parts[] = {permute(qc_BHTC, {0, 2, 1, 3}), qr_BTHR};
     const Var k_parts[] = {unsqueeze(c_BTC, 2), kr_BT1R};
-    Var mixed_BTHC = tokens.attend_keys(concatenate(q_parts, -1), concatenate(k_parts, -1), o_.kv_rank, core)[0];
+    const QuerySet queries = tokens.queries(concatenate(q_parts, -1));
+    const KeySet latents =
+        tokens.keys(concatenate(k_parts, -1), {}, {.value_width = o_.kv_rank, .serves_one_call = true});
+    auto [mixed_BTHC, lse_BTH] = tokens.attend_part(queries, latents, core);
+    if (tokens.takes_reports() && !tokens.is_decoding()) show(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, lse_BTH, tokens, core);
     Var y_BHTN = matmul(permute(mixed_BTHC, {0, 2, 1, 3}), per_head(value_up_), {.transpose_b = true});
     return permute(y_BHTN, {0, 2, 1, 3});
+  }
+
+  // Keys and values of heads, as the expanded form has them.
+  void show(const Var& qc, const Var& qr, const Var& c_BTC, const Var& kr_BT1R, const Var& lse_BTH, Tokens& tokens,
+            const ops::AttentionOptions& core) {
+    NoGrad no_grad;
+    const Var q_parts[] = {qc, qr};
+    tokens.observe(
+        tokens.queries(concatenate(q_parts, -1)),
+        tokens.keys(keys_of_heads(c_BTC, kr_BT1R), split_heads(value_up_(c_BTC), o_.heads), {.serves_one_call = true}),
+        lse_BTH, core, {});
   }
 
   MlaOptions o_;
