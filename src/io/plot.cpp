@@ -72,28 +72,43 @@ std::string labels(const std::string& title, const std::string& x, const std::st
   return str("set title ", quoted(title), "\nset xlabel ", quoted(x), "\nset ylabel ", quoted(y), "\n");
 }
 
+// Rows "x y", with "low high" behind them where there is a band. An empty line ends the curve, the next one begins anew.
+std::string rows_of(const PlotSeries& series, bool is_log_y, bool has_band, size_t& num_drawn) {
+  const Points points = has_band ? series.points : thinned(series.points);
+  std::string rows;
+  for (size_t i = 0; i < points.size(); ++i) {
+    if (is_drawable(points[i], is_log_y)) {
+      rows += str(number(points[i].first), " ", number(points[i].second));
+      if (has_band) rows += str(" ", number(series.band[i].first), " ", number(series.band[i].second));
+      ++num_drawn;
+    }
+    rows += "\n";
+  }
+  return rows;
+}
+
 Panel panel_of(const Plot& plot, const std::string& prefix) {
   Panel panel;
-  std::string curves;
+  std::string bands, curves;
+  int colour = 0;
   for (const PlotSeries& series : plot.series) {
-    std::string rows;
     size_t num_drawn = 0;
-    for (const auto& point : thinned(series.points)) {
-      if (is_drawable(point, plot.is_log_y))
-        rows += str(number(point.first), " ", number(point.second), "\n"), ++num_drawn;
-      else rows += "\n";  // an empty line ends the curve, the next one begins anew
-    }
+    const bool has_band = !series.band.empty() && series.band.size() == series.points.size();
+    const std::string rows = rows_of(series, plot.is_log_y, has_band, num_drawn);
     if (num_drawn == 0) continue;
-    std::string block = str("$", prefix, "series", curves.size());
+    std::string block = str("$", prefix, "series", colour++);
     panel.blocks += str(block, " << WEFT_END\n", rows, "WEFT_END\n");
+    if (has_band)
+      bands += str(block, " using 1:3:4 with filledcurves lt ", colour, " fs transparent solid 0.18 notitle, ");
     std::string_view style = num_drawn <= 60 ? " with linespoints pt 7 ps 0.4" : " with lines";
-    curves += str(curves.empty() ? "plot " : ", ", block, " using 1:2", style, " lw 1.5 title ", quoted(series.name));
+    curves += str(curves.empty() ? "" : ", ", block, " using 1:2", style, " lt ", colour, " lw 1.5 title ",
+                  quoted(series.name));
   }
   if (curves.empty()) return {};
   // Many names do not fit into the frame.
   std::string key = plot.series.size() > 2 ? "set key outside right top\n" : "";
-  panel.commands =
-      str(labels(plot.title, plot.x_label, plot.y_label), key, plot.is_log_y ? "set logscale y\n" : "", curves, "\n");
+  panel.commands = str(labels(plot.title, plot.x_label, plot.y_label), key, plot.is_log_y ? "set logscale y\n" : "",
+                       "plot ", bands, curves, "\n");
   return panel;
 }
 

@@ -17,10 +17,10 @@ using internal::html_escape;
 namespace {
 
 constexpr std::string_view kStyle =
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}"
     "h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ddd}h3{font-size:1em}"
     "table{border-collapse:collapse}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}"
-    "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}"
+    "p,pre{max-width:60em}td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
     "pre{background:#f6f6f6;padding:.8em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
     ".wide{overflow-x:auto}details{margin:.3em 0}summary{cursor:pointer;color:#555}th{white-space:nowrap}"
     "svg{max-width:100%;height:auto}.missing{background:#fff3cd;border:1px solid #e0c060;padding:.6em}";
@@ -63,6 +63,20 @@ std::string table_of(const std::vector<PlotSeries>& all, const std::string& x_la
   return html + "</tbody></table></div>\n";
 }
 
+std::string table_of(const ReportTable& table) {
+  std::string html = table.title.empty() ? "" : str("<h3>", html_escape(table.title), "</h3>\n");
+  html += "<div class=\"wide\"><table><thead><tr>";
+  auto cells = [&](const std::vector<std::string>& row, const char* tag) {
+    std::string line;
+    for (size_t c = 0; c < row.size(); ++c)
+      line += str("<", tag, c > 0 ? " class=\"n\">" : ">", html_escape(row[c]), "</", tag, ">");
+    return line;
+  };
+  html += cells(table.header, "th") + "</tr></thead><tbody>\n";
+  for (const std::vector<std::string>& row : table.rows) html += str("<tr>", cells(row, "td"), "</tr>\n");
+  return html + "</tbody></table></div>\n";
+}
+
 // The rows of a map as curves, for its table.
 std::vector<PlotSeries> series_of(const HeatMap& map) {
   std::vector<PlotSeries> all;
@@ -92,6 +106,12 @@ class Pictures {
         picture);
     WEFT_CHECK(!is_stopping_ || !is_stopping_(), str("report ", path_, ": stopped before it was written"),
                "run the same command again");
+    return html;
+  }
+  std::string section(const ReportSection& section) {
+    std::string html = str("<h2>", html_escape(section.heading), "</h2>\n<p>", html_escape(section.text), "</p>\n");
+    for (const ReportTable& table : section.tables) html += table_of(table);
+    for (const Picture& picture : section.pictures) html += this->section(picture, true);
     return html;
   }
   std::vector<std::string> warnings;
@@ -127,12 +147,10 @@ std::vector<std::string> write_report(const std::string& path, const ReportData&
       html += str("<tr><th>", html_escape(name), "</th><td>", html_escape(value), "</td></tr>\n");
     html += "</tbody></table>\n";
   }
+  for (const ReportSection& section : data.first) html += pictures.section(section);
   if (!data.plots.empty()) html += "<h2>Curves</h2>\n";
   for (const Plot& plot : data.plots) html += pictures.section(plot, false);
-  for (const ReportSection& section : data.sections) {
-    html += str("<h2>", html_escape(section.heading), "</h2>\n<p>", html_escape(section.text), "</p>\n");
-    for (const Picture& picture : section.pictures) html += pictures.section(picture, true);
-  }
+  for (const ReportSection& section : data.sections) html += pictures.section(section);
   if (!data.samples.empty()) html += "<h2>Samples</h2>\n";
   for (const auto& [heading, text] : data.samples)
     html += str("<h3>", html_escape(heading), "</h3>\n<pre>", html_escape(text), "</pre>\n");

@@ -61,6 +61,10 @@ TEST_F(Ablate, RunsAtATimeDoNotChangeABit) {
         (arm["runs"][s]["value"].get<double>() - json["metrics"][0]["arms"][0]["runs"][s]["value"].get<double>()) / 3;
   EXPECT_NEAR(arm["difference"]["mean"].get<double>(), mean, 1e-12);
   EXPECT_NE(report("one").find("seeds for 0.1"), std::string::npos);
+  const std::string page = io::read_file(path("one") + "/report.html");
+  for (const char* part :
+       {"Study grid", "gate=head", "Validation loss", "model.ffn.swiglu.hidden", "<svg", "fill-opacity"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
   const double params = json["arms"][0]["parameters"], matched = json["arms"][1]["parameters"];
   EXPECT_NEAR(matched / params, 1, 0.02);
   EXPECT_GT(json["arms"][1]["ffn_width_of_match"], 0);

@@ -126,6 +126,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   const study::StudyReport report = study::report_of(grid, arms, cells, results);
   io::write_file_atomically(folder + "/report.txt", report.text);
   io::write_file_atomically(folder + "/report.json", report.json);
+  for (const std::string& warning : study::write_study_page(folder, grid, arms, cells, results, report))
+    console.message(warning);
   console.result(console.is_json() ? report.json : report.text);
   if (train::StopSignal::was_raised()) return kStopped;
   return report.num_lost > 0 ? kFailure : kSuccess;

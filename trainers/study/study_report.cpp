@@ -66,11 +66,13 @@ std::string seeds_text(const Grid& grid, const Difference* d) {
 }
 
 // Columns as wide as their widest entry; the first is aligned to the left.
-std::string table_text(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths(rows[0].size(), 0);
+std::string text_of(const io::ReportTable& table) {
+  std::vector<std::vector<std::string>> rows{table.header};
+  rows.insert(rows.end(), table.rows.begin(), table.rows.end());
+  std::vector<size_t> widths(table.header.size(), 0);
   for (const auto& row : rows)
     for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-  std::string text;
+  std::string text = table.title + "\n";
   for (const auto& row : rows) {
     std::string line = fmt::format("{:<{}}", row[0], widths[0]);
     for (size_t c = 1; c < row.size(); ++c) line += fmt::format("  {:>{}}", row[c], widths[c]);
@@ -79,11 +81,12 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
-std::string metric_text(const Grid& grid, const Arms& arms, const std::string& metric, const Results& r) {
-  std::vector<std::vector<std::string>> rows{{"arm", "parameters", "ffn", metric, "deviation", "difference",
-                                              "t interval", "bootstrap", "p", "Holm p", "resolves"}};
-  if (grid.effect > 0) rows[0].push_back(fmt::format("seeds for {:g}", grid.effect));
-  rows[0].push_back("runs");
+io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::string& metric, const Results& r) {
+  io::ReportTable table{.title = fmt::format("{}: arms minus {}, paired by seed", metric, arms.all[arms.baseline].name),
+                        .header = {"arm", "parameters", "ffn", metric, "deviation", "difference", "t interval",
+                                   "bootstrap", "p", "Holm p", "resolves"}};
+  if (grid.effect > 0) table.header.push_back(fmt::format("seeds for {:g}", grid.effect));
+  table.header.push_back("runs");
   size_t next = 0;
   for (size_t a = 0; a < arms.all.size(); ++a) {
     const Combination& arm = arms.all[a];
@@ -104,13 +107,9 @@ std::string metric_text(const Grid& grid, const Arms& arms, const std::string& m
     }
     if (grid.effect > 0) row.push_back(seeds_text(grid, a == arms.baseline ? nullptr : &r.differences[next - 1]));
     row.push_back(str(mean.count, " of ", mean.count + mean.lost));
-    rows.push_back(std::move(row));
+    table.rows.push_back(std::move(row));
   }
-  return fmt::format("{}: arms minus {}, paired by seed\n", metric, arms.all[arms.baseline].name) + table_text(rows) +
-         "\n" +
-         (static_cast<int64_t>(grid.seeds.size()) < kFewestForAnInterval
-              ? str("No intervals: ", grid.seeds.size(), " seeds, and they need ", kFewestForAnInterval, ".\n\n")
-              : "");
+  return table;
 }
 
 // How much an arm would win by if all were equal. A difference has the noise of two runs, and the baseline's is the same for all arms.
@@ -167,16 +166,18 @@ StudyReport report_of(const Grid& grid, const Arms& arms, const std::vector<Cell
       lost_json.push_back({{"run", cells[i].folder}, {"why", why}});
     }
   }
-  report.text = fmt::format("study {}: {} arms x {} seeds, {} of {} runs complete{}{}\n", grid.name, arms.all.size(),
-                            grid.seeds.size(), num_complete, cells.size(),
-                            report.num_lost ? fmt::format(", {} lost", report.num_lost) : "",
-                            num_missing ? fmt::format(", {} not run yet", num_missing) : "");
-  report.text += lost;
+  report.summary = fmt::format("study {}: {} arms x {} seeds, {} of {} runs complete{}{}\n", grid.name, arms.all.size(),
+                               grid.seeds.size(), num_complete, cells.size(),
+                               report.num_lost ? fmt::format(", {} lost", report.num_lost) : "",
+                               num_missing ? fmt::format(", {} not run yet", num_missing) : "");
+  report.text = report.summary + lost;
   report.text += fmt::format(
       "intervals at {:g} %; p of the paired t-test, adjusted by Holm over the {} comparisons of a metric; resolves: "
       "the "
       "smallest difference that these seeds find in 80 of 100 studies\n\n",
       100 * grid.confidence, arms.all.size() - 1);
+  if (static_cast<int64_t>(grid.seeds.size()) < kFewestForAnInterval)
+    report.text += str("No intervals: ", grid.seeds.size(), " seeds, and they need ", kFewestForAnInterval, ".\n\n");
   Json out{{"study", grid.name},       {"baseline", arms.all[arms.baseline].name},
            {"seeds", grid.seeds},      {"confidence", grid.confidence},
            {"complete", num_complete}, {"lost", lost_json},
@@ -190,8 +191,10 @@ StudyReport report_of(const Grid& grid, const Arms& arms, const std::vector<Cell
                         {"overrides", arm.overrides}});
   for (const std::string& metric : grid.metrics) {
     const Results r = results_of(grid, arms, cells, results, metric);
-    report.text += metric_text(grid, arms, metric, r);
-    if (&metric == &grid.metrics[0]) report.text += luck_text(arms, r) + (arms.all.size() > 1 ? "\n" : "");
+    report.tables.push_back(metric_table(grid, arms, metric, r));
+    report.text += text_of(report.tables.back()) + "\n";
+    if (&metric == &grid.metrics[0])
+      report.luck = luck_text(arms, r), report.text += report.luck + (report.luck.empty() ? "" : "\n");
     Json rows = Json::array();
     size_t next = 0;
     for (size_t a = 0; a < arms.all.size(); ++a)

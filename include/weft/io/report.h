@@ -18,6 +18,7 @@ namespace weft::io {
 struct PlotSeries {
   std::string name = {};
   std::vector<std::pair<double, double>> points = {};  // x, y; those that are not finite leave a gap
+  std::vector<std::pair<double, double>> band = {};    // lowest and highest y at each point, shaded; empty: none
 };
 
 struct Plot {
@@ -42,15 +43,24 @@ inline constexpr const char* kRatesTitle = "Learning rate";  // of the plot whos
 // points are left out. `records` as apply_rewinds() gives them.
 std::vector<Plot> plots_of(const std::vector<MetricsRecord>& records);
 
+// The first column is text, the others are aligned to the right.
+struct ReportTable {
+  std::string title = {};
+  std::vector<std::string> header = {};
+  std::vector<std::vector<std::string>> rows = {};
+};
+
 struct ReportSection {
   std::string heading = {}, text = {};
   std::vector<Picture> pictures = {};
+  std::vector<ReportTable> tables = {};  // above the pictures
 };
 
 struct ReportData {
   std::string title = {};
   std::vector<std::pair<std::string, std::string>> facts =
       {};                                    // name, value: parameters, tokens, final loss, time, ...
+  std::vector<ReportSection> first = {};     // sections above the curves
   std::vector<Plot> plots = {};              // under the heading Curves
   std::vector<ReportSection> sections = {};  // below them
   std::vector<std::pair<std::string, std::string>> samples = {};  // heading, text; any bytes
