@@ -85,7 +85,13 @@ class SharedRows {
   }
 
   int64_t rows_at_once() const { return options_.batch * sharers_; }
-  int64_t ranks_per_row() const { return per_row_; }
+  int64_t tokens_per_row(const data::Batch& here) const {
+    return options_.tokens_per_row > 0 ? options_.tokens_per_row : here.tokens.size(1) * per_row_;
+  }
+  // Padding is told by its document, whether or not documents are kept apart.
+  bool needs_documents(const data::Batch& here) const {
+    return options_.keeps_documents_apart || tokens_per_row(here) != here.tokens.size(1) * per_row_;
+  }
   int64_t first_here(int64_t first) const { return first + index_ * options_.batch; }
 
   // Those of rows first .. first + rows_at_once() that this rank evaluates. Where several share, every rank has as many, so that all do the
@@ -109,7 +115,7 @@ class SharedRows {
     auto of_all = [&](const Tensor& x) {
       return are_shared ? options_.comm->all_gather(ops::contiguous(upload_(x))) : x;
     };
-    RowLosses here{.tokens_of_row = batch.targets.size(1) * per_row_,
+    RowLosses here{.tokens_of_row = tokens_per_row(batch),
                    .nats = of_all(losses).to_vector<float>(),
                    .targets = of_all(batch.targets).to_vector<int32_t>(),
                    .documents = of_all(batch.documents).to_vector<int32_t>()};
@@ -123,6 +129,7 @@ class SharedRows {
         for (int64_t t = 0; t < tokens; ++t)
           order.push_back(static_cast<size_t>((((row / rows) * per_row_ + r) * rows + row % rows) * tokens + t));
       std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return positions[a] < positions[b]; });
+      order.resize(static_cast<size_t>(all.tokens_of_row));  // padding is behind all others
       for (size_t i : order) {
         all.nats.push_back(here.nats[i]);
         all.targets.push_back(here.targets[i]);
@@ -174,10 +181,10 @@ Evaluation evaluate(const TokenLoss& token_loss, const data::SampleSource& sampl
   for (int64_t first = 0; first < total; first += shared.rows_at_once()) {
     data::Batch batch = shared.batch_here(samples, first, total);
     if (first == 0 && options.max_tokens > 0) {
-      total = std::clamp<int64_t>(options.max_tokens / (batch.tokens.size(1) * shared.ranks_per_row()), 1, total);
+      total = std::clamp<int64_t>(options.max_tokens / shared.tokens_per_row(batch), 1, total);
       if (total < shared.rows_at_once()) batch = shared.batch_here(samples, first, total);
     }
-    Tokens tokens(token_data(batch, options.keeps_documents_apart, shared.first_here(first), upload),
+    Tokens tokens(token_data(batch, shared.needs_documents(batch), shared.first_here(first), upload),
                   {.context = options.context, .attention = options.attention});
     LanguageModelLoss loss = token_loss(upload(batch.tokens), upload(batch.targets), tokens, 1);
     WEFT_CHECK(loss.losses.defined(), "evaluate: the loss has no losses per token", "return them, [B, T] f32 nats");

@@ -38,6 +38,7 @@ struct EvaluateOptions {
   std::function<void(int64_t done, int64_t total)> progress = {};  // an exception breaks the evaluation off
   dist::Communicator* comm = nullptr;     // ranks that share the rows; all of them call evaluate() and have the result
   int ranks_per_row = 1;                  // neighbours that are given different tokens of the same rows
+  int64_t tokens_per_row = 0;             // without what rows were padded with for those ranks; 0: all that they hold
   const ContextGroup* context = nullptr;  // those
 };
 Evaluation evaluate(LanguageModel& model, const data::ValidationWindows& windows, const EvaluateOptions& options);
