@@ -78,20 +78,6 @@ const Runs* TokenTable::other_order() const {
   return data_.are_consecutive || runs().are_in_order() ? nullptr : &runs();
 }
 
-// Of the rows here, each with its tokens by position; padding is in none.
-std::vector<TokenTable::Document> TokenTable::documents_here() const {
-  std::vector<Document> documents;
-  const Run* before = nullptr;
-  for (const Run& run : runs().all()) {
-    if (run.document < 0) continue;
-    if (!before || before->row != run.row || before->document != run.document)
-      documents.push_back({{}, cpu_document_positions()[static_cast<size_t>(run.begin)] == 0});
-    for (int64_t i = run.begin; i < run.end; ++i) documents.back().tokens.push_back(i);
-    before = &run;
-  }
-  return documents;
-}
-
 Tensor TokenTable::counted() const {
   if (!has_padding()) return Tensor::full({batch(), num_tokens()}, 1, kBool, data_.positions.device());
   auto number = [&](double x) { return Var(Tensor::full({}, x, kI32, data_.documents.device())); };

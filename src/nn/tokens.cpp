@@ -30,6 +30,7 @@ Tokens::Tokens(TokenData data, TokensOptions options)
       mixing_(made_mixing(*this, options_)) {
   if (options_.mixing) mixing_ = options_.mixing(std::move(mixing_));
   if (is_watched()) mixing_ = std::make_unique<Observed>(std::move(mixing_), *this, *this);
+  look_through(*mixing_);
 }
 
 Tokens::~Tokens() = default;

@@ -295,8 +295,6 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"parallel.context=64"}, {"parallel.context is 64 ranks for a sequence of 32 tokens", "one rank per token"}},
       {{"model.mixer={multi_token{heads:2}}", "parallel.context=2"},
        {"parallel.context is 2, and model.mixer[0] convolves the scores of neighbouring", "parallel.context=1"}},
-      {{"parallel.context=2", "log.diagnostics_every=5"},
-       {"log.diagnostics_every is 5", "no rank sees all weights", "weft analyse"}},
       {{"optim.group=[{schedule_free{}}]", "optim.schedule={constant{}}", "parallel.context=2", "parallel.zero=1"},
        {"parallel.zero is 1, and optim.group[0] is schedule_free", "parallel.zero=0"}},
       {{"parallel.zero=1"}, {"parallel.zero is 1"}},

@@ -175,12 +175,6 @@ void check_parallel(const Loaded& config) {
              str("is ", parallel.zero(), ", and optim.group[", i,
                  "] is schedule_free, whose averages the first rank shows alone."),
              "Use parallel.zero=0, or another optimiser.");
-  const Log& log = config.experiment.log();
-  if (parallel.context() > 1 && log.diagnostics_every() > 0)
-    refuse(config, "log.diagnostics_every",
-           str("is ", log.diagnostics_every(), "; of a sequence on ", parallel.context(),
-               " ranks no rank sees all weights of attention."),
-           "Use log.diagnostics_every=0, or weft analyse on a checkpoint.");
 }
 
 }  // namespace

@@ -8,15 +8,19 @@
 
 namespace weft {
 
+class Mixing;
+
 class Observation {
  public:
   Observation(const TokenTable& table, Sharing& reports, const TokensOptions& options);
   Observation(const Observation&) = delete;
   Observation& operator=(const Observation&) = delete;
 
-  // For a mixer that computes its weights itself: statistics over all T keys if takes_reports(), weights [B, T, H, T] if shows_weights().
+  // For a mixer that computes its weights itself: statistics of the queries and keys here if takes_reports(), weights [B, T, H, T] if
+  // shows_weights(). Every rank calls it.
   bool shows_weights() const;
   void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
+  Tensor sum_of_ranks(const Tensor& x) const;  // over those that share these rows: of mass that other ranks' queries give the keys
   void show_weights(const Tensor& weights_BTHT, bool is_softmax) const;
   // A mixer passes the outputs of its heads through here and joins what this returns: a probe may mask heads.
   Var heads(const Var& y_BTHV) const;
@@ -26,12 +30,16 @@ class Observation {
 
  protected:
   bool is_watched() const;  // whether anybody wants to see attention
+  void look_through(Mixing& mixing) { mixing_ = &mixing; }
 
  private:
   const TokenTable& table_;
   Sharing& reports_;
   bool is_decoding_;
   const Probe* probe_;  // null in decoding
+  Mixing* mixing_ = nullptr;  // where documents of which other ranks have a part are seen whole
+
+  void report_documents(const Tensor& mass_BTH, const Var& v_BTGV);
 };
 
 }  // namespace weft

@@ -37,11 +37,6 @@ class TokenTable {
   // unless some row's tokens stand in another order than that of their positions, document by document.
   const Runs& runs() const;
   const Runs* other_order() const;
-  struct Document {
-    std::vector<int64_t> tokens;  // of the B T, by position
-    bool has_first;               // the document's first token is here
-  };
-  std::vector<Document> documents_here() const;  // row by row; padding is in none
 
   // A token without a document (-1) is padding. It counts for nothing: sum(), report_means() and num_counted() leave it out, and so do
   // losses, statistics, reports and buffers made of them. A layer that sums over tokens in another way must use counted().

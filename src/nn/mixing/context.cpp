@@ -4,6 +4,7 @@
 #include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
 #include "weft/distributed/choose_scheme.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft {
 
@@ -76,6 +77,11 @@ const ops::AttentionTokens& Context::rank_by_rank() {
                                all.has_documents() ? of_all(&dist::RankTokens::documents) : Tensor());
 }
 
+std::shared_ptr<const dist::HopPlan> Context::plan_of(const ops::AttentionMask& mask) {
+  if (mask.is_causal && mask.prefix == 0) return tokens().plan(mask.window);
+  return std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
+}
+
 Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
   if (!keys.is_of_this_rank) return Local::attend(queries, keys, call);
   WEFT_CHECK(queries.q.size(0) == table_.batch() && queries.q.size(1) == table_.num_tokens(),
@@ -84,9 +90,7 @@ Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const
              "ask for the keys by Tokens::keys() where some tokens attend, or attend with all");
   ops::AttentionOptions options = call.options;
   options.first_row = queries.first_row;
-  const bool is_planned = options.mask.is_causal && options.mask.prefix == 0;
-  auto plan = is_planned ? tokens().plan(options.mask.window)
-                         : std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
+  auto plan = plan_of(options.mask);
   const dist::ContextRanks ranks(*group_.tokens, group_.options_for(queries.q.size(2)));
   auto [out, lse] = context_attention(ranks, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options, plan,
                                       {.query = queries.bias, .key = keys.bias});
@@ -188,11 +192,31 @@ Var Context::sum(const Var& x, Over over) {
   return all_reduce(over == Over::batch ? group_.of_batch() : *group_.tokens, here);
 }
 
-// Of the queries here over all keys; columns are those of gathered keys.
 ops::AttentionStatistics Context::statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                              const Call& call) {
   NoGrad no_grad;
-  return Local::statistics(queries, keys.is_of_this_rank ? gathered_keys(keys) : keys, state, call);
+  if (!keys.is_of_this_rank) return Local::statistics(queries, keys, state, call);
+  Call how = call;
+  how.options.dropout = 0, how.options.first_row = queries.first_row;
+  const Var lse = log_sums(*this, queries, keys, state, how);
+  if (queries.bias.defined()) how.options.score.query_bias = queries.bias.value();
+  if (keys.bias.defined()) how.options.score.key_bias = keys.bias.value();
+  const dist::ContextRanks ranks(*group_.tokens, group_.options_for(queries.q.size(2)));
+  return dist::context_statistics(ranks, group_.scheme, queries.q.value(), keys.k.value(), lse.value(), queries.tokens,
+                                  how.options, *plan_of(how.options.mask));
+}
+
+KeySet Context::keys_here(const KeySet& keys) {
+  if (is_alone() || keys.is_of_this_rank) return keys;
+  const int64_t count = table_.num_tokens(), begin = group_.tokens->rank() * count;
+  auto here = [&](const Var& x) { return x.defined() && x.size(1) != count ? slice(x, 1, begin, begin + count) : x; };
+  return {here(keys.k), here(keys.v), here(keys.bias), table_.attention_tokens(), keys.window, true};
+}
+
+Tensor Context::sum_of_ranks(const Tensor& x) {
+  Tensor sum = ops::clone(x);
+  group_.tokens->all_reduce(sum);
+  return sum;
 }
 
 Var Context::settled(const Var& y) {

@@ -26,11 +26,14 @@ class Context final : public Local {
   Var sum(const Var& x, Over over) override;
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override;
+  KeySet keys_here(const KeySet& keys) override;
+  Tensor sum_of_ranks(const Tensor& x) override;
   Var settled(const Var& y) override;
 
  private:
   bool is_alone() const { return group_.tokens->size() == 1; }
   const ContextTokens& tokens();
+  std::shared_ptr<const dist::HopPlan> plan_of(const ops::AttentionMask& mask);
   KeySet gathered_keys(const KeySet& mine);
   const ops::AttentionTokens& rank_by_rank();
 

@@ -55,8 +55,13 @@ class Mixing {
   virtual const GatheredTokens& gathered(int64_t window) = 0;
   // Over all tokens of each row, or of the micro-batch, but padding: [B, T, ...] -> [B, ...] or [...].
   virtual Var sum(const Var& x, Over over) = 0;
+  // Of keys that serve one call: of the queries here and of these keys, with those of all ranks. Otherwise of this call alone.
   virtual ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                               const Call& call) = 0;
+  // Of keys that keys() gave those of the tokens here, as one call with all queries takes them.
+  virtual KeySet keys_here(const KeySet& keys) { return keys; }
+  // The sum over the ranks that share the rows.
+  virtual Tensor sum_of_ranks(const Tensor& x) { return x; }
   // Shows whoever watches attention of which no single call has all heads and queries.
   virtual void show(const QuerySet&, const KeySet&, const State&, const Call&) {}
   // y, the output of a layer: what the layer asked other ranks for has a backward on every rank, also where nothing used it.

@@ -15,9 +15,10 @@ Var with_sink(const Var& lse_BTH, const Var& sink) {
 
 }  // namespace
 
-void Observed::show(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call) {
+void Observed::show(const QuerySet& queries, const KeySet& all, const State& state, const Call& call) {
   if (!reports_.takes_reports() && !watcher_.shows_weights()) return;
   NoGrad no_grad;
+  const KeySet keys = inner_->keys_here(all);
   Call how{.options = call.options, .is_shown = false};
   how.options.dropout = 0, how.options.backend = ops::AttentionBackend::automatic;
   Var lse = log_sums(*inner_, queries, keys, state, how), merged = with_sink(lse, call.sink);

@@ -33,6 +33,8 @@ class Observed final : public Mixing {
                                       const Call& call) override {
     return inner_->statistics(queries, keys, state, call);
   }
+  KeySet keys_here(const KeySet& keys) override { return inner_->keys_here(keys); }
+  Tensor sum_of_ranks(const Tensor& x) override { return inner_->sum_of_ranks(x); }
   Var settled(const Var& y) override { return inner_->settled(y); }
   void finish_step() override { inner_->finish_step(); }
 

@@ -36,9 +36,10 @@ void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Va
   Tensor seen = seen_B1IS.expand(scores_BHIS.shape());
   entropy_.push_back(sum(shares * log(maximum(shares, Tensor::full({}, 1e-30, kF32, sizes.device()))), -1) * -1.0);
   top_.push_back(max(where(seen, cast(scores_BHIS, kF32), nothing), -1));
+  const int64_t num_keys = tokens_.gathered_positions().size(1);
   auto to_all_keys = [&](const Var& x) {  // zeros for keys behind the tile's
     Shape rest = x.shape();
-    rest[x.num_dims() - 1] = tokens_.num_tokens() - rest[x.num_dims() - 1];
+    rest[x.num_dims() - 1] = num_keys - rest[x.num_dims() - 1];
     const Var both[] = {x, Tensor::zeros(rest, kF32, x.device())};
     return concatenate(both, -1);
   };
@@ -54,6 +55,7 @@ void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
   auto of_these = [&](const Var& x) {  // keys, the last dimension, as the tokens stand here
     if (places.empty()) return x;
     Shape shape = x.shape();
+    shape[x.num_dims() - 1] = tokens_.num_tokens();
     Tensor index = to(Tensor::from(places, {shape[0], tokens_.num_tokens()}), x.device()).value();
     while (index.num_dims() < x.num_dims()) index = index.unsqueeze(1);
     return gather(x, -1, index.expand(shape));
@@ -61,7 +63,7 @@ void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
   auto tokens_first = [](const Var& x) {
     return reshape(permute(x, {0, 2, 1}) * 1.0, {x.size(0), x.size(2), x.size(1)});
   };
-  tokens_.report_attention({.column_mass = tokens_first(of_these(mass_)).value(),
+  tokens_.report_attention({.column_mass = tokens_first(of_these(tokens_.sum_of_ranks(mass_.value()))).value(),
                             .entropy = tokens_first(concatenate(entropy_, 2)).value(),
                             .max_score = tokens_first(concatenate(top_, 2)).value()},
                            v_BTGV);
