@@ -76,8 +76,8 @@ struct GatheredDocument {
 
 std::vector<GatheredDocument> documents_of(const Mixing::GatheredTokens& tokens) {
   const auto positions = tokens.document_positions.to_vector<int32_t>();
-  const auto numbers = tokens.documents.defined() ? tokens.documents.to_vector<int32_t>()
-                                                  : std::vector<int32_t>(positions.size());
+  const auto numbers =
+      tokens.documents.defined() ? tokens.documents.to_vector<int32_t>() : std::vector<int32_t>(positions.size());
   const int64_t S = tokens.positions.size(1);
   std::vector<GatheredDocument> documents;
   for (int64_t i = 0; i < std::ssize(positions); ++i) {

@@ -15,7 +15,7 @@ namespace weft {
 namespace {
 
 constexpr int64_t kTokens = 29, kIds = 17;  // of a row; no number of ranks divides them
-constexpr int64_t kDividedTokens = 24;       // of rows without padding: that is a document of its own
+constexpr int64_t kDividedTokens = 24;      // of rows without padding: that is a document of its own
 
 data::ValidationWindows windows(bool has_documents, int64_t tokens) {
   std::vector<int32_t> ids;
@@ -51,8 +51,8 @@ TEST(ContextRanks, EvaluateAsOneRankDoes) {
     const data::ValidationWindows all = windows(has_documents, kTokens);
     for (int64_t max_tokens : {int64_t{0}, 3 * kTokens + 5}) {
       LanguageModel alone(model_of(SoftmaxOptions{.heads = 2}), Rng(1));
-      const Evaluation want = evaluate(
-          alone, all, {.batch = 2, .max_tokens = max_tokens, .keeps_documents_apart = has_documents});
+      const Evaluation want =
+          evaluate(alone, all, {.batch = 2, .max_tokens = max_tokens, .keeps_documents_apart = has_documents});
       EXPECT_EQ(want.num_targets > 4 * kTokens, max_tokens == 0);
       for (int data_ranks : {1, 2})
         for (const Spread& s : {Spread{2, dist::LayoutKind::zigzag}, {3, dist::LayoutKind::striped}}) {

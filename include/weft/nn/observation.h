@@ -20,7 +20,8 @@ class Observation {
   // shows_weights(). Every rank calls it.
   bool shows_weights() const;
   void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
-  Tensor sum_of_ranks(const Tensor& x) const;  // over those that share these rows: of mass that other ranks' queries give the keys
+  Tensor sum_of_ranks(
+      const Tensor& x) const;  // over those that share these rows: of mass that other ranks' queries give the keys
   void show_weights(const Tensor& weights_BTHT, bool is_softmax) const;
   // A mixer passes the outputs of its heads through here and joins what this returns: a probe may mask heads.
   Var heads(const Var& y_BTHV) const;
@@ -36,7 +37,7 @@ class Observation {
   const TokenTable& table_;
   Sharing& reports_;
   bool is_decoding_;
-  const Probe* probe_;  // null in decoding
+  const Probe* probe_;        // null in decoding
   Mixing* mixing_ = nullptr;  // where documents of which other ranks have a part are seen whole
 
   void report_documents(const Tensor& mass_BTH, const Var& v_BTGV);

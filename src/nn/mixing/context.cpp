@@ -4,7 +4,6 @@
 #include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
 #include "weft/distributed/choose_scheme.h"
-#include "weft/ops/elementwise.h"
 
 namespace weft {
 
@@ -214,9 +213,8 @@ KeySet Context::keys_here(const KeySet& keys) {
 }
 
 Tensor Context::sum_of_ranks(const Tensor& x) {
-  Tensor sum = ops::clone(x);
-  group_.tokens->all_reduce(sum);
-  return sum;
+  NoGrad no_grad;
+  return all_reduce(*group_.tokens, Var(x)).value();
 }
 
 Var Context::settled(const Var& y) {
