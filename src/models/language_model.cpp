@@ -49,9 +49,12 @@ MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
 
 namespace {
 
-std::unique_ptr<Mixer> made_mixer(const LanguageModelOptions& o, const MixerMaker& make, int64_t layer, Rng rng) {
+std::unique_ptr<Mixer> made_mixer(const LanguageModelOptions& o, const MixerMaker& make, int64_t layer,
+                                  const std::shared_ptr<ModelParams>& of_model, Rng rng) {
   PartWatch watch;
-  std::unique_ptr<Mixer> mixer = make(mixer_args(o, layer), rng);
+  MixerArgs args = mixer_args(o, layer);
+  args.of_model = of_model;
+  std::unique_ptr<Mixer> mixer = make(args, rng);
   WEFT_CHECK(mixer, str("mixer of layer ", layer, ": its maker returned nothing"), "let it return a part");
   watch.check_named(*mixer, str("mixer of layer ", layer));
   return mixer;
@@ -78,10 +81,11 @@ std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer,
 }  // namespace
 
 struct LanguageModel::Block final : Module {
-  Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer, Rng rng)
+  Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer,
+        const std::shared_ptr<ModelParams>& of_model, Rng rng)
       : mixer_norm(o.dim, o.norm, o.own_norm, rng["mixer_norm"]),
         ffn_norm(o.dim, o.norm, o.own_norm, rng["ffn_norm"]),
-        mixer(made_mixer(o, make_mixer, layer, rng["mixer"])),
+        mixer(made_mixer(o, make_mixer, layer, of_model, rng["mixer"])),
         ffn(made_ffn(o, *mixer, rng["ffn"])) {
     name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
   }
@@ -100,9 +104,10 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
     positions_ = std::make_unique<Embedding>(options_.context, options_.dim, rng["positions"], options_.std);
     name_part({"positions", *positions_});
   }
+  const auto of_model = std::make_shared<ModelParams>();
   for (int64_t i = 0; i < options_.layers; ++i) {
     int mixer = options_.pattern[static_cast<size_t>(i) % options_.pattern.size()];
-    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)], i,
+    blocks_.push_back(std::make_unique<Block>(options_, options_.mixers[static_cast<size_t>(mixer)], i, of_model,
                                               rng["layers"][static_cast<uint64_t>(i)]));
     name_part({str("layers.", i), *blocks_.back()});
   }

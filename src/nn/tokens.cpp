@@ -183,6 +183,26 @@ Var Tokens::conv(const Var& x, const Var& weight_DW, const Var& bias_D) {
                  x.shape());
 }
 
+Var Tokens::recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) {
+  WEFT_CHECK(!input.state.defined() && !input.documents.defined() && !input.state_document.defined(),
+             "recur: a state or documents of the caller's", "leave them out: Tokens carries the state");
+  check_tokens("recur", input.v_BTHV);
+  return mixing_->recur(input, options);
+}
+
+Var Tokens::recur(const RecurrenceVars& input) { return recur(input, {}); }
+
+Var Tokens::decay_scan(const Var& x_BTD, const Var& log_decay) {
+  check_tokens("decay_scan", x_BTD);
+  return mixing_->decay_scan(x_BTD, log_decay);
+}
+
+void Tokens::check_tokens(std::string_view what, const Var& x) const {
+  WEFT_CHECK(x.num_dims() >= 2 && x.size(0) == batch() && x.size(1) == num_tokens(),
+             str(what, ": values are ", x.value(), ", the tokens are [", batch(), ", ", num_tokens(), "]"),
+             "give numbers for each of these tokens");
+}
+
 Var Tokens::sum(const Var& x, Over over) { return mixing_->sum(x, over); }
 
 Rng Tokens::random(std::string_view purpose) const { return options_.rng[Scope::path()][purpose]; }

@@ -9,6 +9,7 @@
 #include "tests/distributed/counting_communicator.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/data/spread.h"
 #include "weft/distributed/choose_scheme.h"
 #include "weft/nn/mixers/compositions.h"
@@ -117,6 +118,58 @@ void expect_equals_one_rank(const Layer& layer) {
         expect_near(got.dw, expected.dw, what + "gradient of w");
       }
   }
+}
+
+// A recurrence whose inputs are made of x and w: heads of queries, keys and values, decays of each kind, strengths, masked writes.
+struct RecurrentCase {
+  std::string name;
+  std::vector<int64_t> decay = {};  // of a token; {0}: one number per head for all tokens
+  ops::DecaySide side = ops::DecaySide::key;
+  bool is_delta = false, has_writes = false;
+};
+
+Var recurrent_layer(const RecurrentCase& c, Tokens& tokens, const Var& x, const Var& w) {
+  constexpr int64_t H = 2, G = 1, K = 3, V = 4;
+  const int64_t B = x.size(0), T = x.size(1);
+  Var q = reshape(x, {B, T, G, K}), k = sin(q * 2.0), v = reshape(matmul(x, w), {B, T, 1, V}), u = sum(v, -1);
+  const Var both[] = {v, cos(v)};
+  RecurrenceVars in{.q_BTGK = q, .k_BTGK = k * 0.7, .v_BTHV = concatenate(both, 2)};
+  Var z = sum(w, std::vector<int>{0, 1}) * 0.1;
+  if (c.decay == std::vector<int64_t>{0}) {
+    in.log_decay = log_sigmoid(expand(reshape(z, {1}), {H}) + Var(Tensor::full({H}, 1, kF64)));
+  } else if (!c.decay.empty()) {
+    const bool is_per_channel = c.decay.size() == 2;
+    const int64_t each = is_per_channel ? H * c.decay[1] : H;
+    const Shape shape = is_per_channel ? Shape{B, T, H, c.decay[1]} : Shape{B, T, H};
+    Var raw = expand(reshape(u, {B, T, 1}), {B, T, each}) * Var(random_normal({each}, "raw", kF64));
+    in.log_decay = reshape(log_sigmoid(raw + 1.0), shape);
+  }
+  if (c.is_delta) in.beta = sigmoid(expand(u, {B, T, H}) * Var(random_normal({H}, "beta", kF64)));
+  if (c.has_writes) in.writes = greater(expand(u, {B, T, H}), -0.3);
+  return reshape(tokens.recur(in, {.scale = 0.6, .side = c.side}), {B, T, H * V});
+}
+
+TEST(Context, Recurrences) {
+  using enum ops::DecaySide;
+  for (const RecurrentCase& c : {RecurrentCase{"no decay"},
+                                 {"constant", {0}},
+                                 {"per head", {2}},
+                                 {"per channel", {2, 3}, key, false, true},
+                                 {"per value channel", {2, 4}, value},
+                                 {"delta", {}, key, true},
+                                 {"delta per channel", {2, 3}, key, true, true}}) {
+    SCOPED_TRACE(c.name);
+    expect_equals_one_rank(
+        [&](Tokens& tokens, const Var& x, const Var& w) { return recurrent_layer(c, tokens, x, w); });
+  }
+}
+
+TEST(Context, ElementWiseRecurrences) {
+  for (bool is_constant : {false, true})
+    expect_equals_one_rank([&](Tokens& tokens, const Var& x, const Var& w) {
+      Var y = matmul(x, w), z = log_sigmoid(is_constant ? sum(w, 0) : sin(y) + 1.0);
+      return tokens.decay_scan(y, z);
+    });
 }
 
 TEST(Context, RunningSums) {

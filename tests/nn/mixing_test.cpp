@@ -269,6 +269,10 @@ class Counting final : public Mixing {
     return ++counts_[1], inner_->attend(queries, keys, call);
   }
   Var prefix(const Var& x, int64_t window) override { return ++counts_[2], inner_->prefix(x, window); }
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
+    return ++counts_[2], inner_->recur(input, options);
+  }
+  Var decay_scan(const Var& x, const Var& log_decay) override { return ++counts_[2], inner_->decay_scan(x, log_decay); }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return ++counts_[3], inner_->neighbours(x, before, after);
   }

@@ -35,6 +35,9 @@ class Mixer : public Module {
       int64_t context) const;  // mean over a row of `context` tokens; unless overridden, causal
 };
 
+// Parameters that layers of one model have together, by name. Whoever asks first makes one; every layer that reads it names it as a part.
+using ModelParams = std::map<std::string, std::shared_ptr<Param>>;
+
 // What the model knows and a mixer may need.
 struct MixerArgs {
   int64_t dim = 0;
@@ -42,7 +45,8 @@ struct MixerArgs {
   int64_t layer = 0, layers = 1;                                    // which of how many
   std::optional<ops::RotaryOptions> rotary = ops::RotaryOptions{};  // unset: the mixer does not rotate
   double norm_eps = 1e-6;
-  double std = 0.02, out_std = 0.02;  // of initial weights; out_std of what writes to the residual stream
+  double std = 0.02, out_std = 0.02;           // of initial weights; out_std of what writes to the residual stream
+  std::shared_ptr<ModelParams> of_model = {};  // null: there are no other layers
   // Of the config's `custom` mixers.
   std::map<std::string, double> numbers = {};
   std::map<std::string, std::string> texts = {};

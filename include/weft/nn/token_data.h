@@ -31,7 +31,7 @@ bool are_consecutive(const Tensor& positions_BT);
 // What a sum runs over: the tokens of each batch row, or all of the micro-batch on all ranks.
 enum class Over : uint8_t { row, batch };
 
-// State of one decoding: keys, values and sums of earlier tokens, by module and call of Tokens. Every step makes the same calls.
+// State of one decoding, by module and call of Tokens, the same in every step. max_tokens 0: no bound, for layers of states and windows.
 class Cache;
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);

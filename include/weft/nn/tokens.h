@@ -14,6 +14,11 @@
 
 namespace weft {
 
+struct RecurrenceVars;  // weft/autograd/recurrence.h
+namespace ops {
+struct RecurrenceOptions;
+}
+
 // What is known of the tokens is in TokenTable, what layers leave for others in Sharing, what diagnostics and probes see in Observation.
 class Tokens : public TokenTable, public Sharing, public Observation {
  public:
@@ -69,6 +74,12 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   // y[t] = bias + sum over w of weight[:, w] x[t - (W - 1) + w] within the document, zeros before its start. x [B, T, ...] with D numbers
   // per token, weight [D, W], bias [D] or undefined.
   Var conv(const Var& x, const Var& weight_DW, const Var& bias_D = {});
+  // The gated linear recurrence along the tokens of the document (weft/ops/recurrence.h): [B, T, H, V]. Decoding keeps the state, whose size
+  // does not grow. The fields state, documents and state_document stay undefined: they are the tokens' business.
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options);
+  Var recur(const RecurrenceVars& input);
+  // y[t] = exp(log_decay[t]) y[t - 1] + x[t] within the document. x [B, T, D], log_decay at most 0, [D] or [B, T, D], in f32 (f64 for f64).
+  Var decay_scan(const Var& x_BTD, const Var& log_decay);
   // Sums over tokens but padding, for losses and statistics only: they see the future. [B, T, ...] -> [B, ...] or [...].
   Var sum(const Var& x, Over over = Over::batch);
   Var num_counted() { return sum(cast(Var(counted()), kF64)); }  // [] f64: how many tokens sum() adds
@@ -102,6 +113,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   static int64_t look_back(const ops::AttentionOptions& options);
   ops::AttentionOptions completed(ops::AttentionOptions options, const QuerySet& queries, const KeySet& keys) const;
   Tensor count_keys(int64_t window) const;
+  void check_tokens(std::string_view what, const Var& x) const;
 
   TokensOptions options_;
   std::unique_ptr<Mixing> mixing_;

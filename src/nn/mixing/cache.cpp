@@ -8,7 +8,7 @@
 namespace weft {
 
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens) {
-  return std::make_shared<Cache>(batch, max_tokens);
+  return std::make_shared<Cache>(batch, max_tokens == 0 ? Cache::kNoBound : max_tokens);
 }
 int64_t cached_tokens(const Cache& cache) { return cache.num_tokens(); }
 int64_t cached_bytes(const Cache& cache) { return cache.bytes(); }
@@ -60,6 +60,7 @@ int64_t Cache::bytes() const {
     if (auto* tail = std::get_if<Tail>(&entry.slot))
       for (const CachedRows& rows : tail->values) sum += rows.bytes();
     if (auto* total = std::get_if<Sum>(&entry.slot)) sum += static_cast<int64_t>(total->total.num_bytes());
+    if (auto* kept = std::get_if<Recurrent>(&entry.slot)) sum += static_cast<int64_t>(kept->state.num_bytes());
   }
   return sum;
 }
@@ -79,9 +80,10 @@ void Cache::begin_step(const TokenTable& table) {
              "hand them over in the order of their positions, padding last in its row");
   has_documents_ = table.documents().defined();
   step_ = T;
+  if (!is_bounded()) forget();
   auto note = [&](Tensor& all, const Tensor& fresh) {
-    if (!all.defined()) all = Tensor::zeros({batch_, max_tokens_}, kI32, fresh.device());
-    Tensor place = all.slice(1, num_tokens_, num_tokens_ + T);
+    if (!all.defined()) all = Tensor::zeros({batch_, is_bounded() ? max_tokens_ : T}, kI32, fresh.device());
+    Tensor place = all.slice(1, stored_, stored_ + T);
     assign(place, fresh);
   };
   note(positions_, table.positions());
@@ -90,7 +92,7 @@ void Cache::begin_step(const TokenTable& table) {
   note(documents_, table.documents());
   cpu_positions_.resize(static_cast<size_t>(batch_)), cpu_documents_.resize(static_cast<size_t>(batch_));
   auto note_row = [&](std::vector<int32_t>& row, std::span<const int32_t> fresh, size_t b) {
-    row.resize(static_cast<size_t>(num_tokens_));
+    row.resize(static_cast<size_t>(stored_));
     auto begin = fresh.begin() + static_cast<std::ptrdiff_t>(b * static_cast<size_t>(T));
     row.insert(row.end(), begin, begin + static_cast<std::ptrdiff_t>(T));
   };
@@ -98,6 +100,24 @@ void Cache::begin_step(const TokenTable& table) {
     note_row(cpu_positions_[b], table.cpu_positions(), b);
     note_row(cpu_documents_[b], table.cpu_documents(), b);
   }
+}
+
+// Makes room for the tokens of this step: behind those that slots look back to, twice as much, so that few steps move them.
+void Cache::forget() {
+  if (!positions_.defined() || stored_ + step_ <= positions_.size(1)) return;
+  const int64_t kept = std::min(stored_, longest_);
+  for (Tensor* all : {&positions_, &documents_, &document_positions_}) {
+    if (!all->defined()) continue;
+    Tensor store = Tensor::zeros({batch_, 2 * (kept + step_)}, kI32, all->device()), place = store.slice(1, 0, kept);
+    assign(place, all->slice(1, stored_ - kept, stored_));
+    *all = store;
+  }
+  for (auto* rows : {&cpu_positions_, &cpu_documents_})
+    for (std::vector<int32_t>& row : *rows) {
+      row.resize(static_cast<size_t>(stored_));
+      row.erase(row.begin(), row.begin() + (stored_ - kept));
+    }
+  stored_ = kept;
 }
 
 Cache::AnySlot& Cache::used(const std::string& name, AnySlot fresh) {
@@ -111,13 +131,13 @@ Cache::AnySlot& Cache::used(const std::string& name, AnySlot fresh) {
 
 ops::AttentionTokens Cache::last(int64_t count) const {
   auto of = [&](const Tensor& all) {
-    return all.defined() ? all.slice(1, num_tokens_ + step_ - count, num_tokens_ + step_) : all;
+    return all.defined() ? all.slice(1, stored_ + step_ - count, stored_ + step_) : all;
   };
   return {of(positions_), of(documents_)};
 }
 
 Tensor Cache::document_positions(int64_t count) const {
-  return document_positions_.slice(1, num_tokens_ + step_ - count, num_tokens_ + step_);
+  return document_positions_.slice(1, stored_ + step_ - count, stored_ + step_);
 }
 
 Runs Cache::runs(int64_t count) const {

@@ -2,6 +2,7 @@
 // B batch rows, T tokens of a step.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <variant>
@@ -39,15 +40,22 @@ class Cache {
     std::vector<int32_t> documents;  // [B]: that document; empty without documents
   };
 
+  struct Recurrent {
+    Tensor state;     // of the document that each row is in
+    Tensor document;  // i32 [B]: that document; undefined without documents
+  };
+
   Cache(int64_t batch, int64_t max_tokens);
   int64_t batch() const { return batch_; }
   int64_t max_tokens() const { return max_tokens_; }
+  bool is_bounded() const { return max_tokens_ < kNoBound; }
+  static constexpr int64_t kNoBound = int64_t{1} << 62;
   int64_t num_tokens() const { return num_tokens_; }  // before this step
   int64_t bytes() const;
 
   // Notes where the tokens of a step stand, before any slot is asked for, and goes on to the next step.
   void begin_step(const TokenTable& table);
-  void finish_step() { num_tokens_ += step_; }
+  void finish_step() { num_tokens_ += step_, stored_ += step_; }
 
   // The slot `name` of tokens before this step, for one use in it. Error if some earlier step did not use it.
   template <class Slot>
@@ -60,11 +68,15 @@ class Cache {
   Tensor document_positions(int64_t count) const;
   Runs runs(int64_t count) const;  // with documents only
   // How many of the last tokens, with those of this step or before it, hold the last `count` of every row that are not padding.
-  int64_t reach(int64_t count) const { return reach(count, 0); }
+  int64_t reach(int64_t count) {
+    const int64_t tokens = reach(count, 0);
+    longest_ = std::max(longest_, tokens);
+    return tokens;
+  }
   int64_t reach_before(int64_t count) const { return reach(count, step_); }
 
  private:
-  using AnySlot = std::variant<Keys, Tail, Sum>;
+  using AnySlot = std::variant<Keys, Tail, Sum, Recurrent>;
   struct Entry {
     AnySlot slot;
     int64_t num_tokens = 0;
@@ -72,7 +84,11 @@ class Cache {
   AnySlot& used(const std::string& name, AnySlot fresh);
   int64_t reach(int64_t count, int64_t left_out) const;  // without the last tokens
 
+  void forget();  // where tokens stood that nobody reads any more
+
   int64_t batch_, max_tokens_, num_tokens_ = 0, step_ = 0;
+  int64_t stored_ = 0;   // of the tokens before this step it is known where they stand
+  int64_t longest_ = 0;  // how many tokens back any slot looks
   bool has_documents_ = false;
   Tensor positions_, documents_, document_positions_;
   std::vector<std::vector<int32_t>> cpu_positions_, cpu_documents_;  // [B][tokens], with documents only

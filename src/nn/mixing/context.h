@@ -20,6 +20,8 @@ class Context final : public Local {
   KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override;
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
   Var prefix(const Var& x, int64_t window) override;
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override;
+  Var decay_scan(const Var& x_BTD, const Var& log_decay) override;
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
   std::vector<Var> gather(std::span<const Var> values, int64_t window) override;
   const GatheredTokens& gathered(int64_t window) override;
@@ -45,8 +47,23 @@ class Context final : public Local {
     Tensor sent, order, chains;
     RowCounts counts;
   };
+  struct SegmentIndex {
+    int64_t count, longest, most;
+    Tensor tokens, documents, is_reached, places, order, chains, before, goes_on;
+    std::vector<int32_t> chain_of;
+  };
   const CarryIndex& carry_index();
+  const SegmentIndex& segment_index();
   const HaloIndex& halo_index(int64_t before, int64_t after);
+
+  // Parts of a recurrence; J segments here of at most L tokens.
+  Var in_segments(const Var& x);
+  Var from_segments(const Var& y);
+  Var of_all_segments(const Var& x);
+  Var coming_in(const Var& ends, const Shape& shape);
+  Var carried(const Var& ends, const Var& log_decay);
+  Var carried_by_matrices(const Var& ends, const Var& matrices);
+  Var delta_in_segments(RecurrenceVars local, const ops::RecurrenceOptions& options);
 
   ContextGroup group_;
   // When first asked for: all layers ask for the same.
@@ -54,6 +71,7 @@ class Context final : public Local {
   std::optional<ContextTokens> tokens_;
   std::optional<ops::AttentionTokens> rank_by_rank_;  // of gathered keys
   std::optional<CarryIndex> carry_index_;
+  std::optional<SegmentIndex> segment_index_;
   std::map<std::pair<int64_t, int64_t>, HaloIndex> halo_indices_;
   std::vector<Var> unsettled_;  // gathered, and perhaps not used by this rank
 };

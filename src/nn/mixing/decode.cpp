@@ -20,7 +20,7 @@ class Decode final : public Local {
   KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override {
     check_no_gradient("attend");
     auto& slot = cache_->slot<Cache::Keys>(name("keys"));
-    const int64_t keep = options.window > 0 ? cache_->reach(options.window - 1) : cache_->max_tokens();
+    const int64_t keep = kept_for("attend", options.window);
     Tensor k = append(slot.k, k_BTGK, keep);
     Tensor v = v_BTGV.defined() ? append(slot.v, v_BTGV, keep) : k.slice(-1, 0, options.value_width);
     Var bias = options.bias.defined() ? Var(append(slot.bias, options.bias, keep)) : Var();
@@ -43,6 +43,28 @@ class Decode final : public Local {
     return total;
   }
 
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
+    check_no_gradient("recur");
+    auto& slot = cache_->slot<Cache::Recurrent>(name("recur"));
+    RecurrenceVars here = input;
+    here.state = slot.state, here.documents = table_.documents(), here.state_document = slot.document;
+    auto [y, state] = weft::recur(here, options);
+    keep_state(slot, state);
+    return y;
+  }
+
+  Var decay_scan(const Var& x_BTD, const Var& log_decay) override {
+    check_no_gradient("decay_scan");
+    auto& slot = cache_->slot<Cache::Recurrent>(name("decay_scan"));
+    auto [y, state] = weft::decay_scan({.x_BTD = x_BTD,
+                                        .log_decay = log_decay,
+                                        .state = slot.state,
+                                        .documents = table_.documents(),
+                                        .state_document = slot.document});
+    keep_state(slot, state);
+    return y;
+  }
+
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     check_no_gradient("shift");
     WEFT_CHECK(after == 0, str("neighbours: ", after, " tokens behind each in decoding"), "they are not there yet");
@@ -53,7 +75,7 @@ class Decode final : public Local {
     check_no_gradient("gather");
     auto& slot = cache_->slot<Cache::Tail>(name("gather"));
     slot.values.resize(values.size());
-    const int64_t keep = window > 0 ? cache_->reach(window - 1) : cache_->max_tokens();
+    const int64_t keep = kept_for("gather", window);
     std::vector<Var> all;
     for (size_t i = 0; i < values.size(); ++i) all.push_back(sorted(append(slot.values[i], values[i], keep)));
     return all;
@@ -91,6 +113,12 @@ class Decode final : public Local {
   static void check_no_gradient(std::string_view what) {
     WEFT_CHECK(!is_recording(), str(what, ": decoding with a cache has no gradient"), "decode under NoGrad");
   }
+  int64_t kept_for(std::string_view what, int64_t window) {
+    WEFT_CHECK(window > 0 || cache_->is_bounded(),
+               str(what, ": all tokens of a decoding without a bound on its length"),
+               "make_cache(batch, max_tokens), or a window");
+    return window > 0 ? cache_->reach(window - 1) : cache_->max_tokens();
+  }
   Tensor append(CachedRows& rows, const Var& fresh, int64_t keep) const {
     return rows.append(fresh.value(), keep, cache_->max_tokens());
   }
@@ -104,6 +132,11 @@ class Decode final : public Local {
   Var sorted(const Var& x) const {
     const std::optional<Runs> runs = disorder(x.size(1));
     return runs ? take_tokens(x, runs->order()) : x;
+  }
+
+  void keep_state(Cache::Recurrent& slot, const Var& state) const {
+    slot.state = state.value();
+    if (table_.documents().defined()) slot.document = state_documents(table_.documents(), slot.document);
   }
 
   // With the last `before` tokens of the cache in front.

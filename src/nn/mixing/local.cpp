@@ -24,6 +24,18 @@ Var Local::prefix(const Var& x, int64_t window) {
   return cumsum(x, 1, {.segments = table_.documents()});
 }
 
+Var Local::recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) {
+  if (table_.other_order()) return recur_gathered(*this, input, options);
+  RecurrenceVars with_documents = input;
+  with_documents.documents = table_.documents();
+  return weft::recur(with_documents, options)[0];
+}
+
+Var Local::decay_scan(const Var& x_BTD, const Var& log_decay) {
+  if (table_.other_order()) return decay_scan_gathered(*this, x_BTD, log_decay);
+  return weft::decay_scan({.x_BTD = x_BTD, .log_decay = log_decay, .documents = table_.documents()})[0];
+}
+
 Mixing::Neighbours Local::neighbours(const Var& x, int64_t, int64_t) {
   const Runs* runs = table_.other_order();
   return runs ? by_position(x, *runs, table_.num_tokens()) : Neighbours{x, table_.documents(), {}};

@@ -15,6 +15,8 @@ class Local : public Mixing {
   KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override;
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
   Var prefix(const Var& x, int64_t window) override;
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override;
+  Var decay_scan(const Var& x_BTD, const Var& log_decay) override;
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
   std::vector<Var> gather(std::span<const Var> values, int64_t window) override;
   const GatheredTokens& gathered(int64_t window) override;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "src/nn/mixing/runs.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/nn/context_group.h"
 #include "weft/nn/key_set.h"
 #include "weft/nn/token_table.h"
@@ -48,6 +49,9 @@ class Mixing {
   virtual State attend(const QuerySet& queries, const KeySet& keys, const Call& call) = 0;
   // Inclusive sum over the tokens of the document up to each, of the last `window` of them (0: all). x [B, T, ...].
   virtual Var prefix(const Var& x, int64_t window) = 0;
+  // The recurrences along the tokens of each document, in the order of positions, from a state of zeros.
+  virtual Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) = 0;
+  virtual Var decay_scan(const Var& x_BTD, const Var& log_decay) = 0;
   // With at least the `before` tokens in front of each of these and the `after` behind it, as far as there are any.
   virtual Neighbours neighbours(const Var& x, int64_t before, int64_t after) = 0;
   // Of all tokens of the rows [B, S, ...]; with a window at least of the `window` that end at each of these. gathered() tells which they are.
@@ -81,6 +85,10 @@ Var those_here(const Mixing::Neighbours& near, const Var& y, int64_t batch, int6
 Var shifted(const Mixing::Neighbours& near, int64_t n, int64_t batch, int64_t num_tokens);
 // Sums of x over the last `window` tokens of the document, of the tokens here; x with the window's other tokens before.
 Var windowed(const Mixing::Neighbours& near, int64_t window, int64_t batch, int64_t num_tokens);
+
+// The recurrences over gathered tokens: of the result the tokens here [B, T, ...].
+Var recur_gathered(Mixing& mixing, const RecurrenceVars& input, const ops::RecurrenceOptions& options);
+Var decay_scan_gathered(Mixing& mixing, const Var& x_BTD, const Var& log_decay);
 
 std::unique_ptr<Mixing> make_local(const TokenTable& table);
 std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group);

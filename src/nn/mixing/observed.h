@@ -21,6 +21,10 @@ class Observed final : public Mixing {
   const Runs& runs() const override { return inner_->runs(); }
   KeySet keys(const Var& k, const Var& v, const KeyOptions& options) override { return inner_->keys(k, v, options); }
   Var prefix(const Var& x, int64_t window) override { return inner_->prefix(x, window); }
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
+    return inner_->recur(input, options);
+  }
+  Var decay_scan(const Var& x, const Var& log_decay) override { return inner_->decay_scan(x, log_decay); }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return inner_->neighbours(x, before, after);
   }

@@ -1,0 +1,26 @@
+// Recurrences whose tokens are on several ranks. A segment is a stretch of one rank and row in which positions follow each other; it may hold
+// several documents. If its first document began before it, a state comes in, from the segment before it on whatever rank that is.
+#pragma once
+
+#include "src/nn/mixing/context_tokens.h"
+
+namespace weft {
+
+// J segments here of at most L tokens, S segments on all ranks, at most `most` on one of them.
+struct Segments {
+  int64_t count = 0, longest = 0, most = 0;  // J, L
+  // Of the J L places, segment by segment.
+  std::vector<int32_t> tokens;      // which of the B T here stands there; any behind the segment's last
+  std::vector<int32_t> documents;   // -1 behind the segment's last
+  std::vector<int32_t> is_reached;  // 1 where the state that comes in is read
+  std::vector<int32_t> places;      // of the B T here: which of the J L
+  // Of the S segments, by row and position.
+  std::vector<int32_t> order;   // rank * most + segment of that rank
+  std::vector<int32_t> chains;  // changes where the state at the end of a segment does not depend on the one before it
+  // Of the J here.
+  std::vector<int32_t> before;   // which of the S stands before it; 0 if none does
+  std::vector<int32_t> goes_on;  // 1 if its first document began before it
+};
+Segments plan_segments(const ContextTokens& all, int rank);
+
+}  // namespace weft
