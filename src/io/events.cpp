@@ -1,6 +1,9 @@
 // Field numbers: Event wall_time=1 step=2 file_version=3 summary=5; Summary value=1; Value tag=1 simple_value=2 histo=5
 // tensor=8 metadata=9; Event session_log=7 {status=1: 1 is START}; HistogramProto min=1 max=2 num=3 sum=4 sum_squares=5 bucket_limit=6 bucket=7; SummaryMetadata
-// plugin_data=1 {plugin_name=1} data_class=4; TensorProto dtype=1 tensor_shape=2 {dim=2 {size=1}} string_val=8.
+// plugin_data=1 {plugin_name=1 content=2} data_class=4; TensorProto dtype=1 tensor_shape=2 {dim=2 {size=1}} string_val=8.
+// HParamsPluginData version=1 experiment=2 session_start_info=3 session_end_info=4; Experiment name=6 hparam_infos=4 {name=1 type=4}
+// metric_infos=5 {name=1 {tag=2}}; SessionStartInfo hparams=1, a map of Value {string_value=3}, group_name=4 start_time_secs=5; SessionEndInfo
+// status=1 end_time_secs=2.
 #include "weft/io/events.h"
 
 #include <fcntl.h>
@@ -104,6 +107,39 @@ void EventWriter::histogram(std::string_view tag, const Histogram& h, EventTime 
   histogram.real64(1, h.min).real64(2, h.max).real64(3, h.num).real64(4, h.sum).real64(5, h.sum_squares);
   histogram.bytes(6, packed(h.bucket_limits)).bytes(7, packed(h.buckets));
   add_summary(WireWriter().bytes(1, tag).bytes(5, histogram.text()).text(), time);
+}
+
+void EventWriter::add_hparams(std::string_view tag, int field, std::string_view message, EventTime time) {
+  constexpr uint64_t kTensorOfFloats = 1;
+  const std::string empty_shape = WireWriter().bytes(2, WireWriter().varint(1, 0).text()).text();
+  const std::string plugin =
+      WireWriter().bytes(1, "hparams").bytes(2, WireWriter().varint(1, 0).bytes(field, message).text()).text();
+  WireWriter value;
+  value.bytes(1, tag).bytes(8, WireWriter().varint(1, kTensorOfFloats).bytes(2, empty_shape).text());
+  add_summary(value.bytes(9, WireWriter().bytes(1, plugin).varint(4, kDataClassTensor).text()).text(), time);
+}
+
+void EventWriter::study(const StudyHParams& study, EventTime time) {
+  constexpr uint64_t kString = 1;
+  WireWriter experiment;
+  for (const std::string& name : study.hparams)
+    experiment.bytes(4, WireWriter().bytes(1, name).varint(4, kString).text());
+  for (const std::string& tag : study.metrics)
+    experiment.bytes(5, WireWriter().bytes(1, WireWriter().bytes(2, tag).text()).text());
+  add_hparams("_hparams_/experiment", 2, experiment.bytes(6, study.name).text(), time);
+}
+
+void EventWriter::run_of_study(std::span<const std::pair<std::string, std::string>> hparams, std::string_view group,
+                               EventTime time) {
+  WireWriter start;
+  for (const auto& [name, value] : hparams)
+    start.bytes(1, WireWriter().bytes(1, name).bytes(2, WireWriter().bytes(3, value).text()).text());
+  add_hparams("_hparams_/session_start_info", 3, start.bytes(4, group).real64(5, time.wall_s).text(), time);
+}
+
+void EventWriter::run_has_ended(bool has_result, EventTime time) {
+  const uint64_t status = has_result ? 1 : 2;
+  add_hparams("_hparams_/session_end_info", 4, WireWriter().varint(1, status).real64(2, time.wall_s).text(), time);
 }
 
 void EventWriter::start_session(EventTime time) {

@@ -7,6 +7,7 @@
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
 #include "weft/core/error.h"
+#include "weft/io/events.h"
 
 namespace weft::test {
 namespace {
@@ -27,6 +28,15 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
     return run_weft(words);
   }
   std::string report(const std::string& out) { return io::read_file(path(out) + "/report.txt"); }
+  std::vector<std::string> hparams_tags(const std::string& folder) {
+    std::vector<std::string> tags;
+    for (const std::string& name : io::list_folder(path(folder)))
+      if (name.starts_with("events."))
+        for (const io::Event& event : io::read_events(path(folder) + "/" + name).events)
+          for (const io::EventValue& value : event.values)
+            if (value.tag.starts_with("_hparams_/")) tags.push_back(value.tag);
+    return tags;
+  }
   void expect_refused(const std::string& grid, const std::vector<std::string>& texts) {
     write_grid(grid);
     const ProcessResult result = ablate("refused");
@@ -61,6 +71,9 @@ TEST_F(Ablate, RunsAtATimeDoNotChangeABit) {
         (arm["runs"][s]["value"].get<double>() - json["metrics"][0]["arms"][0]["runs"][s]["value"].get<double>()) / 3;
   EXPECT_NEAR(arm["difference"]["mean"].get<double>(), mean, 1e-12);
   EXPECT_NE(report("one").find("seeds for 0.1"), std::string::npos);
+  EXPECT_EQ(hparams_tags("one"), std::vector<std::string>{"_hparams_/experiment"});
+  const std::vector<std::string> of_run = hparams_tags("one/cells/" + io::list_folder(path("one") + "/cells")[0]);
+  EXPECT_EQ(of_run, (std::vector<std::string>{"_hparams_/session_start_info", "_hparams_/session_end_info"}));
   const std::string page = io::read_file(path("one") + "/report.html");
   for (const char* part :
        {"Study grid", "gate=head", "Validation loss", "model.ffn.swiglu.hidden", "<svg", "fill-opacity"})

@@ -115,7 +115,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   claim_folder(folder, grid);
   train::StopSignal signals(console.verbosity() != Verbosity::quiet);
   train::StopSignal::waits_for("saving the runs at work; the same command goes on");
-  study::run_cells(grid, some,
+  study::run_cells(grid, arms, some,
                    {.program = "/proc/self/exe",
                     .folder = folder,
                     .jobs = jobs,

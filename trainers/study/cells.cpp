@@ -14,6 +14,7 @@
 
 #include "src/io/process.h"
 #include "trainers/console/progress.h"
+#include "weft/io/events.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
 #include "weft/trainers/cli.h"
@@ -51,6 +52,35 @@ CellResult read_run(const std::string& folder) {
   for (const auto& [key, value] : result.metrics)
     if (key.ends_with("/loss") && !std::isfinite(value)) result.state = State::diverged;
   return result;
+}
+
+io::EventTime time_now() {
+  const auto since = std::chrono::system_clock::now().time_since_epoch();
+  return {.step = 0, .wall_s = std::chrono::duration<double>(since).count()};
+}
+
+void note_hparams(const Grid& grid, const Combination& arm, const Cell& cell, bool has_result,
+                  const std::string& folder) {
+  std::vector<std::pair<std::string, std::string>> hparams;
+  for (size_t a = 0; a < grid.axes.size(); ++a)
+    hparams.emplace_back(grid.axes[a].name, grid.axes[a].arms[arm.arms[a]].name);
+  hparams.emplace_back("seed", str(cell.seed));
+  io::make_folders(folder);  // a run that was refused made none
+  io::EventWriter events(folder, time_now().wall_s);
+  events.run_of_study(hparams, arm.name, time_now());
+  events.run_has_ended(has_result, time_now());
+  events.flush();
+}
+
+void note_study(const Grid& grid, const std::string& folder) {
+  for (const std::string& name : io::list_folder(folder))
+    if (name.starts_with("events.out.tfevents.")) return;
+  io::StudyHParams study{.name = grid.name, .hparams = {}, .metrics = grid.metrics};
+  for (const GridAxis& axis : grid.axes) study.hparams.push_back(axis.name);
+  study.hparams.push_back("seed");
+  io::EventWriter events(folder, time_now().wall_s);
+  events.study(study, time_now());
+  events.flush();
 }
 
 std::string last_line(const std::string& messages) {
@@ -128,10 +158,11 @@ std::optional<CellResult> stored_result(const std::string& study_folder, const C
   return result;
 }
 
-std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const std::vector<Cell>& cells,
+std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
                                                  const CellRuns& how) {
   io::make_folders(how.folder + "/results");
   io::make_folders(how.folder + "/cells");
+  note_study(grid, how.folder);
   std::vector<std::optional<CellResult>> results(cells.size());
   std::vector<size_t> open;
   for (size_t i = 0; i < cells.size(); ++i)
@@ -147,6 +178,8 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const std::ve
         const auto cell_begin = std::chrono::steady_clock::now();
         std::optional<CellResult> result = run_cell(grid, cell, how);
         if (!result) return;
+        note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
+                     run_folder(how.folder, cell));
         store(how.folder, cell, *result);
         const auto now = std::chrono::steady_clock::now();
         const std::lock_guard lock(one_at_a_time);

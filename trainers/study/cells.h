@@ -28,7 +28,9 @@ struct CellRuns {
 };
 // Runs the cells that have no result yet and returns the results of all, in the order of `cells`; those of a study that was stopped are
 // missing. A cell whose process fails is started once more and goes on from its last checkpoint.
-std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const std::vector<Cell>& cells, const CellRuns& how);
+// In each run's folder, and in the study's, stands what TensorBoard's view HParams shows.
+std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
+                                                 const CellRuns& how);
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell);
 

@@ -2,7 +2,7 @@
 //   io::EventWriter events("run");
 //   events.scalar("train/loss", 3.2, {.step = 10, .wall_s = now});
 //   events.flush();                                           // after each log interval
-// Records are framed with masked CRC32C. A resumed run opens a new file. Not for: images, HParams.
+// Records are framed with masked CRC32C. A resumed run opens a new file. Not for: images.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace weft::io {
@@ -30,6 +31,12 @@ struct Histogram {
 // Buckets of equal width between the smallest and the largest value. Values that are not finite are left out.
 Histogram make_histogram(std::span<const float> values, int num_buckets = 30);
 
+// TensorBoard's view HParams of a study: the names of what is varied, and the tags of what is compared.
+struct StudyHParams {
+  std::string name;
+  std::vector<std::string> hparams, metrics;
+};
+
 class EventWriter {
  public:
   // Creates <folder>/events.out.tfevents.<seconds>.<host>.<pid>.<n>; n counts up from 0 to a name that is free.
@@ -41,6 +48,12 @@ class EventWriter {
   void scalar(std::string_view tag, double value, EventTime time);
   void text(std::string_view tag, std::string_view value, EventTime time);
   void histogram(std::string_view tag, const Histogram& value, EventTime time);
+  // For HParams: study() in the study's folder; the other two in the folder of each run, whose `hparams` are pairs of name and value. Runs
+  // of one `group` differ in the seed alone.
+  void study(const StudyHParams& study, EventTime time);
+  void run_of_study(std::span<const std::pair<std::string, std::string>> hparams, std::string_view group,
+                    EventTime time);
+  void run_has_ended(bool has_result, EventTime time);
   // Says that a session begins at this step. Readers then ignore what earlier records and files have for this step and later ones.
   void start_session(EventTime time);
   void flush();
@@ -49,6 +62,7 @@ class EventWriter {
 
  private:
   void add_summary(std::string_view value, EventTime time);
+  void add_hparams(std::string_view tag, int field, std::string_view message, EventTime time);
   void add_record(std::string_view event);
 
   std::string path_, buffer_;
