@@ -75,6 +75,17 @@ struct Call {
     if (marks.defined()) p.marks = static_cast<const Mark*>(marks.raw());
   }
 
+  // Parts of value columns, so that `items` and they are as many as threads.
+  void choose_parts(int64_t items) {
+    constexpr int64_t kLeast = 32,
+                      kFewTokens = 64;  // narrower parts, and shorter calls, do the scores again for too little
+    p.state_width = p.part_width = p.value_width;
+    if (items == 0 || items >= num_threads() || p.tokens <= kFewTokens) return;
+    const int64_t wanted = std::clamp<int64_t>(p.value_width / kLeast, 1, (num_threads() + items - 1) / items);
+    p.part_width = (p.value_width + 16 * wanted - 1) / (16 * wanted) * 16;
+    p.parts = (p.value_width + p.part_width - 1) / p.part_width;
+  }
+
   template <class F>
   void run(F&& f) const {
     if (wide == kF64) f.template operator()<cpu::RecurrenceKernels<cpu::Isa::baseline, double>>();
@@ -131,6 +142,7 @@ Recurrence recur(const RecurrenceInput& input, const RecurrenceOptions& options)
   RecurrenceProblem& p = call.p;
   Recurrence result{Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), Device::cpu()),
                     Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, call.wide, Device::cpu())};
+  call.choose_parts(p.batch * p.heads);
   result.out.mutable_raw();  // counts as written
   p.out = operand(result.out), p.last_state = result.state.mutable_raw();
   call.run([&]<class Kernels>() { Kernels::forward(p); });
@@ -154,6 +166,7 @@ RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, co
     dlast = contiguous(dstate);
     p.dlast_state = dlast.raw();
   }
+  call.choose_parts(p.batch * p.key_heads);
   RecurrenceGrads grads;
   auto make = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType of, Operand& to) {
     if (!is_wanted) return;
@@ -161,30 +174,43 @@ RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, co
     grad.mutable_raw();
     to = operand(grad);
   };
+  // Of a sum over value columns: one behind the other per part, added up at the end.
+  auto make_sum = [&](bool is_wanted, Tensor& grad, Shape shape, DType of, Operand& to) {
+    if (shape.num_dims() > 0) shape[0] *= p.parts;
+    make(is_wanted, grad, shape, p.parts > 1 ? wide : of, to);
+  };
+  auto add_parts = [&](Tensor& grad, const Shape& shape, DType of) {
+    if (!grad.defined()) return;
+    if (p.parts > 1) grad = sum(grad.reshape({p.parts, shape.num_elements()}), 0).reshape(shape);
+    grad = cast(grad, of);
+  };
   const DType shared = p.heads_per_group() > 1 ? wide : dtype;
-  make(wants.q, grads.dq, input.q_BTGK.shape(), shared, p.dq);
-  make(wants.k, grads.dk, input.k_BTGK.shape(), shared, p.dk);
+  make_sum(wants.q, grads.dq, input.q_BTGK.shape(), shared, p.dq);
+  make_sum(wants.k, grads.dk, input.k_BTGK.shape(), shared, p.dk);
   make(wants.v, grads.dv, input.v_BTHV.shape(), dtype, p.dv);
-  const bool wants_decay = wants.log_decay && input.log_decay.defined();
+  const bool wants_decay = wants.log_decay && input.log_decay.defined(), is_of_values = p.decay == cpu::Decay::value;
   Tensor of_heads;
   if (wants_decay && input.log_decay.num_dims() == 1) {
-    of_heads = Tensor::zeros({p.batch, p.heads}, kF64, Device::cpu());
+    of_heads = Tensor::zeros({p.parts * p.batch, p.heads}, kF64, Device::cpu());
     p.dlog_decay_of_head = of_heads.mutable_data<double>();
-  } else {
+  } else if (is_of_values) {
     make(wants_decay, grads.dlog_decay, input.log_decay.shape(), wide, p.dlog_decay);
+  } else {
+    make_sum(wants_decay, grads.dlog_decay, input.log_decay.shape(), wide, p.dlog_decay);
   }
-  make(wants.beta && input.beta.defined(), grads.dbeta, input.beta.shape(), wide, p.dbeta);
+  make_sum(wants.beta && input.beta.defined(), grads.dbeta, input.beta.shape(), wide, p.dbeta);
   if (wants.state && input.state.defined()) {
     grads.dstate = Tensor::empty(input.state.shape(), wide, Device::cpu());
     p.dstate = grads.dstate.mutable_raw();
   }
   call.run([&]<class Kernels>() {
-    const int64_t workers = std::min<int64_t>(num_threads(), p.batch * p.key_heads);
-    Tensor states = Tensor::empty({workers, Kernels::states_size(p)}, wide, Device::cpu());
-    Kernels::backward(p, states.mutable_raw(), workers);
+    const auto workers = Kernels::workers(p);
+    Tensor states = Tensor::empty({workers.count, workers.states}, wide, Device::cpu());
+    Kernels::backward(p, states.mutable_raw());
   });
-  if (wants.q) grads.dq = cast(grads.dq, dtype);
-  if (wants.k) grads.dk = cast(grads.dk, dtype);
+  add_parts(grads.dq, input.q_BTGK.shape(), dtype), add_parts(grads.dk, input.k_BTGK.shape(), dtype);
+  if (!is_of_values) add_parts(grads.dlog_decay, input.log_decay.shape(), wide);
+  add_parts(grads.dbeta, input.beta.shape(), wide);
   if (of_heads.defined()) grads.dlog_decay = cast(sum(of_heads, 0), wide);
   return grads;
 }

@@ -185,6 +185,31 @@ TEST(Recurrence, RepeatsBitForBitWithAnyThreadCount) {
   });
 }
 
+// With fewer heads than threads a head is computed in parts of its value columns.
+TEST(Recurrence, PartsOfAHeadEqualTheLoop) {
+  const int before = num_threads();
+  set_num_threads(3);
+  for_each_kind([](Gate gate, bool is_delta) {
+    for (DType dtype : {kF64, kBF16}) {
+      RecurrenceCase c({.B = 1, .T = 66, .G = 1, .H = 2, .K = 3, .V = 70}, gate, is_delta, dtype);
+      c.use_state(), c.use_documents(), c.use_writes();
+      c.expect_forward();
+      if (dtype == kF64) c.expect_gradients(2e-7, 25);
+      if (dtype == kBF16)
+        expect_close(
+            ops::recur_backward(c.dout, c.dstate, c.in, c.options).dk,
+            [&] {
+              set_num_threads(1);
+              Numbers alone = values(ops::recur_backward(c.dout, c.dstate, c.in, c.options).dk);
+              set_num_threads(3);
+              return alone;
+            }(),
+            c.name() + " dk");
+    }
+  });
+  set_num_threads(before);
+}
+
 TEST(Recurrence, GivesOnlyTheGradientsThatAreWanted) {
   RecurrenceCase c({.B = 1, .T = 20, .G = 1, .H = 2, .K = 4, .V = 3}, Gate::key, true);
   c.use_state();

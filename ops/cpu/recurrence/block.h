@@ -1,6 +1,7 @@
-// What both sides of the chunkwise recurrence share: one head of one row, cut into blocks of tokens, and the rows of a block in scratch.
-// Decays are never logarithms here. Every factor of the equations is a product of consecutive decays a_t, each at most 1, so nothing
-// overflows, and the first token of a document has the decay 0, which keeps documents apart in all of them.
+// What both sides of the chunkwise recurrence share: one head of one row, cut into blocks of tokens, and the rows of a block in scratch. A
+// worker takes a few heads of a row together, block by block: their rows lie side by side in memory. Decays are never logarithms here.
+// Every factor of the equations is a product of consecutive decays a_t, each at most 1, so nothing overflows, and the first token of a
+// document has the decay 0, which keeps documents apart in all of them.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +31,36 @@ struct Sizes {
   static constexpr int64_t kMaxScalarBlock = 128;
 };
 
+// The problem of the value columns of a part.
+template <class T>
+RecurrenceProblem columns_of(const RecurrenceProblem& all, int64_t part) {
+  if (all.parts == 1) return all;
+  RecurrenceProblem p = all;
+  const int64_t first = part * all.part_width, tokens = p.batch * p.tokens;
+  p.value_width = smaller(all.part_width, all.value_width - first);
+  auto shift = [](Operand& o, int64_t elements) {
+    if (o.data) o.data = static_cast<const char*>(o.data) + elements * o.element_bytes;
+  };
+  auto shift_state = [&](auto& state) {
+    auto* numbers = static_cast<T*>(const_cast<void*>(state));
+    if (state) state = numbers + first;
+  };
+  for (Operand* o : {&p.v, &p.out, &p.dout, &p.dv}) shift(*o, first);
+  shift_state(p.state), shift_state(p.last_state), shift_state(p.dlast_state), shift_state(p.dstate);
+  for (Operand* o : {&p.dq, &p.dk}) shift(*o, part * tokens * p.key_heads * p.key_width);
+  shift(p.dbeta, part * tokens * p.heads);
+  if (p.decay == Decay::value) shift(p.log_decay, first), shift(p.dlog_decay, first);
+  else shift(p.dlog_decay, part * tokens * p.heads * (p.decay == Decay::key ? p.key_width : 1));
+  if (p.dlog_decay_of_head) p.dlog_decay_of_head += part * p.batch * p.heads;
+  return p;
+}
+
+// Value heads [first, last) of row b.
+struct Heads {
+  int64_t b, first, last;
+  int64_t count() const { return last - first; }
+};
+
 // One head of one row.
 template <class T>
 struct HeadView {
@@ -53,7 +84,7 @@ struct HeadView {
   bool is_writing(int64_t t) const {
     return !writes.data || static_cast<const bool*>(writes.data)[t * writes.token_stride];
   }
-  int64_t state_offset() const { return (b * p.heads + h) * p.key_width * p.value_width; }
+  int64_t state_offset() const { return (b * p.heads + h) * p.key_width * p.state_width; }
 
   // Rows of tokens [first, first + n) of x, zeros for padding and behind them.
   void load_rows(const Operand& x, int64_t first, int64_t n, int64_t width, T scale, Matrix<T> to, int64_t rows) const {
@@ -95,11 +126,11 @@ struct HeadView {
     std::fill_n(to.data, rows * to.ld, T(0));
     if (!from) return;
     const T* state = static_cast<const T*>(from) + state_offset();
-    for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(state + c * p.value_width, p.value_width, to.row(c));
+    for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(state + c * p.state_width, p.value_width, to.row(c));
   }
   void store_state(void* to, Matrix<T> from) const {
     T* state = static_cast<T*>(to) + state_offset();
-    for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(from.row(c), p.value_width, state + c * p.value_width);
+    for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(from.row(c), p.value_width, state + c * p.state_width);
   }
 
   static constexpr double kLog2e = 1.44269504088896340736;

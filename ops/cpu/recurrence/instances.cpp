@@ -32,34 +32,57 @@ void with_side(const RecurrenceProblem& p, F&& run) {
   }
 }
 
+// Work is cut into items of a few key heads of a row with their value heads: as many as leave an item to every thread, up to `most` value
+// heads.
+struct Items {
+  int64_t per_row, key_heads, group, count;
+
+  Items(const RecurrenceProblem& p, int64_t most) : group(p.heads_per_group()) {
+    const int64_t wanted = (num_threads() + p.batch - 1) / larger(p.batch, 1);  // of a row
+    key_heads = larger(1, smaller(p.key_heads / larger(wanted, 1), most / group));
+    per_row = (p.key_heads + key_heads - 1) / key_heads;
+    count = p.batch * per_row * p.parts;
+  }
+  Heads heads(const RecurrenceProblem& p, int64_t i) const {
+    const int64_t first = i % per_row * key_heads, last = smaller(p.key_heads, first + key_heads);
+    return {i / per_row % p.batch, first * group, last * group};
+  }
+  int64_t part(const RecurrenceProblem& p, int64_t i) const { return i / (per_row * p.batch); }
+};
+constexpr int64_t kMostForward = 4, kMostBackward = 2;  // backward holds the states of its heads
+
 }  // namespace
 
 template <Isa I, class T>
 void RecurrenceKernels<I, T>::forward(const RecurrenceProblem& p) {
-  run_items(p, p.batch * p.heads, [&](int64_t i) {
-    if (p.tokens <= kFewTokens) return forward_steps<T>(p, i / p.heads, i % p.heads);
-    with_side<T>(p, [&](auto side) { side.forward(i / p.heads, i % p.heads); });
+  if (p.tokens <= kFewTokens)
+    return run_items(p, p.batch * p.heads, [&](int64_t i) { forward_steps<T>(p, i / p.heads, i % p.heads); });
+  const Items items(p, kMostForward);
+  run_items(p, items.count, [&](int64_t i) {
+    const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
+    with_side<T>(part, [&](auto side) { side.forward(items.heads(p, i)); });
   });
 }
 
 template <Isa I, class T>
-int64_t RecurrenceKernels<I, T>::states_size(const RecurrenceProblem& p) {
-  const Sizes<T> z(p);
-  return (z.blocks + 1) * z.K * z.V;
+RecurrenceWorkers RecurrenceKernels<I, T>::workers(const RecurrenceProblem& p) {
+  const Sizes<T> z(columns_of<T>(p, 0));
+  const Items items(p, kMostBackward);
+  return {smaller(num_threads(), items.count), items.key_heads * items.group * (z.blocks + 1) * z.K * z.V};
 }
 
-// Each worker has memory for the states of a head and takes the next group of heads when it is free.
+// Each worker has memory for the states of an item and takes the next item when it is free.
 template <Isa I, class T>
-void RecurrenceKernels<I, T>::backward(const RecurrenceProblem& p, void* states, int64_t workers) {
-  const int64_t each = states_size(p), groups = p.batch * p.key_heads;
+void RecurrenceKernels<I, T>::backward(const RecurrenceProblem& p, void* states) {
+  const Items items(p, kMostBackward);
+  const RecurrenceWorkers all = workers(p);
   int64_t next = 0;
-  run_items(p, workers, [&](int64_t worker) {
-    for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < groups;)
-      for (int64_t j = 0; j < p.heads_per_group(); ++j)
-        with_side<T>(p, [&](auto side) {
-          side.backward(i / p.key_heads, i % p.key_heads * p.heads_per_group() + j,
-                        static_cast<T*>(states) + worker * each);
-        });
+  run_items(p, all.count, [&](int64_t worker) {
+    T* own = static_cast<T*>(states) + worker * all.states;
+    for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < items.count;) {
+      const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
+      with_side<T>(part, [&](auto side) { side.backward(items.heads(p, i), own); });
+    }
   });
 }
 

@@ -7,11 +7,8 @@
 
 namespace weft::cpu {
 
-enum class Decay {
-  scalar,
-  key,
-  value
-};  // one number per token and head (also for none, and for one per head), or one per channel
+// One number per token and head (also for none, and for one per head), or one per channel.
+enum class Decay { scalar, key, value };
 enum class Mark : uint8_t { padding, token, first };  // first: of a document, with a state of zeros
 
 struct RecurrenceProblem {
@@ -20,12 +17,16 @@ struct RecurrenceProblem {
   int64_t batch = 0, tokens = 0, heads = 0, key_heads = 0, key_width = 0, value_width = 0;
   double scale = 1;
   int64_t chunk = 0;
+  // Where there are fewer heads than threads, a head is computed in parts of so many value columns, each with a state of its own. What is a sum
+  // over the columns has one tensor per part then: dq, dk, dbeta and the gradient of the decay, unless it is of value channels.
+  int64_t part_width = 0, parts = 1;
   Decay decay = Decay::scalar;
   Operand q, k, v;
-  Operand log_decay, beta,
-      writes;                   // [B, T, H], log_decay also [B, T, H, K or V]; no data: 0, the plain write, all tokens
+  // [B, T, H], log_decay also [B, T, H, K or V]. No data: 0, the plain write, all tokens.
+  Operand log_decay, beta, writes;
   const Mark* marks = nullptr;  // [B, T], or null: every token is Mark::token
   const void* state = nullptr;  // contiguous [B, H, K, V] in the computing type, or null: zeros
+  int64_t state_width = 0;      // V of all parts
 
   // Forward.
   Operand out;
@@ -42,13 +43,18 @@ struct RecurrenceProblem {
   int64_t heads_per_group() const { return heads / key_heads; }
 };
 
+// How many threads backward uses, and how many numbers each needs for the states of its heads.
+struct RecurrenceWorkers {
+  int64_t count = 0, states = 0;
+};
+
 // T is float (f32 and bf16 tensors) or double; double exists for Isa::baseline only: gradient checks need no speed.
 template <Isa I, class T>
 struct RecurrenceKernels {
   static void forward(const RecurrenceProblem& problem);
-  // `states` is memory for the states of the heads that are at work: `workers` times states_size() numbers.
-  static void backward(const RecurrenceProblem& problem, void* states, int64_t workers);
-  static int64_t states_size(const RecurrenceProblem& problem);
+  // `states` is memory for workers(problem).
+  static void backward(const RecurrenceProblem& problem, void* states);
+  static RecurrenceWorkers workers(const RecurrenceProblem& problem);
 };
 
 }  // namespace weft::cpu

@@ -23,62 +23,80 @@ class KeySide {
 
   explicit KeySide(const RecurrenceProblem& problem) : p(problem), z(problem) {}
 
-  void forward(int64_t b, int64_t h) {
-    HeadView<T> head(p, b, h);
-    carve(scratch(carve(nullptr, false)), false);
-    head.load_state(p.state, state, z.K);
-    const Operand to = p.out.at(b, h);
-    for (int64_t n = 0; n < z.blocks; ++n) {
-      enter(head, n);
-      queries(head);
-      scores<true>();
-      solve();
-      product<false, T>(qp, state, out, {z.C, z.V, z.K});
-      product<false, T>(weights, u, out, {z.C, z.V, z.C, Part::lower, true});
-      store_rows(to, first, count, p.value_width, out, T(1), false);
-      next_state();
-    }
-    head.store_state(p.last_state, state);
+  void forward(const Heads& heads) {
+    carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);
+    for_heads(heads, [&](const HeadView<T>& head) { head.load_state(p.state, state, z.K); });
+    for (int64_t n = 0; n < z.blocks; ++n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        enter(head, n);
+        queries(head);
+        scores<true>();
+        solve();
+        product<false, T>(qp, state, out, {z.C, z.V, z.K});
+        product<false, T>(weights, u, out, {z.C, z.V, z.C, Part::lower, true});
+        store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
+        next_state();
+      });
+    for_heads(heads, [&](const HeadView<T>& head) { head.store_state(p.last_state, state); });
   }
 
-  // `states` has room for the states before and behind each block.
-  void backward(int64_t b, int64_t h, T* states) {
-    HeadView<T> head(p, b, h);
-    carve(scratch(carve(nullptr, true)), true);
+  // `states` has room for the states before and behind each block of each head.
+  void backward(const Heads& heads, T* states) {
+    carve(scratch(carve(nullptr, heads.count(), true)), heads.count(), true);
     const int64_t each = z.K * z.V;
-    head.load_state(p.state, state, z.K);
-    std::copy_n(state.data, each, states);
-    for (int64_t n = 0; n < z.blocks; ++n) {
-      enter(head, n);
-      if constexpr (kDelta) scores<false>();
-      solve();
-      next_state();
-      std::copy_n(state.data, each, states + (n + 1) * each);
-    }
-    head.load_state(p.dlast_state, dstate, z.K);
-    double of_head = 0;
-    for (int64_t n = z.blocks - 1; n >= 0; --n) {
-      std::copy_n(states + n * each, each, state.data);
-      enter(head, n);
-      queries(head);
-      if (p.dout.data) head.load_rows(p.dout.at(b, h), first, count, p.value_width, T(1), dout, z.C);
-      else std::fill_n(dout.data, z.C * z.V, T(0));
-      scores<true>();
-      solve();
-      gradients();
-      of_head += decay_gradients(head, {states + (n + 1) * each, z.V});
-      give(head);
-      previous_state();
-    }
-    if (p.dlog_decay_of_head) p.dlog_decay_of_head[b * p.heads + h] = of_head;
-    if (p.dstate) head.store_state(p.dstate, dstate);
+    auto behind = [&](const HeadView<T>& head, int64_t n) {
+      return Matrix<T>{states + ((head.h - heads.first) * (z.blocks + 1) + n + 1) * each, z.V};
+    };
+    for_heads(heads, [&](const HeadView<T>& head) {
+      head.load_state(p.state, state, z.K);
+      std::copy_n(state.data, each, behind(head, -1).data);
+      head.load_state(p.dlast_state, dstate, z.K);
+      if (p.dlog_decay_of_head) p.dlog_decay_of_head[head.b * p.heads + head.h] = 0;
+    });
+    for (int64_t n = 0; n < z.blocks; ++n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        enter(head, n);
+        if constexpr (kDelta) scores<false>();
+        solve();
+        next_state();
+        std::copy_n(state.data, each, behind(head, n).data);
+      });
+    for (int64_t n = z.blocks - 1; n >= 0; --n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        state = behind(head, n - 1);
+        enter(head, n);
+        queries(head);
+        if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
+        else std::fill_n(dout.data, z.C * z.V, T(0));
+        scores<true>();
+        solve();
+        gradients();
+        const double of_block = decay_gradients(head, behind(head, n));
+        if (p.dlog_decay_of_head) p.dlog_decay_of_head[head.b * p.heads + head.h] += of_block;
+        give(head);
+        previous_state();
+      });
+    for_heads(heads, [&](const HeadView<T>& head) {
+      if (p.dstate) head.store_state(p.dstate, dstate);
+    });
   }
 
  private:
-  size_t carve(std::byte* base, bool is_backward) {
+  // Calls f(head) for each head, with its state and the gradient of it.
+  template <class F>
+  void for_heads(const Heads& heads, F&& f) {
+    for (int64_t h = heads.first; h < heads.last; ++h) {
+      state = {state_of_heads + (h - heads.first) * z.K * z.V, z.V};
+      dstate = {dstate_of_heads + (h - heads.first) * z.K * z.V, z.V};
+      f(HeadView<T>(p, heads.b, h));
+    }
+  }
+
+  size_t carve(std::byte* base, int64_t heads, bool is_backward) {
     Carver c(base);
     auto take = [&](int64_t rows, int64_t width) { return take_matrix<T>(c, rows, width); };
-    state = take(z.K, z.V);
+    state_of_heads = c.take<T>(heads * z.K * z.V);
+    dstate_of_heads = c.take<T>(is_backward ? heads * z.K * z.V : 0);
     q = take(z.C, z.K), k = take(z.C, z.K), u = take(z.C, z.V), e = kDelta ? take(z.C, z.V) : u;
     qp = take(z.C, z.K), kn = take(z.C, kDelta ? z.K : 0), km = take(z.C, z.K), kt = take(z.K, z.C);
     weights = take(z.C, z.C), strict = take(z.C, z.C), relative = take(z.C, z.C);
@@ -89,7 +107,7 @@ class KeySide {
     total = c.take<T>(z.K), beta = c.take<T>(z.C);
     lanes = c.take<T>(kChannels ? z.K * kLanes<T> : 0);
     if (is_backward) {
-      dstate = take(z.K, z.V), dout = take(z.C, z.V), du = take(z.C, z.V), dv = kDelta ? take(z.C, z.V) : du;
+      dout = take(z.C, z.V), du = take(z.C, z.V), dv = kDelta ? take(z.C, z.V) : du;
       dweights = take(z.C, z.C), dstrict = take(z.C, z.C);
       dq = take(z.C, z.K), dwriter = take(z.C, z.K), dreader = take(z.C, z.K);
       ut = take(z.V, z.C), state_t = take(z.V, z.K), dstate_t = take(z.V, z.K);
@@ -327,6 +345,7 @@ class KeySide {
   const RecurrenceProblem& p;
   Sizes<T> z;
   int64_t first = 0, count = 0;  // tokens of the block at work
+  T *state_of_heads = nullptr, *dstate_of_heads = nullptr;
   M state, q, k, u, e, qp, kn, km, kt, weights, strict, relative, out, alpha, before, after;
   T *total = nullptr, *beta = nullptr, *lanes = nullptr;
   M dstate, dout, du, dv, dweights, dstrict, dq, dwriter, dreader, ut, state_t, dstate_t;

@@ -19,58 +19,77 @@ class ValueSide {
 
   explicit ValueSide(const RecurrenceProblem& problem) : p(problem), z(problem) {}
 
-  void forward(int64_t b, int64_t h) {
-    HeadView<T> head(p, b, h);
-    carve(scratch(carve(nullptr, false)), false);
-    head.load_state(p.state, state, z.K);
-    for (int64_t n = 0; n < z.blocks; ++n) {
-      enter(head, n);
-      read(head);
-      store_rows(p.out.at(b, h), first, count, p.value_width, out, T(1), false);
-      next_state();
-    }
-    head.store_state(p.last_state, state);
+  void forward(const Heads& heads) {
+    carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);
+    for_heads(heads, [&](const HeadView<T>& head) { head.load_state(p.state, state, z.K); });
+    for (int64_t n = 0; n < z.blocks; ++n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        enter(head, n);
+        read(head);
+        store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
+        next_state();
+      });
+    for_heads(heads, [&](const HeadView<T>& head) { head.store_state(p.last_state, state); });
   }
 
-  // `states` has room for the states before and behind each block.
-  void backward(int64_t b, int64_t h, T* states) {
-    HeadView<T> head(p, b, h);
-    carve(scratch(carve(nullptr, true)), true);
+  // `states` has room for the states before and behind each block of each head.
+  void backward(const Heads& heads, T* states) {
+    carve(scratch(carve(nullptr, heads.count(), true)), heads.count(), true);
     const int64_t each = z.K * z.V;
-    head.load_state(p.state, state, z.K);
-    std::copy_n(state.data, each, states);
-    for (int64_t n = 0; n < z.blocks; ++n) {
-      enter(head, n);
-      next_state();
-      std::copy_n(state.data, each, states + (n + 1) * each);
-    }
-    head.load_state(p.dlast_state, dstate, z.K);
-    for (int64_t n = z.blocks - 1; n >= 0; --n) {
-      std::copy_n(states + n * each, each, state.data);
-      enter(head, n);
-      read(head);
-      if (p.dout.data) head.load_rows(p.dout.at(b, h), first, count, p.value_width, T(1), dout, z.C);
-      else std::fill_n(dout.data, z.C * z.V, T(0));
-      gradients();
-      if (p.dlog_decay.data) decay_gradients(head, {states + (n + 1) * each, z.V});
-      give(head);
-      scale_columns(dstate);
-      product<true, T>(q, dlocal, dstate, {z.K, z.V, z.C, Part::all, true});
-    }
-    if (p.dstate) head.store_state(p.dstate, dstate);
+    auto behind = [&](const HeadView<T>& head, int64_t n) {
+      return Matrix<T>{states + ((head.h - heads.first) * (z.blocks + 1) + n + 1) * each, z.V};
+    };
+    for_heads(heads, [&](const HeadView<T>& head) {
+      head.load_state(p.state, state, z.K);
+      std::copy_n(state.data, each, behind(head, -1).data);
+      head.load_state(p.dlast_state, dstate, z.K);
+    });
+    for (int64_t n = 0; n < z.blocks; ++n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        enter(head, n);
+        next_state();
+        std::copy_n(state.data, each, behind(head, n).data);
+      });
+    for (int64_t n = z.blocks - 1; n >= 0; --n)
+      for_heads(heads, [&](const HeadView<T>& head) {
+        state = behind(head, n - 1);
+        enter(head, n);
+        read(head);
+        if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
+        else std::fill_n(dout.data, z.C * z.V, T(0));
+        gradients();
+        if (p.dlog_decay.data) decay_gradients(head, behind(head, n));
+        give(head);
+        scale_columns(dstate);
+        product<true, T>(q, dlocal, dstate, {z.K, z.V, z.C, Part::all, true});
+      });
+    for_heads(heads, [&](const HeadView<T>& head) {
+      if (p.dstate) head.store_state(p.dstate, dstate);
+    });
   }
 
  private:
-  size_t carve(std::byte* base, bool is_backward) {
+  // Calls f(head) for each head, with its state and the gradient of it.
+  template <class F>
+  void for_heads(const Heads& heads, F&& f) {
+    for (int64_t h = heads.first; h < heads.last; ++h) {
+      state = {state_of_heads + (h - heads.first) * z.K * z.V, z.V};
+      dstate = {dstate_of_heads + (h - heads.first) * z.K * z.V, z.V};
+      f(HeadView<T>(p, heads.b, h));
+    }
+  }
+
+  size_t carve(std::byte* base, int64_t heads, bool is_backward) {
     Carver c(base);
     auto take = [&](int64_t rows, int64_t width) { return take_matrix<T>(c, rows, width); };
-    state = take(z.K, z.V);
+    state_of_heads = c.take<T>(heads * z.K * z.V);
+    dstate_of_heads = c.take<T>(is_backward ? heads * z.K * z.V : 0);
     q = take(z.C, z.K), k = take(z.C, z.K), v = take(z.C, z.V), kept = take(z.C, z.V), kt = take(z.K, z.C);
     weights = take(z.C, z.C), out = take(z.C, z.V);
     alpha = take(z.C, z.V), before = take(z.C, z.V), after = take(z.C, z.V);
     total = c.take<T>(z.V);
     if (is_backward) {
-      dstate = take(z.K, z.V), dout = take(z.C, z.V), dlocal = take(z.C, z.V), dv = take(z.C, z.V);
+      dout = take(z.C, z.V), dlocal = take(z.C, z.V), dv = take(z.C, z.V);
       dweights = take(z.C, z.C), dq = take(z.C, z.K), dk = take(z.C, z.K);
       state_t = take(z.V, z.K), dstate_t = take(z.V, z.K);
       sums = c.take<T>(z.V), lanes = c.take<T>(z.V * kLanes<T>);
@@ -155,6 +174,7 @@ class ValueSide {
   const RecurrenceProblem& p;
   Sizes<T> z;
   int64_t first = 0, count = 0;  // tokens of the block at work
+  T *state_of_heads = nullptr, *dstate_of_heads = nullptr;
   M state, q, k, v, kept, kt, weights, out, alpha, before, after;
   T* total = nullptr;
   M dstate, dout, dlocal, dv, dweights, dq, dk, state_t, dstate_t;
