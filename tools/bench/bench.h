@@ -68,6 +68,7 @@ void print_json(std::span<const Row> rows, std::FILE* to);  // {"rows": [{"name"
 
 std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_attention(const BenchOptions& options);
+std::vector<Row> run_recurrence(const BenchOptions& options);
 std::vector<Row> run_memory(const BenchOptions& options);
 std::vector<Row> run_call(const BenchOptions& options);
 std::vector<Row> run_train(const BenchOptions& options);

@@ -8,6 +8,8 @@ namespace {
 const Family kFamilies[] = {
     {"gemm", "matrix products against oneDNN's own routes", run_gemm},
     {"attention", "the blockwise softmax core, forward and backward, and its memory", run_attention},
+    {"recurrence", "the gated linear recurrence, forward and backward, beside the softmax core, and its memory",
+     run_recurrence},
     {"call", "what calling an op costs", run_call},
     {"memory", "norms, rotary, SwiGLU and AdamW against a copy", run_memory},
     {"heads", "chosen heads and windows against all heads and tokens, one mixer forward and backward", run_heads},

@@ -1,0 +1,196 @@
+// `weft bench recurrence`: the gated linear recurrence beside the best GEMM rate. FLOP are those of the chunkwise form with chunks of 64
+// tokens and full square blocks, whatever chunk the kernel takes; backward includes the pass that computes the states again:
+//   plain forward 2C(K+V) + 4KV, backward 2C(3K+2V) + 10KV;  delta forward 2C(2K+V) + CV + 6KV, backward 2C(7K+5V) + CV + 18KV
+// per token and head. Beside it: time per token over the length, the softmax core at the same shape, one step of decoding, memory.
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "tools/bench/bench.h"
+#include "weft/core/allocator.h"
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
+#include "weft/core/rng.h"
+#include "weft/ops/attention.h"
+#include "weft/ops/elementwise.h"
+#include "weft/ops/recurrence.h"
+
+namespace weft::bench {
+
+namespace {
+
+constexpr int64_t kHeads = 8, kWidth = 64;
+
+struct Case {
+  const char* name;
+  bool is_delta;
+  int dims;  // of log_decay
+  ops::DecaySide side;
+  double forward_goal, backward_goal;  // shares of the GEMM peak
+  int64_t crossover;                   // from this length on faster than softmax
+};
+using ops::DecaySide;
+const Case kCases[] = {
+    {"plain", false, 3, DecaySide::key, 0.45, 0.40, 1024},
+    {"plain key channels", false, 4, DecaySide::key, 0.225, 0.20, 1024},
+    {"plain value channels", false, 4, DecaySide::value, 0.225, 0.20, 1024},
+    {"delta", true, 3, DecaySide::key, 0.225, 0.20, 2048},
+    {"delta key channels", true, 4, DecaySide::key, 0.225, 0.20, 2048},
+};
+
+Tensor uniform(const Shape& shape, DType dtype, std::string_view name, double low, double high) {
+  Rng rng = Rng(7)[name];
+  Tensor t = Tensor::empty(shape, kF32, Device::cpu());
+  float* x = t.mutable_data<float>();
+  for (int64_t i = 0; i < t.num_elements(); ++i)
+    x[i] = static_cast<float>(low + (high - low) * rng.uniform(static_cast<uint64_t>(i)));
+  return ops::cast(t, dtype);
+}
+
+struct Problem {
+  ops::RecurrenceInput in;
+  ops::RecurrenceOptions options;
+  Tensor dout;
+
+  Problem(const Case& c, int64_t tokens, DType dtype) {
+    const Shape shape{1, tokens, kHeads, kWidth}, gates{1, tokens, kHeads};
+    const double unit = std::sqrt(3.0 / kWidth);
+    in.q_BTGK = uniform(shape, dtype, "q", -1, 1), in.k_BTGK = uniform(shape, dtype, "k", -unit, unit);
+    in.v_BTHV = uniform(shape, dtype, "v", -1, 1), dout = uniform(shape, dtype, "dout", -1, 1);
+    in.log_decay = uniform(c.dims == 4 ? shape : gates, kF32, "g", -0.2, 0);
+    if (c.is_delta) in.beta = uniform(gates, kF32, "beta", 0, 1);
+    options.side = c.side;
+  }
+  ops::Recurrence forward() const { return ops::recur(in, options); }
+  ops::RecurrenceGrads backward() const { return ops::recur_backward(dout, {}, in, options); }
+};
+
+// The outputs of head 3 against a loop in float64.
+void check(const Case& c) {
+  constexpr int64_t T = 150, head = 3;
+  Problem p(c, T, kF32);
+  const std::vector<float> q = p.in.q_BTGK.to_vector<float>(), k = p.in.k_BTGK.to_vector<float>(),
+                           v = p.in.v_BTHV.to_vector<float>(), g = p.in.log_decay.to_vector<float>();
+  const std::vector<float> beta = c.is_delta ? p.in.beta.to_vector<float>() : std::vector<float>();
+  const std::vector<float> out = p.forward().out.to_vector<float>();
+  std::vector<double> S(kWidth * kWidth);
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t token = t * kHeads + head, row = token * kWidth;
+    for (int64_t d = 0; d < kWidth; ++d)
+      for (int64_t n = 0; n < kWidth; ++n)
+        S[d * kWidth + n] *= std::exp(double{g[c.dims == 3 ? token : row + (c.side == DecaySide::key ? d : n)]});
+    for (int64_t n = 0; n < kWidth; ++n) {
+      double u = v[row + n], read = 0;
+      for (int64_t d = 0; c.is_delta && d < kWidth; ++d) u -= k[row + d] * S[d * kWidth + n];
+      if (c.is_delta) u *= beta[token];
+      for (int64_t d = 0; d < kWidth; ++d) read += q[row + d] * (S[d * kWidth + n] += k[row + d] * u);
+      WEFT_CHECK(std::abs(out[row + n] - read) <= 2e-5 * (1 + std::abs(read)),
+                 str("bench recurrence: ", c.name, ", token ", t, " is ", out[row + n], ", must be ", read),
+                 "please report this");
+    }
+  }
+}
+
+std::array<double, 2> flop(const Case& c) {  // per token, forward and backward
+  constexpr double C = 64, K = kWidth, V = kWidth;
+  if (c.is_delta)
+    return {kHeads * (2 * C * (2 * K + V) + C * V + 6 * K * V),
+            kHeads * (2 * C * (7 * K + 5 * V) + C * V + 18 * K * V)};
+  return {kHeads * (2 * C * (K + V) + 4 * K * V), kHeads * (2 * C * (3 * K + 2 * V) + 10 * K * V)};
+}
+
+std::string shape_of(int64_t tokens) { return str("B1 H", kHeads, " d", kWidth, " T", tokens); }
+std::string digits(double x, double unit) { return str(std::round(x * unit) / unit); }
+
+void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem p(c, tokens, dtype);
+  const std::vector<std::function<void()>> functions = {[&] { p.forward(); }, [&] { p.backward(); }};
+  const double peak = gemm_peak(kF32) * 1e-9;
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 4, options.quick ? 2 : 5);
+  for (size_t i = 0; i < 2; ++i) {
+    const double rate = flop(c)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
+    rows.push_back(
+        rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape_of(tokens), dtype, rate, "GFLOP/s", peak));
+    rows.back().extra = {{"goal", str(i == 0 ? c.forward_goal : c.backward_goal)},
+                         {"tokens/ms", str(std::round(static_cast<double>(tokens) / times[i].best_s * 1e-3))},
+                         {"time", str(digits(times[i].best_s * 1e3, 100), " ms")}};
+  }
+}
+
+// Forward and backward together, beside the softmax core of the same shape.
+void add_crossover(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem p(c, c.crossover, kF32);
+  Tensor positions = Tensor::empty({1, c.crossover}, kI32, Device::cpu());
+  for (int64_t i = 0; i < c.crossover; ++i) positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(i);
+  const ops::AttentionTokens tokens{positions, {}, true};
+  auto softmax = [&] {
+    ops::Attention y = ops::attend(p.in.q_BTGK, p.in.k_BTGK, p.in.v_BTHV, tokens, tokens, {});
+    ops::attend_backward(p.dout, {}, p.in.q_BTGK, p.in.k_BTGK, p.in.v_BTHV, y, tokens, tokens, {});
+  };
+  const std::vector<std::function<void()>> functions = {[&] { p.forward(), p.backward(); }, softmax};
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.6 : 2, 3);
+  rows.push_back(time_row(str("both ", c.name, " against softmax"), shape_of(c.crossover), kF32, times[0].best_s * 1e3,
+                          "ms", times[1].best_s * 1e3));
+}
+
+// Time per token of forward and backward; the limit is that of the shortest length.
+void add_lengths(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  std::vector<Problem> problems;
+  std::vector<std::function<void()>> functions;
+  for (int64_t tokens = 1024; tokens <= (options.quick ? 4096 : 65536); tokens *= 4) {
+    problems.emplace_back(c, tokens, kF32);
+    functions.push_back([&problems, i = problems.size() - 1] { problems[i].forward(), problems[i].backward(); });
+  }
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 8, 3);
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const int64_t tokens = problems[i].dout.size(1);
+    rows.push_back(time_row(str("time per token ", c.name), shape_of(tokens), kF32,
+                            times[i].best_s * 1e9 / static_cast<double>(tokens), "ns", times[0].best_s * 1e9 / 1024));
+  }
+}
+
+// A step of decoding reads and writes the state once; the limit is a copy of as many bytes.
+void add_step(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem p(c, 1, kF32);
+  p.in.state = uniform({1, kHeads, kWidth, kWidth}, kF32, "state", -1, 1);
+  const std::vector<std::function<void()>> functions = {[&] { p.forward(); }};
+  const double s = time_in_turn(functions, options.quick ? 0.2 : 0.5)[0].best_s;
+  rows.push_back(time_row(str("step ", c.name), shape_of(1), kF32, s * 1e6, "us",
+                          2e6 * static_cast<double>(p.in.state.num_bytes()) / memory_bandwidth()));
+}
+
+// Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
+void add_memory(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  Allocator& memory = allocator(Device::cpu());
+  double first = 0;
+  for (int64_t tokens = 4096; tokens <= (options.quick ? 8192 : 65536); tokens *= 2) {
+    Problem p(c, tokens, kF32);
+    memory.reset_peak();
+    const int64_t before = memory.stats().current_bytes;
+    ops::Recurrence y = p.forward();
+    p.backward();
+    const double bytes = static_cast<double>(memory.stats().peak_bytes - before) / static_cast<double>(tokens);
+    if (first == 0) first = bytes;
+    rows.push_back(time_row(str("memory ", c.name), shape_of(tokens), kF32, bytes, "B/token", first));
+  }
+}
+
+}  // namespace
+
+std::vector<Row> run_recurrence(const BenchOptions& options) {
+  std::vector<Row> rows;
+  WEFT_CHECK(default_device().is_cpu(), "bench recurrence: there are no kernels for GPUs yet", "leave --device out");
+  for (const Case& c : kCases) check(c);
+  for (const Case& c : kCases) {
+    for (int64_t tokens = 4096; tokens <= (options.quick ? 4096 : 65536); tokens *= 4)
+      add_rates(c, tokens, kF32, options, rows);
+    add_rates(c, 4096, kBF16, options, rows);
+  }
+  for (const Case& c : kCases) add_crossover(c, options, rows);
+  for (size_t i : {0u, 1u, 3u}) add_lengths(kCases[i], options, rows);
+  for (const Case& c : kCases) add_step(c, options, rows);
+  for (size_t i : {0u, 1u}) add_memory(kCases[i], options, rows);
+  return rows;
+}
+
+}  // namespace weft::bench
