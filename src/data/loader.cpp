@@ -146,10 +146,23 @@ Batch Loader::batch(int64_t first_sample, int64_t count) const {
   return batch;
 }
 
-ValidationWindows::ValidationWindows(Dataset dataset, RowOptions rows) : dataset_(std::move(dataset)), rows_(rows) {
-  check_rows(rows_, dataset_);
-  WEFT_CHECK(dataset_.num_tokens() >= 2, str("validation: ", dataset_.num_tokens(), " token has nothing to predict"),
+static int64_t windows_in(const Dataset& dataset, int64_t context) {
+  WEFT_CHECK(dataset.num_tokens() >= 2, str("validation: ", dataset.num_tokens(), " token has nothing to predict"),
              "use more data");
+  return (dataset.num_tokens() - 2) / context + 1;
+}
+
+ValidationWindows::ValidationWindows(Dataset dataset, RowOptions rows) {
+  check_rows(rows, dataset);
+  num_windows_ = windows_in(dataset, rows.context);
+  rows_ = [dataset = std::move(dataset), rows](int64_t first_window, int64_t count) {
+    Batch batch = empty_batch(count, rows.context);
+    for (int64_t row = 0; row < count; ++row) {
+      int64_t begin = (first_window + row) * rows.context;
+      fill_row(batch, row, dataset, begin, std::min(rows.context, dataset.num_tokens() - 1 - begin), rows);
+    }
+    return batch;
+  };
 }
 
 Batch ValidationWindows::batch(int64_t first_window, int64_t count) const {
@@ -157,12 +170,7 @@ Batch ValidationWindows::batch(int64_t first_window, int64_t count) const {
   WEFT_CHECK(count <= num_windows() - first_window,
              str("validation: windows ", first_window, " to ", first_window + count, " of ", num_windows()),
              "ask for windows that are there");
-  Batch batch = empty_batch(count, rows_.context);
-  for (int64_t row = 0; row < count; ++row) {
-    int64_t begin = (first_window + row) * rows_.context;
-    fill_row(batch, row, dataset_, begin, std::min(rows_.context, dataset_.num_tokens() - 1 - begin), rows_);
-  }
-  return batch;
+  return rows_(first_window, count);
 }
 
 }  // namespace weft::data

@@ -49,6 +49,45 @@ class ByteTokenizer final : public Tokenizer {
   size_t last_cut(std::string_view text) const override { return text.size(); }
 };
 
+class IdTokenizer final : public Tokenizer {
+ public:
+  explicit IdTokenizer(int64_t vocab) : vocab_(vocab) {}
+
+  std::vector<int32_t> encode(std::string_view text) const override {
+    std::vector<int32_t> ids;
+    for (size_t at = 0; at < text.size(); ++at) {
+      if (text[at] == ' ') continue;
+      int32_t id = -1;
+      const auto [end, code] = std::from_chars(text.data() + at, text.data() + text.size(), id);
+      WEFT_CHECK(code == std::errc() && id >= 0 && id < vocab_ && (end == text.data() + text.size() || *end == ' '),
+                 str("tokenizer ids: no id below ", vocab_, " at offset ", at),
+                 "write numbers separated by spaces, such as \"12 7 0\"");
+      ids.push_back(id);
+      at = static_cast<size_t>(end - text.data());
+    }
+    return ids;
+  }
+  std::string decode(std::span<const int32_t> ids) const override {
+    std::string text;
+    for (int32_t id : ids) {
+      check_id(id, vocab_, name());
+      text += str(text.empty() ? "" : " ", id);
+    }
+    return text;
+  }
+  int64_t vocab_size() const override { return vocab_; }
+  int64_t byte_length(int32_t id) const override {
+    check_id(id, vocab_, name());
+    return 0;
+  }
+  std::string name() const override { return "ids"; }
+  uint64_t fingerprint() const override { return Fingerprint().add(name()).add(str(vocab_)).value(); }
+  size_t last_cut(std::string_view text) const override { return text.rfind(' ') + 1; }
+
+ private:
+  int64_t vocab_;
+};
+
 std::string code_name(char32_t code) {
   char text[16];
   std::snprintf(text, sizeof text, "U+%04X", static_cast<unsigned>(code));
@@ -137,6 +176,7 @@ class CharacterTokenizer final : public Tokenizer {
 
 }  // namespace
 
+std::unique_ptr<Tokenizer> make_id_tokenizer(int64_t vocab) { return std::make_unique<IdTokenizer>(vocab); }
 std::unique_ptr<Tokenizer> make_byte_tokenizer() { return std::make_unique<ByteTokenizer>(); }
 
 std::unique_ptr<Tokenizer> make_character_tokenizer(Alphabet alphabet) {

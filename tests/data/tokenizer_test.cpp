@@ -171,5 +171,18 @@ TEST(TokenizerErrors, SayWhatAndWhere) {
   expect_error([&] { load_alphabet(folder.path()); }, {"not a regular file"});
 }
 
+TEST(IdTokenizer, ReadsAndWritesNumbers) {
+  auto tokenizer = make_id_tokenizer(20);
+  const std::vector<int32_t> ids{12, 7, 0, 19};
+  EXPECT_EQ(tokenizer->encode(" 12 7  0 19 "), ids);
+  EXPECT_EQ(tokenizer->decode(ids), "12 7 0 19");
+  EXPECT_EQ(tokenizer->encode("").size(), 0u);
+  EXPECT_EQ(tokenizer->byte_length(3), 0);
+  EXPECT_EQ(tokenizer->last_cut("12 7"), 3u);
+  EXPECT_NE(tokenizer->fingerprint(), make_id_tokenizer(21)->fingerprint());
+  for (const char* text : {"1 20", "1 -2", "1 2x", "a"}) EXPECT_THROW(tokenizer->encode(text), Error) << text;
+  EXPECT_THROW(tokenizer->decode(std::vector<int32_t>{20}), Error);
+}
+
 }  // namespace
 }  // namespace weft::data

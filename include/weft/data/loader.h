@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -109,13 +110,16 @@ class Loader {
 // Rows for validation, which do not overlap. Every token but the first is a target exactly once. The last row is padded.
 class ValidationWindows {
  public:
+  using Rows = std::function<Batch(int64_t first, int64_t count)>;
+
   ValidationWindows(Dataset dataset, RowOptions rows);  // Error on fewer than two tokens
-  int64_t num_windows() const { return (dataset_.num_tokens() - 2) / rows_.context + 1; }
+  ValidationWindows(Rows rows, int64_t num_rows) : rows_(std::move(rows)), num_windows_(num_rows) {}  // of no stream
+  int64_t num_windows() const { return num_windows_; }
   Batch batch(int64_t first_window, int64_t count) const;
 
  private:
-  Dataset dataset_;
-  RowOptions rows_;
+  Rows rows_;
+  int64_t num_windows_;
 };
 
 }  // namespace weft::data

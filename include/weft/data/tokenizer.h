@@ -28,7 +28,7 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;
   virtual int64_t byte_length(int32_t id) const = 0;  // of the id's text; 0 for special ids
   virtual std::optional<int32_t> end_of_text() const { return std::nullopt; }
-  virtual std::string name() const = 0;      // "bytes", "characters", "gpt2"
+  virtual std::string name() const = 0;      // "bytes", "characters", "gpt2", "ids"
   virtual uint64_t fingerprint() const = 0;  // of everything that decides the ids
 
   // Where a long text may be cut: the largest n with encode(text) = encode(first n bytes) + encode(the rest), whatever follows `text`. 0 if
@@ -38,6 +38,9 @@ class Tokenizer {
 
 // One id per byte, 256 ids.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
+
+// Ids that stand for no text, as tasks have them: "12 7 0" is three ids. encode() of anything else is an Error with its offset.
+std::unique_ptr<Tokenizer> make_id_tokenizer(int64_t vocab);
 
 // One id per code point of `alphabet` (ascending and distinct). encode() of anything else is an Error with its offset.
 using Alphabet = std::vector<char32_t>;
