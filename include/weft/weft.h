@@ -24,6 +24,7 @@
 #include "weft/core/staging.h"
 #include "weft/core/stream.h"
 #include "weft/data/document_lengths.h"
+#include "weft/data/recall.h"
 #include "weft/data/samples.h"
 #include "weft/data/spread.h"
 #include "weft/data/tokenize.h"
@@ -46,4 +47,5 @@
 #include "weft/trainers/cli.h"
 #include "weft/trainers/reference.h"
 #include "weft/trainers/statistics.h"
+#include "weft/training/recall_score.h"
 #include "weft/training/training.h"

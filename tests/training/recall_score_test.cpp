@@ -1,0 +1,76 @@
+// Scores of recall tasks.
+#include "weft/training/recall_score.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace weft {
+namespace {
+
+using data::RecallTask;
+using data::Split;
+
+LanguageModelOptions options_for(const RecallTask& task) {
+  return {.vocab = task.vocab(),
+          .dim = 64,
+          .layers = 2,
+          .context = task.context(),
+          .mixers = {SoftmaxOptions{.heads = 2}},
+          .ffn = {.hidden = 64}};
+}
+
+// The same counts from the logits of one row at a time, each with the argmax of the library.
+TEST(RecallScore, CountsTheMostLikelyIds) {
+  const RecallTask task(data::MqarOptions{.vocab = 16, .pairs = 3, .updates = 1}, 20, 1);
+  LanguageModelOptions o = options_for(task);
+  o.std = 0.3;
+  LanguageModel model(o, Rng(4));
+  constexpr int64_t kRows = 40;
+  int64_t hits = 0, targets = 0, whole = 0;
+  double nats = 0;
+  std::vector<HitCount> groups(2);
+  for (int64_t r = 0; r < kRows; ++r) {
+    const data::RecallRows row = task.rows(Split::test, r, 1);
+    Tokens tokens(plain_tokens(1, 20));
+    const Tensor logits = model.logits(row.batch.tokens, tokens);
+    const auto best = ops::argmax(logits, -1).to_vector<int64_t>();
+    const auto values = logits.to_vector<float>();
+    const auto wanted = row.batch.targets.to_vector<int32_t>(), group = row.groups.to_vector<int32_t>();
+    int64_t missed = 0;
+    for (size_t t = 0; t < 20; ++t) {
+      if (wanted[t] < 0) continue;
+      const bool is_hit = best[t] == wanted[t];
+      double sum = 0;
+      for (size_t v = 0; v < 16; ++v) sum += std::exp(static_cast<double>(values[t * 16 + v]));
+      nats += std::log(sum) - static_cast<double>(values[t * 16 + static_cast<size_t>(wanted[t])]);
+      ++targets, hits += is_hit, missed += !is_hit;
+      ++groups[static_cast<size_t>(group[t])].targets, groups[static_cast<size_t>(group[t])].hits += is_hit;
+    }
+    whole += missed == 0;
+  }
+  const RecallScore score = score_recall(model, task, kRows, 7);
+  EXPECT_EQ(score.all.hits, hits);
+  EXPECT_EQ(score.all.targets, targets);
+  EXPECT_EQ(score.whole_rows, whole);
+  EXPECT_EQ(score.rows, kRows);
+  EXPECT_NEAR(score.nats, nats / static_cast<double>(targets), 1e-5);
+  ASSERT_EQ(score.groups.size(), 2u);
+  for (size_t g = 0; g < 2; ++g) {
+    EXPECT_EQ(score.groups[g].second.hits, groups[g].hits);
+    EXPECT_EQ(score.groups[g].second.targets, groups[g].targets);
+  }
+  EXPECT_EQ(score.groups[1].first, "updated");
+}
+
+TEST(RecallScore, RefusesAModelWithFewerIds) {
+  const RecallTask small(data::MqarOptions{.vocab = 16, .pairs = 3}, 16, 1), large(data::MqarOptions{}, 64, 1);
+  LanguageModel model(options_for(small), Rng(1));
+  try {
+    score_recall(model, large, 1);
+    FAIL() << "no error";
+  } catch (const Error& error) { EXPECT_EQ(error.problem(), "recall: mqar has 256 ids, and the model 16"); }
+}
+
+}  // namespace
+}  // namespace weft
