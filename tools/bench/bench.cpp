@@ -12,8 +12,6 @@ namespace weft::bench {
 
 namespace {
 
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 Row make_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit,
              double ratio) {
   return {std::move(name),
@@ -49,6 +47,8 @@ std::string json_number(double x) {
 }
 
 }  // namespace
+
+double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Row rate_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit) {
   return make_row(std::move(name), std::move(shape), dtype, value, std::move(unit), limit, value / limit);

@@ -17,9 +17,23 @@
 
 namespace weft::bench {
 
+// What `weft bench ring` measures. Axes that are empty have one value; if all are, what is measured are the rows of which something is
+// expected.
+struct RingOptions {
+  std::vector<std::string> kernels = {}, schemes = {}, masks = {}, layouts = {};
+  std::vector<int64_t> tokens = {}, ranks = {};
+  std::string documents = {};  // file of lengths; empty: those of a pretraining corpus
+  std::string picture = {};    // SVG file of layouts and hop plans to write
+
+  bool has_axis() const {
+    return !(kernels.empty() && schemes.empty() && masks.empty() && layouts.empty() && tokens.empty() && ranks.empty());
+  }
+};
+
 struct BenchOptions {
   bool quick = false;      // at most 30 s for a family
   bool plan_only = false;  // ring: no measurements
+  RingOptions ring = {};
   std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
   std::vector<MixerRow> mixers =
       {};  // the program's own, beside the table: sizes come from MixerArgs and the row's numbers
@@ -40,6 +54,7 @@ struct Row {
 Row rate_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 Row time_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 
+double now_s();  // of a clock that does not jump
 struct Timing {
   double best_s = 0, median_s = 0;  // of one call
 };

@@ -1,4 +1,4 @@
-// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE]: speed beside the limit measured in the same run.
+// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE], weft bench ring [--masks LIST] ...: speed beside the limit measured in the same run.
 #include "tools/bench/bench.h"
 
 #include <cstdio>
@@ -23,6 +23,7 @@ struct Options {
   std::string name = "all", baseline, device = "cpu";
   bool quick = false, plan = false;
   std::string mixer;
+  bench::RingOptions ring;
 };
 
 constexpr double kTolerance = 0.1;  // the share of a baseline's ratio that noise may take
@@ -94,6 +95,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   check_mixer(options, extensions);
   if (options.plan && options.name != "ring")
     throw config::ConfigError(str("--plan: weft bench ", options.name, " has no plan."), "Use weft bench ring --plan.");
+  if (options.name != "ring" &&
+      (options.ring.has_axis() || !options.ring.documents.empty() || !options.ring.picture.empty()))
+    throw config::ConfigError(str("weft bench ", options.name, " has no ranks, schemes or masks."),
+                              "Use these options with weft bench ring.");
   const std::string devices[] = {"cpu", "cuda"};
   config::check_choice("--device", options.device, devices, "device");
   if (options.device == "cuda" && num_cuda_devices() == 0)
@@ -101,8 +106,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
   nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
   std::vector<bench::Row> rows;
-  bench::BenchOptions how{
-      .quick = options.quick, .plan_only = options.plan, .mixer = options.mixer, .mixers = extensions.mixers};
+  bench::BenchOptions how{.quick = options.quick,
+                          .plan_only = options.plan,
+                          .ring = options.ring,
+                          .mixer = options.mixer,
+                          .mixers = extensions.mixers};
   for (conformance::OwnPart& part : conformance::own_parts(extensions))
     how.parts.emplace_back(part.row.name, std::move(part.put_into));
   if (options.name != "all") rows = bench::family(options.name).run(how);
@@ -128,6 +136,20 @@ Action define_bench(Arguments& app) {
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
       .type_name("NAME");
   app.add_flag("--plan", options->plan, "ring: the work that layouts promise, without measurements");
+  auto axis = [&app](const char* name, auto& values, const char* help) {
+    app.add_option(name, values, help).delimiter(',').one_word().type_name("LIST");
+  };
+  bench::RingOptions& ring = options->ring;
+  axis("--kernels", ring.kernels, "ring: kernels, separated by commas, or all");
+  axis("--schemes", ring.schemes, "ring: schemes, or all");
+  axis("--masks", ring.masks, "ring: masks, or all");
+  axis("--layouts", ring.layouts, "ring: layouts, or all");
+  axis("--tokens", ring.tokens, "ring: lengths of the row");
+  axis("--ranks", ring.ranks, "ring: numbers of ranks, each a thread");
+  app.add_option("--documents", ring.documents,
+                 "ring: file with a line from,to,share per range of lengths of documents")
+      .type_name("FILE");
+  app.add_option("--picture", ring.picture, "ring: SVG file of layouts and hop plans, to write").type_name("FILE");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
