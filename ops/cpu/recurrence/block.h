@@ -13,6 +13,8 @@ namespace {
 
 // Decays per channel are applied pair by pair inside a block; one number per token is a factor of the scores of larger blocks.
 inline constexpr int64_t kChannelBlock = 16, kScalarBlock = 32;
+// Of backward of the plain write, which reads and writes a state per block.
+inline constexpr int64_t kPlainBackwardBlock = 64;
 
 template <class T>
 struct Sizes {
@@ -20,9 +22,10 @@ struct Sizes {
   int64_t C, K, V;  // of a block, key width, value width, padded to kStep
   int64_t blocks;   // of a row
 
-  explicit Sizes(const RecurrenceProblem& p) {
-    const int64_t most = p.decay == Decay::scalar ? kMaxScalarBlock : kChannelBlock;
-    block = p.chunk > 0 ? smaller(p.chunk, most) : p.decay == Decay::scalar ? kScalarBlock : kChannelBlock;
+  Sizes(const RecurrenceProblem& p, bool is_backward) {
+    const bool is_scalar = p.decay == Decay::scalar;
+    block = !is_scalar ? kChannelBlock : is_backward && !p.beta.data ? kPlainBackwardBlock : kScalarBlock;
+    if (p.chunk > 0) block = smaller(p.chunk, is_scalar ? kMaxScalarBlock : kChannelBlock);
     block = larger(1, smaller(block, p.tokens));
     C = round_up(block, kStep<T>), K = round_up(p.key_width, kStep<T>), V = round_up(p.value_width, kStep<T>);
     blocks = (p.tokens + block - 1) / block;

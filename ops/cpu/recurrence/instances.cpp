@@ -23,12 +23,14 @@ void run_items(const RecurrenceProblem& p, int64_t n, F&& f) {
 
 // Calls run(side) with the class that computes p.
 template <class T, class F>
-void with_side(const RecurrenceProblem& p, F&& run) {
+void with_side(const RecurrenceProblem& p, bool is_backward, F&& run) {
   const bool is_delta = p.beta.data != nullptr;
   switch (p.decay) {
-    case Decay::scalar: return is_delta ? run(KeySide<T, false, true>(p)) : run(KeySide<T, false, false>(p));
-    case Decay::key: return is_delta ? run(KeySide<T, true, true>(p)) : run(KeySide<T, true, false>(p));
-    case Decay::value: return run(ValueSide<T>(p));
+    case Decay::scalar:
+      return is_delta ? run(KeySide<T, false, true>(p, is_backward)) : run(KeySide<T, false, false>(p, is_backward));
+    case Decay::key:
+      return is_delta ? run(KeySide<T, true, true>(p, is_backward)) : run(KeySide<T, true, false>(p, is_backward));
+    case Decay::value: return run(ValueSide<T>(p, is_backward));
   }
 }
 
@@ -60,13 +62,13 @@ void RecurrenceKernels<I, T>::forward(const RecurrenceProblem& p) {
   const Items items(p, kMostForward);
   run_items(p, items.count, [&](int64_t i) {
     const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
-    with_side<T>(part, [&](auto side) { side.forward(items.heads(p, i)); });
+    with_side<T>(part, false, [&](auto side) { side.forward(items.heads(p, i)); });
   });
 }
 
 template <Isa I, class T>
 RecurrenceWorkers RecurrenceKernels<I, T>::workers(const RecurrenceProblem& p) {
-  const Sizes<T> z(columns_of<T>(p, 0));
+  const Sizes<T> z(columns_of<T>(p, 0), true);
   const Items items(p, kMostBackward);
   return {smaller(num_threads(), items.count), items.key_heads * items.group * (z.blocks + 1) * z.K * z.V};
 }
@@ -81,7 +83,7 @@ void RecurrenceKernels<I, T>::backward(const RecurrenceProblem& p, void* states)
     T* own = static_cast<T*>(states) + worker * all.states;
     for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < items.count;) {
       const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
-      with_side<T>(part, [&](auto side) { side.backward(items.heads(p, i), own); });
+      with_side<T>(part, true, [&](auto side) { side.backward(items.heads(p, i), own); });
     }
   });
 }

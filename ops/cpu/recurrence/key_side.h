@@ -21,7 +21,7 @@ class KeySide {
  public:
   using M = Matrix<T>;
 
-  explicit KeySide(const RecurrenceProblem& problem) : p(problem), z(problem) {}
+  KeySide(const RecurrenceProblem& problem, bool is_backward) : p(problem), z(problem, is_backward) {}
 
   void forward(const Heads& heads) {
     carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);

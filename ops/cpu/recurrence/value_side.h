@@ -17,7 +17,7 @@ class ValueSide {
  public:
   using M = Matrix<T>;
 
-  explicit ValueSide(const RecurrenceProblem& problem) : p(problem), z(problem) {}
+  ValueSide(const RecurrenceProblem& problem, bool is_backward) : p(problem), z(problem, is_backward) {}
 
   void forward(const Heads& heads) {
     carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);
