@@ -42,7 +42,9 @@ class LongContext : public ::testing::Test {
   static std::vector<double> losses(const config::Loaded& config, const RunData& data, DType compute, Team* team) {
     auto model = make_model(config, data);
     model->set_compute(compute);
-    Trainer trainer(*model, *data.loader, trainer_options(config.experiment, data), team);
+    TrainerOptions options = trainer_options(config.experiment, data);
+    options.byte_lengths.clear();  // of losses in f32
+    Trainer trainer(*model, *data.loader, options, team);
     std::vector<double> losses;
     for (int64_t step = 0; step < kSteps; ++step) {
       if (team && !team->leads()) EXPECT_EQ(team->hear().duty, Duty::step);
@@ -50,8 +52,8 @@ class LongContext : public ::testing::Test {
     }
     return losses;
   }
-  std::vector<double> losses_of_one(DType compute, int threads) const {
-    set_num_threads(threads);
+  std::vector<double> losses_of_one(DType compute) const {
+    set_num_threads(1);
     const config::Loaded config = recipe(1);
     const RunData data = prepare_data(config, folder_, {});
     return losses(config, data, compute, nullptr);
@@ -77,22 +79,15 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
   return largest;
 }
 
+// In f64 to 1e-9, and in f32 at most twice as far from the exact losses as those of one rank.
 TEST_F(LongContext, LossesOfFourRanksAreThoseOfOne) {
-  const std::vector<double> one = losses_of_one(kF64, 1), four = losses_of_four(kF64);
-  ASSERT_EQ(one.size(), size_t{kSteps});
-  EXPECT_LT(one.back(), 0.8 * one.front());
-  EXPECT_LE(largest_difference(four, one), 1e-9);
-}
-
-TEST_F(LongContext, Float32LossesDifferAsThoseOfTwoThreadsDo) {
-  const std::vector<double> one = losses_of_one(kF32, 1), two_threads = losses_of_one(kF32, 2),
-                            four = losses_of_four(kF32), exact = losses_of_one(kF64, 1);
-  const double of_threads = largest_difference(two_threads, one), of_ranks = largest_difference(four, one);
-  RecordProperty("threads", str(of_threads));
-  RecordProperty("ranks", str(of_ranks));
-  EXPECT_LE(of_ranks, 2 * of_threads) << "exact: one " << largest_difference(one, exact) << ", two threads "
-                                      << largest_difference(two_threads, exact) << ", four ranks "
-                                      << largest_difference(four, exact);
+  const std::vector<double> exact = losses_of_one(kF64);
+  ASSERT_EQ(exact.size(), size_t{kSteps});
+  EXPECT_LT(exact.back(), 0.8 * exact.front());
+  EXPECT_LE(largest_difference(losses_of_four(kF64), exact), 1e-9);
+  const double of_one = largest_difference(losses_of_one(kF32), exact);
+  EXPECT_GT(of_one, 0);
+  EXPECT_LE(largest_difference(losses_of_four(kF32), exact), 2 * of_one);
 }
 
 }  // namespace

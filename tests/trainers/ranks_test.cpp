@@ -1,8 +1,11 @@
 // Trainings over several ranks, which are threads, through the command: their losses are those of one rank, and they continue to the same bits.
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <thread>
 
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
@@ -94,13 +97,69 @@ TEST_F(Ranks, ContinueOnAnotherNumberOfRanks) {
   EXPECT_NEAR(got, expected, 1e-3 * expected);
 }
 
+// A set that does not divide, and lengths of which neither number of ranks is a divisor.
+TEST_F(Ranks, EvaluateARunAsOneRankDoes) {
+  ASSERT_EQ(run("a", 2, {"parallel.context=2", "train.tokens=1280"}).exit_code, 0);
+  const std::string lengths = "--lengths";
+  auto evaluate = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", path("a"), lengths, "32,17"});
+    return test::run_weft(more);
+  };
+  const test::ProcessResult one = evaluate({"parallel.context=1"});
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  EXPECT_NE(one.out.find("length 17: validation loss "), std::string::npos) << one.out;
+  for (const auto& more : std::vector<std::vector<std::string>>{{"--ranks", "2"},
+                                                                {"--ranks", "4"},
+                                                                {"--ranks", "3", "parallel.context=1"},
+                                                                {"--ranks", "3", "parallel.context=3"}}) {
+    const test::ProcessResult many = evaluate(more);
+    EXPECT_EQ(many.exit_code, 0) << many.err;
+    EXPECT_EQ(many.out, one.out) << more.back();
+  }
+  const test::ProcessResult wrong = evaluate({"--ranks", "3"});
+  EXPECT_EQ(wrong.exit_code, 2) << wrong.err;
+  EXPECT_NE(wrong.err.find("--ranks 3: the run has parallel.context=2"), std::string::npos) << wrong.err;
+}
+
+// A signal that comes during a validation breaks it off on all ranks, and the run goes on to the same bits.
+TEST_F(Ranks, AStopDuringAValidationIsOneOfAll) {
+  std::string text;
+  for (int i = 0; i < 10000; ++i) text += "line " + std::to_string(i * 7919 % 1000) + " of a long text\n";
+  write("text.txt", text);
+  const std::vector<std::string> mesh{"parallel.context=2", "eval.every=40", "data.val={fraction:0.9}"};
+  ASSERT_EQ(run("whole", 2, mesh).exit_code, 0);
+  std::vector<std::string> words = mesh;
+  words.insert(words.end(), {"--ranks", "2"});
+  const pid_t child = test::start_weft(train("a", words));
+  const std::string last = path("a") + "/checkpoints/step-00000040";
+  for (int tries = 0; tries < 1200 && !fs::exists(last); ++tries)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  kill(child, SIGTERM);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 3);
+  const size_t before = losses("a").size();
+  ASSERT_EQ(run("a", 2, mesh).exit_code, 0);
+  EXPECT_EQ(losses("a"), losses("whole"));
+  EXPECT_LT(before, losses("a").size());
+  EXPECT_EQ(weights("a") == weights("whole"), true);
+}
+
+// What the others wait for while the first rank is busy is longer than their time-out.
+TEST_F(Ranks, WaitWhileTheFirstRankSamples) {
+  const test::ProcessResult result =
+      run("a", 2, {"parallel.context=2", "parallel.timeout_s=1", "train.tokens=128", "log.sample_tokens=60000"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
 #ifdef WEFT_MPIEXEC
 // Processes of mpirun sum in the order of ranks, as threads do.
 TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
   const Mesh mesh{2, {"parallel.context=2", "train.tokens=1280", "eval.every=5"}};
   auto mpirun = [&](int ranks, std::vector<std::string> more) {
-    std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", std::to_string(ranks),
-                                   WEFT_BINARY};
+    std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT,  WEFT_MPIEXEC,
+                                   "-np",          std::to_string(ranks), WEFT_BINARY};
     for (const std::string& word : train("processes", std::move(more))) words.push_back(word);
     return test::run_program(words);
   };
@@ -111,6 +170,19 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
   ASSERT_EQ(run("threads", 2, mesh.overrides).exit_code, 0);
   const std::string last = "/checkpoints/step-00000010/model.safetensors";
   EXPECT_EQ(io::read_file(path("processes") + last) == io::read_file(path("threads") + last), true);
+
+  // Ranks share an evaluation; one of them samples. One speaks.
+  auto of_run = [&](const std::string& command, std::vector<std::string> more) {
+    std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", "2", WEFT_BINARY,
+                                   command,        path("processes")};
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_program(words);
+  };
+  const test::ProcessResult evaluated = of_run("eval", {}), sampled = of_run("sample", {"--tokens", "5"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  EXPECT_EQ(evaluated.out, test::run_weft({"eval", path("threads"), "--ranks", "2"}).out);
+  EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
+  EXPECT_EQ(sampled.out, test::run_weft({"sample", path("threads"), "--tokens", "5"}).out);
 
   fs::remove_all(folder_ / "processes");
   const test::ProcessResult wrong = mpirun(3, mesh.overrides);

@@ -109,10 +109,21 @@ int train_recipes(const std::string& folder, const std::function<std::string(con
     if (entry.path().extension() != ".txtpb") continue;
     SCOPED_TRACE(entry.path().string());
     ++count;
-    std::vector<std::string> words{"train", entry.path().string(), "--run", path("recipe-" + entry.path().stem().string()),
-                        "data.train.path=" + path("text.txt"), "train.tokens_per_step=256", "train.micro_batch=2",
-                        "train.tokens=2560", "optim.schedule={constant{}}", "eval.every=0", "log.sample_tokens=1",
-                        "log.sample_prompt=line", "train.threads=1", "model.context=64", "checkpoint.every=0"};
+    std::vector<std::string> words{"train",
+                                   entry.path().string(),
+                                   "--run",
+                                   path("recipe-" + entry.path().stem().string()),
+                                   "data.train.path=" + path("text.txt"),
+                                   "train.tokens_per_step=256",
+                                   "train.micro_batch=2",
+                                   "train.tokens=2560",
+                                   "optim.schedule={constant{}}",
+                                   "eval.every=0",
+                                   "log.sample_tokens=1",
+                                   "log.sample_prompt=line",
+                                   "train.threads=1",
+                                   "model.context=64",
+                                   "checkpoint.every=0"};
     if (io::read_file(entry.path().string()).find("\nparallel {") != std::string::npos)
       words.insert(words.end(), {"--ranks", "4"});
     const auto result = test::run_weft(words);

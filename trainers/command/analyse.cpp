@@ -9,6 +9,7 @@
 #include "trainers/command/stored_result.h"
 #include "trainers/console/console.h"
 #include "trainers/run/evaluate.h"
+#include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "trainers/run/value_pictures.h"
 #include "weft/io/files.h"
@@ -39,6 +40,7 @@ std::string draw(const train::NamedValues& values, const std::string& folder, co
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
+  if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   auto values = weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows));
   nlohmann::ordered_json figures = nlohmann::ordered_json::object();

@@ -7,6 +7,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
+#include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "weft/trainers/cli.h"
 
@@ -23,6 +24,7 @@ struct Options {
 };
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
+  if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
   auto samples = nlohmann::ordered_json::array();

@@ -5,7 +5,6 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
-#include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/run/pretrain.h"
 #include "weft/trainers/cli.h"
@@ -44,9 +43,6 @@ Action define_train(Arguments& app) {
   app.add_option("--with-parent", options->parent, "Process that this one stops with").hidden();
   return [options](Console& console, const Extensions& extensions) {
     if (options->parent > 0) end_with(static_cast<pid_t>(options->parent));
-    if (options->ranks < 1)
-      throw config::ConfigError("--ranks " + std::to_string(options->ranks) + ": there are no such ranks.",
-                                "Use 1 or more.");
     return train::pretrain(console, {options->config.file(), options->config.overrides(), options->run_folder,
                                      options->resume, extensions, options->ranks});
   };

@@ -274,7 +274,8 @@ ParallelOptions parallel_options(const Experiment& experiment) {
           .zero = static_cast<int>(p.zero()),
           .layout = library_value<config::Layout, dist::LayoutKind>(p.layout()),
           .scheme = library_value<config::Scheme, dist::Scheme>(p.scheme()),
-          .block = p.block()};
+          .block = p.block(),
+          .timeout_s = p.timeout_s()};
 }
 
 StepSizes step_sizes(const Experiment& experiment) {

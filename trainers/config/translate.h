@@ -29,6 +29,7 @@ struct ParallelOptions {
   dist::LayoutKind layout = dist::LayoutKind::zigzag;
   dist::Scheme scheme = dist::Scheme::ring;
   int64_t block = 64;
+  double timeout_s = 600;
 
   int ranks() const { return data * context; }
 };
@@ -37,8 +38,8 @@ ParallelOptions parallel_options(const config::Experiment& experiment);
 // How a run is cut into steps.
 struct StepSizes {
   int64_t context = 0, micro_batch = 0;  // micro_batch: sequences of a data rank at a time
-  int64_t rows_per_step = 0;  // sequences of an optimiser step
-  int64_t micro_batches = 0;  // per step
+  int64_t rows_per_step = 0;             // sequences of an optimiser step
+  int64_t micro_batches = 0;             // per step
   int64_t tokens_per_step = 0;
   int64_t steps = 0;
 };

@@ -6,6 +6,8 @@
 
 namespace weft::train {
 
+struct Stopped {};  // thrown where a signal breaks work off
+
 class StopSignal {
  public:
   explicit StopSignal(bool answers);  // without: silent

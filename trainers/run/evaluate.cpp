@@ -2,7 +2,32 @@
 
 #include <algorithm>
 
+#include "trainers/run/team.h"
+
 namespace weft::train {
+
+Evaluation validate(LanguageModel& model, const RunData& data, const ValidationOptions& options, const Team* team) {
+  const data::ValidationWindows windows = data.windows(options.length);
+  const bool keeps_documents_apart = data.keeps_documents_apart();
+  const std::optional<data::SpreadOptions> spread = team ? team->spread(keeps_documents_apart) : std::nullopt;
+  EvaluateOptions how{.batch = options.batch,
+                      .max_tokens = options.max_tokens,
+                      .keeps_documents_apart = keeps_documents_apart,
+                      .byte_lengths = data.byte_lengths,
+                      .attention = options.attention,
+                      .progress = options.progress,
+                      .tokens_per_row = options.length};
+  if (team) {
+    how.comm = &team->world();
+    how.ranks_per_row = team->parallel().context;
+    how.context = &team->context();
+  }
+  auto rows = [&](int64_t first, int64_t count) {
+    data::Batch batch = windows.batch(first, count);
+    return spread ? data::spread(batch, *spread, team->context_rank()) : batch;
+  };
+  return evaluate(token_loss(model), rows, windows.num_windows(), how);
+}
 
 AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
   data::ValidationWindows windows = data.windows(context);

@@ -131,25 +131,41 @@ io::Checkpoint open_checkpoint(const RunAddress& address, cli::Console& console)
 
 }  // namespace
 
-LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
-                   const cli::Extensions& own) {
+config::Loaded config_of_run(const std::string& reference, const std::vector<std::string>& overrides,
+                             const cli::Extensions& own) {
+  config::Loaded config = config::load(find_run(reference).folder + "/config.txtpb", overrides);
+  config.own = own;
+  return config;
+}
+
+LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
+                        config::Loaded config, dist::Communicator* world) {
   const RunAddress found = find_run(reference);
   const std::string& folder = found.folder;
+  const bool is_first = !world || world->rank() == 0;
   LoadedRun run;
   run.folder = folder;
-  run.config = config::load(folder + "/config.txtpb", overrides);
-  run.config.own = own;
-  apply_process_settings(run.config.experiment);
+  run.config = std::move(config);
+  if (world && !is_first) world->barrier();
   run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
+  if (world && is_first) world->barrier();
   run.model = make_model(run.config, run.data);
   io::Checkpoint checkpoint = open_checkpoint(found, console);
   load_model(*run.model, checkpoint.model);
   run.checkpoint = checkpoint.info.path;
   run.step = checkpoint.info.step;
+  if (!is_first) return run;
   console.message(str("checkpoint: step ", run.step, " of ", folder));
   run.warning = finite_warning(checkpoint.info, folder + "/checkpoints");
   if (!run.warning.empty()) console.message(run.warning);
   return run;
+}
+
+LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
+                   const cli::Extensions& own) {
+  config::Loaded config = config_of_run(reference, overrides, own);
+  apply_process_settings(config.experiment);
+  return load_on_ranks(reference, overrides, console, std::move(config), nullptr);
 }
 
 std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text) {

@@ -7,6 +7,7 @@
 
 #include "trainers/config/config.h"
 #include "trainers/run/data.h"
+#include "weft/comm/communicator.h"
 #include "weft/models/language_model.h"
 
 namespace weft::cli {
@@ -17,7 +18,8 @@ namespace weft::train {
 
 // Settings of the process: threads, anomaly mode, device. Error if the device is not in this build.
 void apply_process_settings(const config::Experiment& experiment);
-void apply_rank_settings(const config::Experiment& experiment);  // the part of it that each thread of ranks has for itself
+void apply_rank_settings(
+    const config::Experiment& experiment);  // the part of it that each thread of ranks has for itself
 
 // A finished or stopped run, loaded for use: config.txtpb of the folder and the weights of one checkpoint.
 struct LoadedRun {
@@ -32,6 +34,13 @@ struct LoadedRun {
 // over; one that is named must be good.
 LoadedRun load_run(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                    const cli::Extensions& own);
+// The run's config alone, with the overrides.
+config::Loaded config_of_run(const std::string& reference, const std::vector<std::string>& overrides,
+                             const cli::Extensions& own);
+// The rest, on one rank of several: each of them calls it, and the first prepares the data that overrides name. `world`: null: this is the only
+// one.
+LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
+                        config::Loaded config, dist::Communicator* world);
 
 // Error if the matrices alone are more than the memory of the device.
 void check_size(const LanguageModelOptions& options);

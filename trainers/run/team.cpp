@@ -1,14 +1,23 @@
 #include "trainers/run/team.h"
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 #include "trainers/config/check.h"
+#include "trainers/console/stop_signal.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/data.h"
+#include "trainers/run/evaluate.h"
 #include "trainers/run/session.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
+#include "weft/core/scope.h"
 #include "weft/io/checkpoint.h"
+#include "weft/ops/elementwise.h"
+#include "weft/training/rank_sums.h"
 
 namespace weft::train {
 
@@ -23,29 +32,81 @@ Team::Team(dist::Communicator& world, const ParallelOptions& parallel)
              str("start ", parallel.ranks(), " ranks"));
 }
 
+std::optional<data::SpreadOptions> Team::spread(bool keeps_documents_apart) const {
+  if (parallel_.context == 1) return std::nullopt;
+  return data::SpreadOptions{.layout = parallel_.layout,
+                             .ranks = parallel_.context,
+                             .block = parallel_.block,
+                             .keeps_documents_apart = keeps_documents_apart};
+}
+
+bool Team::on_any_rank(bool is_so) { return weft::on_any_rank(&world_, is_so); }
+
+// Where the communicator takes them.
+static std::vector<int32_t> first_numbers(dist::Communicator& world, std::span<const int32_t> numbers) {
+  Tensor sent = ops::to(Tensor::from(numbers, {static_cast<int64_t>(numbers.size())}), default_device());
+  world.broadcast(sent, 0);
+  return sent.to_vector<int32_t>();
+}
+
 // The bytes of the first rank's text, one per number.
 std::string Team::exchanged(const std::string& text, int64_t length) {
   std::vector<int32_t> bytes(text.begin(), text.end());
   bytes.resize(static_cast<size_t>(length));
-  Tensor sent = Tensor::from(std::span<const int32_t>(bytes), {length});
-  world_.broadcast(sent, 0);
   std::string out;
-  for (int32_t byte : sent.to_vector<int32_t>()) out.push_back(static_cast<char>(byte));
+  for (int32_t byte : first_numbers(world_, bytes)) out.push_back(static_cast<char>(byte));
   return out;
 }
 
 void Team::tell(Duty duty, const std::string& text) {
   const int32_t header[] = {static_cast<int32_t>(duty), static_cast<int32_t>(text.size())};
-  Tensor sent = Tensor::from(std::span<const int32_t>(header), {2});
-  world_.broadcast(sent, 0);
+  first_numbers(world_, header);
   if (!text.empty()) exchanged(text, static_cast<int64_t>(text.size()));
 }
 
 Team::Told Team::hear() {
-  Tensor header = Tensor::zeros({2}, kI32, Device::cpu());
-  world_.broadcast(header, 0);
-  const std::vector<int32_t> numbers = header.to_vector<int32_t>();
-  return {static_cast<Duty>(numbers[0]), numbers[1] > 0 ? exchanged({}, numbers[1]) : std::string()};
+  for (;;) {
+    const int32_t header[] = {0, 0};
+    const std::vector<int32_t> told = first_numbers(world_, header);
+    if (static_cast<Duty>(told[0]) == Duty::wait) continue;
+    return {static_cast<Duty>(told[0]), told[1] > 0 ? exchanged({}, told[1]) : std::string()};
+  }
+}
+
+struct Team::Errand::State {
+  std::mutex mutex = {};
+  std::condition_variable changed = {};
+  bool is_over = false;
+  std::thread thread = {};
+};
+
+// What this thread meets with, the next call of the first rank meets with too.
+Team::Errand::Errand(Team* team) {
+  if (!team || team->world().size() == 1) return;
+  state_ = std::make_unique<State>();
+  state_->thread = std::thread([team, state = state_.get(), label = rank_label(), device = default_device()] {
+    set_rank_label(label);
+    set_default_device(device);
+    const std::chrono::duration<double> every(std::min(team->parallel().timeout_s / 4, 60.0));
+    std::unique_lock lock(state->mutex);
+    while (!state->changed.wait_for(lock, every, [&] { return state->is_over; })) {
+      lock.unlock();
+      try {
+        team->tell(Duty::wait);
+      } catch (const std::exception&) { return; }
+      lock.lock();
+    }
+  });
+}
+
+Team::Errand::~Errand() {
+  if (!state_) return;
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->is_over = true;
+  }
+  state_->changed.notify_all();
+  state_->thread.join();
 }
 
 namespace {
@@ -70,7 +131,11 @@ void follow(Team& team, const config::Loaded& config, const std::string& run_fol
       case Duty::start: follower = std::make_unique<Follower>(team, config, run_folder); break;
       case Duty::restore: restore_trainer(follower->trainer, io::load_checkpoint(told.text)); break;
       case Duty::step: follower->trainer.step(); break;
+      case Duty::validate: try { follower->trainer.validate(follower->data, std::stoll(told.text));
+        } catch (const Stopped&) {}  // the first rank says what comes next
+        break;
       case Duty::save: follower->trainer.save({}, {}, {}); break;
+      case Duty::wait: break;
       case Duty::end: return;
     }
   }

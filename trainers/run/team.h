@@ -3,34 +3,53 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "trainers/config/translate.h"
 #include "weft/comm/communicator.h"
+#include "weft/data/spread.h"
 #include "weft/nn/context_group.h"
 
 namespace weft::train {
 
-enum class Duty : int32_t { start, restore, step, save, end };
+enum class Duty : int32_t { wait, start, restore, step, validate, save, end };
 
 class Team {
  public:
   // Rank d * context + c of `world` has part c of the sequences of data rank d. Every rank makes one.
   Team(dist::Communicator& world, const ParallelOptions& parallel);
 
-  dist::Communicator& world() { return world_; }
+  dist::Communicator& world() const { return world_; }
   bool leads() const { return world_.rank() == 0; }
   int context_rank() const { return context_->rank(); }
   const ParallelOptions& parallel() const { return parallel_; }
   const ContextGroup& context() const { return group_; }
+  // How the tokens of a row are dealt to context ranks; nothing if each rank has whole rows.
+  std::optional<data::SpreadOptions> spread(bool keeps_documents_apart) const;
+  bool on_any_rank(bool is_so);  // every rank calls it
 
-  // Of the first rank: what all others do next. `text` of Duty::restore: the checkpoint's folder.
+  // Of the first rank: what all others do next. `text` of Duty::restore: the checkpoint's folder; of Duty::validate: the number of tokens.
   void tell(Duty duty, const std::string& text = {});
   struct Told {
     Duty duty;
     std::string text;
   };
-  Told hear();  // of the others: waits for it
+  Told hear();  // of the others: waits for it, and for longer than the time-out only while Duty::wait comes
+
+  // While the first rank does what the others have no part in, however long it takes: it lets them hear of it from time to time, so that who
+  // waits for longer than the time-out waits for a rank that is gone. Of no team, or one of a single rank, it does nothing.
+  class Errand {
+   public:
+    explicit Errand(Team* team);
+    ~Errand();
+    Errand(const Errand&) = delete;
+    Errand& operator=(const Errand&) = delete;
+
+   private:
+    struct State;
+    std::unique_ptr<State> state_;
+  };
 
  private:
   std::string exchanged(const std::string& text, int64_t length);

@@ -1,15 +1,12 @@
 #include "trainers/run/trainer.h"
 
+#include "trainers/console/stop_signal.h"
+#include "trainers/run/evaluate.h"
+#include "weft/core/error.h"
+
 namespace weft::train {
 
 namespace {
-
-std::optional<data::SpreadOptions> spread_options(const TrainerOptions& o, const Team* team) {
-  if (!team || team->parallel().context == 1) return std::nullopt;
-  const ParallelOptions& p = team->parallel();
-  return data::SpreadOptions{
-      .layout = p.layout, .ranks = p.context, .block = p.block, .keeps_documents_apart = o.keeps_documents_apart};
-}
 
 // What is added to a row that does not divide is told by its document.
 bool pads(const std::optional<data::SpreadOptions>& spread, int64_t context) {
@@ -59,16 +56,34 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
 }
 
 Trainer::Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team)
-    : loader_(loader),
+    : model_(model),
+      loader_(loader),
       sizes_(options.sizes),
+      attention_(options.attention),
       overfits_one_batch_(options.overfits_one_batch),
       team_(team),
-      spread_(spread_options(options, team)),
+      spread_(team ? team->spread(options.keeps_documents_apart) : std::nullopt),
       training_(model, training_options(options, spread_, team)) {}
 
 std::string Trainer::save(const std::string& folder, const std::string& state, const std::string& config) {
   if (team_ && team_->leads()) team_->tell(Duty::save);
   return training_.save(folder, state, config);
+}
+
+Evaluation Trainer::validate(const RunData& data, int64_t max_tokens) {
+  if (team_ && team_->leads()) team_->tell(Duty::validate, str(max_tokens));
+  AveragedWeights averages(optimizer());
+  return train::validate(model_, data,
+                         {.length = sizes_.context,
+                          .batch = sizes_.micro_batch,
+                          .max_tokens = max_tokens,
+                          .attention = attention_,
+                          .progress =
+                              [this](int64_t, int64_t) {
+                                const bool is_asked = StopSignal::was_raised();
+                                if (team_ ? team_->on_any_rank(is_asked) : is_asked) throw Stopped();
+                              }},
+                         team_);
 }
 
 StepResult Trainer::step() {

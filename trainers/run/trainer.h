@@ -36,6 +36,9 @@ class Trainer {
   Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team = nullptr);
 
   StepResult step();
+  // Loss over the validation data, or the first `max_tokens` of it (0: all), with averaged weights where the optimiser keeps some. All ranks
+  // share the windows, and have the result. Stopped where a signal breaks it off, on all ranks.
+  Evaluation validate(const RunData& data, int64_t max_tokens);
   std::string save(const std::string& folder, const std::string& state, const std::string& config);  // its path
   int64_t num_steps() const { return training_.num_steps(); }
   int64_t num_tokens() const { return num_steps() * sizes_.tokens_per_step; }
@@ -48,8 +51,10 @@ class Trainer {
   const OutlierGuard& guard() const { return training_.guard(); }
 
  private:
+  LanguageModel& model_;
   const data::Loader& loader_;
   StepSizes sizes_;
+  ops::AttentionBackend attention_;
   bool overfits_one_batch_;
   Team* team_;
   std::optional<data::SpreadOptions> spread_;  // of tokens over context ranks

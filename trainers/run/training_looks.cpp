@@ -27,6 +27,7 @@ bool TrainingRun::look_at_model(int64_t step) {
   if (is_due(e_.log().samples_every()) && recorder_.samples().count(step) < e_.log().samples()) write_samples();
   if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
     StopSignal::waits_for("finishing the analysis and saving a checkpoint");
+    Team::Errand errand(team_);
     AveragedWeights averages(trainer_.optimizer());
     AnalysisRows rows = analysis_rows(data_, trainer_.sizes().context, 8);
     if (has_targets(rows)) recorder_.analysis(analyse(*model_, rows), step, progress_.time_s);
@@ -37,14 +38,7 @@ bool TrainingRun::look_at_model(int64_t step) {
 
 bool TrainingRun::validate(bool is_last) {
   StopSignal::waits_for("breaking the validation off, to be made up for, and saving a checkpoint");
-  AveragedWeights averages(trainer_.optimizer());
-  Evaluation evaluation = evaluate(*model_, data_.windows(trainer_.sizes().context),
-                                   {.batch = trainer_.sizes().micro_batch,
-                                    .max_tokens = is_last ? 0 : e_.eval().tokens(),
-                                    .keeps_documents_apart = data_.keeps_documents_apart(),
-                                    .byte_lengths = data_.byte_lengths,
-                                    .attention = attention_backend(e_),
-                                    .progress = [](int64_t, int64_t) { stop_if_asked(); }});
+  const Evaluation evaluation = trainer_.validate(data_, is_last ? 0 : e_.eval().tokens());
   // The last one may have read more than those before: then they are not compared.
   bool is_comparable = !is_last || !e_.eval().has_tokens() || e_.eval().tokens() >= data_.validation->num_tokens();
   bool is_best =
@@ -63,6 +57,7 @@ bool TrainingRun::note_validation(double loss) {
 
 void TrainingRun::write_samples() {
   StopSignal::waits_for("finishing the sample and saving a checkpoint");
+  Team::Errand errand(team_);
   AveragedWeights averages(trainer_.optimizer());
   for (int64_t i = recorder_.samples().count(trainer_.num_steps()); i < e_.log().samples(); ++i) {
     stop_if_asked();

@@ -115,6 +115,7 @@ int TrainingRun::finish() {
     if (look_at_model(trainer_.sizes().steps)) checkpoints_.prune(progress_);
     recorder_.finish();
     StopSignal::waits_for("breaking the report off; all else is saved");
+    Team::Errand errand(team_);
     RunResult done = result();
     Facts all = facts(done);
     for (auto& fact : run_facts(e_, io::read_file(folder_.file("environment.txtpb")))) all.push_back(std::move(fact));

@@ -19,8 +19,7 @@
 
 namespace weft::train {
 
-struct Stopped {};  // thrown where a signal breaks work off
-void stop_if_asked();
+void stop_if_asked();  // throws Stopped
 
 class TrainingRun {
  public:

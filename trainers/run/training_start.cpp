@@ -91,7 +91,10 @@ RunData TrainingRun::prepare() {
 
 // The other ranks read what this one has written, and then make their trainings together with it.
 RunData TrainingRun::prepare_for_all() {
-  RunData data = prepare();
+  RunData data = [&] {
+    Team::Errand errand(team_);
+    return prepare();
+  }();
   if (team_) team_->tell(Duty::start);
   return data;
 }

@@ -1,0 +1,179 @@
+// Faults of trainings over ranks: wrong starts are told once, by one rank; what happens later ends the run in bounded time, and its last
+// checkpoint is whole.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include <chrono>
+#include <thread>
+
+#include "tests/trainers/process.h"
+#include "tests/trainers/run_fixture.h"
+#include "weft/core/error.h"
+#include "weft/io/checkpoint.h"
+
+namespace weft {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+int count(const std::string& text, const std::string& part) {
+  int times = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++times;
+  return times;
+}
+
+class RankFaults : public test::RunFixture {
+ protected:
+  static void expect_failure(const test::ProcessResult& result, const std::vector<std::string>& parts) {
+    const std::string text = result.out + result.err;
+    EXPECT_NE(result.exit_code, 0) << text;
+    EXPECT_EQ(count(text, "error: "), 1) << text;
+    for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << " in:\n" << text;
+  }
+  test::ProcessResult with_environment(const std::string& variables, std::vector<std::string> words) const {
+    words = test::weft_words(std::move(words));
+    const std::string all = variables + " ";
+    std::vector<std::string> env{"/usr/bin/env"};
+    for (size_t begin = 0, end; begin < all.size(); begin = end + 1) {
+      end = all.find(' ', begin);
+      env.push_back(all.substr(begin, end - begin));
+    }
+    env.insert(env.end(), words.begin(), words.end());
+    return test::run_program(env);
+  }
+  std::vector<std::string> two_ranks(const std::string& name, std::vector<std::string> more = {}) const {
+    more.insert(more.begin(), {"parallel.context=2", "--ranks", "2"});
+    return train(name, more);
+  }
+};
+
+TEST_F(RankFaults, ACheckpointOfAnotherModelIsRefusedOnce) {
+  ASSERT_EQ(test::run_weft(train("other", {"model.dim=32", "train.tokens=640"})).exit_code, 0);
+  expect_failure(test::run_weft(two_ranks("a", {"--resume", path("other")})), {"embedding", "[", "16]", "32]"});
+}
+
+TEST_F(RankFaults, ThreadsThatOversubscribeAreAWarningWithNumbers) {
+  const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+  const std::string warning = str("2 ranks on this host with ", cores, " threads each");
+  test::ProcessResult result = test::run_weft(two_ranks("a", {"train.tokens=128", str("train.threads=", cores)}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find(str(warning, " (train.threads): ", 2 * cores, " threads on ")), std::string::npos)
+      << result.err;
+  result = with_environment(str("OMP_NUM_THREADS=", 2 * cores),
+                            two_ranks("b", {"train={tokens:128 tokens_per_step:128 micro_batch:2}"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find(str(warning, ": ", 2 * cores, " threads on ")), std::string::npos) << result.err;
+}
+
+// Without NCCL torchrun's processes cannot be joined: none of them trains alone.
+TEST_F(RankFaults, ProcessesThatThisBuildCannotJoinAreRefused) {
+  const char* torchrun = "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1";
+  const test::ProcessResult result = with_environment(torchrun, train("a", {"parallel.context=2"}));
+  expect_failure(result, {"torchrun"});
+  EXPECT_FALSE(io::file_exists(path("a") + "/metrics.jsonl"));
+}
+
+#ifdef WEFT_MPIEXEC
+
+class MpiRankFaults : public RankFaults {
+ protected:
+  std::vector<std::string> mpirun(int ranks, std::vector<std::string> words) const {
+    std::vector<std::string> all{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", std::to_string(ranks)};
+    all.insert(all.end(), words.begin(), words.end());
+    return all;
+  }
+  // Two programs of one world: rank 0 and rank 1.
+  test::ProcessResult run_pair(std::vector<std::string> first, const std::vector<std::string>& second) const {
+    first.insert(first.end(), {":", "-np", "1"});
+    first.insert(first.end(), second.begin(), second.end());
+    return test::run_program(mpirun(1, first));
+  }
+  std::vector<std::string> two_processes(const std::string& name, std::vector<std::string> more = {}) const {
+    more.insert(more.begin(), "parallel.context=2");
+    return test::weft_words(train(name, more));
+  }
+  // The process of a rank, by its flight record: "rank 1 of 2 on host, process 123".
+  int process_of(const std::string& run, int rank) const {
+    const std::string file = path(run) + "/flight-" + std::to_string(rank) + ".txt";
+    if (!io::file_exists(file)) return 0;
+    const std::string text = io::read_file(file);
+    const size_t at = text.find("process ");
+    return at == std::string::npos ? 0 : std::atoi(text.c_str() + at + 8);
+  }
+  bool has_checkpoint(const std::string& run) const {
+    return io::file_exists(path(run) + "/checkpoints") && !io::list_checkpoints(path(run) + "/checkpoints").empty();
+  }
+  // Starts a training that does not end, sends `signal` to a rank after its first checkpoint, and waits for the end.
+  test::ProcessResult run_with_signal(int rank, int signal, double& seconds) const {
+    std::FILE* err = std::tmpfile();
+    const pid_t child = test::start_program(
+        mpirun(2, two_processes("a", {"train.tokens=128000000", "parallel.timeout_s=3", "checkpoint.every=5"})),
+        fileno(err), fileno(err));
+    for (int tries = 0; tries < 600 && !has_checkpoint("a"); ++tries)
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_TRUE(has_checkpoint("a"));
+    const int victim = process_of("a", rank);
+    EXPECT_GT(victim, 1);
+    const auto begin = Clock::now();
+    if (victim > 1) kill(victim, signal);
+    int status = 0;
+    waitpid(child, &status, 0);
+    seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    test::ProcessResult result{WIFEXITED(status) ? WEXITSTATUS(status) : -1, "", ""};
+    std::rewind(err);
+    for (int c; (c = std::fgetc(err)) != EOF;) result.err.push_back(static_cast<char>(c));
+    std::fclose(err);
+    return result;
+  }
+};
+
+TEST_F(MpiRankFaults, AnotherConfigOnOneRankIsNamedByItsField) {
+  expect_failure(run_pair(two_processes("a"), two_processes("a", {"optim.clip_norm=7"})),
+                 {"rank 1 has another config than rank 0: optim.clip_norm is 7 on rank 1 and ", "same command"});
+  EXPECT_FALSE(io::file_exists(path("a") + "/metrics.jsonl"));
+}
+
+TEST_F(MpiRankFaults, WhatIsWrongWithTheCommandIsToldByOneRank) {
+  expect_failure(test::run_program(mpirun(3, two_processes("a", {"--ranks", "2"}))),
+                 {"--ranks 2 makes ranks of the threads of one process", "leave out --ranks"});
+  expect_failure(test::run_program(mpirun(3, two_processes("a", {"model.dmi=3"}))), {"dmi"});
+  expect_failure(test::run_program(mpirun(3, two_processes("a"))),
+                 {"started 3 ranks: the config has parallel.data 1 x parallel.context 2"});
+}
+
+TEST_F(MpiRankFaults, ARankWithoutMemoryEndsTheRun) {
+  std::vector<std::string> small{"/bin/sh", "-c", "ulimit -v 1200000; exec \"$@\"", "sh"};
+  const std::vector<std::string> words = two_processes("a");
+  small.insert(small.end(), words.begin(), words.end());
+  const auto begin = Clock::now();
+  expect_failure(run_pair(words, small), {"rank 1 of 2", "no addresses", "ulimit -v"});
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), 60);
+}
+
+TEST_F(MpiRankFaults, AKilledRankEndsTheTrainingAndItsCheckpointIsWhole) {
+  double seconds = 0;
+  const test::ProcessResult result = run_with_signal(1, SIGKILL, seconds);
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_LT(seconds, 30);
+  std::vector<std::string> messages;
+  EXPECT_TRUE(io::load_latest_checkpoint(path("a") + "/checkpoints", messages));
+  EXPECT_TRUE(messages.empty());
+  for (int r : {0, 1}) EXPECT_GT(process_of("a", r), 0) << "no flight record of rank " << r;
+}
+
+TEST_F(MpiRankFaults, AStoppedRankEndsTheTrainingWithinTheTimeOut) {
+  for (int rank : {0, 1}) {
+    std::filesystem::remove_all(folder_ / "a");
+    double seconds = 0;
+    const test::ProcessResult result = run_with_signal(rank, SIGSTOP, seconds);
+    expect_failure(result, {"rank " + std::to_string(rank) + " on ", "is stopped", "waited 3"});
+    EXPECT_LT(seconds, 30);
+    EXPECT_TRUE(has_checkpoint("a"));
+  }
+}
+
+#endif
+
+}  // namespace
+}  // namespace weft

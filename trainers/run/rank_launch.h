@@ -1,0 +1,31 @@
+// Starts the ranks of a command: threads of this process, or this process as one of those that a launcher started.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "trainers/config/config.h"
+#include "weft/comm/communicator.h"
+
+namespace weft::cli {
+class Console;
+}
+
+namespace weft::train {
+
+struct RankLaunch {
+  const config::Loaded* config = nullptr;  // the same on all ranks, or it is an Error that names what differs
+  std::string folder;                      // of flight records; it is made
+  // Throws unless the command can run on so many ranks. `started_by`: "--ranks 4" or "mpirun (Open MPI) started 4 ranks".
+  std::function<void(int ranks, const std::string& started_by)> check;
+};
+
+// f(world) on every rank, with null where there is one rank only; what the first rank returns. `prepare` is called once per process, before
+// `check`. `asked`: of --ranks. Whatever throws on a rank, one rank alone throws it here; the others return kFailure.
+int run_on_ranks(cli::Console& console, int asked, const std::function<RankLaunch()>& prepare,
+                 const std::function<int(dist::Communicator* world)>& f);
+
+// Of a command that one rank does, such as sampling: whether this process is that rank. The others of a launcher end at once.
+bool is_first_process();
+
+}  // namespace weft::train
