@@ -211,28 +211,30 @@ TEST(Recurrence, PartsOfAHeadEqualTheLoop) {
 }
 
 TEST(Recurrence, GivesOnlyTheGradientsThatAreWanted) {
-  RecurrenceCase c({.B = 1, .T = 20, .G = 1, .H = 2, .K = 4, .V = 3}, Gate::key, true);
-  c.use_state();
-  ops::RecurrenceGrads all = ops::recur_backward(c.dout, c.dstate, c.in, c.options);
-  for (int i = 0; i < 6; ++i) {
-    ops::RecurrenceWants wants{i == 0, i == 1, i == 2, i == 3, i == 4, i == 5};
-    ops::RecurrenceGrads one = ops::recur_backward(c.dout, c.dstate, c.in, c.options, wants);
-    const Tensor* found[] = {&one.dq, &one.dk, &one.dv, &one.dlog_decay, &one.dbeta, &one.dstate};
+  for_each_kind([](Gate gate, bool is_delta) {
+    RecurrenceCase c({.B = 1, .T = 20, .G = 1, .H = 2, .K = 4, .V = 3}, gate, is_delta);
+    c.use_state();
+    ops::RecurrenceGrads all = ops::recur_backward(c.dout, c.dstate, c.in, c.options);
     const Tensor* want[] = {&all.dq, &all.dk, &all.dv, &all.dlog_decay, &all.dbeta, &all.dstate};
-    for (int j = 0; j < 6; ++j) {
-      ASSERT_EQ(found[j]->defined(), i == j);
-      if (i == j) expect_close(*found[j], values(*want[j]), str("gradient ", i));
+    for (int i = 0; i < 6; ++i) {
+      ops::RecurrenceWants wants{i == 0, i == 1, i == 2, i == 3, i == 4, i == 5};
+      ops::RecurrenceGrads one = ops::recur_backward(c.dout, c.dstate, c.in, c.options, wants);
+      const Tensor* found[] = {&one.dq, &one.dk, &one.dv, &one.dlog_decay, &one.dbeta, &one.dstate};
+      for (int j = 0; j < 6; ++j) {
+        ASSERT_EQ(found[j]->defined(), i == j && want[j]->defined()) << c.name() << " gradient " << j;
+        if (found[j]->defined()) expect_close(*found[j], values(*want[j]), str(c.name(), " gradient ", i));
+      }
     }
-  }
-  // Without one of the gradients of outputs it counts as zeros.
-  c.dstate = Tensor();
-  ops::RecurrenceGrads without = ops::recur_backward(c.dout, {}, c.in, c.options);
-  c.dstate = Tensor::zeros({1, 2, 4, 3}, kF64);
-  expect_close(without.dk, values(ops::recur_backward(c.dout, c.dstate, c.in, c.options).dk), "without dstate");
-  without = ops::recur_backward({}, all.dstate, c.in, c.options);
-  expect_close(without.dk,
-               values(ops::recur_backward(Tensor::zeros(c.dout.shape(), kF64), all.dstate, c.in, c.options).dk),
-               "without dout");
+  });
+}
+
+TEST(Recurrence, AnUndefinedGradientOfAnOutputCountsAsZeros) {
+  RecurrenceCase c({.B = 1, .T = 20, .G = 1, .H = 2, .K = 4, .V = 3}, Gate::key, true);
+  const Tensor zeros = Tensor::zeros({1, 2, 4, 3}, kF64);
+  ops::RecurrenceGrads want = ops::recur_backward(c.dout, zeros, c.in, c.options);
+  expect_close(ops::recur_backward(c.dout, {}, c.in, c.options).dk, values(want.dk), "without dstate");
+  want = ops::recur_backward(Tensor::zeros(c.dout.shape(), kF64), c.dstate, c.in, c.options);
+  expect_close(ops::recur_backward({}, c.dstate, c.in, c.options).dk, values(want.dk), "without dout");
 }
 
 }  // namespace

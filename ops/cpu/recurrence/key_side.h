@@ -215,17 +215,26 @@ class KeySide {
 
   [[gnu::noinline]] void next_state() { product<true, T>(km, u, state, {z.K, z.V, z.C, Part::all, false, total}); }
 
+  // The gradient of the decay is made of those of q and k.
+  bool wants_decay() const { return p.dlog_decay.data || p.dlog_decay_of_head; }
+  bool wants_q() const { return p.dq.data || wants_decay(); }
+  bool wants_k() const { return p.dk.data || wants_decay(); }
+
   [[gnu::noinline]] void gradients() {
     product<true, T>(weights, dout, du, {z.C, z.V, z.C, Part::upper});
     product<false, T>(km, dstate, du, {z.C, z.V, z.K, Part::all, true});
-    transpose(u, ut, z.C, z.V), transpose(state, state_t, z.K, z.V), transpose(dstate, dstate_t, z.K, z.V);
     if constexpr (kDelta) solve_backward();
+    if (!wants_q() && !wants_k()) return;
+    transpose(u, ut, z.C, z.V), transpose(state, state_t, z.K, z.V);
     product<false, T>(dout, ut, dweights, {z.C, z.C, z.V, Part::lower_rows});
     product<false, T>(dout, state_t, dq, {z.C, z.K, z.V});
-    product<false, T>(u, dstate_t, dwriter, {z.C, z.K, z.V});
-    if constexpr (kDelta) {
-      product<false, T>(dv, ut, dstrict, {z.C, z.C, z.V, Part::lower_rows});
-      product<false, T>(dv, state_t, dreader, {z.C, z.K, z.V});
+    if (wants_k()) {
+      transpose(dstate, dstate_t, z.K, z.V);
+      product<false, T>(u, dstate_t, dwriter, {z.C, z.K, z.V});
+      if constexpr (kDelta) {
+        product<false, T>(dv, ut, dstrict, {z.C, z.C, z.V, Part::lower_rows});
+        product<false, T>(dv, state_t, dreader, {z.C, z.K, z.V});
+      }
     }
     if constexpr (kChannels) channel_gradients();
     else token_gradients();
@@ -254,6 +263,7 @@ class KeySide {
     for (int64_t i = 0; i < z.C; ++i) minus[i] = -before.data[i];
     decay_scores(dweights, T(1), 0);
     product<false, T>(dweights, k, dq, {z.C, z.K, z.C, Part::lower, false, before.data});
+    if (!wants_k()) return;
     product<true, T>(dweights, q, dwriter, {z.C, z.K, z.C, Part::upper, false, after.data});
     if constexpr (kDelta) {
       decay_scores(dstrict, T(-1), 1);
@@ -262,7 +272,9 @@ class KeySide {
     }
   }
   void channel_gradients() {
-    multiply_rows(dq, before, dq, z.C), multiply_rows(dwriter, after, dwriter, z.C);
+    multiply_rows(dq, before, dq, z.C);
+    if (!wants_k()) return apply_decayed<1, T>({dweights}, k, alpha, count, {dq});
+    multiply_rows(dwriter, after, dwriter, z.C);
     if constexpr (kDelta) {
       multiply_rows(dreader, before, dreader, z.C, T(-1));
       for (int64_t r = 0; r < z.C; ++r) {
@@ -279,7 +291,7 @@ class KeySide {
 
   // Stores dlog_decay and returns its sum over the block, if it is one number per token. `last` is the state behind the block.
   [[gnu::noinline]] double decay_gradients(const HeadView<T>& head, M last) {
-    if (!p.dlog_decay.data && !p.dlog_decay_of_head) return 0;
+    if (!wants_decay()) return 0;
     for (int64_t c = 0; c < z.K; ++c) sums[c] = dot(dstate.row(c), last.row(c), z.V);
     T sum = 0;
     double of_block = 0;
@@ -315,7 +327,7 @@ class KeySide {
 
   [[gnu::noinline]] void give(const HeadView<T>& head) {
     const bool adds = head.h % p.heads_per_group() > 0;
-    if constexpr (kDelta)
+    if (kDelta && p.dk.data)
       for (int64_t i = 0; i < count * z.K; i += kLanes<T>)
         store(dwriter.data + i, load(dwriter.data + i) + load(dreader.data + i));
     if (p.dq.data)
