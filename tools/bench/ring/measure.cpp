@@ -192,10 +192,10 @@ std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& 
         const double begin = now_s();
         double after_forward = 0;
         if (i == places.size()) {
-          if (comm.rank() == 0 && round >= 0) {
+          if (comm.rank() == 0) {
             set_num_threads(threads);
             run_one(whole, options, after_forward);
-            alone[static_cast<size_t>(round)] = {after_forward - begin, now_s() - begin};
+            if (round >= 0) alone[static_cast<size_t>(round)] = {after_forward - begin, now_s() - begin};
             set_num_threads(1);
           }
           continue;

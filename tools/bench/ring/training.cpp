@@ -114,8 +114,7 @@ std::vector<Row> ring_training_rows(bool quick) {
   constexpr StepShape kData = {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
                       kContext = {"L8 d512 h8 T8192 V8192 B1", 8, 512, 8, 8192, 8192, 1},
                       kQuick = {"L2 d256 h4 T512 V1024 B4", 2, 256, 4, 512, 1024, 4};
-  return {training_row(quick ? kQuick : kData, false, quick ? 3 : 5),
-          training_row(quick ? kQuick : kContext, true, 3)};
+  return {training_row(quick ? kQuick : kData, false, quick ? 3 : 5), training_row(quick ? kQuick : kContext, true, 3)};
 }
 
 }  // namespace weft::bench
