@@ -84,6 +84,9 @@ TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
   EXPECT_FALSE(results[0].passed);
   EXPECT_GT(results[0].loss, 1e-10);
   EXPECT_FALSE(results[0].first.empty());
+  double largest = 0;
+  for (const ParityDifference& p : results[0].parameters) largest = std::max(largest, p.gradient);
+  EXPECT_EQ(largest, results[0].gradient);
 }
 
 }  // namespace

@@ -1,14 +1,19 @@
-// weft parity CONFIG [path=value]... [--ranks 2,3,4] [--layouts all|NAME,...] [--schemes all|NAME,...]: N ranks against one, in float64.
+// weft parity CONFIG [path=value]... [--ranks 2,3,4] [--layouts all|NAME,...] [--schemes all|NAME,...]: N ranks against one, in float64. Ranks
+// are threads, or the processes of mpirun.
 #include "trainers/run/parity.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "weft/comm/launch.h"
+#include "weft/core/error.h"
+#include "weft/core/parallel.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -17,7 +22,7 @@ namespace {
 
 struct Options {
   ConfigArguments config;
-  std::vector<int64_t> ranks = {2, 3, 4};
+  std::vector<int64_t> ranks = {};  // none: 2, 3, 4, or all processes
   std::vector<std::string> layouts = {"all"}, schemes = {"all"};
   train::ParityOptions how;
 };
@@ -39,11 +44,15 @@ std::vector<T> chosen(const char* option, const std::vector<std::string>& names,
   return values;
 }
 
-int run(const Options& options, Console& console, const Extensions& extensions) {
-  config::Loaded config = config::load(options.config.file(), options.config.overrides());
-  config.own = extensions;
+std::vector<train::ParityCase> cases_of(const Options& options, const config::Loaded& config) {
+  const dist::Communicator* world = options.how.world;
+  std::vector<int64_t> numbers = options.ranks;
+  if (numbers.empty()) numbers = world ? std::vector<int64_t>{world->size()} : std::vector<int64_t>{2, 3, 4};
   std::vector<train::ParityCase> cases;
-  for (int64_t ranks : options.ranks) {
+  for (int64_t ranks : numbers) {
+    if (world && ranks > world->size())
+      throw config::ConfigError(str("--ranks ", ranks, " with ", world->size(), " processes."),
+                                str("Start ", ranks, " or more, or leave --ranks out."));
     if (ranks < 1 || ranks > config.experiment.model().context())
       throw config::ConfigError(
           str("--ranks ", ranks, " for a sequence of ", config.experiment.model().context(), " tokens."),
@@ -52,11 +61,20 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       for (dist::Scheme scheme : chosen<dist::Scheme>("--schemes", options.schemes, dist::all_schemes()))
         cases.push_back({layout, scheme, static_cast<int>(ranks)});
   }
+  return cases;
+}
+
+int run_rank(const Options& options, Console& console, const Extensions& extensions) {
+  config::Loaded config = config::load(options.config.file(), options.config.overrides());
+  config.own = extensions;
+  const std::vector<train::ParityCase> cases = cases_of(options, config);
   auto rows = nlohmann::ordered_json::array();
   std::string text =
       fmt::format("{:<12}{:<20}{:>6}  {:>9}{:>10}{:>9}\n", "layout", "scheme", "ranks", "loss", "gradients", "weights");
   size_t failed = 0, refused = 0;
-  for (const train::ParityResult& r : train::check_parity(config, cases, options.how)) {
+  const std::vector<train::ParityResult> results = train::check_parity(config, cases, options.how);
+  if (options.how.world && options.how.world->rank() > 0) return kSuccess;
+  for (const train::ParityResult& r : results) {
     const std::string layout(to_string(r.of.layout)), scheme(to_string(r.of.scheme));
     if (!r.refused.empty()) {
       ++refused;
@@ -68,9 +86,16 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     text += fmt::format("{:<12}{:<20}{:>6}  {:>9.1e}{:>10.1e}{:>9.1e}  {}\n", layout, scheme, r.of.ranks, r.loss,
                         r.gradient, r.weight,
                         r.passed ? "passed" : "FAILED" + (r.first.empty() ? "" : ", first at " + r.first));
+    auto parameters = nlohmann::ordered_json::array();
+    for (const train::ParityDifference& p : r.parameters) {
+      parameters.push_back({{"name", p.name}, {"gradient", p.gradient}, {"weight", p.weight}});
+      if (std::max(p.gradient, p.weight) > options.how.bound)
+        text += fmt::format("  {:<38}  {:>19.1e}{:>9.1e}\n", p.name, p.gradient, p.weight);
+    }
     rows.push_back({{"layout", layout},
                     {"scheme", scheme},
                     {"ranks", r.of.ranks},
+                    {"parameters", parameters},
                     {"loss", r.loss},
                     {"gradient", r.gradient},
                     {"weight", r.weight},
@@ -84,12 +109,30 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   return failed == 0 ? kSuccess : kCheckFailed;
 }
 
+// Under mpirun every process is a rank. One of them speaks, also of an error.
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  const dist::Launch launch = dist::detect_launch({}, dist::environment());
+  if (!launch.uses_mpi()) return run_rank(options, console, extensions);
+  set_num_threads(launch.threads);
+  const std::unique_ptr<dist::Communicator> world = dist::make_mpi_communicator();
+  Options of_rank = options;
+  of_rank.how.world = world.get();
+  try {
+    return run_rank(of_rank, console, extensions);
+  } catch (const std::exception& error) {
+    world->abort(error.what());
+    if (world->is_speaker()) throw;
+  }
+  return kFailure;
+}
+
 }  // namespace
 
 Action define_parity(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
-  app.add_option("--ranks", options->ranks, "Numbers of ranks that share each sequence")
+  app.add_option("--ranks", options->ranks,
+                 "Numbers of ranks that share each sequence: 2,3,4 or all processes of mpirun")
       .delimiter(',')
       .type_name("N,N");
   app.add_option("--layouts", options->layouts, "all, or some of contiguous, striped, zigzag, balanced")

@@ -93,6 +93,14 @@ Numbers run(const Subject& s, const ParityCase* c, dist::Communicator* comm) {
   return numbers;
 }
 
+// f on each rank: a thread, or one of the first processes, while the others wait.
+void run_ranks(const ParityOptions& how, int ranks, const std::function<void(dist::Communicator&)>& f) {
+  if (!how.world) return dist::run_thread_ranks(ranks, f);
+  const bool takes_part = how.world->rank() < ranks;
+  const auto group = how.world->split(takes_part, 0, "parity");
+  if (takes_part) f(*group);
+}
+
 double difference(const Tensor& got, const Tensor& expected) {
   const std::vector<double> a = ops::cast(got, kF64).to_vector<double>(),
                             b = ops::cast(expected, kF64).to_vector<double>();
@@ -115,9 +123,14 @@ ParityResult compared(const ParityCase& c, const Numbers& got, const Numbers& ex
     const double d = difference(got.gradients[i].second, expected.gradients[i].second);
     if (d > bound && result.first.empty()) result.first = expected.gradients[i].first;
     result.gradient = std::max(result.gradient, d);
+    result.parameters.push_back({.name = expected.gradients[i].first, .gradient = d});
   }
-  for (size_t i = 0; i < expected.weights.size(); ++i)
-    result.weight = std::max(result.weight, difference(got.weights[i].second, expected.weights[i].second));
+  for (size_t i = 0; i < expected.weights.size(); ++i) {  // the parameters, then the buffers
+    const double d = difference(got.weights[i].second, expected.weights[i].second);
+    if (i == result.parameters.size()) result.parameters.push_back({.name = expected.weights[i].first});
+    result.parameters[i].weight = d;
+    result.weight = std::max(result.weight, d);
+  }
   result.passed = result.loss <= bound && result.gradient <= bound && result.weight <= bound;
   return result;
 }
@@ -130,21 +143,22 @@ std::vector<ParityResult> check_parity(const config::Loaded& config, std::span<c
   Subject s{model_options(config, kVocab), param_groups(config.experiment),
             static_cast<uint64_t>(config.experiment.seed()), options};
   s.model.fixed_text.resize(static_cast<size_t>(s.model.context));  // for mixers that read one
-  const Numbers expected = run(s, nullptr, nullptr);
+  const bool compares = !options.world || options.world->rank() == 0;
+  const Numbers expected = compares ? run(s, nullptr, nullptr) : Numbers();
   std::vector<ParityResult> results;
   for (const ParityCase& c : cases) {
     try {
       Numbers got;
-      dist::run_thread_ranks(c.ranks, [&](dist::Communicator& comm) {
+      run_ranks(options, c.ranks, [&](dist::Communicator& comm) {
         Numbers mine = run(s, &c, &comm);
         if (comm.rank() == 0) got = std::move(mine);
       });
-      results.push_back(compared(c, got, expected, options.bound));
+      if (compares) results.push_back(compared(c, got, expected, options.bound));
     } catch (const Error& error) {
       if (!error.problem().starts_with(str(to_string(c.scheme), ": "))) throw;
-      results.push_back({.of = c, .refused = error.problem()});
+      if (compares) results.push_back({.of = c, .refused = error.problem()});
     }
-    if (on_result) on_result(results.back());
+    if (on_result && compares) on_result(results.back());
   }
   return results;
 }
