@@ -1,12 +1,13 @@
-// Recurrences as layers see them in decoding.
+// Recurrences as layers see them: in decoding, and over the layers of a model. The conformance suite runs every recurrent mixer.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/recurrence.h"
-#include "weft/nn/tokens.h"
+#include "weft/models/language_model.h"
 
 namespace weft {
 namespace {
@@ -86,6 +87,43 @@ TEST(Recurrent, DecodesInStepsOfAnySize) {
     }
 }
 
+// Short convolutions and windows beside the state, with documents and without: memory after 20 tokens is memory after 300.
+TEST(Recurrent, DecodesWithoutABoundOnTheLength) {
+  NoGrad no_grad;
+  constexpr int64_t kLong = 300, kDim = 8;
+  const MixerMaker mixers[] = {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, HgrnOptions{.heads = 0},
+                               SoftmaxOptions{.heads = 2, .window = 3},
+                               AdditiveSlotsOptions{.kind = SlotKind::agent, .heads = 2, .slots = 3}};
+  const TokenData with_documents = packed(1, kLong, [](int64_t, int64_t t) { return t % 20 == 19; });
+  for (const MixerMaker& make : mixers)
+    for (const TokenData& data : {plain_tokens(1, kLong), with_documents}) {
+      auto mixer = make({.dim = kDim, .context = 16}, Rng(3));
+      mixer->set_compute(kF64);
+      const Tensor x = random_normal({1, kLong, kDim}, "x", kF64);
+      Tokens all(data);
+      const std::vector<double> expected = numbers(mixer->forward(x, all));
+      auto cache = make_cache(1, 0);
+      int64_t bytes = 0;
+      std::vector<Var> parts;
+      for (int64_t t = 0, step = 3; t < kLong; t += step, step = 1) {
+        Tokens some(part_of(data, t, t + step), {.cache = cache});
+        parts.push_back(mixer->forward(x.slice(1, t, t + step), some));
+        some.finish_decode_step();
+        if (t == 80) bytes = cached_bytes(*cache);
+      }
+      EXPECT_EQ(cached_bytes(*cache), bytes);
+      const std::vector<double> got = numbers(concatenate(parts, 1));
+      for (size_t i = 0; i < got.size(); ++i) {
+        const bool is_padding = data.documents.defined() && data.documents.data<int32_t>()[i / kDim] < 0;
+        ASSERT_NEAR(got[i], is_padding ? got[i] : expected[i], 1e-12) << "number " << i;
+      }
+    }
+  Tokens tokens(plain_tokens(1, 1), {.cache = make_cache(1, 0)});
+  Var x = random_normal({1, 1, 1, 2}, "x");
+  EXPECT_EQ(error_of([&] { tokens.attend(x, x, x); }, {"attend: all tokens of a decoding without a bound", "window"}),
+            "");
+}
+
 TEST(Recurrent, RefusesWhatIsTheTokensBusiness) {
   Tokens tokens(plain_tokens(1, 3));
   Var x = random_normal({1, 3, 1, 2}, "x");
@@ -99,6 +137,65 @@ TEST(Recurrent, RefusesWhatIsTheTokensBusiness) {
                 },
                 {"decay_scan: values are", "the tokens are [1, 3]"}),
             "");
+}
+
+TEST(Recurrent, LayersOfAModelShareTheirBounds) {
+  LanguageModel model({.vocab = 11,
+                       .dim = 8,
+                       .layers = 4,
+                       .context = 6,
+                       .mixers = {SoftmaxOptions{.heads = 2}, HgrnOptions{.heads = 2}, HgrnOptions{.heads = 0}},
+                       .pattern = {0, 1, 2, 1},
+                       .ffn = {.hidden = 8}},
+                      Rng(1));
+  std::vector<NamedParam> bounds;
+  for (const NamedParam& p : model.params())
+    if (p.name.find("bounds") != std::string::npos) bounds.push_back(p);
+  ASSERT_EQ(bounds.size(), 1u);
+  EXPECT_EQ(bounds[0].name, "layers.1.mixer.bounds");
+  EXPECT_EQ(bounds[0].param->value().shape(), (Shape{4 * 8}));
+  const Tensor ids = Tensor::from<int32_t>({1, 5, 2, 7, 3, 9}, {1, 6});
+  Tokens tokens(plain_tokens(1, 6), {.is_training = true});
+  backward(model.loss(ids, ids, tokens, 1.0).loss);
+  const Tensor grad = bounds[0].param->grad();
+  ASSERT_TRUE(grad.defined());
+  // Rows of the softmax over layers: the gradients of a channel add up to 0, and every layer's row has some.
+  for (int64_t d = 0; d < 8; ++d) {
+    double sum = 0;
+    for (int64_t l = 0; l < 4; ++l) sum += static_cast<double>(grad.data<float>()[l * 8 + d]);
+    EXPECT_NEAR(sum, 0, 1e-6);
+  }
+  for (int64_t l = 0; l < 4; ++l) EXPECT_NE(grad.data<float>()[l * 8], 0.0f);
+}
+
+// Three times the forward's: a state is written and read, with the delta rule also asked for what it knows.
+TEST(Recurrent, FlopsAreThoseOfTheState) {
+  const MixerArgs args{.dim = 16, .context = 16};
+  for (double keys : {8.0, 4096.0}) {
+    EXPECT_EQ(GlaOptions{.heads = 2}(args, Rng(1))->flops_per_token(keys), 3 * 4 * 2 * 4 * 8);
+    EXPECT_EQ((DeltaOptions{.heads = 2}(args, Rng(1))->flops_per_token(keys)), 3 * 6 * 2 * 8 * 8);
+    EXPECT_EQ(HgrnOptions{.heads = 0}(args, Rng(1))->flops_per_token(keys), 3 * 2 * 16);
+  }
+}
+
+void expect_finite(const Var& x, const std::string& what) {
+  if (!x.defined()) return;
+  for (double v : numbers(x)) ASSERT_TRUE(std::isfinite(v)) << what;
+}
+
+// A gate that is 0, or far below, forgets everything before, without infinities.
+TEST(Recurrent, AClosedGateStaysFinite) {
+  for (const char* name : {"gla", "gated_delta_net", "kda", "kda_safe", "mamba2", "hgrn2", "hgrn", "gsa"}) {
+    SCOPED_TRACE(name);
+    auto mixer = mixer_row(name)({.dim = 16, .context = 16, .layer = 0, .layers = 2}, Rng(3));
+    Var x = variable((Var(random_normal({1, 9, 16}, "x")) * 1e6).value());
+    Tokens tokens(plain_tokens(1, 9), {.is_training = true});
+    Var y = mixer->forward(x, tokens);
+    backward(sum_all(y));
+    expect_finite(y, "outputs");
+    expect_finite(x.grad(), "the gradient of x");
+    for (const NamedParam& p : mixer->params()) expect_finite(p.param->grad(), p.name);
+  }
 }
 
 }  // namespace

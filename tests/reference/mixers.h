@@ -4,6 +4,7 @@
 #include "tests/reference/mixers/compositions.h"
 #include "tests/reference/mixers/experts.h"
 #include "tests/reference/mixers/pair_scores.h"
+#include "tests/reference/mixers/recurrent.h"
 #include "tests/reference/mixers/softmax.h"
 #include "tests/reference/residual.h"
 #include "weft/nn/mixers.h"
@@ -25,6 +26,7 @@ auto reference_of() {
   else if constexpr (Computes<ComposedMixer, Options>) return std::type_identity<ComposedMixer>();
   else if constexpr (Computes<ExpertMixer, Options>) return std::type_identity<ExpertMixer>();
   else if constexpr (Computes<PairMixer, Options>) return std::type_identity<PairMixer>();
+  else if constexpr (Computes<RecurrentMixer, Options>) return std::type_identity<RecurrentMixer>();
   else
     static_assert(!sizeof(Options),
                   "no plain-loop reference: add run(const Options&) to a class of tests/reference/mixers/");

@@ -28,8 +28,14 @@ void resize(SoftmaxOptions& o, const MixerRow& row, const StepShape& s) {
 }
 template <class Options>
 void resize(Options& o, const MixerRow&, const StepShape& s) {
-  if constexpr (requires { o.heads; }) o.heads = s.heads;
+  if constexpr (requires { o.heads; }) o.heads = o.heads > 0 ? s.heads : 0;
   if constexpr (requires { o.kv_heads; }) o.kv_heads = 0;
+  if constexpr (requires { o.key_heads; }) o.key_heads = o.head_dim = 0;
+  if constexpr (requires { o.slots; }) o.slots = Options().slots;
+  if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim;
+  if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
+  if constexpr (requires { o.feature_map; })
+    o.heads = o.feature_map == FeatureMap::taylor2 ? s.dim / 16 : s.heads;  // FAST's width
   if constexpr (requires { o.window; }) o.window = o.window > 0 ? s.tokens / 4 : 0;
   if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
   if constexpr (requires { o.relations; }) o.relations = 0;

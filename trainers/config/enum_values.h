@@ -107,6 +107,49 @@ constexpr config::DeconstructedKind::Value schema_value(DeconstructedKind kind) 
   return config::DeconstructedKind::unset;
 }
 
+constexpr config::DeltaDecay::Value schema_value(DeltaDecay decay) {
+  switch (decay) {
+    case DeltaDecay::none: return config::DeltaDecay::none;
+    case DeltaDecay::head: return config::DeltaDecay::head;
+    case DeltaDecay::channel: return config::DeltaDecay::channel;
+  }
+  return config::DeltaDecay::unset;
+}
+
+constexpr config::FeatureMap::Value schema_value(FeatureMap map) {
+  switch (map) {
+    case FeatureMap::elu1: return config::FeatureMap::elu1;
+    case FeatureMap::taylor2: return config::FeatureMap::taylor2;
+  }
+  return config::FeatureMap::unset;
+}
+
+constexpr config::LightningDecay::Value schema_value(LightningDecay decay) {
+  switch (decay) {
+    case LightningDecay::slopes: return config::LightningDecay::slopes;
+    case LightningDecay::linear: return config::LightningDecay::linear;
+  }
+  return config::LightningDecay::unset;
+}
+
+constexpr config::SlotKind::Value schema_value(SlotKind kind) {
+  switch (kind) {
+    case SlotKind::lightnet: return config::SlotKind::lightnet;
+    case SlotKind::efficient: return config::SlotKind::efficient;
+    case SlotKind::agent: return config::SlotKind::agent;
+    case SlotKind::flare: return config::SlotKind::flare;
+  }
+  return config::SlotKind::unset;
+}
+
+constexpr config::PoolingKind::Value schema_value(PoolingKind kind) {
+  switch (kind) {
+    case PoolingKind::mean: return config::PoolingKind::mean;
+    case PoolingKind::broadcast: return config::PoolingKind::broadcast;
+  }
+  return config::PoolingKind::unset;
+}
+
 constexpr config::ResidualWeights::Value schema_value(ResidualWeights weights) {
   switch (weights) {
     case ResidualWeights::softmax: return config::ResidualWeights::softmax;

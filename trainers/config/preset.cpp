@@ -50,7 +50,7 @@ class Resizer {
       o.relations = 0;
       o.symbols = Options().symbols;
     } else if constexpr (requires { o.heads; }) {
-      resize_heads(o);
+      if (o.heads > 0) resize_heads(o);
     } else {
       o.head_dim = 0;
       const int64_t count = std::max<int64_t>(heads(1), 1);
@@ -63,6 +63,15 @@ class Resizer {
         o.active = count;
       }
       o.is_dense = false;
+    }
+    if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim, o.heads *= 2;  // of the inner width
+    if constexpr (requires { o.slots; }) o.slots = Options().slots;
+    if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
+    if constexpr (requires { o.key_heads; }) o.key_heads = o.head_dim = o.value_dim = 0;
+    if constexpr (std::is_same_v<Options, LinearAttentionOptions>) {
+      constexpr int64_t kWidth = 16;  // of FAST, whose features are as many as the square of it
+      const bool is_fast = o.feature_map == weft::FeatureMap::taylor2 && sizes_.heads == 0;
+      if (is_fast && sizes_.dim % kWidth == 0) o.heads = sizes_.dim / kWidth;
     }
     if constexpr (requires { o.window; }) o.window = window(o.window);
     if constexpr (requires { o.q_rank; }) o.q_rank = o.q_rank > 0 ? std::max<int64_t>(sizes_.dim / 2, 1) : 0;
@@ -179,14 +188,16 @@ void expand_presets(Loaded& config) {
     const MixerRow& row = mixer_row(mixer.preset());
     Sizes sizes{model.dim(), model.context(), 2 * model.layers(), heads_of(mixer)};
     MixerOptions options = options_of(row);
+    auto has_heads = [&] {
+      auto has_some = [](const auto& o) {
+        if constexpr (requires { o.heads; }) return o.heads > 0;
+        else return true;
+      };
+      return std::visit(has_some, options);
+    };
+    const bool wants_heads = has_heads();
     std::visit(Resizer(row, sizes), options);
-    const bool has_heads = std::visit(
-        [](const auto& o) {
-          if constexpr (requires { o.heads; }) return o.heads > 0;
-          else return true;
-        },
-        options);
-    if (!has_heads)
+    if (wants_heads && !has_heads())
       refuse(config, path, str("is \"", row.name, "\", and model.dim ", model.dim(), " has no number of heads for it."),
              "Set heads and head_dim beside it, or another model.dim.");
     take_in(config, mixer, train::mixer_message(options), what);

@@ -5,6 +5,7 @@
 #include "trainers/config/enum_values.h"
 #include "trainers/config/options_text.h"
 #include "trainers/config/translate.h"
+#include "trainers/config/translate_recurrent.h"
 
 namespace weft::train {
 
@@ -135,6 +136,18 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
                          .balance_loss = m.balance_loss(),
                          .is_dense = m.dense()};
     }
+    case config::Mixer::kGla: return recurrent_options(mixer.gla());
+    case config::Mixer::kDelta: return recurrent_options(mixer.delta());
+    case config::Mixer::kLinearAttention: return recurrent_options(mixer.linear_attention());
+    case config::Mixer::kRetnet: return recurrent_options(mixer.retnet());
+    case config::Mixer::kLightning: return recurrent_options(mixer.lightning());
+    case config::Mixer::kMamba2: return recurrent_options(mixer.mamba2());
+    case config::Mixer::kHgrn: return recurrent_options(mixer.hgrn());
+    case config::Mixer::kGatedSlots: return recurrent_options(mixer.gated_slots());
+    case config::Mixer::kAdditiveSlots: return recurrent_options(mixer.additive_slots());
+    case config::Mixer::kFlow: return recurrent_options(mixer.flow());
+    case config::Mixer::kRala: return recurrent_options(mixer.rala());
+    case config::Mixer::kPooling: return recurrent_options(mixer.pooling());
     case config::Mixer::kCustom:
     case config::Mixer::KIND_NOT_SET: break;
   }
@@ -257,7 +270,11 @@ void set(config::Mixer& mixer, const UmoeOptions& o) {
 
 config::Mixer mixer_message(const MixerOptions& options) {
   config::Mixer mixer;
-  std::visit([&](const auto& o) { set(mixer, o); }, options);
+  auto set_any = [&](const auto& o) {
+    if constexpr (requires { set_recurrent(mixer, o); }) set_recurrent(mixer, o);
+    else set(mixer, o);
+  };
+  std::visit(set_any, options);
   clear_presets(mixer);
   return mixer;
 }
