@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/errors.h"
+#include "tests/trainers/config_text.h"
 #include "trainers/run/memory_estimate.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/dry_run.h"
@@ -154,6 +155,15 @@ TEST(MemoryEstimate, FollowsALineWhereADryRunWouldBeLong) {
   EXPECT_LE(estimator.of(largest).reserved_bytes, room);
   EXPECT_GT(estimator.of(largest + 1).reserved_bytes, room);
   EXPECT_EQ(estimator.largest_micro_batch(1 << 10, 1 << 20), 0);
+}
+
+// Ranks of one machine have a part of its memory each.
+TEST(MemoryEstimate, RanksShareTheRoom) {
+  const config::Loaded config = config::test::load_string(config::test::kTiny);
+  EXPECT_GT(check_memory(config, 300, false, 1).peak_bytes, 0);
+  EXPECT_EQ(test::error_of([&] { check_memory(config, 300, false, 1 << 30); },
+                           {"a step takes ", " for each of 1073741824 ranks", "Not even 1 fits"}),
+            "");
 }
 
 TEST(DryRun, IsOfOneThreadAndNotNested) {

@@ -123,19 +123,20 @@ int64_t count_params(const LanguageModelOptions& options) {
   return LanguageModel(options, Rng(0)).num_params();
 }
 
-MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
+MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart, int ranks_here) {
   const config::Experiment& e = config.experiment;
   const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart);
   check_size(subject.model);
   MemoryEstimator estimator(subject);
-  const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) - kOutsideBytes;
+  const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) / ranks_here - kOutsideBytes;
   MemoryEstimate estimate = estimator.of(asked);
   if (estimate.reserved_bytes <= room) return estimate;
 
   const std::string recompute = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
-  const std::string problem = fmt::format("is {}: a step takes {} of memory, {}, and {} are left on {}.", asked,
+  const std::string problem = fmt::format("is {}: a step takes {} of memory, {}, and {} are left on {}{}.", asked,
                                           size_text(estimate.reserved_bytes), "at its peak " + estimate.text(),
-                                          size_text(std::max<int64_t>(room, 0)), to_string(default_device()));
+                                          size_text(std::max<int64_t>(room, 0)), to_string(default_device()),
+                                          ranks_here > 1 ? fmt::format(" for each of {} ranks", ranks_here) : "");
   const int64_t largest = estimator.largest_micro_batch(room, asked - 1);
   if (largest == 0)
     config::refuse(config, "train.micro_batch", problem,

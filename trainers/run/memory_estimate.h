@@ -65,7 +65,9 @@ class MemoryEstimator {
 // The number of trained numbers of a model, without making it.
 int64_t count_params(const LanguageModelOptions& options);
 
-// The estimate of a run. ConfigError with the numbers, and the largest micro-batch that fits, if it is more than is available on the default device.
-MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart);
+// The estimate of a run. ConfigError with the numbers, and the largest micro-batch that fits, if it is more than is available on the default
+// device, which `ranks_here` ranks share alike.
+MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart,
+                            int ranks_here = 1);
 
 }  // namespace weft::train

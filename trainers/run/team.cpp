@@ -1,5 +1,7 @@
 #include "trainers/run/team.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -21,6 +23,18 @@
 
 namespace weft::train {
 
+// Processes of a host share its memory, and threads of a process its GPU too.
+static int count_ranks_here(dist::Communicator& world) {
+  char host[256] = {};
+  gethostname(host, sizeof host - 1);
+  std::string place = host;
+  if (default_device().is_cuda()) place += str(" ", getpid(), " ", default_device());
+  const auto mine = static_cast<int64_t>(std::hash<std::string>{}(place));
+  const Tensor all = world.all_gather(ops::to(Tensor::from({mine}, {1}), default_device()));
+  const std::vector<int64_t> places = all.to_vector<int64_t>();
+  return static_cast<int>(std::count(places.begin(), places.end(), mine));
+}
+
 Team::Team(dist::Communicator& world, const ParallelOptions& parallel)
     : world_(world),
       parallel_(parallel),
@@ -30,6 +44,7 @@ Team::Team(dist::Communicator& world, const ParallelOptions& parallel)
              str("training: ", world.size(), " ranks for parallel.data ", parallel.data, " x parallel.context ",
                  parallel.context),
              str("start ", parallel.ranks(), " ranks"));
+  ranks_here_ = count_ranks_here(world);
 }
 
 std::optional<data::SpreadOptions> Team::spread(bool keeps_documents_apart) const {

@@ -23,6 +23,7 @@ class Team {
   dist::Communicator& world() const { return world_; }
   bool leads() const { return world_.rank() == 0; }
   int context_rank() const { return context_->rank(); }
+  int ranks_here() const { return ranks_here_; }  // that take their memory from where this one does
   const ParallelOptions& parallel() const { return parallel_; }
   const ContextGroup& context() const { return group_; }
   // How the tokens of a row are dealt to context ranks; nothing if each rank has whole rows.
@@ -58,6 +59,7 @@ class Team {
   ParallelOptions parallel_;
   std::unique_ptr<dist::Communicator> context_;
   ContextGroup group_;
+  int ranks_here_ = 1;
 };
 
 // What a rank that does not lead does until the training ends: data, model and steps as those of the first one.

@@ -34,6 +34,7 @@ class TrainingRun {
   void say(const std::string& line);
   RunData prepare();
   RunData prepare_for_all();
+  MemoryEstimate check_and_start();
   void show_tokenising(const std::string& path, int64_t done, int64_t total);
   void announce();
   std::string ranks_text() const;

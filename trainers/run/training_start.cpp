@@ -36,7 +36,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       tokenising_(cli::live_options(console_.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO)),
       data_(prepare_for_all()),
       prompt_(checked_prompt(config_, data_)),
-      memory_(check_memory(config_, data_.num_ids(), data_.keeps_documents_apart())),
+      memory_(check_and_start()),
       model_(make_model(config_, data_)),
       trainer_(*model_, *data_.loader, trainer_options(e_, data_), team_),
       checkpoints_(folder.file("checkpoints"),
@@ -89,14 +89,20 @@ RunData TrainingRun::prepare() {
   return prepare_data(config_, folder_.path(), options);
 }
 
-// The other ranks read what this one has written, and then make their trainings together with it.
 RunData TrainingRun::prepare_for_all() {
-  RunData data = [&] {
+  Team::Errand errand(team_);
+  return prepare();
+}
+
+// The other ranks take no memory before this one has seen how much there is. Then they read what it has written, and make their trainings
+// together with it.
+MemoryEstimate TrainingRun::check_and_start() {
+  const MemoryEstimate estimate = [&] {
     Team::Errand errand(team_);
-    return prepare();
+    return check_memory(config_, data_.num_ids(), data_.keeps_documents_apart(), team_ ? team_->ranks_here() : 1);
   }();
   if (team_) team_->tell(Duty::start);
-  return data;
+  return estimate;
 }
 
 void TrainingRun::resume(const std::string& how) {
