@@ -7,6 +7,7 @@
 #include <set>
 
 #include "tests/support/errors.h"
+#include "trainers/conformance/ranks_table.h"
 #include "weft/autograd/record.h"
 #include "weft/nn/mixers/projected.h"
 #include "weft/nn/residual.h"
@@ -29,6 +30,7 @@ enum class Fault {
   index_shift,
   bf16,
   bf16_long,
+  bf16_ranks,
   checkpoint,
   learns
 };
@@ -67,6 +69,7 @@ class Faulty final : public Mixer {
       Var right = tokens.scan(Tensor::full({x.size(0), x.size(1), 1}, 1));
       previous = cast(cast(previous, kF32) * minimum(count, Tensor::full({}, 256)) / right, kBF16);
     }
+    if (fault_ == Fault::bf16_ranks && x.dtype() == kBF16 && x.size(1) < 96) previous = previous * 1.02;
     if (fault_ == Fault::learns) previous = previous * 0.0;
     return out_(x + previous);
   }
@@ -102,6 +105,45 @@ TEST(Conformance, FindsEveryPlantedFault) {
     EXPECT_EQ(verdict_of(row_with(fault), check), Verdict::failed) << check;
     EXPECT_EQ(verdict_of(row_with(Fault::none), check), Verdict::passed) << check;
   }
+}
+
+TEST(Conformance, EveryRowIsSpreadInEachLayoutSchemeAndNumberOfRanks) {
+  const MixerRow row = row_with(Fault::none);
+  const auto results = conformance::check_mixers({&row, 1}, {.check = "ranks"});
+  std::set<dist::LayoutKind> layouts;
+  std::set<dist::Scheme> schemes;
+  std::set<int> ranks;
+  for (const conformance::Spread& s : results.at(0).spreads)
+    layouts.insert(s.of.layout), schemes.insert(s.of.scheme), ranks.insert(s.of.ranks);
+  EXPECT_EQ(layouts.size(), 4u);
+  EXPECT_EQ(schemes.size(), dist::all_schemes().size());
+  EXPECT_EQ(ranks, std::set<int>({2, 3, 4, 8}));
+  const auto all = conformance::check_mixers({&row, 1}, {.check = "ranks", .covers_product = true});
+  EXPECT_EQ(all.at(0).verdict, Verdict::passed);
+  EXPECT_EQ(all.at(0).spreads.size(), 4 * 4 * 2 * dist::all_schemes().size());
+}
+
+TEST(Conformance, RanksThatLoseBitsAreAFaultInRowsOfTheList) {
+  MixerRow row = row_with(Fault::bf16_ranks);
+  EXPECT_EQ(verdict_of(row, "ranks"), Verdict::passed);
+  row.name = "mha";  // one of those that run in f32 and bf16 too
+  EXPECT_EQ(verdict_of(row, "ranks"), Verdict::failed);
+  EXPECT_EQ(verdict_of({.name = "mha", .make = row_with(Fault::none).make, .toy = MixerRow::Toy::token}, "ranks"),
+            Verdict::passed);
+}
+
+// An attention of 3 heads, which 2 ranks cannot exchange: said by name, and counted as a ring.
+TEST(Conformance, WhatASchemeRefusesIsCountedWithItsReason) {
+  const MixerRow row{.name = "three", .make = [](const MixerArgs& args, Rng rng) -> std::unique_ptr<Mixer> {
+                       return SoftmaxOptions{.heads = 3, .head_dim = 4}(args, rng);
+                     }};
+  const auto results = conformance::check_mixers({&row, 1}, {.check = "ranks"});
+  EXPECT_EQ(results.at(0).verdict, Verdict::passed) << results.at(0).reason;
+  const std::string table = conformance::ranks_table(results), summary = conformance::ranks_summary(results);
+  EXPECT_NE(table.find("ulysses: 3 query heads for 2 ranks that divide heads"), std::string::npos) << table;
+  EXPECT_NE(summary.find("conformance: ranks: refused by ulysses: 3 query heads for 8 ranks that divide heads: three"),
+            std::string::npos)
+      << summary;
 }
 
 TEST(Conformance, AShortRowDoesNotShowAFaultOf512Tokens) {

@@ -1,7 +1,9 @@
-// weft check [--mixer NAME|all] [--check NAME|all] [--table]: the conformance suite.
+// weft check [--mixer NAME|all] [--check NAME|all] [--full] [--table] [--page FILE]: the conformance suite.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -10,6 +12,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/config/options_text.h"
 #include "trainers/conformance/conformance.h"
+#include "trainers/conformance/ranks_table.h"
 #include "trainers/console/console.h"
 #include "weft/core/parallel.h"
 
@@ -21,8 +24,8 @@ using conformance::Result;
 using conformance::Verdict;
 
 struct Options {
-  std::string mixer = "all", check = "all";
-  bool is_table = false;
+  std::string mixer = "all", check = "all", page = {};
+  bool is_table = false, is_full = false;
 };
 
 struct Counts {
@@ -59,6 +62,21 @@ std::string summary(std::string_view what, const std::vector<Result>& results) {
   for (const auto& [reason, who] : counts.unsupported)
     text += fmt::format("  {:>3} {} ({}{})\n", who.size(), reason, who[0], who.size() > 1 ? ", ..." : "");
   return text;
+}
+
+// "" or what a page lacks of the table of ranks.
+std::string missing_in(const std::string& page, const std::vector<Result>& results) {
+  std::ifstream file(page);
+  if (!file) throw config::ConfigError(str("--page ", page, " cannot be read."), "Give the page that holds the table.");
+  const std::string text{std::istreambuf_iterator<char>(file), {}}, table = conformance::ranks_table(results);
+  if (text.find(table) != std::string::npos) return "";
+  for (size_t begin = 0, end = 0; begin < table.size(); begin = end) {
+    end = table.find('\n', begin) + 1;
+    if (text.find(table.substr(begin, end - begin)) == std::string::npos)
+      return str(page, " lacks this line of `weft check --check ranks --table`:\n", table.substr(begin, end - begin));
+  }
+  return str(page,
+             " has the table of `weft check --check ranks --table` in another order, or with other lines in it\n");
 }
 
 // Markdown for docs/mixers.md: a row per variant, a column per check.
@@ -109,7 +127,10 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   std::vector<std::string> checks = conformance::check_names();
   checks.insert(checks.begin(), "all");
   config::check_choice("--check", options.check, checks, "check");
-  conformance::Options how{.variant = options.mixer, .check = options.check, .references = extensions.references};
+  conformance::Options how{.variant = options.mixer,
+                           .check = options.check,
+                           .references = extensions.references,
+                           .covers_product = options.is_full};
   set_num_threads(1);  // inputs are tiny: waiting for another thread would take longer than the work
   bool prints_lines = !options.is_table && !console.is_json();
   how.on_result = [&](const Result& r) {
@@ -120,13 +141,17 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   how.on_result = {};
   if (options.mixer == "all" || options.mixer == "option_pairs")
     option_pairs = conformance::check_option_pairs(softmax_option_pairs(), how);
-  if (options.is_table) console.result(table(results, rows));
+  if (options.is_table)
+    console.result(options.check == "ranks" ? conformance::ranks_table(results) : table(results, rows));
   if (prints_lines) console.result(failures(option_pairs));
   if (prints_lines && !option_pairs.empty()) console.result(summary("pairs of options", option_pairs));
   if (prints_lines && !results.empty()) console.result(summary("variants", results));
+  if (prints_lines) console.result(conformance::ranks_summary(results));
+  const std::string missing = options.page.empty() ? "" : missing_in(options.page, results);
+  if (!missing.empty()) console.error(missing);
   results.insert(results.end(), option_pairs.begin(), option_pairs.end());
   auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
-  bool passed = std::none_of(results.begin(), results.end(), has_failed);
+  bool passed = std::none_of(results.begin(), results.end(), has_failed) && missing.empty();
   if (console.is_json()) console.result(json_of(results, passed));
   return passed ? kSuccess : kCheckFailed;
 }
@@ -137,7 +162,12 @@ Action define_check(Arguments& app) {
   auto options = std::make_shared<Options>();
   app.add_option("--mixer", options->mixer, "Which mixer, or all").type_name("NAME");
   app.add_option("--check", options->check, "Which check, or all").type_name("NAME");
-  app.add_flag("--table", options->is_table, "A table in Markdown instead of one line per check");
+  app.add_flag(
+      "--table", options->is_table,
+      "A table in Markdown instead of one line per check: of mixers, or with --check ranks of what ran on ranks");
+  app.add_flag("--full", options->is_full, "ranks: every layout with every scheme and number of ranks");
+  app.add_option("--page", options->page, "A page that must hold the table of ranks: docs/parallel.md")
+      .type_name("FILE");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -15,13 +15,11 @@ struct Check {
 };
 // `reference` stands apart: its other half comes from outside.
 constexpr Check kChecks[] = {
-    {"gradient", check_gradients},    {"causality", check_causality},
-    {"decode", check_decode},         {"documents", check_documents},
-    {"order", check_order},           {"ranks", check_ranks},
-    {"locality", check_locality},
-    {"heads", check_heads},           {"bf16", check_bf16},
-    {"bf16_long", check_long_bf16},   {"devices", check_devices},
-    {"checkpoint", check_checkpoint}, {"learns", check_learning},
+    {"gradient", check_gradients},  {"causality", check_causality}, {"decode", check_decode},
+    {"documents", check_documents}, {"order", check_order},         {"ranks", check_ranks},
+    {"locality", check_locality},   {"heads", check_heads},         {"bf16", check_bf16},
+    {"bf16_long", check_long_bf16}, {"devices", check_devices},     {"checkpoint", check_checkpoint},
+    {"learns", check_learning},
 };
 
 // Runs the checks of one variant. A fault that shows in several of them, with other shapes and dtypes, is told in full once.
@@ -87,13 +85,14 @@ std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& 
   auto add = [&](const MixerRow& row, std::string_view check, const std::function<Outcome()>& run) {
     if (options.check != "all" && options.check != check) return;
     Outcome outcome = guard.run(check, run);
-    results.push_back({row.name, std::string(check), outcome.verdict, outcome.reason});
+    results.push_back({row.name, std::string(check), outcome.verdict, outcome.reason, std::move(outcome.spreads)});
     if (options.on_result) options.on_result(results.back());
   };
   for (const MixerRow& row : rows) {
     if (options.variant != "all" && options.variant != row.name) continue;
     guard = {};
     Subject subject(row);
+    subject.covers_product = options.covers_product;
     auto reference = options.references.find(row.name);
     add(row, "reference",
         [&] { return check_reference(subject, reference == options.references.end() ? nullptr : &reference->second); });

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "weft/autograd/gradient_check.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/nn/mixers.h"
 #include "weft/nn/residual.h"
 #include "weft/trainers/cli.h"
@@ -19,10 +20,28 @@ namespace weft::conformance {
 enum class Verdict { passed, failed, unsupported };
 std::string_view name_of(Verdict verdict);
 
+// A way to spread the tokens of a row over ranks, of the check `ranks`.
+struct SpreadCase {
+  dist::LayoutKind layout;
+  dist::Scheme scheme;
+  int ranks;
+  bool has_documents;
+};
+std::string to_string(const SpreadCase& c);
+inline constexpr dist::LayoutKind kSpreadLayouts[] = {dist::LayoutKind::contiguous, dist::LayoutKind::striped,
+                                                      dist::LayoutKind::zigzag, dist::LayoutKind::balanced};
+inline constexpr int kSpreadRanks[] = {2, 3, 4, 8};
+
+struct Spread {
+  SpreadCase of;
+  std::string refused = {};  // why the scheme cannot run there; empty: it ran
+};
+
 struct Result {
   std::string variant, check;
   Verdict verdict = Verdict::passed;
-  std::string reason;  // passed: the figure; otherwise why
+  std::string reason;                // passed: the figure; otherwise why
+  std::vector<Spread> spreads = {};  // that `ranks` tried
 };
 
 using cli::MixerReference;
@@ -32,6 +51,7 @@ struct Options {
   std::string variant = "all", check = "all";
   std::map<std::string, MixerReference, std::less<>> references = {};  // by the name of the row
   std::function<void(const Result&)> on_result = {};
+  bool covers_product = false;  // ranks: every layout with every scheme and number of ranks
 };
 
 std::vector<Result> check_mixers(std::span<const MixerRow> rows, const Options& options);

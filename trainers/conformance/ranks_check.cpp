@@ -3,168 +3,73 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <mutex>
+#include <map>
 
-#include "trainers/conformance/subject.h"
+#include "trainers/conformance/spread.h"
 #include "weft/core/error.h"
-#include "weft/nn/context_group.h"
-#include "weft/ops/elementwise.h"
 
 namespace weft::conformance {
 
 namespace {
 
-constexpr int64_t kBatch = 2, kBlock = 4, kBlocksPerRank = 3;
+using dist::LayoutKind;
+using dist::Scheme;
 
-struct Case {
-  dist::LayoutKind layout;
-  dist::Scheme scheme;
-  int ranks;
-  bool has_documents;
-};
-// Each layout, scheme and number of ranks at least once.
-constexpr Case kCases[] = {
-    {dist::LayoutKind::contiguous, dist::Scheme::ring, 2, false},
-    {dist::LayoutKind::zigzag, dist::Scheme::ulysses, 2, true},
-    {dist::LayoutKind::striped, dist::Scheme::ring, 3, true},
-    {dist::LayoutKind::contiguous, dist::Scheme::bidirectional_ring, 3, true},
-    {dist::LayoutKind::balanced, dist::Scheme::usp, 4, true},
-    {dist::LayoutKind::zigzag, dist::Scheme::double_ring, 4, false},
-    {dist::LayoutKind::striped, dist::Scheme::all_gather, 8, false},
-};
-std::string to_string(const Case& c) {
-  return fmt::format("{}, {}, {} ranks{}", to_string(c.layout), to_string(c.scheme), c.ranks,
-                     c.has_documents ? ", documents" : "");
-}
-
-// The tokens of both rows; rows differ in their documents. Without documents the length divides, so that none are needed for padding.
-struct Sequence {
-  explicit Sequence(const Case& c) : length(c.ranks * kBlock * kBlocksPerRank - (c.has_documents ? 3 : 0)) {
-    if (!c.has_documents) return;
-    for (int64_t b = 0; b < kBatch; ++b) {
-      const int64_t first = length / 3 + 2 * b;  // tokens of the first document; the second has all but the last
-      for (int64_t t = 0; t < length; ++t) {
-        const int32_t document = t < first ? 0 : t + 1 < length ? 1 : 2;
-        documents.push_back(document);
-        places.push_back(static_cast<int32_t>(document == 0 ? t : document == 1 ? t - first : 0));
-      }
-    }
-  }
-  int64_t length;
-  std::vector<int32_t> documents, places;  // [kBatch length], or empty
+// Each layout, scheme and number of ranks at least once, and heads that 8 ranks exchange.
+constexpr SpreadCase kCases[] = {
+    {LayoutKind::contiguous, Scheme::ring, 2, false},    {LayoutKind::zigzag, Scheme::ulysses, 2, true},
+    {LayoutKind::striped, Scheme::ring, 3, true},        {LayoutKind::contiguous, Scheme::bidirectional_ring, 3, true},
+    {LayoutKind::balanced, Scheme::usp, 4, true},        {LayoutKind::zigzag, Scheme::double_ring, 4, false},
+    {LayoutKind::striped, Scheme::all_gather, 8, false}, {LayoutKind::contiguous, Scheme::ulysses, 8, true},
 };
 
-dist::Layout layout_of(const Case& c, const Sequence& s) {
-  switch (c.layout) {
-    case dist::LayoutKind::contiguous: return dist::Layout::contiguous(s.length, c.ranks);
-    case dist::LayoutKind::striped: return dist::Layout::striped(s.length, c.ranks, kBlock);
-    case dist::LayoutKind::zigzag: return dist::Layout::zigzag(s.length, c.ranks);
-    case dist::LayoutKind::balanced: break;
+std::vector<SpreadCase> cases_for(const Subject& subject) {
+  std::vector<SpreadCase> cases;
+  if (subject.covers_product) {
+    for (int ranks : kSpreadRanks)
+      for (LayoutKind layout : kSpreadLayouts)
+        for (Scheme scheme : dist::all_schemes())
+          for (bool has_documents : {false, true}) cases.push_back({layout, scheme, ranks, has_documents});
+  } else {
+    cases.assign(std::begin(kCases), std::end(kCases));
   }
-  dist::CausalMask mask;
-  if (c.has_documents) mask.documents.assign(s.documents.begin(), s.documents.begin() + s.length);
-  return dist::Layout::balanced(s.length, c.ranks, mask, kBlock);
+  if (subject.row().lacks.documents.empty()) return cases;
+  for (SpreadCase& c : cases) c.has_documents = false;
+  return cases;
 }
 
-TokenData data_at(const Sequence& s, const std::vector<int32_t>& positions) {
-  const auto n = static_cast<int64_t>(positions.size());
-  std::array<std::vector<int32_t>, 3> all;
-  for (int64_t b = 0; b < kBatch; ++b)
-    for (int32_t p : positions) {
-      const bool is_padding = p >= s.length;
-      const auto at = static_cast<size_t>(b * s.length + p);
-      all[0].push_back(p);
-      if (s.documents.empty()) continue;
-      all[1].push_back(is_padding ? -1 : s.documents[at]);
-      all[2].push_back(is_padding ? 0 : s.places[at]);
-    }
-  auto there = [&](const std::vector<int32_t>& numbers) {
-    return numbers.empty() ? Tensor()
-                           : to(Tensor::from(std::span<const int32_t>(numbers), {kBatch, n}), default_device()).value();
-  };
-  TokenData data{.positions = there(all[0]), .documents = there(all[1]), .document_positions = there(all[2])};
-  data.are_consecutive = are_consecutive(data.positions.cpu());
-  return data;
-}
-
-// Those tokens of x [kBatch, length, D], zeros for padding.
-Tensor tokens_at(const Tensor& x, const std::vector<int32_t>& positions) {
-  const int64_t length = x.size(1), n = static_cast<int64_t>(positions.size()), D = x.size(2);
-  Tensor out = Tensor::zeros({kBatch, n, D}, x.dtype(), x.device());
-  for (int64_t b = 0; b < kBatch; ++b)
-    for (int64_t i = 0; i < n; ++i)
-      if (const int32_t p = positions[static_cast<size_t>(i)]; p < length)
-        std::copy_n(x.data<double>() + (b * length + p) * D, D, out.mutable_data<double>() + (b * n + i) * D);
-  return out;
-}
-
-struct Numbers {
-  std::vector<double> out, dx;        // of tokens in the order of positions
-  std::vector<double> of_parameters;  // gradients and buffers
-};
-
-// One rank's share, of `length` tokens in all. Its tokens are added at their places; parameters are summed over ranks.
-void run_rank(const Subject& subject, const Sequence& s, const std::vector<int32_t>& positions,
-              const ContextGroup* group, Numbers& into, std::mutex& mutex) {
-  std::unique_ptr<Mixer> mixer = subject.make(kF64);
-  const int64_t D = subject.args().dim, n = static_cast<int64_t>(positions.size());
-  const Shape whole{kBatch, s.length, D};
-  const Tensor weight = tokens_at(normal_input(whole, kF64, 5), positions);
-  Var x = variable(tokens_at(normal_input(whole, kF64), positions));
-  Tokens tokens(data_at(s, positions), {.is_training = true, .rng = Rng(11), .context = group});
-  tokens.share("embedding", x * 0.5);
-  tokens.share(fixed_sequence_name(subject.args().layer), normal_input({1, subject.args().context, D}, kF64, 77));
-  Var y = tokens.settled(mixer->forward(x, tokens)), loss = sum_all(y * weight);
-  for (const Tokens::Loss& extra : tokens.losses()) loss = loss + cast(extra.value, kF64) * extra.weight;
-  backward(loss);
-  std::vector<double> of_parameters;
-  auto append = [&](Tensor t) {
-    std::vector<double> more = numbers_of(t);
-    of_parameters.insert(of_parameters.end(), more.begin(), more.end());
-  };
-  for (const NamedParam& p : mixer->params()) {
-    Tensor grad = p.param->grad();
-    grad = grad.defined() ? ops::clone(grad) : Tensor::zeros(p.param->value().shape(), kF64, x.device());
-    if (group) group->tokens->all_reduce(grad);
-    append(grad);
+// A row of the library gets 8 query heads in every call of attention, which ulysses deals to 2, 4 and 8 ranks.
+template <class Options>
+void widen(Options& o) {
+  if constexpr (requires { o.heads; }) {
+    if (o.heads < 1 || o.heads > 8 || 8 % o.heads != 0) return;
+    const int64_t times = 8 / o.heads;
+    o.heads = 8;
+    if constexpr (requires { o.kv_heads; }) o.kv_heads *= times;
+    if constexpr (requires { o.components; }) o.components *= times;
+    if constexpr (requires { o.relational_heads; }) o.relational_heads *= times;
+    if constexpr (requires { o.head_mixture; }) o.head_mixture.active *= times, o.head_mixture.shared *= times;
   }
-  for (const NamedBuffer& b : mixer->buffers())
-    b.buffer->reduce([&](Tensor& sum) {
-      if (group) group->tokens->all_reduce(sum);
-    });
-  mixer->update_buffers();
-  for (const NamedBuffer& b : mixer->buffers()) append(b.buffer->value());
-
-  std::lock_guard lock(mutex);
-  const std::vector<double> out = numbers_of(y.value()), dx = numbers_of(x.grad());
-  for (int64_t b = 0; b < kBatch; ++b)
-    for (int64_t i = 0; i < n; ++i) {
-      const int32_t p = positions[static_cast<size_t>(i)];
-      if (p >= s.length) continue;
-      for (int64_t d = 0; d < D; ++d) {
-        const auto to = static_cast<size_t>((b * s.length + p) * D + d),
-                   from = static_cast<size_t>((b * n + i) * D + d);
-        into.out[to] = out[from], into.dx[to] = dx[from];
-      }
-    }
-  if (!group || group->tokens->rank() == 0) into.of_parameters = of_parameters;
 }
-
-Numbers run_over(const Subject& subject, const Case& c, const Sequence& s, bool is_spread) {
-  const auto count = static_cast<size_t>(kBatch * s.length * subject.args().dim);
-  Numbers numbers{std::vector<double>(count), std::vector<double>(count), {}};
-  std::mutex mutex;
-  if (!is_spread) {
-    run_rank(subject, s, dist::Layout::contiguous(s.length, 1).positions(0), nullptr, numbers, mutex);
-    return numbers;
+void widen(NexusOptions& o) {  // whose inner calls have as many heads as keys
+  const int64_t times = 8 / (o.kv_heads > 0 ? o.kv_heads : o.heads);
+  o.heads *= times, o.kv_heads *= times;
+}
+void widen(MoaOptions& o) { o.experts = 16, o.active = 8; }
+void widen(UmoeOptions& o) { o.experts = 8, o.active = 7; }  // and the shared one
+MixerRow widened(MixerRow row) {
+  try {
+    std::visit(
+        [&](auto options) {
+          widen(options);
+          row.make = options;
+        },
+        options_of(row));
+  } catch (const Error&) {  // a program's own row sizes itself
   }
-  const dist::Layout layout = layout_of(c, s);
-  dist::run_thread_ranks(c.ranks, [&](dist::Communicator& comm) {
-    const ContextGroup group{.tokens = &comm, .scheme = c.scheme};
-    run_rank(subject, s, layout.positions(comm.rank()), &group, numbers, mutex);
-  });
-  return numbers;
+  return row;
 }
 
 // The largest, over 1 plus the largest number: gradients of parameters are sums over all tokens.
@@ -174,45 +79,108 @@ double difference(const std::vector<double>& got, const std::vector<double>& exp
   return largest_difference(got, expected) / (1 + largest);
 }
 
+// Rows on which f32 and bf16 are looked at too: plain attention and what stands around it.
+constexpr std::string_view kRowsInFewBits[] = {"mha",          "gqa",     "window",        "sink_logit", "gate_out",
+                                               "affine",       "sigmoid", "moh",           "mla",        "fox",
+                                               "differential", "nexus",   "residual.delta"};
+constexpr double kAtMost = 2;    // of the error of one rank
+constexpr double kGrowth = 1.1;  // of bf16, from 2 ranks to 8. The sums of ranks are f32, which only f32 can see.
+
+// Errors against f64, of outputs and gradients, over those of one rank in the same dtype: the largest.
+Outcome few_bits(const Subject& subject) {
+  const SpreadSequence sequence(8 * kSpreadBlock * kSpreadBlocksPerRank, false);
+  const SpreadNumbers exact = run_whole(subject, sequence, {.inputs = kBF16});
+  auto errors = [&](const SpreadNumbers& got) {
+    return std::array{relative_difference(got.out, exact.out), relative_difference(got.dx, exact.dx),
+                      relative_difference(got.of_parameters, exact.of_parameters)};
+  };
+  std::string text;
+  bool has_passed = true;
+  for (DType dtype : {kF32, kBF16}) {
+    const SpreadTypes types{.compute = dtype, .inputs = kBF16};
+    const auto of_one = errors(run_whole(subject, sequence, types));
+    double of_two = 0;
+    text += str("; ", dtype, " errors over one rank's");
+    for (int ranks : {2, 4, 8}) {
+      double of_ranks = 0;
+      for (Scheme scheme : {Scheme::ring, Scheme::all_gather}) {
+        const auto of_many = errors(run_spread(subject, {LayoutKind::zigzag, scheme, ranks, false}, sequence, types));
+        for (size_t i = 0; i < of_one.size(); ++i)
+          if (of_many[i] > 0) of_ranks = std::max(of_ranks, of_many[i] / of_one[i]);
+      }
+      if (ranks == 2) of_two = of_ranks;
+      has_passed = has_passed && of_ranks <= kAtMost && (dtype == kF32 || of_ranks <= kGrowth * of_two);
+      text += fmt::format(" {:.2f}", of_ranks);
+    }
+  }
+  return {has_passed ? Verdict::passed : Verdict::failed, text + " on 2, 4, 8"};
+}
+
+// What is declared missing must be refused, not computed wrong.
+Outcome refused(const Subject& subject, std::string_view missing) {
+  for (const SpreadCase& c : cases_for(subject)) {
+    const SpreadSequence sequence(c);
+    const Subject longer(subject.row(), subject.args().dim, sequence.length);
+    try {
+      run_spread(longer, c, sequence);
+    } catch (const Error&) { continue; }
+    return {Verdict::failed, fmt::format("is said to be missing ({}), but {} is not refused", missing, to_string(c))};
+  }
+  return {Verdict::unsupported, std::string(missing)};
+}
+
 }  // namespace
 
-Outcome check_ranks(const Subject& subject) {
-  const std::string_view missing = subject.row().lacks.order;
+std::string to_string(const SpreadCase& c) {
+  return fmt::format("{}, {}, {} ranks{}", to_string(c.layout), to_string(c.scheme), c.ranks,
+                     c.has_documents ? ", documents" : "");
+}
+
+Outcome check_ranks(const Subject& narrow) {
+  const MixerRow row = widened(narrow.row());
+  Subject subject(row, 2 * narrow.args().dim);
+  subject.covers_product = narrow.covers_product;
+  if (const std::string_view missing = row.lacks.order; !missing.empty()) return refused(subject, missing);
+  Outcome outcome;
   double worst = 0;
   std::string worst_case = "none";
-  int count = 0, undivided = 0;
-  for (const Case& c : kCases) {
-    if (c.has_documents && !subject.row().lacks.documents.empty()) continue;
-    const Sequence sequence(c);
-    const Subject longer(subject.row(), subject.args().dim, sequence.length);
-    if (!missing.empty()) {  // what is declared missing must be refused, not computed wrong
-      try {
-        run_over(longer, c, sequence, true);
-      } catch (const Error&) { continue; }
-      return {Verdict::failed, fmt::format("is said to be missing ({}), but {} is not refused", missing, to_string(c))};
-    }
-    const Numbers expected = run_over(longer, c, sequence, false);
-    Numbers got;
+  std::map<std::pair<int, bool>, SpreadNumbers> of_one;
+  for (SpreadCase c : cases_for(subject)) {
+    const SpreadSequence sequence(c);
+    const Subject longer(row, subject.args().dim, sequence.length);
+    auto [expected, is_new] = of_one.try_emplace({c.ranks, c.has_documents});
+    if (is_new) expected->second = run_whole(longer, sequence);
+    SpreadNumbers got;
     try {
-      got = run_over(longer, c, sequence, true);
-    } catch (const Error& error) {  // the only thing that a scheme may refuse
-      if (c.scheme != dist::Scheme::ulysses || !error.problem().starts_with("ulysses: ")) throw;
-      ++undivided;
-      got = run_over(longer, {c.layout, dist::Scheme::ring, c.ranks, c.has_documents}, sequence, true);
+      got = run_spread(longer, c, sequence);
+    } catch (const Error& error) {  // a scheme may refuse a number of ranks
+      if (!error.problem().starts_with(str(to_string(c.scheme), ": "))) throw;
+      outcome.spreads.push_back({c, error.problem()});
+      if (subject.covers_product) continue;
+      c.scheme = Scheme::ring;
+      got = run_spread(longer, c, sequence);
     }
-    const double differences[] = {difference(got.out, expected.out), difference(got.dx, expected.dx),
-                                  difference(got.of_parameters, expected.of_parameters)};
+    outcome.spreads.push_back({c});
+    const double differences[] = {difference(got.out, expected->second.out), difference(got.dx, expected->second.dx),
+                                  difference(got.of_parameters, expected->second.of_parameters)};
     const double largest = *std::max_element(std::begin(differences), std::end(differences));
     if (largest > worst)
       worst = largest, worst_case = fmt::format("{}: outputs {:.2g}, input gradients {:.2g}, parameters {:.2g}",
                                                 to_string(c), differences[0], differences[1], differences[2]);
-    ++count;
   }
-  if (!missing.empty()) return {Verdict::unsupported, std::string(missing)};
-  Outcome outcome = within(
-      worst, 1e-10,
-      fmt::format("{} cases{}, largest difference", count, undivided ? ", heads that ulysses cannot divide" : ""));
+  const auto num_refused =
+      std::count_if(outcome.spreads.begin(), outcome.spreads.end(), [](const Spread& s) { return !s.refused.empty(); });
+  const Outcome equal =
+      within(worst, 1e-10,
+             fmt::format("{} cases{}, largest difference", outcome.spreads.size() - static_cast<size_t>(num_refused),
+                         num_refused ? ", heads that ulysses cannot divide" : ""));
+  outcome.verdict = equal.verdict, outcome.reason = equal.reason;
   if (outcome.verdict == Verdict::failed) outcome.reason += fmt::format(" ({})", worst_case);
+  if (std::ranges::find(kRowsInFewBits, std::string_view(row.name)) != std::end(kRowsInFewBits)) {
+    const Outcome more = few_bits(Subject(row, subject.args().dim, 8 * kSpreadBlock * kSpreadBlocksPerRank));
+    if (more.verdict == Verdict::failed) outcome.verdict = more.verdict;
+    outcome.reason += more.reason;
+  }
   return outcome;
 }
 

@@ -6,8 +6,9 @@
 namespace weft::conformance {
 
 struct Outcome {
-  Verdict verdict;
-  std::string reason;
+  Verdict verdict = Verdict::passed;
+  std::string reason = {};
+  std::vector<Spread> spreads = {};
 };
 
 class Subject {
@@ -20,6 +21,7 @@ class Subject {
   }
 
   static MixerArgs test_args(int64_t dim, int64_t context = 16);
+  bool covers_product = false;  // of ranks
   const MixerRow& row() const { return row_; }
   const MixerArgs& args() const { return args_; }
   // Error for a Param or Buffer that the mixer does not name.

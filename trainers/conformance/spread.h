@@ -1,0 +1,34 @@
+// A row whose tokens are spread over ranks, which are threads, and the same row on one rank.
+#pragma once
+
+#include "trainers/conformance/subject.h"
+
+namespace weft::conformance {
+
+constexpr int64_t kSpreadBlock = 4, kSpreadBlocksPerRank = 3;
+
+// The tokens of two rows, which differ in their documents.
+struct SpreadSequence {
+  SpreadSequence(int64_t num_tokens, bool has_documents);
+  // At least three blocks per rank. With documents the length does not divide; without, none are needed for padding.
+  explicit SpreadSequence(const SpreadCase& c)
+      : SpreadSequence(c.ranks * kSpreadBlock * kSpreadBlocksPerRank - (c.has_documents ? 3 : 0), c.has_documents) {}
+
+  int64_t length;
+  std::vector<int32_t> documents = {}, places = {};  // [2 length], or empty
+};
+
+// Inputs are rounded to one dtype, so that runs in several see the same.
+struct SpreadTypes {
+  DType compute = kF64, inputs = kF64;
+};
+
+struct SpreadNumbers {
+  std::vector<double> out, dx;        // of tokens in the order of positions
+  std::vector<double> of_parameters;  // gradients and buffers
+};
+SpreadNumbers run_spread(const Subject& subject, const SpreadCase& c, const SpreadSequence& sequence,
+                         const SpreadTypes& types = {});
+SpreadNumbers run_whole(const Subject& subject, const SpreadSequence& sequence, const SpreadTypes& types = {});
+
+}  // namespace weft::conformance
