@@ -174,7 +174,8 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"train run.txtpb parallel.layout=zigzig", {"zigzig", "zigzag"}},
       {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
       {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
-      {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}}};
+      {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}},
+      {"bench gemm --masks causal", {"weft bench gemm has no ranks, schemes or masks", "weft bench ring"}}};
   for (const Row& row : rows) {
     Outcome run = weft(row.arguments);
     EXPECT_EQ(run.code, kUsageError) << row.arguments;
