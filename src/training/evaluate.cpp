@@ -33,8 +33,10 @@ struct Counter {
   Evaluation result = {};
   std::vector<Cluster> clusters = {};
   bool document_goes_on = false;  // from the window before into the next one
+  size_t seen = 0;                // tokens that the model saw before this one
 
   void add(const RowLosses& rows);
+  void add_at_position(double loss);
 };
 
 // Standard error of a ratio of sums over independent clusters: sqrt(n/(n-1) sum (nats_c - loss targets_c)^2) / targets.
@@ -48,6 +50,12 @@ double clustered_error(const std::vector<Cluster>& clusters, double loss, int64_
   return std::sqrt(n / (n - 1) * sum) / static_cast<double>(num_targets);
 }
 
+void Counter::add_at_position(double loss) {
+  if (result.positions.size() <= seen) result.positions.resize(seen + 1);
+  result.positions[seen].nats += loss;
+  ++result.positions[seen].targets;
+}
+
 void Counter::add(const RowLosses& rows) {
   const auto& [tokens_of_row, nats, targets, documents] = rows;
   const auto context = static_cast<size_t>(tokens_of_row);
@@ -56,12 +64,15 @@ void Counter::add(const RowLosses& rows) {
     if (i % context == 0) opens |= !document_goes_on;
     else opens |= documents[i] != documents[i - 1];
     if (i % context == context - 1) document_goes_on = options.keeps_documents_apart && targets[i] >= 0;
+    const bool begins = i % context == 0 || (options.keeps_documents_apart && documents[i] != documents[i - 1]);
+    seen = begins ? 0 : seen + 1;
     if (targets[i] < 0) continue;
     if (opens) clusters.push_back({});
     opens = false;
     double loss = static_cast<double>(nats[i]);
     result.nats += loss;
     ++result.num_targets;
+    if (options.by_position) add_at_position(loss);
     clusters.back().nats += loss;
     ++clusters.back().targets;
     int64_t bytes = options.byte_lengths.empty() ? 0 : options.byte_lengths[static_cast<size_t>(targets[i])];

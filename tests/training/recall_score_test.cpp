@@ -1,9 +1,11 @@
-// Scores of recall tasks.
+// Scores of recall tasks, and losses by position.
 #include "weft/training/recall_score.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
+
+#include "weft/training/evaluate.h"
 
 namespace weft {
 namespace {
@@ -70,6 +72,40 @@ TEST(RecallScore, RefusesAModelWithFewerIds) {
     score_recall(model, large, 1);
     FAIL() << "no error";
   } catch (const Error& error) { EXPECT_EQ(error.problem(), "recall: mqar has 256 ids, and the model 16"); }
+}
+
+// Rows of a document of two tokens and one of four: the place within the document counts.
+TEST(EvaluateByPosition, CountsTheTokensThatTheModelHasSeen) {
+  const RecallTask task(data::StateOptions{.size = 5}, 6, 1);
+  LanguageModel model(options_for(task), Rng(2));
+  const data::SampleSource samples = [&](int64_t first, int64_t count) {
+    data::Batch batch = task.rows(Split::train, first, count).batch;
+    for (int64_t i = 0; i < count * 6; ++i) {
+      const int64_t t = i % 6;
+      batch.documents.mutable_data<int32_t>()[i] = t < 2 ? 0 : 1;
+      batch.document_positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(t < 2 ? t : t - 2);
+    }
+    return batch;
+  };
+  const Evaluation apart =
+      evaluate(token_loss(model), samples, 3, {.batch = 2, .keeps_documents_apart = true, .by_position = true});
+  const Evaluation whole = evaluate(token_loss(model), samples, 3, {.by_position = true});
+  ASSERT_EQ(apart.positions.size(), 4u);
+  ASSERT_EQ(whole.positions.size(), 6u);
+  double sum = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(apart.positions[i].targets, i < 2 ? 6 : 3);
+    sum += apart.positions[i].nats;
+  }
+  EXPECT_NEAR(sum, apart.nats, 1e-9);
+  double last = 0;
+  Upload upload(default_device());
+  const data::Batch batch = samples(0, 3);
+  Tokens tokens(token_data(batch, true, 0, upload));
+  const auto losses = model.loss(batch.tokens, batch.targets, tokens, 1).losses.to_vector<float>();
+  for (size_t row = 0; row < 3; ++row) last += static_cast<double>(losses[row * 6 + 5]);
+  EXPECT_NEAR(apart.positions[3].nats, last, 1e-4);
+  EXPECT_TRUE(evaluate(token_loss(model), samples, 3, {}).positions.empty());
 }
 
 }  // namespace

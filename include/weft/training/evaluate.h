@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "weft/comm/communicator.h"
 #include "weft/training/token_loss.h"
@@ -18,6 +19,11 @@ struct Evaluation {
   int64_t num_bytes = 0;      // of the targets' texts; special ids count neither here nor in byte_nats
   double byte_nats = 0;       // sum over targets that have bytes
   double standard_error = 0;  // of loss(), over documents; over windows where documents are not kept apart
+  struct AtPosition {
+    double nats = 0;
+    int64_t targets = 0;
+  };
+  std::vector<AtPosition> positions = {};  // by the number of tokens that the model saw before; if asked for
 
   bool has_targets() const { return num_targets > 0; }  // without any there is no loss to speak of
   double loss() const { return num_targets ? nats / static_cast<double>(num_targets) : 0; }  // nats per token
@@ -33,6 +39,7 @@ struct EvaluateOptions {
   int64_t batch = 1;                           // windows at a time
   int64_t max_tokens = 0;                      // 0: all windows
   bool keeps_documents_apart = false;          // attention stays within a document
+  bool by_position = false;                    // fills in Evaluation::positions
   std::span<const int64_t> byte_lengths = {};  // per id
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   std::function<void(int64_t done, int64_t total)> progress = {};  // an exception breaks the evaluation off
