@@ -184,6 +184,7 @@ std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const 
       out.emplace_back(str(layer.mixer, ".head_importance/", h), layer.heads[h]);
   auto curve = pruning_curve(model, rows, importance);
   for (size_t i = 0; i < curve.size(); ++i) out.emplace_back(str("pruned_loss/", 10 * i), curve[i].second);
+  for (const auto& [mixer, more] : layer_sensitivity(model, rows)) out.emplace_back(mixer + ".loss_without", more);
   auto spread = perturbation_spread(model, rows);
   for (size_t l = 0; l < spread.size(); ++l)
     out.emplace_back(str("model.layers.", l, ".perturbation_spread"), spread[l]);

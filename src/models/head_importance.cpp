@@ -20,6 +20,16 @@ int64_t num_targets(const AnalysisRows& rows) {
   return count;
 }
 
+double loss_of(LanguageModel& model, const AnalysisRows& rows, const Probe& probe) {
+  const double factor = 1 / static_cast<double>(num_targets(rows));
+  NoGrad no_grad;
+  Tokens tokens(rows.tokens, {.probe = &probe});
+  Var losses = model.loss(rows.ids, rows.targets, tokens, factor).losses;
+  double sum = 0;
+  for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
+  return sum * factor;
+}
+
 }  // namespace
 
 std::vector<HeadImportance> head_importance(LanguageModel& model, const AnalysisRows& rows) {
@@ -68,8 +78,6 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                    [](const Head& a, const Head& b) { return a.importance < b.importance; });
 
   constexpr size_t kSteps = 10;
-  const double factor = 1 / static_cast<double>(num_targets(rows));
-  NoGrad no_grad;
   std::vector<std::pair<double, double>> curve;
   for (size_t step = 0; step <= kSteps; ++step) {
     std::vector<Tensor> masks;
@@ -84,13 +92,27 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                  "pruning_curve: the importance is of another model", "take it from head_importance() of this one");
       return y_BTHV * cast(to(masks[next++], y_BTHV.device()), y_BTHV.dtype());
     };
-    Tokens tokens(rows.tokens, {.probe = &probe});
-    Var losses = model.loss(rows.ids, rows.targets, tokens, factor).losses;
-    double sum = 0;
-    for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
-    curve.emplace_back(static_cast<double>(gone) / static_cast<double>(order.size()), sum * factor);
+    curve.emplace_back(static_cast<double>(gone) / static_cast<double>(order.size()), loss_of(model, rows, probe));
   }
   return curve;
+}
+
+std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows) {
+  std::vector<std::pair<std::string, double>> layers;
+  Probe probe;
+  probe.heads = [&](std::string_view path, const Var& y_BTHV) {
+    if (layers.empty() || layers.back().first != path) layers.emplace_back(std::string(path), 0);
+    return y_BTHV;
+  };
+  const double whole = loss_of(model, rows, probe);
+  for (auto& [silent, more] : layers) {
+    Probe without;
+    without.heads = [&, &silent = silent](std::string_view path, const Var& y_BTHV) {
+      return path == silent ? y_BTHV * 0.0 : y_BTHV;
+    };
+    more = loss_of(model, rows, without) - whole;
+  }
+  return layers;
 }
 
 }  // namespace weft

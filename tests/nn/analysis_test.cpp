@@ -357,6 +357,34 @@ TEST(PruningCurve, BeginsAtTheLossAndEndsWithoutHeads) {
   }
 }
 
+// The heads of a layer are silent where its output projection is zero.
+TEST(LayerSensitivity, IsTheLossThatALayerSaves) {
+  LanguageModelOptions options = options_of(SoftmaxOptions{.heads = 2});
+  options.mixers.push_back(SoftmaxOptions{.heads = 4, .window = 3});
+  options.std = 0.4;
+  AnalysisRows rows = rows_of(2, 10);
+  LanguageModel model(options, Rng(5));
+  const auto sensitivity = layer_sensitivity(model, rows);
+  auto loss = [&](LanguageModel& of) {
+    NoGrad no_grad;
+    Tokens tokens(rows.tokens);
+    double sum = 0;
+    for (float x : of.loss(rows.ids, rows.targets, tokens, 1).losses.to_vector<float>())
+      sum += static_cast<double>(x) / 20;
+    return sum;
+  };
+  ASSERT_EQ(sensitivity.size(), 2u);
+  for (size_t layer = 0; layer < 2; ++layer) {
+    LanguageModel silenced(options, Rng(5));
+    for (const NamedParam& p : silenced.params())
+      if (p.name == str("layers.", layer, ".mixer.out.weight"))
+        p.param->set_value(Tensor::zeros(p.param->value().shape(), kF32));
+    EXPECT_EQ(sensitivity[layer].first, str("model.layers.", layer, ".mixer"));
+    EXPECT_NEAR(sensitivity[layer].second, loss(silenced) - loss(model), 1e-5);
+    EXPECT_GT(std::abs(sensitivity[layer].second), 1e-4);
+  }
+}
+
 // A change of the first token reaches the last one through attention only: not through a window of one token.
 TEST(PerturbationSpread, GoesThroughAttention) {
   AnalysisRows rows = rows_of(2, 10);

@@ -37,6 +37,7 @@ constexpr Kind kKinds[] = {
     {"max_over_median", "Largest number of the state over the median size", "ratio", ""},
     {"head_importance", "Importance of heads", "share of the layer's norm", "head"},
     {"pruned_loss", "Loss without the least important heads", "nats per token", "% of heads"},
+    {"loss_without", "Loss that the heads of a layer save", "nats per token", ""},
     {"perturbation_spread", "Change of the last token's state over that of the first token's embedding", "ratio", ""},
     {"rank_residual_frobenius", "Distance of the tokens from their mean (Frobenius)", "share of their size", ""},
     {"rank_residual", "Distance of the tokens from their mean", "share of their size", ""},

@@ -57,6 +57,10 @@ std::vector<HeadImportance> head_importance(LanguageModel& model, const Analysis
 std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const AnalysisRows& rows,
                                                      const std::vector<HeadImportance>& importance);
 
+// LayerBoost (2604.22050): how much the loss grows, in nats per target, without the outputs of each mixer's heads. By the mixer's path, those
+// whose heads pass Tokens::heads().
+std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows);
+
 // Over-mixing: |change of the last token's state| / |change of the embedding of `token`|, behind each layer, by a central difference.
 // The last token is the last that is not padding; a row whose `token` is padding has no say.
 std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token = 0);
