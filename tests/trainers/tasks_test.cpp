@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "trainers/tasks/sinks.h"
+#include "trainers/tasks/regression.h"
 #include "weft/autograd/functions.h"
 #include "weft/nn/mixers/softmax.h"
 
@@ -106,6 +106,61 @@ TEST(Tasks, TrainAndMeasure) {
   ASSERT_EQ(figures.size(), 5u);
   EXPECT_GT(figures[1].second, 0);
   for (size_t i : {2u, 3u}) EXPECT_TRUE(figures[i].second > 0 && figures[i].second < 1) << figures[i].first;
+}
+
+TEST(Regression, RowsFollowALinearMap) {
+  const RegressionSizes sizes{.width = 3, .pairs = 9, .noise = 0};
+  const RegressionBatch batch = regression_batch(5, 4, sizes, Rng(1));
+  const auto tokens = batch.tokens.to_vector<float>(), x = batch.x.to_vector<float>(), y = batch.y.to_vector<float>();
+  for (size_t i = 0; i < 36; ++i) {
+    for (size_t c = 0; c < 3; ++c) {
+      EXPECT_EQ(tokens[2 * i * 6 + c], x[i * 3 + c]);
+      EXPECT_EQ(tokens[(2 * i + 1) * 6 + c], 0);
+    }
+    EXPECT_EQ(tokens[2 * i * 6 + 3], 0);
+    EXPECT_EQ(tokens[(2 * i + 1) * 6 + 3], y[i]);
+    EXPECT_EQ(tokens[2 * i * 6 + 4], 0);
+    EXPECT_EQ(tokens[(2 * i + 1) * 6 + 4], 1);
+    EXPECT_EQ(tokens[2 * i * 6 + 5], 1);
+  }
+  // Without noise three pairs tell the map, up to the prior, which ridge keeps.
+  const std::vector<double> found = ridge(batch, sizes);
+  for (size_t row = 0; row < 4; ++row)
+    for (size_t i = 3; i < 9; ++i) EXPECT_NEAR(found[row * 9 + i], static_cast<double>(y[row * 9 + i]), 1e-3);
+  const RegressionBatch alone = regression_batch(7, 1, sizes, Rng(1));
+  EXPECT_EQ(alone.y.to_vector<float>(), batch.y.slice(0, 2, 3).to_vector<float>());
+}
+
+// The mean squared error of many rows against the expectation in closed form; and no other step is better.
+TEST(Regression, TheGradientStepIsTheBestOne) {
+  const RegressionSizes sizes{.width = 4, .pairs = 7, .noise = 0.5};
+  constexpr int64_t kRows = 60000;
+  const RegressionBatch batch = regression_batch(0, kRows, sizes, Rng(3));
+  const auto y = batch.y.to_vector<float>();
+  const std::vector<double> step = gradient_step(batch, sizes), best = ridge(batch, sizes);
+  for (size_t i = 0; i < 7; ++i) {
+    double error = 0, smaller = 0, larger = 0, of_ridge = 0;
+    auto square = [](double x) { return x * x / static_cast<double>(kRows); };
+    for (size_t r = 0; r < kRows; ++r) {
+      const double target = static_cast<double>(y[r * 7 + i]), prediction = step[r * 7 + i];
+      error += square(prediction - target);
+      smaller += square(0.8 * prediction - target);
+      larger += square(1.2 * prediction - target);
+      of_ridge += square(best[r * 7 + i] - target);
+    }
+    EXPECT_NEAR(error, gradient_step_error(static_cast<int64_t>(i), sizes), 0.03) << i;
+    EXPECT_LE(error, smaller + 1e-12);
+    EXPECT_LE(error, larger + 1e-12);
+    EXPECT_LE(of_ridge, error + 1e-12);
+  }
+}
+
+TEST(Regression, AShortTrainingBeatsKnowingNothing) {
+  const Figures figures = regression(SoftmaxOptions{.heads = 4}, {.steps = 400, .tokens = 16, .layers = 2, .lr = 3e-3});
+  std::map<std::string, double> by_name(figures.begin(), figures.end());
+  EXPECT_LT(by_name["squared error"], 0.95);  // 1.01 is that of predicting 0
+  EXPECT_GT(by_name["squared error"], by_name["of ridge"]);
+  EXPECT_NEAR(by_name["gap to the step"], by_name["squared error"] - by_name["of a gradient step"], 1e-12);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// weft task backcopy|trigger [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore.
+// weft task backcopy|trigger|regression [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore, and
+// regression in context.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -8,7 +9,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
-#include "trainers/tasks/sinks.h"
+#include "trainers/tasks/regression.h"
 #include "weft/data/tokenize.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -59,7 +60,7 @@ std::string text_of(const std::string& path) {
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  const std::string tasks[] = {"backcopy", "trigger"};
+  const std::string tasks[] = {"backcopy", "trigger", "regression"};
   config::check_choice("weft task", options.task, tasks, "task");
   const bool is_backcopy = options.task == "backcopy";
   tasks::Bigram bigram;
@@ -74,7 +75,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     for (int64_t seed = 1; seed <= options.seeds; ++seed) {
       tasks::Options each = options.each;
       each.seed = static_cast<uint64_t>(seed);
-      tasks::Figures figures = is_backcopy ? tasks::backcopy(arm.make, bigram, each) : tasks::trigger(arm.make, each);
+      tasks::Figures figures = is_backcopy                 ? tasks::backcopy(arm.make, bigram, each)
+                               : options.task == "trigger" ? tasks::trigger(arm.make, each)
+                                                           : tasks::regression(arm.make, each);
       names.clear();
       values.resize(figures.size());
       for (size_t i = 0; i < figures.size(); ++i) {
@@ -109,7 +112,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_task(Arguments& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("TASK", o->task, "backcopy (Bigram-Backcopy) or trigger (trigger-conditional mean)")
+  app.add_option("TASK", o->task,
+                 "backcopy (Bigram-Backcopy), trigger (trigger-conditional mean) or regression (in context)")
       .required()
       .type_name("TASK");
   app.add_option("--mixer", o->mixers,
@@ -119,11 +123,11 @@ Action define_task(Arguments& app) {
       .one_word();
   app.add_option("--text", o->text, "backcopy: take the bigram from this text instead of a random one")
       .type_name("FILE");
-  app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000)")
+  app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000; regression 3000)")
       .range(int64_t{1}, int64_t{1000000})
       .type_name("N");
   app.add_option("--layers", o->each.layers, "Layers (1)").range(int64_t{1}, int64_t{16}).type_name("N");
-  app.add_option("--lr", o->each.lr, "Learning rate (3e-3)").range(1e-8, 1.0).type_name("X");
+  app.add_option("--lr", o->each.lr, "Learning rate (3e-3; regression 1e-3)").range(1e-8, 1.0).type_name("X");
   app.add_option("--seeds", o->seeds, "Trainings per mixer")
       .range(int64_t{1}, int64_t{1000})
       .capture_default_str()
