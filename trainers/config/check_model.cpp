@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "trainers/config/check.h"
+#include "trainers/config/pattern.h"
 #include "trainers/config/scalar.h"
 #include "trainers/config/schema.h"
 #include "trainers/config/text_place.h"
@@ -84,29 +85,6 @@ void check_residual(const Loaded& config, const Residual& residual) {
     refuse(config, path + ".states", "stands beside blocks.", "Mix block sums or running sums, not both.");
   if (routed.has_window() && (routed.has_blocks() || routed.states()))
     refuse(config, path + ".window", "goes with the sublayers' outputs only.", "Leave out blocks and states.");
-}
-
-void check_pattern(const Loaded& config) {
-  const Model& model = config.experiment.model();
-  const std::string path = "model.pattern", shown = str("is \"", model.pattern(), "\": ");
-  std::istringstream words(model.pattern());
-  int64_t count = 0;
-  for (std::string word; words >> word; ++count) {
-    int64_t index = -1;
-    auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), index);
-    if (code != std::errc() || end != word.data() + word.size() || index < 0)
-      refuse(config, path, str(shown, "'", word, "' is not an index."),
-             "Write indices of model.mixer separated by spaces: \"0 0 0 1\".");
-    if (index >= model.mixer_size())
-      refuse(config, path,
-             str(shown, "index ", index, " is out of range, there ",
-                 model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
-             str("Use indices in [0, ", model.mixer_size() - 1, "], or add a mixer."));
-  }
-  if (count == 0) refuse(config, path, shown + "it names no mixer.", "Leave it out for the mixers in turn.");
-  if (count > model.layers())
-    refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."),
-           "Use at most one entry per layer.");
 }
 
 }  // namespace

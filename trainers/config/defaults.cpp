@@ -62,7 +62,8 @@ void derive_model(Model& model) {
     bool is_whole = model.dim() % softmax.heads() == 0;  // if not, check_model says so
     if (!softmax.has_head_dim() && is_whole) softmax.set_head_dim(model.dim() / softmax.heads());
   }
-  if (!model.has_pattern()) model.set_pattern(in_turn(std::min<int64_t>(model.mixer_size(), model.layers())));
+  if (!model.has_pattern())
+    model.set_pattern(in_turn(model.placement_size() > 0 ? 1 : std::min<int64_t>(model.mixer_size(), model.layers())));
   if (model.ffn().has_swiglu() && !model.ffn().swiglu().has_hidden())
     model.mutable_ffn()->mutable_swiglu()->set_hidden((model.dim() * 8 / 3 + 63) / 64 * 64);
   if (model.ffn().has_gelu() && !model.ffn().gelu().has_hidden())

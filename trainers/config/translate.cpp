@@ -1,9 +1,8 @@
 #include "trainers/config/translate.h"
 
-#include <sstream>
-
 #include "trainers/config/check.h"
 #include "trainers/config/enum_values.h"
+#include "trainers/config/pattern.h"
 
 namespace weft::train {
 
@@ -153,13 +152,6 @@ ResidualMaker residual_maker(const Loaded& loaded) {
   fail_unset("model.residual");
 }
 
-std::vector<int> pattern_of(const std::string& text) {
-  std::istringstream in(text);
-  std::vector<int> pattern;
-  for (int index; in >> index;) pattern.push_back(index);
-  return pattern;
-}
-
 }  // namespace
 
 LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
@@ -179,7 +171,7 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   o.mixers.clear();
   for (int i = 0; i < m.mixer_size(); ++i)
     o.mixers.push_back(any_mixer(loaded, m.mixer(i), str("model.mixer[", i, "]")));
-  o.pattern = pattern_of(m.pattern());
+  o.pattern = config::layer_mixers(m);
   o.ffn = ffn_options(m);
   if (m.ffn().has_custom())
     o.own_ffn =

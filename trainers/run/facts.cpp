@@ -6,6 +6,7 @@
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
+#include "trainers/config/pattern.h"
 #include "trainers/config/scalar.h"
 #include "trainers/config/schema.h"
 #include "trainers/run/state.pb.h"
@@ -37,7 +38,7 @@ std::string mixers_text(const config::Model& model) {
   if (model.mixer_size() == 1) return brief(model.mixer(0));
   std::string text;
   for (int i = 0; i < model.mixer_size(); ++i) text += fmt::format("{}: {}; ", i, brief(model.mixer(i)));
-  return text + "pattern " + model.pattern();
+  return text + (model.placement_size() > 0 ? "layers " + config::layers_text(model) : "pattern " + model.pattern());
 }
 
 std::string build_text(const Environment& e) {

@@ -59,9 +59,14 @@ double table_and_ffn_elements(const LanguageModelOptions& o) {
 // Makes one mixer of each kind, without its memory, to count it.
 double mixer_elements(const LanguageModelOptions& o) {
   DryRun dry;
+  std::vector<double> layers(o.mixers.size());  // that have each mixer
+  const size_t period = o.pattern.empty() ? o.mixers.size() : o.pattern.size();
+  for (size_t layer = 0; layer < static_cast<size_t>(o.layers); ++layer)
+    ++layers[o.pattern.empty() ? layer % period : static_cast<size_t>(o.pattern[layer % period])];
   double elements = 0;
-  for (const MixerMaker& make : o.mixers) elements += static_cast<double>(make(mixer_args(o, 0), Rng(0))->num_params());
-  return elements * static_cast<double>(o.layers) / static_cast<double>(o.mixers.size());
+  for (size_t m = 0; m < o.mixers.size(); ++m)
+    if (layers[m] > 0) elements += layers[m] * static_cast<double>(o.mixers[m](mixer_args(o, 0), Rng(0))->num_params());
+  return elements;
 }
 
 void check_elements(double elements) {

@@ -1,0 +1,119 @@
+#include "trainers/config/pattern.h"
+
+#include <algorithm>
+#include <charconv>
+#include <sstream>
+
+#include "trainers/config/check.h"
+#include "trainers/config/text_place.h"
+
+namespace weft::config {
+
+namespace {
+
+void check_indices(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  const std::string path = "model.pattern", shown = str("is \"", model.pattern(), "\": ");
+  std::istringstream words(model.pattern());
+  int64_t count = 0;
+  for (std::string word; words >> word; ++count) {
+    int64_t index = -1;
+    auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), index);
+    if (code != std::errc() || end != word.data() + word.size() || index < 0)
+      refuse(config, path, str(shown, "'", word, "' is not an index."),
+             "Write indices of model.mixer separated by spaces: \"0 0 0 1\".");
+    if (index >= model.mixer_size())
+      refuse(config, path,
+             str(shown, "index ", index, " is out of range, there ",
+                 model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
+             str("Use indices in [0, ", model.mixer_size() - 1, "], or add a mixer."));
+  }
+  if (count == 0) refuse(config, path, shown + "it names no mixer.", "Leave it out for the mixers in turn.");
+  if (count > model.layers())
+    refuse(config, path, str(shown, "it has ", count, " entries for ", model.layers(), " layers."),
+           "Use at most one entry per layer.");
+}
+
+void check_placement(const Loaded& config, const Placement& placement, const std::string& path) {
+  const Model& model = config.experiment.model();
+  if (placement.mixer() >= model.mixer_size())
+    refuse(config, path + ".mixer",
+           str("is ", placement.mixer(), "; there ",
+               model.mixer_size() == 1 ? "is 1 mixer" : str("are ", model.mixer_size(), " mixers"), "."),
+           str("Use an index in [0, ", model.mixer_size() - 1, "], or add a mixer."));
+  for (int64_t layer : placement.layers())
+    if (layer >= model.layers())
+      refuse(config, path + ".layers", str("names layer ", layer, " of ", model.layers(), "."),
+             str("Use layers in [0, ", model.layers() - 1, "]."));
+  if (placement.layers_size() == 0 && !placement.first_middle_last() && !placement.has_ratio())
+    refuse(config, path, "names no layer.", "Set layers, first_middle_last or ratio.");
+}
+
+bool names(const Placement& placement, int64_t layer, int64_t layers) {
+  const auto& own = placement.layers();
+  if (std::find(own.begin(), own.end(), layer) != own.end()) return true;
+  if (placement.first_middle_last() && (layer == 0 || layer == layers / 2 || layer == layers - 1)) return true;
+  if (!placement.has_ratio()) return false;
+  const int64_t group = placement.ratio() + 1;
+  return group > layers ? layer == layers / 2 : (layer + 1) % group == 0;
+}
+
+std::string kind_of(const Mixer& mixer) {
+  if (mixer.has_custom()) return mixer.custom().type();
+  const auto* kind = mixer.GetReflection()->GetOneofFieldDescriptor(mixer, mixer.GetDescriptor()->oneof_decl(0));
+  return kind ? kind->name() : "mixer";
+}
+
+// "0-2 4 6-7"
+std::string ranges(const std::vector<int>& ascending) {
+  std::string text;
+  for (size_t i = 0; i < ascending.size();) {
+    size_t end = i + 1;
+    while (end < ascending.size() && ascending[end] == ascending[end - 1] + 1) ++end;
+    text += str(i ? " " : "", ascending[i], end - i > 1 ? str("-", ascending[end - 1]) : "");
+    i = end;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::vector<int> layer_mixers(const Model& model) {
+  std::istringstream in(model.pattern());
+  std::vector<int> pattern;
+  for (int index; in >> index;) pattern.push_back(index);
+  if (model.placement_size() == 0) return pattern;
+  std::vector<int> all;
+  for (int64_t layer = 0; layer < model.layers(); ++layer) {
+    all.push_back(pattern[static_cast<size_t>(layer) % pattern.size()]);
+    for (const Placement& placement : model.placement())
+      if (names(placement, layer, model.layers())) all.back() = static_cast<int>(placement.mixer());
+  }
+  return all;
+}
+
+std::string layers_text(const Model& model) {
+  const std::vector<int> pattern = layer_mixers(model);
+  std::vector<int> order;
+  std::vector<std::vector<int>> layers(static_cast<size_t>(model.mixer_size()));
+  for (int64_t layer = 0; layer < model.layers(); ++layer) {
+    const int mixer = pattern[static_cast<size_t>(layer) % pattern.size()];
+    auto& of_mixer = layers[static_cast<size_t>(mixer)];
+    if (of_mixer.empty()) order.push_back(mixer);
+    of_mixer.push_back(static_cast<int>(layer));
+  }
+  std::string text;
+  for (int mixer : order)
+    text += str(text.empty() ? "" : ", ", ranges(layers[static_cast<size_t>(mixer)]), " ", kind_of(model.mixer(mixer)),
+                model.mixer_size() > 1 ? str(" (mixer ", mixer, ")") : "");
+  return text;
+}
+
+void check_pattern(const Loaded& config) {
+  check_indices(config);
+  const Model& model = config.experiment.model();
+  for (int i = 0; i < model.placement_size(); ++i)
+    check_placement(config, model.placement(i), element_path("model.placement", i));
+}
+
+}  // namespace weft::config
