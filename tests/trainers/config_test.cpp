@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/trainers/config_text.h"
+#include "trainers/config/pattern.h"
 #include "trainers/config/schema.h"
+#include "trainers/config/translate.h"
 
 namespace weft::config {
 namespace {
@@ -39,6 +41,49 @@ TEST(Config, FillsDefaultsFromTheSchema) {
   EXPECT_EQ(e.train().device(), DeviceChoice::auto_);
   EXPECT_FALSE(e.optim().has_skip());
   EXPECT_EQ(e.checkpoint().keep_last(), 3);
+}
+
+// Placements go over the pattern, in their order.
+TEST(Config, PlacementsSayWhichLayersHaveAMixer) {
+  const auto layers = [](const std::vector<std::string>& overrides) {
+    std::vector<std::string> all = {"model.layers=8", "model.pattern="};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    const Model model = load_string(kTwoMixers, all).experiment.model();
+    std::string text;
+    for (int64_t layer = 0; layer < model.layers(); ++layer) {
+      const std::vector<int> mixers = layer_mixers(model);
+      text += str(mixers[static_cast<size_t>(layer) % mixers.size()]);
+    }
+    return text;
+  };
+  EXPECT_EQ(layers({}), "01010101");
+  EXPECT_EQ(layers({"model.pattern=0 0 1"}), "00100100");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,ratio:3}]"}), "00010001");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,ratio:2}]"}), "00100100");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,ratio:7}]"}), "00000001");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,ratio:8}]"}), "00001000");  // none fits: in the middle
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,first_middle_last:true}]"}), "10001001");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,layers:[2,5]}]"}), "00100100");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,layers:[2],ratio:3}]"}), "00110001");
+  EXPECT_EQ(layers({"model.placement=[{mixer:1,ratio:1},{mixer:0,layers:[7]}]"}), "01010100");
+  EXPECT_EQ(layers({"model.pattern=1", "model.placement=[{mixer:0,layers:[0]}]"}), "01111111");
+  const Model hybrid =
+      load_string(kTwoMixers, {"model.layers=8", "model.placement=[{mixer:1,ratio:3}]"}).experiment.model();
+  EXPECT_EQ(hybrid.pattern(), "0 0 0 1") << "a pattern stays";
+  EXPECT_EQ(layers_text(hybrid), "0-2 4-6 softmax (mixer 0), 3 7 softmax (mixer 1)");
+  const std::string resolved = to_text(load_string(kTwoMixers, {"model.placement=[{mixer:1,ratio:3}]"}).experiment);
+  EXPECT_EQ(to_text(load_string(resolved).experiment), resolved);
+}
+
+TEST(Config, ATaskStandsInPlaceOfTexts) {
+  const Loaded config = load_string(kTiny, {"data={task{copy{items:8,kind:delayed}}}"});
+  EXPECT_EQ(config.experiment.data().task().test_rows(), 256);
+  const auto options = std::get<data::CopyOptions>(train::recall_options(config.experiment.data().task()));
+  EXPECT_EQ(options.items, 8);
+  EXPECT_EQ(options.kind, data::CopyKind::delayed);
+  const std::string resolved = to_text(config.experiment);
+  EXPECT_EQ(to_text(load_string(resolved).experiment), resolved);
+  EXPECT_TRUE(load_string(kTiny, {"data={task{}}"}).experiment.data().task().has_mqar());
 }
 
 TEST(Config, DerivesWhatFollowsFromOtherFields) {
@@ -224,6 +269,19 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.pattern=0 x"}, {"'x' is not an index"}},
       {{"model.pattern=\" \""}, {"names no mixer"}},
       {{"model.pattern=0 0 0 0 0"}, {"5 entries for 4 layers"}},
+      {{"model.placement=[{mixer:1,ratio:3}]"},
+       {"model.placement[0].mixer is 1; there is 1 mixer.", "Use an index in [0, 0], or add a mixer."}},
+      {{"model.placement=[{mixer:0}]"},
+       {"model.placement[0] names no layer.", "Set layers, first_middle_last or ratio."}},
+      {{"model.placement=[{mixer:0,layers:[1,4]}]"}, {"model.placement[0].layers names layer 4 of 4.", "[0, 3]"}},
+      {{"model.placement=[{ratio:3}]"}, {"model.placement[0].mixer is missing"}},
+      {{"data={task{},train{path:\"a.txt\"}}"}, {"data.train stands beside data.task", "Leave one of the two out."}},
+      {{"data={task{},val{fraction:0.1}}"}, {"data.val stands beside data.task"}},
+      {{"data={task{},tokenizer{characters{}}}"}, {"data.tokenizer stands beside data.task"}},
+      {{"data={task{},first_token:true}"}, {"data.first_token stands beside data.task"}},
+      {{"data={task{mqar{pairs:9}}}"},
+       {"data.task is impossible: mqar: a row of 32 tokens, and the task needs 36", "lengthen the row"}},
+      {{"data={task{state{kind:permutation,size:6}}}"}, {"data.task is impossible: state: size is 6", "use 2 to 5"}},
       {{"model.mixer="}, {"model.mixer is missing"}},
       {{"model.mixer={custom{}}"}, {"model.mixer[0].custom.type is missing"}},
       {{"model.mixer={mla{heads:3}}"}, {"model.mixer[0].mla is impossible: mla: dim 64 is not a multiple of heads 3"}},

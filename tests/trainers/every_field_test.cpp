@@ -44,6 +44,7 @@ const std::map<std::string, std::string> kReadByTheRun = {
     {"data.end_of_text_at", "d.end_of_text_at()"},
     {"data.first_token", "d.first_token()"},
     {"data.keep_files", "d.keep_files()"},
+    {"data.task.test_rows", "task().test_rows()"},
     {"optim.clip_norm", "optim().clip_norm()"},
     {"optim.skip.loss_z", "skip().loss_z()"},
     {"optim.skip.grad_z", "skip().grad_z()"},
@@ -137,6 +138,11 @@ std::vector<Base> bases() {
   add("data.tokenizer", {"data.tokenizer={characters{}}"});
   add("data.tokenizer", {R"(data.tokenizer={gpt2{vocab:"v.json",merges:"m.txt"}})"});
   add("data.val", {"data.val={path:\"v.txt\"}"});
+  for (const char* task : {"mqar{}", "mqar{pairs:4,updates:1}", "copy{items:8}", "induction{}", "needle{}", "state{}"})
+    add("data.task", {str("data={task{", task, "}}")});
+  for (const char* layers : {"ratio:1", "layers:[1]", "first_middle_last:true"})
+    add("model.placement", {"model.layers=8", "model.mixer=[{softmax{heads:4}},{softmax{heads:2}}]",
+                            str("model.placement=[{mixer:1,", layers, "}]")});
   return out;
 }
 

@@ -136,6 +136,16 @@ TEST_F(Run, RecipesTrain) {
   EXPECT_GE(train_recipes(WEFT_RECIPES, in), 2);
   EXPECT_GE(train_recipes(WEFT_RECIPES "/claims", in), 22);
 }
+TEST_F(Run, TaskRecipesTrain) {
+  for (const auto& entry : fs::directory_iterator(WEFT_RECIPES "/tasks")) {
+    SCOPED_TRACE(entry.path().string());
+    auto result =
+        test::run_weft({"train", entry.path().string(), "--run", path(entry.path().stem().string()),
+                        "train.tokens_per_step=256", "train.micro_batch=4", "train.tokens=2560",
+                        "optim.schedule={constant{}}", "eval.every=0", "train.threads=1", "data.task.test_rows=8"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+  }
+}
 TEST_F(Run, OvernightRecipesTrain) {
   EXPECT_GE(train_recipes(WEFT_RECIPES "/overnight", [this](const std::string& name) { return path(name); }), 22);
 }

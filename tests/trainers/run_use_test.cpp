@@ -74,6 +74,37 @@ TEST_F(RunUse, ResultsWithArgumentsHaveNamesOfTheirOwn) {
   EXPECT_EQ(io::read_file(path("a/eval/step-00000040.json")), eval);
 }
 
+// A run on a task: its validation, its accuracy by size and group, and its loss by position.
+TEST_F(RunUse, ATaskIsTrainedAndScored) {
+  const std::vector<std::string> words =
+      train("t", {"data={task{mqar{vocab:32,pairs:4},test_rows:32}}", "log.samples_every=0", "eval.every=20"});
+  auto trained = test::run_weft(words);
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  EXPECT_NE(trained.err.find("data: task mqar of 32 ids, 32 rows of validation"), std::string::npos) << trained.err;
+  auto run = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"eval", path("t")});
+    auto result = test::run_weft(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  };
+  const std::string positions = run({"--by-position"});
+  for (const char* part :
+       {"length 32: validation loss", "(128 targets)", "after          8-15 tokens: ", "after         16-3"})
+    EXPECT_NE(positions.find(part), std::string::npos) << positions;
+  const std::string scored = run({"--tasks", "mqar,copy", "--rows", "16"});
+  for (const char* part : {"mqar of 32 tokens, 1 pairs: accuracy ", "mqar of 32 tokens, 8 pairs: accuracy ",
+                           "(16 rows)", "  distance 8-15", "copy of 32 tokens, 16 items: accuracy "})
+    EXPECT_NE(scored.find(part), std::string::npos) << scored;
+  const std::string longer = run({"--tasks", "mqar", "--lengths", "32,64", "--rows", "8", "--json"});
+  for (const char* part : {"\"length\": 64", "\"pairs\": 16", "\"whole_rows\": ", "\"accuracy_se\": "})
+    EXPECT_NE(longer.find(part), std::string::npos) << longer;
+  auto wrong = test::run_weft({"eval", path("t"), "--tasks", "mqra"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.err.find("mqar"), std::string::npos) << wrong.err;
+  auto again = test::run_weft(words);
+  EXPECT_NE(again.err.find("nothing to do"), std::string::npos) << again.err;
+}
+
 TEST_F(RunUse, SaysWhichCheckpointsThereAre) {
   ASSERT_EQ(test::run_weft(train("a", {"eval.every=0"})).exit_code, 0);
   auto refused = [&](const std::vector<std::string>& words, const std::vector<std::string>& parts) {

@@ -1,6 +1,9 @@
-// weft eval RUN [path=value]... [--lengths 1024,4096] [--ranks N]: validation loss of a run's checkpoint.
+// weft eval RUN [path=value]... [--lengths 1024,4096] [--by-position] [--ranks N]: validation loss of a run's checkpoint.
+// weft eval RUN --tasks mqar,copy [--lengths 64,256]: what it recalls.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <nlohmann/json.hpp>
 
 #include "trainers/command/arguments.h"
@@ -16,6 +19,7 @@
 #include "trainers/run/team.h"
 #include "weft/core/error.h"
 #include "weft/trainers/cli.h"
+#include "weft/training/recall_score.h"
 
 namespace weft::cli {
 
@@ -25,6 +29,9 @@ struct Options {
   ConfigArguments run;
   std::vector<int64_t> lengths;
   int ranks = 1;
+  bool by_position = false;
+  std::vector<std::string> tasks;
+  int64_t rows = 256;
 };
 
 nlohmann::ordered_json to_json(const Evaluation& e, int64_t length) {
@@ -33,6 +40,89 @@ nlohmann::ordered_json to_json(const Evaluation& e, int64_t length) {
   if (e.num_bytes > 0) row["bpb"] = e.bits_per_byte();
   row["targets"] = e.num_targets;
   return row;
+}
+
+// Losses by how much the model has seen, in groups that double: 0, 1, 2-3, 4-7, ...
+struct SeenGroup {
+  int64_t from = 0, to = 0;
+  Evaluation::AtPosition sum = {};
+};
+std::vector<SeenGroup> by_tokens_seen(const Evaluation& e) {
+  std::vector<SeenGroup> groups;
+  for (int64_t seen = 0; seen < static_cast<int64_t>(e.positions.size()); ++seen) {
+    if (seen == 0 || std::has_single_bit(static_cast<uint64_t>(seen))) groups.push_back({.from = seen});
+    groups.back().to = seen;
+    groups.back().sum.nats += e.positions[static_cast<size_t>(seen)].nats;
+    groups.back().sum.targets += e.positions[static_cast<size_t>(seen)].targets;
+  }
+  std::erase_if(groups, [](const SeenGroup& group) { return group.sum.targets == 0; });
+  return groups;
+}
+
+void add_positions(const Evaluation& e, nlohmann::ordered_json& row, std::string& text) {
+  row["by_position"] = nlohmann::ordered_json::array();
+  for (const SeenGroup& group : by_tokens_seen(e)) {
+    const double loss = group.sum.nats / static_cast<double>(group.sum.targets);
+    row["by_position"].push_back(
+        {{"from", group.from}, {"to", group.to}, {"loss", loss}, {"targets", group.sum.targets}});
+    const std::string range = group.to > group.from ? fmt::format("{}-{}", group.from, group.to) : str(group.from);
+    text += fmt::format("  after {:>13} tokens: {:.4f} ({} targets)\n", range, loss, group.sum.targets);
+  }
+}
+
+// The task of that name: as the run's config has it, or else with the defaults, in the ids that the model has.
+data::RecallOptions task_options(const std::string& name, const config::Experiment& e, int64_t vocab) {
+  if (e.data().has_task()) {
+    data::RecallOptions own = train::recall_options(e.data().task());
+    if (data::recall_name(own) == name) return own;
+  }
+  std::vector<data::RecallOptions> all = data::recall_tasks();
+  data::RecallOptions options =
+      *std::find_if(all.begin(), all.end(), [&](const data::RecallOptions& o) { return data::recall_name(o) == name; });
+  if (auto* mqar = std::get_if<data::MqarOptions>(&options)) mqar->vocab = std::min(mqar->vocab, vocab);
+  if (auto* needle = std::get_if<data::NeedleOptions>(&options)) needle->vocab = std::min(needle->vocab, vocab);
+  return options;
+}
+
+nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask& task, int64_t size) {
+  nlohmann::ordered_json row{{"task", task.name()}, {"length", task.context()}};
+  if (size > 0) row[task.size_name()] = size;
+  row.update({{"rows", score.rows},
+              {"accuracy", score.all.share()},
+              {"accuracy_se", score.standard_error},
+              {"whole_rows", static_cast<double>(score.whole_rows) / static_cast<double>(score.rows)},
+              {"loss", score.nats},
+              {"targets", score.all.targets}});
+  for (const auto& [name, count] : score.groups)
+    row["groups"].push_back({{"group", name}, {"accuracy", count.share()}, {"targets", count.targets}});
+  return row;
+}
+
+std::string to_text(const RecallScore& score, const data::RecallTask& task, int64_t size) {
+  std::string text =
+      fmt::format("{} of {} tokens{}: accuracy {:.4f} +- {:.4f}, whole rows {:.4f}, loss {:.4f} ({} rows)\n",
+                  task.name(), task.context(), size > 0 ? fmt::format(", {} {}", size, task.size_name()) : "",
+                  score.all.share(), score.standard_error,
+                  static_cast<double>(score.whole_rows) / static_cast<double>(score.rows), score.nats, score.rows);
+  if (score.groups.size() < 2) return text;
+  for (const auto& [name, count] : score.groups)
+    text += fmt::format("  {:<24} {:.4f} ({} targets)\n", name, count.share(), count.targets);
+  return text;
+}
+
+void score_tasks(const Options& options, train::LoadedRun& run, const std::vector<int64_t>& lengths,
+                 nlohmann::ordered_json& rows, std::string& text) {
+  const config::Experiment& e = run.config.experiment;
+  for (const std::string& name : options.tasks)
+    for (int64_t length : lengths) {
+      const data::RecallTask task(task_options(name, e, run.model->options().vocab), length, 0);
+      for (int64_t size : task.sizes()) {
+        const data::RecallTask sized = task.with_size(size);
+        const RecallScore score = score_recall(*run.model, sized, options.rows);
+        rows.push_back(to_json(score, sized, size));
+        text += to_text(score, sized, size);
+      }
+    }
 }
 
 // Of ranks that share the windows: as many context ranks as the config has, and data ranks to fill the rest.
@@ -47,6 +137,9 @@ train::ParallelOptions mesh_of(const config::Loaded& config, int ranks, const st
 }
 
 void check(const Options& options, const config::Loaded& config) {
+  std::vector<std::string> known;
+  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
+  for (const std::string& name : options.tasks) config::check_choice("--tasks", name, known, "task");
   for (int64_t length : options.lengths) {
     if (length < 1)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
@@ -65,28 +158,35 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
   Console silent(Verbosity::quiet, false);
   train::LoadedRun run =
       train::load_on_ranks(options.run.file(), options.run.overrides(), speaks ? console : silent, config, world);
-  WEFT_CHECK(run.data.validation, "eval: the run's config names no validation data",
-             "add data.val.path=FILE after the run");
   const auto& e = run.config.experiment;
   std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths;
   auto rows = nlohmann::ordered_json::array();
   std::string text;
-  for (int64_t length : lengths) {
+  if (!options.tasks.empty()) score_tasks(options, run, lengths, rows, text);
+  WEFT_CHECK(run.data.validation || !options.tasks.empty(), "eval: the run's config names no validation data",
+             "add data.val.path=FILE after the run");
+  for (int64_t length : options.tasks.empty() ? lengths : std::vector<int64_t>()) {
     const Evaluation result =
         train::validate(*run.model, run.data,
                         {.length = length,
                          .batch = std::max<int64_t>(1, e.train().micro_batch() * e.model().context() / length),
+                         .by_position = options.by_position,
                          .attention = train::attention_backend(e)},
                         team ? &*team : nullptr);
     rows.push_back(to_json(result, length));
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
+    if (options.by_position) add_positions(result, rows.back(), text);
   }
   if (!speaks) return kSuccess;
-  nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"validation", rows}};
+  nlohmann::ordered_json out{
+      {"run", run.folder}, {"step", run.step}, {options.tasks.empty() ? "validation" : "tasks", rows}};
   if (!run.warning.empty()) out["warning"] = run.warning;
   std::vector<std::string> arguments = options.run.overrides();
   if (lengths != std::vector<int64_t>{e.model().context()})
     arguments.push_back(fmt::format("--lengths {}", fmt::join(lengths, ",")));
+  if (options.by_position) arguments.push_back("--by-position");
+  if (!options.tasks.empty())
+    arguments.push_back(fmt::format("--tasks {} --rows {}", fmt::join(options.tasks, ","), options.rows));
   const std::string name = result_name(fmt::format("step-{:08}", run.step), arguments);
   print_and_store(console, std::move(out), text, run.folder, name, arguments);
   return kSuccess;
@@ -117,7 +217,23 @@ Action define_eval(Arguments& app) {
       .one_word()
       .type_name("N,N")
       .takes_size();
-  app.add_option("--ranks", options->ranks, "Ranks that share the windows, as threads").type_name("N");
+  const Argument ranks =
+      app.add_option("--ranks", options->ranks, "Ranks that share the windows, as threads").type_name("N");
+  const Argument by_position =
+      app.add_flag("--by-position", options->by_position, "Also the loss by how many tokens the model has seen");
+  app.add_option("--tasks", options->tasks,
+                 "Accuracy on tasks of recall in place of the validation loss: mqar, copy, induction, needle, state. "
+                 "The run's own task is "
+                 "as its config says")
+      .delimiter(',')
+      .one_word()
+      .type_name("TASK,TASK")
+      .excludes(by_position)
+      .excludes(ranks);
+  app.add_option("--rows", options->rows, "--tasks: test rows of each length and size")
+      .range(int64_t{1}, int64_t{1000000})
+      .capture_default_str()
+      .type_name("N");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

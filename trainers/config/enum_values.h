@@ -7,6 +7,7 @@
 
 #include "trainers/config/config.pb.h"
 #include "weft/core/error.h"
+#include "weft/data/recall.h"
 #include "weft/distributed/context_attention.h"
 #include "weft/models/language_model.h"
 #include "weft/ops/attention.h"
@@ -222,6 +223,24 @@ constexpr config::Compute::Value schema_value(DType dtype) {
     case DType::boolean: break;
   }
   return config::Compute::unset;
+}
+
+constexpr config::CopyKind::Value schema_value(data::CopyKind kind) {
+  switch (kind) {
+    case data::CopyKind::selective: return config::CopyKind::selective;
+    case data::CopyKind::delayed: return config::CopyKind::delayed;
+    case data::CopyKind::string: return config::CopyKind::string;
+    case data::CopyKind::reversed: return config::CopyKind::reversed;
+  }
+  return config::CopyKind::unset;
+}
+
+constexpr config::StateKind::Value schema_value(data::StateKind kind) {
+  switch (kind) {
+    case data::StateKind::sum: return config::StateKind::sum;
+    case data::StateKind::permutation: return config::StateKind::permutation;
+  }
+  return config::StateKind::unset;
 }
 
 // The library's value at the number of each value of the schema; unset has none.

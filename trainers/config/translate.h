@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "trainers/config/config.h"
+#include "weft/data/recall.h"
 #include "weft/distributed/context_attention.h"
 #include "weft/models/language_model.h"
 #include "weft/optim/optimizer.h"
@@ -15,6 +16,7 @@ RoutedResidualOptions residual_options(const config::Residual& residual);
 SoftmaxOptions softmax_options(const config::Softmax& softmax);
 MixerMaker mixer_maker(const config::Mixer& mixer);  // all but custom ones
 FfnOptions umoe_ffn_options(const config::Model& model);
+data::RecallOptions recall_options(const config::Task& task);
 // `vocab` is the tokenizer's, used where model.vocab is not set.
 LanguageModelOptions model_options(const config::Loaded& config, int64_t vocab);
 std::vector<ParamGroup> param_groups(const config::Experiment& experiment);

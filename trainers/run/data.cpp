@@ -4,6 +4,8 @@
 #include <set>
 
 #include "trainers/config/check.h"
+#include "trainers/config/translate.h"
+#include "trainers/run/facts.h"
 #include "trainers/run/state.pb.h"
 #include "weft/core/error.h"
 #include "weft/data/shards.h"
@@ -261,7 +263,22 @@ std::string RunData::documents_text() const {
   return validation ? str(out, ", validation ", text(validation_documents)) : out;
 }
 
+std::string RunData::text() const {
+  if (task)
+    return str("task ", task->name(), " of ", task->vocab(), " ids, ", test_rows,
+               " rows of validation, which are never trained on");
+  return str(tokenizer->name(), " tokenizer, ", train->num_tokens(), " training tokens, ",
+             validation ? validation->num_tokens() : 0, " validation tokens; documents: ", documents_text());
+}
+
+data::SampleSource RunData::samples() const {
+  if (task) return task->samples(data::Split::train);
+  return [this](int64_t first, int64_t count) { return loader->batch(first, count); };
+}
+
 data::ValidationWindows RunData::windows(int64_t context) const {
+  if (task)
+    return data::ValidationWindows(data::RecallTask(task->options(), context, 0).samples(data::Split::test), test_rows);
   WEFT_CHECK(validation, "validation: the config names no validation data", "set data.val");
   return data::ValidationWindows(*validation, {.context = context,
                                                .vocab = tokenizer->vocab_size(),
@@ -270,9 +287,43 @@ data::ValidationWindows RunData::windows(int64_t context) const {
                                                .first_token = first_token.value_or(-1)});
 }
 
+namespace {
+
+// A task needs no files. Its validation data are test rows, whose first ids are also what samples continue.
+RunData prepare_task(const Loaded& config, const std::string& run_folder, const PrepareOptions& options) {
+  const config::Experiment& e = config.experiment;
+  RunData run;
+  auto task = std::make_shared<data::RecallTask>(recall_options(e.data().task()), e.model().context(),
+                                                 static_cast<uint64_t>(e.seed()));
+  run.task = task;
+  run.test_rows = e.data().task().test_rows();
+  run.tokenizer = data::make_id_tokenizer(task->vocab());
+  run.byte_lengths.assign(static_cast<size_t>(task->vocab()), 0);
+  run.validation = data::Dataset(run.windows(task->context()).batch(0, run.test_rows).tokens.to_vector<int32_t>());
+  if (!options.records) return run;
+  auto identity = std::make_shared<DataIdentity>();
+  DataIdentity_Source& source = *identity->add_source();
+  source.set_name("data.task");
+  source.set_pattern(brief(e.data().task()));
+  identity->set_context(task->context());
+  identity->set_seed(static_cast<uint64_t>(e.seed()));
+  identity->set_vocab(task->vocab());
+  identity->set_end_of_text(-1);
+  identity->set_tokenizer(run.tokenizer->fingerprint());
+  auto recorded = recorded_data(e.data(), run_folder, options);
+  if (recorded) require_same_data(*recorded, *identity, run_folder + "/data.txtpb");
+  else write_data_identity(run_folder, *identity);
+  run.identity = identity;
+  run.scan = scan_of(run, {});
+  return run;
+}
+
+}  // namespace
+
 RunData prepare_data(const Loaded& config, const std::string& run_folder, const PrepareOptions& options) {
   MemoryTag tag("data");
   const config::Data& d = config.experiment.data();
+  if (d.has_task()) return prepare_task(config, run_folder, options);
   RunData run;
   std::string shards = options.shards.empty() ? run_folder + "/data" : options.shards;
   run.tokenizer = make_tokenizer(config, run_folder, is_first_start(options));

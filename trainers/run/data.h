@@ -10,6 +10,7 @@
 #include "trainers/config/config.h"
 #include "trainers/run/data_identity.h"
 #include "weft/data/loader.h"
+#include "weft/data/recall.h"
 #include "weft/data/tokenizer.h"
 
 namespace weft::train {
@@ -22,6 +23,8 @@ struct RunData {
   std::vector<data::DocumentRule> training_documents;  // of each source, see document_rule_of()
   data::DocumentRule validation_documents = data::DocumentRule::none;
   std::unique_ptr<data::Loader> loader;
+  std::shared_ptr<const data::RecallTask> task;  // in place of texts; its test rows are the validation data
+  int64_t test_rows = 0;
   std::optional<data::Dataset> train, validation;  // validation: absent if the config names none
   std::shared_ptr<const DataIdentity> identity;    // of a training
   std::unique_ptr<data::IdScan> scan;              // of a training: look() before each step
@@ -29,6 +32,8 @@ struct RunData {
   int64_t num_ids() const { return tokenizer->vocab_size() + (first_token ? 1 : 0); }
   bool keeps_documents_apart() const;  // some source tells its documents apart
   std::string documents_text() const;  // for people: "data.train[0]: a document ends with id 50256, ..."
+  std::string text() const;            // for people: what the run is trained and validated on
+  data::SampleSource samples() const;  // of the training; this must outlive it
   data::ValidationWindows windows(int64_t context) const;
 };
 

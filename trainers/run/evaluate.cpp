@@ -13,6 +13,7 @@ Evaluation validate(LanguageModel& model, const RunData& data, const ValidationO
   EvaluateOptions how{.batch = options.batch,
                       .max_tokens = options.max_tokens,
                       .keeps_documents_apart = keeps_documents_apart,
+                      .by_position = options.by_position,
                       .byte_lengths = data.byte_lengths,
                       .attention = options.attention,
                       .progress = options.progress,

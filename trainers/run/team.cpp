@@ -130,7 +130,7 @@ struct Follower {
   Follower(Team& team, const config::Loaded& config, const std::string& run_folder)
       : data(prepare_data(config, run_folder, {.keeps_shards = true})),
         model(make_model(config, data)),
-        trainer(*model, *data.loader, trainer_options(config.experiment, data), &team) {}
+        trainer(*model, data.samples(), trainer_options(config.experiment, data), &team) {}
   RunData data;
   std::unique_ptr<LanguageModel> model;
   Trainer trainer;

@@ -56,8 +56,12 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
 }
 
 Trainer::Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team)
+    : Trainer(
+          model, [&loader](int64_t first, int64_t count) { return loader.batch(first, count); }, options, team) {}
+
+Trainer::Trainer(LanguageModel& model, data::SampleSource samples, const TrainerOptions& options, Team* team)
     : model_(model),
-      loader_(loader),
+      samples_(std::move(samples)),
       sizes_(options.sizes),
       attention_(options.attention),
       overfits_one_batch_(options.overfits_one_batch),
@@ -90,7 +94,7 @@ StepResult Trainer::step() {
   if (team_ && team_->leads()) team_->tell(Duty::step);
   const int64_t first = overfits_one_batch_ ? 0 : num_steps() * sizes_.rows_per_step;
   auto rows_of = [&](int64_t row, int64_t rows) {
-    data::Batch batch = loader_.batch(row, rows);
+    data::Batch batch = samples_(row, rows);
     return spread_ ? data::spread(batch, *spread_, team_->context_rank()) : batch;
   };
   return training_.step(rows_of, first, sizes_.rows_per_step);

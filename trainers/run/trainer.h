@@ -33,6 +33,7 @@ TrainerOptions trainer_options(const config::Experiment& experiment, const RunDa
 class Trainer {
  public:
   // `team`: of several ranks, each of which makes one and calls the same steps.
+  Trainer(LanguageModel& model, data::SampleSource samples, const TrainerOptions& options, Team* team = nullptr);
   Trainer(LanguageModel& model, const data::Loader& loader, const TrainerOptions& options, Team* team = nullptr);
 
   StepResult step();
@@ -52,7 +53,7 @@ class Trainer {
 
  private:
   LanguageModel& model_;
-  const data::Loader& loader_;
+  data::SampleSource samples_;
   StepSizes sizes_;
   ops::AttentionBackend attention_;
   bool overfits_one_batch_;

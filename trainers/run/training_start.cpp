@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "trainers/config/pattern.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/address.h"
 #include "trainers/run/facts.h"
@@ -38,7 +39,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       prompt_(checked_prompt(config_, data_)),
       memory_(check_and_start()),
       model_(make_model(config_, data_)),
-      trainer_(*model_, *data_.loader, trainer_options(e_, data_), team_),
+      trainer_(*model_, data_.samples(), trainer_options(e_, data_), team_),
       checkpoints_(folder.file("checkpoints"),
                    {.keep_last = static_cast<int>(e_.checkpoint().keep_last()),
                     .keep_every = e_.checkpoint().keep_every(),
@@ -158,9 +159,8 @@ void TrainingRun::announce() {
   cli::SystemInfo system = cli::system_info();
   console_.detail(str("machine: ", system.host, ", ", system.cpu, ", kernels ", system.isa, ", config ",
                       config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
-  recorder_.message(str("data: ", data_.tokenizer->name(), " tokenizer, ", data_.train->num_tokens(),
-                        " training tokens, ", data_.validation ? data_.validation->num_tokens() : 0,
-                        " validation tokens; documents: ", data_.documents_text()));
+  if (e_.model().mixer_size() > 1) recorder_.message("layers: " + config::layers_text(e_.model()));
+  recorder_.message("data: " + data_.text());
   if (!io::has_plotter())
     recorder_.message(
         "warning: there is no gnuplot: the report will have tables without curves (apt-get install gnuplot-nox)");
