@@ -2,6 +2,7 @@
 #include "weft/comm/communicator.h"
 
 #include "distributed/comm/flight_record.h"
+#include "distributed/comm/sent_bytes.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
 
@@ -165,6 +166,7 @@ std::unique_ptr<Transfer> Communicator::start_exchange(std::span<const Send> sen
   std::string text = str("exchange (number ", exchange_, ")");
   int64_t bytes = 0;
   for (const Send& s : sends) text += str(" to ", s.peer), bytes += static_cast<int64_t>(s.tensor.num_bytes());
+  record_->note_sent(sent_bytes(sends, rank_));
   for (const Receive& r : receives) text += str(" from ", r.peer);
   if (const std::string where = Scope::path(); !where.empty()) text += " at " + where;
   auto entry = std::make_unique<FlightEntry>(record_.get(), ring_, name_, bytes, text);
@@ -186,6 +188,7 @@ void Communicator::run_recorded(const Operation& operation, const void* from, vo
   if (!record_) return run(operation, from, to);
   const int64_t bytes = operation.count * static_cast<int64_t>(size_of(operation.dtype));
   FlightEntry entry(record_.get(), ring_, name_, bytes, to_string(operation));
+  record_->note_sent(sent_bytes(operation, size_));
   run(operation, from, to);
   entry.done();
 }

@@ -47,9 +47,21 @@ FlightRecord::FlightRecord(const std::string& folder, int rank, int num_ranks)
              "name a folder that exists and can be written");
   memory_ = static_cast<char*>(memory);
   for (size_t line = 0; line <= lines_.size(); ++line) set_line(memory_ + line * kWidth, "", kWidth);
-  set_line(memory_,
-           str(kColumns, "; rank ", rank, " of ", num_ranks, " on ", host_name(), ", process ", ::getpid()).c_str(),
-           kWidth);
+  head_ = str(kColumns, "; rank ", rank, " of ", num_ranks, " on ", host_name(), ", process ", ::getpid(), "; ", kSent);
+  write_head();
+}
+
+// The number alone: the line is whole at any time.
+void FlightRecord::write_head() {
+  const std::string number = std::to_string(sent_);
+  if (sent_ == 0) return set_line(memory_, (head_ + number).c_str(), kWidth);
+  if (head_.size() + number.size() < kWidth) std::memcpy(memory_ + head_.size(), number.data(), number.size());
+}
+
+void FlightRecord::note_sent(int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  sent_ += bytes;
+  write_head();
 }
 
 FlightRecord::~FlightRecord() { ::munmap(memory_, bytes_); }

@@ -16,6 +16,7 @@ class FlightRecord {
   static constexpr int kRings = 16;  // of communicators; more share them
   static constexpr int kLines = 24;  // of each ring
   static constexpr size_t kWidth = 240;
+  static constexpr std::string_view kSent = "bytes sent ";  // in the first line, before their number
 
   FlightRecord(const std::string& folder, int rank, int num_ranks);  // folder/flight-RANK.txt, made anew
   ~FlightRecord();
@@ -27,6 +28,7 @@ class FlightRecord {
   int begin(int ring, std::string_view group, int64_t bytes, std::string_view text);
   void end(int line, std::string_view state);  // "done", "failed"
   void update_times();                         // of the lines that wait
+  void note_sent(int64_t bytes);               // in all, in the first line
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -36,8 +38,11 @@ class FlightRecord {
   };
   char* memory_of(int line) const { return memory_ + (1 + static_cast<size_t>(line)) * kWidth; }
   void write_state(int line, std::string_view state);
+  void write_head();
 
   std::mutex mutex_;
+  std::string head_;
+  int64_t sent_ = 0;
   char* memory_ = nullptr;
   size_t bytes_ = 0;
   int num_rings_ = 0;

@@ -11,6 +11,7 @@
 #include "weft/autograd/record.h"
 #include "weft/autograd/recurrence.h"
 #include "weft/comm/communicator.h"
+#include "weft/comm/dry_ranks.h"
 #include "weft/comm/launch.h"
 #include "weft/comm/layout.h"
 #include "weft/comm/nccl.h"
