@@ -7,65 +7,127 @@
 #include <algorithm>
 #include <numeric>
 
+#include "distributed/context/bytes.h"
 #include "weft/core/error.h"
 
 namespace weft::dist {
 
 namespace {
 
-// Products of n x n scores: 2 forward, 5 backward with the scores computed again; 2 operations per multiply-add.
-double flops_per_pair(const AttentionShape& shape, int products) {
-  return 2.0 * products * static_cast<double>(shape.rows * shape.heads * shape.width);
-}
-double forward_time(const AttentionShape& shape, double pairs, const Hardware& hw) {
-  return flops_per_pair(shape, 2) * pairs / hw.attention_forward_flops;
-}
-double backward_time(const AttentionShape& shape, double pairs, const Hardware& hw) {
-  return flops_per_pair(shape, 5) * pairs / hw.attention_backward_flops;
-}
-
+int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 int num_nodes(int ranks, int ranks_per_node) { return (ranks + ranks_per_node - 1) / ranks_per_node; }
 // The slowest link of a ring over all ranks.
 const Link& ring_link(int ranks, const Hardware& hw) { return ranks <= hw.ranks_per_node ? hw.inside : hw.between; }
 
-double ring_forward(const AttentionShape& shape, std::span<const double> pairs, const Hardware& hw, double hop_s) {
-  double sum = 0;
-  for (size_t s = 0; s < pairs.size(); ++s) {
-    const double work = forward_time(shape, pairs[s], hw);
-    sum += s + 1 < pairs.size() ? std::max(work, hop_s) : work;
+// Work of a call: of every hop of a ring, and of the busiest and the mean rank in all.
+struct Work {
+  std::vector<double> hops;
+  double busiest = 0, mean = 0;
+};
+Work work_of(const AttentionCall& call) {
+  const HopPlan& plan = call.plan;
+  const double each = call.share * static_cast<double>(call.shape.batch) / static_cast<double>(call.rows);
+  Work work{.hops = lockstep_pairs(plan)};
+  for (double& pairs : work.hops) pairs *= each;
+  for (int r = 0; r < plan.ranks; ++r) {
+    double sum = 0;
+    for (int s = 0; s < plan.ranks; ++s) sum += each * static_cast<double>(plan.pairs_of(r, s));
+    work.busiest = std::max(work.busiest, sum);
+    work.mean += sum / plan.ranks;
   }
-  return sum;
-}
-double ring_backward(const AttentionShape& shape, std::span<const double> pairs, const Hardware& hw, double hop_s) {
-  double sum = 0;
-  for (double p : pairs) sum += std::max(backward_time(shape, p, hw), pairs.size() > 1 ? hop_s : 0.0);
-  return sum;
+  return work;
 }
 
-// Exchanges of an all-to-all among `ranks` of a group that hold n tokens each: queries, keys, values, and the output back.
-double exchanged_bytes(const AttentionShape& shape, int ranks) {
-  const double kv_heads = static_cast<double>(std::max<int64_t>(shape.kv_heads, ranks));  // fewer are replicated
-  const double numbers = 2 * static_cast<double>(shape.heads) + 2 * kv_heads;
-  return (ranks - 1.0) / ranks * shape.local_tokens() * numbers * static_cast<double>(shape.width * shape.bytes);
-}
-double exchange_time(const AttentionShape& shape, int ranks, const Link& link) {
-  return ranks > 1 ? exchanged_bytes(shape, ranks) / link.bytes_per_s + 4 * link.latency_s : 0.0;
-}
+class Times {
+ public:
+  Times(const AttentionCall& call, const Hardware& hardware)
+      : shape_(call.shape), hw_(hardware), work_(work_of(call)), message_(hop_messages(call.shape)) {}
 
-// Every rank gets `bytes` of each other rank, as a ring inside a node and by all adapters of a node at once between nodes.
-double gather_time(double bytes, int ranks, const Hardware& hw) {
-  const int nodes = num_nodes(ranks, hw.ranks_per_node);
-  const double inside = (ranks - 1) * bytes / hw.inside.bytes_per_s;
-  const double into_node = (nodes - 1.0) / nodes * ranks * bytes / (hw.ranks_per_node * hw.between.bytes_per_s);
-  return std::max(inside, nodes > 1 ? into_node : 0.0);
-}
+  SchemeCost of(Scheme scheme, const SchemeOptions& options) const {
+    const Link& link = ring_link(shape_.ranks, hw_);
+    const bool queries_travel = do_queries_travel(scheme, options.backward, shape_);
+    const double keys = message_.keys, back = queries_travel ? message_.backward_queries() : message_.backward_keys();
+    switch (scheme) {
+      case Scheme::ring: return ring(work_.hops, link.time(keys), link.time(back));
+      case Scheme::bidirectional_ring:  // half of the packets each way
+        return ring(work_.hops, link.time(keys / 2), link.time(back / 2));
+      case Scheme::double_ring: {  // a message between nodes has the hops of a node to hide behind
+        const Link& outer = options.node >= hw_.ranks_per_node ? hw_.between : hw_.inside;
+        auto slower = [&](double bytes) { return std::max(hw_.inside.time(bytes), outer.time(bytes) / options.node); };
+        return ring(work_.hops, slower(keys), slower(back));
+      }
+      case Scheme::all_gather: {
+        const double parts =
+            static_cast<double>(divided_up(shape_.kv_heads, heads_at_once(scheme, options, shape_.kv_heads)));
+        const double exposed = hw_.has_engines ? 1 / parts : 1;  // the first part, which no work hides
+        const double gather = exposed * gathered(keys), reduce = exposed * gathered(message_.key_sums);
+        return {.forward_s = forward(work_.busiest) + gather, .backward_s = backward(work_.busiest) + gather + reduce};
+      }
+      case Scheme::ulysses: {
+        const double exchange = exchanged(shape_.ranks, link);
+        return {.forward_s = forward(work_.mean) + exchange, .backward_s = backward(work_.mean) + exchange};
+      }
+      case Scheme::usp: {
+        const double exchange = exchanged(options.group, ring_link(options.group, hw_));
+        const auto hops = static_cast<size_t>(shape_.ranks / options.group);
+        // Each hop of the groups is as long as all hops that their ranks would have made.
+        const double all = std::accumulate(work_.hops.begin(), work_.hops.end(), 0.0);
+        SchemeCost cost =
+            ring(std::vector<double>(hops, all / static_cast<double>(hops)), link.time(keys), link.time(back));
+        cost.forward_s += exchange, cost.backward_s += exchange;
+        return cost;
+      }
+    }
+    return {};
+  }
 
-// The hops of the ring of a USP group over nodes: each is as long as all hops that its ranks would have made.
-std::vector<double> joined_hops(std::span<const double> pairs, int group) {
-  const double all = std::accumulate(pairs.begin(), pairs.end(), 0.0);
-  const size_t hops = std::max<size_t>(1, pairs.size() / static_cast<size_t>(group));
-  return std::vector<double>(hops, all / static_cast<double>(hops));
-}
+ private:
+  // Products of n x n scores: 2 forward, 5 backward with the scores computed again; 2 operations per multiply-add.
+  double flops(double pairs, double key_products, double value_products) const {
+    const double widths =
+        key_products * static_cast<double>(shape_.key_width) + value_products * static_cast<double>(shape_.value_width);
+    return 2 * pairs * static_cast<double>(shape_.heads) * widths;
+  }
+  double forward(double pairs) const { return flops(pairs, 1, 1) / hw_.attention_forward_flops; }
+  double backward(double pairs) const { return flops(pairs, 3, 2) / hw_.attention_backward_flops; }
+
+  double beside(double work_s, double message_s) const {
+    return hw_.has_engines ? std::max(work_s, message_s) : work_s + message_s;
+  }
+  SchemeCost ring(const std::vector<double>& hops, double hop_s, double back_hop_s) const {
+    SchemeCost cost;
+    for (size_t s = 0; s < hops.size(); ++s) {
+      const bool is_last = s + 1 == hops.size();
+      cost.forward_s += beside(forward(hops[s]), is_last ? 0.0 : hop_s);
+      cost.backward_s += beside(backward(hops[s]), hops.size() > 1 ? back_hop_s : 0.0);
+    }
+    return cost;
+  }
+
+  // An all-to-all among `ranks` of a group that hold n tokens each: queries, keys, values, and the output back.
+  double exchanged(int ranks, const Link& link) const {
+    if (ranks == 1) return 0;
+    const double kv_heads = static_cast<double>(std::max<int64_t>(shape_.kv_heads, ranks));  // fewer are replicated
+    const double numbers =
+        static_cast<double>(shape_.key_width + shape_.value_width) * (static_cast<double>(shape_.heads) + kv_heads);
+    const double bytes = (ranks - 1.0) / ranks * static_cast<double>(shape_.batch * shape_.tokens) * numbers *
+                         static_cast<double>(size_of(shape_.dtype));
+    return bytes / link.bytes_per_s + 4 * link.latency_s;
+  }
+
+  // Every rank gets `bytes` of each other rank, as a ring inside a node and by all adapters of a node at once between nodes.
+  double gathered(double bytes) const {
+    const int ranks = shape_.ranks, nodes = num_nodes(ranks, hw_.ranks_per_node);
+    const double inside = (ranks - 1) * bytes / hw_.inside.bytes_per_s;
+    const double into_node = (nodes - 1.0) / nodes * ranks * bytes / (hw_.ranks_per_node * hw_.between.bytes_per_s);
+    return std::max(inside, nodes > 1 ? into_node : 0.0);
+  }
+
+  const ContextShape& shape_;
+  const Hardware& hw_;
+  Work work_;
+  HopMessages message_;
+};
 
 }  // namespace
 
@@ -102,19 +164,60 @@ const Hardware& hardware_profile(std::string_view name) {
   fail(str("hardware_profile: there is no profile '", name, "'"), "use one of " + names);
 }
 
-HopMessages hop_messages(const AttentionShape& shape) {
-  const double n = shape.local_tokens(), bytes = static_cast<double>(shape.bytes),
-               sum_bytes = static_cast<double>(shape.sum_bytes), width = static_cast<double>(shape.width);
-  const double heads = static_cast<double>(shape.heads), kv_heads = static_cast<double>(shape.kv_heads);
-  return {.keys = 2 * n * kv_heads * width * bytes,
-          .key_sums = 2 * n * kv_heads * width * sum_bytes,
-          .queries = n * heads * (2 * width * bytes + 8),
-          .query_sums = n * heads * width * sum_bytes};
+HopMessages hop_messages(const ContextShape& shape) {
+  const double n = static_cast<double>(shape.batch * shape.tokens), heads = static_cast<double>(shape.heads),
+               kv_heads = static_cast<double>(shape.kv_heads), keys = static_cast<double>(shape.key_width),
+               values = static_cast<double>(shape.value_width), b = static_cast<double>(size_of(shape.dtype)),
+               sum = shape.dtype == kF64 ? 8 : 4;
+  return {.keys = n * kv_heads * (keys + (shape.are_values_in_keys ? 0 : values)) * b,
+          .key_sums = n * kv_heads * (keys + values) * sum,
+          .queries = n * heads * ((keys + values) * b + (shape.has_lse ? 2 * sum : 0)),
+          .query_sums = n * heads * keys * sum};
 }
 
-bool keys_travel_cheaper(const AttentionShape& shape) {
-  const HopMessages m = hop_messages(shape);
-  return m.backward_keys() <= m.backward_queries();
+HopPlan causal_plan(LayoutKind layout, int64_t tokens, int ranks, int64_t block) {
+  WEFT_CHECK(ranks > 0 && tokens > 0 && block > 0,
+             str("causal_plan: ", tokens, " tokens over ", ranks, " ranks in blocks of ", block),
+             "use at least 1 of each");
+  const bool is_zigzag = layout == LayoutKind::zigzag || layout == LayoutKind::balanced;
+  const int64_t unit = layout == LayoutKind::striped ? block : is_zigzag ? 2 : 1;
+  const int64_t n = divided_up(tokens, unit * ranks) * unit, own = n * (n + 1) / 2;
+  // Pairs with the keys of a rank before or behind this one.
+  auto other = [&](bool is_before) {
+    const int64_t blocks = n / block;
+    switch (layout) {
+      case LayoutKind::contiguous: return is_before ? n * n : 0;
+      case LayoutKind::striped: return block * block * blocks * (is_before ? blocks + 1 : blocks - 1) / 2;
+      case LayoutKind::zigzag:
+      case LayoutKind::balanced: return n * n / 2;
+    }
+    return int64_t{0};
+  };
+  HopPlan plan{.ranks = ranks};
+  plan.tiles.resize(static_cast<size_t>(ranks) * static_cast<size_t>(ranks));
+  for (int r = 0; r < ranks; ++r)
+    for (int s = 0; s < ranks; ++s) {
+      const int64_t pairs = s == 0 ? own : other(s <= r);
+      plan.pairs.push_back(pairs);
+      plan.cover.push_back(pairs == 0 ? Cover::empty : pairs == n * n ? Cover::full : Cover::partial);
+      if (pairs > 0) plan.steps = std::max(plan.steps, s + 1);
+    }
+  return plan;
+}
+
+HopPlan joined(std::span<const HopPlan> rows) {
+  WEFT_CHECK(!rows.empty(), "joined: no plans", "give the plan of each row");
+  HopPlan all = rows[0];
+  for (const HopPlan& row : rows.subspan(1)) {
+    WEFT_CHECK(row.ranks == all.ranks, str("joined: plans of ", all.ranks, " and ", row.ranks, " ranks"),
+               "give plans of the same ranks");
+    all.steps = std::max(all.steps, row.steps);
+    for (size_t i = 0; i < all.cover.size(); ++i) {
+      if (row.cover[i] != all.cover[i]) all.cover[i] = Cover::partial;
+      all.pairs[i] += row.pairs[i], all.tiles[i] += row.tiles[i];
+    }
+  }
+  return all;
 }
 
 std::vector<double> lockstep_pairs(const HopPlan& plan) {
@@ -125,149 +228,23 @@ std::vector<double> lockstep_pairs(const HopPlan& plan) {
   return pairs;
 }
 
-std::vector<double> causal_lockstep_pairs(LayoutKind layout, int64_t tokens, int ranks) {
-  WEFT_CHECK(ranks > 0 && tokens % ranks == 0, str("causal_lockstep_pairs: ", tokens, " tokens over ", ranks, " ranks"),
-             "use a number of tokens that the ranks divide");
-  const double n = static_cast<double>(tokens / ranks), own = n * (n + 1) / 2;
-  double other = 0;
-  switch (layout) {
-    case LayoutKind::contiguous: other = n * n; break;
-    case LayoutKind::striped: other = own; break;
-    case LayoutKind::zigzag:
-    case LayoutKind::balanced: other = n * n / 2; break;
-  }
-  std::vector<double> pairs(static_cast<size_t>(ranks), other);
-  pairs[0] = own;
-  return pairs;
+SchemeCost attention_cost(Scheme scheme, const SchemeOptions& options, const AttentionCall& call, const Hardware& hw) {
+  const ContextShape& shape = call.shape;
+  check_scheme(scheme, shape.ranks, shape.heads, options);
+  WEFT_CHECK(call.rows > 0, str("attention_cost: a plan of ", call.rows, " rows"), "say how many rows the plan has");
+  SchemeCost cost = Times(call, hw).of(scheme, options);
+  const MessageBytes sent = message_bytes(scheme, shape, options, call.plan);
+  cost.forward_sent = static_cast<double>(sent.forward), cost.backward_sent = static_cast<double>(sent.backward);
+  return cost;
 }
 
-std::string_view to_string(CostedScheme scheme) {
-  switch (scheme) {
-    case CostedScheme::ring: return "ring";
-    case CostedScheme::ring_of_queries: return "ring_of_queries";
-    case CostedScheme::bidirectional_ring: return "bidirectional_ring";
-    case CostedScheme::double_ring: return "double_ring";
-    case CostedScheme::ulysses: return "ulysses";
-    case CostedScheme::usp: return "usp";
-    case CostedScheme::all_gather: return "all_gather";
-    case CostedScheme::chunked_all_gather: return "chunked_all_gather";
-  }
-  return "?";
-}
-
-std::span<const CostedScheme> costed_schemes() {
-  using enum CostedScheme;
-  static constexpr CostedScheme kAll[] = {ring, ring_of_queries, bidirectional_ring, double_ring, ulysses,
-                                          usp,  all_gather,      chunked_all_gather};
-  return kAll;
-}
-
-// Schemes that join nodes.
-static std::string node_problem(int ranks, int per_node) {
-  if (ranks <= per_node) return str(ranks, " ranks are within one node");
-  return ranks % per_node == 0 ? "" : str(ranks, " ranks are not whole nodes of ", per_node);
-}
-
-std::string scheme_problem(CostedScheme scheme, const AttentionShape& shape, int ranks_per_node) {
-  const int group = scheme == CostedScheme::ulysses ? shape.ranks : ranks_per_node;
-  switch (scheme) {
-    case CostedScheme::double_ring: return node_problem(shape.ranks, ranks_per_node);
-    case CostedScheme::usp:
-      if (std::string problem = node_problem(shape.ranks, ranks_per_node); !problem.empty()) return problem;
-      [[fallthrough]];
-    case CostedScheme::ulysses:
-      if (shape.heads % group != 0) return str(group, " ranks do not divide ", shape.heads, " heads");
-      if (shape.kv_heads % group != 0 && group % shape.kv_heads != 0)
-        return str(group, " ranks and ", shape.kv_heads, " key/value heads do not divide one another");
-      return "";
-    case CostedScheme::ring:
-    case CostedScheme::ring_of_queries:
-    case CostedScheme::bidirectional_ring:
-    case CostedScheme::all_gather:
-    case CostedScheme::chunked_all_gather: return "";
-  }
-  return "";
-}
-
-SchemeCost attention_cost(CostedScheme scheme, const AttentionShape& shape, std::span<const double> pairs,
-                          const Hardware& hw) {
-  if (std::string problem = scheme_problem(scheme, shape, hw.ranks_per_node); !problem.empty())
-    fail(str("attention_cost: ", to_string(scheme), ": ", problem), "use another scheme or number of ranks");
-  const HopMessages m = hop_messages(shape);
-  const int ranks = shape.ranks, per_node = hw.ranks_per_node, nodes = num_nodes(ranks, per_node);
-  const double all = std::accumulate(pairs.begin(), pairs.end(), 0.0), hops = static_cast<double>(pairs.size()) - 1;
-  const double forward = forward_time(shape, all, hw), backward = backward_time(shape, all, hw);
-  const Link& link = ring_link(ranks, hw);
-  const double ring_sent = hops * m.keys, sums_sent = hops > 0 ? (hops + 1) * m.key_sums : 0;
-  const double ring_memory = ranks > 1 ? 2 * m.keys + 2 * m.key_sums : 0;
-  switch (scheme) {
-    case CostedScheme::ring:
-      return {.forward_s = ring_forward(shape, pairs, hw, link.time(m.keys)),
-              .backward_s = ring_backward(shape, pairs, hw, link.time(m.backward_keys())),
-              .forward_sent = ring_sent,
-              .backward_sent = ring_sent + sums_sent,
-              .extra_bytes = ring_memory};
-    case CostedScheme::ring_of_queries:
-      return {.forward_s = ring_forward(shape, pairs, hw, link.time(m.keys)),
-              .backward_s = ring_backward(shape, pairs, hw, link.time(m.backward_queries())),
-              .forward_sent = ring_sent,
-              .backward_sent = hops * m.queries + (hops > 0 ? (hops + 1) * m.query_sums : 0),
-              .extra_bytes = ranks > 1 ? 2 * m.queries + 2 * m.query_sums : 0};
-    case CostedScheme::bidirectional_ring:  // half of the heads each way
-      return {.forward_s = ring_forward(shape, pairs, hw, link.time(m.keys / 2)),
-              .backward_s = ring_backward(shape, pairs, hw, link.time(m.backward_keys() / 2)),
-              .forward_sent = ring_sent,
-              .backward_sent = ring_sent + sums_sent,
-              .extra_bytes = ring_memory};
-    case CostedScheme::double_ring: {
-      // A message between nodes has the hops of a node to hide behind.
-      const double inner = hw.inside.time(m.keys), outer = hw.between.time(m.keys) / per_node;
-      const double inner_back = hw.inside.time(m.backward_keys()),
-                   outer_back = hw.between.time(m.backward_keys()) / per_node;
-      return {.forward_s = ring_forward(shape, pairs, hw, std::max(inner, outer)),
-              .backward_s = ring_backward(shape, pairs, hw, std::max(inner_back, outer_back)),
-              .forward_sent = ring_sent,
-              .backward_sent = ring_sent + sums_sent,
-              .extra_bytes = ring_memory + m.keys};
-    }
-    case CostedScheme::ulysses: {
-      const double exchange = exchange_time(shape, ranks, link), sent = exchanged_bytes(shape, ranks);
-      return {.forward_s = forward + exchange,
-              .backward_s = backward + exchange,
-              .forward_sent = sent,
-              .backward_sent = sent,
-              .extra_bytes = ranks > 1 ? 2 * sent : 0};
-    }
-    case CostedScheme::usp: {
-      const double exchange = exchange_time(shape, per_node, hw.inside), sent = exchanged_bytes(shape, per_node);
-      const std::vector<double> joined = joined_hops(pairs, per_node);
-      return {.forward_s = exchange + ring_forward(shape, joined, hw, hw.between.time(m.keys)),
-              .backward_s = exchange + ring_backward(shape, joined, hw, hw.between.time(m.backward_keys())),
-              .forward_sent = sent + (nodes - 1) * m.keys,
-              .backward_sent = sent + (nodes - 1) * m.keys + nodes * m.key_sums,
-              .extra_bytes = ring_memory + 2 * sent};
-    }
-    case CostedScheme::all_gather:
-    case CostedScheme::chunked_all_gather: {
-      const double chunks = scheme == CostedScheme::all_gather ? 1 : static_cast<double>(shape.kv_heads);
-      const double gather = gather_time(m.keys, ranks, hw), reduce = gather_time(m.key_sums, ranks, hw);
-      return {.forward_s = forward + gather / chunks,
-              .backward_s = backward + (gather + reduce) / chunks,
-              .forward_sent = (ranks - 1) * m.keys,
-              .backward_sent = (ranks - 1) * (m.keys + m.key_sums),
-              .extra_bytes = ranks > 1 ? ranks * (m.keys + m.key_sums) / chunks : 0};
-    }
-  }
-  return {};
-}
-
-OverlapThresholds overlap_thresholds(const AttentionShape& shape, const Hardware& hw, const Link& link) {
-  const double b = static_cast<double>(shape.bytes), sum = static_cast<double>(shape.sum_bytes);
+OverlapThresholds overlap_thresholds(const ContextShape& shape, const Hardware& hw, const Link& link) {
+  const double b = static_cast<double>(size_of(shape.dtype)), sum = shape.dtype == kF64 ? 8 : 4;
   const double g = static_cast<double>(shape.heads) / static_cast<double>(shape.kv_heads), beta = link.bytes_per_s;
   return {.forward = b * hw.attention_forward_flops / (g * beta),
           .backward_keys = (2 * b + 2 * sum) * hw.attention_backward_flops / (5 * g * beta),
           .backward_queries =
-              (2 * b + sum + 8 / static_cast<double>(shape.width)) * hw.attention_backward_flops / (5 * beta)};
+              (2 * b + sum + 8 / static_cast<double>(shape.key_width)) * hw.attention_backward_flops / (5 * beta)};
 }
 
 double all_reduce_time(double bytes, int ranks, const Hardware& hw) {

@@ -8,21 +8,34 @@ namespace weft::dist {
 
 namespace {
 
-constexpr double kGradientBytes = 4;  // f32
+constexpr double kGradientBytes = 4;  // f32, and so are weights
 constexpr double kOptimizerBytes =
     4.0 * 7;  // AdamW reads weight, gradient and two moments, and writes all but the gradient
 
-}  // namespace
-
-AttentionShape attention_shape(const TrainingShape& training, const MeshChoice& choice, const AttentionLayers& layers) {
-  return {.rows = choice.micro_batch,
-          .tokens = training.tokens,
-          .ranks = choice.context,
-          .heads = layers.heads,
-          .kv_heads = layers.kv_heads,
-          .width = layers.width,
-          .bytes = training.bytes};
+// Tokens of a row as each rank of the layout has them.
+std::vector<RankTokens> tokens_of_ranks(const Layout& layout, std::span<const int32_t> documents) {
+  std::vector<RankTokens> ranks;
+  for (int r = 0; r < layout.ranks(); ++r) {
+    RankTokens& of = ranks.emplace_back(RankTokens{.positions = layout.positions(r)});
+    for (int32_t position : of.positions) {
+      const bool is_padding = position >= layout.tokens();
+      of.documents.push_back(is_padding ? -1 : documents.empty() ? 0 : documents[static_cast<size_t>(position)]);
+    }
+  }
+  return ranks;
 }
+
+Layout layout_of(LayoutKind kind, int64_t tokens, int ranks, const CausalMask& mask, int64_t block) {
+  switch (kind) {
+    case LayoutKind::contiguous: return Layout::contiguous(tokens, ranks);
+    case LayoutKind::striped: return Layout::striped(tokens, ranks, block);
+    case LayoutKind::zigzag: return Layout::zigzag(tokens, ranks);
+    case LayoutKind::balanced: return Layout::balanced(tokens, ranks, mask, block);
+  }
+  fail("step cost: no such layout", "use one of LayoutKind");
+}
+
+}  // namespace
 
 std::string to_string(const MeshChoice& c) {
   std::string text = str("data ", c.data, " x context ", c.context);
@@ -30,66 +43,187 @@ std::string to_string(const MeshChoice& c) {
   return text + str(", micro-batch ", c.micro_batch, c.recomputes ? ", recomputes" : "");
 }
 
-std::string mesh_problem(const TrainingShape& training, const MeshChoice& choice, const Hardware& hardware) {
-  if (training.rows_per_step % (choice.data * choice.micro_batch) != 0)
-    return str(training.rows_per_step, " sequences per step are not a multiple of ", choice.data, " data ranks x ",
+ContextShape StepPlanner::shape(const MeshChoice& choice, size_t kind) const {
+  const AttentionLayers& layers = training_.attention[kind];
+  return {.ranks = choice.context,
+          .batch = choice.micro_batch,
+          .tokens = (training_.tokens + choice.context - 1) / choice.context,
+          .heads = layers.heads,
+          .kv_heads = layers.kv_heads,
+          .key_width = layers.key_width,
+          .value_width = layers.value_width,
+          .dtype = training_.dtype,
+          .has_documents = !training_.documents.empty()};
+}
+
+SchemeOptions StepPlanner::options(const MeshChoice& choice, size_t kind) const {
+  const int per_node = hardware_.ranks_per_node < choice.context ? hardware_.ranks_per_node : 0;
+  return default_options(choice.scheme, choice.context, training_.attention[kind].heads, per_node);
+}
+
+int64_t StepPlanner::rows_at_once(const MeshChoice& choice) const {
+  return std::clamp<int64_t>(choice.micro_batch, 1, std::max<int64_t>(std::ssize(training_.documents), 1));
+}
+
+const std::vector<HopPlan>& StepPlanner::plans(const MeshChoice& choice, size_t kind) {
+  const int64_t window = training_.attention[kind].window, at_once = rows_at_once(choice);
+  std::vector<HopPlan>& plans = plans_[{choice.layout, choice.context, window, at_once}];
+  if (!plans.empty()) return plans;
+  const bool is_causal_only = training_.documents.empty() && (window == 0 || window >= training_.tokens);
+  if (is_causal_only) {
+    plans.push_back(causal_plan(choice.layout, training_.tokens, choice.context, training_.block));
+    return plans;
+  }
+  std::vector<HopPlan> rows;
+  for (size_t row = 0; row < std::max<size_t>(training_.documents.size(), 1); ++row) {
+    const CausalMask mask{.window = window,
+                          .documents = training_.documents.empty() ? std::vector<int32_t>() : training_.documents[row]};
+    const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, mask, training_.block);
+    rows.push_back(plan_hops(tokens_of_ranks(layout, mask.documents), 1, window));
+  }
+  const auto each = static_cast<size_t>(at_once);
+  for (size_t row = 0; row + each <= rows.size(); row += each)
+    plans.push_back(joined(std::span(rows).subspan(row, each)));
+  return plans;
+}
+
+std::string StepPlanner::problem(const MeshChoice& choice) const {
+  if (training_.rows_per_step % (choice.data * choice.micro_batch) != 0)
+    return str(training_.rows_per_step, " sequences per step are not a multiple of ", choice.data, " data ranks x ",
                choice.micro_batch);
-  if (training.tokens % (2 * choice.context) != 0)
-    return str(training.tokens, " tokens are not a multiple of 2 x ", choice.context, " context ranks");
+  if (choice.context > training_.tokens || choice.context > kMostContext)
+    return str(training_.tokens, " tokens over ", choice.context, " context ranks (at most ", kMostContext, ")");
   if (choice.context == 1) return "";
-  for (const AttentionLayers& layers : training.attention)
+  for (size_t kind = 0; kind < training_.attention.size(); ++kind)
     if (std::string problem =
-            scheme_problem(choice.scheme, attention_shape(training, choice, layers), hardware.ranks_per_node);
+            scheme_problem(choice.scheme, choice.context, training_.attention[kind].heads, options(choice, kind));
         !problem.empty())
       return problem;
   return "";
 }
 
-StepCost step_cost(const TrainingShape& training, const MeshChoice& choice, const Hardware& hardware) {
-  if (std::string problem = mesh_problem(training, choice, hardware); !problem.empty())
-    fail(str("step_cost: ", to_string(choice), ": ", problem), "use another choice, such as one of mesh_choices()");
-  const double micro_batches = static_cast<double>(training.rows_per_step / (choice.data * choice.micro_batch));
-  const double tokens = static_cast<double>(choice.micro_batch * training.tokens) / choice.context;
+SchemeCost StepPlanner::attention(const MeshChoice& choice, size_t kind) {
+  auto [entry, is_new] = costs_.try_emplace({kind, choice.scheme, choice.layout, choice.context, choice.micro_batch});
+  if (!is_new) return entry->second;
+  const std::vector<HopPlan>& all = plans(choice, kind);
+  SchemeCost mean;
+  const double share = 1.0 / static_cast<double>(all.size());
+  for (const HopPlan& plan : all) {
+    const SchemeCost one = attention_cost(choice.scheme, options(choice, kind),
+                                          {.shape = shape(choice, kind),
+                                           .plan = plan,
+                                           .rows = rows_at_once(choice),
+                                           .share = training_.attention[kind].share},
+                                          hardware_);
+    mean.forward_s += share * one.forward_s, mean.backward_s += share * one.backward_s;
+    mean.forward_sent += share * one.forward_sent, mean.backward_sent += share * one.backward_sent;
+  }
+  return entry->second = mean;
+}
+
+double StepPlanner::attention_memory(const MeshChoice& choice, size_t kind) {
+  if (choice.context == 1) return 0;
+  auto [entry, is_new] = memory_.try_emplace({kind, choice.scheme, choice.context});
+  if (is_new) {
+    MeshChoice of_row = choice;
+    of_row.micro_batch = 1;
+    entry->second = scheme_memory(choice.scheme, options(choice, kind), shape(of_row, kind));
+  }
+  return static_cast<double>(choice.micro_batch) * entry->second;
+}
+
+StepPlanner::Balance StepPlanner::balance(const MeshChoice& choice, size_t kind) {
+  const std::vector<HopPlan>& all = plans(choice, kind);
+  Balance mean{0, 0};
+  for (const HopPlan& plan : all) {
+    mean.hops += plan.lockstep_pairs() / static_cast<double>(all.size());
+    mean.ranks += plan.rank_pairs() / static_cast<double>(all.size());
+  }
+  return mean;
+}
+
+StepCost StepPlanner::cost(const MeshChoice& choice) {
+  if (const std::string why = problem(choice); !why.empty())
+    fail(str("step cost: ", to_string(choice), ": ", why), "use another choice, such as one of choices()");
+  const double micro_batches = static_cast<double>(training_.rows_per_step / (choice.data * choice.micro_batch));
+  const double tokens = static_cast<double>(choice.micro_batch * training_.tokens) / choice.context;
   StepCost cost;
-  const double linear = 2 * training.matmul_params * tokens / hardware.gemm_flops;
+  const double linear =
+      2 * training_.matmul_params * tokens / hardware_.gemm_flops + training_.other_s_per_token * tokens / 3;
   double forward = 0, backward = 0;
-  for (const AttentionLayers& layers : training.attention) {
-    std::vector<double> pairs = causal_lockstep_pairs(choice.layout, training.tokens, choice.context);
-    for (double& p : pairs) p *= layers.share;
-    const SchemeCost one = attention_cost(choice.scheme, attention_shape(training, choice, layers), pairs, hardware);
-    const double count = static_cast<double>(layers.layers);
+  for (size_t kind = 0; kind < training_.attention.size(); ++kind) {
+    const SchemeCost one = attention(choice, kind);
+    const double count = static_cast<double>(training_.attention[kind].layers);
     forward += count * one.forward_s, backward += count * one.backward_s;
     cost.context_sent += micro_batches * count * (one.forward_sent + one.backward_sent);
-    cost.context_bytes = std::max(cost.context_bytes, one.extra_bytes);  // layers run one after the other
+    cost.context_bytes =
+        std::max(cost.context_bytes, attention_memory(choice, kind));  // layers run one after the other
   }
   cost.linear_s = micro_batches * (choice.recomputes ? 4 : 3) * linear;
   cost.attention_s = micro_batches * (forward + backward);
-  cost.optimizer_s = kOptimizerBytes * training.params / hardware.memory_bytes_per_s;
-  const double gradients = kGradientBytes * training.params;
-  cost.reduce_s = all_reduce_time(gradients, choice.ranks(), hardware);
-  cost.gradients_sent = 2 * gradients * (choice.ranks() - 1) / choice.ranks();
-  cost.exposed_reduce_s = std::max(0.0, cost.reduce_s - 2 * linear - backward);  // of the last micro-batch
+  const int sharers = choice.zero > 0 ? choice.ranks() : 1;
+  cost.optimizer_s = (training_.update_s >= 0 ? training_.update_s
+                                              : kOptimizerBytes * training_.params / hardware_.memory_bytes_per_s) /
+                     sharers;
+  // An all-reduce, or half of one where each rank keeps its part; and where ranks update parts, they send each other the new weights.
+  const double gradients = kGradientBytes * training_.params,
+               whole = all_reduce_time(gradients, choice.ranks(), hardware_);
+  const double sums = choice.zero == 2 ? 0.5 : 1.0, weights = choice.zero > 0 ? 0.5 : 0.0;
+  cost.reduce_s = (sums + weights) * whole;
+  cost.gradients_sent = 2 * (sums + weights) * gradients * (choice.ranks() - 1) / choice.ranks();
+  // What the last backward does not hide, and the weights, which nothing does.
+  const double hidden = hardware_.has_engines ? 2 * linear + backward : 0;
+  cost.exposed_reduce_s = std::max(0.0, sums * whole - hidden) + weights * whole;
   cost.step_s = cost.linear_s + cost.attention_s + cost.optimizer_s + cost.exposed_reduce_s;
   return cost;
 }
 
-std::vector<MeshChoice> mesh_choices(const TrainingShape& training, int ranks, const Hardware& hardware) {
+std::string to_string(const FixedChoices& fixed) {
+  std::string text;
+  auto add = [&](const char* name, const auto& value) {
+    if (value) text += str(text.empty() ? "" : ", ", name, " ", *value);
+  };
+  add("data", fixed.data), add("context", fixed.context), add("micro-batch", fixed.micro_batch);
+  add("scheme", fixed.scheme), add("layout", fixed.layout);
+  return text;
+}
+
+std::vector<MeshChoice> StepPlanner::choices(int ranks, const FixedChoices& fixed) const {
+  std::vector<int64_t> micro_batches;
+  for (int64_t rows = 1; rows <= training_.rows_per_step; rows *= 2) micro_batches.push_back(rows);
+  if (fixed.micro_batch) micro_batches = {*fixed.micro_batch};
+  // A balanced layout deals work that documents or windows make uneven; without them it is zigzag.
+  std::vector<LayoutKind> layouts{LayoutKind::contiguous, LayoutKind::striped, LayoutKind::zigzag};
+  const bool has_mask = !training_.documents.empty() ||
+                        std::ranges::any_of(training_.attention, [](const AttentionLayers& a) { return a.window > 0; });
+  if (has_mask) layouts.push_back(LayoutKind::balanced);
+  if (fixed.layout) layouts = {*fixed.layout};
+  std::vector<Scheme> schemes(all_schemes().begin(), all_schemes().end());
+  if (fixed.scheme) schemes = {*fixed.scheme};
   std::vector<MeshChoice> choices;
-  for (int context = 1; context <= ranks; ++context) {
-    if (ranks % context != 0) continue;
-    for (int64_t micro_batch = 1; micro_batch <= training.rows_per_step; micro_batch *= 2)
-      for (bool recomputes : {false, true})
-        for (CostedScheme scheme : costed_schemes())
-          for (LayoutKind layout : {LayoutKind::contiguous, LayoutKind::striped, LayoutKind::zigzag}) {
-            if (context == 1 && (scheme != CostedScheme::ring || layout != LayoutKind::contiguous)) continue;
-            const MeshChoice choice{.data = ranks / context,
-                                    .context = context,
-                                    .micro_batch = micro_batch,
-                                    .recomputes = recomputes,
-                                    .scheme = scheme,
-                                    .layout = layout};
-            if (mesh_problem(training, choice, hardware).empty()) choices.push_back(choice);
+  auto add = [&](const MeshChoice& choice) {
+    if (problem(choice).empty()) choices.push_back(choice);
+  };
+  for (int context = 1; context <= std::min(ranks, kMostContext); ++context) {
+    const int data = ranks / context;
+    if (ranks % context != 0 || fixed.context.value_or(context) != context || fixed.data.value_or(data) != data)
+      continue;
+    for (int64_t micro_batch : micro_batches)
+      for (bool recomputes : {false, true}) {
+        const MeshChoice one{.data = data,
+                             .context = context,
+                             .micro_batch = micro_batch,
+                             .recomputes = recomputes,
+                             .layout = LayoutKind::contiguous,
+                             .zero = ranks > 1 ? fixed.zero : 0};
+        if (context == 1) add(one);  // nothing travels
+        for (Scheme scheme : schemes)
+          for (LayoutKind layout : layouts) {
+            MeshChoice choice = one;
+            choice.scheme = scheme, choice.layout = layout;
+            if (context > 1) add(choice);
           }
+      }
   }
   return choices;
 }

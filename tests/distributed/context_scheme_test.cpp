@@ -5,6 +5,7 @@
 #include "tests/distributed/context_case.h"
 #include "tests/distributed/counting_communicator.h"
 #include "tests/support/errors.h"
+#include "weft/distributed/cost_model.h"
 
 namespace weft::test {
 namespace {
@@ -123,6 +124,48 @@ TEST(MessageBytes, AreThoseThatSchemesSend) {
             EXPECT_EQ(most.backward_between_nodes, want.backward_between_nodes);
           }
         }
+}
+
+// A plan's bytes, of a causal mask that leaves hops out, for MHA, GQA and the latent of MLA.
+TEST(MessageBytes, OfTheCostModelAreThoseThatSchemesSend) {
+  struct Heads {
+    const char* what;
+    int64_t kv_heads;
+    bool are_values_in_keys;
+  };
+  constexpr int kRanks = 4;
+  constexpr int64_t kTokens = 16 * kRanks;
+  const dist::Hardware& h200 = dist::hardware_profile("h200");
+  for (const Heads& heads : {Heads{"mha", 8, false}, Heads{"gqa", 2, false}, Heads{"mla", 1, true}})
+    for (dist::LayoutKind kind : {dist::LayoutKind::contiguous, dist::LayoutKind::zigzag}) {
+      Sequence s = make_sequence("", kTokens, kBF16, {.B = 2, .H = 8, .G = heads.kv_heads, .K = 6, .V = 4});
+      if (heads.are_values_in_keys) s.c.v = s.c.k.slice(3, 0, 4);
+      const Layout layout =
+          kind == dist::LayoutKind::zigzag ? Layout::zigzag(kTokens, kRanks) : Layout::contiguous(kTokens, kRanks);
+      const HopPlan plan = dist::causal_plan(kind, kTokens, kRanks);
+      for (const SchemeRow& row : scheme_rows(kRanks)) {
+        SCOPED_TRACE(str(heads.what, ", ", to_string(layout), ", ", row.what));
+        std::mutex mutex;
+        dist::MessageBytes most;
+        dist::SchemeCost cost;
+        dist::run_thread_ranks(kRanks, [&](Communicator& inner) {
+          CountingCommunicator comm(inner);
+          const RankCase mine(s.c, layout, comm.rank());
+          const dist::ContextRanks of(comm, row.options);
+          const ops::Attention y =
+              context_attention(of, row.scheme, mine.q, mine.k, mine.v, mine.here, mine.options, plan);
+          const int64_t forward = comm.bytes;
+          context_attention_backward(of, row.scheme, mine.dout, mine.dlse, mine.q, mine.k, mine.v, y, mine.here,
+                                     mine.options, plan);
+          std::lock_guard lock(mutex);
+          most.forward = std::max(most.forward, forward);
+          most.backward = std::max(most.backward, comm.bytes - forward);
+          cost = attention_cost(row.scheme, row.options, {.shape = shape_of(mine, kRanks), .plan = plan}, h200);
+        });
+        EXPECT_EQ(cost.forward_sent, static_cast<double>(most.forward));
+        EXPECT_EQ(cost.backward_sent, static_cast<double>(most.backward));
+      }
+    }
 }
 
 TEST(MessageBytes, AreNoneOnOneRankWhichHasTheBitsOfOneCall) {

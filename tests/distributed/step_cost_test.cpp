@@ -15,7 +15,7 @@ TrainingShape small() {
           .rows_per_step = 16,
           .params = 1e9,
           .matmul_params = 9e8,
-          .attention = {{.layers = 24, .heads = 16, .kv_heads = 4, .width = 128}}};
+          .attention = {{.layers = 24, .heads = 16, .kv_heads = 4, .key_width = 128, .value_width = 128}}};
 }
 const Hardware& h200() { return hardware_profile("h200"); }
 
@@ -51,41 +51,75 @@ TEST(StepCost, WorkIsSharedAndGradientsAreSentOnce) {
   }
 }
 
-// 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and 4 of the sums backward.
+// 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and of the sums backward.
 TEST(StepCost, CountsTheBytesOfEveryMicroBatchAndLayer) {
   const StepCost cost = step_cost(small(), {.data = 2, .context = 4, .micro_batch = 2}, h200());
-  const double keys = 2 * (2 * 8192 / 4.0) * 4 * 128 * 2;
-  EXPECT_NEAR(cost.context_sent, 4 * 24 * (3 * keys + 3 * keys + 4 * 2 * keys), 1);
+  const double keys = 2 * (2 * 8192 / 4.0) * 4 * 128 * 2, places = 4 * (2 * 8192 / 4.0);
+  EXPECT_NEAR(cost.context_sent, 4 * 24 * (6 * (keys + places) + 3 * 2 * keys), 1);
 }
 
-TEST(StepCost, AWindowTakesItsShareOfTheWork) {
+TEST(StepCost, SharedStateIsUpdatedByPartsWhichAreSentAfterwards) {
+  auto cost = [](int zero) {
+    return step_cost(small(), {.data = 8, .micro_batch = 2, .layout = LayoutKind::contiguous, .zero = zero}, h200());
+  };
+  EXPECT_NEAR(cost(1).optimizer_s, cost(0).optimizer_s / 8, 1e-12);
+  EXPECT_NEAR(cost(1).gradients_sent, cost(0).gradients_sent * 1.5, 1);
+  EXPECT_NEAR(cost(2).gradients_sent, cost(0).gradients_sent, 1);
+  EXPECT_GT(cost(2).exposed_reduce_s, cost(0).exposed_reduce_s);
+}
+
+TEST(StepCost, PackedDocumentsAreBalancedByABalancedLayoutAndGathering) {
+  TrainingShape t = small();
+  t.rows_per_step = 1, t.block = 64;
+  std::vector<int32_t> row(static_cast<size_t>(t.tokens));
+  for (size_t i = row.size() / 2; i < row.size(); ++i) row[i] = static_cast<int32_t>(1 + i / 256);
+  t.documents = {row};
+  StepPlanner planner(t, h200());
+  const MeshChoice zigzag{.context = 8, .layout = LayoutKind::zigzag},
+      balanced{.context = 8, .scheme = Scheme::all_gather, .layout = LayoutKind::balanced};
+  EXPECT_GT(planner.balance(zigzag, 0).ranks, 1.2);
+  EXPECT_LT(planner.balance(balanced, 0).ranks, 1.05);
+  EXPECT_LT(planner.cost(balanced).attention_s, planner.cost(zigzag).attention_s);
+  const StepCost whole = step_cost(small(), {.context = 8, .layout = LayoutKind::zigzag}, h200());
+  EXPECT_LT(planner.cost(balanced).attention_s, whole.attention_s / 16);  // 16 rows there
+}
+
+TEST(StepCost, AWindowAndChosenHeadsTakeTheirShareOfTheWork) {
   TrainingShape t = small();
   const MeshChoice choice{.micro_batch = 1, .layout = LayoutKind::contiguous};
   const double whole = step_cost(t, choice, h200()).attention_s;
   t.attention[0].share = 0.25;
   EXPECT_NEAR(step_cost(t, choice, h200()).attention_s, whole / 4, 1e-12);
+  t.attention[0].window = 1024;
+  const double pairs = 1024.0 * 1025 / 2 + (8192 - 1024) * 1024.0;
+  EXPECT_NEAR(step_cost(t, choice, h200()).attention_s, whole / 4 * pairs / (8192.0 * 8193 / 2), 1e-12);
+  // And a ring ends where the window does.
+  const MeshChoice ring{.context = 16, .layout = LayoutKind::contiguous};
+  EXPECT_LT(step_cost(t, ring, h200()).context_sent, step_cost(small(), ring, h200()).context_sent / 4);
 }
 
 TEST(StepCost, ChoicesAreThoseThatCanRun) {
-  const std::vector<MeshChoice> choices = mesh_choices(small(), 8, h200());
+  const StepPlanner planner(small(), h200());
+  const std::vector<MeshChoice> choices = planner.choices(8);
   ASSERT_FALSE(choices.empty());
   for (const MeshChoice& choice : choices) {
     EXPECT_EQ(choice.ranks(), 8);
-    EXPECT_EQ(mesh_problem(small(), choice, h200()), "") << to_string(choice);
+    EXPECT_EQ(planner.problem(choice), "") << to_string(choice);
   }
-  auto has = [&](CostedScheme scheme, int context) {
+  auto has = [&](Scheme scheme, int context) {
     return std::ranges::any_of(choices,
                                [&](const MeshChoice& c) { return c.scheme == scheme && c.context == context; });
   };
-  EXPECT_TRUE(has(CostedScheme::ulysses, 8));  // 4 key/value heads are replicated
-  EXPECT_FALSE(has(CostedScheme::usp, 8));     // one node
-  EXPECT_TRUE(has(CostedScheme::ring, 1));
-  EXPECT_FALSE(has(CostedScheme::ulysses, 1));  // one rank has nothing to choose
+  EXPECT_TRUE(has(Scheme::ulysses, 8));  // 4 key/value heads are replicated
+  EXPECT_TRUE(has(Scheme::ring, 1));
+  EXPECT_FALSE(has(Scheme::ulysses, 1));  // one rank has nothing to choose
 }
 
-TEST(StepCost, RefusesRowsAndTokensThatDoNotDivide) {
-  EXPECT_NE(mesh_problem(small(), {.data = 3}, h200()), "");
-  EXPECT_NE(mesh_problem(small(), {.context = 3}, h200()), "");
+TEST(StepCost, RefusesWhatCannotRun) {
+  const StepPlanner planner(small(), h200());
+  EXPECT_NE(planner.problem({.data = 3}), "");
+  EXPECT_NE(planner.problem({.context = 3, .scheme = Scheme::ulysses}), "");
+  EXPECT_EQ(planner.problem({.context = 3}), "");  // padded
   EXPECT_THROW(step_cost(small(), {.data = 3}, h200()), Error);
 }
 

@@ -34,14 +34,19 @@ TEST(MeshPlan, ReadsTheModelsSizes) {
   EXPECT_EQ(plan.num_other_layers(), 0);
   // What the products leave of training's work is attention's: 12 heads width per key, two of three parts of it backward.
   const dist::AttentionLayers& a = t.attention[0];
-  EXPECT_NEAR(plan.flops_per_token(), 6 * t.matmul_params + 3 * 12.0 * static_cast<double>(a.heads * a.width) * 257 / 2,
-              1);
+  EXPECT_NEAR(plan.flops_per_token(),
+              6 * t.matmul_params + 3 * 12.0 * static_cast<double>(a.heads * a.key_width) * 257 / 2, 1);
 }
 
 TEST(MeshPlan, AWindowIsAShareOfTheWork) {
   const MeshPlan plan = plan_of({"model.mixer=[{softmax{heads:4 window:32}}]"});
   const double pairs = 32.0 * 33 / 2 + (256 - 32) * 32.0;
-  EXPECT_NEAR(plan.training().attention.at(0).share, pairs / (256.0 * 257 / 2), 1e-9);
+  EXPECT_EQ(plan.training().attention.at(0).window, 32);
+  EXPECT_DOUBLE_EQ(plan.training().attention.at(0).share, 1);
+  MeshPlan whole = plan_of({"model.mixer=[{softmax{heads:4}}]"}), windowed = plan;
+  const dist::MeshChoice choice{.layout = dist::LayoutKind::contiguous};
+  EXPECT_NEAR(windowed.step(choice).cost.attention_s, whole.step(choice).cost.attention_s * pairs / (256.0 * 257 / 2),
+              1e-12);
 }
 
 TEST(MeshPlan, OfOneRankTakesTheMemoryOfItsDryRun) {
@@ -68,10 +73,9 @@ TEST(MeshPlan, MemoryFallsWithTheRanksOfASequence) {
 TEST(MeshPlan, SharedMomentsAndGradientsTakeAPartOfTheirMemory) {
   const config::Loaded config =
       load_string(kTiny, {"model.vocab=512", "train.tokens=1M", "train.tokens_per_step=4096"});
-  const dist::MeshChoice choice{.data = 4};
   int64_t bytes[3];
   for (int zero : {0, 1, 2})
-    bytes[zero] = MeshPlan(config, 512, dist::hardware_profile("h200"), zero).step(choice).bytes;
+    bytes[zero] = MeshPlan(config, 512, dist::hardware_profile("h200")).step({.data = 4, .zero = zero}).bytes;
   const auto params = static_cast<int64_t>(MeshPlan(config, 512, dist::hardware_profile("h200")).training().params);
   EXPECT_NEAR(static_cast<double>(bytes[1] - bytes[2]), static_cast<double>(4 * params * 3 / 4), 8);
   EXPECT_GT(bytes[0], bytes[1]);
@@ -93,6 +97,42 @@ TEST(MeshPlan, FastestThatFitsComesFirst) {
   EXPECT_TRUE(few.front().fits);
   EXPECT_FALSE(few.back().fits);
   EXPECT_TRUE(std::ranges::is_sorted(few, std::greater<>(), &PlannedStep::fits));
+}
+
+TEST(MeshPlan, WhatTheConfigSaysOfRanksIsNotChosen) {
+  const std::vector<std::string> sizes = {"model.vocab=512", "model.context=256", "train.tokens=1M",
+                                          "train.tokens_per_step=4096"};
+  auto steps = [&](std::vector<std::string> overrides, int ranks) {
+    overrides.insert(overrides.end(), sizes.begin(), sizes.end());
+    const config::Loaded config = load_string(kTiny, overrides);
+    return MeshPlan(config, 512, dist::hardware_profile("h200"), {.fixed = fixed_choices(config)}).steps(ranks);
+  };
+  EXPECT_EQ(to_string(fixed_choices(load_string(kTiny, sizes))), "");
+  for (const PlannedStep& s : steps({"parallel.context=2", "parallel.layout=striped"}, 4)) {
+    EXPECT_EQ(s.choice.context, 2);
+    EXPECT_EQ(s.choice.data, 2);
+    EXPECT_EQ(s.choice.layout, dist::LayoutKind::striped);
+  }
+  for (const PlannedStep& s : steps({"parallel.data=4", "parallel.zero=2"}, 4)) {
+    EXPECT_EQ(s.choice.context, 1);
+    EXPECT_EQ(s.choice.zero, 2);
+  }
+  const std::vector<PlannedStep> balanced =
+      steps({"parallel.context=4", "parallel.layout=balanced", "parallel.scheme=all_gather"}, 4);
+  ASSERT_FALSE(balanced.empty());
+  EXPECT_EQ(to_string(balanced[0].choice).substr(0, 45), "data 1 x context 4, all_gather, balanced, mic");
+  EXPECT_TRUE(steps({"parallel.context=2"}, 3).empty());
+}
+
+TEST(MeshPlan, DocumentsAreLessWork) {
+  const std::vector<std::string> sizes = {"model.vocab=512", "model.context=4096", "train.tokens=1M",
+                                          "train.tokens_per_step=32768"};
+  const config::Loaded config = load_string(kTiny, sizes);
+  MeshPlan whole(config, 512, dist::hardware_profile("h200"));
+  MeshPlan packed(config, 512, dist::hardware_profile("h200"), {.documents = {{256, 256, 1.0}}});
+  const dist::MeshChoice choice{.layout = dist::LayoutKind::contiguous};
+  EXPECT_NEAR(packed.step(choice).cost.attention_s / whole.step(choice).cost.attention_s, 257.0 / 4097, 1e-6);
+  EXPECT_GT(packed.step(choice).bytes, 0);
 }
 
 }  // namespace

@@ -20,10 +20,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 using train::PlannedStep;
 
+constexpr double kCalibrationFlops = 1e10;  // at a time, some 25 times
+
 struct Options {
   ConfigArguments config;
-  std::string hardware = "here";
-  int ranks = 1, context = 0, zero = 0;
+  std::string hardware = "here", documents;
+  int ranks = 0, context = 0, zero = -1;
   int64_t micro_batch = 0, rows = 10;
 };
 
@@ -31,36 +33,50 @@ std::string size_text(double bytes) { return fmt::format("{:.2f}", bytes / 10737
 
 // Of one scheme, over all layers and one micro-batch.
 struct Traffic {
-  dist::CostedScheme scheme;
+  dist::Scheme scheme;
   double forward = 0, backward = 0, memory = 0;
   std::string problem = {};
 };
-std::vector<Traffic> traffic_of(const dist::TrainingShape& training, const dist::MeshChoice& choice,
-                                const dist::Hardware& hardware) {
+std::vector<Traffic> traffic_of(dist::StepPlanner& planner, dist::MeshChoice choice) {
   std::vector<Traffic> all;
-  for (dist::CostedScheme scheme : dist::costed_schemes()) {
-    Traffic traffic{.scheme = scheme};
-    const std::vector<double> pairs = dist::causal_lockstep_pairs(choice.layout, training.tokens, choice.context);
-    for (const dist::AttentionLayers& layers : training.attention) {
-      const dist::AttentionShape shape = dist::attention_shape(training, choice, layers);
-      traffic.problem = dist::scheme_problem(scheme, shape, hardware.ranks_per_node);
-      if (!traffic.problem.empty()) break;
-      const dist::SchemeCost cost = dist::attention_cost(scheme, shape, pairs, hardware);
-      traffic.forward += static_cast<double>(layers.layers) * cost.forward_sent;
-      traffic.backward += static_cast<double>(layers.layers) * cost.backward_sent;
-      traffic.memory = std::max(traffic.memory, cost.extra_bytes);
+  for (dist::Scheme scheme : dist::all_schemes()) {
+    choice.scheme = scheme;
+    Traffic traffic{.scheme = scheme, .problem = planner.problem(choice)};
+    const std::vector<dist::AttentionLayers>& layers = planner.training().attention;
+    for (size_t kind = 0; kind < layers.size() && traffic.problem.empty(); ++kind) {
+      const dist::SchemeCost cost = planner.attention(choice, kind);
+      traffic.forward += static_cast<double>(layers[kind].layers) * cost.forward_sent;
+      traffic.backward += static_cast<double>(layers[kind].layers) * cost.backward_sent;
+      traffic.memory = std::max(traffic.memory, planner.attention_memory(choice, kind));
     }
     all.push_back(std::move(traffic));
   }
   return all;
 }
 
+// Of one layout, in the layers of the first kind.
+struct Balance {
+  dist::LayoutKind layout;
+  dist::StepPlanner::Balance pairs;
+};
+std::vector<Balance> balances_of(dist::StepPlanner& planner, dist::MeshChoice choice) {
+  using enum dist::LayoutKind;
+  std::vector<Balance> all;
+  for (dist::LayoutKind layout : {contiguous, striped, zigzag, balanced}) {
+    choice.layout = layout;
+    if (!planner.training().attention.empty()) all.push_back({layout, planner.balance(choice, 0)});
+  }
+  return all;
+}
+
 struct Report {
-  const Options& options;
+  int ranks;
+  int64_t rows;
   const train::MeshPlan& plan;
   std::vector<PlannedStep> steps;
   size_t num_fit = 0;
   std::vector<Traffic> traffic;
+  std::vector<Balance> balances;
 };
 
 double tokens_per_s(const Report& report, const PlannedStep& step) {
@@ -82,11 +98,15 @@ std::string text_of(const Report& report) {
   if (report.plan.num_other_layers() > 0)
     out += fmt::format("note       {} layers do not have softmax attention: what they send is not counted\n",
                        report.plan.num_other_layers());
-  out += fmt::format("fits       {} of {} choices for {} ranks\n\n", report.num_fit, report.steps.size(),
-                     report.options.ranks);
+  if (!t.documents.empty())
+    out += fmt::format(
+        "documents  rows packed from the given lengths, {} of them looked at; tokens see their own document\n",
+        t.documents.size());
+  if (const std::string fixed = to_string(report.plan.fixed()); !fixed.empty()) out += "fixed      " + fixed + "\n";
+  out += fmt::format("fits       {} of {} choices for {} ranks\n\n", report.num_fit, report.steps.size(), report.ranks);
   out += fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10} {:>12} {:>9} {:>9} {:>9}\n", "data", "context",
                      "scheme", "layout", "micro", "recompute", "step s", "tokens/s", "GiB", "sent GiB", "grads GiB");
-  const auto shown = std::min(report.steps.size(), static_cast<size_t>(report.options.rows));
+  const auto shown = std::min(report.steps.size(), static_cast<size_t>(report.rows));
   for (size_t i = 0; i < shown; ++i) {
     const PlannedStep& s = report.steps[i];
     const bool is_split = s.choice.context > 1;
@@ -105,6 +125,10 @@ std::string text_of(const Report& report) {
     out += row.problem.empty() ? fmt::format("{:<18} {:>10.1f} {:>10.1f} {:>12.1f}\n", dist::to_string(row.scheme),
                                              row.forward / 1048576, row.backward / 1048576, row.memory / 1048576)
                                : fmt::format("{:<18} cannot: {}\n", dist::to_string(row.scheme), row.problem);
+  out += fmt::format("\n{:<18} {:>22} {:>20}   (busiest rank over the mean, in pairs)\n", "layout",
+                     "hop by hop, as a ring", "in all, as gathering");
+  for (const Balance& row : report.balances)
+    out += fmt::format("{:<18} {:>22.3f} {:>20.3f}\n", dist::to_string(row.layout), row.pairs.hops, row.pairs.ranks);
   return out;
 }
 
@@ -114,10 +138,11 @@ std::string json_of(const Report& report) {
               {"flops_per_token", report.plan.flops_per_token()},
               {"sequences_per_step", t.rows_per_step},
               {"tokens_per_sequence", t.tokens},
-              {"ranks", report.options.ranks},
+              {"ranks", report.ranks},
               {"hardware", report.plan.hardware().name},
               {"steps", Json::array()},
-              {"traffic", Json::array()}};
+              {"traffic", Json::array()},
+              {"balance", Json::array()}};
   for (const PlannedStep& s : report.steps)
     out["steps"].push_back({{"data", s.choice.data},
                             {"context", s.choice.context},
@@ -141,6 +166,9 @@ std::string json_of(const Report& report) {
                                         {"backward_bytes", row.backward},
                                         {"memory_bytes", row.memory}}
                                  : Json{{"scheme", dist::to_string(row.scheme)}, {"problem", row.problem}});
+  for (const Balance& row : report.balances)
+    out["balance"].push_back(
+        {{"layout", dist::to_string(row.layout)}, {"hop_pairs", row.pairs.hops}, {"rank_pairs", row.pairs.ranks}});
   return out.dump(2) + "\n";
 }
 
@@ -153,22 +181,31 @@ int run(const Options& options, Console& console) {
   if (!config.experiment.model().has_vocab())
     throw ConfigError("weft plan: model.vocab is not set, and a plan reads no data.", "Add model.vocab=N.");
   train::apply_process_settings(config.experiment);
+  train::MeshPlanOptions plan_options{.fixed = train::fixed_choices(config)};
+  dist::FixedChoices& fixed = plan_options.fixed;
+  if (options.context > 0) fixed.context = options.context;
+  if (options.micro_batch > 0) fixed.micro_batch = options.micro_batch;
+  if (options.zero >= 0) fixed.zero = options.zero;
+  if (!options.documents.empty()) plan_options.documents = data::read_document_lengths(options.documents);
+  const int ranks = options.ranks > 0 ? options.ranks : fixed.data.value_or(1) * fixed.context.value_or(1);
+  if (options.hardware == "here") plan_options.calibration_flops = kCalibrationFlops, plan_options.ranks_here = ranks;
   dist::Hardware hardware = options.hardware == "here"
-                                ? train::hardware_here(train::compute_dtype(config.experiment), options.ranks)
+                                ? train::hardware_here(train::compute_dtype(config.experiment), ranks)
                                 : dist::hardware_profile(options.hardware);
-  train::MeshPlan plan(config, config.experiment.model().vocab(), std::move(hardware), options.zero);
-  Report report{.options = options, .plan = plan, .steps = plan.steps(options.ranks), .traffic = {}};
-  std::erase_if(report.steps, [&](const PlannedStep& s) {
-    return (options.context && s.choice.context != options.context) ||
-           (options.micro_batch && s.choice.micro_batch != options.micro_batch);
-  });
-  if (report.steps.empty())
-    throw ConfigError(str("weft plan: ", options.ranks, " ranks cannot share ", plan.training().rows_per_step,
-                          " sequences of ", plan.training().tokens, " tokens as asked."),
-                      "Change train.tokens_per_step or --ranks, or leave out --context and --micro-batch.");
+  train::MeshPlan plan(config, config.experiment.model().vocab(), std::move(hardware), std::move(plan_options));
+  Report report{
+      .ranks = ranks, .rows = options.rows, .plan = plan, .steps = plan.steps(ranks), .traffic = {}, .balances = {}};
+  if (report.steps.empty()) {
+    const std::string asked = to_string(plan.fixed());
+    throw ConfigError(str("weft plan: ", ranks, " ranks cannot share ", plan.training().rows_per_step, " sequences of ",
+                          plan.training().tokens, " tokens", asked.empty() ? "" : " with " + asked, "."),
+                      "Change train.tokens_per_step, --ranks, or what the config says of parallel.");
+  }
   report.num_fit = static_cast<size_t>(std::ranges::count_if(report.steps, &PlannedStep::fits));
-  if (const dist::MeshChoice& best = report.steps[0].choice; best.context > 1)
-    report.traffic = traffic_of(plan.training(), best, plan.hardware());
+  if (const dist::MeshChoice& best = report.steps[0].choice; best.context > 1) {
+    report.traffic = traffic_of(plan.planner(), best);
+    report.balances = balances_of(plan.planner(), best);
+  }
   console.result(console.is_json() ? json_of(report) : text_of(report));
   return report.num_fit > 0 ? kSuccess : kCheckFailed;
 }
@@ -178,9 +215,14 @@ int run(const Options& options, Console& console) {
 Action define_plan(Arguments& app) {
   auto options = std::make_shared<Options>();
   options->config.add(app, true);
-  app.add_option("--ranks", options->ranks, "Number of ranks").range(int64_t{1}, int64_t{65536}).type_name("N");
+  app.add_option("--ranks", options->ranks, "Number of ranks; without it those of the config")
+      .range(int64_t{1}, int64_t{65536})
+      .type_name("N");
   app.add_option("--hardware", options->hardware, "h100, h200, or here: this machine, measured; its ranks are threads")
       .type_name("NAME");
+  app.add_option("--documents", options->documents,
+                 "Lengths of packed documents: a file with a line from,to,share per range, or a length per line")
+      .type_name("FILE");
   app.add_option("--context", options->context, "Only with so many ranks per sequence")
       .range(int64_t{1}, int64_t{65536})
       .type_name("N");

@@ -6,7 +6,6 @@
 
 #include "trainers/config/check.h"
 #include "trainers/run/session.h"
-#include "trainers/run/trainer.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
 
@@ -24,37 +23,17 @@ std::string size_text(int64_t bytes) {
 MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
   DryRun dry;
   const Device device = default_device();
-  const int64_t context = s.model.context;
-  std::unique_ptr<LanguageModel> model;
-  {
-    MemoryTag tag("parameters");
-    model = std::make_unique<LanguageModel>(s.model, Rng(0));
-    model->set_compute(s.compute);
-  }
-  MemoryEstimate estimate{.num_params = model->num_params(), .weights_bytes = dry.memory(device).current_bytes};
+  const int64_t micro_batches = std::clamp<int64_t>(s.rows_per_step / (micro_batch * s.parallel.data), 1, 2);
+  TrialTraining training(s, micro_batch, micro_batches, std::vector<int32_t>(static_cast<size_t>(s.model.context) + 1));
+  MemoryEstimate estimate{.num_params = training.model().num_params(),
+                          .weights_bytes = dry.memory(device).current_bytes};
   estimate.gradients_bytes = 4 * estimate.num_params;
-
-  data::Loader loader({{data::Dataset(std::vector<int32_t>(static_cast<size_t>(context) + 1)), 1.0}},
-                      {.context = context, .vocab = s.model.vocab}, 0);
-  const int64_t micro_batches = std::clamp<int64_t>(s.rows_per_step / micro_batch, 1, 2);
-  TrainerOptions options{
-      .sizes = {.context = context,
-                .micro_batch = micro_batch,
-                .rows_per_step = micro_batches * micro_batch,
-                .micro_batches = micro_batches,
-                .tokens_per_step = micro_batches * micro_batch * context,
-                .steps = 2},
-      .groups = s.groups,
-      .schedule = {},
-      .clip_norm = s.clips ? 1.0 : 0.0,
-      .keeps_documents_apart = s.keeps_documents_apart,
-      .diagnostics_every = s.takes_diagnostics ? 1 : 0,
-      .byte_lengths = std::vector<int64_t>(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1),
-      .attention = s.attention};
-  const int64_t before = dry.memory(device).current_bytes;
-  Trainer trainer(*model, loader, options);
-  estimate.optimizer_bytes = dry.memory(device).current_bytes - before;
-  for (int step = 0; step < 2; ++step) trainer.step();
+  training.start();
+  estimate.optimizer_bytes = dry.memory(device).current_bytes - estimate.weights_bytes;
+  training.step();
+  const int64_t sent = training.bytes_sent();
+  training.step();
+  estimate.sent_bytes = (training.bytes_sent() - sent) / micro_batches;
 
   const MemoryStats stats = dry.memory(device);
   estimate.peak_bytes = stats.peak_bytes;
@@ -76,20 +55,6 @@ std::string MemoryEstimate::text() const {
                      size_text(activations_bytes));
 }
 
-MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
-  const config::Experiment& e = config.experiment;
-  MemorySubject s{.model = model_options(config, num_ids),
-                  .compute = compute_dtype(e),
-                  .groups = param_groups(e),
-                  .rows_per_step = step_sizes(e).rows_per_step,
-                  .clips = e.optim().clip_norm() > 0,
-                  .keeps_documents_apart = keeps_documents_apart,
-                  .counts_bytes = true,
-                  .takes_diagnostics = e.log().diagnostics_every() > 0};
-  s.model.fixed_text.resize(static_cast<size_t>(s.model.context));  // for mixers that read one
-  return s;
-}
-
 const MemoryEstimate& MemoryEstimator::dry_run(int64_t micro_batch) {
   auto known = known_.find(micro_batch);
   if (known == known_.end()) known = known_.emplace(micro_batch, dry_steps(subject_, micro_batch)).first;
@@ -97,7 +62,7 @@ const MemoryEstimate& MemoryEstimator::dry_run(int64_t micro_batch) {
 }
 
 MemoryEstimate MemoryEstimator::of(int64_t micro_batch) {
-  const int64_t most = std::max<int64_t>(kMostTokens / subject_.model.context, 2);
+  const int64_t most = std::max<int64_t>(kMostTokens * subject_.parallel.context / subject_.model.context, 2);
   if (micro_batch <= most) return dry_run(micro_batch);
   const int64_t half = most / 2;
   const MemoryEstimate &low = dry_run(half), &high = dry_run(2 * half);
@@ -106,6 +71,7 @@ MemoryEstimate MemoryEstimator::of(int64_t micro_batch) {
   estimate.activations_bytes = along(low.activations_bytes, high.activations_bytes, steps);
   estimate.peak_bytes = along(low.peak_bytes, high.peak_bytes, steps);
   estimate.reserved_bytes = along(low.reserved_bytes, high.reserved_bytes, steps);
+  estimate.sent_bytes = along(low.sent_bytes, high.sent_bytes, steps);
   return estimate;
 }
 

@@ -7,26 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "trainers/config/config.h"
-#include "trainers/config/translate.h"
+#include "trainers/run/trial.h"
 
 namespace weft::train {
 
-// What memory depends on.
-struct MemorySubject {
-  LanguageModelOptions model;
-  DType compute = kF32;
-  std::vector<ParamGroup> groups = {};
-  int64_t rows_per_step = 1;  // sequences
-  bool clips = true;
-  bool keeps_documents_apart = false;
-  bool counts_bytes = false;       // bits per byte beside the loss
-  bool takes_diagnostics = false;  // in some steps
-  ops::AttentionBackend attention = ops::AttentionBackend::automatic;
-};
-MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart);
-
-// On the default device. Tests hold the peak to 3 % for every mixer of the table, what is reserved to 10 % (experts are chosen unevenly). Not counted: what is not in tensors (see kOutsideBytes), and analyses in between (log.analysis_every).
+// On the default device, of the first of several ranks. Tests hold the peak to 3 % for every mixer of the table, what is reserved to 10 % (experts are chosen unevenly). Not counted: what is not in tensors (see kOutsideBytes), and analyses in between (log.analysis_every).
 struct MemoryEstimate {
   int64_t num_params = 0;
   int64_t weights_bytes = 0;    // f32 masters, bf16 working copies, running means
@@ -36,6 +21,7 @@ struct MemoryEstimate {
   int64_t activations_bytes = 0;
   int64_t peak_bytes = 0;      // of live tensors: MemoryStats::peak_bytes of the training
   int64_t reserved_bytes = 0;  // taken from the system for them: MemoryStats::reserved_bytes
+  int64_t sent_bytes = 0;      // to other ranks in a micro-batch, without the sums of gradients
   std::string text() const;    // "1.42 GiB (weights 110.3 MiB, gradients ...)"
 };
 

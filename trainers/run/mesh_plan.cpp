@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tools/bench/bench.h"
+#include "trainers/run/calibration.h"
 #include "trainers/run/session.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
@@ -14,15 +15,18 @@ namespace {
 
 // Of the peak rates, in training steps and in attention (docs/performance.md).
 constexpr double kReachedByProducts = 0.8, kReachedByAttention = 0.8;
+constexpr double kMessageLatency = 1e-6;  // between threads
+// Packed rows that are looked at: as many tokens, and no more rows.
+constexpr int64_t kMostSampled = int64_t{1} << 19, kMostRows = 8;
 
 // Equal neighbours of the list become one entry.
 void add_layer(std::vector<dist::AttentionLayers>& all, dist::AttentionLayers layer) {
   for (dist::AttentionLayers& known : all)
-    if (known.heads == layer.heads && known.kv_heads == layer.kv_heads && known.width == layer.width &&
-        known.share == layer.share) {
+    if (layer.layers = known.layers; known == layer) {
       ++known.layers;
       return;
     }
+  layer.layers = 1;
   all.push_back(layer);
 }
 
@@ -31,7 +35,7 @@ void add_layer(std::vector<dist::AttentionLayers>& all, dist::AttentionLayers la
 dist::Hardware hardware_here(DType compute, int ranks) {
   const double peak = measured_peak_flops(compute) / ranks, bandwidth = bench::memory_bandwidth() / ranks;
   // A message between threads is a copy, which reads and writes.
-  const dist::Link copy{.latency_s = 1e-6, .bytes_per_s = bandwidth / 2};
+  const dist::Link copy{.latency_s = kMessageLatency, .bytes_per_s = bandwidth / 2};
   return {.name = "here",
           .gemm_flops = kReachedByProducts * peak,
           .attention_forward_flops = kReachedByAttention * peak,
@@ -40,22 +44,66 @@ dist::Hardware hardware_here(DType compute, int ranks) {
           .memory_bytes_per_s = bandwidth,
           .ranks_per_node = 1 << 20,
           .inside = copy,
-          .between = copy};
+          .between = copy,
+          .has_engines = false};
 }
 
-MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, int zero)
-    : subject_(memory_subject(config, vocab, false)), hardware_(std::move(hardware)), zero_(zero) {
+dist::FixedChoices fixed_choices(const config::Loaded& config) {
+  const ParallelOptions parallel = parallel_options(config.experiment);
+  dist::FixedChoices fixed{.zero = parallel.zero};
+  auto is_said = [&](const char* field) { return config.origins.has(str("parallel.", field)); };
+  if (is_said("data")) fixed.data = parallel.data;
+  if (is_said("context")) fixed.context = parallel.context;
+  if (is_said("scheme")) fixed.scheme = parallel.scheme;
+  if (is_said("layout")) fixed.layout = parallel.layout;
+  return fixed;
+}
+
+MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, MeshPlanOptions options)
+    : options_(std::move(options)),
+      subject_(memory_subject(config, vocab, !options_.documents.empty())),
+      planner_(planner_of(config, std::move(hardware))) {}
+
+dist::StepPlanner MeshPlan::planner_of(const config::Loaded& config, dist::Hardware hardware) {
+  dist::TrainingShape shape = shape_of(config);
+  if (options_.calibration_flops <= 0) return {std::move(shape), std::move(hardware)};
+  MemorySubject subject = subject_;
+  subject.model.recompute = Recompute::none;
+  const int64_t of_row = shape.tokens / options_.fixed.context.value_or(1);
+  const int64_t rows = options_.fixed.micro_batch.value_or(config.experiment.train().micro_batch());
+  const int threads = num_threads(), ranks = options_.ranks_here;
+  set_num_threads(std::max(threads / ranks, 1));
+  const Calibration here =
+      calibrate(subject, shape.attention, rows * std::max<int64_t>(of_row, 1), options_.calibration_flops);
+  set_num_threads(threads);
+  const double share = std::min(static_cast<double>(threads) / ranks, 1.0);  // of a thread, where ranks are more
+  hardware.attention_forward_flops = share * here.attention_forward_flops;
+  hardware.attention_backward_flops = share * here.attention_backward_flops;
+  hardware.inside = hardware.between = {.latency_s = kMessageLatency, .bytes_per_s = share * here.copy_bytes_per_s};
+  shape.matmul_params = 0;  // they are in what was timed
+  shape.other_s_per_token = here.other_s_per_token / share, shape.update_s = here.update_s / share;
+  return {std::move(shape), std::move(hardware)};
+}
+
+dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
   const LanguageModelOptions& model = subject_.model;
   const StepSizes sizes = step_sizes(config.experiment);
-  training_ = {.tokens = sizes.context, .rows_per_step = sizes.rows_per_step, .bytes = subject_.compute == kBF16 ? 2 : 4};
+  dist::TrainingShape shape{.tokens = sizes.context,
+                            .rows_per_step = sizes.rows_per_step,
+                            .dtype = subject_.compute,
+                            .block = parallel_options(config.experiment).block};
+  // Rows of one long stream of documents, as packing cuts them.
+  const int64_t rows = options_.documents.empty() ? 0 : std::clamp<int64_t>(kMostSampled / sizes.context, 1, kMostRows);
+  for (int64_t row = 0; row < rows; ++row)
+    shape.documents.push_back(data::packed_documents(
+        options_.documents, sizes.context, Rng(config.experiment.seed())["plan"][static_cast<uint64_t>(row)]));
   DryRun dry;
   {
     const LanguageModel whole(model, Rng(0));
-    training_.params = static_cast<double>(whole.num_params());
-    training_.matmul_params = static_cast<double>(whole.num_matmul_params());
+    shape.params = static_cast<double>(whole.num_params());
+    shape.matmul_params = static_cast<double>(whole.num_matmul_params());
     flops_per_token_ = whole.flops_per_token();
   }
-  const double causal_keys = (static_cast<double>(sizes.context) + 1) / 2;
   for (int64_t layer = 0; layer < model.layers; ++layer) {
     const auto at = static_cast<size_t>(layer);
     const size_t kind = model.pattern.empty() ? at % model.mixers.size()
@@ -66,12 +114,24 @@ MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware h
     if (const auto* softmax = make.target<SoftmaxOptions>()) {
       const int64_t kv_heads = softmax->kv_heads ? softmax->kv_heads : softmax->heads;
       const int64_t width = softmax->head_dim ? softmax->head_dim : model.dim / softmax->heads;
-      add_layer(training_.attention, {1, softmax->heads, kv_heads, width, keys / causal_keys});
+      add_layer(shape.attention, {.heads = softmax->heads,
+                                  .kv_heads = kv_heads,
+                                  .key_width = width,
+                                  .value_width = width,
+                                  .window = softmax->window,
+                                  .share = keys / causal_keys(sizes.context, softmax->window)});
+    } else if (const auto* mla = make.target<MlaOptions>()) {
+      // Expanded: every head has keys and values of its own.
+      const int64_t width = mla->head_dim ? mla->head_dim : model.dim / mla->heads;
+      const int64_t rotated = mla->rope_dim ? mla->rope_dim : std::max<int64_t>(width / 2 / 2 * 2, 2);
+      add_layer(shape.attention,
+                {.heads = mla->heads, .kv_heads = mla->heads, .key_width = width + rotated, .value_width = width});
     } else {
       ++num_other_layers_;
-      training_.matmul_params += mixer->flops_per_token(keys) / 6;
+      shape.matmul_params += mixer->flops_per_token(keys) / 6;
     }
   }
+  return shape;
 }
 
 const MemoryEstimate& MeshPlan::memory(int context, int64_t micro_batch, bool recomputes) {
@@ -80,7 +140,8 @@ const MemoryEstimate& MeshPlan::memory(int context, int64_t micro_batch, bool re
   auto estimator = estimators_.find({context, recomputes});
   if (estimator == estimators_.end()) {
     MemorySubject subject = subject_;
-    subject.model.context = training_.tokens / context;
+    subject.parallel = {};  // what ranks share and what attention over ranks takes is added by step()
+    subject.model.context = (training().tokens + context - 1) / context;
     if (!subject.model.fixed_text.empty()) subject.model.fixed_text.resize(static_cast<size_t>(subject.model.context));
     subject.model.recompute = recomputes ? Recompute::blocks : Recompute::none;
     estimator = estimators_.emplace(std::make_pair(context, recomputes), MemoryEstimator(std::move(subject))).first;
@@ -89,17 +150,17 @@ const MemoryEstimate& MeshPlan::memory(int context, int64_t micro_batch, bool re
 }
 
 PlannedStep MeshPlan::step(const dist::MeshChoice& choice) {
-  PlannedStep step{.choice = choice, .cost = dist::step_cost(training_, choice, hardware_)};
+  PlannedStep step{.choice = choice, .cost = planner_.cost(choice)};
   const MemoryEstimate& one = memory(choice.context, choice.micro_batch, choice.recomputes);
-  const int64_t shared = (zero_ >= 1 ? one.optimizer_bytes : 0) + (zero_ >= 2 ? one.gradients_bytes : 0);
+  const int64_t shared = (choice.zero >= 1 ? one.optimizer_bytes : 0) + (choice.zero >= 2 ? one.gradients_bytes : 0);
   step.bytes = one.reserved_bytes - shared + shared / choice.ranks() + static_cast<int64_t>(step.cost.context_bytes);
-  step.fits = static_cast<double>(step.bytes) <= hardware_.memory_bytes;
+  step.fits = static_cast<double>(step.bytes) <= hardware().memory_bytes;
   return step;
 }
 
 std::vector<PlannedStep> MeshPlan::steps(int ranks) {
   std::vector<PlannedStep> all;
-  for (const dist::MeshChoice& choice : dist::mesh_choices(training_, ranks, hardware_)) all.push_back(step(choice));
+  for (const dist::MeshChoice& choice : planner_.choices(ranks, fixed())) all.push_back(step(choice));
   std::ranges::stable_sort(all, [](const PlannedStep& a, const PlannedStep& b) {
     if (a.fits != b.fits) return a.fits;
     if (a.cost.step_s != b.cost.step_s) return a.cost.step_s < b.cost.step_s;

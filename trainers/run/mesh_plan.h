@@ -8,6 +8,7 @@
 
 #include "trainers/config/config.h"
 #include "trainers/run/memory_estimate.h"
+#include "weft/data/document_lengths.h"
 #include "weft/distributed/step_cost.h"
 
 namespace weft::train {
@@ -23,29 +24,45 @@ struct PlannedStep {
   bool fits = false;
 };
 
+// What the config or its overrides say of parallel.*; what is not said there is open.
+dist::FixedChoices fixed_choices(const config::Loaded& config);
+
+struct MeshPlanOptions {
+  dist::FixedChoices fixed = {};
+  data::DocumentLengths documents =
+      {};  // of packed rows, whose tokens see their own document only; empty: a row is one document
+  // Above 0: the hardware is this machine, and rates of ranks are those that calibrate() finds with so many operations at a time.
+  double calibration_flops = 0;
+  int ranks_here = 1;  // that share this thread's number of threads then
+};
+
 class MeshPlan {
  public:
-  // `vocab`: of the tokenizer, where the config does not set model.vocab. zero 1: ranks share the optimiser's moments; 2: and gradients.
-  MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, int zero = 0);
+  // `vocab`: of the tokenizer, where the config does not set model.vocab.
+  MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, MeshPlanOptions options = {});
 
-  const dist::TrainingShape& training() const { return training_; }
-  const dist::Hardware& hardware() const { return hardware_; }
+  const dist::TrainingShape& training() const { return planner_.training(); }
+  const dist::Hardware& hardware() const { return planner_.hardware(); }
+  dist::StepPlanner& planner() { return planner_; }
+  const dist::FixedChoices& fixed() const { return options_.fixed; }
   double flops_per_token() const { return flops_per_token_; }     // of training
   int64_t num_other_layers() const { return num_other_layers_; }  // whose attention is not softmax
 
   PlannedStep step(const dist::MeshChoice& choice);
-  // All choices for these ranks: those that fit first, the fastest first among them, and of equal ones that with the least memory.
+  // All choices for these ranks that the fixed ones allow: those that fit first, the fastest first among them, and of equal ones that with the
+  // least memory.
   std::vector<PlannedStep> steps(int ranks);
 
  private:
+  dist::TrainingShape shape_of(const config::Loaded& config);
+  dist::StepPlanner planner_of(const config::Loaded& config, dist::Hardware hardware);
   const MemoryEstimate& memory(int context, int64_t micro_batch, bool recomputes);
 
+  MeshPlanOptions options_;
   MemorySubject subject_;
-  dist::TrainingShape training_;
-  dist::Hardware hardware_;
-  int zero_ = 0;
   double flops_per_token_ = 0;
   int64_t num_other_layers_ = 0;
+  dist::StepPlanner planner_;  // of what the members above say
   std::map<std::pair<int, bool>, MemoryEstimator> estimators_ = {};
   std::map<std::tuple<int, int64_t, bool>, MemoryEstimate> known_ = {};
 };

@@ -11,6 +11,7 @@
 namespace weft::train {
 
 static std::string mebibytes(double bytes) { return fmt::format("{:.1f} MiB", bytes / 1048576.0); }
+static std::string milliseconds(double s) { return fmt::format("{:.4g} ms", 1000 * s); }
 
 namespace {
 
@@ -69,7 +70,13 @@ std::vector<std::pair<std::string, std::string>> facts(const RunResult& r) {
   facts.emplace_back("training time", cli::duration_text(r.time_s));
   if (r.tokens_per_s) facts.emplace_back("tokens per second", with_thousands(std::llround(*r.tokens_per_s)));
   if (r.peak_bytes) facts.emplace_back("peak memory", mebibytes(*r.peak_bytes));
-  facts.emplace_back("predicted peak", mebibytes(static_cast<double>(r.predicted_peak_bytes)));
+  facts.emplace_back("predicted peak", mebibytes(static_cast<double>(r.predicted.peak_bytes)));
+  if (r.step_s) facts.emplace_back("step", milliseconds(*r.step_s));
+  if (r.predicted.step_s > 0) facts.emplace_back("predicted step", milliseconds(r.predicted.step_s));
+  if (r.sent_bytes) {
+    facts.emplace_back("sent in a step", mebibytes(static_cast<double>(*r.sent_bytes)));
+    facts.emplace_back("predicted to be sent", mebibytes(static_cast<double>(r.predicted.sent_bytes)));
+  }
   return facts;
 }
 
@@ -82,7 +89,12 @@ std::string summary(const RunResult& r) {
   if (r.tokens_per_s) text += ", " + cli::rate_text(*r.tokens_per_s);
   if (r.peak_bytes)
     text += ", peak " + mebibytes(*r.peak_bytes) + " (predicted " +
-            mebibytes(static_cast<double>(r.predicted_peak_bytes)) + ")";
+            mebibytes(static_cast<double>(r.predicted.peak_bytes)) + ")";
+  if (r.step_s && r.predicted.step_s > 0)
+    text += ", step " + milliseconds(*r.step_s) + " (predicted " + milliseconds(r.predicted.step_s) + ")";
+  if (r.sent_bytes)
+    text += ", sent " + mebibytes(static_cast<double>(*r.sent_bytes)) + " a step (predicted " +
+            mebibytes(static_cast<double>(r.predicted.sent_bytes)) + ")";
   return text + ", " + r.report;
 }
 
@@ -103,7 +115,11 @@ std::string result_text(const RunResult& r, bool is_json) {
     out["time_s"] = r.time_s;
     add("tokens_per_second", r.tokens_per_s);
     add("peak_bytes", r.peak_bytes);
-    out["predicted_peak_bytes"] = r.predicted_peak_bytes;
+    out["predicted_peak_bytes"] = r.predicted.peak_bytes;
+    add("step_s", r.step_s);
+    if (r.predicted.step_s > 0) out["predicted_step_s"] = r.predicted.step_s;
+    add("sent_bytes_per_step", r.sent_bytes);
+    if (r.sent_bytes) out["predicted_sent_bytes_per_step"] = r.predicted.sent_bytes;
     return out.dump(2) + "\n";
   }
   std::string text;

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "trainers/run/prediction.h"
 #include "trainers/run/recorder.h"
 
 namespace weft::train {
@@ -15,7 +16,9 @@ struct RunResult {
   int64_t params = 0, steps = 0, tokens = 0;
   double time_s = 0;  // of training
   int64_t num_skipped = 0;
-  int64_t predicted_peak_bytes = 0;
+  Prediction predicted = {};
+  std::optional<double> step_s = {};       // the median step of this process
+  std::optional<int64_t> sent_bytes = {};  // in a step, of the first of several ranks
   std::optional<double> train_loss = {}, tokens_per_s = {}, peak_bytes = {};  // of the last line
   std::optional<double> val_loss = {}, val_loss_se = {}, val_ppl = {}, val_bpb = {};
   std::optional<std::string> sample = {};  // the last one

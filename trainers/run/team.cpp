@@ -13,6 +13,7 @@
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/data.h"
 #include "trainers/run/evaluate.h"
+#include "trainers/run/prediction.h"
 #include "trainers/run/session.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
@@ -36,9 +37,12 @@ static int count_ranks_here(dist::Communicator& world) {
 }
 
 Team::Team(dist::Communicator& world, const ParallelOptions& parallel)
+    : Team(world, world.split(world.rank() / parallel.context, world.rank(), "context"), parallel) {}
+
+Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ParallelOptions& parallel)
     : world_(world),
       parallel_(parallel),
-      context_(world.split(world.rank() / parallel.context, world.rank(), "context")),
+      context_(std::move(context)),
       group_{.tokens = context_.get(), .batch = &world, .scheme = parallel.scheme} {
   WEFT_CHECK(world.size() == parallel.ranks(),
              str("training: ", world.size(), " ranks for parallel.data ", parallel.data, " x parallel.context ",
@@ -129,9 +133,13 @@ namespace {
 struct Follower {
   Follower(Team& team, const config::Loaded& config, const std::string& run_folder)
       : data(prepare_data(config, run_folder, {.keeps_shards = true})),
+        // Beside that of the rank that leads: ranks share the machine then as in the training.
+        prediction(
+            predict(config, data.num_ids(), {.num_params = count_params(model_options(config, data.num_ids()))})),
         model(make_model(config, data)),
         trainer(*model, data.samples(), trainer_options(config.experiment, data), &team) {}
   RunData data;
+  Prediction prediction;
   std::unique_ptr<LanguageModel> model;
   Trainer trainer;
 };

@@ -19,6 +19,8 @@ class Team {
  public:
   // Rank d * context + c of `world` has part c of the sequences of data rank d. Every rank makes one.
   Team(dist::Communicator& world, const ParallelOptions& parallel);
+  // `context`: the ranks that share this one's sequences.
+  Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ParallelOptions& parallel);
 
   dist::Communicator& world() const { return world_; }
   bool leads() const { return world_.rank() == 0; }

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/facts.h"
 #include "trainers/run/trace.h"
+#include "weft/comm/dry_ranks.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -17,6 +19,15 @@ using Clock = std::chrono::steady_clock;
 
 static double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+constexpr size_t kMostStepTimes = 100000;
+
+static std::optional<double> median(std::vector<double> values) {
+  if (values.empty()) return std::nullopt;
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 void stop_if_asked() {
@@ -57,9 +68,10 @@ std::optional<int> TrainingRun::take_steps() {
     folder_.require_present();
     data_.scan->look();
     auto begin = Clock::now();
-    StepResult result = step();
+    StepResult result = measured_step();
     double step_s = seconds_since(begin);
     if (++steps_here_ > 10) progress_.time_s += step_s;
+    if (steps_here_ > 1 && step_s_.size() < kMostStepTimes) step_s_.push_back(step_s);
     recorder_.step(result, trainer_.num_steps(), rates(result.lr_factor), progress_.time_s, step_s,
                    trainer_.num_skipped());
     recorder_.diagnostics(result, trainer_.num_steps(), progress_.time_s);
@@ -83,6 +95,15 @@ void TrainingRun::require_guard_goes_on() {
            trainer_.num_steps() - count),
        "go on from an earlier checkpoint with a lower learning rate in another run (--resume), find the op with "
        "train.anomaly=true, or allow more with optim.skip.max_in_a_row");
+}
+
+// What a step sends is the same in each of them; the first one also makes what later ones keep.
+StepResult TrainingRun::measured_step() {
+  if (!team_ || steps_here_ != 1) return step();
+  const int64_t before = dist::recorded_bytes(folder_.path(), team_->world().rank());
+  StepResult result = step();
+  sent_bytes_ = dist::recorded_bytes(folder_.path(), team_->world().rank()) - before;
+  return result;
 }
 
 // A step, with its trace where one is due.
@@ -147,7 +168,9 @@ RunResult TrainingRun::result() const {
                        .tokens = sizes.steps * sizes.tokens_per_step,
                        .time_s = progress_.time_s,
                        .num_skipped = trainer_.num_skipped(),
-                       .predicted_peak_bytes = memory_.peak_bytes},
+                       .predicted = prediction_,
+                       .step_s = median(step_s_),
+                       .sent_bytes = sent_bytes_},
                       recorder_);
 }
 

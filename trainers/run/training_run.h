@@ -42,6 +42,7 @@ class TrainingRun {
   // The steps and the end: training_run.cpp.
   std::optional<int> take_steps();  // an exit code if the run stops before its last step
   StepResult step();
+  StepResult measured_step();
   void require_guard_goes_on();  // Error if the guard has skipped too many steps in a row
   int stop(const std::string& why);
   int finish();
@@ -67,13 +68,16 @@ class TrainingRun {
   RunData data_;
   std::vector<int32_t> prompt_;  // of samples
   MemoryEstimate memory_;        // found before anything of it is taken
+  Prediction prediction_;
   std::unique_ptr<LanguageModel> model_;
   Trainer trainer_;
   RunCheckpoints checkpoints_;
   double peak_flops_;
   Recorder recorder_;
   RunProgress progress_;
-  int64_t steps_here_ = 0;  // of this process; the first 10 are not counted in the time
+  int64_t steps_here_ = 0;           // of this process; the first 10 are not counted in the time
+  std::vector<double> step_s_ = {};  // of those of this process, but for the first one
+  std::optional<int64_t> sent_bytes_ = {};
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   const char* again_ = "the same command continues";
 };

@@ -38,6 +38,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       data_(prepare_for_all()),
       prompt_(checked_prompt(config_, data_)),
       memory_(check_and_start()),
+      prediction_(predict(config_, data_.num_ids(), memory_)),
       model_(make_model(config_, data_)),
       trainer_(*model_, data_.samples(), trainer_options(e_, data_), team_),
       checkpoints_(folder.file("checkpoints"),
@@ -168,6 +169,11 @@ void TrainingRun::announce() {
                         sizes.micro_batch, team_ ? str(" x ", team_->parallel().data) : "", " x ", sizes.context, "), ",
                         sizes.steps * sizes.tokens_per_step, " tokens"));
   recorder_.message("memory: predicted peak " + memory_.text());
+  if (prediction_.step_s > 0)
+    recorder_.message(fmt::format(
+        "time: predicted step {:.4g} ms{}", 1000 * prediction_.step_s,
+        team_ ? fmt::format(", in which a rank sends {:.1f} MiB", static_cast<double>(prediction_.sent_bytes) / 1048576)
+              : ""));
 }
 
 }  // namespace weft::train

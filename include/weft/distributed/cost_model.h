@@ -1,5 +1,5 @@
-// What a training over many ranks will cost, before there are any: bytes that each scheme of context attention sends, and times by the
-// alpha-beta model (a message of m bytes takes alpha + m / beta seconds). Pure functions of sizes and of a machine's figures.
+// What a training over many ranks will cost, before there are any: the times of context attention and of sums by the alpha-beta model (a message
+// of m bytes takes alpha + m / beta seconds). Bytes are those of message_bytes(). Pure functions of sizes and of a machine's figures.
 // N tokens of a sequence, P ranks that share it, n = N / P, H query heads, G key/value heads, g = H / G.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "weft/comm/layout.h"
+#include "weft/distributed/choose_scheme.h"
 
 namespace weft::dist {
 
@@ -25,21 +26,13 @@ struct Hardware {
   double memory_bytes = 0, memory_bytes_per_s = 1;
   int ranks_per_node = 1;
   Link inside = {}, between = {};  // of a node, of nodes
+  bool has_engines = true;  // that move messages beside the work; false: ranks copy them themselves, in its place
 };
 // h100, h200: 8 GPUs per node with NVLink 4, one InfiniBand NDR adapter each. Planning values; none of them has been measured here.
 std::span<const Hardware> hardware_profiles();
 const Hardware& hardware_profile(std::string_view name);  // Error with the names if there is none
 
-// Causal attention of one layer and of `rows` sequences.
-struct AttentionShape {
-  int64_t rows = 1, tokens = 0;
-  int ranks = 1;
-  int64_t heads = 1, kv_heads = 1, width = 64;  // width: of a head's keys and of its values
-  int64_t bytes = 2, sum_bytes = 4;             // of a number, and of one of a gradient's sums that travels
-  double local_tokens() const { return static_cast<double>(rows * tokens) / ranks; }
-};
-
-// One hop's message, in bytes.
+// One hop's message in bytes, without its positions and documents (4 or 8 bytes per token).
 struct HopMessages {
   double keys = 0;        // keys and values
   double key_sums = 0;    // and their gradients' sums
@@ -48,46 +41,41 @@ struct HopMessages {
   double backward_keys() const { return keys + key_sums; }
   double backward_queries() const { return queries + query_sums; }
 };
-HopMessages hop_messages(const AttentionShape& shape);
-// Backward of a ring sends fewer bytes with travelling keys than with travelling queries.
-bool keys_travel_cheaper(const AttentionShape& shape);
+HopMessages hop_messages(const ContextShape& shape);
 
+// The plan of a causal mask without one being made: cover and pairs are those of plan_hops() for the next length that the layout divides, tiles
+// are not counted. balanced counts as zigzag.
+HopPlan causal_plan(LayoutKind layout, int64_t tokens, int ranks, int64_t block = 1);
+// Of several rows that go through attention together: the sum of their work.
+HopPlan joined(std::span<const HopPlan> rows);
 // Visible pairs of the busiest rank at each hop of a ring, per head.
 std::vector<double> lockstep_pairs(const HopPlan& plan);
-// The same of a causal mask in closed form: contiguous, striped with blocks of one token, or zigzag, as which balanced counts.
-std::vector<double> causal_lockstep_pairs(LayoutKind layout, int64_t tokens, int ranks);
 
-// ring_of_queries: forward is the ring's; in backward queries travel. usp: Ulysses inside a node, a ring over nodes. chunked_all_gather:
-// gathers a group of heads while it computes the one before. double_ring: keys go round each node, and between nodes at the side of that.
-enum class CostedScheme {
-  ring,
-  ring_of_queries,
-  bidirectional_ring,
-  double_ring,
-  ulysses,
-  usp,
-  all_gather,
-  chunked_all_gather
+// Of one call: its shape, the hops of `rows` rows of it, and how many of their pairs are computed (fewer where heads are chosen).
+struct AttentionCall {
+  ContextShape shape;
+  HopPlan plan;
+  int64_t rows = 1;
+  double share = 1;
 };
-std::string_view to_string(CostedScheme scheme);
-std::span<const CostedScheme> costed_schemes();
-// "" or why the scheme cannot run: heads that do not divide, ranks that do not fill nodes.
-std::string scheme_problem(CostedScheme scheme, const AttentionShape& shape, int ranks_per_node);
 
 struct SchemeCost {
   double forward_s = 0, backward_s = 0;
-  double forward_sent = 0, backward_sent = 0;  // bytes per rank
-  double extra_bytes = 0;                      // memory beside the rank's own queries, keys, values and output
+  double forward_sent = 0, backward_sent = 0;  // bytes of the rank that sends most: message_bytes()
 };
-// `pairs`: of lockstep_pairs(). Schemes without a ring take as long as the whole of them spread evenly.
-SchemeCost attention_cost(CostedScheme scheme, const AttentionShape& shape, std::span<const double> pairs,
+// A ring waits at every hop for the rank with most work; all_gather lasts as long as the rank with most work in all; with ulysses ranks have
+// equal work. Error where scheme_problem() has one.
+SchemeCost attention_cost(Scheme scheme, const SchemeOptions& options, const AttentionCall& call,
                           const Hardware& hardware);
+
+// Bytes that a call takes at its peak beside those of ops::attend() and its backward on a rank's own tokens: by a dry run of it.
+double scheme_memory(Scheme scheme, const SchemeOptions& options, const ContextShape& shape);
 
 // Tokens per rank above which communication hides behind the work of balanced causal attention.
 struct OverlapThresholds {
   double forward = 0, backward_keys = 0, backward_queries = 0;
 };
-OverlapThresholds overlap_thresholds(const AttentionShape& shape, const Hardware& hardware, const Link& link);
+OverlapThresholds overlap_thresholds(const ContextShape& shape, const Hardware& hardware, const Link& link);
 
 // All-reduce of `bytes` over `ranks` by a ring.
 double all_reduce_time(double bytes, int ranks, const Hardware& hardware);

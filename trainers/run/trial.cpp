@@ -1,0 +1,83 @@
+#include "trainers/run/trial.h"
+
+#include <algorithm>
+
+#include "weft/core/allocator.h"
+#include "weft/data/spread.h"
+
+namespace weft::train {
+
+MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
+  const config::Experiment& e = config.experiment;
+  MemorySubject s{.model = model_options(config, num_ids),
+                  .compute = compute_dtype(e),
+                  .groups = param_groups(e),
+                  .rows_per_step = step_sizes(e).rows_per_step,
+                  .clips = e.optim().clip_norm() > 0,
+                  .keeps_documents_apart = keeps_documents_apart,
+                  .counts_bytes = true,
+                  .takes_diagnostics = e.log().diagnostics_every() > 0,
+                  .parallel = parallel_options(e)};
+  s.model.fixed_text.resize(static_cast<size_t>(s.model.context));  // for mixers that read one
+  return s;
+}
+
+namespace {
+
+// Where the tokens of another rank stand, in the form in which ranks tell each other (src/nn/mixing/context_tokens.cpp): positions, positions in
+// documents, and documents where there are some, each [rows, tokens], and whether there are documents. A row of the trial is one document.
+dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
+  const data::SpreadOptions spread{.layout = s.parallel.layout, .ranks = s.parallel.context, .block = s.parallel.block};
+  const dist::Layout layout = data::layout_of_row(spread, s.model.context);
+  const dist::Layout parts = dist::Layout::contiguous(s.model.context, s.parallel.context);
+  return [layout, parts](int rank, std::span<int32_t> numbers) {
+    const auto tokens = static_cast<size_t>(layout.tokens_per_rank());
+    const size_t plane = numbers.size() / 3;
+    if (numbers.size() % 3 != 1 || plane == 0) return;  // something else is told
+    // Rows of the batch, or a fixed sequence, which is dealt in neighbouring parts.
+    const std::vector<int32_t> here = layout.positions(0);
+    const bool is_batch = plane % tokens == 0 && std::equal(here.begin(), here.end(), numbers.begin());
+    const std::vector<int32_t> there = (is_batch ? layout : parts).positions(rank);
+    const bool has_documents = numbers.back() != 0;
+    for (size_t i = 0; i < plane; ++i) {
+      const int32_t position = there[i % there.size()];
+      const bool is_padding = position >= layout.tokens();
+      numbers[i] = numbers[plane + i] = position;
+      numbers[2 * plane + i] = !has_documents ? position : is_padding ? -1 : 0;
+    }
+  };
+}
+
+}  // namespace
+
+TrialTraining::TrialTraining(const MemorySubject& s, int64_t micro_batch, int64_t micro_batches,
+                             std::vector<int32_t> ids)
+    : subject_(s),
+      options_{.sizes = {.context = s.model.context,
+                         .micro_batch = micro_batch,
+                         .rows_per_step = micro_batches * micro_batch * s.parallel.data,
+                         .micro_batches = micro_batches,
+                         .tokens_per_step = micro_batches * micro_batch * s.parallel.data * s.model.context,
+                         .steps = 1000},
+               .groups = s.groups,
+               .schedule = {},
+               .clip_norm = s.clips ? 1.0 : 0.0,
+               .keeps_documents_apart = s.keeps_documents_apart,
+               .diagnostics_every = s.takes_diagnostics ? 1 : 0,
+               .byte_lengths = std::vector<int64_t>(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1),
+               .attention = s.attention},
+      loader_({{data::Dataset(std::move(ids)), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 0) {
+  if (s.parallel.ranks() > 1) {
+    world_ = std::make_unique<dist::DryCommunicator>(s.parallel.ranks(), 0);
+    auto context = std::make_unique<dist::DryCommunicator>(s.parallel.context, 0, "context", world_.get());
+    context->set_others(places_of_ranks(s));
+    team_ = std::make_unique<Team>(*world_, std::move(context), s.parallel);
+  }
+  MemoryTag tag("parameters");
+  model_ = std::make_unique<LanguageModel>(s.model, Rng(0));
+  model_->set_compute(s.compute);
+}
+
+void TrialTraining::start() { trainer_ = std::make_unique<Trainer>(*model_, loader_, options_, team_.get()); }
+
+}  // namespace weft::train

@@ -1,0 +1,48 @@
+// A training with the sizes of a run and ids that mean nothing: to run dry, for its memory and messages, or for a few steps, for their time.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "trainers/config/config.h"
+#include "trainers/run/trainer.h"
+#include "weft/comm/dry_ranks.h"
+
+namespace weft::train {
+
+// What memory, messages and times depend on.
+struct MemorySubject {
+  LanguageModelOptions model;
+  DType compute = kF32;
+  std::vector<ParamGroup> groups = {};
+  int64_t rows_per_step = 1;  // sequences
+  bool clips = true;
+  bool keeps_documents_apart = false;
+  bool counts_bytes = false;       // bits per byte beside the loss
+  bool takes_diagnostics = false;  // in some steps
+  ops::AttentionBackend attention = ops::AttentionBackend::automatic;
+  ParallelOptions parallel = {};  // of several ranks: what the first one has
+};
+MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart);
+
+class TrialTraining {
+ public:
+  // Several ranks only in a dry run. `ids`: of the one row that is trained on, context + 1 of them.
+  TrialTraining(const MemorySubject& subject, int64_t micro_batch, int64_t micro_batches, std::vector<int32_t> ids);
+
+  const LanguageModel& model() const { return *model_; }
+  void start();  // what the training takes beside the model
+  void step() { trainer_->step(); }
+  int64_t bytes_sent() const { return world_ ? world_->bytes_sent() : 0; }
+
+ private:
+  const MemorySubject& subject_;
+  TrainerOptions options_;
+  std::unique_ptr<dist::DryCommunicator> world_;  // of several ranks
+  std::unique_ptr<LanguageModel> model_;
+  data::Loader loader_;
+  std::unique_ptr<Team> team_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+}  // namespace weft::train
