@@ -198,5 +198,62 @@ TEST(Recurrent, AClosedGateStaysFinite) {
   }
 }
 
+Var param_of(Mixer& mixer, const std::string& name) {
+  for (const NamedParam& p : mixer.params())
+    if (p.name == name) return *p.param;
+  ADD_FAILURE() << name;
+  return {};
+}
+
+// Of a layer in a model of kLayers: every M is 0 but that of layer 0, and small differences from channel to channel.
+std::unique_ptr<Mixer> hgrn_with(double first, int64_t layer, DType dtype) {
+  constexpr int64_t kLayers = 24, kDim = 8;
+  auto mixer = HgrnOptions{.heads = 0}({.dim = kDim, .context = 16, .layer = layer, .layers = kLayers}, Rng(3));
+  mixer->set_compute(dtype);
+  std::vector<double> bounds(kLayers * kDim);
+  for (size_t i = 0; i < bounds.size(); ++i) bounds[i] = i < kDim ? first : 0.05 * std::sin(static_cast<double>(i));
+  for (const NamedParam& p : mixer->params())
+    if (p.name == "bounds") {
+      Tensor value = p.param->value();
+      assign(value, cast(Var(Tensor::from(std::span<const double>(bounds), {kLayers * kDim})), value.dtype()).value());
+    }
+  return mixer;
+}
+
+TEST(Recurrent, BoundsNearOneStayFinite) {
+  for (double first : {-14.0, -60.0})
+    for (int64_t layer : {22, 23}) {
+      SCOPED_TRACE(testing::Message() << first << ", layer " << layer);
+      auto mixer = hgrn_with(first, layer, kF32);
+      Var x = variable(random_normal({1, 9, 8}, "x"));
+      Tokens tokens(plain_tokens(1, 9), {.is_training = true});
+      Var y = mixer->forward(x, tokens);
+      backward(sum_all(y));
+      expect_finite(y, "outputs");
+      expect_finite(x.grad(), "the gradient of x");
+      for (const NamedParam& p : mixer->params()) expect_finite(p.param->grad(), p.name);
+    }
+}
+
+TEST(Recurrent, BoundsAreSumsOfShares) {
+  NoGrad no_grad;
+  for (double first : {-1.0, 0.5})
+    for (int64_t layer : {1, 7, 23}) {
+      auto mixer = hgrn_with(first, layer, kF64);
+      auto of = [&](const std::string& name) { return param_of(*mixer, name); };
+      Var x = random_normal({1, 9, 8}, "x", kF64);
+      auto linear = [&](const Var& in, const std::string& name) {
+        return matmul(in, of(name + ".weight"), {.transpose_b = true});
+      };
+      Var c = sum(slice(softmax(reshape(of("bounds"), {24, 8}), 0), 0, 1, layer + 1), 0);
+      Var f = expand(c, x.shape()) + (1.0 - c) * sigmoid(linear(x, "decay"));
+      Tokens tokens(plain_tokens(1, 9)), others(plain_tokens(1, 9));
+      Var h = tokens.decay_scan((1.0 - f) * silu(linear(x, "v")), log(f));
+      Var expected = linear(rms_norm(h, of("norm.weight"), 1e-5) * silu(linear(x, "gate")), "out");
+      const std::vector<double> want = numbers(expected), got = numbers(mixer->forward(x, others));
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-12) << layer << ", number " << i;
+    }
+}
+
 }  // namespace
 }  // namespace weft

@@ -62,11 +62,13 @@ class Hgrn final : public Mixer {
   Var log_decay(const Var& x_BTD) {
     Var open = log_sigmoid(wide_linear(x_BTD, decay_));
     if (layer_ == 0) return open;
-    Var share_of_layers = softmax(reshape(*bounds_, {layers_, dim_}), 0);
-    Var bound = sum(slice(share_of_layers, 0, 1, layer_ + 1), 0);
-    Var low = expand(log(bound), open.shape());
-    open = open + log(1.0 - bound);
-    return maximum(low, open) + softplus(-abs(low - open));
+    // 1 - c is the sum of the other shares: as a difference it is 0 where they are small.
+    Var shares = log_softmax(reshape(*bounds_, {layers_, dim_}), 0);
+    std::vector<Var> others{slice(shares, 0, 0, 1)};
+    if (layer_ + 1 < layers_) others.push_back(slice(shares, 0, layer_ + 1, layers_));
+    Var low = expand(logsumexp(slice(shares, 0, 1, layer_ + 1), 0), open.shape());
+    open = open + logsumexp(concatenate(others, 0), 0);
+    return clamp_max(maximum(low, open) + softplus(-abs(low - open)), 0);
   }
 
   int64_t heads_, dim_, layer_, layers_;
