@@ -255,5 +255,31 @@ TEST(Recurrent, BoundsAreSumsOfShares) {
     }
 }
 
+// elu(x) + 1 = e^x of keys about -5 is less than the spacing of bf16 numbers at 1.
+TEST(Recurrent, FeaturesOfFarNegativeKeysAreNotRounded) {
+  NoGrad no_grad;
+  constexpr int64_t kDim = 8, kLong = 12;
+  Var noise = random_normal({1, kLong, kDim}, "x", kF32);
+  Var x = cast(cast(sin(noise) + 5.0, kBF16), kF32);
+  auto run = [&](DType dtype) {
+    auto mixer = LinearAttentionOptions{.heads = 1}({.dim = kDim, .context = 16}, Rng(3));
+    std::vector<double> diagonal(kDim * kDim, 0.0);
+    for (size_t i = 0; i < kDim; ++i) diagonal[i * kDim + i] = 1;
+    for (const NamedParam& p : mixer->params()) {
+      const bool is_negative = p.name == "q.weight" || p.name == "k.weight";
+      if (!is_negative && p.name != "out.weight" && p.name != "v.weight") continue;
+      Tensor value = p.param->value();
+      Var d = cast(Var(Tensor::from(std::span<const double>(diagonal), {kDim, kDim})), kF32);
+      if (p.name == "v.weight") d = d + cast(Var(random_normal({kDim, kDim}, "v", kF32)), kF32);
+      assign(value, (is_negative ? -d : d).value());
+    }
+    mixer->set_compute(dtype);
+    Tokens tokens(plain_tokens(1, kLong));
+    return numbers(mixer->forward(cast(x, dtype), tokens));
+  };
+  const std::vector<double> got = run(kBF16), want = run(kF64);
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 0.03) << "number " << i;
+}
+
 }  // namespace
 }  // namespace weft
