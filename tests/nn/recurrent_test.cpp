@@ -281,5 +281,27 @@ TEST(Recurrent, FeaturesOfFarNegativeKeysAreNotRounded) {
   for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 0.03) << "number " << i;
 }
 
+// RetNet's rotation is a part of it; mixers that never rotate may have heads of any width.
+TEST(Recurrent, RotationIsTheMixersOwn) {
+  NoGrad no_grad;
+  const Tensor x = random_normal({1, 7, 16}, "x");
+  auto run = [&](const MixerMaker& make, const std::optional<ops::RotaryOptions>& rotary) {
+    auto mixer = make({.dim = 16, .context = 16, .rotary = rotary}, Rng(3));
+    Tokens tokens(plain_tokens(1, 7));
+    return numbers(mixer->forward(x, tokens));
+  };
+  const MixerMaker retnet = RetnetOptions{.heads = 2};
+  EXPECT_EQ(run(retnet, ops::RotaryOptions()), run(retnet, {}));
+  EXPECT_EQ(run(retnet, ops::RotaryOptions()), run(retnet, ops::RotaryOptions{.base = 500, .fraction = 0.5}));
+  const MixerArgs of_15{.dim = 15, .context = 16};
+  EXPECT_EQ(error_of([&] { RetnetOptions{.heads = 3}(of_15, Rng(3)); }, {"retnet: heads of width 5", "even"}), "");
+  const MixerMaker unrotated[] = {LinearAttentionOptions{.heads = 3}, FlowOptions{.heads = 3},
+                                  LinearAttentionOptions{.feature_map = FeatureMap::taylor2, .heads = 3}};
+  for (const MixerMaker& make : unrotated) {
+    Tokens tokens(plain_tokens(1, 7));
+    EXPECT_EQ(make(of_15, Rng(3))->forward(random_normal({1, 7, 15}, "x"), tokens).shape(), (Shape{1, 7, 15}));
+  }
+}
+
 }  // namespace
 }  // namespace weft

@@ -41,6 +41,7 @@ struct LinearAttentionOptions {
 };
 
 // RetNet (2307.08621): rotated queries and keys, head h decays by 1 - 2^(-5 - h), values are twice as wide; a norm and a gate.
+// Its rotation is its own: base 10000 over the whole width, which is even, whatever MixerArgs::rotary says.
 struct RetnetOptions {
   int64_t heads = 1;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "src/nn/mixers/recurrent/parts.h"
+#include "weft/core/error.h"
 #include "weft/nn/mixers/recurrent.h"
 
 namespace weft {
@@ -12,13 +13,12 @@ namespace {
 
 using namespace recurrent;
 
-// y = (RMSNorm(o / sqrt(K)) * silu(x Wg)) Wo, of rotated q and k; V = 2 K.
+// y = (RMSNorm(o / sqrt(K)) * silu(x Wg)) Wo, of rotated q and k; V = 2 K. The rotation is a part of the mixer, whatever positions the model has.
 class Retnet final : public Mixer {
  public:
   Retnet(const RetnetOptions& o, const MixerArgs& args, Rng rng)
       : heads_(o.heads),
         width_(args.dim / o.heads),
-        rotary_(args.rotary.value_or(ops::RotaryOptions())),
         q_(args.dim, args.dim, rng["q"], {.std = args.std}),
         k_(args.dim, args.dim, rng["k"], {.std = args.std}),
         v_(args.dim, 2 * args.dim, rng["v"], {.std = args.std}),
@@ -31,7 +31,7 @@ class Retnet final : public Mixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    const ops::RotaryTable& table = tokens.rotary_table(width_, rotary_);
+    const ops::RotaryTable& table = tokens.rotary_table(width_, {.base = 10000, .fraction = 1});
     auto rotated = [&](const Linear& projection) { return rotary(split_heads(projection(x_BTD), heads_), table); };
     Var o = tokens.recur({rotated(q_), rotated(k_), split_heads(v_(x_BTD), heads_), vector_like(x_BTD, log_decays_)},
                          {.scale = inverse_root(width_)});
@@ -43,7 +43,6 @@ class Retnet final : public Mixer {
 
  private:
   int64_t heads_, width_;
-  ops::RotaryOptions rotary_;
   Linear q_, k_, v_, gate_;
   Norm head_norm_;
   Linear out_;
@@ -94,6 +93,8 @@ class Lightning final : public Mixer {
 
 std::unique_ptr<Mixer> RetnetOptions::operator()(const MixerArgs& args, Rng rng) const {
   check_heads("retnet", heads, args.dim);
+  WEFT_CHECK(args.dim / heads % 2 == 0, str("retnet: heads of width ", args.dim / heads, " cannot be rotated"),
+             "choose heads so that dim / heads is even");
   return std::make_unique<Retnet>(*this, args, rng);
 }
 

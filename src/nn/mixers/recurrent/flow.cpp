@@ -16,7 +16,7 @@ using namespace recurrent;
 class Flow final : public ProjectedMixer {
  public:
   Flow(const FlowOptions& o, const MixerArgs& args, Rng rng)
-      : ProjectedMixer("flow", {o.heads, o.heads, 0}, args, rng) {}
+      : ProjectedMixer("flow", {o.heads, o.heads, 0}, unrotated(args), rng) {}
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());

@@ -18,7 +18,7 @@ using namespace recurrent;
 class LinearAttention final : public ProjectedMixer {
  public:
   LinearAttention(const LinearAttentionOptions& o, const MixerArgs& args, Rng rng)
-      : ProjectedMixer("linear attention", {o.heads, o.heads, o.head_dim}, args, rng), o_(o) {
+      : ProjectedMixer("linear attention", {o.heads, o.heads, o.head_dim}, unrotated(args), rng), o_(o) {
     if (o.feature_map != FeatureMap::elu1) return;
     head_norm_ = std::make_unique<Norm>(s_.head_dim, NormOptions{.eps = 1e-5});
     name_part({"head_norm", *head_norm_});

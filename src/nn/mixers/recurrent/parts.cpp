@@ -42,6 +42,11 @@ Var rms_normed(const Var& x, double eps) {
   return rms_norm(x, Tensor::full({x.size(-1)}, 1, wide(x), x.device()), eps);
 }
 
+MixerArgs unrotated(MixerArgs args) {
+  args.rotary.reset();
+  return args;
+}
+
 Var vector_like(const Var& x, const std::vector<double>& numbers) {
   Tensor all = Tensor::from(std::span<const double>(numbers), {static_cast<int64_t>(numbers.size())});
   return cast(to(all, x.device()), wide(x));

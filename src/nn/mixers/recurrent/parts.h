@@ -36,6 +36,8 @@ Var floored(const Var& log_decay);
 Var l2_normed(const Var& x_BTHK);
 // x / sqrt(mean of squares + eps) of each head or token, without a gain.
 Var rms_normed(const Var& x, double eps);
+// For mixers whose heads never rotate: their width may be odd under any positions of the model.
+MixerArgs unrotated(MixerArgs args);
 // Numbers as a vector beside x.
 Var vector_like(const Var& x, const std::vector<double>& numbers);
 
