@@ -11,6 +11,7 @@ HeadSizes completed(std::string_view name, HeadSizes s, const MixerArgs& args) {
   WEFT_CHECK(s.kv_heads >= 1 && s.heads % s.kv_heads == 0,
              str(name, ": heads ", s.heads, " is not a multiple of kv_heads ", s.kv_heads),
              "choose kv_heads among the divisors of heads");
+  WEFT_CHECK(s.head_dim >= 0, str(name, ": head_dim ", s.head_dim), "use 0 (dim / heads) or more");
   WEFT_CHECK(s.head_dim > 0 || args.dim % s.heads == 0,
              str(name, ": dim ", args.dim, " is not a multiple of heads ", s.heads), "set head_dim, or change heads");
   if (s.head_dim == 0) s.head_dim = args.dim / s.heads;

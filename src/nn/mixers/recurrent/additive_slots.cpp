@@ -110,6 +110,13 @@ class AdditiveSlots final : public Mixer {
 
 std::unique_ptr<Mixer> AdditiveSlotsOptions::operator()(const MixerArgs& args, Rng rng) const {
   check_heads("additive_slots", heads, args.dim);
+  const bool has_agents = kind == SlotKind::agent || kind == SlotKind::flare;
+  WEFT_CHECK(has_agents || slots == 0,
+             str("additive_slots: slots ", slots, ", and the channels of the keys are the slots"),
+             "leave slots out, or use the kinds agent or flare");
+  WEFT_CHECK(kind == SlotKind::lightnet || gate_rank == 0,
+             str("additive_slots: gate_rank ", gate_rank, " of a kind without a gate"),
+             "leave gate_rank out, or use the kind lightnet");
   AdditiveSlotsOptions o = *this;
   if (o.slots == 0) o.slots = 32;
   if (o.gate_rank == 0) o.gate_rank = std::min<int64_t>(128, args.dim);

@@ -22,6 +22,8 @@ DeltaOptions completed(DeltaOptions o, int64_t dim) {
   WEFT_CHECK(o.heads >= 1 && o.key_heads >= 1 && o.heads % o.key_heads == 0,
              str("delta: heads ", o.heads, ", key_heads ", o.key_heads),
              "choose key_heads among the divisors of heads");
+  WEFT_CHECK(o.head_dim >= 0 && o.value_dim >= 0, str("delta: head_dim ", o.head_dim, ", value_dim ", o.value_dim),
+             "use 0 (filled in) or more");
   if (o.head_dim == 0) {
     const int64_t width = is_per_head ? 3 * dim / 4 : dim;
     WEFT_CHECK((!is_per_head || dim % 4 == 0) && width % o.heads == 0 && width >= o.heads,
