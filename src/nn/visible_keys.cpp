@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/nn/mixing/cache.h"
 #include "src/nn/mixing/mixing.h"
 #include "weft/autograd/functions.h"
 #include "weft/nn/tokens.h"
@@ -14,12 +15,17 @@ Tensor Tokens::visible_keys(int64_t window) const {
   for (const auto& [known, counts] : visible_keys_)
     if (known == window) return counts;
   NoGrad no_grad;
-  const bool is_one_run = !data_.documents.defined() && (is_decoding() || data_.are_consecutive);
-  Tensor counts;
-  if (is_one_run) {  // from the first key on, one by one; no device is waited for
-    Var seen = cast(Var(data_.positions) - Var(mixing_->gathered(0).positions.slice(1, 0, 1)), kF32) + 1.0;
+  auto up_to_window = [&](const Var& seen) {
     const auto most = static_cast<double>(window);
-    counts = window > 0 ? minimum(seen, Tensor::full({}, most, kF32, seen.device())).value() : seen.value();
+    return window > 0 ? minimum(seen, Tensor::full({}, most, kF32, seen.device())).value() : seen.value();
+  };
+  const bool is_one_run = !data_.documents.defined();
+  Tensor counts;
+  if (is_decoding() && (is_one_run || window == 0)) {  // the cache may have forgotten keys, and counted them
+    Tensor seen = Tensor::from(std::span<const float>(options_.cache->counts()), {batch(), num_tokens()});
+    counts = up_to_window(to(seen, data_.positions.device()));
+  } else if (is_one_run && data_.are_consecutive) {  // from the first key on, one by one; no device is waited for
+    counts = up_to_window(cast(Var(data_.positions) - Var(mixing_->gathered(0).positions.slice(1, 0, 1)), kF32) + 1.0);
   } else {
     counts = count_keys(window);
   }
@@ -28,7 +34,8 @@ Tensor Tokens::visible_keys(int64_t window) const {
 
 // On the CPU, row by row: the keys of all tokens of the row by document and position, and where what a token sees begins and ends among them.
 Tensor Tokens::count_keys(int64_t window) const {
-  const Mixing::GatheredTokens& all = mixing_->gathered(0);
+  if (is_decoding()) options_.cache->reach(window - 1);  // so that the steps to come find them
+  const Mixing::GatheredTokens& all = mixing_->gathered(is_decoding() ? window : 0);
   const int64_t B = batch(), T = num_tokens(), S = all.positions.size(1);
   const bool are_here = all.positions.shares_memory_with(data_.positions);
   auto on_cpu = [&](std::span<const int32_t> here, const Tensor& gathered) {

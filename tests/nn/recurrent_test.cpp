@@ -91,9 +91,14 @@ TEST(Recurrent, DecodesInStepsOfAnySize) {
 TEST(Recurrent, DecodesWithoutABoundOnTheLength) {
   NoGrad no_grad;
   constexpr int64_t kLong = 300, kDim = 8;
-  const MixerMaker mixers[] = {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, HgrnOptions{.heads = 0},
+  const MixerMaker mixers[] = {DeltaOptions{.decay = DeltaDecay::head, .heads = 2},
+                               HgrnOptions{.heads = 0},
                                SoftmaxOptions{.heads = 2, .window = 3},
-                               AdditiveSlotsOptions{.kind = SlotKind::agent, .heads = 2, .slots = 3}};
+                               AdditiveSlotsOptions{.kind = SlotKind::agent, .heads = 2, .slots = 3},
+                               FlowOptions{.heads = 2},
+                               RalaOptions{.heads = 2},
+                               PoolingOptions{.heads = 2},
+                               PoolingOptions{.kind = PoolingKind::broadcast, .heads = 2}};
   const TokenData with_documents = packed(1, kLong, [](int64_t, int64_t t) { return t % 20 == 19; });
   for (const MixerMaker& make : mixers)
     for (const TokenData& data : {plain_tokens(1, kLong), with_documents}) {
@@ -122,6 +127,30 @@ TEST(Recurrent, DecodesWithoutABoundOnTheLength) {
   Var x = random_normal({1, 1, 1, 2}, "x");
   EXPECT_EQ(error_of([&] { tokens.attend(x, x, x); }, {"attend: all tokens of a decoding without a bound", "window"}),
             "");
+  EXPECT_EQ(error_of([&] { tokens.seen(0, 1, 1); }, {"gathered: all tokens of a decoding without a bound", "window"}),
+            "");
+}
+
+// Of two rows whose documents and padding do not stand at the same places.
+TEST(Recurrent, CountsKeysWithoutABoundOnTheLength) {
+  constexpr int64_t kLong = 120, kStep = 3;
+  const TokenData with_documents =
+      packed(2, kLong, [](int64_t b, int64_t t) { return t % kStep == kStep - 1 && (t / kStep + b) % 4 == 0; });
+  for (const TokenData& data : {plain_tokens(2, kLong), with_documents})
+    for (int64_t window : {0, 1, 3, 50}) {
+      Tokens all(data);
+      auto expected = all.visible_keys(window).to_vector<float>();
+      auto cache = make_cache(2, 0);
+      for (int64_t t = 0; t < kLong; t += kStep) {
+        Tokens some(part_of(data, t, t + kStep), {.cache = cache});
+        auto got = some.visible_keys(window).to_vector<float>();
+        some.finish_decode_step();
+        for (size_t i = 0; i < got.size(); ++i) {
+          const auto b = static_cast<int64_t>(i) / kStep, at = b * kLong + t + static_cast<int64_t>(i) % kStep;
+          ASSERT_EQ(got[i], expected[static_cast<size_t>(at)]) << window << ", row " << b << ", token " << t;
+        }
+      }
+    }
 }
 
 TEST(Recurrent, RefusesWhatIsTheTokensBusiness) {

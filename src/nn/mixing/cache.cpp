@@ -100,6 +100,29 @@ void Cache::begin_step(const TokenTable& table) {
     note_row(cpu_positions_[b], table.cpu_positions(), b);
     note_row(cpu_documents_[b], table.cpu_documents(), b);
   }
+  count_tokens(table);
+}
+
+void Cache::count_tokens(const TokenTable& table) {
+  const auto T = static_cast<size_t>(step_);
+  rows_.resize(static_cast<size_t>(batch_));
+  rows_after_ = rows_;
+  counts_.assign(rows_.size() * T, 1);
+  for (size_t i = 0; i < counts_.size(); ++i) {
+    const int32_t document = table.cpu_documents()[i];
+    if (document < 0) continue;
+    Row& row = rows_after_[i / T];
+    row = {document, row.document == document ? row.count + 1 : 1};
+    counts_[i] = static_cast<float>(row.count);
+  }
+}
+
+std::vector<float> Cache::counts() const {
+  if (has_documents_) return counts_;
+  std::vector<float> counts;
+  for (int64_t b = 0; b < batch_; ++b)
+    for (int64_t t = 0; t < step_; ++t) counts.push_back(static_cast<float>(num_tokens_ + t + 1));
+  return counts;
 }
 
 // Makes room for the tokens of this step: behind those that slots look back to, twice as much, so that few steps move them.

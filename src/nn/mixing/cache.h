@@ -55,13 +55,16 @@ class Cache {
 
   // Notes where the tokens of a step stand, before any slot is asked for, and goes on to the next step.
   void begin_step(const TokenTable& table);
-  void finish_step() { num_tokens_ += step_, stored_ += step_; }
+  void finish_step() { num_tokens_ += step_, stored_ += step_, rows_ = rows_after_; }
 
   // The slot `name` of tokens before this step, for one use in it. Error if some earlier step did not use it.
   template <class Slot>
   Slot& slot(const std::string& name) {
     return std::get<Slot>(used(name, Slot()));
   }
+
+  // How many tokens each of this step sees, all of its document up to itself: row by row, 1 for padding. What is forgotten counts too.
+  std::vector<float> counts() const;
 
   // Of the last `count` tokens, with those of this step.
   ops::AttentionTokens last(int64_t count) const;
@@ -84,6 +87,11 @@ class Cache {
   AnySlot& used(const std::string& name, AnySlot fresh);
   int64_t reach(int64_t count, int64_t left_out) const;  // without the last tokens
 
+  struct Row {
+    int32_t document = -1;  // of its last token that is not padding
+    int64_t count = 0;      // of that document's tokens
+  };
+  void count_tokens(const TokenTable& table);
   void forget();  // where tokens stood that nobody reads any more
 
   int64_t batch_, max_tokens_, num_tokens_ = 0, step_ = 0;
@@ -92,6 +100,8 @@ class Cache {
   bool has_documents_ = false;
   Tensor positions_, documents_, document_positions_;
   std::vector<std::vector<int32_t>> cpu_positions_, cpu_documents_;  // [B][tokens], with documents only
+  std::vector<Row> rows_, rows_after_;  // before this step and after it, with documents only
+  std::vector<float> counts_;           // of the tokens of this step, with documents only
   std::map<std::string, Entry> slots_;
 };
 

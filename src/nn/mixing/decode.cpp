@@ -83,6 +83,9 @@ class Decode final : public Local {
 
   const GatheredTokens& gathered(int64_t window) override {
     if (auto known = gathered_.find(window); known != gathered_.end()) return known->second;
+    WEFT_CHECK(window > 0 || cache_->is_bounded(),
+               "gathered: all tokens of a decoding without a bound on its length, which forgets them",
+               "make_cache(batch, max_tokens), or a window");
     GatheredTokens& gathered = gathered_[window];
     // What gather() kept in the step before, and these.
     const int64_t earlier = window > 0 ? cache_->reach_before(window - 1) : cache_->num_tokens();
