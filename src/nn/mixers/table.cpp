@@ -342,7 +342,7 @@ Rows recurrent_rows() {
       row("retnet", RetnetOptions{.heads = 2}, "S = (1 - 2^(-5 - h)) S + k^T v of rotated q, k; RMSNorm(q S) silu(x W)",
           "2307.08621", matrix),
       row("lightning", LightningOptions{.heads = 2},
-          "S = exp(-2^(-8 h / H) (1 - l / L)) S + k^T v; norm(q S) sigmoid(x U V)", "2405.17381", matrix),
+          "S = exp(-2^(-8(h+1)/H)(1 - l/(L-1) + 1e-5)) S + k^T v; norm(q S) sigmoid(x U V)", "2405.17381", matrix),
       row("lightning_linear", LightningOptions{.decay = LightningDecay::linear, .heads = 2},
           "lightning with S = exp(-8 h / H (1 - l / L)) S + k^T v", "2401.04658", matrix),
       row("mamba2", Mamba2Options{.heads = 4, .state_dim = 6},

@@ -1,5 +1,5 @@
 // Recurrences over ranks (LASP-2, 2502.07563, for every decay and for the delta rule). Each segment is an affine map of the state that comes
-// in: S' = P S + L. Each rank computes its segments from states of zeros, which gives their outputs and L. One all-gather of (L, P) later it
+// in: S' = P S + L. Each rank computes its segments from states of zeros, which gives their outputs and L. Two all-gathers, of L and of P, later it
 // knows the states that come in, and adds what they change in the outputs. What is gathered does not grow with the number of tokens.
 // B batch, T tokens here, J segments here of at most L tokens, H heads, K key width, V value width.
 #include "src/nn/mixing/any_order.h"
