@@ -129,6 +129,19 @@ TEST(Presets, HeadsAre64WideAndOptionsThoseOfTheRow) {
   EXPECT_EQ(model.mixer(3).softmax().head_mixture().active(), 3);
 }
 
+// The table's are small; none at all is a choice of the row.
+TEST(Presets, ConvolutionsSpanWhatTheirOptionSays) {
+  Model model =
+      model_of(
+          "mixer { preset: \"delta_net_negative\" } mixer { preset: \"mamba2_groups\" } mixer { preset: \"kda_safe\" }",
+          "dim: 768 layers: 3 context: 256")
+          .experiment.model();
+  EXPECT_EQ(model.mixer(0).delta().kernel(), 4);
+  EXPECT_EQ(model.mixer(1).mamba2().kernel(), 4);
+  EXPECT_TRUE(model.mixer(2).delta().has_kernel());
+  EXPECT_EQ(model.mixer(2).delta().kernel(), 0);
+}
+
 TEST(Presets, FieldsOfTheConfigWin) {
   const std::string sizes = "dim: 768 layers: 2 context: 256";
   Softmax softmax =

@@ -34,6 +34,7 @@ void resize(Options& o, const MixerRow&, const StepShape& s) {
   if constexpr (requires { o.slots; }) o.slots = Options().slots;
   if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim;
   if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
+  if constexpr (requires { o.kernel; }) o.kernel = o.kernel > 0 ? Options().kernel : 0;
   if constexpr (requires { o.feature_map; })
     o.heads = o.feature_map == FeatureMap::taylor2 ? s.dim / 16 : s.heads;  // FAST's width
   if constexpr (requires { o.window; }) o.window = o.window > 0 ? s.tokens / 4 : 0;

@@ -67,6 +67,7 @@ class Resizer {
     if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim, o.heads *= 2;  // of the inner width
     if constexpr (requires { o.slots; }) o.slots = Options().slots;
     if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
+    if constexpr (requires { o.kernel; }) o.kernel = o.kernel > 0 ? Options().kernel : 0;
     if constexpr (requires { o.key_heads; }) o.key_heads = o.head_dim = o.value_dim = 0;
     if constexpr (std::is_same_v<Options, LinearAttentionOptions>) {
       constexpr int64_t kWidth = 16;  // of FAST, whose features are as many as the square of it
