@@ -47,9 +47,7 @@ class LongContext : public ::testing::Test {
     Trainer trainer(*model, *data.loader, options, team);
     std::vector<double> losses;
     for (int64_t step = 0; step < kSteps; ++step) {
-      if (team && !team->leads()) {
-        EXPECT_EQ(team->hear().duty, Duty::step);
-      }
+      if (team && !team->leads()) { EXPECT_EQ(team->hear().duty, Duty::step); }
       losses.push_back(trainer.step().loss);
     }
     return losses;

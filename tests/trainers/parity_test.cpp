@@ -78,7 +78,7 @@ class Averaging final : public ProjectedMixer {
 TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
   config::Loaded config = load({R"(model.mixer=[{softmax{heads:2}},{custom{type:"averaging"}}])"});
   config.own.mixers = {{.name = "averaging",
-                    .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Averaging>(args, rng); }}};
+                        .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Averaging>(args, rng); }}};
   const std::vector<ParityResult> results = check_parity(config, {kCases, 1}, {.steps = 1, .block = 2});
   ASSERT_EQ(results.size(), 1u);
   EXPECT_FALSE(results[0].passed);

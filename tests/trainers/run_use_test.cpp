@@ -77,10 +77,10 @@ TEST_F(RunUse, ResultsWithArgumentsHaveNamesOfTheirOwn) {
 // A run on a task: its validation, its accuracy by size and group, and its loss by position.
 TEST_F(RunUse, ATaskIsTrainedAndScored) {
   const std::vector<std::string> words =
-      train("t", {"data={task{mqar{vocab:32,pairs:4},test_rows:32}}", "log.samples_every=0", "eval.every=20"});
+      train("t", {"data={task{mqar{vocab:64,pairs:4},test_rows:32}}", "log.samples_every=0", "eval.every=20"});
   auto trained = test::run_weft(words);
   ASSERT_EQ(trained.exit_code, 0) << trained.err;
-  EXPECT_NE(trained.err.find("data: task mqar of 32 ids, 32 rows of validation"), std::string::npos) << trained.err;
+  EXPECT_NE(trained.err.find("data: task mqar of 64 ids, 32 rows of validation"), std::string::npos) << trained.err;
   auto run = [&](std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"eval", path("t")});
     auto result = test::run_weft(arguments);

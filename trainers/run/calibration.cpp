@@ -45,6 +45,8 @@ struct Seconds {
 
 Seconds seconds_of_layers(MemorySubject s, int64_t layers, int64_t rows) {
   s.model.layers = layers;
+  for (ParamGroup& group : s.groups)  // ids mean nothing here, and no rate of the config may make the weights infinite
+    std::visit([](auto& algorithm) { algorithm.lr = 0; }, group.algorithm);
   const std::vector<int32_t> ids = some_ids(s.model.context + 1, s.model.vocab);
   auto seconds = [&](int64_t micro_batches) {
     TrialTraining training(s, rows, micro_batches, ids);
@@ -98,6 +100,18 @@ double copy_rate() {
   return static_cast<double>(bytes) / seconds_of([&] { to.set_bytes(from); });
 }
 
+// Layers of the smallest model of this kind: a period of its pattern, or all of them where parts of the model count its layers, such as
+// residual streams in blocks.
+int64_t smallest_depth(LanguageModelOptions model, int64_t period) {
+  const int64_t all = model.layers;
+  DryRun dry;
+  for (int64_t depth : {std::min(all, period), std::min(all, 2 * period)}) try {
+      model.layers = depth;
+      const LanguageModel fits(model, Rng(0));
+    } catch (const Error&) { return all; }
+  return std::min(all, period);
+}
+
 }  // namespace
 
 Calibration calibrate(const MemorySubject& subject, std::span<const dist::AttentionLayers> layers, int64_t tokens,
@@ -106,7 +120,8 @@ Calibration calibrate(const MemorySubject& subject, std::span<const dist::Attent
   s.parallel = {};
   s.takes_diagnostics = false;
   const int64_t period = s.model.pattern.empty() ? std::ssize(s.model.mixers) : std::ssize(s.model.pattern);
-  const int64_t all = s.model.layers, few = std::min(all, period), more = std::min(all, 2 * period);
+  const int64_t all = s.model.layers, few = smallest_depth(s.model, period);
+  const int64_t more = std::min(all, few == all ? all : 2 * few);
   // Rows as long as a rank's part of a sequence, or shorter and fewer where that takes too long.
   s.model.layers = more;
   double of_token = 0;

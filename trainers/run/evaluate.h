@@ -12,9 +12,9 @@ namespace weft::train {
 class Team;
 
 struct ValidationOptions {
-  int64_t length = 0;      // of the windows, tokens
-  int64_t batch = 1;       // windows that a rank takes at a time
-  int64_t max_tokens = 0;  // 0: all
+  int64_t length = 0;        // of the windows, tokens
+  int64_t batch = 1;         // windows that a rank takes at a time
+  int64_t max_tokens = 0;    // 0: all
   bool by_position = false;  // fills in Evaluation::positions
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   std::function<void(int64_t done, int64_t total)> progress = {};  // on every rank; an exception breaks it off

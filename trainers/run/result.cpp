@@ -44,6 +44,14 @@ RunResult with_records(RunResult result, const Recorder& recorder) {
   result.train_loss = value(recorder, "train", "train/loss");
   result.tokens_per_s = value(recorder, "train", "speed/tokens_per_second");
   if (auto gib = value(recorder, "train", "memory/peak_gib")) result.peak_bytes = *gib * 1073741824.0;
+  if (recorder.has("prediction", result.steps)) {
+    result.step_s = value(recorder, "prediction", "prediction/measured_step_s");
+    result.predicted.step_s = value(recorder, "prediction", "prediction/step_s").value_or(0);
+    if (auto bytes = value(recorder, "prediction", "prediction/measured_sent_bytes"))
+      result.sent_bytes = std::llround(*bytes);
+    if (auto bytes = value(recorder, "prediction", "prediction/sent_bytes"))
+      result.predicted.sent_bytes = std::llround(*bytes);
+  }
   if (recorder.has("val", result.steps)) {
     result.val_loss = value(recorder, "val", "val/loss");
     result.val_loss_se = value(recorder, "val", "val/loss_se");

@@ -137,6 +137,7 @@ int TrainingRun::finish() {
     recorder_.finish();
     StopSignal::waits_for("breaking the report off; all else is saved");
     Team::Errand errand(team_);
+    note_prediction();
     RunResult done = result();
     Facts all = facts(done);
     for (auto& fact : run_facts(e_, io::read_file(folder_.file("environment.txtpb")))) all.push_back(std::move(fact));
@@ -149,6 +150,19 @@ int TrainingRun::finish() {
     if (!StopSignal::was_raised()) throw;
   }
   return stop(StopSignal::name());
+}
+
+void TrainingRun::note_prediction() {
+  const int64_t steps = trainer_.sizes().steps;
+  if (steps_here_ == 0 || recorder_.has("prediction", steps)) return;
+  std::vector<std::pair<std::string, double>> values;
+  if (const auto measured = median(step_s_)) values.emplace_back("prediction/measured_step_s", *measured);
+  if (prediction_.step_s > 0) values.emplace_back("prediction/step_s", prediction_.step_s);
+  if (sent_bytes_) {
+    values.emplace_back("prediction/measured_sent_bytes", static_cast<double>(*sent_bytes_));
+    values.emplace_back("prediction/sent_bytes", static_cast<double>(prediction_.sent_bytes));
+  }
+  recorder_.prediction(std::move(values), steps, progress_.time_s);
 }
 
 // Every step is done, and so is everything that belongs after the last one.
