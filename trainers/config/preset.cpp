@@ -74,6 +74,8 @@ class Resizer {
       const bool is_fast = o.feature_map == weft::FeatureMap::taylor2 && sizes_.heads == 0;
       if (is_fast && sizes_.dim % kWidth == 0) o.heads = sizes_.dim / kWidth;
     }
+    if constexpr (std::is_same_v<Options, HymbaOptions>) o.state = 0, o.meta = o.meta > 0 ? 128 : 0;
+    if constexpr (std::is_same_v<Options, RatOptions>) o.groups = 0, o.chunk = Options().chunk;
     if constexpr (requires { o.window; }) o.window = window(o.window);
     if constexpr (requires { o.q_rank; }) o.q_rank = o.q_rank > 0 ? std::max<int64_t>(sizes_.dim / 2, 1) : 0;
     if constexpr (std::is_same_v<Options, NeuralOptions>) o.hidden = 0;

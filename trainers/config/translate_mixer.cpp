@@ -148,6 +148,21 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
     case config::Mixer::kFlow: return recurrent_options(mixer.flow());
     case config::Mixer::kRala: return recurrent_options(mixer.rala());
     case config::Mixer::kPooling: return recurrent_options(mixer.pooling());
+    case config::Mixer::kHymba: {
+      const config::Hymba& m = mixer.hymba();
+      return HymbaOptions{.heads = m.heads(),
+                          .kv_heads = m.kv_heads(),
+                          .head_dim = m.head_dim(),
+                          .window = m.window(),
+                          .state = m.state(),
+                          .kernel = m.kernel(),
+                          .meta = m.meta(),
+                          .sharing = m.sharing()};
+    }
+    case config::Mixer::kRat: {
+      const config::Rat& m = mixer.rat();
+      return RatOptions{.heads = m.heads(), .head_dim = m.head_dim(), .chunk = m.chunk(), .groups = m.groups()};
+    }
     case config::Mixer::kCustom:
     case config::Mixer::KIND_NOT_SET: break;
   }
@@ -260,6 +275,20 @@ void set(config::Mixer& mixer, const MoaOptions& o) {
   m.set_noise(o.has_noise);
   m.set_z_loss(o.z_loss);
   m.set_detached(o.is_detached);
+}
+void set(config::Mixer& mixer, const HymbaOptions& o) {
+  config::Hymba& m = *mixer.mutable_hymba();
+  set_sizes(m, o);
+  if (o.state > 0) m.set_state(o.state);
+  m.set_kernel(o.kernel);
+  m.set_meta(o.meta);
+  m.set_sharing(o.sharing);
+}
+void set(config::Mixer& mixer, const RatOptions& o) {
+  config::Rat& m = *mixer.mutable_rat();
+  set_sizes(m, o);
+  m.set_chunk(o.chunk);
+  if (o.groups > 0) m.set_groups(o.groups);
 }
 void set(config::Mixer& mixer, const UmoeOptions& o) {
   set_sizes(*mixer.mutable_umoe(), o);

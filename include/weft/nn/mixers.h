@@ -9,6 +9,7 @@
 
 #include "weft/nn/mixers/compositions.h"
 #include "weft/nn/mixers/experts.h"
+#include "weft/nn/mixers/hybrids.h"
 #include "weft/nn/mixers/pair_scores.h"
 #include "weft/nn/mixers/recurrent.h"
 #include "weft/nn/mixers/softmax.h"
@@ -27,7 +28,8 @@ struct JoinedOptions<OptionsList<Options...>> {
 template <class... First, class... Second, class... Rest>
 struct JoinedOptions<OptionsList<First...>, OptionsList<Second...>, Rest...>
     : JoinedOptions<OptionsList<First..., Second...>, Rest...> {};
-using MixerOptions = JoinedOptions<SoftmaxList, CompositionList, PairScoreList, ExpertList, RecurrentList>::Variant;
+using MixerOptions =
+    JoinedOptions<SoftmaxList, CompositionList, PairScoreList, ExpertList, RecurrentList, HybridList>::Variant;
 
 // One published mixer, as the suite builds, checks and prints it, with sizes for tests ([B, T, 16] inputs).
 struct MixerRow {

@@ -373,11 +373,27 @@ Rows recurrent_rows() {
   };
 }
 
+// Attention and a recurrence within one layer.
+Rows hybrid_rows() {
+  const MixerRow::Lacks cpu_only{.devices = "the recurrence has no CUDA kernel"};
+  return {
+      {"hymba", HymbaOptions{.heads = 4, .kv_heads = 2, .window = 3, .state = 5},
+       "(RMSNorm(mha of the last W) + RMSNorm(mamba2 silu(z))) / 2 W_O", "2411.13676", "T W + T H K N", cpu_only},
+      {"hymba_meta", HymbaOptions{.heads = 2, .kernel = 2, .meta = 3},
+       "hymba over all tokens, with M learned keys, values and a learned first state", "2411.13676", "", cpu_only},
+      {"rat", RatOptions{.heads = 4, .chunk = 3},
+       "softmax over the gated means k' of earlier chunks of C and k'_t itself, times v'; sigmoid(x W)", "2507.04416",
+       "", cpu_only},
+      {"rat_long", RatOptions{.heads = 2, .chunk = 64, .groups = 1}, "rat within one chunk: v'_t sigmoid(x W)",
+       "2507.04416", "", cpu_only},
+  };
+}
+
 const Rows& rows() {
   static const Rows table = [] {
     Rows all;
     for (const Rows& part : {softmax_rows(), weight_rows(), gate_rows(), sink_rows(), affine_rows(), composed_rows(),
-                             expert_rows(), recurrent_rows()})
+                             expert_rows(), recurrent_rows(), hybrid_rows()})
       all.insert(all.end(), part.begin(), part.end());
     return all;
   }();

@@ -1,0 +1,132 @@
+// Models whose layers have mixers of several kinds.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "weft/autograd/gradient_check.h"
+#include "weft/models/language_model.h"
+
+namespace weft {
+namespace {
+
+double max_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  EXPECT_EQ(x.size(), y.size());
+  double most = 0;
+  for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) most = std::max(most, std::abs(x[i] - y[i]));
+  return most;
+}
+
+Tensor ids(int64_t batch, int64_t tokens) {
+  Tensor out = Tensor::empty({batch, tokens}, kI32, Device::cpu());
+  for (int64_t i = 0; i < batch * tokens; ++i)
+    out.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(5).below(11, static_cast<uint64_t>(i)));
+  return out;
+}
+
+LanguageModelOptions hybrid(std::vector<MixerMaker> mixers, std::vector<int> pattern) {
+  return {.vocab = 11,
+          .dim = 16,
+          .layers = static_cast<int64_t>(pattern.size()),
+          .context = 24,
+          .mixers = std::move(mixers),
+          .pattern = std::move(pattern),
+          .ffn = {.hidden = 24},
+          .std = 0.2};
+}
+
+// Rows that decode, several in one model: full attention, windows, states and shifts in one cache, with a document that ends within.
+TEST(Hybrid, DecodesWithACacheOfMixedKinds) {
+  std::vector<MixerMaker> mixers;
+  for (const MixerRow& row : mixer_table()) {
+    // A model has one kind of fixed sequence.
+    const FixedSequence fixed = row({.dim = 16, .context = 24, .layers = 8}, Rng(1))->fixed_sequence();
+    if (row.lacks.decode.empty() && row.lacks.documents.empty() && fixed != FixedSequence::text) mixers.push_back(row);
+  }
+  constexpr size_t kLayers = 8;
+  const std::vector<int32_t> documents{0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  std::vector<int32_t> local;
+  for (size_t t = 0; t < documents.size(); ++t) local.push_back(static_cast<int32_t>(t < 7 ? t : t - 7));
+  const auto T = static_cast<int64_t>(documents.size());
+  auto part = [&](int64_t begin, int64_t end) {
+    auto of = [&](const std::vector<int32_t>& all) {
+      return Tensor::from(std::span(all).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+                          {1, end - begin});
+    };
+    TokenData data = plain_tokens(1, end - begin, begin);
+    data.documents = of(documents);
+    data.document_positions = of(local);
+    return data;
+  };
+  for (size_t first = 0; first < mixers.size(); first += kLayers) {
+    std::vector<MixerMaker> some;
+    std::vector<int> pattern;
+    for (size_t i = 0; i < kLayers; ++i) {
+      some.push_back(mixers[(first + i) % mixers.size()]);
+      pattern.push_back(static_cast<int>(i));
+    }
+    LanguageModel model(hybrid(some, pattern), Rng(3));
+    model.set_compute(kF64);
+    const Tensor all = ids(1, T);
+    Tokens parallel(part(0, T));
+    const Tensor expected = model.logits(all, parallel);
+    auto cache = make_cache(1, T);
+    for (int64_t begin = 0, count = 5; begin < T; begin += count, count = begin % 3 == 0 ? 2 : 1) {
+      count = std::min(count, T - begin);
+      Tokens tokens(part(begin, begin + count), {.cache = cache});
+      const std::vector<int32_t> text = all.to_vector<int32_t>();
+      const Tensor here =
+          Tensor::from(std::span(text).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), {1, count});
+      EXPECT_LT(max_difference(model.logits(here, tokens), expected.slice(1, begin, begin + count)), 1e-9)
+          << "mixers from " << first << ", token " << begin;
+    }
+  }
+}
+
+// Of three Hymba layers that share, only the first has projections of keys and values. They get the gradients of all three.
+TEST(Hybrid, LayersShareKeysAndValues) {
+  LanguageModelOptions options = hybrid({HymbaOptions{.heads = 2, .window = 4, .meta = 2, .sharing = 3}}, {0, 0, 0});
+  LanguageModel model(options, Rng(2));
+  model.set_compute(kF64);
+  std::vector<Var*> variables;
+  GradientCheckOptions check{.max_elements = 4};
+  int64_t projections = 0;
+  for (const NamedParam& p : model.params()) {
+    projections += p.name.ends_with("mixer.k.weight") || p.name.ends_with("mixer.v.weight");
+    if (p.name.find("mixer") == std::string::npos) continue;
+    variables.push_back(&p.param->var());
+    check.names.push_back(p.name);
+  }
+  EXPECT_EQ(projections, 2);
+  const Tensor input = ids(2, 7);
+  auto loss = [&](std::span<const Var>) {
+    Tokens tokens(plain_tokens(2, 7));
+    return model.loss(input, input, tokens, 0.1).loss;
+  };
+  const GradientCheck result = check_gradients(loss, {}, variables, check);
+  EXPECT_TRUE(result.passed) << result.report;
+}
+
+// With chunks of one token nothing is averaged over time: attention on (1 - f) k and (1 - f) v.
+TEST(Hybrid, RatWithChunksOfOneTokenIsAttention) {
+  const MixerArgs args{.dim = 8, .context = 16, .rotary = std::nullopt, .std = 0.5, .out_std = 0.5};
+  auto rat = RatOptions{.heads = 2, .chunk = 1}(args, Rng(1));
+  rat->set_compute(kF64);
+  Tensor x = Tensor::empty({2, 9, 8}, kF64, Device::cpu());
+  for (int64_t i = 0; i < x.num_elements(); ++i)
+    x.mutable_data<double>()[i] = static_cast<double>(Rng(4).normal(static_cast<uint64_t>(i)));
+  std::map<std::string, Var> p;
+  for (const NamedParam& param : rat->params()) p[param.name] = *param.param;
+  Tokens tokens(plain_tokens(2, 9)), others(plain_tokens(2, 9));
+  Var keep = sigmoid(-linear(x, p.at("gate.weight")));
+  auto heads = [](const Var& y) { return split_heads(y, 2); };
+  Var y = others.attend(heads(linear(x, p.at("q.weight"))), heads(linear(x, p.at("k.weight")) * keep),
+                        heads(linear(x, p.at("v.weight")) * keep))[0];
+  Var expected = linear(merge_heads(y) * sigmoid(linear(x, p.at("z.weight"))), p.at("out.weight"));
+  EXPECT_LT(max_difference(rat->forward(x, tokens).value(), expected.value()), 1e-12);
+}
+
+}  // namespace
+}  // namespace weft
