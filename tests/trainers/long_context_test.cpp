@@ -62,7 +62,7 @@ class LongContext : public ::testing::Test {
     const config::Loaded config = recipe(4);
     std::vector<double> of_first;
     dist::run_thread_ranks(4, [&](dist::Communicator& world) {
-      Team team(world, parallel_options(config.experiment));
+      Team team(world, choose_context(config, {}));
       const RunData data = prepare_data(config, folder_, {.keeps_shards = true});
       const std::vector<double> mine = losses(config, data, compute, &team);
       if (team.leads()) of_first = mine;

@@ -153,6 +153,21 @@ TEST_F(Ranks, WaitWhileTheFirstRankSamples) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
 }
 
+// Chosen when the run starts; its config has what was chosen.
+TEST_F(Ranks, SayHowTheyShareASequence) {
+  const test::ProcessResult result = run("a", 2, {"parallel.context=2", "train.max_seconds=0.001"});
+  ASSERT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_NE(result.err.find("context: 2 ranks, scheme "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("balance, causal: rank totals "), std::string::npos) << result.err;
+  const std::string config = io::read_file(path("a") + "/config.txtpb");
+  EXPECT_EQ(config.find("scheme: auto"), std::string::npos) << config;
+  EXPECT_NE(config.find("scheme: "), std::string::npos) << config;
+  const test::ProcessResult refused = run("b", 3, {"parallel.context=3", "parallel.scheme=ulysses"});
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("parallel.scheme cannot run in model."), std::string::npos) << refused.err;
+  EXPECT_FALSE(fs::exists(path("b"))) << "nothing is begun";
+}
+
 #ifdef WEFT_MPIEXEC
 // Processes of mpirun sum in the order of ranks, as threads do.
 TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {

@@ -150,10 +150,24 @@ void check(const Options& options, const config::Loaded& config) {
   }
 }
 
+// A run's config names what was chosen for its own ranks: where others are asked for, it is chosen again.
+train::ContextChoice choice_of(const Options& options, config::Loaded config, dist::Communicator& world) {
+  const train::ParallelOptions mesh = mesh_of(config, world.size(), "eval");
+  auto names = [&](std::string_view field) {
+    return std::ranges::any_of(options.run.overrides(), [&](const std::string& o) { return o.starts_with(field); });
+  };
+  config::Parallel& parallel = *config.experiment.mutable_parallel();
+  if (!names("parallel.scheme")) parallel.set_scheme(config::Scheme::auto_);
+  if (!names("parallel.layout")) parallel.set_layout(config::Layout::auto_);
+  train::ContextChoice choice = choose_context(config, train::rank_machine(world));
+  choice.parallel.data = mesh.data;
+  return choice;
+}
+
 // On every rank; the first one speaks.
 int evaluate_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
   std::optional<train::Team> team;
-  if (world) team.emplace(*world, mesh_of(config, world->size(), "eval"));
+  if (world) team.emplace(*world, choice_of(options, config, *world));
   const bool speaks = !team || team->leads();
   Console silent(Verbosity::quiet, false);
   train::LoadedRun run =

@@ -243,7 +243,14 @@ constexpr config::StateKind::Value schema_value(data::StateKind kind) {
   return config::StateKind::unset;
 }
 
-// The library's value at the number of each value of the schema; unset has none.
+// Whether a number of the schema is `auto`, which stands for no value of the library.
+template <class Schema>
+constexpr bool is_auto([[maybe_unused]] size_t number) {
+  if constexpr (requires { Schema::auto_; }) return number == static_cast<size_t>(Schema::auto_);
+  else return false;
+}
+
+// The library's value at the number of each value of the schema; unset and auto have none.
 template <class Schema, class Library>
 consteval auto library_values() {
   constexpr int kMostValues = 64;  // of an enum of the library
@@ -255,7 +262,7 @@ consteval auto library_values() {
     out[number] = static_cast<Library>(i);
   }
   for (size_t number = 1; number < out.size(); ++number)
-    if (!out[number]) throw "a value of the schema stands for none of the library";
+    if (!out[number] && !is_auto<Schema>(number)) throw "a value of the schema stands for none of the library";
   return out;
 }
 
@@ -268,6 +275,13 @@ Library library_value(typename Schema::Value value) {
     fail(str("config: number ", number, " of ", Schema::descriptor()->full_name(), " is none of its values"),
          "resolve the config before it is translated");
   return *kValues[number];
+}
+
+// The same where the schema has `auto`: without a value then.
+template <class Schema, class Library>
+std::optional<Library> chosen_value(typename Schema::Value value) {
+  if (is_auto<Schema>(static_cast<size_t>(value))) return std::nullopt;
+  return library_value<Schema, Library>(value);
 }
 
 }  // namespace weft::train

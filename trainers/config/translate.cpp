@@ -264,8 +264,8 @@ ParallelOptions parallel_options(const Experiment& experiment) {
   return {.data = static_cast<int>(p.data()),
           .context = static_cast<int>(p.context()),
           .zero = static_cast<int>(p.zero()),
-          .layout = library_value<config::Layout, dist::LayoutKind>(p.layout()),
-          .scheme = library_value<config::Scheme, dist::Scheme>(p.scheme()),
+          .layout = chosen_value<config::Layout, dist::LayoutKind>(p.layout()),
+          .scheme = chosen_value<config::Scheme, dist::Scheme>(p.scheme()),
           .block = p.block(),
           .timeout_s = p.timeout_s()};
 }

@@ -1,6 +1,7 @@
 // From a resolved config to the plain option structs of the library.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "trainers/config/config.h"
@@ -24,12 +25,12 @@ ScheduleOptions schedule_options(const config::Experiment& experiment);
 DType compute_dtype(const config::Experiment& experiment);
 ops::AttentionBackend attention_backend(const config::Experiment& experiment);
 
-// Of ranks: data x context of them.
+// Of ranks: data x context of them. Without a layout or scheme the run chooses (trainers/run/context_choice.h).
 struct ParallelOptions {
   int data = 1, context = 1;
   int zero = 0;
-  dist::LayoutKind layout = dist::LayoutKind::zigzag;
-  dist::Scheme scheme = dist::Scheme::ring;
+  std::optional<dist::LayoutKind> layout = {};
+  std::optional<dist::Scheme> scheme = {};
   int64_t block = 64;
   double timeout_s = 600;
 

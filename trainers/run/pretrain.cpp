@@ -54,9 +54,11 @@ int lead(cli::Console& console, const PretrainArguments& arguments, const config
   }
 }
 
-int run_rank(cli::Console& console, const PretrainArguments& arguments, const config::Loaded& config,
+int run_rank(cli::Console& console, const PretrainArguments& arguments, const config::Loaded& given,
              const std::string& path, dist::Communicator& world) {
-  Team team(world, parallel_options(config.experiment));
+  const ContextChoice choice = choose_context(given, rank_machine(world));
+  const config::Loaded config = with_choice(given, choice);
+  Team team(world, choice);
   if (!team.leads()) {
     StopSignal ignored(false);  // the first rank hears it too, and ends the training on all
     follow(team, config, path);
@@ -78,6 +80,7 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
     path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
     return RankLaunch{.config = &config, .folder = path, .check = [&](int ranks, const std::string& started_by) {
                         check_ranks(config, ranks, started_by);
+                        choose_context(config, {});  // before anything is begun
                       }};
   };
   return run_on_ranks(console, arguments.ranks, prepare, [&](dist::Communicator* world) {

@@ -36,14 +36,15 @@ static int count_ranks_here(dist::Communicator& world) {
   return static_cast<int>(std::count(places.begin(), places.end(), mine));
 }
 
-Team::Team(dist::Communicator& world, const ParallelOptions& parallel)
-    : Team(world, world.split(world.rank() / parallel.context, world.rank(), "context"), parallel) {}
+Team::Team(dist::Communicator& world, const ContextChoice& choice)
+    : Team(world, world.split(world.rank() / choice.parallel.context, world.rank(), "context"), choice) {}
 
-Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ParallelOptions& parallel)
+Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ContextChoice& choice)
     : world_(world),
-      parallel_(parallel),
+      choice_(choice),
       context_(std::move(context)),
-      group_{.tokens = context_.get(), .batch = &world, .scheme = parallel.scheme} {
+      group_{.tokens = context_.get(), .batch = &world, .scheme = *choice.parallel.scheme, .options = choice.options} {
+  const ParallelOptions& parallel = choice.parallel;
   WEFT_CHECK(world.size() == parallel.ranks(),
              str("training: ", world.size(), " ranks for parallel.data ", parallel.data, " x parallel.context ",
                  parallel.context),
@@ -52,11 +53,8 @@ Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> contex
 }
 
 std::optional<data::SpreadOptions> Team::spread(bool keeps_documents_apart) const {
-  if (parallel_.context == 1) return std::nullopt;
-  return data::SpreadOptions{.layout = parallel_.layout,
-                             .ranks = parallel_.context,
-                             .block = parallel_.block,
-                             .keeps_documents_apart = keeps_documents_apart};
+  if (choice_.parallel.context == 1) return std::nullopt;
+  return choice_.spread_options(keeps_documents_apart);
 }
 
 bool Team::on_any_rank(bool is_so) { return weft::on_any_rank(&world_, is_so); }

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "trainers/config/translate.h"
+#include "trainers/run/context_choice.h"
 #include "weft/comm/communicator.h"
 #include "weft/data/spread.h"
 #include "weft/nn/context_group.h"
@@ -18,15 +18,16 @@ enum class Duty : int32_t { wait, start, restore, step, validate, save, end };
 class Team {
  public:
   // Rank d * context + c of `world` has part c of the sequences of data rank d. Every rank makes one.
-  Team(dist::Communicator& world, const ParallelOptions& parallel);
+  Team(dist::Communicator& world, const ContextChoice& choice);
   // `context`: the ranks that share this one's sequences.
-  Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ParallelOptions& parallel);
+  Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> context, const ContextChoice& choice);
 
   dist::Communicator& world() const { return world_; }
   bool leads() const { return world_.rank() == 0; }
   int context_rank() const { return context_->rank(); }
   int ranks_here() const { return ranks_here_; }  // that take their memory from where this one does
-  const ParallelOptions& parallel() const { return parallel_; }
+  const ParallelOptions& parallel() const { return choice_.parallel; }
+  const ContextChoice& choice() const { return choice_; }
   const ContextGroup& context() const { return group_; }
   // How the tokens of a row are dealt to context ranks; nothing if each rank has whole rows.
   std::optional<data::SpreadOptions> spread(bool keeps_documents_apart) const;
@@ -58,7 +59,7 @@ class Team {
   std::string exchanged(const std::string& text, int64_t length);
 
   dist::Communicator& world_;
-  ParallelOptions parallel_;
+  ContextChoice choice_;
   std::unique_ptr<dist::Communicator> context_;
   ContextGroup group_;
   int ranks_here_ = 1;

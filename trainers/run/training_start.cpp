@@ -168,6 +168,12 @@ void TrainingRun::announce() {
   recorder_.message(str("steps: ", sizes.steps, " of ", sizes.tokens_per_step, " tokens (", sizes.micro_batches, " x ",
                         sizes.micro_batch, team_ ? str(" x ", team_->parallel().data) : "", " x ", sizes.context, "), ",
                         sizes.steps * sizes.tokens_per_step, " tokens"));
+  if (team_) {
+    Tensor documents;
+    if (data_.keeps_documents_apart()) documents = data_.loader->batch(0, 1).documents;
+    const auto ids = documents.defined() ? documents.to_vector<int32_t>() : std::vector<int32_t>();
+    for (const std::string& line : context_lines(team_->choice(), sizes.context, ids)) recorder_.message(line);
+  }
   recorder_.message("memory: predicted peak " + memory_.text());
   if (prediction_.step_s > 0)
     recorder_.message(fmt::format(

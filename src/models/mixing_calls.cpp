@@ -1,0 +1,111 @@
+#include "weft/models/mixing_calls.h"
+
+#include <algorithm>
+
+#include "src/nn/mixing/mixing.h"
+#include "weft/core/dry_run.h"
+#include "weft/core/scope.h"
+#include "weft/nn/tokens.h"
+
+namespace weft {
+
+namespace {
+
+// Notes what passes the seam.
+class Noted final : public Mixing {
+ public:
+  Noted(std::unique_ptr<Mixing> inner, MixingCalls& calls) : inner_(std::move(inner)), calls_(calls) {}
+
+  KeySet keys(const Var& k, const Var& v, const KeyOptions& options) override {
+    serves_one_call_ = options.serves_one_call;
+    are_values_in_keys_ = !v.defined();
+    return inner_->keys(k, v, options);
+  }
+  State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override {
+    const ops::AttentionMask& mask = call.options.mask;
+    AttentionCall of{.heads = queries.q.size(2),
+                     .kv_heads = keys.k.size(2),
+                     .key_width = keys.k.size(3),
+                     .value_width = keys.v.size(3),
+                     .window = mask.window,
+                     .has_plan = mask.is_causal && mask.prefix == 0,
+                     .are_values_in_keys = are_values_in_keys_,
+                     .is_gathered = !serves_one_call_,
+                     .where = Scope::path()};
+    std::vector<AttentionCall>& all = calls_.attention;
+    if (std::ranges::none_of(all, [&](const AttentionCall& known) { return known.is_like(of); }))
+      all.push_back(std::move(of));
+    return inner_->attend(queries, keys, call);
+  }
+  Var prefix(const Var& x, int64_t window) override {
+    calls_.has_running_sums = true;
+    return inner_->prefix(x, window);
+  }
+  Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
+    calls_.has_neighbours = true;
+    return inner_->neighbours(x, before, after);
+  }
+  std::vector<Var> gather(std::span<const Var> values, int64_t window) override {
+    calls_.gathers_tokens = true;
+    return inner_->gather(values, window);
+  }
+
+  const Runs& runs() const override { return inner_->runs(); }
+  const GatheredTokens& gathered(int64_t window) override { return inner_->gathered(window); }
+  Var sum(const Var& x, Over over) override { return inner_->sum(x, over); }
+  ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                      const Call& call) override {
+    return inner_->statistics(queries, keys, state, call);
+  }
+  Var settled(const Var& y) override { return inner_->settled(y); }
+
+ private:
+  std::unique_ptr<Mixing> inner_;
+  MixingCalls& calls_;
+  bool serves_one_call_ = false, are_values_in_keys_ = false;  // of the keys handed out last
+};
+
+}  // namespace
+
+bool AttentionCall::is_like(const AttentionCall& o) const {
+  return heads == o.heads && kv_heads == o.kv_heads && key_width == o.key_width && value_width == o.value_width &&
+         window == o.window && has_plan == o.has_plan && are_values_in_keys == o.are_values_in_keys &&
+         is_gathered == o.is_gathered;
+}
+
+int64_t MixingCalls::window() const {
+  int64_t widest = 0;
+  for (const AttentionCall& call : attention) {
+    if (call.window == 0 || !call.has_plan) return 0;
+    widest = std::max(widest, call.window);
+  }
+  return widest;
+}
+
+std::string MixingCalls::where_not(dist::Scheme scheme, int ranks) const {
+  for (const AttentionCall& call : attention) {
+    if (call.is_gathered) continue;
+    const std::string problem =
+        dist::scheme_problem(scheme, ranks, call.heads, dist::default_options(scheme, ranks, call.heads));
+    if (!problem.empty()) return str(call.where, ": ", problem);
+  }
+  return "";
+}
+
+MixingCalls mixing_calls(const LanguageModelOptions& options, DType compute, int64_t tokens) {
+  MixingCalls calls;
+  DryRun dry;
+  LanguageModelOptions of = options;
+  of.recompute = Recompute::none;
+  of.fixed_text.resize(static_cast<size_t>(of.context));  // for mixers that read one
+  LanguageModel model(of, Rng(0));
+  model.set_compute(compute);
+  Tokens here(plain_tokens(1, tokens), {.is_training = true, .mixing = [&](std::unique_ptr<Mixing> inner) {
+                                          return std::make_unique<Noted>(std::move(inner), calls);
+                                        }});
+  NoGrad no_grad;
+  model.hidden(Tensor::zeros({1, tokens}, kI32), here);
+  return calls;
+}
+
+}  // namespace weft

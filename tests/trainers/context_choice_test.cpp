@@ -1,0 +1,149 @@
+// Which scheme and layout a run takes where its config leaves them to it, what is refused, and what it says of balance.
+#include "trainers/run/context_choice.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/errors.h"
+#include "tests/trainers/config_text.h"
+#include "trainers/config/config_error.h"
+#include "weft/models/mixing_calls.h"
+
+namespace weft::train {
+namespace {
+
+using config::test::kTiny;
+using config::test::load_string;
+using dist::LayoutKind;
+using dist::Scheme;
+
+config::Loaded tiny(std::vector<std::string> overrides) {
+  overrides.insert(overrides.begin(), {"model.dim=32", "model.context=64", "train.tokens=6400"});
+  return load_string(kTiny, overrides);
+}
+
+struct Row {
+  std::vector<std::string> overrides;
+  RankMachine machine;
+  Scheme scheme;
+  LayoutKind layout;
+  std::string reason;  // a part of it
+};
+
+TEST(ContextChoice, FollowsHeadsDocumentsWindowsAndTheMachine) {
+  const std::string heads = "model.mixer=[{softmax{heads:4 kv_heads:2}}]";
+  const std::vector<Row> rows = {
+      {{heads, "parallel.context=2"},
+       {},
+       Scheme::ulysses,
+       LayoutKind::zigzag,
+       "scheme ulysses (auto), layout zigzag (auto); "},
+      {{heads, "parallel.context=4"}, {}, Scheme::ring, LayoutKind::zigzag, "4 ranks do not divide 2 key heads"},
+      {{heads, "parallel.context=4", "data.end_of_text=3"},
+       {},
+       Scheme::all_gather,
+       LayoutKind::balanced,
+       "packed documents"},
+      {{heads, "parallel.context=4", "data.end_of_text=3", "data.document_mask=false"},
+       {},
+       Scheme::ring,
+       LayoutKind::zigzag,
+       ""},
+      {{heads, "parallel.context=4"}, {.ranks_per_node = 2}, Scheme::usp, LayoutKind::zigzag, "ranks on nodes of 2"},
+      {{heads, "parallel.context=2"}, {.device_bytes = 1000}, Scheme::ring, LayoutKind::zigzag, "buffers of ulysses"},
+      {{"model.mixer=[{softmax{heads:4 window:8}}]", "parallel.context=8"},
+       {},
+       Scheme::ring,
+       LayoutKind::contiguous,
+       "has a window"},
+      {{heads, "parallel.context=2", "parallel.scheme=all_gather"},
+       {},
+       Scheme::all_gather,
+       LayoutKind::zigzag,
+       "scheme all_gather (config), layout zigzag (auto)"},
+      {{heads, "parallel.context=2", "parallel.layout=striped"},
+       {},
+       Scheme::ulysses,
+       LayoutKind::striped,
+       "layout striped (config); ulysses"},
+      // The layer that divides least decides for all.
+      {{"model.mixer=[{softmax{heads:4}},{softmax{heads:2}}]", "parallel.context=4"},
+       {},
+       Scheme::ring,
+       LayoutKind::zigzag,
+       "4 ranks do not divide 2 key heads"},
+      // Running sums want few pieces, also for documents.
+      {{"model.mixer=[{forgetting{heads:2}}]", "parallel.context=4", "data.end_of_text=3"},
+       {},
+       Scheme::all_gather,
+       LayoutKind::zigzag,
+       ""},
+  };
+  for (const Row& row : rows) {
+    std::string all;
+    for (const std::string& override : row.overrides) all += override + " ";
+    SCOPED_TRACE(all);
+    const config::Loaded config = tiny(row.overrides);
+    const ContextChoice choice = choose_context(config, row.machine);
+    EXPECT_EQ(*choice.parallel.scheme, row.scheme) << choice.reason;
+    EXPECT_EQ(*choice.parallel.layout, row.layout) << choice.reason;
+    EXPECT_NE(choice.reason.find(row.reason), std::string::npos) << choice.reason;
+    const ParallelOptions resolved = parallel_options(with_choice(config, choice).experiment);
+    EXPECT_EQ(resolved.scheme, choice.parallel.scheme);
+    EXPECT_EQ(resolved.layout, choice.parallel.layout);
+  }
+}
+
+TEST(ContextChoice, RefusesHeadsThatASchemeCannotDivideAndNamesTheModule) {
+  for (const auto& [mixer, ranks, where] : std::vector<std::tuple<std::string, int, std::string>>{
+           {"{softmax{heads:4}}", 3, "4 query heads for 3 ranks"},
+           {"{softmax{heads:4}},{mla{heads:2}}", 4, "layers.1.mixer: ulysses: 2 query heads for 4 ranks"}}) {
+    const config::Loaded config = tiny({str("model.mixer=[", mixer, "]"), "model.layers=2",
+                                        str("parallel.context=", ranks), "parallel.scheme=ulysses"});
+    EXPECT_EQ(test::error_of([&] { choose_context(config, {}); },
+                             {"parallel.scheme", "cannot run in model.", where, "parallel.scheme=auto"}),
+              "");
+  }
+}
+
+TEST(ContextChoice, GivesTheLayoutTheWindowOfTheModel) {
+  auto window = [](const std::string& mixers) {
+    const ContextChoice choice = choose_context(tiny({"model.mixer=" + mixers, "parallel.context=2"}), {});
+    return std::pair(choice.window, choice.windows);
+  };
+  EXPECT_EQ(window("[{softmax{heads:4 window:8}},{softmax{heads:4 window:16}}]"),
+            std::pair(int64_t{16}, std::vector<int64_t>{8, 16}));
+  EXPECT_EQ(window("[{softmax{heads:4 window:8}},{softmax{heads:4}}]"),
+            std::pair(int64_t{0}, std::vector<int64_t>{8, 0}));
+}
+
+TEST(ContextChoice, SaysHowEqualTheWorkIs) {
+  const ContextChoice choice =
+      choose_context(tiny({"model.mixer=[{softmax{heads:4}},{softmax{heads:4 window:16}}]", "parallel.context=4"}), {});
+  const std::vector<std::string> lines = context_lines(choice, 4096, {});
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[1].find("balance, causal: rank totals 1.000 in pairs and 1.0"), 0u) << lines[1];
+  EXPECT_NE(lines[1].find("hop by hop 1.000 and"), std::string::npos) << lines[1];
+  EXPECT_EQ(lines[2].find("balance, window 16: "), 0u) << lines[2];
+  std::vector<int32_t> documents(4096, 0);
+  for (size_t t = 100; t < documents.size(); ++t) documents[t] = 1;
+  EXPECT_NE(context_lines(choice, 4096, documents)[1].find("documents of the first sequence"), std::string::npos);
+  EXPECT_TRUE(context_lines(choose_context(tiny({}), {}), 64, {}).empty());
+}
+
+TEST(MixingCalls, AreThoseOfEveryKindOfLayer) {
+  LanguageModelOptions options{.vocab = 97, .dim = 32, .layers = 4, .context = 64};
+  options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = 5},
+                    MlaOptions{.heads = 2, .head_dim = 8, .rope_dim = 4, .kv_rank = 16},
+                    SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = 5}};
+  const MixingCalls calls = mixing_calls(options, kF32, 16);
+  ASSERT_EQ(calls.attention.size(), 2u);
+  EXPECT_TRUE(calls.attention[0].is_like({.heads = 4, .kv_heads = 2, .key_width = 8, .value_width = 8, .window = 5}));
+  EXPECT_TRUE(calls.attention[1].is_like({.heads = 2, .kv_heads = 2, .key_width = 12, .value_width = 8}));
+  EXPECT_FALSE(calls.has_running_sums);
+  EXPECT_EQ(calls.where_not(Scheme::ring, 3), "");
+  EXPECT_NE(calls.where_not(Scheme::ulysses, 4).find("layers.1"), std::string::npos)
+      << calls.where_not(Scheme::ulysses, 4);
+}
+
+}  // namespace
+}  // namespace weft::train

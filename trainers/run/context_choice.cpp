@@ -1,0 +1,154 @@
+#include "trainers/run/context_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "trainers/config/check.h"
+#include "trainers/config/enum_values.h"
+#include "weft/comm/launch.h"
+#include "weft/core/error.h"
+#include "weft/core/memory.h"
+#include "weft/models/mixing_calls.h"
+#include "weft/ops/elementwise.h"
+
+namespace weft::train {
+
+namespace {
+
+constexpr int64_t kAnyVocab = 97;  // attention does not depend on it
+
+// Schemes that ask for less of the heads come later: the last one that some call needs serves all calls.
+int demands_left_out(dist::Scheme scheme) {
+  switch (scheme) {
+    case dist::Scheme::ulysses: return 0;
+    case dist::Scheme::all_gather: return 1;
+    case dist::Scheme::usp: return 2;
+    case dist::Scheme::double_ring: return 3;
+    case dist::Scheme::bidirectional_ring:
+    case dist::Scheme::ring: break;
+  }
+  return 4;
+}
+
+// Before the data are read.
+bool may_have_documents(const config::Data& data) {
+  if (!data.document_mask()) return false;
+  return data.has_end_of_text() || data.tokenizer().has_gpt2() ||
+         std::ranges::any_of(data.train(), [](const config::Source& source) {
+           return source.path().ends_with(".bin") || source.path().ends_with(".jsonl");
+         });
+}
+
+dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& parallel, const MixingCalls& calls,
+                          int64_t tokens, const RankMachine& machine) {
+  const config::Experiment& e = config.experiment;
+  std::optional<dist::SchemeChoice> best;
+  auto consider = [&](const AttentionCall& call) {
+    const dist::SchemeChoice choice = dist::choose_scheme(
+        {.ranks = parallel.context,
+         .batch = e.train().micro_batch(),
+         .tokens = tokens,
+         .heads = call.heads,
+         .kv_heads = call.kv_heads,
+         .key_width = call.key_width,
+         .value_width = call.value_width,
+         .dtype = compute_dtype(e),
+         .are_values_in_keys = call.are_values_in_keys,
+         .has_documents = may_have_documents(e.data())},
+        {.ranks_per_node = machine.ranks_per_node, .device_bytes = machine.device_bytes},
+        {.is_windowed = calls.window() > 0, .has_recurrence = calls.has_running_sums || calls.has_neighbours});
+    if (!best || demands_left_out(choice.scheme) > demands_left_out(best->scheme)) best = choice;
+  };
+  for (const AttentionCall& call : calls.attention)
+    if (!call.is_gathered) consider(call);
+  if (!best) consider({.key_width = 1, .value_width = 1});  // no scheme moves anything, but tokens have a layout
+  return *best;
+}
+
+// "context: 2 ranks, scheme ulysses (auto), layout striped (config); ulysses: ..."
+std::string in_words(const ParallelOptions& given, const ContextChoice& choice, const std::string& reason) {
+  auto by = [](bool is_given) { return is_given ? " (config)" : " (auto)"; };
+  const ParallelOptions& p = choice.parallel;
+  return str("context: ", p.context, " ranks, scheme ", to_string(*p.scheme), by(given.scheme.has_value()), ", layout ",
+             to_string(*p.layout), by(given.layout.has_value()), reason.empty() ? "" : "; " + reason);
+}
+
+}  // namespace
+
+data::SpreadOptions ContextChoice::spread_options(bool keeps_documents_apart) const {
+  return {.layout = *parallel.layout,
+          .ranks = parallel.context,
+          .block = parallel.block,
+          .window = window,
+          .keeps_documents_apart = keeps_documents_apart};
+}
+
+RankMachine rank_machine(dist::Communicator& world) {
+  const dist::Launch launch = dist::detect_launch({}, dist::environment());
+  const int here = launch.uses_mpi() || launch.size > 1 ? launch.local_size : world.size();  // or threads
+  auto bytes = static_cast<double>(limit_bytes(default_device()));
+  if (default_device().is_cpu()) bytes /= here;
+  Tensor least = ops::to(Tensor::from<double>({bytes, static_cast<double>(here)}, {2}), default_device());
+  world.all_reduce(least, dist::Reduce::min);
+  const std::vector<double> of_all = least.to_vector<double>();
+  return {.ranks_per_node = static_cast<int>(of_all[1]), .device_bytes = of_all[0]};
+}
+
+ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine) {
+  ContextChoice choice{.parallel = parallel_options(config.experiment)};
+  ParallelOptions& p = choice.parallel;
+  if (p.context == 1) {
+    p.scheme = p.scheme.value_or(dist::Scheme::ring), p.layout = p.layout.value_or(dist::LayoutKind::zigzag);
+    return choice;
+  }
+  const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
+  const MixingCalls calls = mixing_calls(model_options(config, kAnyVocab), compute_dtype(config.experiment), tokens);
+  const ParallelOptions given = p;
+  const dist::SchemeChoice found = chosen(config, p, calls, tokens, machine);
+  if (given.scheme) {
+    if (const std::string problem = calls.where_not(*p.scheme, p.context); !problem.empty())
+      config::refuse(config, "parallel.scheme", str("cannot run in ", problem, "."),
+                     "Use another parallel.context, or parallel.scheme=auto, which finds one that can.");
+  } else {
+    p.scheme = found.scheme, choice.options = found.options;
+  }
+  if (!given.layout) p.layout = found.layout;
+  choice.window = calls.window();
+  for (const AttentionCall& call : calls.attention) {
+    const int64_t window = call.has_plan ? call.window : 0;
+    if (std::ranges::find(choice.windows, window) == choice.windows.end()) choice.windows.push_back(window);
+  }
+  choice.reason = in_words(given, choice, given.scheme ? "" : found.reason);
+  return choice;
+}
+
+config::Loaded with_choice(const config::Loaded& config, const ContextChoice& choice) {
+  config::Loaded of = config;
+  if (choice.parallel.context == 1) return of;
+  config::Parallel& parallel = *of.experiment.mutable_parallel();
+  parallel.set_scheme(schema_value(*choice.parallel.scheme));
+  parallel.set_layout(schema_value(*choice.parallel.layout));
+  return of;
+}
+
+std::vector<std::string> context_lines(const ContextChoice& choice, int64_t tokens,
+                                       std::span<const int32_t> documents) {
+  if (choice.reason.empty()) return {};
+  std::vector<std::string> lines{choice.reason};
+  const dist::Layout layout = data::layout_of_row(choice.spread_options(!documents.empty()), tokens, documents);
+  for (const int64_t window : choice.windows) {
+    const dist::HopPlan plan = plan_hops(layout, {.window = window, .documents = {documents.begin(), documents.end()}});
+    lines.push_back(
+        fmt::format("balance, {}{}: rank totals {:.3f} in pairs and {:.3f} in tiles, hop by hop {:.3f} and {:.3f} (1 "
+                    "is equal work), "
+                    "{} of {} hops",
+                    window > 0 ? fmt::format("window {}", window) : "causal",
+                    documents.empty() ? "" : " within the documents of the first sequence", plan.rank_pairs(),
+                    plan.rank_tiles(), plan.lockstep_pairs(), plan.lockstep_tiles(), plan.steps, plan.ranks));
+  }
+  return lines;
+}
+
+}  // namespace weft::train
