@@ -37,13 +37,17 @@ Work work_of(std::span<const int32_t> queries, std::span<const int32_t> keys, st
   std::vector<bool> has_pair(static_cast<size_t>((static_cast<int64_t>(keys.size()) + tile - 1) / tile));
   for (size_t q0 = 0; q0 < queries.size(); q0 += static_cast<size_t>(tile)) {
     std::fill(has_pair.begin(), has_pair.end(), false);
+    int64_t marked = 0;  // tiles before it need no other look: intervals of later queries neither begin nor end before those of earlier ones
     for (size_t i = q0; i < std::min(queries.size(), q0 + static_cast<size_t>(tile)); ++i) {
       const int32_t q = queries[i];
       const auto begin = std::lower_bound(keys.begin(), keys.end(), first[static_cast<size_t>(q)]) - keys.begin();
       const auto end = std::upper_bound(keys.begin() + begin, keys.end(), q) - keys.begin();
       work.pairs += end - begin;
       work.is_full &= end - begin == static_cast<int64_t>(keys.size());
-      for (int64_t k = begin / tile; k * tile < end && begin < end; ++k) has_pair[static_cast<size_t>(k)] = true;
+      if (begin == end) continue;
+      int64_t k = std::max(begin / tile, marked);
+      for (; k * tile < end; ++k) has_pair[static_cast<size_t>(k)] = true;
+      marked = k;
     }
     work.tiles += std::count(has_pair.begin(), has_pair.end(), true);
   }
