@@ -41,6 +41,14 @@ class Noted final : public Mixing {
     calls_.has_running_sums = true;
     return inner_->prefix(x, window);
   }
+  Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
+    calls_.has_running_sums = true;
+    return inner_->recur(input, options);
+  }
+  Var decay_scan(const Var& x, const Var& log_decay) override {
+    calls_.has_running_sums = true;
+    return inner_->decay_scan(x, log_decay);
+  }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     calls_.has_neighbours = true;
     return inner_->neighbours(x, before, after);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "trainers/config/check.h"
@@ -61,9 +62,14 @@ dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& p
         {.is_windowed = calls.window() > 0, .has_recurrence = calls.has_running_sums || calls.has_neighbours});
     if (!best || demands_left_out(choice.scheme) > demands_left_out(best->scheme)) best = choice;
   };
+  if (calls.attention.empty())
+    return {.layout = dist::LayoutKind::contiguous, .reason = "no layer attends, so tokens stay in their order"};
   for (const AttentionCall& call : calls.attention)
     if (!call.is_gathered) consider(call);
-  if (!best) consider({.key_width = 1, .value_width = 1});  // no scheme moves anything, but tokens have a layout
+  if (!best) consider({.key_width = 1, .value_width = 1});  // no scheme moves the keys, but queries have a layout
+  if (best->scheme == dist::Scheme::usp)  // one group for the heads of all layers
+    for (const AttentionCall& call : calls.attention)
+      if (!call.is_gathered) best->options.group = std::gcd(best->options.group, static_cast<int>(call.heads));
   return *best;
 }
 
