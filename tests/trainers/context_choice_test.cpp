@@ -35,8 +35,8 @@ TEST(ContextChoice, FollowsHeadsDocumentsWindowsAndTheMachine) {
       {{heads, "parallel.context=2"},
        {},
        Scheme::ulysses,
-       LayoutKind::zigzag,
-       "scheme ulysses (auto), layout zigzag (auto); "},
+       LayoutKind::contiguous,
+       "scheme ulysses (auto), layout contiguous (auto); "},
       {{heads, "parallel.context=4"}, {}, Scheme::ring, LayoutKind::zigzag, "4 ranks do not divide 2 key heads"},
       {{heads, "parallel.context=4", "data.end_of_text=3"},
        {},
@@ -118,7 +118,9 @@ TEST(ContextChoice, GivesTheLayoutTheWindowOfTheModel) {
 
 TEST(ContextChoice, SaysHowEqualTheWorkIs) {
   const ContextChoice choice =
-      choose_context(tiny({"model.mixer=[{softmax{heads:4}},{softmax{heads:4 window:16}}]", "parallel.context=4"}), {});
+      choose_context(tiny({"model.mixer=[{softmax{heads:4 kv_heads:2}},{softmax{heads:4 kv_heads:2 window:16}}]",
+                           "parallel.context=4"}),
+                     {});
   const std::vector<std::string> lines = context_lines(choice, 4096, {});
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_EQ(lines[1].find("balance, causal: rank totals 1.000 in pairs and 1.0"), 0u) << lines[1];

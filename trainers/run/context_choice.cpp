@@ -67,10 +67,18 @@ dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& p
   for (const AttentionCall& call : calls.attention)
     if (!call.is_gathered) consider(call);
   if (!best) consider({.key_width = 1, .value_width = 1});  // no scheme moves the keys, but queries have a layout
-  if (best->scheme == dist::Scheme::usp)  // one group for the heads of all layers
+  if (best->scheme == dist::Scheme::usp)                    // one group for the heads of all layers
     for (const AttentionCall& call : calls.attention)
       if (!call.is_gathered) best->options.group = std::gcd(best->options.group, static_cast<int>(call.heads));
   return *best;
+}
+
+// For a scheme that the config names, under which the order of tokens decides who has how much work.
+dist::LayoutKind balancing_layout(const config::Loaded& config, const MixingCalls& calls) {
+  if (calls.attention.empty()) return dist::LayoutKind::contiguous;
+  if (may_have_documents(config.experiment.data()) && !calls.has_running_sums && !calls.has_neighbours)
+    return dist::LayoutKind::balanced;
+  return calls.window() > 0 ? dist::LayoutKind::contiguous : dist::LayoutKind::zigzag;
 }
 
 // "context: 2 ranks, scheme ulysses (auto), layout striped (config); ulysses: ..."
@@ -120,7 +128,8 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
   } else {
     p.scheme = found.scheme, choice.options = found.options;
   }
-  if (!given.layout) p.layout = found.layout;
+  const bool is_layout_of_choice = !given.scheme || *given.scheme == dist::Scheme::ulysses;
+  if (!given.layout) p.layout = is_layout_of_choice ? found.layout : balancing_layout(config, calls);
   choice.window = calls.window();
   for (const AttentionCall& call : calls.attention) {
     const int64_t window = call.has_plan ? call.window : 0;
@@ -143,16 +152,22 @@ std::vector<std::string> context_lines(const ContextChoice& choice, int64_t toke
                                        std::span<const int32_t> documents) {
   if (choice.reason.empty()) return {};
   std::vector<std::string> lines{choice.reason};
+  if (choice.parallel.scheme == dist::Scheme::ulysses) {
+    lines.push_back("balance: each rank has all tokens during attention, of its heads: equal work under any mask");
+    return lines;
+  }
+  const bool has_groups = choice.parallel.scheme == dist::Scheme::usp;
   const dist::Layout layout = data::layout_of_row(choice.spread_options(!documents.empty()), tokens, documents);
   for (const int64_t window : choice.windows) {
     const dist::HopPlan plan = plan_hops(layout, {.window = window, .documents = {documents.begin(), documents.end()}});
     lines.push_back(
-        fmt::format("balance, {}{}: rank totals {:.3f} in pairs and {:.3f} in tiles, hop by hop {:.3f} and {:.3f} (1 "
+        fmt::format("balance, {}{}{}: rank totals {:.3f} in pairs and {:.3f} in tiles, hop by hop {:.3f} and {:.3f} (1 "
                     "is equal work), "
                     "{} of {} hops",
                     window > 0 ? fmt::format("window {}", window) : "causal",
-                    documents.empty() ? "" : " within the documents of the first sequence", plan.rank_pairs(),
-                    plan.rank_tiles(), plan.lockstep_pairs(), plan.lockstep_tiles(), plan.steps, plan.ranks));
+                    documents.empty() ? "" : " within the documents of the first sequence",
+                    has_groups ? ", before heads are exchanged" : "", plan.rank_pairs(), plan.rank_tiles(),
+                    plan.lockstep_pairs(), plan.lockstep_tiles(), plan.steps, plan.ranks));
   }
   return lines;
 }
