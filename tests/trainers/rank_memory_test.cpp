@@ -39,7 +39,7 @@ Measured measure(const MemorySubject& s, int64_t micro_batch) {
   dist::run_thread_ranks(s.parallel.ranks(), [&](dist::Communicator& world) {
     world.record_to(folder);
     const MemoryStats before = allocator(Device::cpu()).stats();
-    Team team(world, s.parallel);
+    Team team(world, as_said(s.parallel));
     LanguageModel model(s.model, Rng(3));
     std::vector<int32_t> ids;
     for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % static_cast<int>(s.model.vocab));

@@ -113,10 +113,7 @@ RankMachine rank_machine(dist::Communicator& world) {
 ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine) {
   ContextChoice choice{.parallel = parallel_options(config.experiment)};
   ParallelOptions& p = choice.parallel;
-  if (p.context == 1) {
-    p.scheme = p.scheme.value_or(dist::Scheme::ring), p.layout = p.layout.value_or(dist::LayoutKind::zigzag);
-    return choice;
-  }
+  if (p.context == 1) return as_said(p);
   const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
   const MixingCalls calls = mixing_calls(model_options(config, kAnyVocab), compute_dtype(config.experiment), tokens);
   const ParallelOptions given = p;
@@ -136,6 +133,13 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
     if (std::ranges::find(choice.windows, window) == choice.windows.end()) choice.windows.push_back(window);
   }
   choice.reason = in_words(given, choice, given.scheme ? "" : found.reason);
+  return choice;
+}
+
+ContextChoice as_said(const ParallelOptions& parallel) {
+  ContextChoice choice{.parallel = parallel};
+  choice.parallel.scheme = parallel.scheme.value_or(dist::Scheme::ring);
+  choice.parallel.layout = parallel.layout.value_or(dist::LayoutKind::zigzag);
   return choice;
 }
 

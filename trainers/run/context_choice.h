@@ -31,6 +31,8 @@ RankMachine rank_machine(dist::Communicator& world);  // every rank calls it
 
 // ConfigError if the scheme cannot run with the model's heads.
 ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine);
+// What the options say; a ring over zigzag where they leave it open.
+ContextChoice as_said(const ParallelOptions& parallel);
 // The config with what was chosen.
 config::Loaded with_choice(const config::Loaded& config, const ContextChoice& choice);
 

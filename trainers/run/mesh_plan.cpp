@@ -50,12 +50,10 @@ dist::Hardware hardware_here(DType compute, int ranks) {
 
 dist::FixedChoices fixed_choices(const config::Loaded& config) {
   const ParallelOptions parallel = parallel_options(config.experiment);
-  dist::FixedChoices fixed{.zero = parallel.zero};
+  dist::FixedChoices fixed{.scheme = parallel.scheme, .layout = parallel.layout, .zero = parallel.zero};
   auto is_said = [&](const char* field) { return config.origins.has(str("parallel.", field)); };
   if (is_said("data")) fixed.data = parallel.data;
   if (is_said("context")) fixed.context = parallel.context;
-  if (is_said("scheme")) fixed.scheme = parallel.scheme;
-  if (is_said("layout")) fixed.layout = parallel.layout;
   return fixed;
 }
 

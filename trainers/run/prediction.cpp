@@ -16,7 +16,7 @@ constexpr double kShareOfRun = 0.02 / 25, kFewestFlops = 1e8, kMostFlops = 1e10;
 
 Prediction predict(const config::Loaded& config, int64_t num_ids, const MemoryEstimate& memory) {
   const config::Experiment& e = config.experiment;
-  const ParallelOptions parallel = parallel_options(e);
+  const ParallelOptions parallel = as_said(parallel_options(e)).parallel;
   const StepSizes sizes = step_sizes(e);
   Prediction prediction{.peak_bytes = memory.peak_bytes, .sent_bytes = sizes.micro_batches * memory.sent_bytes};
   if (has_emulated_cuda()) return prediction;  // its times are nobody's
@@ -29,8 +29,8 @@ Prediction predict(const config::Loaded& config, int64_t num_ids, const MemoryEs
                                 .context = parallel.context,
                                 .micro_batch = sizes.micro_batch,
                                 .recomputes = e.train().recompute() == config::Recompute::blocks,
-                                .scheme = parallel.scheme,
-                                .layout = parallel.layout,
+                                .scheme = *parallel.scheme,
+                                .layout = *parallel.layout,
                                 .zero = parallel.zero};
   if (!plan.planner().problem(choice).empty()) return prediction;
   const dist::StepCost cost = plan.planner().cost(choice);

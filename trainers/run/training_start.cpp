@@ -170,7 +170,7 @@ void TrainingRun::announce() {
                         sizes.steps * sizes.tokens_per_step, " tokens"));
   if (team_) {
     Tensor documents;
-    if (data_.keeps_documents_apart()) documents = data_.loader->batch(0, 1).documents;
+    if (data_.keeps_documents_apart()) documents = data_.samples()(0, 1).documents;
     const auto ids = documents.defined() ? documents.to_vector<int32_t>() : std::vector<int32_t>();
     for (const std::string& line : context_lines(team_->choice(), sizes.context, ids)) recorder_.message(line);
   }

@@ -27,8 +27,7 @@ namespace {
 // Where the tokens of another rank stand, in the form in which ranks tell each other (src/nn/mixing/context_tokens.cpp): positions, positions in
 // documents, and documents where there are some, each [rows, tokens], and whether there are documents. A row of the trial is one document.
 dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
-  const data::SpreadOptions spread{.layout = s.parallel.layout, .ranks = s.parallel.context, .block = s.parallel.block};
-  const dist::Layout layout = data::layout_of_row(spread, s.model.context);
+  const dist::Layout layout = data::layout_of_row(as_said(s.parallel).spread_options(false), s.model.context);
   const dist::Layout parts = dist::Layout::contiguous(s.model.context, s.parallel.context);
   return [layout, parts](int rank, std::span<int32_t> numbers) {
     const auto tokens = static_cast<size_t>(layout.tokens_per_rank());
@@ -71,7 +70,7 @@ TrialTraining::TrialTraining(const MemorySubject& s, int64_t micro_batch, int64_
     world_ = std::make_unique<dist::DryCommunicator>(s.parallel.ranks(), 0);
     auto context = std::make_unique<dist::DryCommunicator>(s.parallel.context, 0, "context", world_.get());
     context->set_others(places_of_ranks(s));
-    team_ = std::make_unique<Team>(*world_, std::move(context), s.parallel);
+    team_ = std::make_unique<Team>(*world_, std::move(context), as_said(s.parallel));
   }
   MemoryTag tag("parameters");
   model_ = std::make_unique<LanguageModel>(s.model, Rng(0));
