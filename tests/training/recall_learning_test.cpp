@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "weft/core/parallel.h"
 #include "weft/training/recall_score.h"
 #include "weft/training/training.h"
 
@@ -14,6 +15,7 @@ using data::Split;
 
 // Accuracy on test rows after so many steps of 64 rows.
 double accuracy_after(const RecallTask& task, int64_t steps, int64_t layers) {
+  set_num_threads(1);  // steps of a millisecond: several threads of two such tests at a time would wait for each other
   LanguageModel model({.vocab = task.vocab(),
                        .dim = 32,
                        .layers = layers,

@@ -57,10 +57,6 @@ class Recorder {
   void analysis(std::vector<std::pair<std::string, double>> values, int64_t step, double time_s) {
     write("analysis", step, time_s, std::move(values));
   }
-  // At the end, what the start predicted beside what was measured: later starts of a finished run say the same.
-  void prediction(std::vector<std::pair<std::string, double>> values, int64_t step, double time_s) {
-    write("prediction", step, time_s, std::move(values));
-  }
   void validation(const Evaluation& evaluation, int64_t step, double time_s, bool is_best);
   const LineSums& line() const { return line_; }
   void restore(std::optional<double> best_val) { status_.best_val = best_val; }  // for the bar of a resumed run

@@ -7,6 +7,7 @@
 
 #include "trainers/run/evaluate.h"
 #include "weft/core/error.h"
+#include "weft/io/files.h"
 
 namespace weft::train {
 
@@ -44,14 +45,6 @@ RunResult with_records(RunResult result, const Recorder& recorder) {
   result.train_loss = value(recorder, "train", "train/loss");
   result.tokens_per_s = value(recorder, "train", "speed/tokens_per_second");
   if (auto gib = value(recorder, "train", "memory/peak_gib")) result.peak_bytes = *gib * 1073741824.0;
-  if (recorder.has("prediction", result.steps)) {
-    result.step_s = value(recorder, "prediction", "prediction/measured_step_s");
-    result.predicted.step_s = value(recorder, "prediction", "prediction/step_s").value_or(0);
-    if (auto bytes = value(recorder, "prediction", "prediction/measured_sent_bytes"))
-      result.sent_bytes = std::llround(*bytes);
-    if (auto bytes = value(recorder, "prediction", "prediction/sent_bytes"))
-      result.predicted.sent_bytes = std::llround(*bytes);
-  }
   if (recorder.has("val", result.steps)) {
     result.val_loss = value(recorder, "val", "val/loss");
     result.val_loss_se = value(recorder, "val", "val/loss_se");
@@ -61,6 +54,28 @@ RunResult with_records(RunResult result, const Recorder& recorder) {
   const std::vector<Sample>& samples = recorder.samples().all();
   if (!samples.empty() && samples.back().step == result.steps) result.sample = samples.back().text;
   return result;
+}
+
+void write_measured(const RunResult& r, const std::string& file) {
+  nlohmann::ordered_json out;
+  if (r.step_s) out["step_s"] = *r.step_s;
+  if (r.predicted.step_s > 0) out["predicted_step_s"] = r.predicted.step_s;
+  if (r.sent_bytes) out["sent_bytes"] = *r.sent_bytes, out["predicted_sent_bytes"] = r.predicted.sent_bytes;
+  io::write_file_atomically(file, out.dump(2) + "\n");
+}
+
+void read_measured(RunResult& r, const std::string& file) {
+  if (!io::file_exists(file)) return;
+  const auto in = nlohmann::json::parse(io::read_file(file, uint64_t{1} << 16), nullptr, false);
+  if (!in.is_object()) return;  // a damaged note of times is no reason to refuse a run
+  auto number = [&](const char* key) {
+    const auto at = in.find(key);
+    return at != in.end() && at->is_number() ? std::optional(at->get<double>()) : std::nullopt;
+  };
+  r.step_s = number("step_s");
+  r.predicted.step_s = number("predicted_step_s").value_or(0);
+  if (auto bytes = number("sent_bytes")) r.sent_bytes = std::llround(*bytes);
+  if (auto bytes = number("predicted_sent_bytes")) r.predicted.sent_bytes = std::llround(*bytes);
 }
 
 std::vector<std::pair<std::string, std::string>> facts(const RunResult& r) {

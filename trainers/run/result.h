@@ -27,6 +27,11 @@ struct RunResult {
 // `recorder` of a run whose last step is done; the other fields are the caller's.
 RunResult with_records(RunResult result, const Recorder& recorder);
 
+// Times and messages of the process that took the last step, beside what its start predicted: a file of the run, so that later starts of a
+// finished run say the same. Reading leaves the result as it is where there is no such file.
+void write_measured(const RunResult& result, const std::string& file);
+void read_measured(RunResult& result, const std::string& file);
+
 std::vector<std::pair<std::string, std::string>> facts(const RunResult& result);  // of the report
 std::string summary(const RunResult& result);                                     // one line, for the log
 std::string result_text(const RunResult& result, bool is_json);                   // on stdout

@@ -137,8 +137,8 @@ int TrainingRun::finish() {
     recorder_.finish();
     StopSignal::waits_for("breaking the report off; all else is saved");
     Team::Errand errand(team_);
-    note_prediction();
     RunResult done = result();
+    if (steps_here_ > 0) write_measured(done, folder_.file("prediction.json"));
     Facts all = facts(done);
     for (auto& fact : run_facts(e_, io::read_file(folder_.file("environment.txtpb")))) all.push_back(std::move(fact));
     recorder_.report(all, e_.name(), StopSignal::was_raised);
@@ -152,19 +152,6 @@ int TrainingRun::finish() {
   return stop(StopSignal::name());
 }
 
-void TrainingRun::note_prediction() {
-  const int64_t steps = trainer_.sizes().steps;
-  if (steps_here_ == 0 || recorder_.has("prediction", steps)) return;
-  std::vector<std::pair<std::string, double>> values;
-  if (const auto measured = median(step_s_)) values.emplace_back("prediction/measured_step_s", *measured);
-  if (prediction_.step_s > 0) values.emplace_back("prediction/step_s", prediction_.step_s);
-  if (sent_bytes_) {
-    values.emplace_back("prediction/measured_sent_bytes", static_cast<double>(*sent_bytes_));
-    values.emplace_back("prediction/sent_bytes", static_cast<double>(prediction_.sent_bytes));
-  }
-  recorder_.prediction(std::move(values), steps, progress_.time_s);
-}
-
 // Every step is done, and so is everything that belongs after the last one.
 bool TrainingRun::is_complete() const {
   const int64_t steps = trainer_.sizes().steps;
@@ -175,17 +162,19 @@ bool TrainingRun::is_complete() const {
 
 RunResult TrainingRun::result() const {
   const StepSizes& sizes = trainer_.sizes();
-  return with_records({.run = folder_.path(),
-                       .report = recorder_.report_path(),
-                       .params = model_->num_params(),
-                       .steps = sizes.steps,
-                       .tokens = sizes.steps * sizes.tokens_per_step,
-                       .time_s = progress_.time_s,
-                       .num_skipped = trainer_.num_skipped(),
-                       .predicted = prediction_,
-                       .step_s = median(step_s_),
-                       .sent_bytes = sent_bytes_},
-                      recorder_);
+  RunResult result = with_records({.run = folder_.path(),
+                                   .report = recorder_.report_path(),
+                                   .params = model_->num_params(),
+                                   .steps = sizes.steps,
+                                   .tokens = sizes.steps * sizes.tokens_per_step,
+                                   .time_s = progress_.time_s,
+                                   .num_skipped = trainer_.num_skipped(),
+                                   .predicted = prediction_,
+                                   .step_s = median(step_s_),
+                                   .sent_bytes = sent_bytes_},
+                                  recorder_);
+  if (steps_here_ == 0) read_measured(result, folder_.file("prediction.json"));
+  return result;
 }
 
 }  // namespace weft::train

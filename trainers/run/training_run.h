@@ -46,7 +46,6 @@ class TrainingRun {
   void require_guard_goes_on();  // Error if the guard has skipped too many steps in a row
   int stop(const std::string& why);
   int finish();
-  void note_prediction();
   bool is_complete() const;
   RunResult result() const;
   std::vector<double> rates(double factor) const;
