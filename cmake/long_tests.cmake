@@ -4,7 +4,7 @@ function(weft_long_tests_first)
   set(long_tests  # longest first
     Devices.AgreeOnAttentionOfManySizes
     AttentionOnDevices.FuzzedProblemsEqualTheReference
-    Run.OvernightRecipesTrain
+    Recipes.OfANightTrain
     GoldenOnDevices.LossesOfTenStepsStay
     ConformanceOnDevices.EveryMixerEqualsTheCpu
     Run.TrainsEveryPartAndResumesItBitForBit
@@ -15,7 +15,7 @@ function(weft_long_tests_first)
     AttentionOnDevices.EveryVariantUpTo128WideEqualsTheReference
     StepOnDevices.WaitsForTheChoiceOfGroupedHeadsOncePerLayer
     AttentionSums.Float32ErrorDoesNotGrowWithTheNumberOfTokens
-    Run.RecipesTrain
+    Recipes.Train
     AttentionOnDevices.EveryVariantUpTo64WideEqualsTheReference
     Devices.AgreeAtTheEdgesOfKernels
     Devices.AgreeOnLongRows

@@ -115,6 +115,8 @@ axis { name: "lr" path: "optim.group[1].adamw.lr" value: "1e-3" value: "1e30" }
   for (const char* seed : {"3", "4", "5"})
     EXPECT_NE(result.out.find(str("lost: lr=1e30,seed=", seed)), std::string::npos) << result.out;
   EXPECT_NE(result.out.find("0 of 3"), std::string::npos) << result.out;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  EXPECT_TRUE(json["metrics"][0]["arms"][1]["mean"].is_null()) << "an arm without results has no mean";
 }
 
 TEST_F(Ablate, OnlySomeArmsAndADryRun) {

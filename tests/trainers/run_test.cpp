@@ -8,7 +8,6 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <thread>
 
 #include "tests/trainers/process.h"
@@ -100,54 +99,6 @@ TEST_F(Run, TracesAStep) {
   io::write_file_atomically(path("a/config.txtpb"), config.erase(at, std::string("  attention: automatic\n").size()));
   result = test::run_weft(train("a", {"train.tokens=1280"}));
   EXPECT_EQ(result.exit_code, 0) << result.err;
-}
-
-// Recipes that come with the library, ten small steps each; returns how many.
-int train_recipes(const std::string& folder, const std::function<std::string(const std::string&)>& path) {
-  int count = 0;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() != ".txtpb") continue;
-    SCOPED_TRACE(entry.path().string());
-    ++count;
-    std::vector<std::string> words{"train",
-                                   entry.path().string(),
-                                   "--run",
-                                   path("recipe-" + entry.path().stem().string()),
-                                   "data.train.path=" + path("text.txt"),
-                                   "train.tokens_per_step=256",
-                                   "train.micro_batch=2",
-                                   "train.tokens=2560",
-                                   "optim.schedule={constant{}}",
-                                   "eval.every=0",
-                                   "log.sample_tokens=1",
-                                   "log.sample_prompt=line",
-                                   "train.threads=1",
-                                   "model.context=64",
-                                   "checkpoint.every=0"};
-    if (io::read_file(entry.path().string()).find("\nparallel {") != std::string::npos)
-      words.insert(words.end(), {"--ranks", "4"});
-    const auto result = test::run_weft(words);
-    EXPECT_EQ(result.exit_code, 0) << result.err;
-  }
-  return count;
-}
-TEST_F(Run, RecipesTrain) {
-  auto in = [this](const std::string& name) { return path(name); };
-  EXPECT_GE(train_recipes(WEFT_RECIPES, in), 2);
-  EXPECT_GE(train_recipes(WEFT_RECIPES "/claims", in), 22);
-}
-TEST_F(Run, TaskRecipesTrain) {
-  for (const auto& entry : fs::directory_iterator(WEFT_RECIPES "/tasks")) {
-    SCOPED_TRACE(entry.path().string());
-    auto result =
-        test::run_weft({"train", entry.path().string(), "--run", path(entry.path().stem().string()),
-                        "train.tokens_per_step=256", "train.micro_batch=4", "train.tokens=2560",
-                        "optim.schedule={constant{}}", "eval.every=0", "train.threads=1", "data.task.test_rows=8"});
-    EXPECT_EQ(result.exit_code, 0) << result.err;
-  }
-}
-TEST_F(Run, OvernightRecipesTrain) {
-  EXPECT_GE(train_recipes(WEFT_RECIPES "/overnight", [this](const std::string& name) { return path(name); }), 22);
 }
 
 // A fixed first token is an id more, in training, evaluation and sampling; not with several documents in a row. The finished run can be

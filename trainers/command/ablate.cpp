@@ -1,13 +1,12 @@
 // weft ablate GRID [--out DIR] [--jobs N] [--only axis=arm]... [--dry-run]: a study, from its grid to its report.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "src/core/file_lock.h"
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
@@ -37,13 +36,11 @@ struct Options {
 // One process at a time works on a study; the lock ends with the process.
 class StudyLock {
  public:
-  explicit StudyLock(const std::string& folder)
-      : descriptor_(::open((folder + "/lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
-    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+  explicit StudyLock(const std::string& folder) : descriptor_(open_locked(folder + "/lock", 0)) {
+    if (descriptor_ >= 0) return;
     const std::string why = errno == EWOULDBLOCK
                                 ? "another process works on this study."
                                 : str("cannot be locked: ", std::string_view(std::strerror(errno)), ".");
-    if (descriptor_ >= 0) ::close(descriptor_);
     throw ConfigError(folder + ": " + why, "Wait for it, or give this study --out of its own.");
   }
   ~StudyLock() { ::close(descriptor_); }

@@ -1,19 +1,20 @@
 #include "trainers/study/cells.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "src/core/file_lock.h"
 #include "src/io/process.h"
 #include "trainers/console/progress.h"
+#include "trainers/run/recorder.h"
 #include "weft/io/events.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
@@ -54,10 +55,7 @@ CellResult read_run(const std::string& folder) {
   return result;
 }
 
-io::EventTime time_now() {
-  const auto since = std::chrono::system_clock::now().time_since_epoch();
-  return {.step = 0, .wall_s = std::chrono::duration<double>(since).count()};
-}
+io::EventTime time_now() { return {.step = 0, .wall_s = train::wall_now_s()}; }
 
 void note_hparams(const Grid& grid, const Combination& arm, const Cell& cell, bool has_result,
                   const std::string& folder) {
@@ -93,16 +91,14 @@ std::string last_line(const std::string& messages) {
 
 // A run of a study that was killed may still be saving. Returns false if this one is stopped meanwhile.
 bool wait_until_free(const std::string& run_folder, const CellRuns& how) {
-  const std::string lock = run_folder + "/lock";
-  while (io::file_exists(lock)) {
-    const int descriptor = ::open(lock.c_str(), O_RDWR | O_CLOEXEC);
-    const bool is_free = descriptor < 0 || ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+  constexpr double kPatience_s = 0.1;  // between two looks at `is_stopping`
+  if (!io::file_exists(run_folder + "/lock")) return true;
+  while (!how.is_stopping()) {
+    const int descriptor = open_locked(run_folder + "/lock", kPatience_s);
     if (descriptor >= 0) ::close(descriptor);
-    if (is_free) return true;
-    if (how.is_stopping()) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    if (descriptor >= 0 || errno != EWOULDBLOCK) return true;  // what else is wrong with it the run says
   }
-  return true;
+  return false;
 }
 
 // Unset: it was stopped.

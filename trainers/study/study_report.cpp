@@ -132,12 +132,18 @@ Json arm_json(const Grid& grid, const Arms& arms, size_t a, const Results& r, co
   Json runs = Json::array();
   for (size_t s = 0; s < grid.seeds.size(); ++s)
     runs.push_back({{"seed", grid.seeds[s]}, {"value", number(r.of_arm[a][s])}});
-  Json out{{"arm", arms.all[a].name},   {"runs", runs},
-           {"count", r.means[a].count}, {"lost", r.means[a].lost},
-           {"mean", r.means[a].mean},   {"deviation", r.means[a].deviation}};
+  Json out{{"arm", arms.all[a].name},
+           {"runs", runs},
+           {"count", r.means[a].count},
+           {"lost", r.means[a].lost},
+           {"mean", r.means[a].count > 0 ? Json(r.means[a].mean) : Json(nullptr)},
+           {"deviation", r.means[a].deviation}};
   if (r.means[a].t_interval) out["t_interval"] = json_of(*r.means[a].t_interval);
   if (!d) return out;
-  Json difference{{"pairs", d->count}, {"lost", d->lost}, {"mean", d->mean}, {"deviation", d->deviation}};
+  Json difference{{"pairs", d->count},
+                  {"lost", d->lost},
+                  {"mean", d->count > 0 ? Json(d->mean) : Json(nullptr)},
+                  {"deviation", d->deviation}};
   if (d->t_interval) difference["t_interval"] = json_of(*d->t_interval);
   if (d->bootstrap_interval) difference["bootstrap_interval"] = json_of(*d->bootstrap_interval);
   if (d->p) difference["p"] = *d->p;
