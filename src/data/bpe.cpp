@@ -66,6 +66,10 @@ void BpeEncoder::encode(std::string_view piece, std::vector<int32_t>& out) {
       return;
     }
   }
+  if (!model_.whole_pieces.empty()) {
+    auto whole = model_.whole_pieces.find(piece);
+    if (whole != model_.whole_pieces.end()) return out.push_back(whole->second);
+  }
   size_t first = out.size();
   merge(piece);
   for (uint32_t at = 0; at != kEnd; at = next_[at]) out.push_back(symbols_[at]);

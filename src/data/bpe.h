@@ -3,9 +3,13 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
+
+#include "src/data/pretokenize.h"
 
 namespace weft::data {
 
@@ -29,15 +33,30 @@ class MergeTable {
   int shift_ = 63;
 };
 
-// What the two vocabulary files say.
+// Finds a std::string by a std::string_view.
+struct BytesHash : std::hash<std::string_view> {
+  using is_transparent = void;
+};
+
+// What the vocabulary files say.
 struct BpeModel {
   std::vector<std::string> bytes;  // of each id
   std::vector<bool> is_special;    // neither a byte nor the result of a merge: never encoded
   std::array<int32_t, 256> byte_ids{};
   MergeTable merges;
+  std::unordered_map<std::string, int32_t, BytesHash, std::equal_to<>>
+      whole_pieces;          // that are one id whatever the merges say; empty: none
   int32_t end_of_text = -1;  // "<|endoftext|>", -1 if absent
   uint64_t fingerprint = 0;
 };
+
+// Of a tokenizer.json: the model, and how texts are cut.
+struct TokenizerFile {
+  BpeModel model;
+  const PiecePattern* pattern = nullptr;
+  bool is_composed = false;  // texts are brought to NFC first
+};
+TokenizerFile read_tokenizer_json(const std::string& path);
 
 BpeModel read_gpt2_files(const std::string& vocab_path, const std::string& merges_path);
 

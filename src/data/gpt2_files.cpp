@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "src/data/bpe.h"
+#include "src/data/byte_alphabet.h"
 #include "src/data/files.h"
-#include "src/data/utf8.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
 
@@ -19,32 +19,6 @@ namespace {
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 constexpr std::string_view kEndOfText = "<|endoftext|>";
 constexpr const char* kFix = "give the two files of one GPT-2 style tokenizer, vocab.json and merges.txt";
-
-// The byte alphabet of GPT-2: printable Latin-1 bytes stand for themselves, the other 68 for U+0100 and up.
-class ByteAlphabet {
- public:
-  ByteAlphabet() {
-    char32_t other = 0x100;
-    for (char32_t byte = 0; byte < 256; ++byte) {
-      bool is_plain = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-      byte_of_[is_plain ? byte : other++] = static_cast<int>(byte) + 1;
-    }
-  }
-  // False if a character is outside the alphabet.
-  bool to_bytes(std::string_view text, std::string& bytes) const {
-    bytes.clear();
-    for (size_t at = 0; at < text.size();) {
-      Char c = char_at(text, at);
-      if (!c.is_valid || c.code >= byte_of_.size() || byte_of_[c.code] == 0) return false;
-      bytes += static_cast<char>(byte_of_[c.code] - 1);
-      at += c.length;
-    }
-    return true;
-  }
-
- private:
-  std::array<int, 0x144> byte_of_{};  // + 1; 0: no byte
-};
 
 // Takes one flat object of text -> number, without building a tree of values.
 class VocabReader : public nlohmann::json_sax<nlohmann::json> {

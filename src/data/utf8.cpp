@@ -3,7 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
 
+#include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
 
 namespace weft::data {
@@ -52,6 +55,36 @@ Char char_before(std::string_view text, size_t end) {
     break;
   }
   return {static_cast<unsigned char>(text[end - 1]), 1, CharClass::other, false};
+}
+
+std::string composed(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at;
+    bool is_ascii = true;
+    for (; end < text.size();) {
+      const Char c = char_at(text, end);
+      if (!c.is_valid) break;
+      is_ascii = is_ascii && c.code < 128;
+      end += c.length;
+    }
+    const std::string_view valid = text.substr(at, end - at);
+    if (is_ascii) {
+      out += valid;
+    } else {
+      utf8proc_uint8_t* made = nullptr;
+      const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(valid.data()),
+                                       static_cast<utf8proc_ssize_t>(valid.size()), &made,
+                                       static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+      const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owned(made, &std::free);
+      if (length < 0) fail(str("NFC: ", utf8proc_errmsg(length)), "give UTF-8 text");
+      out.append(reinterpret_cast<const char*>(made), static_cast<size_t>(length));
+    }
+    if (end < text.size()) out += text[end++];
+    at = end;
+  }
+  return out;
 }
 
 void append_utf8(std::string& out, char32_t code) {

@@ -44,6 +44,9 @@ inline Char char_at(std::string_view text, size_t at) {
   return decode_char(text, at);
 }
 
+// Canonical composition (NFC). Bytes that are no UTF-8 stay as they are.
+std::string composed(std::string_view text);
+
 // The character that ends at `end` (> 0).
 Char char_before(std::string_view text, size_t end);
 

@@ -1,10 +1,11 @@
-// The tokenizer of GPT-2: pieces by pattern, each piece by byte-pair merges.
+// Tokenizers that cut a text into pieces by a pattern, and encode each piece by byte-pair merges.
 #include <mutex>
 #include <utility>
 
 #include "src/data/bpe.h"
 #include "src/data/files.h"
 #include "src/data/pretokenize.h"
+#include "src/data/utf8.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
 
@@ -14,10 +15,12 @@ namespace {
 
 class BpeTokenizer final : public Tokenizer {
  public:
-  BpeTokenizer(std::string name, BpeModel model, const PieceRule& rule)
-      : name_(std::move(name)), model_(std::move(model)), rule_(rule) {}
+  BpeTokenizer(std::string name, BpeModel model, const PieceRule& rule, bool is_composed = false)
+      : name_(std::move(name)), model_(std::move(model)), rule_(rule), is_composed_(is_composed) {}
 
-  std::vector<int32_t> encode(std::string_view text) const override {
+  std::vector<int32_t> encode(std::string_view given) const override {
+    const std::string made = is_composed_ ? composed(given) : std::string();
+    const std::string_view text = is_composed_ ? std::string_view(made) : given;
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 1);
     std::unique_ptr<BpeEncoder> encoder = borrow_encoder();
@@ -76,6 +79,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string name_;
   BpeModel model_;
   const PieceRule& rule_;
+  bool is_composed_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<BpeEncoder>> idle_;
 };
@@ -84,6 +88,11 @@ class BpeTokenizer final : public Tokenizer {
 
 std::unique_ptr<Tokenizer> make_gpt2_tokenizer(const std::string& vocab_path, const std::string& merges_path) {
   return std::make_unique<BpeTokenizer>("gpt2", read_gpt2_files(vocab_path, merges_path), kGpt2Pieces);
+}
+
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(const std::string& path) {
+  TokenizerFile file = read_tokenizer_json(path);
+  return std::make_unique<BpeTokenizer>("bpe", std::move(file.model), file.pattern->rule, file.is_composed);
 }
 
 }  // namespace weft::data
