@@ -38,7 +38,7 @@ Tensor with_contiguous_width(const Tensor& t) {
 // A problem with everything checked, and what its pointers point to.
 struct Call {
   RecurrenceProblem p;
-  Tensor q, k, v, log_decay, state, marks;
+  Tensor q, k, v, log_decay, state, marks, dout, dlast;
   DType wide;
 
   Call(std::string_view op, const RecurrenceInput& in, const RecurrenceOptions& options) {
@@ -86,6 +86,31 @@ struct Call {
     p.parts = (p.value_width + p.part_width - 1) / p.part_width;
   }
 
+  void take_gradients(std::string_view op, const RecurrenceInput& in, const Tensor& dout_BTHV, const Tensor& dstate) {
+    if (dout_BTHV.defined()) {
+      check_tensor(op, "dout", dout_BTHV, in.v_BTHV.shape(), in.v_BTHV.dtype(), in.v_BTHV);
+      dout = with_contiguous_width(dout_BTHV);
+      p.dout = operand(dout);
+    }
+    if (!dstate.defined()) return;
+    check_tensor(op, "dstate", dstate, {p.batch, p.heads, p.key_width, p.value_width}, wide, in.v_BTHV);
+    dlast = contiguous(dstate);
+    p.dlast_state = dlast.raw();
+  }
+
+  Tensor new_state() const {
+    return Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, wide, Device::cpu());
+  }
+
+  void use(const RecurrenceStates& kept, int64_t block) {
+    p.kept_block = block;
+    const Shape states{p.batch, p.heads, p.kept_blocks() + 1, p.key_width, p.value_width};
+    WEFT_CHECK(kept.states.defined() && kept.states.shape() == states && kept.states.dtype() == wide && !p.beta.data,
+               str("recur: kept states are ", describe_input(kept.states), ", must be ", states, " ", wide),
+               "pass what recur_states() returned for these inputs");
+    p.kept_states = const_cast<void*>(kept.states.raw()), p.kept_decays = const_cast<void*>(kept.decays.raw());
+  }
+
   template <class F>
   void run(F&& f) const {
     if (wide == kF64) f.template operator()<cpu::RecurrenceKernels<cpu::Isa::baseline, double>>();
@@ -128,7 +153,7 @@ struct Call {
     if (dims == 3) shape = per_token;
     if (dims == 4) shape = {p.batch, p.tokens, p.heads, is_of_values ? p.value_width : p.key_width};
     check_tensor(op, "log_decay", in.log_decay, shape, wide, in.v_BTHV);
-    check_decay(op, in.log_decay);
+    if (options.checks_decay) check_decay(op, in.log_decay);
     log_decay = with_contiguous_width(in.log_decay);
     p.log_decay = operand(log_decay);
     if (dims == 4) p.decay = is_of_values ? Decay::value : Decay::key;
@@ -138,81 +163,142 @@ struct Call {
 }  // namespace
 
 Recurrence recur(const RecurrenceInput& input, const RecurrenceOptions& options) {
+  Recurrence result;
+  result.state = recur_into(result.out, input, options);
+  return result;
+}
+
+Tensor recur_into(Tensor& out, const RecurrenceInput& input, const RecurrenceOptions& options,
+                  const RecurrenceStates* kept) {
   Call call("recur", input, options);
   RecurrenceProblem& p = call.p;
-  Recurrence result{Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), Device::cpu()),
-                    Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, call.wide, Device::cpu())};
+  if (!out.defined()) out = Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), Device::cpu());
+  check_tensor("recur_into", "out", out, input.v_BTHV.shape(), input.v_BTHV.dtype(), input.v_BTHV);
+  Tensor state = call.new_state();
   call.choose_parts(p.batch * p.heads);
-  result.out.mutable_raw();  // counts as written
-  p.out = operand(result.out), p.last_state = result.state.mutable_raw();
+  out.mutable_raw();  // counts as written
+  p.out = operand(out), p.last_state = state.mutable_raw();
+  call.run([&]<class Kernels>() {
+    if (kept) call.use(*kept, Kernels::block_to_keep(p));
+    Kernels::forward(p);
+  });
+  return state;
+}
+
+Tensor recur_state(const RecurrenceInput& input, const RecurrenceOptions& options) {
+  Call call("recur_state", input, options);
+  RecurrenceProblem& p = call.p;
+  Tensor state = call.new_state();
+  call.choose_parts(p.batch * p.heads);
+  p.last_state = state.mutable_raw();
   call.run([&]<class Kernels>() { Kernels::forward(p); });
-  return result;
+  return state;
+}
+
+RecurrenceStates recur_states(const RecurrenceInput& input, const RecurrenceOptions& options) {
+  constexpr std::string_view op = "recur_states";
+  WEFT_CHECK(!input.beta.defined(), str(op, ": beta is ", input.beta),
+             "states of the delta rule do not add up: use recur_state() with values of 0 and the identity as the state "
+             "for what becomes of a state that comes in");
+  Call call(op, input, options);
+  RecurrenceProblem& p = call.p;
+  call.choose_parts(p.batch * p.heads);
+  RecurrenceStates kept;
+  call.run([&]<class Kernels>() {
+    p.kept_block = Kernels::block_to_keep(p);
+    const int64_t count = p.kept_blocks() + 1, width = p.decay == cpu::Decay::value ? p.value_width : p.key_width;
+    kept.states = Tensor::empty({p.batch, p.heads, count, p.key_width, p.value_width}, call.wide, Device::cpu());
+    kept.decays = Tensor::empty({p.batch, p.heads, count, width}, call.wide, Device::cpu());
+    p.kept_states = kept.states.mutable_raw(), p.kept_decays = kept.decays.mutable_raw();
+    Kernels::keep_states(p);
+  });
+  return kept;
+}
+
+Tensor recur_state_gradient(const Tensor& dout_BTHV, const Tensor& dstate, const RecurrenceInput& input,
+                            const RecurrenceOptions& options) {
+  Call call("recur_state_gradient", input, options);
+  RecurrenceProblem& p = call.p;
+  call.take_gradients("recur_state_gradient", input, dout_BTHV, dstate);
+  call.choose_parts(p.batch * p.heads);
+  Tensor gradient = call.new_state();
+  p.dstate = gradient.mutable_raw();
+  call.run([&]<class Kernels>() { Kernels::state_gradient(p); });
+  return gradient;
 }
 
 RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, const RecurrenceInput& input,
                                const RecurrenceOptions& options, const RecurrenceWants& wants) {
+  RecurrenceGrads grads;
+  recur_backward_into(grads, dout_BTHV, dstate, input, options, wants);
+  return grads;
+}
+
+void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const Tensor& dstate,
+                         const RecurrenceInput& input, const RecurrenceOptions& options, const RecurrenceWants& wants,
+                         const RecurrenceStates* kept) {
   constexpr std::string_view op = "recur_backward";
   Call call(op, input, options);
   RecurrenceProblem& p = call.p;
   const DType dtype = input.q_BTGK.dtype(), wide = call.wide;
-  Tensor dout, dlast;
-  if (dout_BTHV.defined()) {
-    check_tensor(op, "dout", dout_BTHV, input.v_BTHV.shape(), dtype, input.v_BTHV);
-    dout = with_contiguous_width(dout_BTHV);
-    p.dout = operand(dout);
-  }
-  if (dstate.defined()) {
-    check_tensor(op, "dstate", dstate, {p.batch, p.heads, p.key_width, p.value_width}, wide, input.v_BTHV);
-    dlast = contiguous(dstate);
-    p.dlast_state = dlast.raw();
-  }
+  call.take_gradients(op, input, dout_BTHV, dstate);
   call.choose_parts(p.batch * p.key_heads);
-  RecurrenceGrads grads;
   auto make = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType of, Operand& to) {
     if (!is_wanted) return;
-    grad = Tensor::empty(shape, of, Device::cpu());
+    if (grad.defined()) check_tensor(op, "a gradient", grad, shape, of, input.v_BTHV);
+    else grad = Tensor::empty(shape, of, Device::cpu());
     grad.mutable_raw();
     to = operand(grad);
   };
-  // Of a sum over value columns: one behind the other per part, added up at the end.
-  auto make_sum = [&](bool is_wanted, Tensor& grad, Shape shape, DType of, Operand& to) {
-    if (shape.num_dims() > 0) shape[0] *= p.parts;
-    make(is_wanted, grad, shape, p.parts > 1 ? wide : of, to);
+  // Of a sum over value columns: one behind the other per part, added up at the end. Returns those, or nothing where grad is written itself.
+  auto make_sum = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType last, DType of, Operand& to) {
+    Tensor parts;
+    if (!is_wanted) return parts;
+    if (p.parts == 1 && of == last) {
+      make(true, grad, shape, last, to);
+      return parts;
+    }
+    Shape of_parts = shape;
+    of_parts[0] *= p.parts;
+    make(true, parts, of_parts, p.parts > 1 ? wide : of, to);
+    return parts;
   };
-  auto add_parts = [&](Tensor& grad, const Shape& shape, DType of) {
-    if (!grad.defined()) return;
-    if (p.parts > 1) grad = sum(grad.reshape({p.parts, shape.num_elements()}), 0).reshape(shape);
-    grad = cast(grad, of);
+  auto add_parts = [&](const Tensor& parts, Tensor& grad, const Shape& shape, DType of) {
+    if (!parts.defined()) return;
+    const Tensor all =
+        cast(p.parts > 1 ? sum(parts.reshape({p.parts, shape.num_elements()}), 0).reshape(shape) : parts, of);
+    if (grad.defined()) copy_(grad, all);
+    else grad = all;
   };
   const DType shared = p.heads_per_group() > 1 ? wide : dtype;
-  make_sum(wants.q, grads.dq, input.q_BTGK.shape(), shared, p.dq);
-  make_sum(wants.k, grads.dk, input.k_BTGK.shape(), shared, p.dk);
+  const Shape &of_q = input.q_BTGK.shape(), &of_decay = input.log_decay.shape(), &of_beta = input.beta.shape();
+  const Tensor dq = make_sum(wants.q, grads.dq, of_q, dtype, shared, p.dq),
+               dk = make_sum(wants.k, grads.dk, of_q, dtype, shared, p.dk);
   make(wants.v, grads.dv, input.v_BTHV.shape(), dtype, p.dv);
-  const bool wants_decay = wants.log_decay && input.log_decay.defined(), is_of_values = p.decay == cpu::Decay::value;
-  Tensor of_heads;
+  const bool wants_decay = wants.log_decay && input.log_decay.defined();
+  Tensor of_heads, dlog_decay;
   if (wants_decay && input.log_decay.num_dims() == 1) {
     of_heads = Tensor::zeros({p.parts * p.batch, p.heads}, kF64, Device::cpu());
     p.dlog_decay_of_head = of_heads.mutable_data<double>();
-  } else if (is_of_values) {
-    make(wants_decay, grads.dlog_decay, input.log_decay.shape(), wide, p.dlog_decay);
+  } else if (p.decay == cpu::Decay::value) {
+    make(wants_decay, grads.dlog_decay, of_decay, wide, p.dlog_decay);
   } else {
-    make_sum(wants_decay, grads.dlog_decay, input.log_decay.shape(), wide, p.dlog_decay);
+    dlog_decay = make_sum(wants_decay, grads.dlog_decay, of_decay, wide, wide, p.dlog_decay);
   }
-  make_sum(wants.beta && input.beta.defined(), grads.dbeta, input.beta.shape(), wide, p.dbeta);
+  const Tensor dbeta = make_sum(wants.beta && input.beta.defined(), grads.dbeta, of_beta, wide, wide, p.dbeta);
   if (wants.state && input.state.defined()) {
-    grads.dstate = Tensor::empty(input.state.shape(), wide, Device::cpu());
+    grads.dstate = call.new_state();
     p.dstate = grads.dstate.mutable_raw();
   }
   call.run([&]<class Kernels>() {
+    if (kept) call.use(*kept, Kernels::block_to_keep(p));
     const auto workers = Kernels::workers(p);
     Tensor states = Tensor::empty({workers.count, workers.states}, wide, Device::cpu());
     Kernels::backward(p, states.mutable_raw());
   });
-  add_parts(grads.dq, input.q_BTGK.shape(), dtype), add_parts(grads.dk, input.k_BTGK.shape(), dtype);
-  if (!is_of_values) add_parts(grads.dlog_decay, input.log_decay.shape(), wide);
-  add_parts(grads.dbeta, input.beta.shape(), wide);
+  add_parts(dq, grads.dq, of_q, dtype), add_parts(dk, grads.dk, of_q, dtype);
+  add_parts(dlog_decay, grads.dlog_decay, of_decay, wide), add_parts(dbeta, grads.dbeta, of_beta, wide);
   if (of_heads.defined()) grads.dlog_decay = cast(sum(of_heads, 0), wide);
-  return grads;
 }
 
 }  // namespace weft::ops

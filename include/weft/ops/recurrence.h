@@ -20,6 +20,7 @@ struct RecurrenceOptions {
   double scale = 1;                   // of what is read
   DecaySide side = DecaySide::key;    // of a decay per channel; value: without beta
   std::optional<int64_t> chunk = {};  // tokens, 1 to 1024; chosen if it is not given
+  bool checks_decay = true;           // false: log_decay is known to be finite and at most 0
 };
 
 // f32, bf16 or f64; "wide" is f32, or f64 for f64. G divides H: head h reads and writes with the q and k of head h / (H / G).
@@ -43,6 +44,8 @@ struct Recurrence {
   Tensor state;  // wide [B, H, K, V]: after the last token
 };
 Recurrence recur(const RecurrenceInput& input, const RecurrenceOptions& options = {});
+Tensor recur_state(const RecurrenceInput& input,
+                   const RecurrenceOptions& options = {});  // only the state; q is not read
 
 // Gradients of the inputs, in their dtypes. Either of dout and dstate may be undefined, for zeros. States are computed again, one per chunk.
 // What `wants` does not name stays undefined, and its work is left out where it can be.
@@ -54,6 +57,29 @@ struct RecurrenceWants {
 };
 RecurrenceGrads recur_backward(const Tensor& dout_BTHV, const Tensor& dstate, const RecurrenceInput& input,
                                const RecurrenceOptions& options = {}, const RecurrenceWants& wants = {});
+
+// Only dstate, for which no state is needed: input.state is not read.
+Tensor recur_state_gradient(const Tensor& dout_BTHV, const Tensor& dstate, const RecurrenceInput& input,
+                            const RecurrenceOptions& options = {});
+
+// Two passes, where the state that comes in is known later, such as that of another rank. The first keeps states of chunks as they are without
+// it, the second corrects them: both together are as much work as one pass. Not for the delta rule.
+struct RecurrenceStates {
+  Tensor states;  // wide [B, H, n + 1, K, V]: before each of n chunks and behind the last token, from zeros
+  Tensor
+      decays;  // wide [B, H, n + 1, K], with side value [.., V]: what is left there of a state before the first token
+};
+RecurrenceStates recur_states(const RecurrenceInput& input,
+                              const RecurrenceOptions& options = {});  // input.state is not read
+
+// Into tensors that exist, such as some heads of larger ones: of the shapes and dtypes that recur() and recur_backward() return, with any
+// strides but for a contiguous width. `kept`: of these inputs, or null. Returns the state behind the last token.
+Tensor recur_into(Tensor& out, const RecurrenceInput& input, const RecurrenceOptions& options,
+                  const RecurrenceStates* kept = nullptr);
+// Wanted gradients that are undefined, and always dstate and that of a decay per head, are made.
+void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const Tensor& dstate,
+                         const RecurrenceInput& input, const RecurrenceOptions& options,
+                         const RecurrenceWants& wants = {}, const RecurrenceStates* kept = nullptr);
 
 // The document of the state after these tokens, i32 [B]: the state_document of the tokens that follow. `before` as state_document. Without
 // any token but padding and without `before`: -1.

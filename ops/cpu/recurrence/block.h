@@ -50,6 +50,9 @@ RecurrenceProblem columns_of(const RecurrenceProblem& all, int64_t part) {
   };
   for (Operand* o : {&p.v, &p.out, &p.dout, &p.dv}) shift(*o, first);
   shift_state(p.state), shift_state(p.last_state), shift_state(p.dlast_state), shift_state(p.dstate);
+  shift_state(p.kept_states);
+  if (p.decay == Decay::value) shift_state(p.kept_decays);
+  else p.gives_decays = part == 0;
   for (Operand* o : {&p.dq, &p.dk}) shift(*o, part * tokens * p.key_heads * p.key_width);
   shift(p.dbeta, part * tokens * p.heads);
   if (p.decay == Decay::value) shift(p.log_decay, first), shift(p.dlog_decay, first);
@@ -134,6 +137,41 @@ struct HeadView {
   void store_state(void* to, Matrix<T> from) const {
     T* state = static_cast<T*>(to) + state_offset();
     for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(from.row(c), p.value_width, state + c * p.state_width);
+  }
+
+  // Of two passes: whether the state before this token was kept, and which it is.
+  bool is_kept(int64_t token) const { return p.kept_states && token < p.tokens && token % p.kept_block == 0; }
+  T* kept_state(int64_t n) const {
+    const int64_t each = p.key_width * p.state_width;
+    return static_cast<T*>(p.kept_states) + ((b * p.heads + h) * (p.kept_blocks() + 1) + n) * each;
+  }
+  int64_t decay_width() const { return p.decay == Decay::value ? p.state_width : p.key_width; }
+  int64_t decays_here() const { return p.decay == Decay::value ? p.value_width : p.key_width; }
+  T* kept_decays(int64_t n) const {
+    return static_cast<T*>(p.kept_decays) + ((b * p.heads + h) * (p.kept_blocks() + 1) + n) * decay_width();
+  }
+  // State n, and the decays since state n - 1.
+  void keep(int64_t n, Matrix<T> state, const T* total) const {
+    T* to = kept_state(n);
+    for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(state.row(c), p.value_width, to + c * p.state_width);
+    if (!p.gives_decays) return;
+    T* decays = kept_decays(n);
+    if (n == 0) std::fill_n(decays, decays_here(), T(1));
+    else
+      for (int64_t c = 0; c < decays_here(); ++c) decays[c] = decays[c - decay_width()] * total[c];
+  }
+  // State n as it is with the state that comes in.
+  void load_kept(int64_t n, Matrix<T> to, int64_t rows) const {
+    std::fill_n(to.data, rows * to.ld, T(0));
+    const T *from = kept_state(n), *decays = kept_decays(n);
+    const T* coming = p.state ? static_cast<const T*>(p.state) + state_offset() : nullptr;
+    const bool is_of_values = p.decay == Decay::value;
+    for (int64_t c = 0; c < p.key_width; ++c, from += p.state_width) {
+      std::copy_n(from, p.value_width, to.row(c));
+      if (!coming) continue;
+      const T* row = coming + c * p.state_width;
+      for (int64_t v = 0; v < p.value_width; ++v) to.row(c)[v] += decays[is_of_values ? v : c] * row[v];
+    }
   }
 
   static constexpr double kLog2e = 1.44269504088896340736;

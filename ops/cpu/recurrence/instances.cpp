@@ -2,6 +2,7 @@
 // x {plain, delta}, and decay of value channels. bf16 tensors are widened when a block is loaded, so they need no instances.
 #include "ops/cpu/recurrence/key_side.h"
 #include "ops/cpu/recurrence/steps.h"
+#include "ops/cpu/recurrence/two_passes.h"
 #include "ops/cpu/recurrence/value_side.h"
 #include "weft/core/parallel.h"
 
@@ -34,6 +35,15 @@ void with_side(const RecurrenceProblem& p, bool is_backward, F&& run) {
   }
 }
 
+template <class T, class F>
+void with_plain_side(const RecurrenceProblem& p, F&& run) {
+  switch (p.decay) {
+    case Decay::scalar: return run(KeySide<T, false, false>(p, true));
+    case Decay::key: return run(KeySide<T, true, false>(p, true));
+    case Decay::value: return run(ValueSide<T>(p, true));
+  }
+}
+
 // Work is cut into items of a few key heads of a row with their value heads: as many as leave an item to every thread, up to `most` value
 // heads.
 struct Items {
@@ -63,6 +73,30 @@ void RecurrenceKernels<I, T>::forward(const RecurrenceProblem& p) {
   run_items(p, items.count, [&](int64_t i) {
     const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
     with_side<T>(part, false, [&](auto side) { side.forward(items.heads(p, i)); });
+  });
+}
+
+template <Isa I, class T>
+int64_t RecurrenceKernels<I, T>::block_to_keep(const RecurrenceProblem& p) {
+  return Sizes<T>(p, true).block;
+}
+
+template <Isa I, class T>
+void RecurrenceKernels<I, T>::keep_states(const RecurrenceProblem& p) {
+  const Items items(p, kMostForward);
+  run_items(p, items.count, [&](int64_t i) {
+    const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
+    const Heads heads = items.heads(p, i);
+    with_plain_side<T>(part, [&](auto side) { TwoPasses::keep_states(side, heads); });
+  });
+}
+
+template <Isa I, class T>
+void RecurrenceKernels<I, T>::state_gradient(const RecurrenceProblem& p) {
+  const Items items(p, kMostForward);
+  run_items(p, items.count, [&](int64_t i) {
+    const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
+    with_side<T>(part, true, [&](auto side) { TwoPasses::state_gradient(side, items.heads(p, i)); });
   });
 }
 

@@ -28,8 +28,14 @@ struct RecurrenceProblem {
   const void* state = nullptr;  // contiguous [B, H, K, V] in the computing type, or null: zeros
   int64_t state_width = 0;      // V of all parts
 
+  // Of two passes (weft/ops/recurrence.h), written by keep_states() and read by the others: states before blocks of `kept_block` tokens, and behind
+  // the last token, [B, H, n + 1, K, V], and products of the decays of all tokens before them, [B, H, n + 1, K], of value channels [.., V].
+  void *kept_states = nullptr, *kept_decays = nullptr;
+  int64_t kept_block = 0;
+  bool gives_decays = true;  // of the parts, one does
+
   // Forward.
-  Operand out;
+  Operand out;                 // without data: only the last state is wanted
   void* last_state = nullptr;  // contiguous [B, H, K, V]
 
   // Backward. Without data: dout and dlast_state are zeros, gradients are not wanted. dq and dk add up over the heads of a group, so they are
@@ -41,6 +47,7 @@ struct RecurrenceProblem {
   void* dstate = nullptr;
 
   int64_t heads_per_group() const { return heads / key_heads; }
+  int64_t kept_blocks() const { return (tokens + kept_block - 1) / kept_block; }
 };
 
 // How many threads backward uses, and how many numbers each needs for the states of its heads.
@@ -55,6 +62,11 @@ struct RecurrenceKernels {
   // `states` is memory for workers(problem).
   static void backward(const RecurrenceProblem& problem, void* states);
   static RecurrenceWorkers workers(const RecurrenceProblem& problem);
+  // Two passes, of the plain write.
+  static int64_t block_to_keep(const RecurrenceProblem& problem);
+  static void keep_states(const RecurrenceProblem& problem);
+  // Of backward only dstate.
+  static void state_gradient(const RecurrenceProblem& problem);
 };
 
 }  // namespace weft::cpu

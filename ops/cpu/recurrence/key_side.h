@@ -11,7 +11,7 @@
 //   dg: sums from the last row to r of q dq + k (dk as reader - dk as writer), which begin with sum_v dS' S'.
 #pragma once
 
-#include "ops/cpu/recurrence/block.h"
+#include "ops/cpu/recurrence/two_passes.h"
 
 namespace weft::cpu {
 namespace {
@@ -28,14 +28,11 @@ class KeySide {
     for_heads(heads, [&](const HeadView<T>& head) { head.load_state(p.state, state, z.K); });
     for (int64_t n = 0; n < z.blocks; ++n)
       for_heads(heads, [&](const HeadView<T>& head) {
+        if (head.is_kept(n * z.block)) head.load_kept(n * z.block / p.kept_block, state, z.K);
         enter(head, n);
-        queries(head);
-        scores<true>();
-        solve();
-        product<false, T>(qp, state, out, {z.C, z.V, z.K});
-        product<false, T>(weights, u, out, {z.C, z.V, z.C, Part::lower, true});
-        store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
-        next_state();
+        if (p.out.data) read(head);
+        else solve_only();
+        if (!head.is_kept(first + z.block)) next_state();
       });
     for_heads(heads, [&](const HeadView<T>& head) { head.store_state(p.last_state, state); });
   }
@@ -55,9 +52,9 @@ class KeySide {
     });
     for (int64_t n = 0; n < z.blocks; ++n)
       for_heads(heads, [&](const HeadView<T>& head) {
+        if (p.kept_states) return head.load_kept(n + 1, behind(head, n), z.K);
         enter(head, n);
-        if constexpr (kDelta) scores<false>();
-        solve();
+        solve_only();
         next_state();
         std::copy_n(state.data, each, behind(head, n).data);
       });
@@ -66,8 +63,7 @@ class KeySide {
         state = behind(head, n - 1);
         enter(head, n);
         queries(head);
-        if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
-        else std::fill_n(dout.data, z.C * z.V, T(0));
+        load_dout(head);
         scores<true>();
         solve();
         gradients();
@@ -82,6 +78,8 @@ class KeySide {
   }
 
  private:
+  friend struct TwoPasses;
+
   // Calls f(head) for each head, with its state and the gradient of it.
   template <class F>
   void for_heads(const Heads& heads, F&& f) {
@@ -169,6 +167,31 @@ class KeySide {
     else multiply_rows(q, before.data, qp, z.C);
   }
 
+  // What previous_state() needs of a block.
+  void enter_for_state(const HeadView<T>& head) {
+    queries(head);
+    load_dout(head);
+    if constexpr (kDelta) scores<true>(), gradient_of_writes();
+  }
+  void load_dout(const HeadView<T>& head) {
+    if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
+    else std::fill_n(dout.data, z.C * z.V, T(0));
+  }
+
+  void read(const HeadView<T>& head) {
+    queries(head);
+    scores<true>();
+    solve();
+    product<false, T>(qp, state, out, {z.C, z.V, z.K});
+    product<false, T>(weights, u, out, {z.C, z.V, z.C, Part::lower, true});
+    store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
+  }
+  // What is written, where nothing is read.
+  void solve_only() {
+    if constexpr (kDelta) scores<false>();
+    solve();
+  }
+
   // weights = P, if it is wanted, and strict = Mn.
   template <bool kReads>
   [[gnu::noinline]] void scores() {
@@ -220,10 +243,14 @@ class KeySide {
   bool wants_q() const { return p.dq.data || wants_decay(); }
   bool wants_k() const { return p.dk.data || wants_decay(); }
 
-  [[gnu::noinline]] void gradients() {
+  void gradient_of_writes() {
     product<true, T>(weights, dout, du, {z.C, z.V, z.C, Part::upper});
     product<false, T>(km, dstate, du, {z.C, z.V, z.K, Part::all, true});
     if constexpr (kDelta) solve_backward();
+  }
+
+  [[gnu::noinline]] void gradients() {
+    gradient_of_writes();
     if (!wants_q() && !wants_k()) return;
     transpose(u, ut, z.C, z.V), transpose(state, state_t, z.K, z.V);
     product<false, T>(dout, ut, dweights, {z.C, z.C, z.V, Part::lower_rows});

@@ -91,7 +91,8 @@ void forward_steps(const RecurrenceProblem& p, int64_t b, int64_t h) {
       for (int64_t c = 0; c < K; ++c)
         for (int64_t n = 0; n < V; ++n) s.error[n] += s.query[c] * state[c * V + n];
     }
-    for (int64_t n = 0; n < V; ++n) store_element(out, t * out.token_stride + n, T(p.scale) * s.error[n], false);
+    for (int64_t n = 0; n < V && out.data; ++n)
+      store_element(out, t * out.token_stride + n, T(p.scale) * s.error[n], false);
   }
 }
 

@@ -7,7 +7,7 @@
 //   dg: sums from the last row to r of o do - v dv, which begin with sum_k dS' S'.
 #pragma once
 
-#include "ops/cpu/recurrence/block.h"
+#include "ops/cpu/recurrence/two_passes.h"
 
 namespace weft::cpu {
 namespace {
@@ -24,10 +24,13 @@ class ValueSide {
     for_heads(heads, [&](const HeadView<T>& head) { head.load_state(p.state, state, z.K); });
     for (int64_t n = 0; n < z.blocks; ++n)
       for_heads(heads, [&](const HeadView<T>& head) {
+        if (head.is_kept(n * z.block)) head.load_kept(n * z.block / p.kept_block, state, z.K);
         enter(head, n);
-        read(head);
-        store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
-        next_state();
+        if (p.out.data) {
+          read(head);
+          store_rows(p.out.at(head.b, head.h), first, count, p.value_width, out, T(1), false);
+        }
+        if (!head.is_kept(first + z.block)) next_state();
       });
     for_heads(heads, [&](const HeadView<T>& head) { head.store_state(p.last_state, state); });
   }
@@ -46,6 +49,7 @@ class ValueSide {
     });
     for (int64_t n = 0; n < z.blocks; ++n)
       for_heads(heads, [&](const HeadView<T>& head) {
+        if (p.kept_states) return head.load_kept(n + 1, behind(head, n), z.K);
         enter(head, n);
         next_state();
         std::copy_n(state.data, each, behind(head, n).data);
@@ -55,13 +59,11 @@ class ValueSide {
         state = behind(head, n - 1);
         enter(head, n);
         read(head);
-        if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
-        else std::fill_n(dout.data, z.C * z.V, T(0));
+        load_dout(head);
         gradients();
         if (p.dlog_decay.data) decay_gradients(head, behind(head, n));
         give(head);
-        scale_columns(dstate);
-        product<true, T>(q, dlocal, dstate, {z.K, z.V, z.C, Part::all, true});
+        previous_state();
       });
     for_heads(heads, [&](const HeadView<T>& head) {
       if (p.dstate) head.store_state(p.dstate, dstate);
@@ -69,6 +71,8 @@ class ValueSide {
   }
 
  private:
+  friend struct TwoPasses;
+
   // Calls f(head) for each head, with its state and the gradient of it.
   template <class F>
   void for_heads(const Heads& heads, F&& f) {
@@ -118,6 +122,21 @@ class ValueSide {
     apply_decayed<1, T>({weights}, v, alpha, count, {out});
   }
 
+  // What previous_state() needs of a block.
+  void enter_for_state(const HeadView<T>& head) {
+    head.load_rows(head.q, first, count, p.key_width, static_cast<T>(p.scale), q, z.C);
+    load_dout(head);
+    multiply_rows(dout, before, dlocal, z.C);
+  }
+  void load_dout(const HeadView<T>& head) {
+    if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
+    else std::fill_n(dout.data, z.C * z.V, T(0));
+  }
+
+  [[gnu::noinline]] void previous_state() {
+    scale_columns(dstate);
+    product<true, T>(q, dlocal, dstate, {z.K, z.V, z.C, Part::all, true});
+  }
   [[gnu::noinline]] void next_state() {
     scale_columns(state);
     product<true, T>(k, kept, state, {z.K, z.V, z.C, Part::all, true});

@@ -1,0 +1,42 @@
+// The passes over states alone, of either side: the first of two passes forward, and dstate without the other gradients. See
+// weft/ops/recurrence.h.
+#pragma once
+
+#include "ops/cpu/recurrence/block.h"
+
+namespace weft::cpu {
+namespace {
+
+struct TwoPasses {
+  template <class Side>
+  static void keep_states(Side& side, const Heads& heads) {
+    side.carve(scratch(side.carve(nullptr, heads.count(), false)), heads.count(), false);
+    side.for_heads(heads, [&](const auto& head) {
+      std::fill_n(side.state.data, side.z.K * side.z.V, 0);
+      head.keep(0, side.state, side.total);
+    });
+    for (int64_t n = 0; n < side.z.blocks; ++n)
+      side.for_heads(heads, [&](const auto& head) {
+        side.enter(head, n);
+        side.next_state();
+        head.keep(n + 1, side.state, side.total);
+      });
+  }
+
+  // No state is needed for it.
+  template <class Side>
+  static void state_gradient(Side& side, const Heads& heads) {
+    side.carve(scratch(side.carve(nullptr, heads.count(), true)), heads.count(), true);
+    side.for_heads(heads, [&](const auto& head) { head.load_state(side.p.dlast_state, side.dstate, side.z.K); });
+    for (int64_t n = side.z.blocks - 1; n >= 0; --n)
+      side.for_heads(heads, [&](const auto& head) {
+        side.enter(head, n);
+        side.enter_for_state(head);
+        side.previous_state();
+      });
+    side.for_heads(heads, [&](const auto& head) { head.store_state(side.p.dstate, side.dstate); });
+  }
+};
+
+}  // namespace
+}  // namespace weft::cpu
