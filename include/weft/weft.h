@@ -32,6 +32,7 @@
 #include "weft/data/tokenizer.h"
 #include "weft/distributed/choose_scheme.h"
 #include "weft/distributed/context_attention.h"
+#include "weft/distributed/context_recurrence.h"
 #include "weft/distributed/cost_model.h"
 #include "weft/distributed/step_cost.h"
 #include "weft/io/events.h"

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "distributed/comm/sent_bytes.h"
 #include "weft/comm/communicator.h"
 #include "weft/core/error.h"
 
@@ -17,11 +18,12 @@ class CountingCommunicator final : public dist::Communicator {
   void abort(std::string why) noexcept override { to_.abort(why); }
 
   int64_t bytes = 0, between_nodes = 0, exchanges = 0;  // of messages
-  int64_t collectives = 0;
+  int64_t collectives = 0, collective_bytes = 0;
 
  private:
   void run(const dist::Operation& operation, const void* from, void* to) override {
     ++collectives;
+    collective_bytes += dist::sent_bytes(operation, size());
     Tensor mine = Tensor::empty({operation.count}, operation.dtype, Device::cpu());
     std::memcpy(mine.mutable_raw(), from, mine.num_bytes());
     Tensor all;
@@ -43,8 +45,7 @@ class CountingCommunicator final : public dist::Communicator {
     }
     return to_.start_exchange(sends, receives);
   }
-  std::unique_ptr<dist::Communicator> split_off(const dist::Operation&, int color, int key,
-                                                std::string name) override {
+  std::unique_ptr<dist::Communicator> split_off(const dist::Operation&, int color, int key, std::string name) override {
     return to_.split(color, key, name);
   }
 

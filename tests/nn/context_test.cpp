@@ -97,7 +97,7 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& expe
 }
 
 // Without documents the layouts pad 29 tokens, so all tokens are of document 0 then, and those of padding of -1.
-void expect_equals_one_rank(const Layer& layer) {
+void expect_equals_one_rank(const Layer& layer, std::optional<dist::Carry> carry = {}) {
   for (bool has_documents : {false, true}) {
     std::mutex mutex;
     Numbers expected;
@@ -109,7 +109,7 @@ void expect_equals_one_rank(const Layer& layer) {
             .layout = kind, .ranks = ranks, .block = 2, .keeps_documents_apart = has_documents};
         Numbers got;
         dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
-          const ContextGroup group{.tokens = &comm};
+          const ContextGroup group{.tokens = &comm, .carry = carry};
           run(layer, data::spread(rows(), options, comm.rank()), true, &group, got, mutex);
         });
         const std::string what = str(to_string(kind), ", ", ranks, " ranks", has_documents ? ", documents: " : ": ");
@@ -158,9 +158,11 @@ TEST(Context, Recurrences) {
                                  {"per value channel", {2, 4}, value},
                                  {"delta", {}, key, true},
                                  {"delta per channel", {2, 3}, key, true, true}}) {
-    SCOPED_TRACE(c.name);
-    expect_equals_one_rank(
-        [&](Tokens& tokens, const Var& x, const Var& w) { return recurrent_layer(c, tokens, x, w); });
+    for (dist::Carry carry : {dist::Carry::gather, dist::Carry::scan}) {
+      SCOPED_TRACE(str(c.name, ", ", to_string(carry)));
+      expect_equals_one_rank(
+          [&](Tokens& tokens, const Var& x, const Var& w) { return recurrent_layer(c, tokens, x, w); }, carry);
+    }
   }
 }
 

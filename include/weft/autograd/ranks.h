@@ -3,12 +3,15 @@
 // which every rank has the same value is given by one of them. P ranks. The communicator must outlive backward.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "weft/autograd/functions.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/distributed/context_attention.h"
+#include "weft/distributed/context_recurrence.h"
 
 namespace weft {
 
@@ -28,6 +31,11 @@ std::array<Var, 2> context_attention(const dist::ContextRanks& ranks, dist::Sche
                                      const Var& k_BnGK, const Var& v_BnGV, const ops::AttentionTokens& here,
                                      const ops::AttentionOptions& options, std::shared_ptr<const dist::HopPlan> plan,
                                      const AttentionBias& bias = {});
+
+// recur() over the tokens of all ranks, in segments: see weft/distributed/context_recurrence.h. {out, state}, both differentiable.
+std::array<Var, 2> context_recur(dist::Communicator& comm, std::shared_ptr<const dist::SegmentPlan> plan,
+                                 dist::Carry carry, const RecurrenceVars& segments,
+                                 const ops::RecurrenceOptions& options = {});
 
 // y, whose backward reaches `others` too, with gradients of zeros. For collectives whose results a rank may not need: their backward must
 // run on every rank.

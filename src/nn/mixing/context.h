@@ -50,7 +50,8 @@ class Context final : public Local {
   struct SegmentIndex {
     int64_t count, longest, most;
     Tensor tokens, documents, is_reached, places, order, chains, before, goes_on;
-    std::vector<int32_t> chain_of;
+    bool are_tokens_in_order;
+    std::shared_ptr<const dist::SegmentPlan> plan;
   };
   const CarryIndex& carry_index();
   const SegmentIndex& segment_index();
@@ -60,10 +61,8 @@ class Context final : public Local {
   Var in_segments(const Var& x);
   Var from_segments(const Var& y);
   Var of_all_segments(const Var& x);
-  Var coming_in(const Var& ends, const Shape& shape);
   Var carried(const Var& ends, const Var& log_decay);
-  Var carried_by_matrices(const Var& ends, const Var& matrices);
-  Var delta_in_segments(RecurrenceVars local, const ops::RecurrenceOptions& options);
+  dist::Carry carry_of(const RecurrenceVars& local, const ops::RecurrenceOptions& options);
 
   ContextGroup group_;
   // When first asked for: all layers ask for the same.

@@ -67,11 +67,14 @@ Segments plan_segments(const ContextTokens& all, int rank) {
     return key(a) < key(b);
   });
   int32_t chain = 0;
+  plan.plan.most = plan.most;
   for (size_t i = 0; i < of_all.size(); ++i) {
     const Segment& s = of_all[i];
     const bool goes_on =
         i > 0 && of_all[i - 1].row == s.row && s.first_document >= 0 && of_all[i - 1].last_document == s.first_document;
-    chain += goes_on && s.first_document == s.last_document ? 0 : 1;
+    const bool passes = goes_on && s.first_document == s.last_document;
+    chain += passes ? 0 : 1;
+    plan.plan.segments.push_back({.rank = s.rank, .index = s.index, .comes_in = goes_on, .passes = passes});
     plan.order.push_back(static_cast<int32_t>(s.rank * plan.most + s.index));
     plan.chains.push_back(chain);
     if (s.rank != rank) continue;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "src/nn/mixing/context_tokens.h"
+#include "weft/distributed/context_recurrence.h"
 
 namespace weft {
 
@@ -20,6 +21,14 @@ struct Segments {
   // Of the J here.
   std::vector<int32_t> before;   // which of the S stands before it; 0 if none does
   std::vector<int32_t> goes_on;  // 1 if its first document began before it
+  dist::SegmentPlan plan;        // the same for recurrences with states of their own exchange
+
+  // The J L places are the B T tokens in their order.
+  bool are_tokens_in_order() const {
+    for (size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] != static_cast<int32_t>(i)) return false;
+    return tokens.size() == places.size();
+  }
 };
 Segments plan_segments(const ContextTokens& all, int rank);
 

@@ -1,0 +1,65 @@
+#include <algorithm>
+
+#include "weft/core/error.h"
+#include "weft/distributed/context_recurrence.h"
+
+namespace weft::dist {
+
+SegmentCounts counts_of(const SegmentPlan& plan) {
+  SegmentCounts counts{.all = static_cast<int64_t>(plan.segments.size()), .longest = 0, .most = plan.most};
+  int64_t length = 0;
+  for (const SegmentPlan::Segment& s : plan.segments) {
+    length = s.comes_in ? length + 1 : 1;
+    counts.longest = std::max(counts.longest, length);
+  }
+  return counts;
+}
+
+SegmentCounts counts_of(const Layout& layout, int64_t rows) {
+  std::vector<int64_t> of_ranks(static_cast<size_t>(layout.ranks()), 0);
+  SegmentCounts counts{.all = 0, .longest = 0, .most = 0};
+  int last = -1;
+  for (int64_t position = 0; position < layout.tokens(); position += layout.block()) {
+    const int owner = layout.owner(position);
+    if (owner == last) continue;
+    ++counts.longest, ++of_ranks[static_cast<size_t>(owner)];
+    last = owner;
+  }
+  counts.all = rows * counts.longest;
+  counts.most = rows * *std::ranges::max_element(of_ranks);
+  return counts;
+}
+
+CarryBytes carry_bytes(const CarryShape& shape) {
+  const int64_t bytes = static_cast<int64_t>(size_of(shape.dtype)), others = shape.ranks - 1;
+  const int64_t state = shape.key_width * shape.value_width,
+                map = shape.is_delta ? shape.key_width * shape.key_width
+                                     : (shape.are_of_values ? shape.value_width : shape.key_width);
+  const int64_t each = shape.segments.most * shape.heads * bytes;
+  if (others == 0 || shape.segments.longest <= 1) return {};
+  return {.gather_forward = others * each * (state + map),
+          .gather_backward = others * each * (shape.is_elementwise ? state + map : state),
+          .scan = each * state};
+}
+
+CarryChoice choose_carry(const CarryShape& shape) {
+  if (shape.ranks == 1) return {.reason = "one rank has the whole sequence"};
+  const CarryBytes sent = carry_bytes(shape);
+  const int64_t gathered = sent.gather_forward + sent.gather_backward, scanned = 2 * sent.scan;
+  if (!shape.is_delta)
+    return {.reason = str("gather: a rank sends ", gathered, " bytes of states and decays a call",
+                          shape.is_elementwise ? "" : ", and does no work twice")};
+  const int64_t hops = 2 * (shape.segments.longest - 1);
+  const int64_t columns = shape.segments.all / std::max<int64_t>(shape.segments.longest, 1) * shape.key_heads;
+  if (columns < 2 * (shape.ranks - 1))
+    return {.reason = str("gather: ", columns, " heads of rows would leave ranks of ", shape.ranks,
+                          " waiting for each other; a rank sends ", gathered, " bytes of states and matrices a call")};
+  if (scanned + hops * kWaitBytes >= gathered)
+    return {.reason = str("gather: a rank sends ", gathered, " bytes of states and matrices a call, a scan ", scanned,
+                          " and waits ", hops, " times, each like ", kWaitBytes, " bytes")};
+  return {.carry = Carry::scan,
+          .reason = str("scan: a rank sends ", scanned, " bytes of states a call, where gathering sends ", gathered,
+                        " with matrices")};
+}
+
+}  // namespace weft::dist
