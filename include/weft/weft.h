@@ -10,6 +10,7 @@
 #include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/autograd/recurrence.h"
+#include "weft/autograd/solve.h"
 #include "weft/comm/communicator.h"
 #include "weft/comm/dry_ranks.h"
 #include "weft/comm/launch.h"
