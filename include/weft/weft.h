@@ -42,6 +42,7 @@
 #include "weft/io/safetensors.h"
 #include "weft/io/trace.h"
 #include "weft/models/analysis.h"
+#include "weft/models/convert.h"
 #include "weft/models/mixing_calls.h"
 #include "weft/models/sample.h"
 #include "weft/nn/context_group.h"

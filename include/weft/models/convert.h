@@ -1,0 +1,35 @@
+// Gated slot attention in place of the softmax layers of a trained model (GSA, 2409.07146, section "fine-tuning pretrained transformers").
+//   auto [model, report] = to_gated_slots(trained, {.slots = 64}, Rng(1));
+//   std::cout << to_string(report);
+// All tensors of a layer but its queries' and keys' norms, sinks and the like have a place in the new one. What is new, the gates of the slots
+// and a norm behind them, is as in a fresh model.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "weft/models/language_model.h"
+
+namespace weft {
+
+struct GatedSlotsConversion {
+  int64_t slots = 64;
+  std::vector<int64_t> layers = {};  // empty: every softmax layer
+};
+
+// Names of tensors. `repeated`: keys and values of groups, once per query head. `fresh`: of the new model, not taken from anywhere. `left`: of
+// the trained one, without a place in the new.
+struct ConversionReport {
+  std::vector<std::string> taken, repeated, fresh, left;
+};
+std::string to_string(const ConversionReport& report);  // a line for each kind, with the names of all but `taken`
+
+struct ConvertedModel {
+  std::unique_ptr<LanguageModel> model;
+  ConversionReport report;
+};
+// The tensors are copies. Error if a layer is not made of SoftmaxOptions, or its heads are not dim / heads wide.
+ConvertedModel to_gated_slots(const LanguageModel& trained, const GatedSlotsConversion& how, Rng rng);
+
+}  // namespace weft
