@@ -141,6 +141,8 @@ struct HeadView {
 
   // Of two passes: whether the state before this token was kept, and which it is.
   bool is_kept(int64_t token) const { return p.kept_states && token < p.tokens && token % p.kept_block == 0; }
+  // Which of the kept states is behind the tokens before this one.
+  int64_t kept_behind(int64_t token) const { return (token + p.kept_block - 1) / p.kept_block; }
   T* kept_state(int64_t n) const {
     const int64_t each = p.key_width * p.state_width;
     return static_cast<T*>(p.kept_states) + ((b * p.heads + h) * (p.kept_blocks() + 1) + n) * each;
@@ -150,15 +152,17 @@ struct HeadView {
   T* kept_decays(int64_t n) const {
     return static_cast<T*>(p.kept_decays) + ((b * p.heads + h) * (p.kept_blocks() + 1) + n) * decay_width();
   }
-  // State n, and the decays since state n - 1.
-  void keep(int64_t n, Matrix<T> state, const T* total) const {
+  // State n.
+  void keep(int64_t n, Matrix<T> state) const {
     T* to = kept_state(n);
     for (int64_t c = 0; c < p.key_width; ++c) std::copy_n(state.row(c), p.value_width, to + c * p.state_width);
+  }
+  // The decays up to state n: those up to state n - 1, or of it as far as they go, and `total` of the block behind them.
+  void keep_decays(int64_t n, bool is_first, const T* total) const {
     if (!p.gives_decays) return;
     T* decays = kept_decays(n);
-    if (n == 0) std::fill_n(decays, decays_here(), T(1));
-    else
-      for (int64_t c = 0; c < decays_here(); ++c) decays[c] = decays[c - decay_width()] * total[c];
+    const T* before = is_first ? decays - decay_width() : decays;
+    for (int64_t c = 0; c < decays_here(); ++c) decays[c] = before[c] * total[c];
   }
   // State n as it is with the state that comes in.
   void load_kept(int64_t n, Matrix<T> to, int64_t rows) const {
@@ -172,6 +176,14 @@ struct HeadView {
       const T* row = coming + c * p.state_width;
       for (int64_t v = 0; v < p.value_width; ++v) to.row(c)[v] += decays[is_of_values ? v : c] * row[v];
     }
+  }
+  // The state behind block n to two places, if it was kept.
+  bool load_behind(int64_t n, const Sizes<T>& z, Matrix<T> to, Matrix<T> running) const {
+    const int64_t end = smaller(p.tokens, (n + 1) * z.block);
+    if (!p.kept_states || (end < p.tokens && !is_kept(end))) return false;
+    load_kept(kept_behind(end), to, z.K);
+    if (p.kept_block > z.block) std::copy_n(to.data, z.K * z.V, running.data);
+    return true;
   }
 
   static constexpr double kLog2e = 1.44269504088896340736;

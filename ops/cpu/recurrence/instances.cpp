@@ -78,7 +78,9 @@ void RecurrenceKernels<I, T>::forward(const RecurrenceProblem& p) {
 
 template <Isa I, class T>
 int64_t RecurrenceKernels<I, T>::block_to_keep(const RecurrenceProblem& p) {
-  return Sizes<T>(p, true).block;
+  constexpr int64_t kTokens = 64;  // of small blocks several, whose states the second pass computes again
+  const int64_t block = Sizes<T>(p, true).block;
+  return block * larger(1, kTokens / block);
 }
 
 template <Isa I, class T>

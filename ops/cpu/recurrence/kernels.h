@@ -28,7 +28,7 @@ struct RecurrenceProblem {
   const void* state = nullptr;  // contiguous [B, H, K, V] in the computing type, or null: zeros
   int64_t state_width = 0;      // V of all parts
 
-  // Of two passes (weft/ops/recurrence.h), written by keep_states() and read by the others: states before blocks of `kept_block` tokens, and behind
+  // Of two passes (weft/ops/recurrence.h), written by keep_states() and read by the others: states before each `kept_block` tokens, and behind
   // the last token, [B, H, n + 1, K, V], and products of the decays of all tokens before them, [B, H, n + 1, K], of value channels [.., V].
   void *kept_states = nullptr, *kept_decays = nullptr;
   int64_t kept_block = 0;

@@ -52,7 +52,7 @@ class KeySide {
     });
     for (int64_t n = 0; n < z.blocks; ++n)
       for_heads(heads, [&](const HeadView<T>& head) {
-        if (p.kept_states) return head.load_kept(n + 1, behind(head, n), z.K);
+        if (head.load_behind(n, z, behind(head, n), state)) return;
         enter(head, n);
         solve_only();
         next_state();

@@ -13,13 +13,16 @@ struct TwoPasses {
     side.carve(scratch(side.carve(nullptr, heads.count(), false)), heads.count(), false);
     side.for_heads(heads, [&](const auto& head) {
       std::fill_n(side.state.data, side.z.K * side.z.V, 0);
-      head.keep(0, side.state, side.total);
+      head.keep(0, side.state);
+      if (side.p.gives_decays) std::fill_n(head.kept_decays(0), head.decays_here(), 1);
     });
     for (int64_t n = 0; n < side.z.blocks; ++n)
       side.for_heads(heads, [&](const auto& head) {
         side.enter(head, n);
         side.next_state();
-        head.keep(n + 1, side.state, side.total);
+        const int64_t end = side.first + side.count, kept = head.kept_behind(end);
+        head.keep_decays(kept, head.is_kept(side.first), side.total);
+        if (end == side.p.tokens || head.is_kept(end)) head.keep(kept, side.state);
       });
   }
 
