@@ -12,6 +12,14 @@ constexpr double kGradientBytes = 4;  // f32, and so are weights
 constexpr double kOptimizerBytes =
     4.0 * 7;  // AdamW reads weight, gradient and two moments, and writes all but the gradient
 
+// Bytes of the states of chunks that a layer of plain recurrences keeps between forward and backward, from `tokens` of each of so many segments.
+double kept_states(const CarryShape& shape, int64_t tokens, int64_t segments) {
+  constexpr int64_t kTokens = 64;  // that ops::recur_states() keeps a state for
+  if (shape.ranks == 1 || shape.is_delta || shape.is_elementwise) return 0;
+  const int64_t states = segments * shape.heads * ((tokens + kTokens - 1) / kTokens + 1);
+  return static_cast<double>(states * shape.key_width * shape.value_width * static_cast<int64_t>(size_of(shape.dtype)));
+}
+
 // Tokens of a row as each rank of the layout has them.
 std::vector<RankTokens> tokens_of_ranks(const Layout& layout, std::span<const int32_t> documents) {
   std::vector<RankTokens> ranks;
@@ -132,6 +140,26 @@ double StepPlanner::attention_memory(const MeshChoice& choice, size_t kind) {
   return static_cast<double>(choice.micro_batch) * entry->second;
 }
 
+SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
+  if (choice.context == 1) return {};
+  CarryShape shape = training_.recurrences[kind].shape;
+  const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
+  shape.ranks = choice.context, shape.segments = counts_of(layout, choice.micro_batch);
+  const CarryBytes bytes = carry_bytes(shape);
+  const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
+  const bool is_scan = !shape.is_elementwise && choose_carry(shape).carry == Carry::scan;
+  const auto forward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_forward),
+             backward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_backward);
+  // Of a scan, each segment waits for the one before it with a first head; the other messages travel beside work.
+  const double waits = static_cast<double>(shape.segments.longest - 1),
+               first = link.time(static_cast<double>(shape.key_width * shape.value_width) *
+                                 static_cast<double>(size_of(shape.dtype)));
+  return {.forward_s = is_scan ? waits * first : link.time(forward),
+          .backward_s = is_scan ? waits * first : link.time(backward),
+          .forward_sent = forward,
+          .backward_sent = backward};
+}
+
 StepPlanner::Balance StepPlanner::balance(const MeshChoice& choice, size_t kind) {
   const std::vector<HopPlan>& all = plans(choice, kind);
   Balance mean{0, 0};
@@ -159,6 +187,18 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
     cost.context_bytes =
         std::max(cost.context_bytes, attention_memory(choice, kind));  // layers run one after the other
   }
+  for (size_t kind = 0; kind < training_.recurrences.size(); ++kind) {
+    const SchemeCost one = carry(choice, kind);
+    const double count = micro_batches * static_cast<double>(training_.recurrences[kind].layers);
+    CarryShape shape = training_.recurrences[kind].shape;
+    shape.ranks = choice.context;
+    const int64_t segments = choice.micro_batch * (choice.layout == LayoutKind::contiguous ? 1 : 2),
+                  of_row = (training_.tokens + choice.context - 1) / choice.context;
+    const double layers = choice.recomputes ? 1 : static_cast<double>(training_.recurrences[kind].layers);
+    cost.context_bytes += layers * kept_states(shape, of_row * choice.micro_batch / segments, segments);
+    cost.carry_s += count * (one.forward_s + one.backward_s);
+    cost.context_sent += count * (one.forward_sent + one.backward_sent);
+  }
   cost.linear_s = micro_batches * (choice.recomputes ? 4 : 3) * linear;
   cost.attention_s = micro_batches * (forward + backward);
   const int sharers = choice.zero > 0 ? choice.ranks() : 1;
@@ -174,7 +214,7 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
   // What the last backward does not hide, and the weights, which nothing does.
   const double hidden = hardware_.has_engines ? 2 * linear + backward : 0;
   cost.exposed_reduce_s = std::max(0.0, sums * whole - hidden) + weights * whole;
-  cost.step_s = cost.linear_s + cost.attention_s + cost.optimizer_s + cost.exposed_reduce_s;
+  cost.step_s = cost.linear_s + cost.attention_s + cost.carry_s + cost.optimizer_s + cost.exposed_reduce_s;
   return cost;
 }
 

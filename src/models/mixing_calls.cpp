@@ -43,10 +43,17 @@ class Noted final : public Mixing {
   }
   Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
     calls_.has_running_sums = true;
+    note({.key_heads = input.q_BTGK.size(2),
+          .heads = input.v_BTHV.size(2),
+          .key_width = input.q_BTGK.size(3),
+          .value_width = input.v_BTHV.size(3),
+          .is_delta = input.beta.defined(),
+          .are_of_values = options.side == ops::DecaySide::value});
     return inner_->recur(input, options);
   }
   Var decay_scan(const Var& x, const Var& log_decay) override {
     calls_.has_running_sums = true;
+    note({.key_heads = x.size(2), .heads = x.size(2), .is_elementwise = true});
     return inner_->decay_scan(x, log_decay);
   }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
@@ -68,6 +75,15 @@ class Noted final : public Mixing {
   Var settled(const Var& y) override { return inner_->settled(y); }
 
  private:
+  void note(RecurrenceCall of) {
+    for (RecurrenceCall& known : calls_.recurrences)
+      if (known.is_like(of)) {
+        ++known.count;
+        return;
+      }
+    calls_.recurrences.push_back(of);
+  }
+
   std::unique_ptr<Mixing> inner_;
   MixingCalls& calls_;
   bool serves_one_call_ = false, are_values_in_keys_ = false;  // of the keys handed out last
@@ -79,6 +95,24 @@ bool AttentionCall::is_like(const AttentionCall& o) const {
   return heads == o.heads && kv_heads == o.kv_heads && key_width == o.key_width && value_width == o.value_width &&
          window == o.window && has_plan == o.has_plan && are_values_in_keys == o.are_values_in_keys &&
          is_gathered == o.is_gathered;
+}
+
+bool RecurrenceCall::is_like(const RecurrenceCall& o) const {
+  return key_heads == o.key_heads && heads == o.heads && key_width == o.key_width && value_width == o.value_width &&
+         is_delta == o.is_delta && are_of_values == o.are_of_values && is_elementwise == o.is_elementwise;
+}
+
+dist::CarryShape RecurrenceCall::shape(const dist::SegmentCounts& segments, int ranks, DType dtype) const {
+  return {.ranks = ranks,
+          .segments = segments,
+          .key_heads = key_heads,
+          .heads = heads,
+          .key_width = key_width,
+          .value_width = value_width,
+          .is_delta = is_delta,
+          .are_of_values = are_of_values,
+          .is_elementwise = is_elementwise,
+          .dtype = dtype};
 }
 
 int64_t MixingCalls::window() const {

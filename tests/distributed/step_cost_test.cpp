@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "weft/core/error.h"
+#include "weft/ops/recurrence.h"
 
 namespace weft::dist {
 namespace {
@@ -49,6 +50,26 @@ TEST(StepCost, WorkIsSharedAndGradientsAreSentOnce) {
     EXPECT_NEAR(cost.gradients_sent, 2 * 4e9 * 7 / 8, 1) << to_string(choice);
     EXPECT_NEAR(cost.reduce_s, 14 * (6e-6 + 0.5e9 / 370e9), 1e-9) << to_string(choice);
   }
+}
+
+// 4 micro-batches, 3 layers; each of 4 ranks sends 3 others the states of its segments of 2 rows: 4 heads of 64 x 64, and the decays forward.
+TEST(StepCost, CountsTheStatesOfRecurrences) {
+  TrainingShape shape = small();
+  shape.attention = {};
+  shape.recurrences = {{.layers = 3, .shape = {.key_heads = 4, .heads = 4, .key_width = 64, .value_width = 64}}};
+  MeshChoice choice{.data = 2, .context = 4, .micro_batch = 2, .layout = LayoutKind::contiguous};
+  const double states = 3 * 2 * 4 * 4 * 64 * 64.0, decays = 3 * 2 * 4 * 4 * 64.0;
+  const StepCost cost = step_cost(shape, choice, h200());
+  EXPECT_NEAR(cost.context_sent, 4 * 3 * (2 * states + decays), 1);
+  EXPECT_NEAR(cost.carry_s, 4 * 3 * (2 * 6e-6 + (2 * states + decays) / 370e9), 1e-12);
+  const Tensor q = Tensor::zeros({2, 8192 / 4, 4, 64});  // of a rank: a segment of each row
+  EXPECT_EQ(cost.context_bytes,
+            3.0 * static_cast<double>(ops::recur_states({.q_BTGK = q, .k_BTGK = q, .v_BTHV = q}).states.num_bytes()));
+  choice.layout = LayoutKind::zigzag;  // 7 segments, 2 of a rank
+  EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 2 * cost.context_sent, 1);
+  shape.recurrences[0].shape.is_delta = true;  // 8 heads of rows, 3 ranks to wait for: a scan
+  choice.layout = LayoutKind::contiguous;
+  EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 4 * 3 * 2 * states / 3, 1);
 }
 
 // 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and of the sums backward.

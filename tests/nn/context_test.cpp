@@ -174,6 +174,55 @@ TEST(Context, ElementWiseRecurrences) {
     });
 }
 
+// Of a second call: the first one also asks where all tokens are.
+TEST(Context, RecurrencesSendTheBytesOfTheirLayout) {
+  constexpr int64_t kTokens = 48, H = 2, K = 4, V = 6, kBlock = 4;
+  for (int ranks : {2, 3, 4})
+    for (auto kind : {dist::LayoutKind::contiguous, dist::LayoutKind::striped, dist::LayoutKind::zigzag,
+                      dist::LayoutKind::balanced}) {
+      SCOPED_TRACE(str(to_string(kind), ", ", ranks, " ranks"));
+      const dist::Layout layout = data::layout_of_row({.layout = kind, .ranks = ranks, .block = kBlock}, kTokens, {});
+      dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
+        NoGrad no_grad;
+        test::CountingCommunicator counting(comm);
+        const std::vector<int32_t> positions = layout.positions(comm.rank());
+        const auto n = static_cast<int64_t>(positions.size());
+        for (dist::Carry carry : {dist::Carry::gather, dist::Carry::scan}) {
+          const ContextGroup group{.tokens = &counting, .carry = carry};
+          Tokens tokens({.positions = Tensor::from(std::span<const int32_t>(positions), {1, n})}, {.context = &group});
+          const Var q = random_normal({1, n, H, K}, "q", kF32), v = random_normal({1, n, H, V}, "v", kF32);
+          for (bool is_delta : {false, true}) {
+            RecurrenceVars in{.q_BTGK = q, .k_BTGK = q, .v_BTHV = v};
+            if (is_delta) in.beta = Tensor::full({1, n, H}, 0.1);
+            tokens.recur(in);
+            const int64_t gathered = counting.collective_bytes, sent = counting.bytes;
+            tokens.recur(in);
+            const dist::CarryBytes bytes = dist::carry_bytes({.ranks = ranks,
+                                                              .segments = counts_of(layout, 1),
+                                                              .key_heads = H,
+                                                              .heads = H,
+                                                              .key_width = K,
+                                                              .value_width = V,
+                                                              .is_delta = is_delta});
+            const bool is_gather = carry == dist::Carry::gather;
+            EXPECT_EQ(counting.collective_bytes - gathered, is_gather ? bytes.gather_forward : 0);
+            EXPECT_LE(counting.bytes - sent, is_gather ? 0 : bytes.scan);
+          }
+          const Var x = random_normal({1, n, 5}, "x", kF32), g = Tensor::full({5}, -0.1);
+          tokens.decay_scan(x, g);
+          const int64_t gathered = counting.collective_bytes;
+          tokens.decay_scan(x, g);
+          EXPECT_EQ(counting.collective_bytes - gathered, dist::carry_bytes({.ranks = ranks,
+                                                                             .segments = counts_of(layout, 1),
+                                                                             .key_heads = 5,
+                                                                             .heads = 5,
+                                                                             .is_elementwise = true})
+                                                              .gather_forward);
+        }
+      });
+    }
+}
+
 TEST(Context, RunningSums) {
   expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var&) { return tokens.scan(x * x); });
 }

@@ -38,6 +38,24 @@ TEST(MeshPlan, ReadsTheModelsSizes) {
               6 * t.matmul_params + 3 * 12.0 * static_cast<double>(a.heads * a.key_width) * 257 / 2, 1);
 }
 
+TEST(MeshPlan, KnowsWhatStatesOfRecurrencesAreSent) {
+  MeshPlan plan = plan_of({"model.mixer=[{gla{heads:4}},{softmax{heads:4}}]", "model.layers=4"});
+  const dist::TrainingShape& t = plan.training();
+  ASSERT_EQ(t.recurrences.size(), 1u);
+  EXPECT_EQ(t.recurrences[0].layers, 2);
+  EXPECT_EQ(plan.num_other_layers(), 0);
+  const dist::MeshChoice choice{.context = 2, .micro_batch = 2};
+  dist::CarryShape shape = t.recurrences[0].shape;
+  shape.ranks = 2, shape.segments = counts_of(dist::Layout::zigzag(256, 2), 2);
+  const dist::CarryBytes bytes = carry_bytes(shape);
+  EXPECT_GT(bytes.gather_forward, bytes.gather_backward);
+  const dist::SchemeCost attention = plan.planner().attention(choice, 0);
+  EXPECT_DOUBLE_EQ(plan.step(choice).cost.context_sent,
+                   8 * 2 *
+                       (attention.forward_sent + attention.backward_sent +
+                        static_cast<double>(bytes.gather_forward + bytes.gather_backward)));
+}
+
 TEST(MeshPlan, AWindowIsAShareOfTheWork) {
   const MeshPlan plan = plan_of({"model.mixer=[{softmax{heads:4 window:32}}]"});
   const double pairs = 32.0 * 33 / 2 + (256 - 32) * 32.0;

@@ -96,8 +96,10 @@ std::string text_of(const Report& report) {
       hw.name, hw.gemm_flops / 1e12, hw.attention_forward_flops / 1e12, hw.attention_backward_flops / 1e12,
       hw.memory_bytes / 1073741824, hw.inside.bytes_per_s / 1e9, hw.between.bytes_per_s / 1e9);
   if (report.plan.num_other_layers() > 0)
-    out += fmt::format("note       {} layers do not have softmax attention: what they send is not counted\n",
-                       report.plan.num_other_layers());
+    out += fmt::format(
+        "note       {} layers have neither softmax attention nor recurrences alone: what else they send is not "
+        "counted\n",
+        report.plan.num_other_layers());
   if (!t.documents.empty())
     out += fmt::format(
         "documents  rows packed from the given lengths, {} of them looked at; tokens see their own document\n",

@@ -8,6 +8,7 @@
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
 #include "weft/core/parallel.h"
+#include "weft/models/mixing_calls.h"
 
 namespace weft::train {
 
@@ -28,6 +29,16 @@ void add_layer(std::vector<dist::AttentionLayers>& all, dist::AttentionLayers la
     }
   layer.layers = 1;
   all.push_back(layer);
+}
+
+// Whether all that layers send is attention of the list, or states of recurrences.
+bool is_all_counted(const MixingCalls& calls, const std::vector<dist::AttentionLayers>& known) {
+  return !calls.gathers_tokens && std::ranges::all_of(calls.attention, [&](const AttentionCall& call) {
+    return !call.is_gathered && std::ranges::any_of(known, [&](const dist::AttentionLayers& layers) {
+      return layers.heads == call.heads && layers.kv_heads == call.kv_heads && layers.key_width == call.key_width &&
+             layers.value_width == call.value_width && layers.window == call.window;
+    });
+  });
 }
 
 }  // namespace
@@ -95,6 +106,10 @@ dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
   for (int64_t row = 0; row < rows; ++row)
     shape.documents.push_back(data::packed_documents(
         options_.documents, sizes.context, Rng(config.experiment.seed())["plan"][static_cast<uint64_t>(row)]));
+  const MixingCalls calls = mixing_calls(model, subject_.compute, sizes.context);
+  for (const RecurrenceCall& call : calls.recurrences)
+    shape.recurrences.push_back(
+        {.layers = call.count, .shape = call.shape({}, 1, subject_.compute == kF64 ? kF64 : kF32)});
   DryRun dry;
   {
     const LanguageModel whole(model, Rng(0));
@@ -129,6 +144,7 @@ dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
       shape.matmul_params += mixer->flops_per_token(keys) / 6;
     }
   }
+  if (is_all_counted(calls, shape.attention)) num_other_layers_ = 0;
   return shape;
 }
 

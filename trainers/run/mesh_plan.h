@@ -1,5 +1,6 @@
 // What a config's training needs on many ranks, before there are any: work and messages by the cost model (weft/distributed/step_cost.h), memory
-// by a dry run of one rank's tokens. Attention other than softmax counts as work of each rank's own tokens; what it sends is not known.
+// by a dry run of one rank's tokens. Attention other than softmax counts as work of each rank's own tokens; of what it sends, states of
+// recurrences are known.
 #pragma once
 
 #include <map>
@@ -46,7 +47,7 @@ class MeshPlan {
   dist::StepPlanner& planner() { return planner_; }
   const dist::FixedChoices& fixed() const { return options_.fixed; }
   double flops_per_token() const { return flops_per_token_; }     // of training
-  int64_t num_other_layers() const { return num_other_layers_; }  // whose attention is not softmax
+  int64_t num_other_layers() const { return num_other_layers_; }  // of which it is not known what they send
 
   PlannedStep step(const dist::MeshChoice& choice);
   // All choices for these ranks that the fixed ones allow: those that fit first, the fastest first among them, and of equal ones that with the

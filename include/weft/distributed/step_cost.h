@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "weft/distributed/context_recurrence.h"
 #include "weft/distributed/cost_model.h"
 
 namespace weft::dist {
@@ -19,13 +20,20 @@ struct AttentionLayers {
   bool operator==(const AttentionLayers&) const = default;
 };
 
+// Layers with the same recurrence; `shape` without ranks and segments.
+struct RecurrentLayers {
+  int64_t layers = 0;
+  CarryShape shape = {};
+};
+
 struct TrainingShape {
   int64_t tokens = 0;         // of a sequence
   int64_t rows_per_step = 1;  // sequences, over all ranks
   double params = 0, matmul_params = 0;
   std::vector<AttentionLayers> attention = {};
-  DType dtype = kBF16;  // of the products
-  int64_t block = 64;   // of striped and balanced layouts
+  std::vector<RecurrentLayers> recurrences = {};  // their operations are in matmul_params
+  DType dtype = kBF16;                            // of the products
+  int64_t block = 64;                             // of striped and balanced layouts
   std::vector<std::vector<int32_t>> documents =
       {};                        // of packed rows like those of the training; empty: a row is one document
   double other_s_per_token = 0;  // of a rank: what its work takes beside products and attention
@@ -57,6 +65,7 @@ std::string to_string(const FixedChoices& fixed);  // "context 4, layout zigzag"
 struct StepCost {
   double step_s = 0;
   double linear_s = 0, attention_s = 0, optimizer_s = 0;
+  double carry_s = 0;                           // messages of recurrences, which no work hides
   double reduce_s = 0, exposed_reduce_s = 0;    // of gradients; what backward does not hide
   double context_sent = 0, gradients_sent = 0;  // bytes per rank and step
   double context_bytes = 0;                     // memory that context attention takes beside its own tokens
@@ -79,6 +88,8 @@ class StepPlanner {
   // Attention of a micro-batch in one of the layers training().attention[kind].
   SchemeCost attention(const MeshChoice& choice, size_t kind);
   double attention_memory(const MeshChoice& choice, size_t kind);
+  // What states of training().recurrences[kind] cost in one micro-batch. Documents are not looked at.
+  SchemeCost carry(const MeshChoice& choice, size_t kind) const;
   // Pairs of the busiest rank over those of the mean one: hop by hop, as a ring waits for it, and in all.
   struct Balance {
     double hops = 1, ranks = 1;

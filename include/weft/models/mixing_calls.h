@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "weft/distributed/choose_scheme.h"
+#include "weft/distributed/context_recurrence.h"
 #include "weft/models/language_model.h"
 
 namespace weft {
@@ -22,14 +23,28 @@ struct AttentionCall {
   bool is_like(const AttentionCall& other) const;  // but for `where`
 };
 
-struct MixingCalls {
-  std::vector<AttentionCall> attention = {};  // each kind once
-  bool has_running_sums = false;              // a state that goes from token to token
-  bool has_neighbours = false;                // convolutions and shifts
-  bool gathers_tokens = false;                // every rank holds a copy of every token
+// Calls of recurrences of one kind; an element-wise one has a head for each channel.
+struct RecurrenceCall {
+  int64_t key_heads = 1, heads = 1, key_width = 1, value_width = 1;
+  bool is_delta = false, are_of_values = false;  // the side of the decay
+  bool is_elementwise = false;
+  int64_t count = 1;  // of one forward
 
-  int64_t window() const;    // the widest of attention; 0: some call sees all earlier tokens, or there is none
-  std::string where_not(dist::Scheme scheme, int ranks) const;  // "" or "model.layers.0.mixer: " and why the scheme cannot run there
+  bool is_like(const RecurrenceCall& other) const;  // but for `count`
+  // Over ranks, whose states are of `dtype`.
+  dist::CarryShape shape(const dist::SegmentCounts& segments, int ranks, DType dtype) const;
+};
+
+struct MixingCalls {
+  std::vector<AttentionCall> attention = {};     // each kind once
+  std::vector<RecurrenceCall> recurrences = {};  // each kind once
+  bool has_running_sums = false;                 // a state that goes from token to token
+  bool has_neighbours = false;                   // convolutions and shifts
+  bool gathers_tokens = false;                   // every rank holds a copy of every token
+
+  int64_t window() const;  // the widest of attention; 0: some call sees all earlier tokens, or there is none
+  std::string where_not(dist::Scheme scheme,
+                        int ranks) const;  // "" or "model.layers.0.mixer: " and why the scheme cannot run there
 };
 // `tokens`: of a rank and row.
 MixingCalls mixing_calls(const LanguageModelOptions& options, DType compute, int64_t tokens);
