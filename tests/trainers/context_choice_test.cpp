@@ -132,6 +132,42 @@ TEST(ContextChoice, SaysHowEqualTheWorkIs) {
   EXPECT_TRUE(context_lines(choose_context(tiny({}), {}), 64, {}).empty());
 }
 
+TEST(ContextChoice, SaysHowStatesOfRecurrencesTravel) {
+  const config::Loaded config = tiny(
+      {"model.mixer=[{gla{heads:4}},{delta{heads:4 decay:head}},{hgrn{heads:0}},{softmax{heads:4}},{gla{heads:4}}]",
+       "model.layers=5", "parallel.context=2"});
+  const ContextChoice choice = choose_context(config, {});
+  ASSERT_EQ(choice.carries.size(), 3u);
+  EXPECT_EQ(choice.carries[0].find("recurrences of 4 heads of 4 x 8: gather: a rank sends "), 0u) << choice.carries[0];
+  EXPECT_NE(choice.carries[1].find("delta rule: gather: a rank sends "), std::string::npos) << choice.carries[1];
+  EXPECT_EQ(choice.carries[2].find("recurrences of 32 channels: gather: "), 0u) << choice.carries[2];
+  EXPECT_EQ(context_lines(choice, 64, {})[1], choice.carries[0]);
+}
+
+TEST(ContextChoice, RefusesStripesThatAreTooShortForRecurrences) {
+  auto choose = [](int block, const std::string& mixer) {
+    choose_context(tiny({str("model.mixer=[", mixer, "]"), "parallel.context=2", "parallel.layout=striped",
+                         str("parallel.block=", block)}),
+                   {});
+  };
+  EXPECT_EQ(test::error_of([&] { choose(8, "{gla{heads:4}}"); },
+                           {"parallel.layout", "blocks of 8 tokens", "at least 32", "parallel.layout=zigzag"}),
+            "");
+  EXPECT_NO_THROW(choose(32, "{gla{heads:4}}"));
+  EXPECT_NO_THROW(choose(8, "{softmax{heads:4}}"));
+}
+
+TEST(MixingCalls, CountRecurrencesOfEachKind) {
+  LanguageModelOptions options{.vocab = 97, .dim = 32, .layers = 3, .context = 64};
+  options.mixers = {GlaOptions{.heads = 4}, DeltaOptions{.heads = 2}, GlaOptions{.heads = 4}};
+  const MixingCalls calls = mixing_calls(options, kF32, 16);
+  ASSERT_EQ(calls.recurrences.size(), 2u);
+  EXPECT_EQ(calls.recurrences[0].count, 2);
+  EXPECT_TRUE(calls.recurrences[0].is_like({.key_heads = 4, .heads = 4, .key_width = 4, .value_width = 8}));
+  EXPECT_TRUE(calls.recurrences[1].is_delta);
+  EXPECT_TRUE(calls.has_running_sums && calls.attention.empty());
+}
+
 TEST(MixingCalls, AreThoseOfEveryKindOfLayer) {
   LanguageModelOptions options{.vocab = 97, .dim = 32, .layers = 4, .context = 64};
   options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = 5},

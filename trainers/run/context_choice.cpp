@@ -81,6 +81,38 @@ dist::LayoutKind balancing_layout(const config::Loaded& config, const MixingCall
   return calls.window() > 0 ? dist::LayoutKind::contiguous : dist::LayoutKind::zigzag;
 }
 
+// Blocks of a striped layout are segments of recurrences. Shorter ones would send more states than tokens: 2 P V of a head V wide, from which on
+// segments send less than an exchange of all tokens to contiguous parts and back.
+void check_stripes(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
+  if (*p.layout != dist::LayoutKind::striped) return;
+  for (const RecurrenceCall& call : calls.recurrences) {
+    const int64_t least = 2 * p.context * call.value_width;
+    if (p.block < least)
+      config::refuse(config, "parallel.layout",
+                     str("is striped with blocks of ", p.block, " tokens, and the model has recurrences: over ",
+                         p.context, " ranks they need blocks of at least ", least, "."),
+                     str("Use parallel.layout=zigzag, or parallel.block=", least, "."));
+  }
+}
+
+// As it will be chosen for rows of one document; documents may make chains of segments shorter.
+std::vector<std::string> carries_of(const config::Loaded& config, const ContextChoice& choice,
+                                    const MixingCalls& calls) {
+  const dist::Layout layout =
+      data::layout_of_row(choice.spread_options(false), config.experiment.model().context(), {});
+  const dist::SegmentCounts segments = counts_of(layout, config.experiment.train().micro_batch());
+  const DType states = compute_dtype(config.experiment) == kF64 ? kF64 : kF32;
+  std::vector<std::string> lines;
+  for (const RecurrenceCall& call : calls.recurrences) {
+    const std::string what = call.is_elementwise ? str(call.heads, " channels")
+                                                 : str(call.heads, " heads of ", call.key_width, " x ",
+                                                       call.value_width, call.is_delta ? ", delta rule" : "");
+    lines.push_back(
+        str("recurrences of ", what, ": ", choose_carry(call.shape(segments, choice.parallel.context, states)).reason));
+  }
+  return lines;
+}
+
 // "context: 2 ranks, scheme ulysses (auto), layout striped (config); ulysses: ..."
 std::string in_words(const ParallelOptions& given, const ContextChoice& choice, const std::string& reason) {
   auto by = [](bool is_given) { return is_given ? " (config)" : " (auto)"; };
@@ -127,7 +159,9 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
   }
   const bool is_layout_of_choice = !given.scheme || *given.scheme == dist::Scheme::ulysses;
   if (!given.layout) p.layout = is_layout_of_choice ? found.layout : balancing_layout(config, calls);
+  check_stripes(config, p, calls);
   choice.window = calls.window();
+  choice.carries = carries_of(config, choice, calls);
   for (const AttentionCall& call : calls.attention) {
     const int64_t window = call.has_plan ? call.window : 0;
     if (std::ranges::find(choice.windows, window) == choice.windows.end()) choice.windows.push_back(window);
@@ -156,6 +190,7 @@ std::vector<std::string> context_lines(const ContextChoice& choice, int64_t toke
                                        std::span<const int32_t> documents) {
   if (choice.reason.empty()) return {};
   std::vector<std::string> lines{choice.reason};
+  lines.insert(lines.end(), choice.carries.begin(), choice.carries.end());
   if (choice.parallel.scheme == dist::Scheme::ulysses) {
     lines.push_back("balance: each rank has all tokens during attention, of its heads: equal work under any mask");
     return lines;

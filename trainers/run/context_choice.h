@@ -13,11 +13,12 @@
 namespace weft::train {
 
 struct ContextChoice {
-  ParallelOptions parallel;           // with a scheme and a layout
-  dist::SchemeOptions options = {};   // that go with a scheme which was chosen
-  std::vector<int64_t> windows = {};  // of the model's calls of attention, each once; 0: all earlier tokens
-  int64_t window = 0;                 // of all of them: SpreadOptions::window
-  std::string reason = {};            // empty with one context rank
+  ParallelOptions parallel;               // with a scheme and a layout
+  dist::SchemeOptions options = {};       // that go with a scheme which was chosen
+  std::vector<int64_t> windows = {};      // of the model's calls of attention, each once; 0: all earlier tokens
+  int64_t window = 0;                     // of all of them: SpreadOptions::window
+  std::string reason = {};                // empty with one context rank
+  std::vector<std::string> carries = {};  // of each kind of recurrence: how its states reach other ranks, and why
 
   data::SpreadOptions spread_options(bool keeps_documents_apart) const;
 };
