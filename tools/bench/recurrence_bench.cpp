@@ -6,7 +6,7 @@
 #include <array>
 #include <cmath>
 
-#include "tools/bench/bench.h"
+#include "tools/bench/recurrence_ranks.h"
 #include "weft/core/allocator.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -190,6 +190,7 @@ std::vector<Row> run_recurrence(const BenchOptions& options) {
   for (size_t i : {0u, 1u, 3u}) add_lengths(kCases[i], options, rows);
   for (const Case& c : kCases) add_step(c, options, rows);
   for (size_t i : {0u, 1u}) add_memory(kCases[i], options, rows);
+  add_recurrence_ranks(options, rows);
   return rows;
 }
 
