@@ -79,10 +79,11 @@ double difference(const std::vector<double>& got, const std::vector<double>& exp
   return largest_difference(got, expected) / (1 + largest);
 }
 
-// Rows on which f32 and bf16 are looked at too: plain attention and what stands around it.
-constexpr std::string_view kRowsInFewBits[] = {"mha",          "gqa",     "window",        "sink_logit", "gate_out",
-                                               "affine",       "sigmoid", "moh",           "mla",        "fox",
-                                               "differential", "nexus",   "residual.delta"};
+// Rows on which f32 and bf16 are looked at too: plain attention and what stands around it, recurrences with each kind of decay and write.
+constexpr std::string_view kRowsInFewBits[] = {
+    "mha", "gqa", "window", "sink_logit",      "gate_out", "affine",         "sigmoid",
+    "moh", "mla", "fox",    "differential",    "nexus",    "residual.delta", "retnet",
+    "gla", "gsa", "hgrn",   "gated_delta_net", "kda"};
 constexpr double kAtMost = 2;    // of the error of one rank
 constexpr double kGrowth = 1.1;  // of bf16, from 2 ranks to 8. The sums of ranks are f32, which only f32 can see.
 
