@@ -1,7 +1,9 @@
-// The element-wise recurrence: checks, then kernels of the CPU (ops/cpu/recurrence/decay_scan.cpp).
+// The element-wise recurrence: checks, then kernels (ops/cpu/recurrence/decay_scan.cpp, ops/cuda/recurrence/decay_scan.cu).
 #include "ops/cpu/recurrence/decay_scan.h"
 
+#include "ops/cuda/recurrence/kernels.h"
 #include "ops/recurrence_input.h"
+#include "src/core/cuda_build.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/recurrence.h"
 #include "weft/ops/reduce.h"
@@ -31,7 +33,6 @@ struct Call {
   Call(std::string_view op, const DecayScanInput& in) {
     WEFT_CHECK(in.x_BTD.defined() && in.x_BTD.num_dims() == 3 && is_floating(in.x_BTD.dtype()),
                str(op, ": x is ", describe_input(in.x_BTD)), "pass x as f32, bf16 or f64 [B, T, D]");
-    check_on_cpu(op, in.x_BTD);
     wide = in.x_BTD.dtype() == kF64 ? kF64 : kF32;
     p.batch = in.x_BTD.size(0), p.tokens = in.x_BTD.size(1), p.dim = in.x_BTD.size(2);
     const bool is_of_channels = in.log_decay.defined() && in.log_decay.num_dims() == 1;
@@ -58,8 +59,8 @@ struct Call {
   }
 };
 
-Tensor new_output(const Shape& shape, DType dtype, Operand& to) {
-  Tensor t = Tensor::empty(shape, dtype, Device::cpu());
+Tensor new_output(const Shape& shape, DType dtype, Device device, Operand& to) {
+  Tensor t = Tensor::empty(shape, dtype, device);
   t.mutable_raw();  // counts as written
   to = operand(t);
   return t;
@@ -70,9 +71,13 @@ Tensor new_output(const Shape& shape, DType dtype, Operand& to) {
 DecayScan decay_scan(const DecayScanInput& input) {
   Call call("decay_scan", input);
   DecayScan result;
-  result.y = new_output(input.x_BTD.shape(), input.x_BTD.dtype(), call.p.y);
-  result.state = Tensor::empty({call.p.batch, call.p.dim}, call.wide, Device::cpu());
+  const Device device = input.x_BTD.device();
+  result.y = new_output(input.x_BTD.shape(), input.x_BTD.dtype(), device, call.p.y);
+  result.state = Tensor::empty({call.p.batch, call.p.dim}, call.wide, device);
   call.p.last_state = result.state.mutable_raw();
+  if constexpr (kCuda) {
+    if (device.is_cuda()) return cuda::decay_scan_forward(call.p, call.wide, device), result;
+  }
   call.run([&]<class Kernels>() { Kernels::forward(call.p); });
   return result;
 }
@@ -93,16 +98,26 @@ DecayScanGrads decay_scan_backward(const Tensor& dy_BTD, const Tensor& dstate, c
     p.dlast_state = dlast.raw();
   }
   DecayScanGrads grads;
-  grads.dx = new_output(input.x_BTD.shape(), input.x_BTD.dtype(), p.dx);
-  if (input.log_decay.num_dims() == 1) {
+  const Device device = input.x_BTD.device();
+  grads.dx = new_output(input.x_BTD.shape(), input.x_BTD.dtype(), device, p.dx);
+  if (input.log_decay.num_dims() == 1 && device.is_cuda()) {
+    of_rows = new_output(input.x_BTD.shape(), call.wide, device, p.dlog_decay);
+  } else if (input.log_decay.num_dims() == 1) {
     of_rows = Tensor::zeros({p.batch, p.dim}, kF64, Device::cpu());
     p.dlog_decay_of_row = of_rows.mutable_data<double>();
   } else {
-    grads.dlog_decay = new_output(input.log_decay.shape(), call.wide, p.dlog_decay);
+    grads.dlog_decay = new_output(input.log_decay.shape(), call.wide, device, p.dlog_decay);
   }
   if (input.state.defined()) {
-    grads.dstate = Tensor::empty(input.state.shape(), call.wide, Device::cpu());
+    grads.dstate = Tensor::empty(input.state.shape(), call.wide, device);
     p.dstate = grads.dstate.mutable_raw();
+  }
+  if constexpr (kCuda) {
+    if (device.is_cuda()) {
+      cuda::decay_scan_backward(p, call.wide, device);
+      if (of_rows.defined()) grads.dlog_decay = sum(sum(of_rows, 1), 0);
+      return grads;
+    }
   }
   call.run([&]<class Kernels>() { Kernels::backward(p); });
   if (of_rows.defined()) grads.dlog_decay = cast(sum(of_rows, 0), call.wide);

@@ -1,11 +1,13 @@
-// The gated linear recurrence: checks, then kernels of the CPU (ops/cpu/recurrence/).
+// The gated linear recurrence: checks, then kernels (ops/cpu/recurrence/, ops/cuda/recurrence/).
 #include "weft/ops/recurrence.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "ops/cpu/recurrence/kernels.h"
+#include "ops/cuda/recurrence/kernels.h"
 #include "ops/recurrence_input.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"
@@ -43,7 +45,6 @@ struct Call {
 
   Call(std::string_view op, const RecurrenceInput& in, const RecurrenceOptions& options) {
     check_heads(op, "q", in.q_BTGK), check_heads(op, "k", in.k_BTGK), check_heads(op, "v", in.v_BTHV);
-    check_on_cpu(op, in.q_BTGK);
     WEFT_CHECK(in.q_BTGK.shape() == in.k_BTGK.shape(), str(op, ": q is ", in.q_BTGK, ", k is ", in.k_BTGK),
                "q and k are both [B, T, G, K]");
     for (const Tensor* t : {&in.k_BTGK, &in.v_BTHV})
@@ -60,6 +61,7 @@ struct Call {
                    ", v is ", in.v_BTHV),
                "use a number of value heads that is a multiple of the key heads");
     wide = in.q_BTGK.dtype() == kF64 ? kF64 : kF32;
+    p.device = in.v_BTHV.device().index;
     p.batch = vs[0], p.tokens = vs[1], p.heads = vs[2], p.key_heads = qs[2], p.key_width = qs[3], p.value_width = vs[3];
     check_options(op, options);
     check_gates(op, in, options);
@@ -80,7 +82,7 @@ struct Call {
     constexpr int64_t kLeast = 32,
                       kFewTokens = 64;  // narrower parts, and shorter calls, do the scores again for too little
     p.state_width = p.part_width = p.value_width;
-    if (items == 0 || items >= num_threads() || p.tokens <= kFewTokens) return;
+    if (v.is_cuda() || items == 0 || items >= num_threads() || p.tokens <= kFewTokens) return;
     const int64_t wanted = std::clamp<int64_t>(p.value_width / kLeast, 1, (num_threads() + items - 1) / items);
     p.part_width = (p.value_width + 16 * wanted - 1) / (16 * wanted) * 16;
     p.parts = (p.value_width + p.part_width - 1) / p.part_width;
@@ -98,9 +100,7 @@ struct Call {
     p.dlast_state = dlast.raw();
   }
 
-  Tensor new_state() const {
-    return Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, wide, Device::cpu());
-  }
+  Tensor new_state() const { return Tensor::empty({p.batch, p.heads, p.key_width, p.value_width}, wide, v.device()); }
 
   void use(const RecurrenceStates& kept, int64_t block) {
     p.kept_block = block;
@@ -111,8 +111,15 @@ struct Call {
     p.kept_states = const_cast<void*>(kept.states.raw()), p.kept_decays = const_cast<void*>(kept.decays.raw());
   }
 
+  // Calls f<Kernels>() with the kernels of the device and the computing type.
   template <class F>
   void run(F&& f) const {
+    if constexpr (kCuda) {
+      if (v.is_cuda()) {
+        if (wide == kF64) return f.template operator()<cuda::RecurrenceKernels<double>>();
+        return f.template operator()<cuda::RecurrenceKernels<float>>();
+      }
+    }
     if (wide == kF64) f.template operator()<cpu::RecurrenceKernels<cpu::Isa::baseline, double>>();
     else cpu::with_isa([&]<cpu::Isa I>() { f.template operator()<cpu::RecurrenceKernels<I, float>>(); });
   }
@@ -172,7 +179,7 @@ Tensor recur_into(Tensor& out, const RecurrenceInput& input, const RecurrenceOpt
                   const RecurrenceStates* kept) {
   Call call("recur", input, options);
   RecurrenceProblem& p = call.p;
-  if (!out.defined()) out = Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), Device::cpu());
+  if (!out.defined()) out = Tensor::empty(input.v_BTHV.shape(), input.v_BTHV.dtype(), input.v_BTHV.device());
   check_tensor("recur_into", "out", out, input.v_BTHV.shape(), input.v_BTHV.dtype(), input.v_BTHV);
   Tensor state = call.new_state();
   call.choose_parts(p.batch * p.heads);
@@ -207,8 +214,8 @@ RecurrenceStates recur_states(const RecurrenceInput& input, const RecurrenceOpti
   call.run([&]<class Kernels>() {
     p.kept_block = Kernels::block_to_keep(p);
     const int64_t count = p.kept_blocks() + 1, width = p.decay == cpu::Decay::value ? p.value_width : p.key_width;
-    kept.states = Tensor::empty({p.batch, p.heads, count, p.key_width, p.value_width}, call.wide, Device::cpu());
-    kept.decays = Tensor::empty({p.batch, p.heads, count, width}, call.wide, Device::cpu());
+    kept.states = Tensor::empty({p.batch, p.heads, count, p.key_width, p.value_width}, call.wide, call.v.device());
+    kept.decays = Tensor::empty({p.batch, p.heads, count, width}, call.wide, call.v.device());
     p.kept_states = kept.states.mutable_raw(), p.kept_decays = kept.decays.mutable_raw();
     Kernels::keep_states(p);
   });
@@ -241,12 +248,13 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
   Call call(op, input, options);
   RecurrenceProblem& p = call.p;
   const DType dtype = input.q_BTGK.dtype(), wide = call.wide;
+  const Device device = input.v_BTHV.device();
   call.take_gradients(op, input, dout_BTHV, dstate);
   call.choose_parts(p.batch * p.key_heads);
   auto make = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType of, Operand& to) {
     if (!is_wanted) return;
     if (grad.defined()) check_tensor(op, "a gradient", grad, shape, of, input.v_BTHV);
-    else grad = Tensor::empty(shape, of, Device::cpu());
+    else grad = Tensor::empty(shape, of, device);
     grad.mutable_raw();
     to = operand(grad);
   };
@@ -270,14 +278,16 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
     if (grad.defined()) copy_(grad, all);
     else grad = all;
   };
-  const DType shared = p.heads_per_group() > 1 ? wide : dtype;
+  const DType shared = p.heads_per_group() > 1 && device.is_cpu() ? wide : dtype;
   const Shape &of_q = input.q_BTGK.shape(), &of_decay = input.log_decay.shape(), &of_beta = input.beta.shape();
   const Tensor dq = make_sum(wants.q, grads.dq, of_q, dtype, shared, p.dq),
                dk = make_sum(wants.k, grads.dk, of_q, dtype, shared, p.dk);
   make(wants.v, grads.dv, input.v_BTHV.shape(), dtype, p.dv);
   const bool wants_decay = wants.log_decay && input.log_decay.defined();
   Tensor of_heads, dlog_decay;
-  if (wants_decay && input.log_decay.num_dims() == 1) {
+  if (wants_decay && input.log_decay.num_dims() == 1 && device.is_cuda()) {
+    make(true, of_heads, {p.batch, p.tokens, p.heads}, wide, p.dlog_decay);
+  } else if (wants_decay && input.log_decay.num_dims() == 1) {
     of_heads = Tensor::zeros({p.parts * p.batch, p.heads}, kF64, Device::cpu());
     p.dlog_decay_of_head = of_heads.mutable_data<double>();
   } else if (p.decay == cpu::Decay::value) {
@@ -293,12 +303,13 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
   call.run([&]<class Kernels>() {
     if (kept) call.use(*kept, Kernels::block_to_keep(p));
     const auto workers = Kernels::workers(p);
-    Tensor states = Tensor::empty({workers.count, workers.states}, wide, Device::cpu());
+    Tensor states = Tensor::empty({workers.count, workers.states}, wide, device);
     Kernels::backward(p, states.mutable_raw());
   });
   add_parts(dq, grads.dq, of_q, dtype), add_parts(dk, grads.dk, of_q, dtype);
   add_parts(dlog_decay, grads.dlog_decay, of_decay, wide), add_parts(dbeta, grads.dbeta, of_beta, wide);
-  if (of_heads.defined()) grads.dlog_decay = cast(sum(of_heads, 0), wide);
+  if (!of_heads.defined()) return;
+  grads.dlog_decay = cast(sum(device.is_cuda() ? sum(of_heads, 1) : of_heads, 0), wide);
 }
 
 }  // namespace weft::ops

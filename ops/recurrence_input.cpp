@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "ops/cpu/recurrence/kernels.h"
+#include "ops/cuda/recurrence/kernels.h"
+#include "src/core/cuda_build.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
@@ -41,11 +43,6 @@ double worst_decay(const Tensor& g) {
 
 std::string describe_input(const Tensor& t) { return t.defined() ? to_string(t) : "undefined"; }
 
-void check_on_cpu(std::string_view op, const Tensor& x) {
-  WEFT_CHECK(!x.is_cuda(), str(op, ": there are no kernels for GPUs yet, the input is ", x),
-             "move the tensors to Device::cpu()");
-}
-
 void check_tensor(std::string_view op, std::string_view name, const Tensor& t, const Shape& shape, DType dtype,
                   const Tensor& like) {
   WEFT_CHECK(t.defined() && t.shape() == shape && t.dtype() == dtype,
@@ -56,6 +53,7 @@ void check_tensor(std::string_view op, std::string_view name, const Tensor& t, c
 }
 
 void check_decay(std::string_view op, const Tensor& log_decay) {
+  if (log_decay.is_cuda()) return;  // its kernels give NaN instead: the host would have to wait
   const double worst = worst_decay(log_decay);
   WEFT_CHECK(worst < INFINITY, str(op, ": log_decay ", log_decay, " has an element that is not finite"),
              "floor the gate in log space, such as at -100; documents make the state begin with zeros");
@@ -66,8 +64,11 @@ void check_decay(std::string_view op, const Tensor& log_decay) {
 // [B, T] of what each token is; undefined without documents.
 Tensor marks_of(const Tensor& documents, const Tensor& state_document) {
   if (!documents.defined()) return {};
-  Tensor marks = Tensor::empty(documents.shape(), kU8, Device::cpu());
+  Tensor marks = Tensor::empty(documents.shape(), kU8, documents.device());
   if (is_dry_run()) return marks;
+  if constexpr (kCuda) {
+    if (marks.is_cuda()) return cuda::mark_documents(marks, documents, state_document), marks;
+  }
   const int64_t B = documents.size(0), T = documents.size(1);
   const int32_t* of_token = documents.data<int32_t>();
   const Shape& strides = documents.strides();
@@ -100,9 +101,12 @@ Tensor state_documents(const Tensor& documents_BT, const Tensor& before) {
              str(op, ": documents are ", describe_input(documents_BT)), "pass documents as [B, T] i32");
   check_documents(op, documents_BT, before, documents_BT.shape(), documents_BT);
   const int64_t B = documents_BT.size(0), T = documents_BT.size(1);
-  Tensor last = Tensor::full({B}, -1, kI32, Device::cpu());
+  Tensor last = Tensor::full({B}, -1, kI32, documents_BT.device());
   if (is_dry_run()) return last;
-  const Tensor here = documents_BT.cpu(), start = before.defined() ? before.cpu() : Tensor();
+  if constexpr (kCuda) {
+    if (last.is_cuda()) return cuda::last_documents(last, documents_BT, before), last;
+  }
+  const Tensor &here = documents_BT, &start = before;
   for (int64_t b = 0; b < B; ++b) {
     int32_t& document = last.mutable_data<int32_t>()[b];
     if (start.defined()) document = start.data<int32_t>()[b * start.strides()[0]];
@@ -111,7 +115,7 @@ Tensor state_documents(const Tensor& documents_BT, const Tensor& before) {
       if (at >= 0) document = at;
     }
   }
-  return to(last, documents_BT.device());
+  return last;
 }
 
 }  // namespace weft::ops

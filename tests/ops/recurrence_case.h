@@ -45,6 +45,7 @@ struct RecurrenceCase {
   ops::RecurrenceInput in;
   ops::RecurrenceOptions options;
   Tensor dout, dstate;
+  Device device = Device::cpu();  // where it is computed
 
   // decay: size of the logarithms of decays.
   RecurrenceCase(const RecurrenceSize& s, Gate gate_, bool is_delta_, DType dtype = kF64, double decay = 0.3)
@@ -101,18 +102,27 @@ struct RecurrenceCase {
     return str(to_string(gate), is_delta ? " delta" : "", " T ", size.T, " chunk ", options.chunk.value_or(0), " ",
                in.v_BTHV.dtype());
   }
+  Tensor there(const Tensor& t) const { return t.defined() ? ops::to(t, device) : t; }
+  ops::RecurrenceInput there() const {
+    return {there(in.q_BTGK), there(in.k_BTGK), there(in.v_BTHV),    there(in.log_decay),     there(in.beta),
+            there(in.writes), there(in.state),  there(in.documents), there(in.state_document)};
+  }
+  ops::Recurrence forward() const { return ops::recur(there(), options); }
+  ops::RecurrenceGrads backward(const ops::RecurrenceWants& wants = {}) const {
+    return ops::recur_backward(there(dout), there(dstate), there(), options, wants);
+  }
 
   void expect_forward(double allowed = 0) const {
     reference::Recurrence want = reference();
     want.run();
-    ops::Recurrence got = ops::recur(in, options);
+    ops::Recurrence got = forward();
     expect_close(got.out, want.out, name() + " out", allowed);
     expect_close(got.state, want.last_state, name() + " state", allowed);
   }
 
   // The gradients of sum(out dout) + sum(state dstate) against central differences of the reference, at up to `most` elements of each input.
   void expect_gradients(double allowed = 2e-7, size_t most = 60) const {
-    ops::RecurrenceGrads got = ops::recur_backward(dout, dstate, in, options);
+    ops::RecurrenceGrads got = backward();
     reference::Recurrence r = reference();
     const Numbers of_out = values(dout), of_state = values(dstate);
     auto loss = [&] {

@@ -63,7 +63,7 @@ check --text text.txt && { echo "a benchmark that ended with an error has passed
 for line in \
   'ring on one GPU: zigzag, error 1e-3' 'NCCL of one rank: started in 9 ms' 'by hand, above' 'by hand, below' 'devices       cuda:0 NVIDIA H200' '580.65.06' \
   '| core_test | passed | 11 passed, 1 skipped | ' '| memcheck device_test | passed | 11 passed, 1 skipped, ERROR SUMMARY: 0 errors | ' \
-  "$(( 1 + $(wc -w <<<"$suite") + 5 + 5 )) skipped: two GPUs are needed" '| bench memory | FAILED (1) | ' \
+  "$(( 1 + $(wc -w <<<"$suite") + 6 + 6 )) skipped: two GPUs are needed" '| bench memory | FAILED (1) | ' \
   'called directly | 0.97 | 0.960 (qkv forward 16384x1024x3072); 0.81 to 0.99 of the peak | no |' \
   '| 0.55 | 0.563 (B1 H16 d128 T8192); with wgmma 0.626 | yes |' '| 0.38 | 0.282 (B1 H16 d128 T8192); with wgmma 0.313 | no |' \
   "forward: share of cuDNN's speed | 0.8 | 0.75 (B1 H16 d128 T8192) | no |" \

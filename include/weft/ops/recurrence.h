@@ -5,7 +5,7 @@
 //   S_t  = S'_t + k_t^T u_t
 //   o_t  = scale q_t S_t                    read after write
 // Computed in chunks of tokens (Yang et al., 2406.06484; 2312.06635). The chunk length changes results by rounding only.
-// On the CPU; on a GPU it is an Error.
+// On a GPU a decay that is above 0 or not finite makes what depends on it NaN; on the CPU it is an Error.
 #pragma once
 
 #include <optional>

@@ -17,6 +17,7 @@ struct RecurrenceProblem {
   int64_t batch = 0, tokens = 0, heads = 0, key_heads = 0, key_width = 0, value_width = 0;
   double scale = 1;
   int64_t chunk = 0;
+  int device = 0;  // of those kernels that run on a GPU
   // Where there are fewer heads than threads, a head is computed in parts of so many value columns, each with a state of its own. What is a sum
   // over the columns has one tensor per part then: dq, dk, dbeta and the gradient of the decay, unless it is of value channels.
   int64_t part_width = 0, parts = 1;
