@@ -4,6 +4,7 @@
 
 #include "tests/autograd/rows.h"
 #include "weft/autograd/depth.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/core/stream.h"
 
 namespace weft {
@@ -227,6 +228,45 @@ std::vector<Row> attention_rows() {
                   }});
   return rows;
 }
+std::vector<Row> recurrence_rows() {
+  std::vector<Row> rows;
+  auto documents = [](int64_t t) {
+    Tensor d = Tensor::empty({1, t}, kI32, Device::cpu());
+    for (int64_t i = 0; i < t; ++i) d.mutable_data<int32_t>()[i] = i == 4 ? -1 : static_cast<int32_t>(i / 7);
+    return here(d);
+  };
+  auto gate = [](const Var& x) { return log_sigmoid(not_bf16(x)); };
+  for (int64_t t : {3, 20}) {
+    rows.push_back({"recur_plain", {{2, t, 1, 3}, {2, t, 1, 3}, {2, t, 2, 2}}, [](In in) {
+                      return both(recur({in[0], in[1], in[2]}, {.scale = 0.5}));
+                    }});
+    rows.push_back(
+        {"recur_head", {{1, t, 2, 3}, {1, t, 2, 3}, {1, t, 2, 2}, {2}, {1, 2, 3, 2}}, [documents, gate, t](In in) {
+           return both(recur({.q_BTGK = in[0],
+                              .k_BTGK = in[1],
+                              .v_BTHV = in[2],
+                              .log_decay = gate(in[3]),
+                              .state = not_bf16(in[4]),
+                              .documents = documents(t)}));
+         }});
+    rows.push_back({"recur_delta_key_channels",
+                    {{1, t, 1, 3}, {1, t, 1, 3}, {1, t, 2, 2}, {1, t, 2, 3}, {1, t, 2}},
+                    [gate](In in) {
+                      return both(recur({in[0], in[1] * 0.5, in[2], gate(in[3]), sigmoid(not_bf16(in[4]))}));
+                    }});
+    rows.push_back({"recur_value_channels", {{1, t, 1, 3}, {1, t, 1, 3}, {1, t, 1, 2}, {1, t, 1, 2}}, [gate](In in) {
+                      return both(recur({in[0], in[1], in[2], gate(in[3])}, {.side = ops::DecaySide::value}));
+                    }});
+    rows.push_back(
+        {"decay_scan", {{1, t, 3}, {1, t, 3}, {1, 3}}, [documents, gate, t](In in) {
+           return both(decay_scan(
+               {.x_BTD = in[0], .log_decay = gate(in[1]), .state = not_bf16(in[2]), .documents = documents(t)}));
+         }});
+  }
+  return rows;
+}
+TEST(Devices, AgreeOnRecurrences) { compare_all(recurrence_rows()); }
+
 TEST(Devices, AgreeOnAttentionOfManySizes) { compare_all(attention_rows()); }
 
 }  // namespace
