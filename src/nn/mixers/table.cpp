@@ -312,12 +312,10 @@ Rows expert_rows() {
 
 // Recurrences: a state of constant size in place of scores.
 Rows recurrent_rows() {
-  constexpr std::string_view no_kernel = "the recurrence has no CUDA kernel";
-  const MixerRow::Lacks cpu_only{.devices = no_kernel};
-  const MixerRow::Lacks channels{.heads = "channels, no heads", .devices = no_kernel};
+  const MixerRow::Lacks channels{.heads = "channels, no heads"};
   const std::string_view matrix = "T H K V";
   auto row = [&](const char* name, MixerMaker make, std::string_view equation, std::string_view source,
-                 std::string_view cost) { return MixerRow{name, std::move(make), equation, source, cost, cpu_only}; };
+                 std::string_view cost) { return MixerRow{name, std::move(make), equation, source, cost}; };
   auto delta = [&](const char* name, const DeltaOptions& o, std::string_view equation, std::string_view source) {
     return row(name, o, equation, source, matrix);
   };
@@ -375,17 +373,16 @@ Rows recurrent_rows() {
 
 // Attention and a recurrence within one layer.
 Rows hybrid_rows() {
-  const MixerRow::Lacks cpu_only{.devices = "the recurrence has no CUDA kernel"};
   return {
       {"hymba", HymbaOptions{.heads = 4, .kv_heads = 2, .window = 3, .state = 5},
-       "(RMSNorm(mha of the last W) + RMSNorm(mamba2 silu(z))) / 2 W_O", "2411.13676", "T W + T H K N", cpu_only},
+       "(RMSNorm(mha of the last W) + RMSNorm(mamba2 silu(z))) / 2 W_O", "2411.13676", "T W + T H K N"},
       {"hymba_meta", HymbaOptions{.heads = 2, .kernel = 2, .meta = 3},
-       "hymba over all tokens, with M learned keys, values and a learned first state", "2411.13676", "", cpu_only},
+       "hymba over all tokens, with M learned keys, values and a learned first state", "2411.13676", ""},
       {"rat", RatOptions{.heads = 4, .chunk = 3},
        "softmax over the gated means k' of earlier chunks of C and k'_t itself, times v'; sigmoid(x W)", "2507.04416",
-       "", cpu_only},
+       ""},
       {"rat_long", RatOptions{.heads = 2, .chunk = 64, .groups = 1}, "rat within one chunk: v'_t sigmoid(x W)",
-       "2507.04416", "", cpu_only},
+       "2507.04416", ""},
   };
 }
 
