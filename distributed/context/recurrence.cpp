@@ -4,6 +4,7 @@
 // Plain recurrences keep the states of chunks that L takes, and correct them later. The delta rule gets P by values of zeros and the identity
 // as the state, and computes its tokens again.
 #include "distributed/context/segments.h"
+#include "ops/recurrence_input.h"
 #include "weft/core/error.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"
@@ -127,13 +128,14 @@ ContextRecurrence gather_forward(Communicator& comm, const SegmentPlan& plan, co
   const std::vector<OwnSegment> own = segments_of(plan, comm.rank(), z.J);
   ContextRecurrence result;
   result.coming = input.state;
+  RecurrenceOptions later = options;
   if (sends_states(plan)) {
+    if (is_delta && options.checks_decay && input.log_decay.defined()) ops::check_decay("recur", input.log_decay);
     if (!is_delta) result.kept = ops::recur_states(input, options);
-    RecurrenceOptions unchecked = options;
-    unchecked.checks_decay = false;
+    later.checks_decay = false;
     const Tensor all = of_all(
         comm, plan,
-        is_delta ? delta_ends(input, own, unchecked, z) : plain_ends(result.kept, own, input.state, z, is_of_values));
+        is_delta ? delta_ends(input, own, later, z) : plain_ends(result.kept, own, input.state, z, is_of_values));
     const int64_t of_state = z.K * z.V;
     result.maps = ops::contiguous(all.slice(2, of_state, all.size(2)));
     if (is_delta) result.maps = result.maps.reshape({all.size(0), z.H, z.K, z.K});
@@ -155,7 +157,7 @@ ContextRecurrence gather_forward(Communicator& comm, const SegmentPlan& plan, co
   }
   RecurrenceInput whole = input;
   whole.state = result.coming;
-  result.state = ops::recur_into(result.out, whole, options, result.kept.states.defined() ? &result.kept : nullptr);
+  result.state = ops::recur_into(result.out, whole, later, result.kept.states.defined() ? &result.kept : nullptr);
   return result;
 }
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "distributed/context/segments.h"
+#include "ops/recurrence_input.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 
@@ -105,7 +106,10 @@ RecurrenceInput input_of(const RecurrenceInput& input, const Item& item) {
 }  // namespace
 
 ContextRecurrence scan_forward(Communicator& comm, const SegmentPlan& plan, const RecurrenceInput& input,
-                               const RecurrenceOptions& options) {
+                               const RecurrenceOptions& given_options) {
+  RecurrenceOptions options = given_options;
+  if (options.checks_decay && input.log_decay.defined()) ops::check_decay("recur", input.log_decay);  // of all at once
+  options.checks_decay = false;
   const Tensor& v = input.v_BTHV;
   const DType wide = v.dtype() == kF64 ? kF64 : kF32;
   const Shape of_states{v.size(0), v.size(2), input.q_BTGK.size(3), v.size(3)};
