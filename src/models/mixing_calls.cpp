@@ -56,6 +56,10 @@ class Noted final : public Mixing {
     note({.key_heads = x.size(2), .heads = x.size(2), .is_elementwise = true});
     return inner_->decay_scan(x, log_decay);
   }
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
+    calls_.gathers_tokens = true;
+    return inner_->recur_chunks(input, options, chunks);
+  }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     calls_.has_neighbours = true;
     return inner_->neighbours(x, before, after);

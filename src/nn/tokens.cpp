@@ -123,6 +123,7 @@ std::vector<Var> Tokens::gather(std::span<const Var> values, int64_t window) {
   return mixing_->gather(values, window);
 }
 Tensor Tokens::gathered_positions(int64_t window) const { return mixing_->gathered(window).document_positions; }
+Tensor Tokens::gathered_documents(int64_t window) const { return mixing_->gathered(window).documents; }
 std::span<const int32_t> Tokens::gathered_places(int64_t window) const { return mixing_->gathered(window).places; }
 
 void Tokens::check_in_order(std::string_view what) const {
@@ -191,6 +192,19 @@ Var Tokens::recur(const RecurrenceVars& input, const ops::RecurrenceOptions& opt
 }
 
 Var Tokens::recur(const RecurrenceVars& input) { return recur(input, {}); }
+
+Var Tokens::recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Var& keeps_BTH,
+                         int64_t chunk) {
+  WEFT_CHECK(!input.state.defined() && !input.documents.defined() && !input.writes.defined(),
+             "recur_chunks: a state, documents or writes of the caller's", "leave them out: Tokens carries the state");
+  WEFT_CHECK(chunk >= 1, str("recur_chunks: chunks of ", chunk, " tokens"), "use 1 or more");
+  check_tokens("recur_chunks", input.v_BTHV);
+  const Shape of_heads{batch(), num_tokens(), input.v_BTHV.size(2)};
+  WEFT_CHECK(keeps_BTH.shape() == of_heads && (!input.log_decay.defined() || input.log_decay.shape() == of_heads),
+             str("recur_chunks: keeps ", keeps_BTH.value(), " for values ", input.v_BTHV.value()),
+             "give keeps and the decay per token and head");
+  return mixing_->recur_chunks(input, options, {keeps_BTH, chunk});
+}
 
 Var Tokens::decay_scan(const Var& x_BTD, const Var& log_decay) {
   check_tokens("decay_scan", x_BTD);

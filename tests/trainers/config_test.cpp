@@ -43,6 +43,23 @@ TEST(Config, FillsDefaultsFromTheSchema) {
   EXPECT_EQ(e.checkpoint().keep_last(), 3);
 }
 
+// What a sparse layer reads must have been left by a layer of the same mixer.
+TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
+  const std::vector<std::string> schedule{"model.mixer=[{softmax{heads:4}},{hysparse{heads:4,sparse:1,blocks:2}}]"};
+  auto with = [&](const std::string& more) {
+    std::vector<std::string> all = schedule;
+    all.push_back(more);
+    return all;
+  };
+  expect_parts(error_of(kTiny, with("model.pattern=0 1 1 1")),
+               {"sparse is 1", "layer 1 reads the keys of layer 0", "model.mixer[0]"});
+  EXPECT_EQ(layers_text(load_string(kTiny, with("model.pattern=1 1 0 0")).experiment.model()),
+            "0-1 hysparse (mixer 1), 2-3 softmax (mixer 0)");
+  load_string(kTiny, {"model.mixer=[{softmax{heads:4}},{hysparse{heads:4,sparse:0}}]", "model.pattern=0 1 0 1"});
+  expect_parts(error_of(kTiny, {"model.mixer=[{flux{heads:4,window:8,prompt:9}}]"}), {"a prompt of 9 tokens"});
+  expect_parts(error_of(kTiny, {"model.mixer=[{nats_l{heads:4,softmax_heads:3}}]"}), {"softmax_heads 3"});
+}
+
 // Placements go over the pattern, in their order.
 TEST(Config, PlacementsSayWhichLayersHaveAMixer) {
   const auto layers = [](const std::vector<std::string>& overrides) {

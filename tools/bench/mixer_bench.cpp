@@ -39,6 +39,13 @@ void resize(Options& o, const MixerRow&, const StepShape& s) {
     o.heads = o.feature_map == FeatureMap::taylor2 ? s.dim / 16 : s.heads;  // FAST's width
   if constexpr (std::is_same_v<Options, HymbaOptions>) o.state = 0, o.meta = o.meta > 0 ? 128 : 0;
   if constexpr (std::is_same_v<Options, RatOptions>) o.groups = 0, o.chunk = Options().chunk;
+  if constexpr (requires { o.softmax_heads; }) {
+    o.head_dim = o.value_dim = o.softmax_heads = 0;
+    o.chunk = Options().chunk;
+  }
+  if constexpr (std::is_same_v<Options, FluxOptions>)
+    o.hidden = Options().hidden, o.prompt = std::max<int64_t>(s.tokens / 8, 1);
+  if constexpr (std::is_same_v<Options, HySparseOptions>) o.block = Options().block, o.blocks = Options().blocks;
   if constexpr (requires { o.window; }) o.window = o.window > 0 ? s.tokens / 4 : 0;
   if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
   if constexpr (requires { o.relations; }) o.relations = 0;

@@ -151,6 +151,14 @@ constexpr config::PoolingKind::Value schema_value(PoolingKind kind) {
   return config::PoolingKind::unset;
 }
 
+constexpr config::ReplacementKind::Value schema_value(ReplacementKind kind) {
+  switch (kind) {
+    case ReplacementKind::linear: return config::ReplacementKind::linear;
+    case ReplacementKind::identity: return config::ReplacementKind::identity;
+  }
+  return config::ReplacementKind::unset;
+}
+
 constexpr config::ResidualWeights::Value schema_value(ResidualWeights weights) {
   switch (weights) {
     case ResidualWeights::softmax: return config::ResidualWeights::softmax;

@@ -109,11 +109,29 @@ std::string layers_text(const Model& model) {
   return text;
 }
 
+// A sparse layer of HySparse reads what the first layer of its group leaves.
+static void check_schedules(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  const std::vector<int> layers = layer_mixers(model);
+  auto mixer_of = [&](int64_t layer) { return layers[static_cast<size_t>(layer) % layers.size()]; };
+  for (int64_t layer = 0; layer < model.layers(); ++layer) {
+    const int mixer = mixer_of(layer);
+    if (!model.mixer(mixer).has_hysparse()) continue;
+    const int64_t group = model.mixer(mixer).hysparse().sparse() + 1, first = layer / group * group;
+    if (mixer_of(first) != mixer)
+      refuse(config, element_path("model.mixer", mixer) + ".hysparse.sparse",
+             str("is ", group - 1, ": layer ", layer, " reads the keys of layer ", first, ", which is model.mixer[",
+                 mixer_of(first), "]."),
+             "Give both layers this mixer, change sparse, or use sparse: 0.");
+  }
+}
+
 void check_pattern(const Loaded& config) {
   check_indices(config);
   const Model& model = config.experiment.model();
   for (int i = 0; i < model.placement_size(); ++i)
     check_placement(config, model.placement(i), element_path("model.placement", i));
+  check_schedules(config);
 }
 
 }  // namespace weft::config

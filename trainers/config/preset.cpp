@@ -76,6 +76,16 @@ class Resizer {
     }
     if constexpr (std::is_same_v<Options, HymbaOptions>) o.state = 0, o.meta = o.meta > 0 ? 128 : 0;
     if constexpr (std::is_same_v<Options, RatOptions>) o.groups = 0, o.chunk = Options().chunk;
+    if constexpr (requires { o.softmax_heads; }) {
+      o.head_dim = o.value_dim = o.softmax_heads = 0;
+      o.chunk = Options().chunk;
+    }
+    if constexpr (std::is_same_v<Options, FluxOptions>) {
+      o.hidden = Options().hidden;
+      o.prompt = std::max<int64_t>(window(1) / 2, 1);
+    }
+    if constexpr (std::is_same_v<Options, HySparseOptions>)
+      o.sparse = Options().sparse, o.block = Options().block, o.blocks = Options().blocks;
     if constexpr (requires { o.window; }) o.window = window(o.window);
     if constexpr (requires { o.q_rank; }) o.q_rank = o.q_rank > 0 ? std::max<int64_t>(sizes_.dim / 2, 1) : 0;
     if constexpr (std::is_same_v<Options, NeuralOptions>) o.hidden = 0;

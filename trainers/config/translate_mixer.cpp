@@ -5,6 +5,7 @@
 #include "trainers/config/enum_values.h"
 #include "trainers/config/options_text.h"
 #include "trainers/config/translate.h"
+#include "trainers/config/translate_hybrid.h"
 #include "trainers/config/translate_recurrent.h"
 
 namespace weft::train {
@@ -163,6 +164,11 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
       const config::Rat& m = mixer.rat();
       return RatOptions{.heads = m.heads(), .head_dim = m.head_dim(), .chunk = m.chunk(), .groups = m.groups()};
     }
+    case config::Mixer::kNats: return hybrid_options(mixer.nats());
+    case config::Mixer::kNatsL: return hybrid_options(mixer.nats_l());
+    case config::Mixer::kHysparse: return hybrid_options(mixer.hysparse());
+    case config::Mixer::kFlux: return hybrid_options(mixer.flux());
+    case config::Mixer::kReplacement: return hybrid_options(mixer.replacement());
     case config::Mixer::kCustom:
     case config::Mixer::KIND_NOT_SET: break;
   }
@@ -301,6 +307,7 @@ config::Mixer mixer_message(const MixerOptions& options) {
   config::Mixer mixer;
   auto set_any = [&](const auto& o) {
     if constexpr (requires { set_recurrent(mixer, o); }) set_recurrent(mixer, o);
+    else if constexpr (requires { set_hybrid(mixer, o); }) set_hybrid(mixer, o);
     else set(mixer, o);
   };
   std::visit(set_any, options);

@@ -59,6 +59,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   std::vector<Var> gather(std::span<const Var> values, int64_t window = 0);
   Tensor gathered_positions(
       int64_t window = 0) const;  // of the S gathered tokens: position within the document, [B, S] i32
+  Tensor gathered_documents(int64_t window = 0) const;  // [B, S] i32, or undefined
   // Which gathered token each of these is, row by row; empty where token t of these is number S - T + t.
   std::span<const int32_t> gathered_places(int64_t window = 0) const;
   void check_in_order(std::string_view what) const;  // Error that begins with `what`, if there are any
@@ -78,6 +79,12 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   // does not grow. The fields state, documents and state_document stay undefined: they are the tokens' business.
   Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options);
   Var recur(const RecurrenceVars& input);
+  // recur() in chunks of so many tokens of the document, which the state keeps or forgets as a whole (NAtS-L, 2602.03681). A token reads what its
+  // own chunk has written so far. Behind a chunk the state is D + keeps (S - D), of S with the chunk's writes and D with its decay alone; `keeps`
+  // [B, T, H] is read at the chunk's last token. log_decay [B, T, H]. Chunk by chunk over all tokens of the row, of which every rank
+  // has a copy; decoding keeps S and D.
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Var& keeps_BTH,
+                   int64_t chunk);
   // y[t] = exp(log_decay[t]) y[t - 1] + x[t] within the document. x [B, T, D], log_decay at most 0, [D] or [B, T, D], in f32 (f64 for f64).
   Var decay_scan(const Var& x_BTD, const Var& log_decay);
   // Sums over tokens but padding, for losses and statistics only: they see the future. [B, T, ...] -> [B, ...] or [...].

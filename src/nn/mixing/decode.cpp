@@ -65,6 +65,24 @@ class Decode final : public Local {
     return y;
   }
 
+  // Two states are kept: with the writes of the running chunk, and with its decay alone.
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
+    check_no_gradient("recur_chunks");
+    auto& slot = cache_->slot<Cache::Recurrent>(name("recur_chunks"));
+    std::vector<int32_t> before;
+    if (slot.document.defined()) before = slot.document.to_vector<int32_t>();
+    else if (slot.state.defined()) before.assign(static_cast<size_t>(table_.batch()), 0);
+    ChunkStates states;
+    if (slot.state.defined()) states = {select(Var(slot.state), 0, 0), select(Var(slot.state), 0, 1)};
+    Var y = recur_in_pieces(
+        input, options, chunks.keeps_BTH,
+        pieces_of(table_.batch(), table_.cpu_document_positions(), table_.cpu_documents(), chunks.length, before),
+        states);
+    const Var both[] = {states.written, states.decayed};
+    keep_state(slot, stack(both, 0));
+    return y;
+  }
+
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     check_no_gradient("shift");
     WEFT_CHECK(after == 0, str("neighbours: ", after, " tokens behind each in decoding"), "they are not there yet");

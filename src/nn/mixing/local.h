@@ -17,6 +17,9 @@ class Local : public Mixing {
   Var prefix(const Var& x, int64_t window) override;
   Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override;
   Var decay_scan(const Var& x_BTD, const Var& log_decay) override;
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
+    return recur_chunks_gathered(*this, input, options, chunks);
+  }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override;
   std::vector<Var> gather(std::span<const Var> values, int64_t window) override;
   const GatheredTokens& gathered(int64_t window) override;

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "src/nn/mixing/pieces.h"
 #include "src/nn/mixing/runs.h"
 #include "weft/autograd/recurrence.h"
 #include "weft/nn/context_group.h"
@@ -52,6 +53,13 @@ class Mixing {
   // The recurrences along the tokens of each document, in the order of positions, from a state of zeros.
   virtual Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) = 0;
   virtual Var decay_scan(const Var& x_BTD, const Var& log_decay) = 0;
+  // The recurrence in chunks that are kept or forgotten as a whole: see Tokens::recur_chunks.
+  struct Chunks {
+    Var keeps_BTH;
+    int64_t length = 1;
+  };
+  virtual Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options,
+                           const Chunks& chunks) = 0;
   // With at least the `before` tokens in front of each of these and the `after` behind it, as far as there are any.
   virtual Neighbours neighbours(const Var& x, int64_t before, int64_t after) = 0;
   // Of all tokens of the rows [B, S, ...]; with a window at least of the `window` that end at each of these. gathered() tells which they are.
@@ -89,6 +97,14 @@ Var windowed(const Mixing::Neighbours& near, int64_t window, int64_t batch, int6
 // The recurrences over gathered tokens: of the result the tokens here [B, T, ...].
 Var recur_gathered(Mixing& mixing, const RecurrenceVars& input, const ops::RecurrenceOptions& options);
 Var decay_scan_gathered(Mixing& mixing, const Var& x_BTD, const Var& log_decay);
+Var recur_chunks_gathered(Mixing& mixing, const RecurrenceVars& input, const ops::RecurrenceOptions& options,
+                          const Mixing::Chunks& chunks);
+// The same where all tokens are given, cut into these pieces. `states` [B, H, K, V]: before the first piece, and then behind the last.
+struct ChunkStates {
+  Var written, decayed;  // with the writes of the running chunk, and with its decay alone; undefined: zeros
+};
+Var recur_in_pieces(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Var& keeps_BTH,
+                    const Pieces& pieces, ChunkStates& states);
 
 std::unique_ptr<Mixing> make_local(const TokenTable& table);
 std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group);

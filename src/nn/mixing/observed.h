@@ -25,6 +25,9 @@ class Observed final : public Mixing {
     return inner_->recur(input, options);
   }
   Var decay_scan(const Var& x, const Var& log_decay) override { return inner_->decay_scan(x, log_decay); }
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
+    return inner_->recur_chunks(input, options, chunks);
+  }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return inner_->neighbours(x, before, after);
   }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <map>
 
 #include "weft/nn/mixers/hybrids.h"
 #include "weft/trainers/reference.h"
@@ -118,6 +120,197 @@ class HybridMixer {
     return linear(y, E, p, "out");
   }
 
+  Numbers run(const NatsOptions& o) {
+    const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = o.head_dim ? o.head_dim : D / H;
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    if (args.rotary) rotate(q, s, H, K), rotate(k, s, G, K);
+    const Numbers logits = linear(x, D, p, "type"), bias = parameter(p, "type_bias");
+    enum Type { global, local, sliding };
+    auto type = [&](int64_t n, int64_t g) {
+      int best = 0;
+      auto logit = [&](int c) { return logits[at((n * G + g) * 3 + c)] + bias[at(g * 3 + c)]; };
+      for (int c = 1; c < 3; ++c)
+        if (logit(c) > logit(best)) best = c;
+      return static_cast<Type>(best);
+    };
+    auto weights = [&](int64_t b, int64_t i, int64_t h) {
+      Numbers all = scores(s, H, G, K, q, k, 1 / std::sqrt(static_cast<double>(K)), 0, b, i, h);
+      const int64_t g = h / (H / G), first = b * s.T;
+      for (int64_t j = 0; j < s.T; ++j) {
+        if (!s.sees(b, i, j) || s.position[at(first + i)] - s.position[at(first + j)] < o.window) continue;
+        bool is_seen = type(first + j, g) == global;
+        if (type(first + j, g) == local) {
+          is_seen = true;
+          for (int64_t between = 0; between < s.T; ++between)
+            if (s.sees(b, i, between) && s.position[at(first + between)] > s.position[at(first + j)])
+              is_seen = is_seen && type(first + between, g) != global;
+        }
+        if (!is_seen) all[at(j)] = -std::numeric_limits<double>::infinity();
+      }
+      return softmax(all);
+    };
+    return linear(mix(s, H, G, K, v, weights), H * K, p, "out");
+  }
+
+  Numbers run(const NatsLinearOptions& o) {
+    const int64_t H = o.heads, K = o.head_dim ? o.head_dim : 3 * D / 4 / H, V = o.value_dim ? o.value_dim : 2 * K;
+    const int64_t N = o.softmax_heads ? o.softmax_heads : K % 2 == 0 && V % 2 == 0 ? 2 * H : H;
+    const int64_t KN = H * K / N, VN = H * V / N, E = H * V;
+    const Numbers q = convolved("q", o.kernel), k = convolved("k", o.kernel), v = convolved("v", o.kernel);
+    const Numbers logits = linear(x, D, p, "type");
+    auto is_softmax = [&](int64_t n, int64_t token, int64_t h) {  // the chunk of a token that n sees whole
+      double difference = 0;
+      for (int64_t other : up_to(n))
+        if (chunk_of(other, o.chunk) == chunk_of(token, o.chunk))
+          difference += logits[at((other * H + h) * 2)] - logits[at((other * H + h) * 2 + 1)];
+      return difference >= 0;
+    };
+    Numbers a(at(s.B * s.T * E)), m(a.size());
+    Numbers qn = q, kn = k;
+    rms_norm(qn, KN, parameter(p, "q_norm.weight"), args.norm_eps);
+    rms_norm(kn, KN, parameter(p, "k_norm.weight"), args.norm_eps);
+    for (int64_t n = 0; n < s.B * s.T; ++n)
+      for (int64_t h = 0; h < N; ++h) {
+        std::vector<int64_t> seen;
+        Numbers all;
+        for (int64_t token : up_to(n)) {
+          if (chunk_of(token, o.chunk) != chunk_of(n, o.chunk) && !is_softmax(n, token, h / (N / H))) continue;
+          double dot = 0;
+          for (int64_t c = 0; c < KN; ++c) dot += qn[at((n * N + h) * KN + c)] * kn[at((token * N + h) * KN + c)];
+          seen.push_back(token);
+          all.push_back(dot / std::sqrt(static_cast<double>(KN)));
+        }
+        const Numbers w = softmax(all);
+        for (size_t j = 0; j < seen.size(); ++j)
+          for (int64_t c = 0; c < VN; ++c) a[at((n * N + h) * VN + c)] += w[j] * v[at((seen[j] * N + h) * VN + c)];
+      }
+    const Numbers strength = linear(x, D, p, "strength"), decay = linear(x, D, p, "decay"),
+                  rate = parameter(p, "log_rate"), bias = parameter(p, "step_bias");
+    Numbers ql = q, kl = k;
+    l2_norm(ql, K), l2_norm(kl, K);
+    for (int64_t n = 0; n < s.B * s.T; ++n)
+      for (int64_t h = 0; h < H; ++h) {
+        Numbers state(at(K * V)), decayed(state.size());  // with the chunk's writes, and with its decay alone
+        int64_t before = -1;
+        for (int64_t token : up_to(n)) {
+          if (before >= 0 && chunk_of(before, o.chunk) != chunk_of(token, o.chunk))
+            (is_softmax(n, before, h) ? state : decayed) = Numbers(is_softmax(n, before, h) ? decayed : state);
+          before = token;
+          const double step = std::log1p(std::exp(decay[at(token * H + h)] + bias[at(h)])),
+                       keep = std::exp(-std::exp(rate[at(h)]) * step);
+          for (double& e : state) e *= keep;
+          for (double& e : decayed) e *= keep;
+          for (int64_t c = 0; c < V; ++c) {
+            double answer = 0;
+            for (int64_t i = 0; i < K; ++i) answer += kl[at((token * H + h) * K + i)] * state[at(i * V + c)];
+            const double write = sigmoid(strength[at(token * H + h)]) * (v[at(token * E + h * V + c)] - answer);
+            for (int64_t i = 0; i < K; ++i) state[at(i * V + c)] += kl[at((token * H + h) * K + i)] * write;
+          }
+        }
+        for (int64_t c = 0; c < V; ++c)
+          for (int64_t i = 0; i < K; ++i)
+            m[at(n * E + h * V + c)] +=
+                ql[at((n * H + h) * K + i)] * state[at(i * V + c)] / std::sqrt(static_cast<double>(K));
+      }
+    rms_norm(a, V, parameter(p, "norm_softmax.weight"), args.norm_eps);
+    rms_norm(m, V, parameter(p, "norm_linear.weight"), args.norm_eps);
+    const Numbers shares = linear(q, H * K, p, "share"), gate = linear(x, D, p, "gate");
+    for (size_t i = 0; i < a.size(); ++i) {
+      const size_t head = i / static_cast<size_t>(V);
+      const double share = sigmoid(shares[2 * head] - shares[2 * head + 1]);
+      a[i] = (share * a[i] + (1 - share) * m[i]) * gate[i] * sigmoid(gate[i]);
+    }
+    return linear(a, E, p, "out");
+  }
+
+  // Every layer chooses by attention of its own.
+  Numbers run(const HySparseOptions& o) {
+    const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = o.head_dim ? o.head_dim : D / H, R = H / G;
+    Numbers q = linear(x, D, p, "q"), far_k = linear(x, D, p, "block_k"), near_k = linear(x, D, p, "k");
+    const Numbers far_v = linear(x, D, p, "block_v"), near_v = linear(x, D, p, "v"), gates = linear(x, D, p, "gates");
+    if (args.rotary) rotate(q, s, H, K), rotate(far_k, s, G, K), rotate(near_k, s, G, K);
+    const double scale = 1 / std::sqrt(static_cast<double>(K));
+    auto far_weights = [&](int64_t b, int64_t i, int64_t h) {
+      std::map<int64_t, double> largest;  // weight by block
+      for (int64_t other = h / R * R; other < (h / R + 1) * R; ++other) {
+        const Numbers w = softmax(scores(s, H, G, K, q, far_k, scale, 0, b, i, other));
+        for (int64_t j = 0; j < s.T; ++j)
+          if (s.sees(b, i, j)) {
+            double& most = largest[chunk_of(b * s.T + j, o.block)];
+            most = std::max(most, w[at(j)]);
+          }
+      }
+      std::vector<std::pair<double, int64_t>> order;
+      for (const auto& [block, weight] : largest) order.emplace_back(-weight, block);
+      std::sort(order.begin(), order.end());
+      order.resize(std::min(order.size(), at(o.blocks)));
+      Numbers all = scores(s, H, G, K, q, far_k, scale, 0, b, i, h);
+      for (int64_t j = 0; j < s.T; ++j) {
+        bool is_chosen = false;
+        for (const auto& chosen : order) is_chosen = is_chosen || chosen.second == chunk_of(b * s.T + j, o.block);
+        if (!is_chosen) all[at(j)] = -std::numeric_limits<double>::infinity();
+      }
+      return softmax(all);
+    };
+    auto near_weights = [&](int64_t b, int64_t i, int64_t h) {
+      return softmax(scores(s, H, G, K, q, near_k, scale, o.window, b, i, h));
+    };
+    Numbers y = mix(s, H, G, K, far_v, far_weights);
+    const Numbers near = mix(s, H, G, K, near_v, near_weights);
+    for (size_t i = 0; i < y.size(); ++i) {
+      const size_t n = i / at(H * K), h = i / at(K) % at(H);
+      y[i] = sigmoid(gates[n * at(2 * H) + h]) * y[i] + sigmoid(gates[n * at(2 * H) + at(H) + h]) * near[i];
+    }
+    return linear(y, H * K, p, "out");
+  }
+
+  Numbers run(const FluxOptions& o) {
+    const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = o.head_dim ? o.head_dim : D / H;
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    if (args.rotary) rotate(q, s, H, K), rotate(k, s, G, K);
+    auto weights = [&](int64_t b, int64_t i, int64_t h) {
+      Numbers mean(at(D));
+      double count = 0;
+      for (int64_t token : up_to(b * s.T + i))
+        if (s.local[at(token)] < o.prompt) {
+          for (int64_t c = 0; c < D; ++c) mean[at(c)] += x[at(token * D + c)];
+          ++count;
+        }
+      for (double& c : mean) c /= std::max(count, 1.0);
+      Numbers hidden = linear(mean, D, p, "router.up");
+      for (double& c : hidden) c *= sigmoid(c);
+      const Numbers logits = linear(hidden, o.hidden, p, "router.down");
+      const bool sees_all = logits[0] >= logits[1];
+      return softmax(scores(s, H, G, K, q, k, 1 / std::sqrt(static_cast<double>(K)), sees_all ? 0 : o.window, b, i, h));
+    };
+    return linear(mix(s, H, G, K, v, weights), H * K, p, "out");
+  }
+
+  Numbers run(const ReplacementOptions& o) {
+    const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = o.head_dim ? o.head_dim : D / H;
+    const Numbers v = linear(x, D, p, "v");
+    if (o.kind == ReplacementKind::identity) {
+      auto itself = [&](int64_t, int64_t i, int64_t) {
+        Numbers w(at(s.T));
+        w[at(i)] = 1;
+        return w;
+      };
+      return linear(mix(s, H, G, K, v, itself), H * K, p, "out");
+    }
+    Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k");
+    if (args.rotary) rotate(q, s, H, K), rotate(k, s, G, K);
+    for (Numbers* features : {&q, &k})
+      for (double& f : *features) f = f > 0 ? f + 1 : std::exp(f);
+    auto weights = [&](int64_t b, int64_t i, int64_t h) {
+      Numbers w = scores(s, H, G, K, q, k, 1, o.window, b, i, h);
+      double sum = 1e-8;
+      for (double& weight : w) weight = std::isinf(weight) ? 0 : weight, sum += weight;
+      for (double& weight : w) weight /= sum;
+      return w;
+    };
+    return linear(mix(s, H, G, K, v, weights), H * K, p, "out");
+  }
+
  private:
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   int64_t chunk_of(int64_t n, int64_t length) const { return s.local[at(n)] / length; }
@@ -146,6 +339,14 @@ class HybridMixer {
       }
     for (double& y : out) y *= sigmoid(y);
     return out;
+  }
+
+  static void l2_norm(Numbers& rows, int64_t width) {
+    for (size_t r = 0; r < rows.size(); r += at(width)) {
+      double sum = 1e-6;
+      for (size_t c = 0; c < at(width); ++c) sum += rows[r + c] * rows[r + c];
+      for (size_t c = 0; c < at(width); ++c) rows[r + c] /= std::sqrt(sum);
+    }
   }
 
   // Groups repeated for their heads.

@@ -1,0 +1,76 @@
+// What takes the place of softmax attention in layers that need less (LayerBoost, 2604.22050), with projections of the same names:
+//   linear     f = elu + 1,  y_i = sum_j f(rot(q_i)) f(rot(k_j)) v_j / sum_j f(rot(q_i)) f(rot(k_j)),  over the last W tokens j
+//   identity   y_i = v_i: every token attends to itself alone; no queries and no keys
+// B batch, T tokens, D model width, H heads, G key/value heads, K head width.
+#include "weft/core/error.h"
+#include "weft/nn/mixers/hybrids.h"
+#include "weft/nn/mixers/projected.h"
+
+namespace weft {
+
+namespace {
+
+class LinearWindow final : public ProjectedMixer {
+ public:
+  LinearWindow(const ReplacementOptions& o, const MixerArgs& args, Rng rng)
+      : ProjectedMixer("linear window", {o.heads, o.kv_heads, o.head_dim}, args, rng), window_(o.window) {}
+
+  Var forward(const Var& x_BTD, Tokens& tokens) override {
+    Scope scope(name());
+    auto features = [&](const Var& x) { return elu(rotated(x, args_, tokens)) + 1.0; };
+    const Var v_BTGK = values(x_BTD);
+    Shape one = v_BTGK.shape();
+    one[3] = 1;
+    const Var parts[] = {v_BTGK, Tensor::full(one, 1, v_BTGK.dtype(), v_BTGK.device())};  // and the sum of weights
+    Var sums = tokens.attend(features(queries(x_BTD)), features(keys(x_BTD)), concatenate(parts, -1),
+                             {.scale = 1, .mask = {.window = window_}, .normaliser = ops::Normaliser::sum})[0];
+    return written(slice(sums, -1, 0, s_.head_dim) / (slice(sums, -1, s_.head_dim, s_.head_dim + 1) + 1e-8), tokens);
+  }
+
+  double keys_per_query(int64_t context) const override { return causal_keys(context, window_); }
+  double flops_per_token(double keys) const override {
+    return 12.0 * static_cast<double>(s_.heads * s_.head_dim) * keys;
+  }
+
+ private:
+  int64_t window_;
+};
+
+class Identity final : public Mixer {
+ public:
+  Identity(const HeadSizes& sizes, const MixerArgs& args, Rng rng)
+      : s_(sizes),
+        v_(args.dim, s_.kv_heads * s_.head_dim, rng["v"], {.std = args.std}),
+        out_(s_.heads * s_.head_dim, args.dim, rng["out"], {.std = args.out_std}) {
+    name_parts({{"v", v_}, {"out", out_}});
+  }
+
+  Var forward(const Var& x_BTD, Tokens& tokens) override {
+    Scope scope(name());
+    const int64_t B = x_BTD.size(0), T = x_BTD.size(1), each = s_.heads / s_.kv_heads;
+    Var v = unsqueeze(split_heads(v_(x_BTD), s_.kv_heads), 3);
+    Var y = reshape(expand(v, {B, T, s_.kv_heads, each, s_.head_dim}), {B, T, s_.heads, s_.head_dim});
+    return out_(merge_heads(tokens.heads(y)));
+  }
+
+  double keys_per_query(int64_t) const override { return 1; }
+  double flops_per_token(double) const override { return 0; }
+
+ private:
+  HeadSizes s_;
+  Linear v_, out_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mixer> ReplacementOptions::operator()(const MixerArgs& args, Rng rng) const {
+  if (kind == ReplacementKind::linear) {
+    WEFT_CHECK(window >= 1, str("linear window: window ", window), "use 1 (the token itself) or more");
+    return std::make_unique<LinearWindow>(*this, args, rng);
+  }
+  MixerArgs still = args;
+  still.rotary.reset();
+  return std::make_unique<Identity>(completed("identity", {heads, kv_heads, head_dim}, still), args, rng);
+}
+
+}  // namespace weft
