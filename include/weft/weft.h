@@ -52,5 +52,6 @@
 #include "weft/trainers/cli.h"
 #include "weft/trainers/reference.h"
 #include "weft/trainers/statistics.h"
+#include "weft/training/distillation.h"
 #include "weft/training/recall_score.h"
 #include "weft/training/training.h"

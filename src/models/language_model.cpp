@@ -316,8 +316,11 @@ LanguageModelLoss LanguageModel::loss(const Tensor& ids_BT, const Tensor& target
 
 Tensor LanguageModel::logits(const Tensor& ids_BT, Tokens& tokens) {
   NoGrad no_grad;
-  Var x = hidden(ids_BT, tokens);
-  return matmul(x, output_weight(), {.transpose_b = true, .out = x.dtype() == kF64 ? kF64 : kF32}).value();
+  return output(hidden(ids_BT, tokens)).value();
+}
+
+Var LanguageModel::output(const Var& x_BTD) const {
+  return matmul(x_BTD, output_weight(), {.transpose_b = true, .out = x_BTD.dtype() == kF64 ? kF64 : kF32});
 }
 
 int64_t LanguageModel::num_matmul_params() const {

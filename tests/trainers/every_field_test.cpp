@@ -70,6 +70,7 @@ const std::map<std::string, std::string> kReadByTheRun = {
     {"log.trace_step", "log().trace_step()"},
     {"log.trace_steps", "log().trace_steps()"},
     {"checkpoint.every", "checkpoint().every()"},
+    {"start.from", "start().from()"},
     {"checkpoint.keep_last", "checkpoint().keep_last()"},
     {"checkpoint.keep_every", "checkpoint().keep_every()"},
     {"checkpoint.keep_best", "checkpoint().keep_best()"},
@@ -95,6 +96,9 @@ const std::map<std::string, std::vector<std::string>> kTexts = {
     {"data.val.field", {"other"}},
     {"optim.group.match", {"*.weight"}},
     {"log.sample_prompt", {"other"}},
+    {"start.from", {"other"}},
+    {"start.frozen", {"other"}},
+    {"start.trained", {"other"}},
 };
 
 // A config: the tiny one with overrides. The fields at and below `part` are set to other values.
@@ -138,6 +142,7 @@ std::vector<Base> bases() {
   add("data.tokenizer", {"data.tokenizer={characters{}}"});
   add("data.tokenizer", {R"(data.tokenizer={gpt2{vocab:"v.json",merges:"m.txt"}})"});
   add("data.val", {"data.val={path:\"v.txt\"}"});
+  add("start", {"start={from:\"a\",frozen:\"b\",trained:\"c\",distill{temperature:2}}"});
   for (const char* task : {"mqar{}", "mqar{pairs:4,updates:1}", "copy{items:8}", "induction{}", "needle{}", "state{}"})
     add("data.task", {str("data={task{", task, "}}")});
   for (const char* layers : {"ratio:1", "layers:[1]", "first_middle_last:true"})

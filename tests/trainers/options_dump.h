@@ -203,7 +203,7 @@ inline std::string dump_all(const config::Loaded& config, int64_t vocab) {
   const config::Experiment& e = config.experiment;
   return str(dump(model_options(config, vocab)), "\n", dump(param_groups(e)), "\n", dump(schedule_options(e)), "\n",
              dump(compute_dtype(e)), "\n", dump(attention_backend(e)), "\n", dump(step_sizes(e)), "\n",
-             dump(parallel_options(e)), "\n",
+             dump(parallel_options(e)), "\n", dump(start_options(e)), "\n",
              e.data().has_task() ? dump(recall_options(e.data().task())) : "texts", "\n");
 }
 

@@ -48,6 +48,7 @@ class ConfigArguments {
 Action define_ablate(Arguments& app);
 Action define_analyse(Arguments& app);
 Action define_bench(Arguments& app);
+Action define_boost(Arguments& app);
 Action define_check(Arguments& app);
 Action define_compare(Arguments& app);
 Action define_config(Arguments& app);

@@ -24,6 +24,10 @@ std::span<const Command> commands() {
        "  weft analyse runs/shakespeare\n"
        "  weft analyse runs/shakespeare@1200 --rows 32 --json",
        define_analyse},
+      {"boost", "Replace the layers of a trained model that matter least, and write the config that heals it",
+       "  weft boost runs/shakespeare --out boosted.txtpb --heal 1M\n"
+       "  weft boost runs/shakespeare@best --out boosted.txtpb --rows 32 --window 128 && weft train boosted.txtpb",
+       define_boost},
       {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",

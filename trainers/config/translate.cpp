@@ -270,6 +270,15 @@ ParallelOptions parallel_options(const Experiment& experiment) {
           .timeout_s = p.timeout_s()};
 }
 
+StartOptions start_options(const config::Experiment& experiment) {
+  const config::Start& start = experiment.start();
+  StartOptions options{.frozen = {start.frozen().begin(), start.frozen().end()},
+                       .trained = {start.trained().begin(), start.trained().end()}};
+  if (start.has_distill())
+    options.distill = {.weight = start.distill().weight(), .temperature = start.distill().temperature()};
+  return options;
+}
+
 StepSizes step_sizes(const Experiment& experiment) {
   const config::Train& t = experiment.train();
   StepSizes sizes{

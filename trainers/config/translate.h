@@ -10,6 +10,7 @@
 #include "weft/models/language_model.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
+#include "weft/training/distillation.h"
 
 namespace weft::train {
 
@@ -37,6 +38,13 @@ struct ParallelOptions {
   int ranks() const { return data * context; }
 };
 ParallelOptions parallel_options(const config::Experiment& experiment);
+
+// What is trained of a model that begins as another one, and by which loss.
+struct StartOptions {
+  std::vector<std::string> frozen = {}, trained = {};  // patterns of names
+  std::optional<DistillationOptions> distill = {};
+};
+StartOptions start_options(const config::Experiment& experiment);
 
 // How a run is cut into steps.
 struct StepSizes {

@@ -6,6 +6,7 @@
 
 #include "trainers/config/check.h"
 #include "trainers/run/session.h"
+#include "trainers/run/start_model.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
 
@@ -96,6 +97,8 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
   MemoryEstimator estimator(subject);
   const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) / ranks_here - kOutsideBytes;
   MemoryEstimate estimate = estimator.of(asked);
+  const int64_t teacher = teacher_bytes(config, num_ids);
+  for (int64_t* bytes : {&estimate.weights_bytes, &estimate.peak_bytes, &estimate.reserved_bytes}) *bytes += teacher;
   if (estimate.reserved_bytes <= room) return estimate;
 
   const std::string recompute = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";

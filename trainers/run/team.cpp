@@ -14,7 +14,7 @@
 #include "trainers/run/data.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/prediction.h"
-#include "trainers/run/session.h"
+#include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -134,11 +134,14 @@ struct Follower {
         // Beside that of the rank that leads: ranks share the machine then as in the training.
         prediction(
             predict(config, data.num_ids(), {.num_params = count_params(model_options(config, data.num_ids()))})),
-        model(make_model(config, data)),
-        trainer(*model, data.samples(), trainer_options(config.experiment, data), &team) {}
+        start(make_start(config, data)),
+        trainer(
+            *start.model, data.samples(),
+            trainer_options(config.experiment, data, start_loss(config.experiment, *start.model, start.teacher.get())),
+            &team) {}
   RunData data;
   Prediction prediction;
-  std::unique_ptr<LanguageModel> model;
+  StartModel start;
   Trainer trainer;
 };
 

@@ -35,7 +35,7 @@ TrainingOptions training_options(const TrainerOptions& o, const std::optional<da
 
 }  // namespace
 
-TrainerOptions trainer_options(const config::Experiment& e, const RunData& data) {
+TrainerOptions trainer_options(const config::Experiment& e, const RunData& data, TokenLoss loss) {
   TrainerOptions options{.sizes = step_sizes(e),
                          .groups = param_groups(e),
                          .schedule = schedule_options(e),
@@ -45,7 +45,8 @@ TrainerOptions trainer_options(const config::Experiment& e, const RunData& data)
                          .overfits_one_batch = e.train().overfit_one_batch(),
                          .diagnostics_every = e.log().diagnostics_every(),
                          .byte_lengths = data.byte_lengths,
-                         .attention = attention_backend(e)};
+                         .attention = attention_backend(e),
+                         .loss = std::move(loss)};
   if (e.optim().has_skip())
     options.guard = {.is_on = true,
                      .loss_z = e.optim().skip().loss_z(),
@@ -67,7 +68,7 @@ Trainer::Trainer(LanguageModel& model, data::SampleSource samples, const Trainer
       overfits_one_batch_(options.overfits_one_batch),
       team_(team),
       spread_(team ? team->spread(options.keeps_documents_apart) : std::nullopt),
-      training_(model, training_options(options, spread_, team)) {}
+      training_(model, options.loss ? options.loss : token_loss(model), training_options(options, spread_, team)) {}
 
 std::string Trainer::save(const std::string& folder, const std::string& state, const std::string& config) {
   if (team_ && team_->leads()) team_->tell(Duty::save);

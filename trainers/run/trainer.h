@@ -26,9 +26,10 @@ struct TrainerOptions {
   int64_t diagnostics_every = 0;  // steps; 0: never
   std::vector<int64_t> byte_lengths = {};
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
+  TokenLoss loss = {};  // empty: the model's own
 };
 
-TrainerOptions trainer_options(const config::Experiment& experiment, const RunData& data);
+TrainerOptions trainer_options(const config::Experiment& experiment, const RunData& data, TokenLoss loss = {});
 
 class Trainer {
  public:

@@ -15,6 +15,7 @@
 #include "trainers/run/memory_estimate.h"
 #include "trainers/run/recorder.h"
 #include "trainers/run/result.h"
+#include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
 
 namespace weft::train {
@@ -69,6 +70,7 @@ class TrainingRun {
   std::vector<int32_t> prompt_;  // of samples
   MemoryEstimate memory_;        // found before anything of it is taken
   Prediction prediction_;
+  StartModel start_;  // without the model
   std::unique_ptr<LanguageModel> model_;
   Trainer trainer_;
   RunCheckpoints checkpoints_;

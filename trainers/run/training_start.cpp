@@ -39,8 +39,10 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       prompt_(checked_prompt(config_, data_)),
       memory_(check_and_start()),
       prediction_(predict(config_, data_.num_ids(), memory_)),
-      model_(make_model(config_, data_)),
-      trainer_(*model_, data_.samples(), trainer_options(e_, data_), team_),
+      start_(make_start(config_, data_)),
+      model_(std::move(start_.model)),
+      trainer_(*model_, data_.samples(), trainer_options(e_, data_, start_loss(e_, *model_, start_.teacher.get())),
+               team_),
       checkpoints_(folder.file("checkpoints"),
                    {.keep_last = static_cast<int>(e_.checkpoint().keep_last()),
                     .keep_every = e_.checkpoint().keep_every(),
@@ -161,6 +163,7 @@ void TrainingRun::announce() {
   console_.detail(str("machine: ", system.host, ", ", system.cpu, ", kernels ", system.isa, ", config ",
                       config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
   if (e_.model().mixer_size() > 1) recorder_.message("layers: " + config::layers_text(e_.model()));
+  for (const std::string& line : start_.lines) recorder_.message(line);
   recorder_.message("data: " + data_.text());
   if (!io::has_plotter())
     recorder_.message(

@@ -53,6 +53,7 @@ class LanguageModel final : public Module {
   // the step.
   LanguageModelLoss loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor);
   Tensor logits(const Tensor& ids_BT, Tokens& tokens);  // [B, T, V] f32, no gradient
+  Var output(const Var& hidden_BTD) const;              // the same of hidden(), with gradients
 
   const LanguageModelOptions& options() const { return options_; }
   void set_recompute(Recompute recompute) { options_.recompute = recompute; }

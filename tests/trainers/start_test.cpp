@@ -1,0 +1,111 @@
+// Trainings that begin as another run: layers that are replaced and healed, parts that are added to a frozen model.
+#include "tests/trainers/process.h"
+#include "tests/trainers/run_fixture.h"
+#include "weft/core/error.h"
+#include "weft/io/safetensors.h"
+
+namespace weft {
+namespace {
+
+class StartRun : public test::RunFixture {
+ protected:
+  void SetUp() override {
+    RunFixture::SetUp();
+    write("three.txtpb", R"(
+model { dim: 16 layers: 3 context: 32 mixer { softmax { heads: 2 } } ffn { swiglu { hidden: 32 } } }
+data { tokenizer { characters {} } train { path: "text.txt" } val { fraction: 0.1 } }
+optim { group { match: "*" adamw { lr: 3e-3 } } }
+train { tokens: 2560 tokens_per_step: 128 micro_batch: 2 threads: 1 }
+log { sample_tokens: 1 } checkpoint { every: 10 keep_last: 4 }
+)");
+    const auto result = test::run_weft({"train", path("three.txtpb"), "--run", path("base")});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+  io::SafetensorsFile model(const std::string& run, const char* step) const {
+    return io::SafetensorsFile::open(path(run) + "/checkpoints/step-000000" + step + "/model.safetensors");
+  }
+};
+
+bool is_same(const io::SafetensorsFile& a, const io::SafetensorsFile& b, const std::string& name) {
+  return a.load(name).to_vector<float>() == b.load(name).to_vector<float>();
+}
+
+// Of three layers the one that matters least becomes the identity, the next linear; the loss against the teacher falls.
+TEST_F(StartRun, BoostReplacesTheLayersThatMatterLeastAndHealsThem) {
+  const auto boosted =
+      test::run_weft({"boost", path("base"), "--out", path("boosted.txtpb"), "--window", "8", "--heal", "1280"});
+  ASSERT_EQ(boosted.exit_code, 0) << boosted.err;
+  for (const char* word : {"softmax", "linear window", "identity", "loss without"})
+    EXPECT_NE(boosted.out.find(word), std::string::npos) << boosted.out;
+  const std::string config = io::read_file(path("boosted.txtpb"));
+  for (const char* word : {"kind: linear", "kind: identity", "window: 8", "distill", "tokens: 1280", "base@20"})
+    EXPECT_NE(config.find(word), std::string::npos) << config;
+  const auto healed = test::run_weft({"train", path("boosted.txtpb"), "--run", path("healed")});
+  ASSERT_EQ(healed.exit_code, 0) << healed.err;
+  // Of 3 layers with 9 tensors each (two norms, four projections, three of the network), embedding and norm, all fit; the identity has no
+  // place for queries and keys.
+  for (const char* word : {"start: 27 of 27 tensors", "without a place are", "distance from that model", "layers: "})
+    EXPECT_NE(healed.err.find(word), std::string::npos) << healed.err;
+  const auto again = test::run_weft({"boost", path("healed"), "--out", path("again.txtpb")});
+  EXPECT_NE(again.exit_code, 0);
+  EXPECT_NE(again.err.find("1 layers of softmax attention"), std::string::npos) << again.err;
+}
+
+// A run without a step of its own is its teacher: the distance is 0.
+TEST_F(StartRun, AModelIsNoDistanceFromItself) {
+  const auto result = test::run_weft({"train", path("three.txtpb"), "start={from:\"" + path("base") + "\",distill{}}",
+                                      "log.every=1", "train.tokens=128", "--run", path("same")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(io::read_file(path("same/metrics.jsonl")).find("\"train/loss\":0"), std::string::npos)
+      << io::read_file(path("same/metrics.jsonl"));
+}
+
+TEST_F(StartRun, AFrozenModelTrainsItsRoutersAlone) {
+  const std::string start = "start={from:\"" + path("base") + "@10\",frozen:\"*\",trained:\"*.router.*\"}";
+  const auto result =
+      test::run_weft({"train", path("three.txtpb"), "model.mixer=[{flux{heads:2,window:8,prompt:4,hidden:8}}]", start,
+                      "--run", path("routed")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* word : {"start: 29 of 41 tensors", "new are", "router.up.weight", "parameters are frozen"})
+    EXPECT_NE(result.err.find(word), std::string::npos) << result.err;
+  const io::SafetensorsFile before = model("base", "10"), after = model("routed", "20"), early = model("routed", "10");
+  for (const io::TensorEntry& entry : before.tensors()) EXPECT_TRUE(is_same(before, after, entry.name)) << entry.name;
+  EXPECT_FALSE(is_same(early, after, "model.layers.0.mixer.router.up.weight"));
+}
+
+// The principles of "Deconstructing Attention" in every second layer, and a schedule of HySparse before a layer that forgets.
+TEST_F(StartRun, PlacedHybridsTrainAndSayTheirLayers) {
+  auto layers_of = [&](const std::string& mixers, const std::string& pattern, const std::string& run) {
+    const auto result = test::run_weft({"train", path("three.txtpb"), "model.layers=4", "model.mixer=" + mixers,
+                                        "model.pattern=" + pattern, "train.tokens=256", "--run", path(run)});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const size_t at = result.err.find("layers: ");
+    return at == std::string::npos ? "none" : result.err.substr(at, result.err.find('\n', at) - at);
+  };
+  for (const char* kind : {"key_only", "random_embedding", "fixed_text", "static_embedding", "none"})
+    EXPECT_EQ(layers_of(str("[{deconstructed{heads:2,kind:", kind, "}},{softmax{heads:2}}]"), "0 1", kind),
+              "layers: 0 2 deconstructed (mixer 0), 1 3 softmax (mixer 1)");
+  EXPECT_EQ(layers_of("[{hysparse{heads:2,sparse:2,block:4,blocks:2,window:4}},{nats_l{heads:2,head_dim:4,chunk:8}}]",
+                      "0 0 0 1", "sparse"),
+            "layers: 0-2 hysparse (mixer 0), 3 nats_l (mixer 1)");
+}
+
+TEST_F(StartRun, WhatDoesNotFitIsOneError) {
+  auto error_of = [&](const std::string& start) {
+    const auto result = test::run_weft({"train", path("three.txtpb"), start, "--run", path("bad")});
+    EXPECT_NE(result.exit_code, 0) << start;
+    return result.err;
+  };
+  auto expect = [&](const std::string& start, const char* words) {
+    const std::string error = error_of(start);
+    EXPECT_NE(error.find(words), std::string::npos) << error;
+  };
+  const std::string from = "start={from:\"" + path("base") + "\"";
+  expect("start={from:\"" + path("nowhere") + "\"}", "nowhere");
+  expect(from + ",frozen:\"*.rooter.*\"}", "no parameter matches '*.rooter.*'");
+  expect(from + ",frozen:\"*\"}", "every parameter is frozen");
+  expect(from + ",distill{weight:2}}", "start.distill.weight");
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,153 @@
+// weft boost RUN [path=value]... --out CONFIG [--rows N] [--window W] [--heal TOKENS]: how much each layer of softmax attention of a trained
+// model matters, and the config of a model in which the layers that matter least have cheaper mixers (LayerBoost, 2604.22050). It begins with
+// the weights of the run and learns from it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "trainers/command/arguments.h"
+#include "trainers/command/command.h"
+#include "trainers/command/stored_result.h"
+#include "trainers/config/pattern.h"
+#include "trainers/console/console.h"
+#include "trainers/run/evaluate.h"
+#include "trainers/run/session.h"
+#include "weft/core/error.h"
+#include "weft/io/files.h"
+#include "weft/models/analysis.h"
+
+namespace weft::cli {
+
+namespace {
+
+struct Options {
+  ConfigArguments run;
+  std::string out;
+  int64_t rows = 8, window = 64, heal = 0;
+};
+
+enum class Use { keep, linear, identity };
+
+struct Layer {
+  int64_t number;
+  double loss_without;
+  Use use = Use::keep;
+};
+
+std::string word_of(Use use) {
+  return use == Use::keep ? "softmax" : use == Use::linear ? "linear window" : "identity";
+}
+
+// The layers of softmax attention with what the loss grows without them; the third that matters least becomes the identity, the next
+// third linear. At equal growth the later layer matters less.
+std::vector<Layer> planned(LanguageModel& model, const AnalysisRows& rows, const config::Model& config) {
+  const std::vector<int> mixers = config::layer_mixers(config);
+  std::vector<Layer> layers;
+  for (const auto& [path, more] : layer_sensitivity(model, rows)) {
+    const std::string head = "model.layers.";
+    const int64_t number = std::stoll(path.substr(path.find(head) + head.size()));
+    if (config.mixer(mixers[static_cast<size_t>(number) % mixers.size()]).has_softmax())
+      layers.push_back({number, more});
+  }
+  WEFT_CHECK(layers.size() >= 3, str("boost: the model has ", layers.size(), " layers of softmax attention"),
+             "choose a run with at least three");
+  std::vector<Layer*> order;
+  for (Layer& layer : layers) order.push_back(&layer);
+  std::sort(order.begin(), order.end(), [](const Layer* a, const Layer* b) {
+    return a->loss_without != b->loss_without ? a->loss_without < b->loss_without : a->number > b->number;
+  });
+  const size_t third = layers.size() / 3;
+  for (size_t i = 0; i < 2 * third; ++i) order[i]->use = i < third ? Use::identity : Use::linear;
+  return layers;
+}
+
+// The run's config with other mixers in these layers, its weights to begin with and its model as teacher.
+config::Experiment boosted(const train::LoadedRun& run, const std::vector<Layer>& layers, const Options& options) {
+  config::Experiment e = run.config.experiment;
+  config::Model& model = *e.mutable_model();
+  const std::vector<int> before = config::layer_mixers(model);
+  std::vector<int> pattern;
+  for (int64_t layer = 0; layer < model.layers(); ++layer)
+    pattern.push_back(before[static_cast<size_t>(layer) % before.size()]);
+  std::map<std::pair<int, Use>, int> made;  // the new mixer in place of this one
+  for (const Layer& layer : layers) {
+    int& mixer = pattern[static_cast<size_t>(layer.number)];
+    if (layer.use == Use::keep) continue;
+    const auto [known, is_new] = made.try_emplace({mixer, layer.use}, model.mixer_size());
+    if (is_new) {
+      const config::Softmax from = model.mixer(mixer).softmax();
+      config::Replacement& to = *model.add_mixer()->mutable_replacement();
+      to.set_kind(layer.use == Use::linear ? config::ReplacementKind::linear : config::ReplacementKind::identity);
+      to.set_heads(from.heads());
+      to.set_kv_heads(from.kv_heads());
+      to.set_head_dim(from.head_dim());
+      to.set_window(options.window);
+    }
+    mixer = known->second;
+  }
+  model.clear_placement();
+  model.set_pattern(fmt::format("{}", fmt::join(pattern, " ")));
+  e.set_name(e.name() + "_boosted");
+  config::Start& start = *e.mutable_start();
+  start.Clear();
+  start.set_from(str(run.folder, "@", run.step));
+  start.mutable_distill();
+  config::fill_presets(start);
+  if (options.heal > 0) e.mutable_train()->set_tokens(options.heal);
+  return e;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
+  run.folder = std::filesystem::absolute(run.folder).lexically_normal().string();
+  const AnalysisRows rows = train::analysis_rows(run.data, run.model->options().context, options.rows);
+  const std::vector<Layer> layers = planned(*run.model, rows, run.config.experiment.model());
+  config::Loaded config;
+  config.experiment = boosted(run, layers, options);
+  config.own = extensions;
+  config::resolve(config);  // what cannot be trained is refused here
+  io::write_file_atomically(options.out, config::to_text(config.experiment));
+
+  nlohmann::ordered_json table = nlohmann::ordered_json::array();
+  std::string text = fmt::format("{:>5}  {:>12}  mixer\n", "layer", "loss without");
+  for (const Layer& layer : layers) {
+    table.push_back({{"layer", layer.number}, {"loss_without", layer.loss_without}, {"mixer", word_of(layer.use)}});
+    text += fmt::format("{:>5}  {:>+12.4f}  {}\n", layer.number, layer.loss_without, word_of(layer.use));
+  }
+  text += fmt::format("config {}: weft train {}\n", options.out, options.out);
+  console.result(
+      console.is_json()
+          ? nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"layers", table}, {"config", options.out}}
+                    .dump(2) +
+                "\n"
+          : text);
+  return kSuccess;
+}
+
+}  // namespace
+
+Action define_boost(Arguments& app) {
+  auto options = std::make_shared<Options>();
+  options->run.add_run(app);
+  app.add_option("--out", options->out, "Config to write").required().type_name("CONFIG");
+  app.add_option("--rows", options->rows, "Validation rows that the loss without a layer is taken on")
+      .range(int64_t{1}, int64_t{65536})
+      .capture_default_str()
+      .type_name("N")
+      .takes_size();
+  app.add_option("--window", options->window, "Tokens that a layer of linear attention sees")
+      .range(int64_t{1}, int64_t{2147483647})
+      .capture_default_str()
+      .type_name("W")
+      .takes_size();
+  app.add_option("--heal", options->heal, "Tokens to train on; default: as many as the run was trained on")
+      .range(int64_t{1}, int64_t{1} << 50)
+      .type_name("TOKENS")
+      .takes_size();
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+}
+
+}  // namespace weft::cli

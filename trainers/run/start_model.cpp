@@ -1,0 +1,126 @@
+#include "trainers/run/start_model.h"
+
+#include <algorithm>
+
+#include "trainers/config/config_error.h"
+#include "trainers/config/translate.h"
+#include "trainers/run/address.h"
+#include "trainers/run/memory_estimate.h"
+#include "weft/core/memory.h"
+#include "weft/core/pattern.h"
+#include "weft/io/checkpoint.h"
+#include "weft/training/training.h"
+
+namespace weft::train {
+
+namespace {
+
+io::Checkpoint checkpoint_of(const RunAddress& address) {
+  if (!address.checkpoint.empty()) return io::load_checkpoint(address.checkpoint);
+  std::vector<std::string> passed_over;
+  auto checkpoint = io::load_latest_checkpoint(address.folder + "/checkpoints", passed_over);
+  if (!checkpoint)
+    throw config::ConfigError(str("start.from: ", address.folder, " holds no checkpoint."),
+                              "Continue that run until it saves one.");
+  return std::move(*checkpoint);
+}
+
+// The first names, and how many there are.
+std::string some_of(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 8;
+  std::string text;
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) text += str(i > 0 ? ", " : "", names[i]);
+  return names.size() > kShown ? str(text, " and ", names.size() - kShown, " more") : text;
+}
+
+std::vector<std::string> lines_of(const io::LoadReport& report, const io::Checkpoint& checkpoint, size_t targets) {
+  std::vector<std::string> lines{
+      str("start: ", report.loaded.size(), " of ", targets, " tensors are those of ", checkpoint.info.path)};
+  if (!report.missing.empty()) lines.push_back("start: new are " + some_of(report.missing));
+  if (!report.mismatched.empty())
+    lines.push_back("start: of another shape, and new, are " + some_of(report.mismatched));
+  if (!report.unexpected.empty()) lines.push_back("start: without a place are " + some_of(report.unexpected));
+  return lines;
+}
+
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return matches_pattern(pattern, name); });
+}
+
+std::string freeze(LanguageModel& model, const StartOptions& options) {
+  const std::vector<NamedParam> params = model.params();
+  for (const auto* patterns : {&options.frozen, &options.trained})
+    for (const std::string& pattern : *patterns)
+      if (std::none_of(params.begin(), params.end(),
+                       [&](const NamedParam& p) { return matches_pattern(pattern, p.name); }))
+        throw config::ConfigError(str(patterns == &options.frozen ? "start.frozen" : "start.trained",
+                                      ": no parameter matches '", pattern, "'."),
+                                  str("Names are such as ", params.front().name, "; * stands for any text."));
+  int64_t frozen = 0, all = 0;
+  for (const NamedParam& p : params) {
+    all += p.param->value().num_elements();
+    if (!matches_any(options.frozen, p.name) || matches_any(options.trained, p.name)) continue;
+    p.param->set_frozen(true);
+    frozen += p.param->value().num_elements();
+  }
+  if (frozen == all)
+    throw config::ConfigError("start.frozen: every parameter is frozen.", "Name some in start.trained.");
+  return frozen > 0 ? str("start: ", frozen, " of ", all, " parameters are frozen") : "";
+}
+
+LanguageModelOptions teacher_options(const config::Loaded& config, const RunAddress& address, int64_t num_ids) {
+  config::Loaded own = config::load(address.folder + "/config.txtpb", {});
+  own.own = config.own;
+  return model_options(own, num_ids);
+}
+
+// As it was, by the config of its own run.
+std::unique_ptr<LanguageModel> teacher_of(const config::Loaded& config, const RunAddress& address,
+                                          const io::Checkpoint& checkpoint, const RunData& data) {
+  MemoryTag tag("parameters");
+  LanguageModelOptions options = teacher_options(config, address, data.num_ids());
+  options.fixed_text.resize(static_cast<size_t>(options.context));  // is in the checkpoint
+  auto teacher = std::make_unique<LanguageModel>(options, Rng(0));
+  load_model(*teacher, checkpoint.model);
+  teacher->set_compute(compute_dtype(config.experiment));
+  return teacher;
+}
+
+}  // namespace
+
+StartModel make_start(const config::Loaded& config, const RunData& data) {
+  StartModel start{.model = make_model(config, data), .teacher = nullptr};
+  const config::Experiment& e = config.experiment;
+  if (!e.has_start()) return start;
+  const RunAddress address = find_run(e.start().from());
+  const io::Checkpoint checkpoint = checkpoint_of(address);
+  const std::vector<io::NamedTensor> targets = model_tensors(*start.model);
+  const io::LoadReport report = io::load_into(checkpoint.model, targets, io::LoadRule::partial);
+  if (report.loaded.empty())
+    throw config::ConfigError(
+        str("start.from: no tensor of ", checkpoint.info.path, " fits this model: ", io::to_string(report)),
+        "Give the model the sizes of that run.");
+  start.lines = lines_of(report, checkpoint, targets.size());
+  const StartOptions options = start_options(e);
+  if (std::string line = freeze(*start.model, options); !line.empty()) start.lines.push_back(line);
+  if (options.distill) {
+    start.teacher = teacher_of(config, address, checkpoint, data);
+    start.lines.push_back(str("start: the loss is ", options.distill->weight,
+                              " of the distance from that model, temperature ", options.distill->temperature));
+  }
+  return start;
+}
+
+int64_t teacher_bytes(const config::Loaded& config, int64_t num_ids) {
+  const config::Experiment& e = config.experiment;
+  if (!e.has_start() || !e.start().has_distill()) return 0;
+  return 4 * count_params(teacher_options(config, find_run(e.start().from()), num_ids));
+}
+
+TokenLoss start_loss(const config::Experiment& experiment, LanguageModel& model, LanguageModel* teacher) {
+  const StartOptions options = start_options(experiment);
+  return teacher ? distillation_loss(model, *teacher, *options.distill) : TokenLoss();
+}
+
+}  // namespace weft::train
