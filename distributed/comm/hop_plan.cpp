@@ -28,6 +28,7 @@ std::vector<int32_t> first_seen(const Layout& layout, const CausalMask& mask) {
 struct Work {
   int64_t pairs = 0, tiles = 0;
   bool is_full = true;  // every query sees every key
+  TokenRange keys = {}, queries = {};
 };
 
 // Both position lists ascend; first[q] ascends with q but for padding, which sees nothing.
@@ -37,7 +38,8 @@ Work work_of(std::span<const int32_t> queries, std::span<const int32_t> keys, st
   std::vector<bool> has_pair(static_cast<size_t>((static_cast<int64_t>(keys.size()) + tile - 1) / tile));
   for (size_t q0 = 0; q0 < queries.size(); q0 += static_cast<size_t>(tile)) {
     std::fill(has_pair.begin(), has_pair.end(), false);
-    int64_t marked = 0;  // tiles before it need no other look: intervals of later queries neither begin nor end before those of earlier ones
+    // Tiles before it need no other look: the interval of a later query neither begins nor ends before that of an earlier one.
+    int64_t marked = 0;
     for (size_t i = q0; i < std::min(queries.size(), q0 + static_cast<size_t>(tile)); ++i) {
       const int32_t q = queries[i];
       const auto begin = std::lower_bound(keys.begin(), keys.end(), first[static_cast<size_t>(q)]) - keys.begin();
@@ -45,6 +47,8 @@ Work work_of(std::span<const int32_t> queries, std::span<const int32_t> keys, st
       work.pairs += end - begin;
       work.is_full &= end - begin == static_cast<int64_t>(keys.size());
       if (begin == end) continue;
+      work.keys = work.keys.joined({begin, end});
+      work.queries = work.queries.joined({static_cast<int64_t>(i), static_cast<int64_t>(i) + 1});
       int64_t k = std::max(begin / tile, marked);
       for (; k * tile < end; ++k) has_pair[static_cast<size_t>(k)] = true;
       marked = k;
@@ -82,6 +86,12 @@ double ideal_pairs(const HopPlan& plan) {
 
 }  // namespace
 
+TokenRange TokenRange::joined(const TokenRange& other) const {
+  if (is_empty()) return other;
+  if (other.is_empty()) return *this;
+  return {std::min(begin, other.begin), std::max(end, other.end)};
+}
+
 double HopPlan::lockstep_pairs() const { return lockstep(*this, pairs) / ideal_pairs(*this); }
 double HopPlan::lockstep_tiles() const {
   return lockstep(*this, tiles) * static_cast<double>(tile * tile) / ideal_pairs(*this);
@@ -110,13 +120,14 @@ HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile) {
   const std::vector<int32_t> first = first_seen(layout, mask);
   std::vector<std::vector<int32_t>> positions;
   for (int r = 0; r < ranks; ++r) positions.push_back(layout.positions(r));
-  HopPlan plan{.ranks = ranks, .tile = tile};
+  HopPlan plan{.ranks = ranks, .tile = tile, .tokens = layout.tokens_per_rank()};
   for (int r = 0; r < ranks; ++r)
     for (int s = 0; s < ranks; ++s) {
       const auto source = static_cast<size_t>((r - s + ranks) % ranks);
       const Work work = work_of(positions[static_cast<size_t>(r)], positions[source], first, tile);
       plan.pairs.push_back(work.pairs);
       plan.tiles.push_back(work.tiles);
+      plan.keys.push_back(work.keys), plan.queries.push_back(work.queries);
       plan.cover.push_back(work.pairs == 0 ? Cover::empty : work.is_full ? Cover::full : Cover::partial);
       if (work.pairs) plan.steps = std::max(plan.steps, s + 1);
     }
@@ -125,40 +136,58 @@ HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile) {
 
 namespace {
 
-// One number per token that ascends by row, document and position; -1 for padding. A row has at most 2^31 positions and documents.
-std::vector<std::array<int64_t, 2>> keys_of(const RankTokens& tokens, int64_t batch) {
-  std::vector<std::array<int64_t, 2>> keys;
-  const auto count = static_cast<int64_t>(tokens.positions.size());
-  for (int64_t i = 0; i < count; ++i) {
-    const auto at = static_cast<size_t>(i);
-    const int64_t document = tokens.documents.empty() ? 0 : tokens.documents[at];
-    if (document >= 0) keys.push_back({(i / (count / batch)) << 32 | document, tokens.positions[at]});
+// The tokens of a rank but padding, sorted by row, document and position. A row has at most 2^31 positions and documents.
+struct SortedTokens {
+  std::vector<std::array<int64_t, 2>> keys;  // row and document, position
+  std::vector<int64_t> indices;              // of each in its row
+  bool are_in_order = true;                  // indices ascend in each document
+
+  SortedTokens(const RankTokens& tokens, int64_t batch) {
+    const auto count = static_cast<int64_t>(tokens.positions.size()), each = count / batch;
+    std::vector<std::array<int64_t, 3>> all;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const int64_t document = tokens.documents.empty() ? 0 : tokens.documents[at];
+      if (document >= 0) all.push_back({(i / each) << 32 | document, tokens.positions[at], i % each});
+    }
+    std::sort(all.begin(), all.end());
+    for (const auto& [document, position, index] : all) {
+      are_in_order &= keys.empty() || keys.back()[0] != document || indices.back() < index;
+      keys.push_back({document, position}), indices.push_back(index);
+    }
   }
-  std::sort(keys.begin(), keys.end());
-  return keys;
-}
+};
 
 }  // namespace
 
 HopPlan plan_hops(std::span<const RankTokens> tokens, int64_t batch, int64_t window) {
   const auto ranks = static_cast<int>(tokens.size());
-  std::vector<std::vector<std::array<int64_t, 2>>> keys;
-  for (const RankTokens& of_rank : tokens) keys.push_back(keys_of(of_rank, batch));
-  HopPlan plan{.ranks = ranks};
+  std::vector<SortedTokens> sorted;
+  for (const RankTokens& of_rank : tokens) sorted.emplace_back(of_rank, batch);
+  const bool are_in_order = std::ranges::all_of(sorted, &SortedTokens::are_in_order);
+  HopPlan plan{.ranks = ranks, .tokens = static_cast<int64_t>(tokens.front().positions.size()) / batch};
   plan.tiles.resize(tokens.size() * tokens.size());
   for (int r = 0; r < ranks; ++r)
     for (int s = 0; s < ranks; ++s) {
-      const auto &queries = keys[static_cast<size_t>(r)], &seen = keys[static_cast<size_t>((r - s + ranks) % ranks)];
+      const SortedTokens &mine = sorted[static_cast<size_t>(r)],
+                         &of = sorted[static_cast<size_t>((r - s + ranks) % ranks)];
+      const auto &queries = mine.keys, &seen = of.keys;
       int64_t pairs = 0;
+      TokenRange of_keys, of_queries;
       size_t begin = 0, end = 0;  // of what a query sees, which ascends with it
-      for (const auto& [document, position] : queries) {
+      for (size_t i = 0; i < queries.size(); ++i) {
+        const auto& [document, position] = queries[i];
         const int64_t first = window > 0 ? position - window + 1 : INT32_MIN;
         while (begin < seen.size() && seen[begin] < std::array{document, first}) ++begin;
         while (end < seen.size() && seen[end] <= std::array{document, position}) ++end;
-        pairs += static_cast<int64_t>(end - std::min(begin, end));
+        if (begin >= end) continue;
+        pairs += static_cast<int64_t>(end - begin);
+        of_keys = of_keys.joined({of.indices[begin], of.indices[end - 1] + 1});
+        of_queries = of_queries.joined({mine.indices[i], mine.indices[i] + 1});
       }
       const bool is_full = pairs == static_cast<int64_t>(queries.size() * seen.size());
       plan.pairs.push_back(pairs);
+      if (are_in_order) plan.keys.push_back(of_keys), plan.queries.push_back(of_queries);
       plan.cover.push_back(pairs == 0 ? Cover::empty : is_full ? Cover::full : Cover::partial);
       if (pairs) plan.steps = std::max(plan.steps, s + 1);
     }

@@ -86,11 +86,13 @@ struct Sent {
 
 // What rank `me` of a route sends. `rank_of` maps ranks of the route to those of nodes of `node` ranks.
 template <class RankOf>
-Sent sent_by(int me, const Traffic& traffic, const PacketBytes& bytes, int node, RankOf rank_of) {
+Sent sent_by(int me, const Traffic& traffic, const PacketBytes& bytes, int64_t tokens, int node, RankOf rank_of) {
   const Route& route = traffic.route();
   Sent sent;
-  auto count = [&](bool is_sent, int to, int64_t size) {
-    if (!is_sent) return;
+  auto count = [&](bool is_sent, int to, int64_t of_whole, const TokenRange& which) {
+    if (!is_sent || tokens == 0) return;
+    const TokenRange range = which.of(tokens);
+    const int64_t size = of_whole / tokens * (range.end - range.begin);
     sent.all += size;
     if (node > 0 && rank_of(to) / node != rank_of(me) / node) sent.between_nodes += size;
   };
@@ -98,11 +100,12 @@ Sent sent_by(int me, const Traffic& traffic, const PacketBytes& bytes, int node,
     const Hop& hop = route.hops[static_cast<size_t>(w)];
     if (hop.from >= 0) {
       const int to = route.holder(route.owner(me, hop.from), w);
-      count(traffic.has_packet(to, w), to, bytes.data);
+      count(traffic.has_packet(to, w), to, bytes.data, traffic.packet_range(to, w));
     }
     if (hop.sums_from >= 0)
-      count(traffic.passes_sums(me, hop.sums_from), route.holder(route.owner(me, hop.sums_from), w), bytes.sums);
-    count(traffic.sends_home(me, w), route.owner(me, w), bytes.sums);
+      count(traffic.passes_sums(me, hop.sums_from), route.holder(route.owner(me, hop.sums_from), w), bytes.sums,
+            traffic.sums_range(me, hop.sums_from));
+    count(traffic.sends_home(me, w), route.owner(me, w), bytes.sums, traffic.sums_range(me, w));
   }
   return sent;
 }
@@ -149,8 +152,8 @@ MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const Schem
   for (int place = 0; place < group; ++place)
     for (int r = 0; r < ring; ++r) {
       auto rank_of = [&](int of_ring) { return of_ring * group + place; };
-      const Sent forward = sent_by(r, traffic, {.data = keys.data}, options.node, rank_of);
-      const Sent backward = sent_by(r, back, queries_travel ? query_bytes(of) : keys, options.node, rank_of);
+      const Sent forward = sent_by(r, traffic, {.data = keys.data}, of.tokens, options.node, rank_of);
+      const Sent backward = sent_by(r, back, queries_travel ? query_bytes(of) : keys, of.tokens, options.node, rank_of);
       most.forward = std::max(most.forward, forward.all + forward_of_heads);
       most.backward = std::max(most.backward, backward.all + backward_of_heads);
       most.forward_between_nodes = std::max(most.forward_between_nodes, forward.between_nodes);

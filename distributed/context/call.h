@@ -65,8 +65,12 @@ auto zeros_for(const Packet& packet) {
   return make_grads(packet, [](const Tensor& x, DType dtype) { return Tensor::zeros(x.shape(), dtype, x.device()); });
 }
 template <class Packet>
-auto new_for(const Packet& packet) {
-  return make_grads(packet, [](const Tensor& x, DType dtype) { return Tensor::empty(x.shape(), dtype, x.device()); });
+auto new_for(const Packet& packet, int64_t tokens) {
+  return make_grads(packet, [tokens](const Tensor& x, DType dtype) {
+    Shape shape = x.shape();
+    shape[1] = tokens;
+    return Tensor::empty(shape, dtype, x.device());
+  });
 }
 
 struct Call {

@@ -55,7 +55,8 @@ class ForwardWork {
     return {};
   }
   NoSums zeros(int) const { return {}; }
-  NoSums new_sums(int) const { return {}; }
+  NoSums new_sums(int, int64_t) const { return {}; }
+  int64_t tokens() const { return parts_.front().keys.k.size(1); }
   const std::vector<ops::AttentionState>& states() const { return states_; }
 
  private:
@@ -79,7 +80,8 @@ class BackwardWork {
     return sums;
   }
   KeyGrads zeros(int part) const { return zeros_for(parts_[static_cast<size_t>(part)].keys); }
-  KeyGrads new_sums(int part) const { return new_for(parts_[static_cast<size_t>(part)].keys); }
+  KeyGrads new_sums(int part, int64_t tokens) const { return new_for(parts_[static_cast<size_t>(part)].keys, tokens); }
+  int64_t tokens() const { return parts_.front().keys.k.size(1); }
   const std::vector<QueryGrads>& queries() const { return queries_; }
 
  private:
@@ -100,7 +102,8 @@ class BackwardOfQueriesWork {
     return sums;
   }
   QueryGrads zeros(int) const { return zeros_for(call_.queries); }
-  QueryGrads new_sums(int) const { return new_for(call_.queries); }
+  QueryGrads new_sums(int, int64_t tokens) const { return new_for(call_.queries, tokens); }
+  int64_t tokens() const { return call_.queries.q.size(1); }
   const KeyGrads& keys() const { return keys_; }
 
  private:
@@ -131,12 +134,13 @@ class StatisticsWork {
     max_score_ = ops::maximum(max_score_, of.max_score);
     return {of.column_mass};
   }
-  Mass zeros(int) const { return {Tensor::zeros(shape(), kF32, call_.keys.k.device())}; }
-  Mass new_sums(int) const { return {Tensor::empty(shape(), kF32, call_.keys.k.device())}; }
+  Mass zeros(int) const { return {Tensor::zeros(shape(tokens()), kF32, call_.keys.k.device())}; }
+  Mass new_sums(int, int64_t tokens) const { return {Tensor::empty(shape(tokens), kF32, call_.keys.k.device())}; }
+  int64_t tokens() const { return call_.keys.k.size(1); }
   ops::AttentionStatistics with(const Tensor& column_mass) const { return {column_mass, entropy_, max_score_}; }
 
  private:
-  Shape shape() const { return {call_.keys.k.size(0), call_.keys.k.size(1), call_.queries.q.size(2)}; }
+  Shape shape(int64_t tokens) const { return {call_.keys.k.size(0), tokens, call_.queries.q.size(2)}; }
 
   const Call& call_;
   Tensor entropy_, max_score_;

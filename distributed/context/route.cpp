@@ -83,14 +83,15 @@ Route route_of(Scheme scheme, int ranks, int node, int parts) {
   fail("context attention: no such scheme", "use one of Scheme");
 }
 
-Traffic::Traffic(const Route& route, const std::function<bool(int rank, int owner)>& has_work) : route_(&route) {
+Traffic::Traffic(const Route& route, const std::function<TokenRange(int rank, int owner)>& work) : route_(&route) {
   const int hops = static_cast<int>(route.hops.size()), ranks = route.ranks();
   cells_.resize(static_cast<size_t>(hops * ranks));
   for (int t = 0; t < hops; ++t)
     for (int r = 0; r < ranks; ++r) {
       const int sums_from = route.hops[static_cast<size_t>(t)].sums_from, owner = route.owner(r, t);
       Cell& cell = at(r, t);
-      cell.work = cell.packet = has_work(r, owner);
+      cell.tokens = owner == r ? TokenRange::all() : work(r, owner);
+      cell.work = cell.packet = !work(r, owner).is_empty();
       cell.sums = cell.work || (sums_from >= 0 && at(route.holder(owner, sums_from), sums_from).sums);
     }
   for (int t = hops - 1; t >= 0; --t)
@@ -99,9 +100,21 @@ Traffic::Traffic(const Route& route, const std::function<bool(int rank, int owne
       Cell& cell = at(r, t);
       const int owner = route.owner(r, t);
       cell.sums = cell.sums && (cell.work || cell.more);  // otherwise they went home before
-      if (hop.from >= 0 && cell.packet) at(route.holder(owner, hop.from), hop.from).packet = true;
+      if (hop.from >= 0 && cell.packet) {
+        Cell& before = at(route.holder(owner, hop.from), hop.from);
+        before.packet = true;
+        before.tokens = before.tokens.joined(cell.tokens);
+      }
       if (hop.sums_from >= 0 && (cell.work || cell.more))
         at(route.holder(owner, hop.sums_from), hop.sums_from).more = true;
+    }
+  for (int t = 0; t < hops; ++t)
+    for (int r = 0; r < ranks; ++r) {
+      Cell& cell = at(r, t);
+      if (cell.work) cell.of_sums = cell.tokens;
+      if (!gets_sums(r, t)) continue;
+      const int from = route.hops[static_cast<size_t>(t)].sums_from;
+      cell.of_sums = cell.of_sums.joined(at(route.holder(route.owner(r, t), from), from).of_sums);
     }
 }
 
@@ -119,21 +132,29 @@ bool Traffic::sends_home(int rank, int hop) const {
 HopPlan plan_of_groups(const HopPlan& plan, int size) {
   if (size == 1) return plan;
   const int ranks = plan.ranks / size;
-  HopPlan of{.ranks = ranks, .tile = plan.tile};
+  HopPlan of{.ranks = ranks, .tile = plan.tile, .tokens = plan.tokens * size};
   for (int r = 0; r < ranks; ++r)
     for (int hop = 0; hop < ranks; ++hop) {
       int64_t pairs = 0, tiles = 0;
       bool has_work = false, is_full = true;
+      TokenRange keys, queries;
+      auto at_place = [&](TokenRange range, int place) -> TokenRange {
+        if (range.is_empty() || plan.keys.empty()) return range;
+        return {range.begin + place * plan.tokens, range.end + place * plan.tokens};
+      };
       for (int query = r * size; query < (r + 1) * size; ++query)
         for (int place = 0; place < size; ++place) {
           const int key = (r - hop + ranks) % ranks * size + place, of_ranks = (query - key + plan.ranks) % plan.ranks;
           pairs += plan.pairs_of(query, of_ranks);
           tiles += plan.tiles[static_cast<size_t>(query * plan.ranks + of_ranks)];
           has_work |= plan.has_work(query, of_ranks);
+          keys = keys.joined(at_place(plan.keys_of(query, of_ranks), place));
+          queries = queries.joined(at_place(plan.queries_of(query, of_ranks), query - r * size));
           is_full &= plan.cover_of(query, of_ranks) == Cover::full;
         }
       of.pairs.push_back(pairs), of.tiles.push_back(tiles);
       of.cover.push_back(!has_work ? Cover::empty : is_full ? Cover::full : Cover::partial);
+      if (!plan.keys.empty()) of.keys.push_back(keys), of.queries.push_back(queries);
       if (has_work) of.steps = std::max(of.steps, hop + 1);
     }
   return of;
@@ -147,12 +168,12 @@ Route reversed_of(const Route& route) {
 
 Traffic traffic_of_keys(const Route& route, const HopPlan& plan) {
   const int ranks = route.ranks();
-  return Traffic(route, [&](int rank, int owner) { return plan.has_work(rank, (rank - owner + ranks) % ranks); });
+  return Traffic(route, [&](int rank, int owner) { return plan.keys_of(rank, (rank - owner + ranks) % ranks); });
 }
 
 Traffic traffic_of_queries(const Route& route, const HopPlan& plan) {
   const int ranks = route.ranks();
-  return Traffic(route, [&](int rank, int owner) { return plan.has_work(owner, (owner - rank + ranks) % ranks); });
+  return Traffic(route, [&](int rank, int owner) { return plan.queries_of(owner, (owner - rank + ranks) % ranks); });
 }
 
 }  // namespace weft::dist

@@ -42,24 +42,29 @@ Route bidirectional_route(int ranks);
 Route all_gather_route(int ranks, int parts);
 Route route_of(Scheme scheme, int ranks, int node, int parts);
 
-// Which messages of a route there are. A packet goes only where it is worked on or passed on, and sums begin where the first work is: each is
-// known to both sides.
+// Which messages of a route there are. A packet goes only where it is worked on or passed on, with the tokens that are needed there, and sums
+// begin where the first work is: each is known to both sides.
 class Traffic {
  public:
-  // has_work(rank, owner): whether the rank has work with a packet of the owner.
-  Traffic(const Route& route, const std::function<bool(int rank, int owner)>& has_work);
+  // work(rank, owner): the tokens of the owner's packet that the rank has work with.
+  Traffic(const Route& route, const std::function<TokenRange(int rank, int owner)>& work);
 
   bool has_work(int rank, int hop) const { return at(rank, hop).work; }
   bool has_packet(int rank, int hop) const { return at(rank, hop).packet; }
   bool gets_sums(int rank, int hop) const;    // from the rank of the hop before
   bool passes_sums(int rank, int hop) const;  // to the rank of the hop after
   bool sends_home(int rank, int hop) const;
+  // Of the owner's tokens, those of the packet that the rank gets, and those of the sums that it passes on or sends home. A rank has its own
+  // packet as a whole.
+  TokenRange packet_range(int rank, int hop) const { return at(rank, hop).tokens; }
+  TokenRange sums_range(int rank, int hop) const { return at(rank, hop).of_sums; }
   const Route& route() const { return *route_; }
 
  private:
   // Whether there is work, the packet is needed, sums are there, and a later hop of the chain of sums has work.
   struct Cell {
     bool work = false, packet = false, sums = false, more = false;
+    TokenRange tokens = {}, of_sums = {};
   };
   const Cell& at(int rank, int hop) const { return cells_[static_cast<size_t>(hop * route_->ranks() + rank)]; }
   Cell& at(int rank, int hop) { return cells_[static_cast<size_t>(hop * route_->ranks() + rank)]; }

@@ -1,5 +1,5 @@
 // The one loop under all schedules. Hop by hop a rank starts what leaves it, works on the packet that it has, and takes what has come:
-//   packets  as the route says, unchanged
+//   packets  as the route says, with the tokens that are needed behind
 //   sums     of the gradients that ranks have with a packet; each rank adds its own to those that come, and the last one sends them home
 // The work is a function of a packet. Keys travel to queries or queries to keys, forward or backward: the loop does not know.
 #pragma once
@@ -33,7 +33,9 @@ struct NoSums {
 // Work has
 //   using Packet, Sums;                              // each with parts(), the tensors that travel
 //   Sums operator()(int part, const Packet&);        // works; what it adds to the packet's sums
-//   Sums zeros(int part), new_sums(int part);        // of a packet, the second with any values
+//   Sums zeros(int part), new_sums(int part, int64_t tokens);  // of a packet, the second with any values and of so many tokens
+//   int64_t tokens();                                // of a whole packet
+// Dimension 1 of every tensor of a packet or of sums is that of tokens.
 template <class Work>
 class Travel {
  public:
@@ -71,7 +73,12 @@ class Travel {
     int due = 0;
     std::vector<Send> sends = {};
     std::vector<Receive> receives = {};
-    std::vector<std::pair<int, Sums>> home = {};  // part, sums that come home
+    struct Home {
+      int part;
+      TokenRange range;
+      Sums sums;
+    };
+    std::vector<Home> home = {};  // sums that come home
     std::unique_ptr<Transfer> transfer = {};
 
     template <class T>
@@ -87,6 +94,20 @@ class Travel {
   const Packet& packet_at(int hop) const {
     const Hop& h = route_.hops[static_cast<size_t>(hop)];
     return h.from < 0 ? own_[static_cast<size_t>(h.part)] : packets_[static_cast<size_t>(hop)];
+  }
+  // Of the owner's tokens, those of packet_at(), and those of sums at a hop of a rank.
+  TokenRange range_at(int hop) const {
+    const bool is_own = route_.hops[static_cast<size_t>(hop)].from < 0;
+    return (is_own ? TokenRange::all() : traffic_.packet_range(me_, hop)).of(work_.tokens());
+  }
+  TokenRange sums_range(int rank, int hop) const { return traffic_.sums_range(rank, hop).of(work_.tokens()); }
+  // The tokens `which` of what holds those of `range`.
+  template <class T>
+  static T taken(T what, const TokenRange& range, const TokenRange& which) {
+    if (which == range) return what;
+    for (Tensor* part : what.parts())
+      *part = ops::contiguous(part->slice(1, which.begin - range.begin, which.end - range.begin));
+    return what;
   }
 
   void start(int t) {
@@ -108,11 +129,12 @@ class Travel {
   void move_packet(Exchange& exchange, int w, const Hop& hop) {
     const int owner = route_.owner(me_, hop.from), to = route_.holder(owner, w);
     if (traffic_.has_packet(to, w)) {
-      Packet packet = packet_at(hop.from);
+      const TokenRange wanted = traffic_.packet_range(to, w).of(work_.tokens());
+      Packet packet = taken(packet_at(hop.from), range_at(hop.from), wanted);
       exchange.send(packet, ranks_[to]);
     }
     if (!traffic_.has_packet(me_, w)) return;
-    Packet& packet = packets_[static_cast<size_t>(w)] = new_like(own_[static_cast<size_t>(hop.part)]);
+    Packet& packet = packets_[static_cast<size_t>(w)] = new_like(own_[static_cast<size_t>(hop.part)], range_at(w));
     exchange.receive(packet, ranks_[route_.holder(route_.owner(me_, w), hop.from)]);
   }
 
@@ -122,8 +144,10 @@ class Travel {
       exchange.send(sums, ranks_[route_.holder(route_.owner(me_, hop.sums_from), w)]);
     }
     if (!traffic_.gets_sums(me_, w)) return;
-    Sums& sums = sums_[static_cast<size_t>(w)] = work_.new_sums(hop.part);
-    exchange.receive(sums, ranks_[route_.holder(route_.owner(me_, w), hop.sums_from)]);
+    const int before = route_.holder(route_.owner(me_, w), hop.sums_from);
+    const TokenRange range = sums_range(before, hop.sums_from);
+    Sums& sums = sums_[static_cast<size_t>(w)] = work_.new_sums(hop.part, range.end - range.begin);
+    exchange.receive(sums, ranks_[before]);
   }
 
   void move_home(Exchange& exchange, int w, const Hop& hop) {
@@ -133,8 +157,9 @@ class Travel {
     }
     const int last = route_.holder(me_, w);
     if (!traffic_.sends_home(last, w)) return;
-    exchange.home.emplace_back(hop.part, work_.new_sums(hop.part));
-    exchange.receive(exchange.home.back().second, ranks_[last]);
+    const TokenRange range = sums_range(last, w);
+    exchange.home.push_back({hop.part, range, work_.new_sums(hop.part, range.end - range.begin)});
+    exchange.receive(exchange.home.back().sums, ranks_[last]);
   }
 
   void work_on(int t) {
@@ -145,9 +170,19 @@ class Travel {
     if (packet_ends_at(t)) packets_[static_cast<size_t>(t)] = {};
     wait_for(t + 1);
     if (!has_work) return;
-    if (traffic_.gets_sums(me_, t)) add(sums_[static_cast<size_t>(t)], mine);
-    else if (route_.owner(me_, t) == me_) add_home(hop.part, std::move(mine));
+    if (traffic_.gets_sums(me_, t)) sums_[static_cast<size_t>(t)] = with_those_before(t, hop, std::move(mine));
+    else if (route_.owner(me_, t) == me_) add_home(hop.part, range_at(t), std::move(mine));
     else sums_[static_cast<size_t>(t)] = std::move(mine);
+  }
+
+  Sums with_those_before(int t, const Hop& hop, Sums mine) {
+    const TokenRange range = range_at(t), all = sums_range(me_, t),
+                     before = sums_range(route_.holder(route_.owner(me_, t), hop.sums_from), hop.sums_from);
+    Sums sums = std::exchange(sums_[static_cast<size_t>(t)], Sums{});
+    if (before == all) return add(sums, before, mine, range), sums;
+    Sums joined = taken(work_.zeros(hop.part), TokenRange::all().of(work_.tokens()), all);
+    add(joined, all, sums, before), add(joined, all, mine, range);
+    return joined;
   }
 
   // Whether no later hop sends the packet on: the exchanges under way hold their own.
@@ -165,23 +200,39 @@ class Travel {
         continue;
       }
       exchange.transfer->wait();
-      for (auto& [part, sums] : exchange.home) add_home(part, std::move(sums));
+      for (auto& [part, range, sums] : exchange.home) add_home(part, range, std::move(sums));
     }
     on_their_way_ = std::move(later);
   }
 
-  static Packet new_like(Packet packet) {
-    for (Tensor* part : packet.parts()) *part = Tensor::empty(part->shape(), part->dtype(), part->device());
+  static Packet new_like(Packet packet, const TokenRange& range) {
+    for (Tensor* part : packet.parts()) {
+      Shape shape = part->shape();
+      shape[1] = range.end - range.begin;
+      *part = Tensor::empty(shape, part->dtype(), part->device());
+    }
     return packet;
   }
-  static void add(Sums& to, Sums& from) {
+  // `to` has the tokens of `all`, `from` some of them.
+  static void add(Sums& to, const TokenRange& all, Sums& from, const TokenRange& some) {
     const std::vector<Tensor*> sums = to.parts(), more = from.parts();
-    for (size_t i = 0; i < sums.size(); ++i) ops::add_(*sums[i], *more[i]);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (some == all) {
+        ops::add_(*sums[i], *more[i]);
+        continue;
+      }
+      Tensor part = sums[i]->slice(1, some.begin - all.begin, some.end - all.begin);
+      ops::add_(part, *more[i]);
+    }
   }
-  void add_home(int part, Sums sums) {
+  void add_home(int part, const TokenRange& range, Sums sums) {
     const auto at = static_cast<size_t>(part);
-    if (has_home_[at]) return add(home_[at], sums);
-    home_[at] = std::move(sums);
+    const TokenRange all = TokenRange::all().of(work_.tokens());
+    if (!has_home_[at] && range == all) home_[at] = std::move(sums);
+    else {
+      if (!has_home_[at]) home_[at] = work_.zeros(part);
+      add(home_[at], all, sums, range);
+    }
     has_home_[at] = true;
   }
 

@@ -58,6 +58,18 @@ std::string to_string(const Layout& layout);  // "zigzag of 4096 tokens over 4 r
 // What a rank's queries see of the keys that it holds at one hop of a ring.
 enum class Cover : uint8_t { empty, partial, full };
 
+// Tokens begin .. end - 1 of those that a rank has of a row.
+struct TokenRange {
+  int64_t begin = 0, end = 0;
+
+  static constexpr TokenRange all() { return {0, INT64_MAX}; }
+  bool is_empty() const { return begin >= end; }
+  bool contains(const TokenRange& other) const { return begin <= other.begin && other.end <= end; }
+  TokenRange of(int64_t tokens) const { return {begin, end < tokens ? end : tokens}; }  // as far as there are any
+  TokenRange joined(const TokenRange& other) const;  // the smallest that contains both
+  bool operator==(const TokenRange&) const = default;
+};
+
 // The hops of a ring: at hop s rank r holds the keys of rank (r - s) mod P. Every rank makes the same plan from the layout and the mask.
 struct HopPlan {
   int ranks = 1;
@@ -66,6 +78,9 @@ struct HopPlan {
   std::vector<int64_t> pairs = {};  // [ranks, ranks]: visible (query, key) pairs of (rank, hop)
   std::vector<int64_t> tiles = {};  // [ranks, ranks]: tiles of `tile` x `tile` with a visible pair
   int64_t tile = 64;
+  int64_t tokens = 0;  // of a rank and row
+  // [ranks, ranks]: of (rank, hop) the keys that some query sees, and the queries that see some key. Empty: not known, all.
+  std::vector<TokenRange> keys = {}, queries = {};
 
   // All hops, all of them partial: for masks that a plan does not know.
   static HopPlan every_hop(int ranks);
@@ -73,12 +88,20 @@ struct HopPlan {
   bool has_work(int rank, int hop) const { return cover_of(rank, hop) != Cover::empty; }
   Cover cover_of(int rank, int hop) const { return cover[static_cast<size_t>(rank * ranks + hop)]; }
   int64_t pairs_of(int rank, int hop) const { return pairs[static_cast<size_t>(rank * ranks + hop)]; }
+  TokenRange keys_of(int rank, int hop) const { return range_of(keys, rank, hop); }
+  TokenRange queries_of(int rank, int hop) const { return range_of(queries, rank, hop); }
   // Ratios to the work of P equal ranks, 1 at best. Lock-step: each hop lasts as long as its slowest rank. Of tiles: every tile with a
   // visible pair costs all of its pairs.
   double lockstep_pairs() const;
   double lockstep_tiles() const;
   double rank_pairs() const;  // the largest total of a rank
   double rank_tiles() const;
+
+ private:
+  TokenRange range_of(const std::vector<TokenRange>& ranges, int rank, int hop) const {
+    if (!has_work(rank, hop)) return {};
+    return ranges.empty() ? TokenRange::all() : ranges[static_cast<size_t>(rank * ranks + hop)];
+  }
 };
 HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile = 64);
 

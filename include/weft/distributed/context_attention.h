@@ -15,6 +15,8 @@ namespace weft::dist {
 // What a rank sends for one call, where every rank sees every other one (less where the plan has no work), beside a few bytes per token for
 // positions and documents. M = n G (K + V) b is a rank's keys and values, A = n G (K + V) 4 the sums of their gradients.
 //
+// Of a packet only the tokens travel that the plan needs behind: of a window that ends in the neighbour's tokens, its last keys.
+//
 // ring                (Liu et al., 2310.01889) Keys travel from rank r to r + 1, and the next ones are on their way during the work: memory of
 //                     two ranks' keys. In backward the sums of their gradients travel one hop behind them, and go home at once after the
 //                     last hop with work. Forward (P - 1) M, backward (P - 1) (M + A). Where that is less, as with G = H, queries travel in
