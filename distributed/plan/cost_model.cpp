@@ -169,8 +169,9 @@ HopMessages hop_messages(const ContextShape& shape) {
                kv_heads = static_cast<double>(shape.kv_heads), keys = static_cast<double>(shape.key_width),
                values = static_cast<double>(shape.value_width), b = static_cast<double>(size_of(shape.dtype)),
                sum = shape.dtype == kF64 ? 8 : 4;
-  return {.keys = n * kv_heads * (keys + (shape.are_values_in_keys ? 0 : values)) * b,
-          .key_sums = n * kv_heads * (keys + values) * sum,
+  const double of_keys = n * kv_heads * (keys + (shape.are_values_in_keys ? 0 : values));
+  return {.keys = of_keys * b,
+          .key_sums = of_keys * sum,
           .queries = n * heads * ((keys + values) * b + (shape.has_lse ? 2 * sum : 0)),
           .query_sums = n * heads * keys * sum};
 }
@@ -193,11 +194,21 @@ HopPlan causal_plan(LayoutKind layout, int64_t tokens, int ranks, int64_t block)
     }
     return int64_t{0};
   };
-  HopPlan plan{.ranks = ranks};
+  // Of the keys of a rank before or behind this one those that are seen, and the queries that see some.
+  auto seen = [&](bool is_before) -> TokenRange {
+    return {0, is_before && is_zigzag ? n / 2 : !is_before && layout == LayoutKind::striped ? n - block : n};
+  };
+  auto seeing = [&](bool is_before) -> TokenRange {
+    return {is_before ? 0 : is_zigzag ? n / 2 : layout == LayoutKind::striped ? block : 0, n};
+  };
+  HopPlan plan{.ranks = ranks, .tokens = n};
   plan.tiles.resize(static_cast<size_t>(ranks) * static_cast<size_t>(ranks));
   for (int r = 0; r < ranks; ++r)
     for (int s = 0; s < ranks; ++s) {
       const int64_t pairs = s == 0 ? own : other(s <= r);
+      const TokenRange whole{0, n}, none;
+      plan.keys.push_back(pairs == 0 ? none : s == 0 ? whole : seen(s <= r));
+      plan.queries.push_back(pairs == 0 ? none : s == 0 ? whole : seeing(s <= r));
       plan.pairs.push_back(pairs);
       plan.cover.push_back(pairs == 0 ? Cover::empty : pairs == n * n ? Cover::full : Cover::partial);
       if (pairs > 0) plan.steps = std::max(plan.steps, s + 1);
@@ -211,6 +222,9 @@ HopPlan joined(std::span<const HopPlan> rows) {
   for (const HopPlan& row : rows.subspan(1)) {
     WEFT_CHECK(row.ranks == all.ranks, str("joined: plans of ", all.ranks, " and ", row.ranks, " ranks"),
                "give plans of the same ranks");
+    if (row.keys.empty()) all.keys.clear(), all.queries.clear();
+    for (size_t i = 0; i < all.keys.size(); ++i)
+      all.keys[i] = all.keys[i].joined(row.keys[i]), all.queries[i] = all.queries[i].joined(row.queries[i]);
     all.steps = std::max(all.steps, row.steps);
     for (size_t i = 0; i < all.cover.size(); ++i) {
       if (row.cover[i] != all.cover[i]) all.cover[i] = Cover::partial;

@@ -177,6 +177,8 @@ TEST(CostModel, PlanOfACausalMaskIsTheOneThatIsMade) {
         EXPECT_EQ(plan.pairs, closed.pairs) << to_string(layout);
         EXPECT_EQ(plan.cover, closed.cover) << to_string(layout);
         EXPECT_EQ(plan.steps, closed.steps) << to_string(layout);
+        EXPECT_EQ(plan.keys, closed.keys) << to_string(layout);
+        EXPECT_EQ(plan.queries, closed.queries) << to_string(layout);
       }
     }
 }
@@ -188,6 +190,9 @@ TEST(CostModel, JoinedRowsAddTheirWork) {
   EXPECT_EQ(both.pairs_of(0, 1), all.pairs_of(0, 1));
   EXPECT_EQ(both.cover_of(0, 1), Cover::partial);
   EXPECT_EQ(both.pairs_of(3, 1), empty_first.pairs_of(3, 1) + all.pairs_of(3, 1));
+  EXPECT_EQ(both.keys_of(3, 1), (TokenRange{0, 16}));  // all of them in one row, half in the other
+  EXPECT_EQ(both.queries_of(0, 1), (TokenRange{8, 16}));
+  EXPECT_EQ(joined(std::vector<HopPlan>{all, HopPlan::every_hop(4)}).keys_of(3, 1), TokenRange::all());
   EXPECT_THROW(joined(std::vector<HopPlan>{all, causal_plan(LayoutKind::zigzag, 64, 2)}), Error);
 }
 

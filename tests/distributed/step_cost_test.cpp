@@ -76,7 +76,8 @@ TEST(StepCost, CountsTheStatesOfRecurrences) {
 TEST(StepCost, CountsTheBytesOfEveryMicroBatchAndLayer) {
   const StepCost cost = step_cost(small(), {.data = 2, .context = 4, .micro_batch = 2}, h200());
   const double keys = 2 * (2 * 8192 / 4.0) * 4 * 128 * 2, places = 4 * (2 * 8192 / 4.0);
-  EXPECT_NEAR(cost.context_sent, 4 * 24 * (6 * (keys + places) + 3 * 2 * keys), 1);
+  // Of rank 0 the others see half of the keys; whoever has most sums to send passes them on in backward.
+  EXPECT_NEAR(cost.context_sent, 4 * 24 * (5.5 * (keys + places) + 3 * 2 * keys), 1);
 }
 
 TEST(StepCost, SharedStateIsUpdatedByPartsWhichAreSentAfterwards) {
