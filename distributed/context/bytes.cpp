@@ -22,9 +22,10 @@ namespace {
 int64_t bytes_of(DType dtype) { return static_cast<int64_t>(size_of(dtype)); }
 DType sum_type(DType dtype) { return dtype == kF64 ? kF64 : kF32; }
 int64_t place_bytes(const ContextShape& s) { return s.has_documents ? 8 : 4; }  // position, document
-// Of k and v of a token: what travels, and its gradients.
-int64_t sum_numbers(const ContextShape& s) { return s.kv_heads * (s.key_width + s.value_width); }
-int64_t key_numbers(const ContextShape& s) { return s.are_values_in_keys ? s.kv_heads * s.key_width : sum_numbers(s); }
+// Of k and v of a token: what travels, and as many sums of gradients.
+int64_t key_numbers(const ContextShape& s) {
+  return s.kv_heads * (s.key_width + (s.are_values_in_keys ? 0 : s.value_width));
+}
 
 }  // namespace
 
@@ -53,7 +54,7 @@ PacketBytes key_bytes(const ContextShape& s) {
   const int64_t tokens = s.batch * s.tokens;
   return {.data = tokens *
                   (key_numbers(s) * bytes_of(s.dtype) + s.key_bias_heads * bytes_of(s.bias_dtype) + place_bytes(s)),
-          .sums = tokens * (sum_numbers(s) * bytes_of(sum_type(s.dtype)) + s.key_bias_heads * bytes_of(kF64))};
+          .sums = tokens * (key_numbers(s) * bytes_of(sum_type(s.dtype)) + s.key_bias_heads * bytes_of(kF64))};
 }
 
 PacketBytes query_bytes(const ContextShape& s) {
@@ -137,7 +138,7 @@ MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const Schem
     forward_of_heads = tokens * (in + of.heads * (of.value_width * b + rows));
     backward_of_heads =
         tokens * (in + of.heads * (of.value_width * b + 2 * rows) + of.heads * of.key_width * b +
-                  sum_numbers(of) * (has_copies ? f : b) + (of.query_bias_heads + of.key_bias_heads) * bytes_of(kF64));
+                  key_numbers(of) * (has_copies ? f : b) + (of.query_bias_heads + of.key_bias_heads) * bytes_of(kF64));
   }
   const int64_t at_once = heads_at_once(scheme, options, of.kv_heads);
   const int64_t parts = (of.kv_heads + at_once - 1) / at_once;
@@ -164,6 +165,15 @@ MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const Schem
 
 MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options) {
   return message_bytes(scheme, shape, options, HopPlan::every_hop(shape.ranks));
+}
+
+bool is_latent_sent(Scheme scheme, const SchemeOptions& options, const ContextShape& heads,
+                    const ContextShape& latent) {
+  auto bytes = [&](const ContextShape& shape) {
+    const MessageBytes sent = message_bytes(scheme, shape, options);
+    return sent.forward + sent.backward;
+  };
+  return bytes(latent) < bytes(heads);
 }
 
 }  // namespace weft::dist

@@ -33,7 +33,7 @@ struct Queries {
   ops::AttentionTokens tokens() const { return {positions, documents}; }
 };
 
-// f32 or f64; those of the biases f64.
+// f32 or f64; those of the biases f64. Where values are channels of the keys, dk has their gradients too, and there is no dv.
 struct KeyGrads {
   Tensor dk, dv, dbias;
 
@@ -50,7 +50,8 @@ inline DType sum_type(const Tensor& x) { return x.dtype() == kF64 ? kF64 : kF32;
 // `make` is Tensor::zeros or Tensor::empty.
 template <class Make>
 KeyGrads make_grads(const Keys& keys, Make make) {
-  KeyGrads grads{make(keys.k, sum_type(keys.k)), make(keys.values(), sum_type(keys.k)), {}};
+  KeyGrads grads{make(keys.k, sum_type(keys.k)), {}, {}};
+  if (keys.v.defined()) grads.dv = make(keys.v, sum_type(keys.k));
   if (keys.bias.defined()) grads.dbias = make(keys.bias, kF64);
   return grads;
 }
@@ -87,10 +88,17 @@ struct Call {
     ops::attend_block(state, queries.q, of.k, of.values(), queries.tokens(), of.tokens(), options_of(queries, of));
   }
   void backward(QueryGrads& dqueries, KeyGrads& dkeys, const Queries& of_queries, const Keys& of_keys) const {
-    ops::AttentionGrads grads{dqueries.dq, dkeys.dk, dkeys.dv, dqueries.dbias, dkeys.dbias};
-    ops::attend_block_backward(grads, of_queries.dout, of_queries.q, of_keys.k, of_keys.values(), of_queries.lse,
+    const Tensor values = of_keys.values();
+    const bool has_dv = dkeys.dv.defined();
+    ops::AttentionGrads grads{dqueries.dq, dkeys.dk,
+                              has_dv ? dkeys.dv : Tensor::zeros(values.shape(), dkeys.dk.dtype(), values.device()),
+                              dqueries.dbias, dkeys.dbias};
+    ops::attend_block_backward(grads, of_queries.dout, of_queries.q, of_keys.k, values, of_queries.lse,
                                of_queries.delta, of_queries.tokens(), of_keys.tokens(),
                                options_of(of_queries, of_keys));
+    if (has_dv) return;
+    Tensor in_keys = dkeys.dk.slice(3, 0, of_keys.width_in_k);
+    ops::add_(in_keys, grads.dv);
   }
 };
 

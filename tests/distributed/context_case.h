@@ -103,9 +103,16 @@ using Results = std::vector<Tensor>;
 inline Results results_of(const ops::Attention& y, const ops::AttentionGrads& g) {
   return {y.out, y.lse, g.dq, g.dk, g.dv, g.dquery_bias, g.dkey_bias};
 }
+// Where values are channels of the keys, dk is that of both, as it is over ranks.
 inline Results of_one_rank(const AttentionCase& c) {
   const ops::Attention y = c.forward();
-  return results_of(y, c.backward(y));
+  ops::AttentionGrads grads = c.backward(y);
+  if (c.v.raw() == c.k.raw()) {
+    Tensor in_keys = grads.dk.slice(3, 0, c.v.size(3));
+    ops::add_(in_keys, grads.dv);
+    grads.dv = {};
+  }
+  return results_of(y, grads);
 }
 inline Results of_ranks(const AttentionCase& c, Scheme scheme, const SchemeOptions& scheme_options,
                         const Layout& layout, const HopPlan& plan) {

@@ -14,7 +14,7 @@ struct ContextShape {
   int64_t batch = 1, tokens = 0;  // tokens: of a rank
   int64_t heads = 1, kv_heads = 1, key_width = 0, value_width = 0;
   DType dtype = kBF16;
-  bool are_values_in_keys = false;  // they are the first channels of the keys, and do not travel
+  bool are_values_in_keys = false;  // they are the first channels of the keys: neither they nor their gradients travel
   bool has_documents = false;
   bool has_lse = true;                               // not under the sum normaliser
   int64_t query_bias_heads = 0, key_bias_heads = 0;  // 0: no bias
@@ -29,6 +29,10 @@ struct MessageBytes {
 MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options, const HopPlan& plan);
 // Of every rank, where every rank has work with every other one.
 MessageBytes message_bytes(Scheme scheme, const ContextShape& shape, const SchemeOptions& options = {});
+
+// Whether `latent` is sent in place of `heads`, two forms of one call (MLA, absorbed and expanded): where that is fewer bytes, forward and
+// backward together.
+bool is_latent_sent(Scheme scheme, const SchemeOptions& options, const ContextShape& heads, const ContextShape& latent);
 
 // "" or why a scheme cannot run with these options: the text of the error that a call would give.
 std::string scheme_problem(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options);

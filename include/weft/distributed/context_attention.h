@@ -59,12 +59,13 @@ struct ContextRanks {
 // Every rank calls it, with the same options but for the biases of its own tokens, and with the same plan: plan_hops() where the mask is causal,
 // a window or documents; HopPlan::every_hop() for any mask. What has no work by plan is left out, and keys go only where they have work or pass
 // through. With keys go their values, positions, documents and biases; values that are the first channels of the keys in memory, as those of a
-// latent (MLA in its absorbed form), do not go twice. With one rank it is ops::attend().
+// latent (MLA in its absorbed form), do not go twice, nor do their gradients. With one rank it is ops::attend().
 ops::Attention context_attention(const ContextRanks& ranks, Scheme scheme, const Tensor& q_BnHK, const Tensor& k_BnGK,
                                  const Tensor& v_BnGV, const ops::AttentionTokens& here,
                                  const ops::AttentionOptions& options, const HopPlan& plan);
 
-// Gradients in the inputs' dtypes; their sums over ranks are f32 (f64 for f64, and for biases).
+// Gradients in the inputs' dtypes; their sums over ranks are f32 (f64 for f64, and for biases). Where values are channels of the keys, dk is
+// that of both, and dv is undefined.
 ops::AttentionGrads context_attention_backward(const ContextRanks& ranks, Scheme scheme, const Tensor& dout_BnHV,
                                                const Tensor& dlse_BnH, const Tensor& q_BnHK, const Tensor& k_BnGK,
                                                const Tensor& v_BnGV, const ops::Attention& result,

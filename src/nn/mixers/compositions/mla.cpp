@@ -84,11 +84,7 @@ class Mla final : public Mixer {
     dist::ContextShape latent = heads;
     latent.kv_heads = 1, latent.are_values_in_keys = true;
     latent.key_width = o_.kv_rank + o_.rope_dim, latent.value_width = o_.kv_rank;
-    auto bytes = [&](const dist::ContextShape& shape) {
-      const dist::MessageBytes sent = message_bytes(ranks->scheme, shape, ranks->options_for(o_.heads));
-      return sent.forward + sent.backward;
-    };
-    return bytes(latent) < bytes(heads);
+    return dist::is_latent_sent(ranks->scheme, ranks->options_for(o_.heads), heads, latent);
   }
 
   int64_t query_in() const { return o_.q_rank > 0 ? o_.q_rank : args_.dim; }
