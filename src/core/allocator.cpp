@@ -32,6 +32,7 @@ constexpr bool kCaches = true;
 
 thread_local const char* tag_of_thread = "other";
 thread_local int rank_of_thread = 0;
+thread_local int64_t limit_of_thread[2] = {kNoLimit, kNoLimit};  // on the CPU, on a GPU
 std::atomic<bool> is_poisoning{false};
 
 class CpuAllocator final : public Allocator {
@@ -43,6 +44,7 @@ class CpuAllocator final : public Allocator {
     Storage* storage = nullptr;
     {
       std::lock_guard lock(mutex_);
+      book_.require_room(size_of_class(index), Device::cpu());
       if (!free_[index].empty()) {
         storage = free_[index].back();
         free_[index].pop_back();
@@ -134,6 +136,7 @@ class CpuAllocator final : public Allocator {
 
 int memory_rank() { return rank_of_thread; }
 void set_memory_rank(int rank) { rank_of_thread = rank; }
+int64_t& memory_limit(bool is_of_gpu) { return limit_of_thread[is_of_gpu ? 1 : 0]; }
 
 void Storage::release() {
   if (references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;

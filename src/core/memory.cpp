@@ -10,7 +10,9 @@
 #include <optional>
 #include <sstream>
 
+#include "src/core/rank_memory.h"
 #include "weft/core/allocator.h"
+#include "weft/core/error.h"
 #include "weft/core/stream.h"
 
 namespace weft {
@@ -86,6 +88,13 @@ int64_t available_bytes(Device device) {
   if (device.is_cuda()) return cuda_device_info(device.index).free_bytes;
   return cpu_left().available;
 }
+
+MemoryLimit::MemoryLimit(Device device, int64_t bytes)
+    : is_of_gpu_(device.is_cuda()), outer_bytes_(memory_limit(is_of_gpu_)) {
+  WEFT_CHECK(bytes > 0, str("memory limit: ", bytes, " bytes"), "use at least one");
+  memory_limit(is_of_gpu_) = bytes;
+}
+MemoryLimit::~MemoryLimit() { memory_limit(is_of_gpu_) = outer_bytes_; }
 
 int64_t limit_bytes(Device device) { return device.is_cuda() ? memory_bytes(device) : cpu_left().limit; }
 

@@ -6,12 +6,14 @@
 
 #include "src/core/rank_memory.h"
 #include "weft/core/allocator.h"
+#include "weft/core/error.h"
 
 namespace weft {
 
 inline constexpr size_t kMemoryAlignment = 64;
 inline constexpr size_t kNumSizeClasses = 64 * 8;
 inline constexpr size_t kGuardBytes = 64;  // behind a block, while memory is poisoned
+inline constexpr int64_t kNoLimit = INT64_MAX;
 
 // Class of a size and the block size of a class: 64, 128, ... 512 bytes, then 2^k * (8..15)/8.
 inline size_t class_of_size(size_t bytes) {
@@ -28,6 +30,18 @@ inline size_t size_of_class(size_t index) {
 
 class MemoryBook {
  public:
+  // Error if this rank has a limit (MemoryLimit) that another block would pass.
+  void require_room(size_t capacity, Device device) const {
+    const int64_t limit = memory_limit(device.is_cuda()), more = static_cast<int64_t>(capacity);
+    if (limit == kNoLimit) return;
+    const int64_t own = own_bytes();
+    WEFT_CHECK(
+        more <= limit && own <= limit - more,
+        str("out of memory: ", capacity, " bytes asked for, ", own, " in live tensors of this rank, which may have ",
+            limit, " on ", device),
+        "use a smaller batch or sequence, more ranks per sequence (parallel.context), train.recompute, or a higher "
+        "limit (train.memory_gib)");
+  }
   // Storage::tag holds the tag and the rank that made it: whoever frees it, that rank's books shrink.
   void allocated(Storage* storage) {
     const int rank = memory_rank();
@@ -63,6 +77,15 @@ class MemoryBook {
 
  private:
   static constexpr int kTags = 1 << 10;  // names of tags are few
+
+  // Of tensors that this rank has made; of a thread of no rank, those that no rank has made.
+  int64_t own_bytes() const {
+    const auto rank = static_cast<size_t>(memory_rank());
+    if (rank > 0) return rank <= ranks_.size() ? ranks_[rank - 1].current_bytes : 0;
+    int64_t own = whole_.current_bytes;
+    for (const MemoryStats& of_rank : ranks_) own -= of_rank.current_bytes;
+    return own;
+  }
 
   int tag_index(const char* name) {
     for (size_t i = 0; i < whole_.tags.size(); ++i)

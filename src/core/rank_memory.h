@@ -1,9 +1,13 @@
 // Ranks that are threads of one process have books of their own: Allocator::stats() and reset_peak() of such a thread are those of its rank.
 #pragma once
 
+#include <cstdint>
+
 namespace weft {
 
 int memory_rank();  // 0: this thread sees the whole process; ranks that are threads are 1, 2, ...
 void set_memory_rank(int rank);
+
+int64_t& memory_limit(bool is_of_gpu);  // of this thread: MemoryLimit
 
 }  // namespace weft

@@ -1,8 +1,11 @@
 // What only ranks that are threads, and one rank alone, promise.
 #include <gtest/gtest.h>
 
+#include "tests/support/errors.h"
 #include "weft/comm/communicator.h"
 #include "weft/core/allocator.h"
+#include "weft/core/error.h"
+#include "weft/core/memory.h"
 #include "weft/core/parallel.h"
 #include "weft/core/scope.h"
 
@@ -59,6 +62,33 @@ TEST(ThreadRanks, HaveMemoryStatisticsAndPeaksOfTheirOwn) {
   kept.clear();
   EXPECT_EQ(memory.stats().current_bytes, before);
   run_thread_ranks(3, [&](Communicator&) { EXPECT_EQ(memory.stats().current_bytes, 0); });
+}
+
+// What a rank may have is not less because others have much, and what is free again may be had again.
+TEST(ThreadRanks, HaveALimitOfMemoryEach) {
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  const Tensor of_nobody = Tensor::empty({8 * kMiB}, kU8);
+  run_thread_ranks(3, [&](Communicator& comm) {
+    const Tensor before = Tensor::empty({kMiB}, kU8);
+    const MemoryLimit limit(Device::cpu(), 5 * kMiB);
+    for (int i = 0; i < 2; ++i) {
+      const Tensor fits = Tensor::empty({2 * kMiB}, kU8);
+      EXPECT_EQ(test::error_of([&] { Tensor::empty({3 * kMiB}, kU8); },
+                               {"out of memory: ", " in live tensors of this rank, which may have 5242880 on cpu",
+                                "train.memory_gib"}),
+                "");
+      comm.barrier();
+    }
+    {
+      const MemoryLimit inner(Device::cpu(), kMiB);
+      EXPECT_THROW(Tensor::empty({1}, kU8), Error);
+    }
+    EXPECT_NO_THROW(Tensor::empty({3 * kMiB}, kU8));
+  });
+  EXPECT_NO_THROW(Tensor::empty({16 * kMiB}, kU8));
+  const MemoryLimit limit(Device::cpu(), allocator(Device::cpu()).stats().current_bytes + kMiB);
+  EXPECT_NO_THROW(Tensor::empty({kMiB / 2}, kU8));
+  EXPECT_THROW(Tensor::empty({2 * kMiB}, kU8), Error);
 }
 
 TEST(OneRank, CopiesNothing) {

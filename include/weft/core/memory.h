@@ -18,4 +18,19 @@ int64_t available_bytes(Device device);
 // The same without what is used: the memory of the machine or GPU, or the lowest limit of a control group.
 int64_t limit_bytes(Device device);
 
+// While it exists, tensors that this thread makes on the device are an Error once those of its rank would be more than `bytes` together. Ranks
+// that are threads have a limit each; where a rank is a process, it is the process's. Tensors that exist before count. Inside another, the outer
+// one waits.
+class MemoryLimit {
+ public:
+  MemoryLimit(Device device, int64_t bytes);
+  ~MemoryLimit();
+  MemoryLimit(const MemoryLimit&) = delete;
+  MemoryLimit& operator=(const MemoryLimit&) = delete;
+
+ private:
+  bool is_of_gpu_;
+  int64_t outer_bytes_;
+};
+
 }  // namespace weft

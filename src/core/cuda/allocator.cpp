@@ -35,6 +35,10 @@ class CudaAllocator final : public Allocator {
     bool is_guarded = is_memory_poisoned();
     WEFT_CHECK(bytes < (size_t{1} << 62), str("allocate: ", bytes, " bytes"), "use smaller sizes");
     size_t index = class_of_size(bytes + (is_guarded ? kGuardBytes : 0));
+    {
+      std::lock_guard lock(mutex_);
+      book_.require_room(size_of_class(index), Device::cuda(device_));
+    }
     CudaStorage* storage = take(stream, index);
     if (!storage) storage = from_system(stream, size_of_class(index));
     if (storage->last_use) wait_for_last_use(*storage);
