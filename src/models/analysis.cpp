@@ -176,15 +176,17 @@ std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows
   return spread;
 }
 
-std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows) {
+std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows,
+                                                    dist::Communicator* comm) {
   std::vector<std::pair<std::string, double>> out;
   auto importance = head_importance(model, rows);
   for (const HeadImportance& layer : importance)
     for (size_t h = 0; h < layer.heads.size(); ++h)
       out.emplace_back(str(layer.mixer, ".head_importance/", h), layer.heads[h]);
-  auto curve = pruning_curve(model, rows, importance);
+  auto curve = pruning_curve(model, rows, importance, comm);
   for (size_t i = 0; i < curve.size(); ++i) out.emplace_back(str("pruned_loss/", 10 * i), curve[i].second);
-  for (const auto& [mixer, more] : layer_sensitivity(model, rows)) out.emplace_back(mixer + ".loss_without", more);
+  for (const auto& [mixer, more] : layer_sensitivity(model, rows, comm))
+    out.emplace_back(mixer + ".loss_without", more);
   auto spread = perturbation_spread(model, rows);
   for (size_t l = 0; l < spread.size(); ++l)
     out.emplace_back(str("model.layers.", l, ".perturbation_spread"), spread[l]);

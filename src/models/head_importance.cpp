@@ -1,6 +1,7 @@
 // Importance of heads by the gradient of a mask, and the loss without the least important ones (1905.10650).
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 
 #include "weft/autograd/functions.h"
@@ -28,6 +29,19 @@ double loss_of(LanguageModel& model, const AnalysisRows& rows, const Probe& prob
   double sum = 0;
   for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
   return sum * factor;
+}
+
+// loss(0), loss(1), ..., each made by one of the ranks.
+std::vector<double> shared_losses(dist::Communicator* comm, size_t count, const std::function<double(size_t)>& loss) {
+  const size_t ranks = comm ? static_cast<size_t>(comm->size()) : 1,
+               mine = comm ? static_cast<size_t>(comm->rank()) : 0;
+  std::vector<double> losses(count, 0.0);
+  for (size_t i = mine; i < count; i += ranks) losses[i] = loss(i);
+  if (ranks == 1) return losses;
+  Tensor all =
+      to(Tensor::from(std::span<const double>(losses), {static_cast<int64_t>(count)}), default_device()).value();
+  comm->all_reduce(all);
+  return all.to_vector<double>();
 }
 
 }  // namespace
@@ -65,7 +79,8 @@ std::vector<HeadImportance> head_importance(LanguageModel& model, const Analysis
 }
 
 std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const AnalysisRows& rows,
-                                                     const std::vector<HeadImportance>& importance) {
+                                                     const std::vector<HeadImportance>& importance,
+                                                     dist::Communicator* comm) {
   struct Head {
     double importance;
     size_t layer, head;
@@ -78,13 +93,12 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                    [](const Head& a, const Head& b) { return a.importance < b.importance; });
 
   constexpr size_t kSteps = 10;
-  std::vector<std::pair<double, double>> curve;
-  for (size_t step = 0; step <= kSteps; ++step) {
+  auto gone_at = [&](size_t step) { return order.size() * step / kSteps; };
+  const std::vector<double> losses = shared_losses(comm, kSteps + 1, [&](size_t step) {
     std::vector<Tensor> masks;
     for (const HeadImportance& layer : importance)
       masks.push_back(Tensor::full({static_cast<int64_t>(layer.heads.size()), 1}, 1, kF32, Device::cpu()));
-    const size_t gone = order.size() * step / kSteps;
-    for (size_t i = 0; i < gone; ++i) masks[order[i].layer].mutable_data<float>()[order[i].head] = 0;
+    for (size_t i = 0; i < gone_at(step); ++i) masks[order[i].layer].mutable_data<float>()[order[i].head] = 0;
     size_t next = 0;
     Probe probe;
     probe.heads = [&](std::string_view, const Var& y_BTHV) {
@@ -92,12 +106,16 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                  "pruning_curve: the importance is of another model", "take it from head_importance() of this one");
       return y_BTHV * cast(to(masks[next++], y_BTHV.device()), y_BTHV.dtype());
     };
-    curve.emplace_back(static_cast<double>(gone) / static_cast<double>(order.size()), loss_of(model, rows, probe));
-  }
+    return loss_of(model, rows, probe);
+  });
+  std::vector<std::pair<double, double>> curve;
+  for (size_t step = 0; step <= kSteps; ++step)
+    curve.emplace_back(static_cast<double>(gone_at(step)) / static_cast<double>(order.size()), losses[step]);
   return curve;
 }
 
-std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows) {
+std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows,
+                                                              dist::Communicator* comm) {
   std::vector<std::pair<std::string, double>> layers;
   Probe probe;
   probe.heads = [&](std::string_view path, const Var& y_BTHV) {
@@ -105,13 +123,14 @@ std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& mod
     return y_BTHV;
   };
   const double whole = loss_of(model, rows, probe);
-  for (auto& [silent, more] : layers) {
+  const std::vector<double> losses = shared_losses(comm, layers.size(), [&](size_t layer) {
     Probe without;
-    without.heads = [&, &silent = silent](std::string_view path, const Var& y_BTHV) {
-      return path == silent ? y_BTHV * 0.0 : y_BTHV;
+    without.heads = [&](std::string_view path, const Var& y_BTHV) {
+      return path == layers[layer].first ? y_BTHV * 0.0 : y_BTHV;
     };
-    more = loss_of(model, rows, without) - whole;
-  }
+    return loss_of(model, rows, without);
+  });
+  for (size_t layer = 0; layer < layers.size(); ++layer) layers[layer].second = losses[layer] - whole;
   return layers;
 }
 

@@ -9,6 +9,7 @@
 
 #include "tests/support/errors.h"
 #include "weft/autograd/functions.h"
+#include "weft/core/parallel.h"
 
 namespace weft {
 namespace {
@@ -419,6 +420,21 @@ TEST(Analyse, GivesEveryFigureOnce) {
   }
   LanguageModel other(options_of(MultiTokenOptions{.heads = 2}), Rng(5));
   EXPECT_FALSE(analyse(other, rows_of(2, 12)).empty());
+}
+
+// Each forward is one rank's, so the bits are those of one rank.
+TEST(Analyse, RanksShareItsForwards) {
+  const int threads = num_threads();
+  set_num_threads(1);
+  const LanguageModelOptions o = options_of(SoftmaxOptions{.heads = 2}, 3);
+  LanguageModel alone(o, Rng(5));
+  const auto expected = analyse(alone, rows_of(3, 12));
+  for (int ranks : {1, 2, 5})
+    dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
+      LanguageModel model(o, Rng(5));
+      EXPECT_EQ(analyse(model, rows_of(3, 12), &comm), expected) << ranks << " ranks";
+    });
+  set_num_threads(threads);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "weft/comm/communicator.h"
 #include "weft/models/language_model.h"
 
 namespace weft {
@@ -53,13 +54,16 @@ struct HeadImportance {
 };
 std::vector<HeadImportance> head_importance(LanguageModel& model, const AnalysisRows& rows);
 
-// Loss in nats per target without the least important heads of all layers: {share of heads taken away, loss} from 0 to 1 in tenths.
+// Loss in nats per target without the least important heads of all layers: {share of heads taken away, loss} from 0 to 1 in tenths. Ranks of
+// `comm` share the forwards, here and below: each of them calls it with the same model and rows, and has what one rank has.
 std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const AnalysisRows& rows,
-                                                     const std::vector<HeadImportance>& importance);
+                                                     const std::vector<HeadImportance>& importance,
+                                                     dist::Communicator* comm = nullptr);
 
 // LayerBoost (2604.22050): how much the loss grows, in nats per target, without the outputs of each mixer's heads. By the mixer's path, those
 // whose heads pass Tokens::heads().
-std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows);
+std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows,
+                                                              dist::Communicator* comm = nullptr);
 
 // Over-mixing: |change of the last token's state| / |change of the embedding of `token`|, behind each layer, by a central difference.
 // The last token is the last that is not padding; a row whose `token` is padding has no say.
@@ -67,6 +71,7 @@ std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows
 
 // All of the above by name, on `rows`; what needs T x T matrices or states of a sequence uses the first 64 tokens, up to padding, of the
 // first row that begins with a token.
-std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows);
+std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows,
+                                                    dist::Communicator* comm = nullptr);
 
 }  // namespace weft
