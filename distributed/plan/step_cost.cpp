@@ -53,15 +53,20 @@ std::string to_string(const MeshChoice& c) {
 
 ContextShape StepPlanner::shape(const MeshChoice& choice, size_t kind) const {
   const AttentionLayers& layers = training_.attention[kind];
-  return {.ranks = choice.context,
-          .batch = choice.micro_batch,
-          .tokens = (training_.tokens + choice.context - 1) / choice.context,
-          .heads = layers.heads,
-          .kv_heads = layers.kv_heads,
-          .key_width = layers.key_width,
-          .value_width = layers.value_width,
-          .dtype = training_.dtype,
-          .has_documents = !training_.documents.empty()};
+  const ContextShape heads{.ranks = choice.context,
+                           .batch = choice.micro_batch,
+                           .tokens = (training_.tokens + choice.context - 1) / choice.context,
+                           .heads = layers.heads,
+                           .kv_heads = layers.kv_heads,
+                           .key_width = layers.key_width,
+                           .value_width = layers.value_width,
+                           .dtype = training_.dtype,
+                           .has_documents = !training_.documents.empty()};
+  if (layers.latent == 0 || choice.context == 1) return heads;
+  ContextShape latent = heads;
+  latent.kv_heads = 1, latent.are_values_in_keys = true;
+  latent.key_width = layers.latent + layers.rotated, latent.value_width = layers.latent;
+  return is_latent_sent(choice.scheme, options(choice, kind), heads, latent) ? latent : heads;
 }
 
 SchemeOptions StepPlanner::options(const MeshChoice& choice, size_t kind) const {

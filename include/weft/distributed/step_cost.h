@@ -17,6 +17,9 @@ struct AttentionLayers {
   int64_t heads = 1, kv_heads = 1, key_width = 64, value_width = 64;
   int64_t window = 0;  // 0: all earlier tokens
   double share = 1;    // of the pairs that are seen: fewer where heads are chosen
+  // Above 0: keys and values of all heads are made of one latent of so many numbers, and `rotated` ones for positions (MLA). Where that is fewer
+  // bytes, they travel, and attention is as wide as they are.
+  int64_t latent = 0, rotated = 0;
   bool operator==(const AttentionLayers&) const = default;
 };
 
