@@ -119,9 +119,11 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
   watch.check_named(*residual_, "residual stream");
   name_part({"residual", *residual_});
   name_part({"norm", norm_});
-  if (options_.has_tied_embedding) return;
-  head_ = std::make_unique<Linear>(options_.dim, options_.vocab, rng["head"], LinearOptions{.std = options_.std});
-  name_part({"head", *head_});
+  if (!options_.has_tied_embedding) {
+    head_ = std::make_unique<Linear>(options_.dim, options_.vocab, rng["head"], LinearOptions{.std = options_.std});
+    name_part({"head", *head_});
+  }
+  add_adapters(*this, options_.adapters, rng["adapters"]);
 }
 
 LanguageModel::~LanguageModel() = default;

@@ -1,8 +1,11 @@
 #include "weft/nn/layers.h"
 
+#include <cmath>
+
 #include "weft/autograd/functions.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
+#include "weft/core/pattern.h"
 
 namespace weft {
 
@@ -39,7 +42,43 @@ Linear::Linear(int64_t in, int64_t out, Rng rng, LinearOptions options)
 
 Var Linear::operator()(const Var& x) const {
   Scope scope(name());
-  return linear(x, weight_, bias_as(x.dtype()));
+  Var y = linear(x, weight_, bias_as(x.dtype()));
+  if (!has_adapter()) return y;
+  return y + linear(linear(x, *adapter_down_), *adapter_up_) * adapter_scale_;
+}
+
+Param& Linear::weight() {
+  WEFT_CHECK(!has_adapter(), "linear: this layer has an adapter, and its matrix is read without it",
+             "leave the layer out of the adapters' match");
+  return weight_;
+}
+
+void Linear::add_adapter(int64_t rank, double scale, Rng rng) {
+  const int64_t out = weight_.value().size(0), in = weight_.value().size(1);
+  WEFT_CHECK(rank >= 1 && !has_adapter(),
+             str("linear: an adapter of rank ", rank, has_adapter() ? " beside another" : ""),
+             "give one, of rank 1 or more");
+  adapter_down_ = std::make_unique<Param>(normal_init({rank, in}, rng["down"], 1 / std::sqrt(static_cast<double>(in))));
+  adapter_up_ = std::make_unique<Param>(constant_init({out, rank}, 0));
+  adapter_scale_ = scale;
+  name_parts({{"adapter_down", *adapter_down_}, {"adapter_up", *adapter_up_}});
+}
+
+void add_adapters(Module& module, const std::vector<AdapterOptions>& adapters, Rng rng) {
+  std::vector<bool> is_used(adapters.size());
+  for (const NamedModule& part : module.modules()) {
+    auto* linear = dynamic_cast<Linear*>(part.module);
+    if (!linear) continue;
+    for (size_t i = 0; i < adapters.size(); ++i) {
+      const AdapterOptions& a = adapters[i];
+      if (!matches_pattern(a.match, part.name)) continue;
+      is_used[i] = true;
+      if (!linear->has_adapter()) linear->add_adapter(a.rank, a.alpha / static_cast<double>(a.rank), rng[part.name]);
+    }
+  }
+  for (size_t i = 0; i < adapters.size(); ++i)
+    WEFT_CHECK(is_used[i], str("adapters: no linear layer matches '", adapters[i].match, "'"),
+               "match paths such as layers.0.mixer.q or layers.*.ffn.*");
 }
 
 Var Linear::bias_as(DType dtype) const { return bias_ ? cast(*bias_, dtype) : Var(); }

@@ -76,6 +76,17 @@ std::vector<NamedBuffer> Module::buffers() const {
   return buffers;
 }
 
+std::vector<NamedModule> Module::modules() const {
+  std::vector<NamedModule> out;
+  for (const Part& part : parts_) {
+    auto* module = std::get_if<Module*>(&part.what);
+    if (!module) continue;
+    out.push_back({part.name, *module});
+    for (const NamedModule& inner : (*module)->modules()) out.push_back({part.name + "." + inner.name, inner.module});
+  }
+  return out;
+}
+
 int64_t Module::num_params() const {
   int64_t count = 0;
   for (const NamedParam& p : params()) count += p.param->value().num_elements();

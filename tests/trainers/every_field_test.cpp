@@ -95,6 +95,7 @@ const std::map<std::string, std::vector<std::string>> kTexts = {
     {"data.val.path", {"other.txt"}},
     {"data.val.field", {"other"}},
     {"optim.group.match", {"*.weight"}},
+    {"model.adapter.match", {"layers.1.*"}},
     {"log.sample_prompt", {"other"}},
     {"start.from", {"other"}},
     {"start.frozen", {"other"}},
@@ -140,6 +141,7 @@ std::vector<Base> bases() {
     add("optim.group[0]", {"optim.schedule={constant{}}", str("optim.group=[{", group, "}]")});
   add("optim.skip", {"optim.skip={}"});
   add("data.tokenizer", {"data.tokenizer={characters{}}"});
+  add("model.adapter", {"model.adapter=[{match:\"layers.*\"}]"});
   add("data.tokenizer", {R"(data.tokenizer={gpt2{vocab:"v.json",merges:"m.txt"}})"});
   add("data.val", {"data.val={path:\"v.txt\"}"});
   add("start", {"start={from:\"a\",frozen:\"b\",trained:\"c\",distill{temperature:2}}"});

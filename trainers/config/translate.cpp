@@ -177,6 +177,8 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
     o.own_ffn =
         with_custom(own_maker(loaded, loaded.own.ffns, m.ffn().custom(), "model.ffn.custom", "feed-forward networks"),
                     m.ffn().custom());
+  for (const config::Adapter& adapter : m.adapter())
+    o.adapters.push_back({.match = adapter.match(), .rank = adapter.rank(), .alpha = adapter.alpha()});
   o.residual = residual_maker(loaded);
   o.residual_dropout = residual_dropout(m.residual());
   o.std = m.init().std();

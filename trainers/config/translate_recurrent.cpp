@@ -15,7 +15,8 @@ DeltaOptions recurrent_options(const config::Delta& m) {
           .value_dim = m.value_dim(),
           .kernel = m.kernel(),
           .has_negative_eigenvalues = m.negative_eigenvalues(),
-          .has_safe_gate = m.safe_gate()};
+          .has_safe_gate = m.safe_gate(),
+          .norm_eps = m.norm_eps()};
 }
 
 LinearAttentionOptions recurrent_options(const config::LinearAttention& m) {
@@ -69,6 +70,7 @@ void set_recurrent(config::Mixer& mixer, const DeltaOptions& o) {
   m.set_kernel(o.kernel);
   m.set_negative_eigenvalues(o.has_negative_eigenvalues);
   m.set_safe_gate(o.has_safe_gate);
+  m.set_norm_eps(o.norm_eps);
 }
 
 void set_recurrent(config::Mixer& mixer, const LinearAttentionOptions& o) {

@@ -80,6 +80,7 @@ SoftmaxOptions softmax_options(const config::Softmax& softmax) {
                    .window = softmax.window(),
                    .softcap = softmax.soft_cap(),
                    .has_bias = softmax.bias(),
+                   .has_input_bias = softmax.input_bias(),
                    .dropout = softmax.dropout(),
                    .position = library_value<config::MixerPosition, MixerPosition>(softmax.position()),
                    .has_score_scale = softmax.score_scale(),
@@ -114,6 +115,7 @@ config::Softmax softmax_message(const SoftmaxOptions& o) {
   m.set_l2_norm(o.qk_norm == QkNorm::l2);
   if (o.softcap > 0) m.set_soft_cap(o.softcap);
   m.set_bias(o.has_bias);
+  m.set_input_bias(o.has_input_bias);
   m.set_dropout(o.dropout);
   m.set_position(schema_value(o.position));
   m.set_score_scale(o.has_score_scale);

@@ -33,6 +33,7 @@ struct LanguageModelOptions {
   Recompute recompute = Recompute::none;
   NormMaker own_norm = {};  // of the blocks and before the output head, in place of `norm`, whose eps it is given
   FfnMaker own_ffn = {};    // in place of `ffn`
+  std::vector<AdapterOptions> adapters = {};
 };
 
 // What the makers of the model's mixers get.

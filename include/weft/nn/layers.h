@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "weft/autograd/functions.h"
 #include "weft/nn/module.h"
@@ -26,13 +27,26 @@ class Linear final : public Module {
  public:
   Linear(int64_t in, int64_t out, Rng rng, LinearOptions options = {});
   Var operator()(const Var& x) const;
-  Param& weight() { return weight_; }
+  Param& weight();                 // Error with an adapter, which who multiplies by the matrix itself would leave out
   Var bias_as(DType dtype) const;  // undefined without one
+  // From here on y has scale * x down^T up^T more (LoRA, 2106.09685); up starts at 0.
+  void add_adapter(int64_t rank, double scale, Rng rng);
+  bool has_adapter() const { return adapter_up_ != nullptr; }
 
  private:
   Param weight_;
-  std::unique_ptr<Param> bias_;
+  std::unique_ptr<Param> bias_, adapter_down_, adapter_up_;  // [rank, in], [out, rank]
+  double adapter_scale_ = 0;
 };
+
+// Low-rank adapters of the linear layers whose path matches (weft/core/pattern.h): "layers.*.mixer.q". The first that matches is taken.
+struct AdapterOptions {
+  std::string match = "*";
+  int64_t rank = 8;
+  double alpha = 16;  // scale: alpha / rank
+};
+// Error if one of them matches no linear layer.
+void add_adapters(Module& module, const std::vector<AdapterOptions>& adapters, Rng rng);
 
 // Rows of a table [count, dim].
 class Embedding final : public Module {

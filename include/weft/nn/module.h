@@ -21,6 +21,11 @@ struct NamedBuffer {
   std::string name;
   Buffer* buffer;
 };
+class Module;
+struct NamedModule {
+  std::string name;
+  Module* module;
+};
 
 class Module {
  public:
@@ -32,8 +37,9 @@ class Module {
   std::string_view name() const { return name_; }  // inside the parent; push it as a Scope in forward
   std::vector<NamedParam> params() const;          // depth first, in the order of name_parts; each once
   std::vector<NamedBuffer> buffers() const;
-  int64_t num_params() const;       // elements
-  void set_compute(DType compute);  // of every Param
+  std::vector<NamedModule> modules() const;  // all below this one, each behind the one that holds it
+  int64_t num_params() const;                // elements
+  void set_compute(DType compute);           // of every Param
   // Parameters and buffers, before an optimiser is made of them; run the module with that device as default then. A module that keeps other
   // tensors moves them too.
   virtual void to(Device device);

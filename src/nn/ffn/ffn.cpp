@@ -30,6 +30,7 @@ class GeluFfn final : public Ffn {
     name_parts({{"up", up_}, {"down", down_}});
   }
   Var forward(const Var& x_BTD, Tokens&) override {
+    if (up_.has_adapter() || down_.has_adapter()) return down_(gelu_tanh(up_(x_BTD)));
     const DType dtype = x_BTD.dtype();
     return gelu_mlp(x_BTD, up_.weight(), up_.bias_as(dtype), down_.weight(), down_.bias_as(dtype));
   }

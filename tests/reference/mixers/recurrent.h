@@ -57,7 +57,7 @@ class RecurrentMixer {
                        .beta = beta,
                        .scale = root(K)},
                       log_decay);
-    rms_norm(y, V, parameter(p, "head_norm.weight"), 1e-5);
+    rms_norm(y, V, parameter(p, "head_norm.weight"), o.norm_eps);
     return linear(gate.empty() ? y : times(y, gate), H * V, p, "out");
   }
 

@@ -28,6 +28,7 @@ struct DeltaOptions {
   int64_t kernel = 4;                     // tokens that the short convolutions span; 0: none
   bool has_negative_eigenvalues = false;  // strengths up to 2 (2411.12537)
   bool has_safe_gate = false;             // decays of channels are bounded: above exp(-5) per token
+  double norm_eps = 1e-5;                 // of the norm of each head's output
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 

@@ -114,10 +114,11 @@ struct SoftmaxOptions {
   int64_t kv_heads = 0;  // 0: heads (MHA); fewer: GQA; 1: MQA
   int64_t head_dim = 0;  // 0: dim / heads
   QkNorm qk_norm = QkNorm::none;
-  int64_t window = 0;     // > 0: a token sees the last `window` tokens, itself included
-  double softcap = 0;     // > 0: scores become cap * tanh(score / cap)
-  bool has_bias = false;  // on q, k, v and out
-  double dropout = 0;     // of the weights
+  int64_t window = 0;           // > 0: a token sees the last `window` tokens, itself included
+  double softcap = 0;           // > 0: scores become cap * tanh(score / cap)
+  bool has_bias = false;        // on q, k, v and out
+  bool has_input_bias = false;  // on q, k and v, and not on out
+  double dropout = 0;           // of the weights
   MixerPosition position = MixerPosition::model;
   WeightOptions weights = {};
   bool has_score_scale = false;  // a learned factor of the scores per head, at first 1; before the soft cap

@@ -32,6 +32,7 @@ DeltaOptions completed(DeltaOptions o, int64_t dim) {
   }
   if (o.value_dim == 0) o.value_dim = is_per_head ? 2 * o.head_dim : o.head_dim;
   WEFT_CHECK(o.kernel >= 0, str("delta: kernel ", o.kernel), "use 0 (no convolution) or more");
+  WEFT_CHECK(o.norm_eps > 0, str("delta: norm_eps ", o.norm_eps), "use a small number above 0");
   WEFT_CHECK(!o.has_safe_gate || o.decay == DeltaDecay::channel, "delta: a safe gate without a decay per channel",
              "set decay to channel, or leave has_safe_gate out");
   return o;
@@ -46,7 +47,7 @@ class Delta final : public Mixer {
         k_(dim_, o.key_heads * o.head_dim, rng["k"], {.std = args.std}),
         v_(dim_, o.heads * o.value_dim, rng["v"], {.std = args.std}),
         strength_(dim_, o.heads, rng["strength"], {.std = args.std}),
-        head_norm_(o.value_dim, {.eps = 1e-5}),
+        head_norm_(o.value_dim, {.eps = o.norm_eps}),
         out_(o.heads * o.value_dim, dim_, rng["out"], {.std = args.out_std}) {
     name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"strength", strength_}, {"head_norm", head_norm_}, {"out", out_}});
     if (o.kernel > 0) {

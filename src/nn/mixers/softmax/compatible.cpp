@@ -81,8 +81,10 @@ SoftmaxOptions completed(SoftmaxOptions o, const MixerArgs& args) {
   WEFT_CHECK(o.components >= 0 && (o.components == 0 || o.kv_heads % o.components == 0),
              str("softmax: ", o.components, " components for ", o.kv_heads, " kv_heads"),
              "use a divisor of kv_heads, or 0 for none");
-  WEFT_CHECK(o.components == 0 || !o.has_bias, "softmax: components with biases",
+  WEFT_CHECK(o.components == 0 || !(o.has_bias || o.has_input_bias), "softmax: components with biases",
              "leave the biases out: mixed heads have weights only");
+  WEFT_CHECK(!(o.has_bias && o.has_input_bias), "softmax: biases on all projections and on those of the input",
+             "choose one of the two");
   WEFT_CHECK(!(o.qk_norm == QkNorm::l2 && o.has_score_scale),
              "softmax: a learned score scale beside the one of l2 norms", "use one of them");
   const HeadMixtureOptions& m = o.head_mixture;

@@ -14,6 +14,7 @@ struct Option {
 constexpr Option kOptions[] = {
     {"gqa", [](SoftmaxOptions& o) { o.kv_heads = 2; }},
     {"bias", [](SoftmaxOptions& o) { o.has_bias = true; }},
+    {"input_bias", [](SoftmaxOptions& o) { o.has_input_bias = true; }},
     {"window", [](SoftmaxOptions& o) { o.window = 3; }},
     {"soft_cap", [](SoftmaxOptions& o) { o.softcap = 4; }},
     {"dropout", [](SoftmaxOptions& o) { o.dropout = 0.2; }},
@@ -61,6 +62,7 @@ constexpr Option kOptions[] = {
 bool is_same_option(std::string_view a, std::string_view b) {
   auto kind = [](std::string_view name) {
     if (name == "alibi" || name == "nope") return std::string_view("position");
+    if (name == "input_bias") return std::string_view("bias");
     for (std::string_view weights : {"cog", "sigmoid", "relu", "elu1", "taylor2"})
       if (name.starts_with(weights)) return std::string_view("weights");
     if (name.starts_with("qk_norm")) return std::string_view("qk_norm");

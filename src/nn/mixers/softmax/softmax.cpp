@@ -60,9 +60,9 @@ class Softmax final : public Mixer {
       : o_(completed(options, args)),
         args_(args),
         kind_(weight_kind(o_, args)),
-        q_(args.dim, o_.heads * o_.head_dim, rng["q"], {o_.has_bias, args.std}),
-        k_(args.dim, num_components() * o_.head_dim, rng["k"], {o_.has_bias, args.std}),
-        v_(args.dim, num_components() * o_.head_dim, rng["v"], {o_.has_bias, args.std}),
+        q_(args.dim, o_.heads * o_.head_dim, rng["q"], {has_input_bias(), args.std}),
+        k_(args.dim, num_components() * o_.head_dim, rng["k"], {has_input_bias(), args.std}),
+        v_(args.dim, num_components() * o_.head_dim, rng["v"], {has_input_bias(), args.std}),
         out_(o_.heads * o_.head_dim, args.dim, rng["out"], {o_.has_bias, args.out_std}) {
     name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"out", out_}});
     if (o_.position == MixerPosition::alibi) alibi_slopes_ = alibi_slopes(o_.heads);
@@ -104,6 +104,7 @@ class Softmax final : public Mixer {
     Var q_BTHK, k_BTGK, v_BTGK;
   };
 
+  bool has_input_bias() const { return o_.has_bias || o_.has_input_bias; }
   int64_t num_components() const { return o_.components > 0 ? o_.components : o_.kv_heads; }
   double scale() const { return l2_scale_ ? 1 : 1 / std::sqrt(static_cast<double>(o_.head_dim)); }
 
