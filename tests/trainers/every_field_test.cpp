@@ -30,6 +30,8 @@ constexpr int64_t kVocab = 256;
 const std::map<std::string, std::string> kReadByTheRun = {
     {"name", "experiment.name()"},
     {"seed", "experiment.seed()"},
+    {"data.tokenizer.bpe.file", "bpe().file()"},
+    {"data.weights_only", "data().weights_only()"},
     {"data.tokenizer.gpt2.vocab", "gpt2().vocab()"},
     {"data.tokenizer.gpt2.merges", "gpt2().merges()"},
     {"data.train.path", "train(i).path()"},
@@ -88,6 +90,7 @@ const std::map<std::string, std::vector<std::string>> kTexts = {
     {"key", {"other"}},
     {"value", {"other"}},
     {"model.residual.preset", {"delta", "full"}},
+    {"data.tokenizer.bpe.file", {"other.json"}},
     {"data.tokenizer.gpt2.vocab", {"other.json"}},
     {"data.tokenizer.gpt2.merges", {"other.txt"}},
     {"data.train.path", {"other.txt"}},
@@ -143,6 +146,8 @@ std::vector<Base> bases() {
   add("data.tokenizer", {"data.tokenizer={characters{}}"});
   add("model.adapter", {"model.adapter=[{match:\"layers.*\"}]"});
   add("data.tokenizer", {R"(data.tokenizer={gpt2{vocab:"v.json",merges:"m.txt"}})"});
+  add("data.tokenizer", {R"(data.tokenizer={bpe{file:"t.json"}})"});
+  add("data.tokenizer", {"model.vocab=256", "data.tokenizer={ids{}}"});
   add("data.val", {"data.val={path:\"v.txt\"}"});
   add("start", {"start={from:\"a\",frozen:\"b\",trained:\"c\",distill{temperature:2}}"});
   for (const char* task : {"mqar{}", "mqar{pairs:4,updates:1}", "copy{items:8}", "induction{}", "needle{}", "state{}"})

@@ -1,4 +1,5 @@
-// weft data tokenize|pack|info|check: texts to token shards, shards to other shards, what is in them, whether they are sound.
+// weft data tokenize|bpe|pack|info|check: texts to token shards, texts to a tokenizer, shards to other shards, what is in them, whether
+// they are sound.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -23,12 +24,13 @@ namespace {
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, kind, field = "text";
+  std::string out, tokenizer = "bytes", vocab_file, merges_file, alphabet_file, tokenizer_file, kind, field = "text",
+                   pattern = "llama3";
   int64_t vocab = 0;
   int raw_width = 0;
   int64_t end_of_text = -1;
   bool blank_lines = false, joins_documents = false;
-  std::optional<Arguments> tokenize = {}, pack = {}, info = {}, check = {};
+  std::optional<Arguments> tokenize = {}, bpe = {}, pack = {}, info = {}, check = {};
 };
 
 data::ShardKind kind_of(const std::string& name) {
@@ -38,9 +40,14 @@ data::ShardKind kind_of(const std::string& name) {
 }
 
 std::unique_ptr<data::Tokenizer> make_tokenizer(const Options& o) {
-  const std::string names[] = {"bytes", "characters", "gpt2"};
+  const std::string names[] = {"bytes", "characters", "gpt2", "bpe"};
   config::check_choice("--tokenizer", o.tokenizer, names, "tokenizer");
   if (o.tokenizer == "bytes") return data::make_byte_tokenizer();
+  if (o.tokenizer == "bpe") {
+    if (o.tokenizer_file.empty())
+      throw config::ConfigError("--tokenizer bpe: --file is missing.", "Name a tokenizer.json.");
+    return data::make_bpe_tokenizer(o.tokenizer_file);
+  }
   if (o.tokenizer == "gpt2") {
     if (o.vocab_file.empty() || o.merges_file.empty())
       throw config::ConfigError("--tokenizer gpt2: --vocab and --merges are missing.",
@@ -73,6 +80,30 @@ int tokenize(const Options& o, Console& console) {
                      ? out.dump(2) + "\n"
                      : fmt::format("{} tokens of {} documents ({} bytes) in {} shards: {} ...\n", result.tokens,
                                    result.documents, result.bytes, result.shards.size(), result.shards.front()));
+  return kSuccess;
+}
+
+// Learns a tokenizer from texts.
+int learn_bpe(const Options& o, Console& console) {
+  if (o.out.empty())
+    throw config::ConfigError("weft data bpe: --out is missing.", "Name the file, such as tokenizer.json.");
+  if (o.vocab == 0)
+    throw config::ConfigError("weft data bpe: --vocab is missing.", "Say how many ids to learn, such as 4096.");
+  const std::string names[] = {"gpt2", "llama3", "qwen2"};
+  config::check_choice("--pattern", o.pattern, names, "pattern");
+  std::vector<std::string> inputs;
+  for (const std::string& input : o.inputs)
+    for (const std::string& path : data::expand_path(input)) inputs.push_back(path);
+  const data::BpeTrained done = data::train_bpe(
+      inputs, o.out, {.vocab = o.vocab, .pattern = o.pattern, .blank_lines = o.blank_lines, .field = o.field});
+  console.result(console.is_json() ? nlohmann::ordered_json{{"tokenizer", o.out},
+                                                            {"vocab", done.vocab},
+                                                            {"merges", done.merges},
+                                                            {"pieces", done.pieces}}
+                                             .dump(2) +
+                                         "\n"
+                                   : fmt::format("{} ids, {} merges, from {} different pieces, in {}\n", done.vocab,
+                                                 done.merges, done.pieces, o.out));
   return kSuccess;
 }
 
@@ -230,7 +261,8 @@ Action define_data(Arguments& app) {
   };
   o->tokenize = sub("tokenize", "UTF-8 text or JSONL (also gzip) to token shards");
   o->tokenize->add_option("--out", o->out, "Shards are OUT_000000.bin ...").type_name("PATH");
-  o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters or gpt2").type_name("NAME");
+  o->tokenize->add_option("--tokenizer", o->tokenizer, "bytes, characters, gpt2 or bpe").type_name("NAME");
+  o->tokenize->add_option("--file", o->tokenizer_file, "tokenizer.json of bpe").type_name("FILE");
   o->tokenize->add_option("--vocab", o->vocab_file, "GPT-2 vocab.json").type_name("FILE");
   o->tokenize->add_option("--merges", o->merges_file, "GPT-2 merges.txt").type_name("FILE");
   o->tokenize->add_option("--alphabet", o->alphabet_file, "Alphabet of characters; made from the texts if absent")
@@ -238,6 +270,12 @@ Action define_data(Arguments& app) {
   o->tokenize->add_option("--kind", o->kind, "raw, header or megatron").type_name("KIND");
   o->tokenize->add_option("--field", o->field, "JSONL: the field that holds the text; default text").type_name("NAME");
   o->tokenize->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
+  o->bpe = sub("bpe", "Learn a byte-level BPE from UTF-8 text or JSONL");
+  o->bpe->add_option("--out", o->out, "The tokenizer.json to write").type_name("FILE");
+  o->bpe->add_option("--vocab", o->vocab, "Ids: 256 bytes, merges and <|endoftext|>").type_name("N").takes_size();
+  o->bpe->add_option("--pattern", o->pattern, "How texts are cut: gpt2, llama3 or qwen2").type_name("NAME");
+  o->bpe->add_option("--field", o->field, "JSONL: the field that holds the text; default text").type_name("NAME");
+  o->bpe->add_flag("--blank-lines", o->blank_lines, "Blank lines separate the documents of a text");
   o->pack = sub("pack", "Join shards into one of another kind");
   o->pack->add_option("--out", o->out, "The new shard").type_name("PATH");
   o->pack->add_option("--kind", o->kind, "raw, header or megatron").type_name("KIND");
@@ -257,6 +295,7 @@ Action define_data(Arguments& app) {
         .type_name("N");
   return [o](Console& console, const Extensions&) {
     if (o->tokenize->is_named()) return tokenize(*o, console);
+    if (o->bpe->is_named()) return learn_bpe(*o, console);
     if (o->pack->is_named()) return pack(*o, console);
     return look(*o, o->check->is_named(), console);
   };

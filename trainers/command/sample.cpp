@@ -1,4 +1,4 @@
-// weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S]
+// weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S] [--logits FILE]
 #include "weft/models/sample.h"
 
 #include <cstdlib>
@@ -9,6 +9,8 @@
 #include "trainers/console/console.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
+#include "weft/io/safetensors.h"
+#include "weft/ops/elementwise.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -17,16 +19,31 @@ namespace {
 
 struct Options {
   ConfigArguments run;
-  std::string prompt;
+  std::string prompt, logits;
   int64_t count = 1, tokens = 200;
   double top_p = 1, temperature = 0.8;
   uint64_t seed = 1;
 };
 
+// What the model says behind each token of the prompt, for other programs.
+int write_logits(const train::LoadedRun& run, const std::vector<int32_t>& prompt, const std::string& path,
+                 Console& console) {
+  const auto count = static_cast<int64_t>(prompt.size());
+  const Tensor ids = ops::to(Tensor::from(std::span<const int32_t>(prompt), {1, count}), default_device());
+  Tokens tokens(plain_tokens(1, count, 0));
+  const Tensor logits = run.model->logits(ids, tokens).cpu();
+  io::write_safetensors(path, {{"ids", ids.cpu()}, {"logits", logits.reshape({count, -1})}});
+  console.result(console.is_json()
+                     ? nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"logits", path}}.dump(2) + "\n"
+                     : str("logits of ", count, " tokens in ", path, "\n"));
+  return kSuccess;
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
+  if (!options.logits.empty()) return write_logits(run, prompt, options.logits, console);
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
   for (int64_t i = 0; i < options.count; ++i) {
@@ -73,6 +90,8 @@ Action define_sample(Arguments& app) {
       })
       .type_name("P");
   app.add_option("--temperature", options->temperature, "0: the most likely token").range(0.0, 1000.0).type_name("T");
+  app.add_option("--logits", options->logits, "Writes the logits behind each token of the prompt instead of a sample")
+      .type_name("FILE.safetensors");
   app.add_option("--seed", options->seed, "Seed of the draws").type_name("S");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }

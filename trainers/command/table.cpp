@@ -36,6 +36,14 @@ std::span<const Command> commands() {
        "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
        "  weft data check 'data/corpus_*.bin' --vocab 50257",
        define_data},
+      {"import", "Make a run of a Hugging Face folder: Llama, Qwen-2, Qwen-3, Qwen3-Next or GPT-2",
+       "  weft import models/qwen3 --out runs/qwen3\n"
+       "  weft import models/gpt2 --out runs/gpt2 --partial --json",
+       define_import},
+      {"export", "Write a run's checkpoint as a folder that Hugging Face's transformers read",
+       "  weft export runs/llama --out models/llama\n"
+       "  weft export runs/llama@best --out models/llama --dtype bf16",
+       define_export},
       {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
        "  weft inspect runs/shakespeare\n"
        "  weft inspect runs/shakespeare@best",

@@ -42,10 +42,12 @@ void check_tokens(const Loaded& config) {
 // A task makes its own ids: what texts need has no meaning beside it.
 void check_task(const Loaded& config) {
   const Data& data = config.experiment.data();
-  const std::pair<bool, const char*> of_texts[] = {
-      {data.train_size() > 0, "data.train"},    {data.val().source_case() != Validation::SOURCE_NOT_SET, "data.val"},
-      {!data.tokenizer().has_bytes(), "data.tokenizer"}, {data.has_end_of_text(), "data.end_of_text"},
-      {data.first_token(), "data.first_token"}, {data.keep_files(), "data.keep_files"}};
+  const std::pair<bool, const char*> of_texts[] = {{data.train_size() > 0, "data.train"},
+                                                   {data.val().source_case() != Validation::SOURCE_NOT_SET, "data.val"},
+                                                   {!data.tokenizer().has_bytes(), "data.tokenizer"},
+                                                   {data.has_end_of_text(), "data.end_of_text"},
+                                                   {data.first_token(), "data.first_token"},
+                                                   {data.keep_files(), "data.keep_files"}};
   for (const auto& [is_set, path] : of_texts)
     if (is_set) refuse(config, path, "stands beside data.task, which needs no text.", "Leave one of the two out.");
   try {
@@ -56,6 +58,9 @@ void check_task(const Loaded& config) {
 void check_data(const Loaded& config) {
   const Data& data = config.experiment.data();
   if (data.has_task()) return check_task(config);
+  if (data.tokenizer().has_ids() && !config.experiment.model().has_vocab())
+    refuse(config, "data.tokenizer.ids", "says nothing of how many ids there are.", "Set model.vocab.");
+  if (data.weights_only()) return check_tokens(config);
   if (data.train_size() == 0)
     refuse(config, "data.train", "is missing: there is nothing to train on.",
            "Add for example data.train+={path:\"text.txt\"}.");

@@ -36,7 +36,7 @@ int demands_left_out(dist::Scheme scheme) {
 // Before the data are read.
 bool may_have_documents(const config::Data& data) {
   if (!data.document_mask()) return false;
-  return data.has_end_of_text() || data.tokenizer().has_gpt2() ||
+  return data.has_end_of_text() || data.tokenizer().has_gpt2() || data.tokenizer().has_bpe() ||
          std::ranges::any_of(data.train(), [](const config::Source& source) {
            return source.path().ends_with(".bin") || source.path().ends_with(".jsonl");
          });

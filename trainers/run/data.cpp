@@ -48,6 +48,8 @@ data::Alphabet alphabet_of(const Loaded& config, const std::string& folder, bool
 
 std::shared_ptr<const data::Tokenizer> make_tokenizer(const Loaded& config, const std::string& folder, bool is_new) {
   const config::Tokenizer& t = config.experiment.data().tokenizer();
+  if (t.has_bpe()) return data::make_bpe_tokenizer(t.bpe().file());
+  if (t.has_ids()) return data::make_id_tokenizer(config.experiment.model().vocab());
   if (t.has_gpt2()) return data::make_gpt2_tokenizer(t.gpt2().vocab(), t.gpt2().merges());
   if (t.has_characters()) return data::make_character_tokenizer(alphabet_of(config, folder, is_new));
   return data::make_byte_tokenizer();
@@ -362,6 +364,7 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
     run.identity = identity;
     run.scan = scan_of(run, sources);
   }
+  if (sources.empty()) return run;  // data.weights_only
   run.train = sources[0].dataset;
   data::RowOptions rows{.context = config.experiment.model().context(),
                         .vocab = vocab,

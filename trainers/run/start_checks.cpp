@@ -46,6 +46,10 @@ void check_folder(const RunFolder& folder, const char* name) {
 
 void check_files(const config::Loaded& config, const RunFolder& folder) {
   const config::Experiment& e = config.experiment;
+  if (e.data().weights_only())
+    config::refuse(
+        config, "data.weights_only", "is true: there is no text to train on.",
+        "Set data.weights_only=false, name data.train and data.val, and begin with these weights by start={from:RUN}.");
   const bool keeps_files = e.data().keep_files() && folder.existed();
   const auto kept = keeps_files ? read_data_identity(folder.path()) : nullptr;
   auto check_source = [&](const std::string& name, const std::string& pattern) {

@@ -1,0 +1,195 @@
+#include "trainers/huggingface/import.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "trainers/config/translate.h"
+#include "trainers/huggingface/folder.h"
+#include "trainers/huggingface/model_config.h"
+#include "trainers/run/folder.h"
+#include "trainers/run/session.h"
+#include "trainers/run/state.pb.h"
+#include "weft/core/dry_run.h"
+#include "weft/core/error.h"
+#include "weft/data/tokenizer.h"
+#include "weft/io/checkpoint.h"
+#include "weft/io/files.h"
+#include "weft/ops/elementwise.h"
+#include "weft/training/training.h"
+
+namespace weft::huggingface {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<int64_t> sizes_of(const Shape& shape) { return {shape.begin(), shape.end()}; }
+
+std::string sizes_text(const std::vector<int64_t>& sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += str(text.empty() ? "" : ", ", size);
+  return "[" + text + "]";
+}
+
+// Where parameters lie in the folder, and what there is beside them.
+struct Mapping {
+  struct Pair {
+    std::string ours, theirs;
+    Place place;
+  };
+  std::vector<Pair> taken;
+  io::LoadReport report;
+};
+
+// With the prefix, or without it in the folder of a bare model.
+std::string name_in(const Folder& folder, Family family, const std::string& name) {
+  const std::string_view prefix = prefix_of(family);
+  if (folder.find(name) || !name.starts_with(prefix)) return name;
+  const std::string bare = name.substr(prefix.size());
+  return folder.find(bare) ? bare : name;
+}
+
+Mapping map_tensors(const Folder& folder, const ModelConfig& config, const config::Model& resolved,
+                    const std::vector<io::NamedTensor>& model) {
+  Mapping out;
+  std::set<std::string> known;
+  for (const io::NamedTensor& ours : model) {
+    const std::optional<Place> place = place_of(config.family, resolved, ours.name);
+    if (!place) {
+      out.report.missing.push_back(ours.name);
+      continue;
+    }
+    const std::string theirs = name_in(folder, config.family, place->name);
+    const io::TensorEntry* entry = folder.find(theirs);
+    known.insert(theirs);
+    const std::vector<int64_t> wanted = place->shape(sizes_of(ours.tensor.shape()));
+    if (!entry) {
+      out.report.missing.push_back(str(ours.name, " (", place->name, ")"));
+    } else if (entry->shape != wanted) {
+      out.report.mismatched.push_back(str(ours.name, " (", theirs, " is ", sizes_text(entry->shape),
+                                          ", the model needs ", sizes_text(wanted), ")"));
+    } else {
+      out.report.loaded.push_back(ours.name);
+      out.taken.push_back({ours.name, theirs, *place});
+    }
+  }
+  for (const std::string& name : folder.tensors())
+    if (!known.contains(name) && !is_ignored(config.family, name, config.model.embedding().tied()))
+      out.report.unexpected.push_back(data::show_utf8(name));
+  return out;
+}
+
+// Our part of their tensor, in our order.
+Tensor taken_from(const Tensor& theirs, const Place& place, const Shape& ours) {
+  Tensor out = Tensor::empty(ours, kF32, Device::cpu());
+  const float* from = theirs.data<float>();
+  float* to = out.mutable_data<float>();
+  const int64_t rows = ours[0], columns = ours.num_elements() / std::max<int64_t>(rows, 1);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c)
+      to[r * columns + c] = from[place.index(r, c, rows, columns)] + static_cast<float>(place.added);
+  return out;
+}
+
+// The tokenizer as the config names it, its file copied into the run. Ids where there is none, or none that Weft reads.
+std::string place_tokenizer(const Folder& folder, const std::string& run, int64_t vocab, config::Tokenizer& to,
+                            std::vector<std::string>& notes) {
+  const std::string json = folder.file(kTokenizerName);
+  if (io::file_exists(json)) {
+    try {
+      const auto tokenizer = data::make_bpe_tokenizer(json);
+      WEFT_CHECK(tokenizer->vocab_size() <= vocab,
+                 str(json, ": has ", tokenizer->vocab_size(), " ids, and the model has ", vocab),
+                 "give the model's own");
+      to.mutable_bpe()->set_file(fs::absolute(run + "/" + kTokenizerName).string());
+      return "bpe";
+    } catch (const Error& error) {
+      notes.push_back(str("the tokenizer is not taken, the run has ids: ", error.problem()));
+    }
+  } else {
+    notes.push_back(str("there is no ", kTokenizerName, ": the run has ids, written as numbers"));
+  }
+  to.mutable_ids();
+  return "ids";
+}
+
+// Letters, digits and what else a name may hold.
+std::string plain_name(const std::string& path) {
+  std::string name = fs::path(path).filename().string();
+  for (char& c : name)
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.') c = '-';
+  while (!name.empty() && name[0] == '.') name.erase(0, 1);
+  return name.empty() ? "imported" : name;
+}
+
+config::Loaded run_config(const Folder& folder, const ModelConfig& model, const ImportOptions& options,
+                          Imported& imported) {
+  config::Experiment e;
+  e.set_name(plain_name(options.run));
+  *e.mutable_model() = model.model;
+  e.mutable_data()->set_weights_only(true);
+  imported.tokenizer =
+      place_tokenizer(folder, options.run, model.model.vocab(), *e.mutable_data()->mutable_tokenizer(), imported.notes);
+  e.mutable_train()->set_tokens(model.model.context());
+  config::Loaded loaded = config::read_string(config::to_text(e), "config made of " + folder.file(kConfigName),
+                                              folder.path(), options.overrides);
+  loaded.own = options.own;
+  config::resolve(loaded);
+  return loaded;
+}
+
+std::string run_state(int64_t seed) {
+  train::RunState state;
+  state.set_seed(static_cast<uint64_t>(seed));
+  state.set_best_step(-1);
+  return state.SerializeAsString();
+}
+
+}  // namespace
+
+Imported import_folder(const ImportOptions& options) {
+  WEFT_CHECK(!io::file_exists(options.run + "/config.txtpb"), str(options.run, ": holds a run already"),
+             "choose another folder with --out");
+  const Folder folder = Folder::open(options.folder);
+  const ModelConfig model_config = read_model(folder.config(), folder.file(kConfigName));
+  Imported out{.family = std::string(name_of(model_config.family)), .notes = model_config.notes};
+  const config::Loaded config = run_config(folder, model_config, options, out);
+  const LanguageModelOptions model_options = train::model_options(config, model_config.model.vocab());
+  // Shapes alone first: a config may promise what no memory holds.
+  const Mapping mapping = [&] {
+    DryRun dry;
+    const LanguageModel model(model_options, Rng(0));
+    return map_tensors(folder, model_config, config.experiment.model(), model_tensors(model));
+  }();
+  out.report = mapping.report;
+  WEFT_CHECK(options.is_partial || out.report.is_complete(),
+             str(options.folder, " does not fit the model of its ", kConfigName, ": ", out.report),
+             "fetch the folder again, or take what fits with --partial");
+  WEFT_CHECK(!out.report.loaded.empty(), str(options.folder, ": no tensor of it fits the model: ", out.report),
+             "give a folder whose names are those of transformers");
+  train::check_size(model_options);
+
+  LanguageModel model(model_options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
+  std::map<std::string, Param*> params;
+  for (const NamedParam& p : model.params()) params.emplace(p.name, p.param);
+  for (const Mapping::Pair& pair : mapping.taken) {
+    Param& param = *params.at(pair.ours);
+    param.set_value(
+        ops::to(taken_from(folder.load(pair.theirs), pair.place, param.value().shape()), param.value().device()));
+  }
+  out.num_params = model.num_params();
+
+  const train::RunFolder run(options.run, config.experiment, options.overrides);
+  if (out.tokenizer == "bpe")
+    io::write_file_atomically(run.file(kTokenizerName), io::read_file(folder.file(kTokenizerName)));
+  out.checkpoint = io::save_checkpoint(
+      run.file("checkpoints"),
+      {.model = model_tensors(model), .state = run_state(config.experiment.seed()), .config = run.config_text()});
+  return out;
+}
+
+}  // namespace weft::huggingface

@@ -1,0 +1,45 @@
+// A Hugging Face folder becomes a run folder: config.txtpb, a checkpoint of step 0, and the tokenizer.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "weft/io/safetensors.h"
+#include "weft/trainers/cli.h"
+
+namespace weft::huggingface {
+
+struct ImportOptions {
+  std::string folder, run;
+  std::vector<std::string> overrides = {};  // of the run's config
+  bool is_partial = false;                  // takes what fits; without it, what does not fit is an Error
+  cli::Extensions own = {};
+};
+
+struct Imported {
+  std::string family = {}, tokenizer = {}, checkpoint = {};
+  int64_t num_params = 0;
+  io::LoadReport report = {};
+  std::vector<std::string> notes = {};  // what was not taken of config.json and tokenizer.json
+};
+
+// Error before anything is written if the folder is damaged, if its model is none that Weft has, or if `run` holds a run.
+Imported import_folder(const ImportOptions& options);
+
+struct ExportOptions {
+  std::string run;  // as in trainers/run/address.h
+  std::string folder;
+  bool is_bf16 = false;  // weights are rounded; otherwise f32
+};
+
+struct Exported {
+  std::string family = {};
+  int64_t num_tensors = 0;
+  uint64_t bytes = 0;
+  std::vector<std::string> notes = {};
+};
+
+// config.json, model.safetensors, and tokenizer.json where the run has one. ConfigError that names what of the model has no form there.
+Exported export_run(const ExportOptions& options);
+
+}  // namespace weft::huggingface
