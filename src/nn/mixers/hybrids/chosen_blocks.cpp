@@ -34,6 +34,17 @@ ops::AttentionTokens tokens_of(const ops::AttentionTokens& all, std::span<const 
   return {whole(taken(all.positions)), whole(documents)};
 }
 
+// What a dry run assumes: blocks in turn, of those up to the query's own.
+std::vector<float> any_choice(const Shape& shape_BTGN, int64_t num_keys, int64_t length, int64_t num_blocks) {
+  const int64_t T = shape_BTGN[1], G = shape_BTGN[2], N = shape_BTGN[3];
+  std::vector<float> chosen;
+  for (int64_t q = 0; q < shape_BTGN[0] * T * G; ++q) {
+    const int64_t last = num_keys - T + q / G % T, seen = std::clamp<int64_t>(last / length + 1, 1, num_blocks);
+    for (int64_t n = 0; n < N; ++n) chosen.push_back(n < seen ? static_cast<float>((q + n) % seen) : -1.0f);
+  }
+  return chosen;
+}
+
 ops::AttentionOptions causal_in_documents() {
   ops::AttentionOptions options;
   options.mask.same_document = true;
@@ -75,55 +86,49 @@ std::array<Var, 2> attend_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var
                 each = H / G, N = blocks_BTGN.size(3);
   const DType wide = q_BTHK.dtype() == kF64 ? kF64 : kF32;
   const Pieces blocks = all.pieces(length);
-  std::vector<float> chosen(static_cast<size_t>(B * T * G * N));
-  if (is_dry_run())
-    for (size_t i = 0; i < chosen.size(); ++i)
-      chosen[i] = static_cast<float>(static_cast<int64_t>(i) % std::max<int64_t>(blocks.most(), 1));
-  else chosen = blocks_BTGN.to_vector<float>();
+  const std::vector<float> chosen =
+      is_dry_run() ? any_choice({B, T, G, N}, all.count(), length, blocks.most()) : blocks_BTGN.to_vector<float>();
 
   const Var queries_NC = reshape(q_BTHK, {B * T * G, each * K});  // number (b T + t) G + g
+  const Var keys_NC = reshape(k_BSGK, {B * all.count() * G, K}), values_NC = reshape(v_BSGK, {B * all.count() * G, K});
+  const std::vector<int32_t> places_of_queries = on_cpu(all.queries.positions),
+                             places_of_keys = on_cpu(all.keys.positions);
+  // Which of the choices are of each block, row by row and group by group.
+  std::vector<std::vector<size_t>> asked(static_cast<size_t>(B * G * blocks.most()));
+  for (size_t c = 0; c < chosen.size(); ++c) {
+    if (chosen[c] < 0) continue;
+    const int64_t number = static_cast<int64_t>(c) / N, row = number / (T * G) * G + number % G;
+    asked[static_cast<size_t>(row * blocks.most() + static_cast<int64_t>(chosen[c]))].push_back(c);
+  }
   std::vector<Var> outs, sums;
   std::vector<int32_t> places(chosen.size(), -1);  // of each query's results among those of all blocks
   int32_t num_done = 0;
-  for (int64_t i = 0; i < blocks.most(); ++i) {
-    // The queries of each row and group that chose this block of their row.
-    std::vector<std::vector<int32_t>> which(static_cast<size_t>(B * G));
-    std::vector<std::vector<size_t>> asked(which.size());
-    size_t longest = 0;
-    for (size_t c = 0; c < chosen.size(); ++c) {
-      if (static_cast<int64_t>(chosen[c]) != i || chosen[c] < 0) continue;
-      const auto number = static_cast<int64_t>(c) / N, row = number / (T * G) * G + number % G;
-      auto& of_row = which[static_cast<size_t>(row)];
-      of_row.push_back(static_cast<int32_t>(number));
-      asked[static_cast<size_t>(row)].push_back(c);
-      longest = std::max(longest, of_row.size());
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) / blocks.most();
+    const auto g = static_cast<int32_t>(row % G);
+    const auto& of_row = blocks.rows[static_cast<size_t>(row / G)];
+    const size_t block = i % static_cast<size_t>(blocks.most());
+    if (asked[i].empty() || block >= of_row.size()) continue;
+    // A block is of one document, and so are the queries that chose it: causality is all that is left of the mask.
+    std::vector<int32_t> queries, query_positions, keys, key_positions;
+    for (size_t c : asked[i]) {
+      const auto number = static_cast<int32_t>(static_cast<int64_t>(c) / N);
+      queries.push_back(number);
+      query_positions.push_back(places_of_queries[static_cast<size_t>(number / static_cast<int32_t>(G))]);
+      places[c] = num_done++;
     }
-    if (longest == 0) continue;
-    std::vector<int32_t> numbers, of_tokens_here;
-    for (size_t row = 0; row < which.size(); ++row) {
-      for (size_t n = 0; n < longest; ++n) {
-        const bool is_one = n < which[row].size();
-        numbers.push_back(is_one ? which[row][n] : -1);
-        of_tokens_here.push_back(is_one ? which[row][n] / static_cast<int32_t>(G) : -1);
-        if (is_one) places[asked[row][n]] = num_done + static_cast<int32_t>(row * longest + n);
-      }
+    for (int32_t token : of_row[block].tokens) {
+      keys.push_back(token * static_cast<int32_t>(G) + g);
+      key_positions.push_back(places_of_keys[static_cast<size_t>(token)]);
     }
-    const auto count = static_cast<int64_t>(longest), rows = B * G;
-    const Pieces::Padded block = blocks.padded(i);
-    auto in_rows = [&](const Var& x_BSGK) {  // [B, n, G, K] -> [B G, n, 1, K]
-      Var x = of_tokens(x_BSGK, block);
-      return reshape(transpose(x, 1, 2), {rows, block.count, 1, K});
-    };
-    std::vector<int32_t> of_keys;
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t n = 0; n < block.count; ++n)
-        of_keys.push_back(block.tokens[static_cast<size_t>(row / G * block.count + n)]);
-    auto [out, lse] =
-        attend(reshape(rows_or_zeros(queries_NC, numbers), {rows, count, each, K}), in_rows(k_BSGK), in_rows(v_BSGK),
-               tokens_of(all.queries, of_tokens_here, rows), tokens_of(all.keys, of_keys, rows), causal_in_documents());
-    outs.push_back(reshape(cast(out, wide), {rows * count, each * K}));
-    sums.push_back(reshape(lse, {rows * count, each}));
-    num_done += static_cast<int32_t>(rows * count);
+    const auto num_queries = static_cast<int64_t>(queries.size()), num_keys = static_cast<int64_t>(keys.size());
+    auto [out, lse] = attend(reshape(rows_or_zeros(queries_NC, queries), {1, num_queries, each, K}),
+                             reshape(rows_or_zeros(keys_NC, keys), {1, num_keys, 1, K}),
+                             reshape(rows_or_zeros(values_NC, keys), {1, num_keys, 1, K}),
+                             {on_device_of(all.queries.positions, query_positions, {1, num_queries}), {}},
+                             {on_device_of(all.queries.positions, key_positions, {1, num_keys}), {}}, {});
+    outs.push_back(reshape(cast(out, wide), {num_queries, each * K}));
+    sums.push_back(reshape(lse, {num_queries, each}));
   }
   // A query that chose fewer blocks, or none, has others of weight 0.
   outs.push_back(Tensor::zeros({1, each * K}, wide, q_BTHK.device()));

@@ -13,8 +13,8 @@ namespace weft::hybrid {
 // none; at a tie the earlier block. lse of attention on all keys. No array of T x S numbers is made, but T x (blocks) are.
 Tensor choose_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, const AllTokens& all, int64_t length,
                      int64_t most);
-// {out [B, T, H, K], lse [B, T, H]} in f32 (f64 for f64): softmax over the keys of the chosen blocks that the query sees. Block by block,
-// with the queries that chose it. Each chosen block must hold a key that the query sees.
+// {out [B, T, H, K], lse [B, T, H]} in f32 (f64 for f64): softmax over the keys of the chosen blocks that the query sees. For each block of each
+// row and group, with the queries that chose it. Each chosen block must hold a key that the query sees.
 std::array<Var, 2> attend_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGK, const Tensor& blocks_BTGN,
                                  const AllTokens& all, int64_t length);
 
