@@ -49,6 +49,9 @@ CarryChoice choose_carry(const CarryShape& shape) {
   if (!shape.is_delta)
     return {.reason = str("gather: a rank sends ", gathered, " bytes of states and decays a call",
                           shape.is_elementwise ? "" : ", and does no work twice")};
+  if (shape.is_on_gpu)
+    return {.reason = str("gather: a rank sends ", gathered,
+                          " bytes of states and matrices a call, and a GPU has all heads at once")};
   const int64_t hops = 2 * (shape.segments.longest - 1);
   const int64_t columns = shape.segments.all / std::max<int64_t>(shape.segments.longest, 1) * shape.key_heads;
   if (columns < 2 * (shape.ranks - 1))

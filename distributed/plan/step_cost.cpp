@@ -150,6 +150,7 @@ SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
   CarryShape shape = training_.recurrences[kind].shape;
   const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
   shape.ranks = choice.context, shape.segments = counts_of(layout, choice.micro_batch);
+  shape.is_on_gpu = hardware_.has_engines;
   const CarryBytes bytes = carry_bytes(shape);
   const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
   const bool is_scan = !shape.is_elementwise && choose_carry(shape).carry == Carry::scan;

@@ -359,6 +359,9 @@ TEST(CarryChoice, IsByBytesAndByWhoWouldWait) {
   shape.is_delta = true;
   EXPECT_EQ(choose(shape, "scan: a rank sends 4194304 bytes of states a call, where gathering sends 18874368"),
             Carry::scan);
+  shape.is_on_gpu = true;
+  EXPECT_EQ(choose(shape, "a GPU has all heads at once"), Carry::gather);
+  shape.is_on_gpu = false;
   shape.key_heads = shape.heads = 4;
   EXPECT_EQ(choose(shape, "gather: 4 heads of rows would leave ranks of 4 waiting for each other"), Carry::gather);
   shape.key_heads = shape.heads = 16, shape.key_width = shape.value_width = 8;

@@ -67,9 +67,12 @@ TEST(StepCost, CountsTheStatesOfRecurrences) {
             3.0 * static_cast<double>(ops::recur_states({.q_BTGK = q, .k_BTGK = q, .v_BTHV = q}).states.num_bytes()));
   choice.layout = LayoutKind::zigzag;  // 7 segments, 2 of a rank
   EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 2 * cost.context_sent, 1);
-  shape.recurrences[0].shape.is_delta = true;  // 8 heads of rows, 3 ranks to wait for: a scan
+  shape.recurrences[0].shape.is_delta = true;  // matrices of 64 x 64 beside the states
   choice.layout = LayoutKind::contiguous;
-  EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 4 * 3 * 2 * states / 3, 1);
+  EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 4 * 3 * 3 * states, 1);
+  Hardware cpu = h200();
+  cpu.has_engines = false;  // 8 heads of rows, 3 ranks to wait for: a scan
+  EXPECT_NEAR(step_cost(shape, choice, cpu).context_sent, 4 * 3 * 2 * states / 3, 1);
 }
 
 // 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and of the sums backward.

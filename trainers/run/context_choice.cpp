@@ -104,11 +104,12 @@ std::vector<std::string> carries_of(const config::Loaded& config, const ContextC
   const DType states = compute_dtype(config.experiment) == kF64 ? kF64 : kF32;
   std::vector<std::string> lines;
   for (const RecurrenceCall& call : calls.recurrences) {
+    dist::CarryShape shape = call.shape(segments, choice.parallel.context, states);
+    shape.is_on_gpu = default_device().is_cuda();
     const std::string what = call.is_elementwise ? str(call.heads, " channels")
                                                  : str(call.heads, " heads of ", call.key_width, " x ",
                                                        call.value_width, call.is_delta ? ", delta rule" : "");
-    lines.push_back(
-        str("recurrences of ", what, ": ", choose_carry(call.shape(segments, choice.parallel.context, states)).reason));
+    lines.push_back(str("recurrences of ", what, ": ", choose_carry(shape).reason));
   }
   return lines;
 }

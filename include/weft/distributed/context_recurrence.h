@@ -48,6 +48,7 @@ struct CarryShape {
   bool is_delta = false, are_of_values = false;  // the side of the decay
   bool is_elementwise = false;                   // K = V = 1; backward sends as much as forward
   DType dtype = kF32;                            // of states: f32 or f64
+  bool is_on_gpu = false;                        // which a few heads do not fill
 };
 // What a rank sends to others in one direction of a call.
 struct CarryBytes {
@@ -58,8 +59,8 @@ struct CarryChoice {
   Carry carry = Carry::gather;
   std::string reason = {};  // with the bytes that decided
 };
-// gather for plain recurrences. The delta rule: scan where it sends less, counting each wait for another rank as kWaitBytes, and where there are
-// enough heads for all ranks to work.
+// gather for plain recurrences, and on GPUs. The delta rule: scan where it sends less, counting each wait for another rank as kWaitBytes, and
+// where there are enough heads for all ranks to work.
 CarryChoice choose_carry(const CarryShape& shape);
 inline constexpr int64_t kWaitBytes = 1 << 14;
 
