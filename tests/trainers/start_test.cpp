@@ -56,8 +56,10 @@ TEST_F(StartRun, AModelIsNoDistanceFromItself) {
   const auto result = test::run_weft({"train", path("three.txtpb"), "start={from:\"" + path("base") + "\",distill{}}",
                                       "log.every=1", "train.tokens=128", "--run", path("same")});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_NE(io::read_file(path("same/metrics.jsonl")).find("\"train/loss\":0"), std::string::npos)
-      << io::read_file(path("same/metrics.jsonl"));
+  const std::string metrics = io::read_file(path("same/metrics.jsonl")), name = "\"train/loss\":";
+  const size_t at = metrics.find(name);
+  ASSERT_NE(at, std::string::npos) << metrics;
+  EXPECT_NEAR(std::stod(metrics.substr(at + name.size())), 0, 1e-6) << metrics;
 }
 
 TEST_F(StartRun, AFrozenModelTrainsItsRoutersAlone) {
@@ -70,7 +72,7 @@ TEST_F(StartRun, AFrozenModelTrainsItsRoutersAlone) {
     EXPECT_NE(result.err.find(word), std::string::npos) << result.err;
   const io::SafetensorsFile before = model("base", "10"), after = model("routed", "20"), early = model("routed", "10");
   for (const io::TensorEntry& entry : before.tensors()) EXPECT_TRUE(is_same(before, after, entry.name)) << entry.name;
-  EXPECT_FALSE(is_same(early, after, "model.layers.0.mixer.router.up.weight"));
+  EXPECT_FALSE(is_same(early, after, "layers.0.mixer.router.up.weight"));
 }
 
 // The principles of "Deconstructing Attention" in every second layer, and a schedule of HySparse before a layer that forgets.
