@@ -233,12 +233,18 @@ void run_forward(const core::Problem& problem, const AttentionOptions& options) 
   if constexpr (kCuda) {
     if (problem.device.is_cuda()) return cuda::attention_forward(problem, options);
   }
+  if constexpr (cpu::kHasPairKernels) {
+    if (cpu::PairKernels::take(problem)) return cpu::PairKernels::forward(problem, options);
+  }
   cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::forward(problem, options); });
 }
 
 void run_backward(const core::Problem& problem, const AttentionOptions& options) {
   if constexpr (kCuda) {
     if (problem.device.is_cuda()) return cuda::attention_backward(problem, options);
+  }
+  if constexpr (cpu::kHasPairKernels) {
+    if (cpu::PairKernels::take(problem)) return cpu::PairKernels::backward(problem, options);
   }
   cpu::with_attention_kernels(problem.compute, [&]<class Kernels>() { Kernels::backward(problem, options); });
 }

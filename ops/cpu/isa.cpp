@@ -58,6 +58,15 @@ std::atomic<Isa>& chosen() {
 
 Isa isa() { return chosen().load(std::memory_order_relaxed); }
 
+bool multiplies_bf16() {
+#if defined(__x86_64__)
+  static const bool has = __builtin_cpu_supports("avx512bf16");
+  return has && isa() == Isa::avx512;
+#else
+  return false;
+#endif
+}
+
 void set_isa(Isa isa) {
   WEFT_CHECK(has_isa(isa), str("set_isa: this CPU does not have ", isa), std::string(kFix));
   chosen().store(isa);

@@ -20,6 +20,7 @@ Isa isa();
 void set_isa(Isa isa);  // for tests; Error if this CPU or build does not have it
 bool has_isa(Isa isa);
 std::string_view to_string(Isa isa);
+bool multiplies_bf16();  // avx512 is chosen and this CPU has AVX-512 BF16
 
 template <class F>
 decltype(auto) with_isa(F&& f) {

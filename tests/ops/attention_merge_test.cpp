@@ -25,9 +25,11 @@ TEST(AttentionMerge, OfTwoSetsOfKeysIsOneCallOverBoth) {
         c.options.mask.window = 40;
         const ops::AttentionState whole = state_of(c, 0, 107);
         const ops::AttentionState merged = ops::merge(state_of(c, 0, cut), state_of(c, cut, 107));
-        const double tolerance = dtype == kF64 ? 1e-14 : 1e-6;
+        // Products of bf16 round weights, which are taken beside the largest score so far: another one for each set of keys.
+        const bool rounds_weights = dtype == kBF16 && cpu::multiplies_bf16();
+        const double tolerance = dtype == kF64 ? 1e-14 : rounds_weights ? 0x1p-8 : 1e-6;
         expect_near(merged.out, reference::numbers(whole.out), tolerance, str(dtype, " out, cut ", cut));
-        expect_near(merged.lse, reference::numbers(whole.lse), tolerance, str(dtype, " lse, cut ", cut));
+        expect_near(merged.lse, reference::numbers(whole.lse), std::min(tolerance, 1e-6), str(dtype, " lse, cut ", cut));
       }
 }
 

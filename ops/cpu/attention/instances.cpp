@@ -1,9 +1,8 @@
 // The list of instances: f32 in every instruction set and f64 in the baseline, each with {softmax: plain, softcap, ALiBi,
 // softcap then ALiBi; sum: plain, any modifier and activation; signed softmax: any modifier; each of the three with biases};
 // one mask functor for all masks (its tests run in partial tiles only). bf16 tensors are widened when rows are packed, so they
-// need no instances.
-#include "ops/cpu/attention/kernels.h"
-#include "weft/ops/attention_core.h"
+// need no instances here; pair_instances.cpp has those for CPUs that multiply bf16.
+#include "ops/cpu/attention/functors.h"
 
 namespace weft {
 
@@ -17,35 +16,6 @@ namespace weft::cpu {
 using namespace ops;
 
 namespace {
-
-template <class F>
-void with_softmax_score(const AttentionScore& score, F&& run) {
-  SoftcapScore softcap{score.softcap};
-  AlibiScore alibi{score.alibi_slopes.defined() ? score.alibi_slopes.data<float>() : nullptr};
-  if (score.softcap > 0 && alibi.slopes) run(ScoreChain<SoftcapScore, AlibiScore>{softcap, alibi});
-  else if (score.softcap > 0) run(softcap);
-  else if (alibi.slopes) run(alibi);
-  else run(PlainScore{});
-}
-
-// Calls run(score, normaliser).
-template <class F>
-void with_functors(const AttentionOptions& options, F&& run) {
-  const AttentionScore& s = options.score;
-  if (s.query_bias.defined() || s.key_bias.defined()) switch (options.normaliser) {
-      case Normaliser::softmax: return run(BiasedScore<false>(s), SoftmaxNormaliser{});
-      case Normaliser::sum: return run(BiasedScore<true>(s), SumNormaliser{});
-      case Normaliser::signed_softmax: return run(BiasedScore<false>(s), SignedSoftmaxNormaliser{});
-    }
-  bool is_plain = s.softcap == 0 && !s.alibi_slopes.defined() && s.shift == 0 && s.activation == ScoreActivation::none;
-  switch (options.normaliser) {
-    case Normaliser::softmax: return with_softmax_score(s, [&](const auto& score) { run(score, SoftmaxNormaliser{}); });
-    case Normaliser::sum:
-      if (is_plain) return run(PlainScore{}, SumNormaliser{});
-      return run(ModifiedScore<true>(s), SumNormaliser{});
-    case Normaliser::signed_softmax: return run(ModifiedScore<false>(s), SignedSoftmaxNormaliser{});
-  }
-}
 
 template <class T>
 void delta_rows(const core::Problem& p, const core::Operand& out, const T* dlse, T* delta, int64_t begin, int64_t end) {

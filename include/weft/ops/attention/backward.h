@@ -7,48 +7,19 @@
 // kTilesOfSum blocks.
 #pragma once
 
-#include <atomic>
-#include <thread>
-
 #include "weft/ops/attention/forward.h"
+#include "weft/ops/attention/turns.h"
 
 namespace weft::ops::core {
 namespace {
 
-// For each (row, head, block of queries): how many key blocks have been added to dQ, counting skipped ones.
-class Turns {
- public:
-  Turns(int64_t batch, int64_t heads, int64_t blocks)
-      : heads_(heads),
-        blocks_(blocks),
-        memory_(Tensor::zeros({batch, heads, larger(blocks, 1)}, kI32, Device::cpu())),
-        next_(memory_.template mutable_data<int32_t>()) {}
-
-  // Waits until key block `before` - 1 is in. Items start in order, so the awaited one runs or is done.
-  void wait(int64_t b, int64_t head, int64_t block, int64_t before) {
-    std::atomic_ref<int32_t> turn(at(b, head, block));
-    for (int spins = 0; turn.load(std::memory_order_acquire) < before; ++spins) {
-      if (is_abandoned_.load(std::memory_order_relaxed)) return;
-      if (spins > 64) std::this_thread::yield();
-    }
-  }
-  void done(int64_t b, int64_t head, int64_t block, int64_t key_block) {
-    std::atomic_ref<int32_t>(at(b, head, block)).store(static_cast<int32_t>(key_block + 1), std::memory_order_release);
-  }
-  void abandon() { is_abandoned_.store(true, std::memory_order_relaxed); }
-
- private:
-  int32_t& at(int64_t b, int64_t head, int64_t block) { return next_[(b * heads_ + head) * blocks_ + block]; }
-
-  int64_t heads_, blocks_;
-  Tensor memory_;
-  int32_t* next_;
-  std::atomic<bool> is_abandoned_{false};
-};
-
-template <class T, class Mask, class Score, class Normaliser>
+// A as in Forward; with pairs weights and score gradients are rounded to bf16 just before their products.
+template <class A, class Mask, class Score, class Normaliser>
 class Backward {
  public:
+  using T = typename Arithmetic<A>::Number;
+  using Packed = typename Arithmetic<A>::Packed;
+  static constexpr bool kIsPaired = Arithmetic<A>::kDepth == 2;
   static constexpr int L = kLanes<T>, P = kPanel<T>;
   static constexpr bool kBiased = takes_bias<Score>();
   using V = Lanes<T>;
@@ -63,7 +34,8 @@ class Backward {
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
         key_ld_(round_up(problem.key_width, L)),
-        value_ld_(round_up(problem.value_width, L)) {
+        value_ld_(round_up(problem.value_width, L)),
+        product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())) {
     if (key_blocks_.count() <= kTilesOfSum) return;
     parts_ = Tensor::zeros({p_.batch, p_.queries, p_.heads, p_.key_width}, dtype_of<T>(), Device::cpu());
     part_of_ = Tensor::zeros({p_.batch, p_.heads, query_blocks_.count()}, kI32, Device::cpu());
@@ -91,9 +63,11 @@ class Backward {
 
  private:
   static constexpr int kMaxSpan = 2;
+  static constexpr int kBlockSteps = kBlock / Arithmetic<A>::kDepth, kScoreLd = kIsPaired ? P : kBlock;
 
   struct Strip {
-    T *key_lanes, *value_lanes, *keys, *dk, *dv;
+    Packed *key_lanes, *value_lanes, *keys;
+    T *dk, *dv;
     T* is_key;          // with biases: 1, or 0 behind the last key
     double* bias_sums;  // gradients of the keys' biases of the head at work
     BlockTokens* tokens;
@@ -102,7 +76,11 @@ class Backward {
     int count, tiles;  // tiles: summed in dk and dv
   };
   struct Scratch {
-    T *queries, *douts, *weights, *dscores, *product, *statistic, *delta;
+    Packed *queries, *douts;  // rows; with pairs these are along the channels, and there are those along the tokens too
+    Packed *query_depth, *dout_depth;
+    T *weights, *dscores;  // of the tile; with pairs of one panel
+    Packed *weight_depth, *dscore_depth, *dscore_rows;  // the same memory, or pairs along queries or along keys
+    T *product, *statistic, *delta;
     double* bias_sums;  // gradients of the queries' biases of the tile
     BlockTokens* query_tokens;
     BlockBias<T>* query_bias;
@@ -111,16 +89,25 @@ class Backward {
 
     Scratch(const Problem& p, int64_t key_ld, int64_t value_ld, int64_t span, std::byte* base) {
       Carver carve(base);
-      queries = carve.take<T>(kBlock * key_ld), douts = carve.take<T>(kBlock * value_ld);
-      weights = carve.take<T>(kBlock * kBlock), dscores = carve.take<T>(kBlock * kBlock);
+      queries = carve.take<Packed>(kBlock * row_ld(key_ld)), douts = carve.take<Packed>(kBlock * row_ld(value_ld));
+      weights = carve.take<T>(kBlock * kScoreLd), dscores = carve.take<T>(kBlock * kScoreLd);
+      if constexpr (kIsPaired) {
+        query_depth = carve.take<Packed>(kBlockSteps * key_ld), dout_depth = carve.take<Packed>(kBlockSteps * value_ld);
+        weight_depth = carve.take<Packed>(kBlockSteps * kBlock), dscore_depth = carve.take<Packed>(kBlockSteps * kBlock);
+        dscore_rows = carve.take<Packed>(kBlock * kBlockSteps);
+      } else {
+        query_depth = queries, dout_depth = douts;
+        weight_depth = weights, dscore_depth = dscore_rows = dscores;
+      }
       product = carve.take<T>(kGroup * key_ld);
       statistic = carve.take<T>(kBlock), delta = carve.take<T>(kBlock);
       query_tokens = carve.take<BlockTokens>(1), query_bias = carve.take<BlockBias<T>>(kBiased);
       bias_sums = carve.take<double>(kBiased * kBlock);
       for (int64_t i = 0; i < span; ++i) {
         Strip& s = strips[i];
-        s.key_lanes = carve.take<T>(kBlock * p.key_width), s.value_lanes = carve.take<T>(kBlock * p.value_width);
-        s.keys = carve.take<T>(kBlock * key_ld);
+        s.key_lanes = carve.take<Packed>(kBlock * steps_of<A>(p.key_width));
+        s.value_lanes = carve.take<Packed>(kBlock * steps_of<A>(p.value_width));
+        s.keys = carve.take<Packed>(kBlockSteps * key_ld);
         s.dk = carve.take<T>(kBlock * key_ld), s.dv = carve.take<T>(kBlock * value_ld);
         s.is_key = carve.take<T>(kBiased * kBlock), s.bias_sums = carve.take<double>(kBiased * kBlock);
         s.tokens = carve.take<BlockTokens>(1), s.bias = carve.take<BlockBias<T>>(kBiased);
@@ -128,6 +115,11 @@ class Backward {
       bytes = carve.used();
     }
   };
+  // Elements of a packed row of `ld` numbers.
+  static int64_t row_ld(int64_t ld) { return ld / Arithmetic<A>::kDepth; }
+  // With pairs a panel's numbers are gone when their pairs are there, so all panels have one place.
+  [[gnu::always_inline]] static int64_t place_of(int panel) { return kIsPaired ? 0 : panel * P; }
+
   // One block of queries of one head as the strips of an item see it.
   struct Place {
     int64_t b, row, head, block, q0;
@@ -158,9 +150,9 @@ class Backward {
     strip.block = block, strip.k0 = block * kBlock;
     strip.count = static_cast<int>(smaller(kBlock, p_.keys - strip.k0));
     Operand k = p_.k.at(b, kv_head);
-    pack_lanes<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.key_lanes);
-    pack_lanes<T>(p_.v.at(b, kv_head), strip.k0, strip.count, p_.value_width, T(1), strip.value_lanes);
-    pack_rows<T>(k, strip.k0, strip.count, p_.key_width, T(1), strip.keys, key_ld_, strip.count);
+    pack_lane_operand<A>(k, strip.k0, strip.count, p_.key_width, T(1), strip.key_lanes);
+    pack_lane_operand<A>(p_.v.at(b, kv_head), strip.k0, strip.count, p_.value_width, T(1), strip.value_lanes);
+    pack_depth_operand<A>(k, strip.k0, strip.count, p_.key_width, strip.keys, key_ld_);
     strip.tokens->gather(p_.key_tokens, b, strip.k0, strip.count);
     clear_sums(strip);
   }
@@ -185,7 +177,7 @@ class Backward {
   [[gnu::noinline]] void give_sums(Strip& strip, int64_t b, int64_t kv_head) {
     int64_t row = (b * p_.keys + strip.k0) * p_.kv_heads + kv_head;
     add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
-             strip.count, T(1 / score_unit<Score, Normaliser>()));  // the packed queries carry scale * unit
+             strip.count, T(kIsPaired ? p_.scale : 1 / score_unit<Score, Normaliser>()));  // packed queries carry scale * unit
     add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
              p_.value_width, strip.count, T(1));
     clear_sums(strip);
@@ -226,9 +218,13 @@ class Backward {
 
   void load_queries(Scratch& s, const Place& at) {
     int64_t padded = round_up(at.queries, kGroup);
-    pack_rows<T>(p_.q.at(at.b, at.head), at.q0, at.queries, p_.key_width,
-                 static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), s.queries, key_ld_, padded);
-    pack_rows<T>(p_.dout.at(at.b, at.head), at.q0, at.queries, p_.value_width, T(1), s.douts, value_ld_, padded);
+    const Operand q = p_.q.at(at.b, at.head), dout = p_.dout.at(at.b, at.head);
+    pack_row_operand<A>(q, at.q0, at.queries, p_.key_width, product_scale_, s.queries, row_ld(key_ld_), padded);
+    pack_row_operand<A>(dout, at.q0, at.queries, p_.value_width, T(1), s.douts, row_ld(value_ld_), padded);
+    if constexpr (kIsPaired) {
+      pack_depth_operand<A>(q, at.q0, at.queries, p_.key_width, s.query_depth, key_ld_);
+      pack_depth_operand<A>(dout, at.q0, at.queries, p_.value_width, s.dout_depth, value_ld_);
+    }
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
     if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {
@@ -246,33 +242,43 @@ class Backward {
   // Weights (with dropout) and d scores of one panel of keys; rows of the tile that it does not need become 0.
   [[gnu::noinline]] void panel_scores(Scratch& s, Strip& strip, const TilePlan<T>& plan, int panel, const Place& at) {
     int first = plan.panel_begin[panel] * kGroup, last = plan.panel_end[panel] * kGroup;
-    product(s.queries, key_ld_, strip.key_lanes + panel * P * p_.key_width, p_.key_width, first, last,
-            s.weights + panel * P);
-    product(s.douts, value_ld_, strip.value_lanes + panel * P * p_.value_width, p_.value_width, first, last,
-            s.dscores + panel * P);
+    product(s.queries, row_ld(key_ld_), strip.key_lanes, steps_of<A>(p_.key_width), panel, first, last, product_scale_,
+            s.weights);
+    product(s.douts, row_ld(value_ld_), strip.value_lanes, steps_of<A>(p_.value_width), panel, first, last, T(1),
+            s.dscores);
     bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
     for (int g = plan.panel_begin[panel]; g < plan.panel_end[panel]; ++g) {
       bool is_full = plan.is_full || plan.cover[panel][g] == Cover::full;
       if (is_plain && is_full) plain_group(s, panel, g * kGroup);
       else masked_group(s, strip, panel, g * kGroup, at, is_full);
+      if constexpr (kIsPaired)
+        pair_group({s.weights, s.dscores, s.weight_depth, s.dscore_depth, s.dscore_rows}, panel, g * kGroup, at.queries,
+                   strip.count);
     }
-    for (int n = 0; n < 2; ++n) {
-      T *w = s.weights + panel * P + n * L, *ds = s.dscores + panel * P + n * L;
-      auto clear = [&](int64_t i) { store(w + i * kBlock, V{}), store(ds + i * kBlock, V{}); };
-      for (int64_t i = plan.begin * kGroup; i < first; ++i) clear(i);
-      for (int64_t i = larger(last, plan.begin * kGroup); i < plan.end * kGroup; ++i) clear(i);
-    }
+    for (int64_t i = plan.begin * kGroup; i < first; ++i) clear_row(s, panel, i);
+    for (int64_t i = larger(last, plan.begin * kGroup); i < plan.end * kGroup; ++i) clear_row(s, panel, i);
   }
 
-  [[gnu::always_inline]] void product(const T* rows, int64_t ld, const T* panel, int64_t depth, int first, int last,
-                                      T* out) {
+  [[gnu::always_inline]] void clear_row(Scratch& s, int panel, int64_t i) {
+    for (int n = 0; n < 2; ++n) {
+      const int64_t at = i / Arithmetic<A>::kDepth * kBlock + panel * P + n * L;
+      store(s.weight_depth + at, Lanes<Packed>{}), store(s.dscore_depth + at, Lanes<Packed>{});
+    }
+    if constexpr (kIsPaired) store(s.dscore_rows + i * kBlockSteps + panel * L, Lanes<Packed>{});
+  }
+
+  // `scale` is for pairs alone: other operands carry it.
+  [[gnu::always_inline]] void product(const Packed* rows, int64_t ld, const Packed* lanes, int64_t depth, int panel,
+                                      int first, int last, T scale, T* out) {
+    out += place_of(panel);
+    [[maybe_unused]] const V factor = broadcast<V>(scale);
     for (int r0 = first; r0 < last; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
-      multiply<2, false>(rows + r0 * ld, ld, panel, P, depth, acc);
+      multiply<2, false>(rows + r0 * ld, ld, lanes + panel * P * depth, P, depth, acc);
 #pragma GCC unroll 16
       for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 2
-        for (int n = 0; n < 2; ++n) store(out + (r0 + r) * kBlock + n * L, acc[r][n]);
+        for (int n = 0; n < 2; ++n) store(out + (r0 + r) * kScoreLd + n * L, kIsPaired ? acc[r][n] * factor : acc[r][n]);
       }
     }
   }
@@ -281,7 +287,8 @@ class Backward {
     for (int64_t i = row0; i < row0 + kGroup; ++i) {
       V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
       for (int n = 0; n < 2; ++n) {
-        T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
+        const int64_t place = i * kScoreLd + place_of(panel) + n * L;
+        T *w_at = s.weights + place, *ds_at = s.dscores + place;
         V x = load(w_at), w = Normaliser::weight(x, shift);
         store(ds_at, Normaliser::dscore(x, w, load(ds_at), delta));
         store(w_at, w);
@@ -298,7 +305,8 @@ class Backward {
       [[maybe_unused]] V bias{}, bias_sum{};
       Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
       for (int n = 0; n < 2; ++n) {
-        T *w_at = s.weights + i * kBlock + panel * P + n * L, *ds_at = s.dscores + i * kBlock + panel * P + n * L;
+        const int64_t place = i * kScoreLd + place_of(panel) + n * L;
+        T *w_at = s.weights + place, *ds_at = s.dscores + place;
         Token<LaneInts<T>> k = lanes_at<T>(*strip.tokens, panel * P + n * L);
         V raw = load(w_at), x = raw, dw = load(ds_at);
         if constexpr (kBiased) bias = pair_bias(s.query_bias->broadcast_of(i), strip.bias->lanes(panel * P + n * L));
@@ -336,11 +344,13 @@ class Backward {
       int first, last;
       plan.groups_of(r0, kRowStep, first, last);
       if (first >= last) continue;
-      int64_t i0 = first * kGroup, depth = smaller(last * kGroup, at.queries) - i0;
-      row_product<true, false, false, T>(s.weights + i0 * kBlock + r0, kBlock, s.douts + i0 * value_ld_, value_ld_,
-                                         depth, strip.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
-      row_product<true, false, false, T>(s.dscores + i0 * kBlock + r0, kBlock, s.queries + i0 * key_ld_, key_ld_, depth,
-                                         strip.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
+      int64_t i0 = first * kGroup, depth = steps_of<A>(smaller(last * kGroup, at.queries) - i0);
+      i0 = steps_of<A>(i0);
+      const T* none = nullptr;
+      row_product<true, false, false>(s.weight_depth + i0 * kBlock + r0, kBlock, s.dout_depth + i0 * value_ld_, value_ld_,
+                                      depth, strip.dv + r0 * value_ld_, value_ld_, value_ld_, none);
+      row_product<true, false, false>(s.dscore_depth + i0 * kBlock + r0, kBlock, s.query_depth + i0 * key_ld_, key_ld_,
+                                      depth, strip.dk + r0 * key_ld_, key_ld_, key_ld_, none);
     }
   }
 
@@ -365,23 +375,15 @@ class Backward {
       int first, last;
       plan.panels_of(g, first, last);
       if (first >= last) continue;
-      int64_t j0 = first * P, depth = smaller(last * P, strip.count) - j0;
+      int64_t j0 = first * P, depth = steps_of<A>(smaller(last * P, strip.count) - j0);
+      j0 = steps_of<A>(j0);
+      const T* none = nullptr;
       for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
-        row_product<false, true, false, T>(s.dscores + (g * kGroup + r0) * kBlock + j0, kBlock,
-                                           strip.keys + j0 * key_ld_, key_ld_, depth, s.product + r0 * key_ld_, key_ld_,
-                                           key_ld_, nullptr);
+        row_product<false, true, false>(s.dscore_rows + (g * kGroup + r0) * kBlockSteps + j0, kBlockSteps,
+                                        strip.keys + j0 * key_ld_, key_ld_, depth, s.product + r0 * key_ld_, key_ld_,
+                                        key_ld_, none);
       add_rows(dq + g * kGroup * stride, stride, s.product, key_ld_, p_.key_width,
                smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
-    }
-  }
-
-  // Row i of `to` (stride elements apart) += factor * row i of `rows`.
-  [[gnu::always_inline]] void add_rows(T* to, int64_t stride, const T* rows, int64_t ld, int64_t width, int64_t count,
-                                       T factor) {
-    for (int64_t i = 0; i < count; ++i, to += stride, rows += ld) {
-      int64_t c = 0;
-      for (; c + L <= width; c += L) store(to + c, load(to + c) + load(rows + c) * factor);
-      for (; c < width; ++c) to[c] += factor * rows[c];
     }
   }
 
@@ -391,6 +393,7 @@ class Backward {
   Dropout dropout_;
   Ranges key_panels_, query_groups_, key_blocks_, query_blocks_;
   int64_t key_ld_, value_ld_;
+  T product_scale_;  // in the packed queries, or with pairs applied to scores
   Tensor parts_, part_of_;  // sums of some key blocks in the shape of dQ, and which ones they are, per block of queries
 };
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "weft/ops/attention/normaliser.h"
+#include "weft/ops/attention/pairs.h"
 #include "weft/ops/attention/plan.h"
 #include "weft/ops/attention/score.h"
 
@@ -23,9 +24,13 @@ constexpr double score_unit() {
   return is_identity_score<Score>() && Normaliser::kIsBase2 ? kLog2e : 1.0;
 }
 
-template <class T, class Mask, class Score, class Normaliser>
+// A is the arithmetic: the type to compute in, or Bf16Pairs. Then weights are rounded to bf16 just before they multiply values.
+template <class A, class Mask, class Score, class Normaliser>
 class Forward {
  public:
+  using T = typename Arithmetic<A>::Number;
+  using Packed = typename Arithmetic<A>::Packed;
+  static constexpr bool kIsPaired = Arithmetic<A>::kDepth == 2;
   static constexpr int L = kLanes<T>, P = kPanel<T>;
   static constexpr bool kBiased = takes_bias<Score>();
   using V = Lanes<T>;
@@ -39,12 +44,14 @@ class Forward {
         key_groups_(problem.key_tokens, problem.batch, problem.keys, kGroup),
         query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
         key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
+        key_steps_(steps_of<A>(problem.key_width)),
         value_ld_(round_up(problem.value_width, L)),
+        product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())),
         is_long_(key_blocks_.count() > kTilesOfSum) {}
 
   void run() {
     int64_t strips = query_blocks_.count() * p_.heads_per_group(), groups = p_.batch * p_.kv_heads;
-    int64_t strip_bytes = kBlock * (p_.key_width + value_ld_) * static_cast<int64_t>(sizeof(T));
+    int64_t strip_bytes = kBlock * (key_steps_ + value_ld_) * static_cast<int64_t>(sizeof(T));
     int64_t span = choose_span(strip_bytes, groups * strips, kMaxSpan);
     int64_t items = (strips + span - 1) / span;
     // Longest first: later positions see more keys under the masks that matter.
@@ -56,9 +63,11 @@ class Forward {
 
  private:
   static constexpr int kMaxSpan = 4;
+  static constexpr int kBlockSteps = kBlock / Arithmetic<A>::kDepth, kScoreLd = kIsPaired ? P : kBlock;
 
   struct Strip {
-    T *queries, *out, *state, *factor;
+    Packed* queries;
+    T *out, *state, *factor;
     T *total, *owed;  // if there are many key blocks: the second sum, and its factors
     BlockTokens* tokens;
     BlockBias<T>* bias;
@@ -66,20 +75,23 @@ class Forward {
     int count, tiles;
   };
   struct Scratch {
-    T *keys, *values, *scores;
+    Packed *keys, *values, *weights;  // weights: the scores' own memory, or pairs of them
+    T* scores;                        // of the tile; with pairs of one panel
     BlockTokens* key_tokens;
     BlockBias<T>* key_bias;  // for the head of the strip at work
     Strip strips[kMaxSpan];
     size_t bytes;
 
-    Scratch(const Problem& p, int64_t value_ld, int64_t span, bool is_long, std::byte* base) {
+    Scratch(int64_t key_steps, int64_t value_ld, int64_t span, bool is_long, std::byte* base) {
       Carver carve(base);
-      keys = carve.take<T>(kBlock * p.key_width), values = carve.take<T>(kBlock * value_ld);
-      scores = carve.take<T>(kBlock * kBlock);
+      keys = carve.take<Packed>(kBlock * key_steps), values = carve.take<Packed>(kBlockSteps * value_ld);
+      scores = carve.take<T>(kBlock * kScoreLd);
+      if constexpr (kIsPaired) weights = carve.take<Packed>(kBlockSteps * kBlock);
+      else weights = scores;
       key_tokens = carve.take<BlockTokens>(1), key_bias = carve.take<BlockBias<T>>(kBiased);
       for (int64_t i = 0; i < span; ++i) {
         Strip& s = strips[i];
-        s.queries = carve.take<T>(kBlock * p.key_width), s.out = carve.take<T>(kBlock * value_ld);
+        s.queries = carve.take<Packed>(kBlock * key_steps), s.out = carve.take<T>(kBlock * value_ld);
         s.state = carve.take<T>(kBlock * Normaliser::kStateRows), s.factor = carve.take<T>(kBlock);
         s.total = carve.take<T>(is_long ? kBlock * value_ld : 0), s.owed = carve.take<T>(is_long ? kBlock : 0);
         s.tokens = carve.take<BlockTokens>(1), s.bias = carve.take<BlockBias<T>>(kBiased);
@@ -95,7 +107,8 @@ class Forward {
 
   [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last) {
     int64_t span = last - first, row = p_.first_row + b;
-    Scratch s(p_, value_ld_, span, is_long_, scratch(Scratch(p_, value_ld_, span, is_long_, nullptr).bytes));
+    Scratch s(key_steps_, value_ld_, span, is_long_,
+              scratch(Scratch(key_steps_, value_ld_, span, is_long_, nullptr).bytes));
     for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
     for (int64_t t = 0; t < key_blocks_.count(); ++t) {
       Keys keys{b, row, t * kBlock, smaller(kBlock, p_.keys - t * kBlock), t, false};
@@ -111,8 +124,7 @@ class Forward {
     strip.head = kv_head * p_.heads_per_group() + index % p_.heads_per_group();
     strip.block = index / p_.heads_per_group(), strip.q0 = strip.block * kBlock;
     strip.count = static_cast<int>(smaller(kBlock, p_.queries - strip.q0));
-    pack_lanes<T>(p_.q.at(b, strip.head), strip.q0, strip.count, p_.key_width,
-                  static_cast<T>(p_.scale * score_unit<Score, Normaliser>()), strip.queries);
+    pack_lane_operand<A>(p_.q.at(b, strip.head), strip.q0, strip.count, p_.key_width, product_scale_, strip.queries);
     strip.tokens->gather(p_.query_tokens, b, strip.q0, strip.count);
     if constexpr (kBiased) strip.bias->gather(p_.query_bias, b, strip.head, strip.q0, strip.count);
     load_state(strip, b);
@@ -129,10 +141,9 @@ class Forward {
               [&](int panel, int group) { return mask_.cover(keys.row, strip.head, panels[panel], groups[group]); });
     if (plan.begin >= plan.end) return;
     if (!keys.is_packed) {
-      pack_rows<T>(p_.k.at(keys.b, kv_head), keys.first, keys.count, p_.key_width, T(1), s.keys, p_.key_width,
-                   round_up(keys.count, kGroup));
-      pack_rows<T>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, T(1), s.values, value_ld_,
-                   keys.count);
+      pack_row_operand<A>(p_.k.at(keys.b, kv_head), keys.first, keys.count, p_.key_width, T(1), s.keys, key_steps_,
+                          round_up(keys.count, kGroup));
+      pack_depth_operand<A>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, s.values, value_ld_);
       s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
       keys.is_packed = true;
     }
@@ -157,11 +168,10 @@ class Forward {
     strip.tiles = 0;
   }
 
-  // Scores of the tile, then weights in their place, per panel of queries.
+  // Scores of the tile, then weights in their place or as pairs, per panel of queries.
   [[gnu::noinline]] void weights(Scratch& s, Strip& strip, const TilePlan<T>& plan, int64_t row, int64_t keys) {
     for (int panel = 0; panel < plan.panels; ++panel) {
       int first = plan.panel_begin[panel], last = plan.panel_end[panel];
-      T* scores = s.scores + panel * P;
       int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
       V lowest = Normaliser::key(broadcast<V>(T(Normaliser::kMasked))), max[2] = {lowest, lowest};
       score_product(s, strip, panel, first, last, max);
@@ -172,36 +182,58 @@ class Forward {
         auto state = read_state<Normaliser, V>(strip.state, kBlock, lane);
         V factor = first < last ? Normaliser::rescale(state, max[n]) : broadcast<V>(T(1));
         V shift = Normaliser::shift(state), total{};
-        T* column = scores + n * L;
-        for (int64_t j = row_begin; j < row_end; ++j) {
-          V w = Normaliser::weight(load(column + j * kBlock), shift);
+        T* column = scores_of(s, panel) + n * L;
+        auto weight_of = [&](int64_t j) __attribute__((always_inline)) {
+          V w = Normaliser::weight(load(column + j * kScoreLd), shift);
           total += Normaliser::counted(w);
-          store(column + j * kBlock, w);
+          return w;
+        };
+        Packed* to = s.weights + lane;
+        if constexpr (kIsPaired) {
+          auto dropped = [&](int64_t j, V w) __attribute__((always_inline)) {
+            return p_.dropout > 0 ? w * dropout_factors(s, strip, lane, j, row) : w;
+          };
+          int64_t j = row_begin;
+          for (; j + 2 <= row_end; j += 2) {
+            V w = weight_of(j), next = weight_of(j + 1);
+            store(to + j / 2 * kBlock, pair_of(dropped(j, w), dropped(j + 1, next)));
+          }
+          if (j < row_end) store(to + j / 2 * kBlock, pair_of(dropped(j, weight_of(j)), V{}));
+        } else {
+          for (int64_t j = row_begin; j < row_end; ++j) store(to + j * kBlock, weight_of(j));
         }
         Normaliser::add(state, total);
         write_state<Normaliser, V>(state, strip.state, kBlock, lane);
         store(strip.factor + lane, factor);
-        for (int64_t j = plan.begin * kGroup; j < row_begin; ++j) store(column + j * kBlock, V{});
-        for (int64_t j = larger(row_end, plan.begin * kGroup); j < smaller(plan.end * kGroup, keys); ++j)
-          store(column + j * kBlock, V{});
+        auto clear = [&](int64_t begin, int64_t end) {
+          for (int64_t j = steps_of<A>(begin); j < steps_of<A>(end); ++j) store(to + j * kBlock, Lanes<Packed>{});
+        };
+        clear(plan.begin * kGroup, row_begin);
+        clear(larger(row_end, plan.begin * kGroup), smaller(plan.end * kGroup, keys));
       }
-      if (p_.dropout > 0) drop(s, strip, panel, row, row_begin, row_end);
+      if constexpr (!kIsPaired)
+        if (p_.dropout > 0) drop(s, strip, panel, row, row_begin, row_end);
     }
   }
 
+  // With pairs a panel's scores are gone when its weights are there, so all panels have one place.
+  [[gnu::always_inline]] static T* scores_of(Scratch& s, int panel) { return s.scores + (kIsPaired ? 0 : panel * P); }
+
   [[gnu::always_inline]] void score_product(Scratch& s, const Strip& strip, int panel, int first, int last,
                                             V (&max)[2]) {
-    T* scores = s.scores + panel * P;
-    const T* queries = strip.queries + panel * P * p_.key_width;
+    T* scores = scores_of(s, panel);
+    const Packed* queries = strip.queries + panel * P * key_steps_;
+    [[maybe_unused]] const V scale = broadcast<V>(product_scale_);
     for (int r0 = first * kGroup; r0 < last * kGroup; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
-      multiply<2, false>(s.keys + r0 * p_.key_width, p_.key_width, queries, P, p_.key_width, acc);
+      multiply<2, false>(s.keys + r0 * key_steps_, key_steps_, queries, P, key_steps_, acc);
 #pragma GCC unroll 16
       for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 2
         for (int n = 0; n < 2; ++n) {
+          if constexpr (kIsPaired) acc[r][n] *= scale;
           max[n] = lane_max(Normaliser::key(acc[r][n]), max[n]);
-          store(scores + (r0 + r) * kBlock + n * L, acc[r][n]);
+          store(scores + (r0 + r) * kScoreLd + n * L, acc[r][n]);
         }
       }
     }
@@ -216,10 +248,10 @@ class Forward {
       Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
       [[maybe_unused]] Bias<V> q_bias;
       if constexpr (kBiased) q_bias = strip.bias->lanes(panel * P + n * L);
-      T* column = s.scores + panel * P + n * L;
+      T* column = scores_of(s, panel) + n * L;
       for (int64_t j = row_begin; j < row_end; ++j) {
         Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
-        V x = load(column + j * kBlock);
+        V x = load(column + j * kScoreLd);
         if constexpr (!is_identity_score<Score>()) {
           if constexpr (kBiased)
             x = score_.value(x, pair_bias(q_bias, s.key_bias->broadcast_of(j)), row, strip.head, q, k);
@@ -229,21 +261,23 @@ class Forward {
         if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)
           x = select(keep_lanes<T>(mask_, row, strip.head, q, k), x, masked);
         max[n] = lane_max(Normaliser::key(x), max[n]);
-        store(column + j * kBlock, x);
+        store(column + j * kScoreLd, x);
       }
     }
   }
 
+  V dropout_factors(const Scratch& s, const Strip& strip, int64_t lane, int64_t j, int64_t row) const {
+    return dropout_.template factors<T>(lanes_at<T>(*strip.tokens, lane).position,
+                                        broadcast_at<T>(*s.key_tokens, j).position, strip.head, row);
+  }
+
   [[gnu::noinline]] void drop(Scratch& s, const Strip& strip, int panel, int64_t row, int64_t row_begin,
                               int64_t row_end) {
-    for (int n = 0; n < 2; ++n) {
-      Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
+    for (int64_t lane = panel * P; lane < (panel + 1) * P; lane += L)
       for (int64_t j = row_begin; j < row_end; ++j) {
-        T* at = s.scores + j * kBlock + panel * P + n * L;
-        store(at, load(at) * dropout_.template factors<T>(q.position, broadcast_at<T>(*s.key_tokens, j).position,
-                                                          strip.head, row));
+        T* at = s.scores + j * kBlock + lane;
+        store(at, load(at) * dropout_factors(s, strip, lane, j, row));
       }
-    }
   }
 
   // O = O * factor + P V, by rows of queries.
@@ -253,8 +287,10 @@ class Forward {
       plan.groups_of(r0, kRowStep, first, last);
       if (first >= last) continue;
       int64_t j0 = first * kGroup, depth = smaller(last * kGroup, keys) - j0;
-      row_product<true, false, true>(s.scores + j0 * kBlock + r0, kBlock, s.values + j0 * value_ld_, value_ld_, depth,
-                                     strip.out + r0 * value_ld_, value_ld_, value_ld_, strip.factor + r0);
+      const int64_t from = steps_of<A>(j0);
+      row_product<true, false, true>(s.weights + from * kBlock + r0, kBlock, s.values + from * value_ld_, value_ld_,
+                                     steps_of<A>(depth), strip.out + r0 * value_ld_, value_ld_, value_ld_,
+                                     strip.factor + r0);
     }
   }
 
@@ -295,7 +331,8 @@ class Forward {
   const Score& score_;
   Dropout dropout_;
   Ranges query_panels_, key_groups_, query_blocks_, key_blocks_;
-  int64_t value_ld_;
+  int64_t key_steps_, value_ld_;
+  T product_scale_;  // in the packed queries, or with pairs applied to scores
   bool is_long_;  // many key blocks
 };
 

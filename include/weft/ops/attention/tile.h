@@ -2,6 +2,10 @@
 // Blocks are kBlock tokens; on the lane side a block is cut into panels of two vectors, on the row side into groups of kGroup.
 #pragma once
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cstddef>
 
 #include "weft/core/dtype.h"
@@ -37,19 +41,31 @@ template <class T>
 [[gnu::always_inline]] inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 [[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+template <class V>
+[[gnu::always_inline]] inline void add_product(V& sum, V a, V b) {
+  sum += a * b;
+}
+#if defined(__AVX512BF16__)
+// Both products of the pairs of bf16 numbers of each lane (pairs.h).
+[[gnu::always_inline]] inline void add_product(Lanes<float>& sum, Lanes<uint32_t> a, Lanes<uint32_t> b) {
+  sum = (Lanes<float>)_mm512_dpbf16_ps((__m512)sum, bit_cast_lanes<__m512bh>(a), bit_cast_lanes<__m512bh>(b));
+}
+#endif
+
 // acc[r][n] += sum_p a(r, p) * b(p, n); a(r, p) = a[p * lda + r] if rows are adjacent, else a[r * lda + p].
-template <int NR, bool kRowsAdjacent, class T>
-[[gnu::always_inline]] inline void multiply(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
-                                            Lanes<T> (&acc)[kRowStep][NR]) {
+// X is the type of the sums, or pairs of bf16 numbers.
+template <int NR, bool kRowsAdjacent, class X, class T>
+[[gnu::always_inline]] inline void multiply(const X* a, int64_t lda, const X* b, int64_t ldb, int64_t depth,
+                                            T (&acc)[kRowStep][NR]) {
   for (int64_t p = 0; p < depth; ++p) {
-    Lanes<T> row[NR];
+    Lanes<X> row[NR];
 #pragma GCC unroll 4
-    for (int n = 0; n < NR; ++n) row[n] = load(b + p * ldb + n * kLanes<T>);
+    for (int n = 0; n < NR; ++n) row[n] = load(b + p * ldb + n * kLanes<X>);
 #pragma GCC unroll 16
     for (int r = 0; r < kRowStep; ++r) {
-      Lanes<T> x = broadcast<Lanes<T>>(kRowsAdjacent ? a[p * lda + r] : a[r * lda + p]);
+      Lanes<X> x = broadcast<Lanes<X>>(kRowsAdjacent ? a[p * lda + r] : a[r * lda + p]);
 #pragma GCC unroll 4
-      for (int n = 0; n < NR; ++n) acc[r][n] += x * row[n];
+      for (int n = 0; n < NR; ++n) add_product(acc[r][n], x, row[n]);
     }
   }
 }
@@ -57,8 +73,8 @@ template <int NR, bool kRowsAdjacent, class T>
 // c(r, :) = factor(r) * c(r, :) + sum_p a(r, p) b(p, :) for kRowStep rows and `width` columns (a multiple of the lanes);
 // b and c are rows in scratch. kFresh: c is written, not read; kScaled: factors are given. The sum over p does not begin with c, which
 // may hold many more terms.
-template <bool kRowsAdjacent, bool kFresh, bool kScaled, class T>
-[[gnu::always_inline]] inline void row_product(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
+template <bool kRowsAdjacent, bool kFresh, bool kScaled, class X, class T>
+[[gnu::always_inline]] inline void row_product(const X* a, int64_t lda, const X* b, int64_t ldb, int64_t depth, T* c,
                                                int64_t ldc, int64_t width, const T* factors) {
   constexpr int L = kLanes<T>;
   auto columns = [&]<int NR>(int64_t n0) __attribute__((always_inline)) {
@@ -78,6 +94,18 @@ template <bool kRowsAdjacent, bool kFresh, bool kScaled, class T>
   int64_t n0 = 0;
   for (; n0 + 2 * L <= width; n0 += 2 * L) columns.template operator()<2>(n0);
   if (n0 < width) columns.template operator()<1>(n0);
+}
+
+// Row i of `to` (stride elements apart) += factor * row i of `rows`.
+template <class T>
+[[gnu::always_inline]] inline void add_rows(T* to, int64_t stride, const T* rows, int64_t ld, int64_t width, int64_t count,
+                                            T factor) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < count; ++i, to += stride, rows += ld) {
+    int64_t c = 0;
+    for (; c + L <= width; c += L) store(to + c, load(to + c) + load(rows + c) * factor);
+    for (; c < width; ++c) to[c] += factor * rows[c];
+  }
 }
 
 // Element i of a row of an operand, as the computing type.
