@@ -44,7 +44,8 @@ class Backward {
   void run() {
     Turns turns(p_.batch, p_.heads, query_blocks_.count());
     int64_t groups = p_.batch * p_.kv_heads, blocks = key_blocks_.count();
-    int64_t strip_bytes = kBlock * (3 * key_ld_ + 2 * value_ld_) * static_cast<int64_t>(sizeof(T));
+    int64_t packed_bytes = kBlockSteps * (2 * key_ld_ + value_ld_) * static_cast<int64_t>(sizeof(Packed));
+    int64_t strip_bytes = packed_bytes + kBlock * (key_ld_ + value_ld_) * static_cast<int64_t>(sizeof(T));
     int64_t span = choose_span(strip_bytes, groups * blocks, kMaxSpan);
     run_items(p_, groups * ((blocks + span - 1) / span), [&](int64_t i) {
       int64_t group = i % groups, first = i / groups * span;
@@ -225,6 +226,8 @@ class Backward {
       pack_depth_operand<A>(q, at.q0, at.queries, p_.key_width, s.query_depth, key_ld_);
       pack_depth_operand<A>(dout, at.q0, at.queries, p_.value_width, s.dout_depth, value_ld_);
     }
+    prefetch_rows(q, at.q0 + kBlock, p_.queries, p_.key_width);
+    prefetch_rows(dout, at.q0 + kBlock, p_.queries, p_.value_width);
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
     if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {

@@ -141,9 +141,12 @@ class Forward {
               [&](int panel, int group) { return mask_.cover(keys.row, strip.head, panels[panel], groups[group]); });
     if (plan.begin >= plan.end) return;
     if (!keys.is_packed) {
-      pack_row_operand<A>(p_.k.at(keys.b, kv_head), keys.first, keys.count, p_.key_width, T(1), s.keys, key_steps_,
+      const Operand k = p_.k.at(keys.b, kv_head), v = p_.v.at(keys.b, kv_head);
+      pack_row_operand<A>(k, keys.first, keys.count, p_.key_width, T(1), s.keys, key_steps_,
                           round_up(keys.count, kGroup));
-      pack_depth_operand<A>(p_.v.at(keys.b, kv_head), keys.first, keys.count, p_.value_width, s.values, value_ld_);
+      pack_depth_operand<A>(v, keys.first, keys.count, p_.value_width, s.values, value_ld_);
+      prefetch_rows(k, keys.first + kBlock, p_.keys, p_.key_width);
+      prefetch_rows(v, keys.first + kBlock, p_.keys, p_.value_width);
       s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
       keys.is_packed = true;
     }

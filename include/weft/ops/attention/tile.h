@@ -155,6 +155,15 @@ template <class T>
   }
 }
 
+// Asks for the rows of the next block while this one is worked on: rows of a head are far apart in memory.
+[[gnu::always_inline]] inline void prefetch_rows(const Operand& x, int64_t first, int64_t end, int64_t width) {
+  const int64_t bytes = width * x.element_bytes;
+  for (int64_t i = first; i < smaller(first + kBlock, end); ++i) {
+    const char* row = static_cast<const char*>(x.data) + i * x.token_stride * x.element_bytes;
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+  }
+}
+
 // Hands out pieces of the thread's scratch; every piece starts on a cache line. Without a base it only counts.
 class Carver {
  public:
