@@ -29,7 +29,8 @@ TEST(AttentionMerge, OfTwoSetsOfKeysIsOneCallOverBoth) {
         const bool rounds_weights = dtype == kBF16 && cpu::multiplies_bf16();
         const double tolerance = dtype == kF64 ? 1e-14 : rounds_weights ? 0x1p-8 : 1e-6;
         expect_near(merged.out, reference::numbers(whole.out), tolerance, str(dtype, " out, cut ", cut));
-        expect_near(merged.lse, reference::numbers(whole.lse), std::min(tolerance, 1e-6), str(dtype, " lse, cut ", cut));
+        expect_near(merged.lse, reference::numbers(whole.lse), std::min(tolerance, 1e-6),
+                    str(dtype, " lse, cut ", cut));
       }
 }
 

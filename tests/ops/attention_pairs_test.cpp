@@ -59,7 +59,8 @@ class AttentionPairs : public ::testing::Test {
 
 TEST_F(AttentionPairs, AreAtMostTwiceAsFarFromTheReferenceForEveryMask) {
   for (const MaskRow& row : mask_rows())
-    for (const AttentionSizes& s : {AttentionSizes{2, 97, 110, 4, 2, 16, 24}, AttentionSizes{1, 131, 131, 2, 1, 64, 64}}) {
+    for (const AttentionSizes& s :
+         {AttentionSizes{2, 97, 110, 4, 2, 16, 24}, AttentionSizes{1, 131, 131, 2, 1, 64, 64}}) {
       AttentionCase c(s, kBF16, Order::sorted, Order::shuffled);
       apply(c, row);
       expect_at_most_twice(c, str(row.name, " ", s));
@@ -78,8 +79,8 @@ TEST_F(AttentionPairs, TakeEveryScoreAndNormaliser) {
           if (has_alibi) c.options.score.alibi_slopes = Tensor::full({4}, 0.03);
           c.options.dropout = dropout;
           if (dropout > 0) c.options.dropout_rng = Rng(5)["attention"];
-          expect_at_most_twice(c, str("normaliser ", int(normaliser), has_softcap ? " softcap" : "", has_alibi ? " alibi" : "",
-                                      " dropout ", dropout));
+          expect_at_most_twice(c, str("normaliser ", int(normaliser), has_softcap ? " softcap" : "",
+                                      has_alibi ? " alibi" : "", " dropout ", dropout));
         }
 }
 

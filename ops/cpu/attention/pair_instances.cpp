@@ -1,5 +1,6 @@
 // The instances for bf16 tensors on CPUs with AVX-512 BF16: the scores and normalisers of instances.cpp, with pairs as operands.
 #include "ops/cpu/attention/functors.h"
+#include "ops/cpu/attention/pair_products.h"
 
 namespace weft {
 

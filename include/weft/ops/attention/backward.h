@@ -79,7 +79,7 @@ class Backward {
   struct Scratch {
     Packed *queries, *douts;  // rows; with pairs these are along the channels, and there are those along the tokens too
     Packed *query_depth, *dout_depth;
-    T *weights, *dscores;  // of the tile; with pairs of one panel
+    T *weights, *dscores;                               // of the tile; with pairs of one panel
     Packed *weight_depth, *dscore_depth, *dscore_rows;  // the same memory, or pairs along queries or along keys
     T *product, *statistic, *delta;
     double* bias_sums;  // gradients of the queries' biases of the tile
@@ -94,7 +94,8 @@ class Backward {
       weights = carve.take<T>(kBlock * kScoreLd), dscores = carve.take<T>(kBlock * kScoreLd);
       if constexpr (kIsPaired) {
         query_depth = carve.take<Packed>(kBlockSteps * key_ld), dout_depth = carve.take<Packed>(kBlockSteps * value_ld);
-        weight_depth = carve.take<Packed>(kBlockSteps * kBlock), dscore_depth = carve.take<Packed>(kBlockSteps * kBlock);
+        weight_depth = carve.take<Packed>(kBlockSteps * kBlock),
+        dscore_depth = carve.take<Packed>(kBlockSteps * kBlock);
         dscore_rows = carve.take<Packed>(kBlock * kBlockSteps);
       } else {
         query_depth = queries, dout_depth = douts;
@@ -116,17 +117,9 @@ class Backward {
       bytes = carve.used();
     }
   };
-  // Elements of a packed row of `ld` numbers.
-  static int64_t row_ld(int64_t ld) { return ld / Arithmetic<A>::kDepth; }
+  static int64_t row_ld(int64_t ld) { return ld / Arithmetic<A>::kDepth; }  // packed elements of `ld` numbers
   // With pairs a panel's numbers are gone when their pairs are there, so all panels have one place.
   [[gnu::always_inline]] static int64_t place_of(int panel) { return kIsPaired ? 0 : panel * P; }
-
-  // One block of queries of one head as the strips of an item see it.
-  struct Place {
-    int64_t b, row, head, block, q0;
-    int queries;
-    bool is_packed;
-  };
 
   [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last, Turns& turns) {
     int64_t span = last - first;
@@ -178,7 +171,8 @@ class Backward {
   [[gnu::noinline]] void give_sums(Strip& strip, int64_t b, int64_t kv_head) {
     int64_t row = (b * p_.keys + strip.k0) * p_.kv_heads + kv_head;
     add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
-             strip.count, T(kIsPaired ? p_.scale : 1 / score_unit<Score, Normaliser>()));  // packed queries carry scale * unit
+             strip.count,
+             T(kIsPaired ? p_.scale : 1 / score_unit<Score, Normaliser>()));  // packed queries carry scale * unit
     add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
              p_.value_width, strip.count, T(1));
     clear_sums(strip);
@@ -255,8 +249,8 @@ class Backward {
       if (is_plain && is_full) plain_group(s, panel, g * kGroup);
       else masked_group(s, strip, panel, g * kGroup, at, is_full);
       if constexpr (kIsPaired)
-        pair_group({s.weights, s.dscores, s.weight_depth, s.dscore_depth, s.dscore_rows}, panel, g * kGroup, at.queries,
-                   strip.count);
+        pair_group<Packed>({s.weights, s.dscores, s.weight_depth, s.dscore_depth, s.dscore_rows}, panel, g * kGroup,
+                           at.queries, strip.count);
     }
     for (int64_t i = plan.begin * kGroup; i < first; ++i) clear_row(s, panel, i);
     for (int64_t i = larger(last, plan.begin * kGroup); i < plan.end * kGroup; ++i) clear_row(s, panel, i);
@@ -281,7 +275,8 @@ class Backward {
 #pragma GCC unroll 16
       for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 2
-        for (int n = 0; n < 2; ++n) store(out + (r0 + r) * kScoreLd + n * L, kIsPaired ? acc[r][n] * factor : acc[r][n]);
+        for (int n = 0; n < 2; ++n)
+          store(out + (r0 + r) * kScoreLd + n * L, kIsPaired ? acc[r][n] * factor : acc[r][n]);
       }
     }
   }
@@ -349,11 +344,10 @@ class Backward {
       if (first >= last) continue;
       int64_t i0 = first * kGroup, depth = steps_of<A>(smaller(last * kGroup, at.queries) - i0);
       i0 = steps_of<A>(i0);
-      const T* none = nullptr;
-      row_product<true, false, false>(s.weight_depth + i0 * kBlock + r0, kBlock, s.dout_depth + i0 * value_ld_, value_ld_,
-                                      depth, strip.dv + r0 * value_ld_, value_ld_, value_ld_, none);
+      row_product<true, false, false>(s.weight_depth + i0 * kBlock + r0, kBlock, s.dout_depth + i0 * value_ld_,
+                                      value_ld_, depth, strip.dv + r0 * value_ld_, value_ld_, value_ld_, nullptr);
       row_product<true, false, false>(s.dscore_depth + i0 * kBlock + r0, kBlock, s.query_depth + i0 * key_ld_, key_ld_,
-                                      depth, strip.dk + r0 * key_ld_, key_ld_, key_ld_, none);
+                                      depth, strip.dk + r0 * key_ld_, key_ld_, key_ld_, nullptr);
     }
   }
 
@@ -380,11 +374,10 @@ class Backward {
       if (first >= last) continue;
       int64_t j0 = first * P, depth = steps_of<A>(smaller(last * P, strip.count) - j0);
       j0 = steps_of<A>(j0);
-      const T* none = nullptr;
       for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
         row_product<false, true, false>(s.dscore_rows + (g * kGroup + r0) * kBlockSteps + j0, kBlockSteps,
                                         strip.keys + j0 * key_ld_, key_ld_, depth, s.product + r0 * key_ld_, key_ld_,
-                                        key_ld_, none);
+                                        key_ld_, nullptr);
       add_rows(dq + g * kGroup * stride, stride, s.product, key_ld_, p_.key_width,
                smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
     }
@@ -396,7 +389,7 @@ class Backward {
   Dropout dropout_;
   Ranges key_panels_, query_groups_, key_blocks_, query_blocks_;
   int64_t key_ld_, value_ld_;
-  T product_scale_;  // in the packed queries, or with pairs applied to scores
+  T product_scale_;         // in the packed queries, or with pairs applied to scores
   Tensor parts_, part_of_;  // sums of some key blocks in the shape of dQ, and which ones they are, per block of queries
 };
 

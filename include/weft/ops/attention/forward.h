@@ -199,9 +199,9 @@ class Forward {
           int64_t j = row_begin;
           for (; j + 2 <= row_end; j += 2) {
             V w = weight_of(j), next = weight_of(j + 1);
-            store(to + j / 2 * kBlock, pair_of(dropped(j, w), dropped(j + 1, next)));
+            store(to + j / 2 * kBlock, Products<Packed>::pair_of(dropped(j, w), dropped(j + 1, next)));
           }
-          if (j < row_end) store(to + j / 2 * kBlock, pair_of(dropped(j, weight_of(j)), V{}));
+          if (j < row_end) store(to + j / 2 * kBlock, Products<Packed>::pair_of(dropped(j, weight_of(j)), V{}));
         } else {
           for (int64_t j = row_begin; j < row_end; ++j) store(to + j * kBlock, weight_of(j));
         }
@@ -336,7 +336,7 @@ class Forward {
   Ranges query_panels_, key_groups_, query_blocks_, key_blocks_;
   int64_t key_steps_, value_ld_;
   T product_scale_;  // in the packed queries, or with pairs applied to scores
-  bool is_long_;  // many key blocks
+  bool is_long_;     // many key blocks
 };
 
 }  // namespace

@@ -37,8 +37,8 @@ template <class A>
 }
 
 // dst[i][p] = channels 2p and 2p + 1 of row first + i, padded with zeros to `ld` pairs and to `rows_padded` rows.
-[[gnu::noinline]] inline void pack_row_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width, uint32_t* dst,
-                                             int64_t ld, int64_t rows_padded) {
+[[gnu::noinline]] inline void pack_row_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width,
+                                             uint32_t* dst, int64_t ld, int64_t rows_padded) {
   for (int64_t i = 0; i < rows; ++i) {
     auto* row = reinterpret_cast<uint16_t*>(dst + i * ld);
     std::copy_n(bf16_row(x, first + i), width, row);
@@ -48,7 +48,8 @@ template <class A>
 }
 
 // dst[panel][p][lane] = channels 2p and 2p + 1 of token first + panel * kPanel + lane, zeros behind the last token and channel.
-[[gnu::noinline]] inline void pack_lane_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width, uint32_t* dst) {
+[[gnu::noinline]] inline void pack_lane_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width,
+                                              uint32_t* dst) {
   constexpr int P = kPanel<uint32_t>;
   const int64_t pairs = (width + 1) / 2;
   for (int64_t i = 0; i < round_up(rows, P); ++i) {
@@ -64,8 +65,8 @@ template <class A>
 }
 
 // dst[i][c] = channel c of tokens first + 2i and first + 2i + 1, padded with zeros to `ld` columns; an odd last token's neighbour is 0.
-[[gnu::noinline]] inline void pack_token_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width, uint32_t* dst,
-                                               int64_t ld) {
+[[gnu::noinline]] inline void pack_token_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width,
+                                               uint32_t* dst, int64_t ld) {
   for (int64_t i = 0; i < rows; i += 2, dst += ld) {
     const uint16_t *low = bf16_row(x, first + i), *high = low + (i + 1 < rows ? x.token_stride : 0);
     const uint32_t keep = i + 1 < rows ? 0xffff0000u : 0u;
@@ -99,29 +100,15 @@ template <class A>
   else pack_token_pairs(x, first, rows, width, dst, ld);
 }
 
-#if defined(__AVX512BF16__)
-
-// Each lane's numbers of two rows as pairs, rounded to nearest.
-[[gnu::always_inline]] inline Lanes<uint32_t> pair_of(Lanes<float> low, Lanes<float> high) {
-  const auto both = bit_cast_lanes<__m512i>(_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
-  constexpr VectorOf<uint16_t, 32>::type order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                  8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return bit_cast_lanes<Lanes<uint32_t>>(_mm512_permutexvar_epi16(bit_cast_lanes<__m512i>(order), both));
-}
-
-// Neighbouring lanes of two vectors of one row as pairs, rounded to nearest.
-[[gnu::always_inline]] inline Lanes<uint32_t> neighbours_of(Lanes<float> first, Lanes<float> second) {
-  return bit_cast_lanes<Lanes<uint32_t>>(_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
-}
-
 // Weights and score gradients of one panel of keys, and their pairs: along the queries, and of the score gradients also along the keys.
 struct PanelPairs {
-  const float *weights, *dscores;                     // [query][lane of the panel]
+  const float *weights, *dscores;                       // [query][lane of the panel]
   uint32_t *weight_depth, *dscore_depth, *dscore_rows;  // [query / 2][key] and [query][key / 2], in blocks
 };
 
-// Of queries row0 to row0 + kGroup - 1. What lies behind the last query or key is no number of a pair: its place is 0.
-[[gnu::noinline]] inline void pair_group(const PanelPairs& p, int panel, int64_t row0, int64_t queries, int64_t keys) {
+// X: uint32_t, whose Products are known where this is used. Of queries row0 to row0 + kGroup - 1. What lies behind the last query or key is no number of a pair: its place is 0.
+template <class X>
+[[gnu::noinline]] void pair_group(const PanelPairs& p, int panel, int64_t row0, int64_t queries, int64_t keys) {
   using V = Lanes<float>;
   constexpr int L = kLanes<float>, P = kPanel<float>;
   const int64_t keys_here = keys - panel * P;
@@ -139,15 +126,13 @@ struct PanelPairs {
       }
     for (int n = 0; n < 2; ++n) {
       const int64_t to = i / 2 * kBlock + panel * P + n * L;
-      store(p.weight_depth + to, pair_of(w[0][n], w[1][n]));
-      store(p.dscore_depth + to, pair_of(ds[0][n], ds[1][n]));
+      store(p.weight_depth + to, Products<X>::pair_of(w[0][n], w[1][n]));
+      store(p.dscore_depth + to, Products<X>::pair_of(ds[0][n], ds[1][n]));
     }
     for (int r = 0; r < 2; ++r)
-      store(p.dscore_rows + (i + r) * (kBlock / 2) + panel * L, neighbours_of(ds[r][0], ds[r][1]));
+      store(p.dscore_rows + (i + r) * (kBlock / 2) + panel * L, Products<X>::neighbours_of(ds[r][0], ds[r][1]));
   }
 }
-
-#endif
 
 }  // namespace
 }  // namespace weft::ops::core

@@ -2,11 +2,8 @@
 // Blocks are kBlock tokens; on the lane side a block is cut into panels of two vectors, on the row side into groups of kGroup.
 #pragma once
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include <cstddef>
+#include <type_traits>
 
 #include "weft/core/dtype.h"
 #include "weft/ops/attention/lanes.h"
@@ -41,16 +38,11 @@ template <class T>
 [[gnu::always_inline]] inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 [[gnu::always_inline]] inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-template <class V>
-[[gnu::always_inline]] inline void add_product(V& sum, V a, V b) {
-  sum += a * b;
-}
-#if defined(__AVX512BF16__)
-// Both products of the pairs of bf16 numbers of each lane (pairs.h).
-[[gnu::always_inline]] inline void add_product(Lanes<float>& sum, Lanes<uint32_t> a, Lanes<uint32_t> b) {
-  sum = (Lanes<float>)_mm512_dpbf16_ps((__m512)sum, bit_cast_lanes<__m512bh>(a), bit_cast_lanes<__m512bh>(b));
-}
-#endif
+// Products of packed elements X. Those of pairs of bf16 numbers (pairs.h) are instructions: the file with their instances has them.
+template <class X>
+struct Products {
+  [[gnu::always_inline]] static void add(Lanes<X>& sum, Lanes<X> a, Lanes<X> b) { sum += a * b; }
+};
 
 // acc[r][n] += sum_p a(r, p) * b(p, n); a(r, p) = a[p * lda + r] if rows are adjacent, else a[r * lda + p].
 // X is the type of the sums, or pairs of bf16 numbers.
@@ -65,7 +57,7 @@ template <int NR, bool kRowsAdjacent, class X, class T>
     for (int r = 0; r < kRowStep; ++r) {
       Lanes<X> x = broadcast<Lanes<X>>(kRowsAdjacent ? a[p * lda + r] : a[r * lda + p]);
 #pragma GCC unroll 4
-      for (int n = 0; n < NR; ++n) add_product(acc[r][n], x, row[n]);
+      for (int n = 0; n < NR; ++n) Products<X>::add(acc[r][n], x, row[n]);
     }
   }
 }
@@ -75,7 +67,7 @@ template <int NR, bool kRowsAdjacent, class X, class T>
 // may hold many more terms.
 template <bool kRowsAdjacent, bool kFresh, bool kScaled, class X, class T>
 [[gnu::always_inline]] inline void row_product(const X* a, int64_t lda, const X* b, int64_t ldb, int64_t depth, T* c,
-                                               int64_t ldc, int64_t width, const T* factors) {
+                                               int64_t ldc, int64_t width, const std::type_identity_t<T>* factors) {
   constexpr int L = kLanes<T>;
   auto columns = [&]<int NR>(int64_t n0) __attribute__((always_inline)) {
     Lanes<T> acc[kRowStep][NR] = {};
@@ -98,8 +90,8 @@ template <bool kRowsAdjacent, bool kFresh, bool kScaled, class X, class T>
 
 // Row i of `to` (stride elements apart) += factor * row i of `rows`.
 template <class T>
-[[gnu::always_inline]] inline void add_rows(T* to, int64_t stride, const T* rows, int64_t ld, int64_t width, int64_t count,
-                                            T factor) {
+[[gnu::always_inline]] inline void add_rows(T* to, int64_t stride, const T* rows, int64_t ld, int64_t width,
+                                            int64_t count, T factor) {
   constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < count; ++i, to += stride, rows += ld) {
     int64_t c = 0;

@@ -9,6 +9,13 @@
 namespace weft::ops::core {
 namespace {
 
+// One block of queries of one head as the strips of an item see it.
+struct Place {
+  int64_t b, row, head, block, q0;
+  int queries;
+  bool is_packed;
+};
+
 // For each (row, head, block of queries): how many key blocks have been added to dQ, counting skipped ones.
 class Turns {
  public:
