@@ -11,6 +11,7 @@
 #include "tests/support/random.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 
 namespace weft {
 namespace {
@@ -246,6 +247,32 @@ Recur fused(dist::Carry carry) {
 Recur composed() {
   return [](dist::Communicator& comm, std::shared_ptr<const dist::SegmentPlan> plan, const RecurrenceVars& in,
             const ops::RecurrenceOptions& options) { return test::composed_recur(comm, *plan, in, options); };
+}
+
+// The same by kernels of a GPU that all ranks share; what the ranks send each other is on it too.
+Recur on_gpu(const Recur& f) {
+  return [f](dist::Communicator& comm, std::shared_ptr<const dist::SegmentPlan> plan, const RecurrenceVars& in,
+             const ops::RecurrenceOptions& options) {
+    RecurrenceVars there = in;
+    for (Var* x : {&there.q_BTGK, &there.k_BTGK, &there.v_BTHV, &there.log_decay, &there.beta, &there.state})
+      if (x->defined()) *x = to(*x, Device::cuda());
+    for (Tensor* x : {&there.writes, &there.documents})
+      if (x->defined()) *x = to(*x, Device::cuda()).value();
+    auto [out, state] = f(comm, plan, there, options);
+    return std::array<Var, 2>{to(out, Device::cpu()), to(state, Device::cpu())};
+  };
+}
+
+TEST(ContextRecurrence, OnAGpuIsThatOfOneRankOfTheCpu) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  set_num_threads(1);
+  for (const Case& c : cases()) {
+    if (!c.has_documents || c.decay.num_dims() < 2) continue;  // the emulator takes its time
+    const Result want = of_one_rank(c);
+    for (dist::Carry carry : {dist::Carry::gather, dist::Carry::scan})
+      expect_equal(over_ranks(c, kLayouts[3].ranks, false, on_gpu(fused(carry))), want,
+                   str(c.name, ", ", to_string(carry)));
+  }
 }
 
 TEST(ContextRecurrence, IsThatOfOneRank) {
