@@ -98,7 +98,7 @@ template <class T>
       for (int i = 0; i < L; ++i) x[i] = load(from.row(r0 + i) + c0);
 #pragma GCC unroll 4
       for (int half = 1; half < L; half *= 2) {
-        Index low, high;  // of rows i and i + half: lanes without and with the bit `half`
+        Index low{}, high{};  // of rows i and i + half: lanes without and with the bit `half`
 #pragma GCC unroll 16
         for (int i = 0; i < L; ++i) {
           low[i] = i & half ? L + i - half : i;
