@@ -206,6 +206,10 @@ void open_sources(const Opening& opening, RunData& run, std::vector<data::Mixtur
     run.validation = source.dataset;
     run.validation_documents = source.documents;
   }
+  if (run.validation && d.val().has_half()) {
+    const int64_t all = run.validation->num_tokens(), middle = all / 2;
+    run.validation = d.val().half() == 1 ? run.validation->slice(0, middle) : run.validation->slice(middle, all);
+  }
   if (run.validation && d.val().has_tokens() && d.val().tokens() < run.validation->num_tokens())
     run.validation = run.validation->slice(0, d.val().tokens());
   for (const data::MixtureSource& source : sources) run.training_documents.push_back(*source.documents);
@@ -279,8 +283,11 @@ data::SampleSource RunData::samples() const {
 }
 
 data::ValidationWindows RunData::windows(int64_t context) const {
-  if (task)
-    return data::ValidationWindows(data::RecallTask(task->options(), context, 0).samples(data::Split::test), test_rows);
+  if (task) {
+    auto samples = data::RecallTask(task->options(), context, 0).samples(data::Split::test);
+    return data::ValidationWindows(
+        [samples, from = test_from](int64_t first, int64_t count) { return samples(from + first, count); }, test_rows);
+  }
   WEFT_CHECK(validation, "validation: the config names no validation data", "set data.val");
   return data::ValidationWindows(*validation, {.context = context,
                                                .vocab = tokenizer->vocab_size(),
@@ -299,6 +306,7 @@ RunData prepare_task(const Loaded& config, const std::string& run_folder, const 
                                                  static_cast<uint64_t>(e.seed()));
   run.task = task;
   run.test_rows = e.data().task().test_rows();
+  run.test_from = e.data().task().test_from();
   run.tokenizer = data::make_id_tokenizer(task->vocab());
   run.byte_lengths.assign(static_cast<size_t>(task->vocab()), 0);
   run.validation = data::Dataset(run.windows(task->context()).batch(0, run.test_rows).tokens.to_vector<int32_t>());

@@ -24,7 +24,7 @@ struct RunData {
   data::DocumentRule validation_documents = data::DocumentRule::none;
   std::unique_ptr<data::Loader> loader;
   std::shared_ptr<const data::RecallTask> task;  // in place of texts; its test rows are the validation data
-  int64_t test_rows = 0;
+  int64_t test_rows = 0, test_from = 0;
   std::optional<data::Dataset> train, validation;  // validation: absent if the config names none
   std::shared_ptr<const DataIdentity> identity;    // of a training
   std::unique_ptr<data::IdScan> scan;              // of a training: look() before each step
