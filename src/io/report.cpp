@@ -117,7 +117,15 @@ class Pictures {
   std::vector<std::string> warnings;
 
  private:
+  // Without a plotter the page says so once.
   std::string drawn(const Picture& picture, const std::string& title) {
+    if (!has_plotter_) {
+      if (!warnings.empty()) return {};
+      warnings.push_back(
+          "gnuplot is not installed: the report has tables without pictures. Install it (apt-get install "
+          "--no-install-recommends gnuplot-nox) and write the report again");
+      return str("<p class=\"missing\">", html_escape(warnings.back()), "</p>\n");
+    }
     try {
       return plotter_.svg(picture, str("plot", ++count_)) + "\n";
     } catch (const Error& error) {
@@ -129,6 +137,7 @@ class Pictures {
   const std::string& path_;
   const std::function<bool()>& is_stopping_;
   internal::Plotter plotter_;
+  bool has_plotter_ = has_plotter();
   size_t count_ = 0;
 };
 
