@@ -57,6 +57,7 @@ RecallScore Counter::finished(const std::vector<std::string>& names) {
   score.nats /= targets;
   for (size_t g = 0; g < names.size(); ++g)
     if (groups[g].targets > 0) score.groups.emplace_back(names[g], groups[g]);
+  score.by_row = std::move(rows);
   return score;
 }
 

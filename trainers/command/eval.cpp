@@ -29,7 +29,7 @@ struct Options {
   ConfigArguments run;
   std::vector<int64_t> lengths;
   int ranks = 1;
-  bool by_position = false;
+  bool by_position = false, by_row = false;
   std::vector<std::string> tasks;
   int64_t rows = 256;
 };
@@ -84,7 +84,7 @@ data::RecallOptions task_options(const std::string& name, const config::Experime
   return options;
 }
 
-nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask& task, int64_t size) {
+nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask& task, int64_t size, bool by_row) {
   nlohmann::ordered_json row{{"task", task.name()}, {"length", task.context()}};
   if (size > 0) row[task.size_name()] = size;
   row.update({{"rows", score.rows},
@@ -95,6 +95,9 @@ nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask&
               {"targets", score.all.targets}});
   for (const auto& [name, count] : score.groups)
     row["groups"].push_back({{"group", name}, {"accuracy", count.share()}, {"targets", count.targets}});
+  if (by_row)
+    for (const HitCount& count : score.by_row)
+      row["row_hits"].push_back(count.hits), row["row_targets"].push_back(count.targets);
   return row;
 }
 
@@ -119,7 +122,7 @@ void score_tasks(const Options& options, train::LoadedRun& run, const std::vecto
       for (int64_t size : task.sizes()) {
         const data::RecallTask sized = task.with_size(size);
         const RecallScore score = score_recall(*run.model, sized, options.rows);
-        rows.push_back(to_json(score, sized, size));
+        rows.push_back(to_json(score, sized, size, options.by_row));
         text += to_text(score, sized, size);
       }
     }
@@ -201,6 +204,7 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
   if (options.by_position) arguments.push_back("--by-position");
   if (!options.tasks.empty())
     arguments.push_back(fmt::format("--tasks {} --rows {}", fmt::join(options.tasks, ","), options.rows));
+  if (options.by_row) arguments.push_back("--by-row");
   const std::string name = result_name(fmt::format("step-{:08}", run.step), arguments);
   print_and_store(console, std::move(out), text, run.folder, name, arguments);
   return kSuccess;
@@ -248,6 +252,7 @@ Action define_eval(Arguments& app) {
       .range(int64_t{1}, int64_t{1000000})
       .capture_default_str()
       .type_name("N");
+  app.add_flag("--by-row", options->by_row, "--tasks: --json also has the hits of every row");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

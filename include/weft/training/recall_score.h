@@ -22,6 +22,7 @@ struct RecallScore {
   double nats = 0;                                            // mean loss per target
   double standard_error = 0;                                  // of all.share(), over rows
   std::vector<std::pair<std::string, HitCount>> groups = {};  // in the order of group_names(); those with targets
+  std::vector<HitCount> by_row = {};
 };
 
 // Of the first `rows` test rows, `batch` at a time (0: by their size). The model has at least the task's ids, and no learned positions for
