@@ -1,6 +1,7 @@
 // `weft ablate` as a process: studies of tiny models, stopped and continued, with arms that fail and grids that are wrong.
 #include <signal.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -28,6 +29,13 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
     return run_weft(words);
   }
   std::string report(const std::string& out) { return io::read_file(path(out) + "/report.txt"); }
+  // Without times and memory.
+  std::string numbers(const std::string& out) {
+    const std::string text = report(out);
+    const size_t speed = text.find("Speed and memory");
+    EXPECT_NE(speed, std::string::npos) << text;
+    return text.substr(0, speed);
+  }
   std::vector<std::string> hparams_tags(const std::string& folder) {
     std::vector<std::string> tags;
     for (const std::string& name : io::list_folder(path(folder)))
@@ -53,7 +61,7 @@ TEST_F(Ablate, RunsAtATimeDoNotChangeABit) {
   const ProcessResult two = ablate("two", {"--jobs", "2"}), one = ablate("one", {"--jobs", "1", "--json"});
   ASSERT_EQ(two.exit_code, 0) << two.err;
   ASSERT_EQ(one.exit_code, 0) << one.err;
-  EXPECT_EQ(report("one"), report("two"));
+  EXPECT_EQ(numbers("one"), numbers("two"));
   EXPECT_EQ(two.out, report("two"));
   for (const std::string& cell : io::list_folder(path("one") + "/cells")) {
     const std::string file = "/cells/" + cell + "/checkpoints/step-00000010/model.safetensors";
@@ -97,10 +105,10 @@ TEST_F(Ablate, AKilledStudyGoesOnAndEndsInTheSameReport) {
       std::chrono::seconds(2));  // runs that outlive a killed study hold their folders until they end
   const ProcessResult rest = ablate("killed");
   ASSERT_EQ(rest.exit_code, 0) << rest.err;
-  EXPECT_EQ(report("killed"), report("whole"));
+  EXPECT_EQ(numbers("killed"), numbers("whole"));
   const ProcessResult again = ablate("killed");
   EXPECT_EQ(again.exit_code, 0);
-  EXPECT_EQ(again.err, "") << "no run is started again";
+  EXPECT_EQ(again.err.find("seed="), std::string::npos) << "no run is started again: " << again.err;
   EXPECT_EQ(again.out, rest.out);
 }
 
@@ -138,7 +146,138 @@ TEST_F(Ablate, OnlySomeArmsAndADryRun) {
   EXPECT_NE(other.err.find("holds the study of another grid"), std::string::npos) << other.err;
 }
 
+TEST_F(Ablate, TunesEveryArmOnSeedsAndDataThatDoNotCount) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms, R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-5" value: "3e-5" value: "9e-5" seeds: 8 seeds: 9 widen: 1 }
+)"));
+  const ProcessResult result = ablate("study");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  const auto& arms = json["tuning"]["arms"];
+  ASSERT_EQ(arms.size(), 2u);
+  for (const auto& arm : arms) {
+    ASSERT_EQ(arm["tries"].size(), 4u) << "rates far too low: the highest is best, and one more is tried with all arms";
+    EXPECT_EQ(arm["tries"][3]["value"], "0.00027");
+    double best = INFINITY;
+    std::string value;
+    for (const auto& one : arm["tries"]) {
+      EXPECT_EQ(one["runs"], 2);
+      if (one["mean"].get<double>() < best) best = one["mean"], value = one["value"];
+    }
+    EXPECT_EQ(arm["best"], value);
+  }
+  EXPECT_EQ(json["arms"][0]["tuned"], arms[0]["best"]);
+  EXPECT_EQ(io::list_folder(path("study") + "/tuning/cells").size(), 2u * 4u * 2u);
+  EXPECT_EQ(io::list_folder(path("study") + "/cells").size(), 6u);
+  for (const auto& [folder, half] : {std::pair{"/tuning/cells", "half: 1"}, std::pair{"/cells", "half: 2"}})
+    for (const std::string& cell : io::list_folder(path("study") + folder))
+      EXPECT_NE(io::read_file(path("study") + folder + "/" + cell + "/config.txtpb").find(half), std::string::npos)
+          << cell;
+  const std::string text = report("study");
+  for (const char* part : {"Tuning", "still lies at the edge for gate=none, gate=head", "0.00027"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  EXPECT_NE(io::read_file(path("study") + "/report.html").find("Tuning of optim.group[1].adamw.lr"), std::string::npos);
+  const ProcessResult again = ablate("study");
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_EQ(again.err.find("seed="), std::string::npos) << "neither tries nor runs are made again: " << again.err;
+  EXPECT_EQ(report("study"), text);
+}
+
+TEST_F(Ablate, ReportsRecallLengthsAndPositions) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", R"(
+set: "log.diagnostics_every=5" set: "data.tokenizer={bytes{}}"
+eval { length: 32 length: 64 by_position: true task: "mqar" task: "induction" rows: 16 }
+compare { metric: "val/loss" metric: "task/mqar/accuracy" metric: "val/loss@64" })",
+                 kArms));
+  const ProcessResult result = ablate("study");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string text = report("study");
+  for (const char* part :
+       {"Recall\n", "mqar of 32 tokens, 8 pairs", "Recall by difficulty", "Loss by length of the rows",
+        "Loss by position", "16-31", "32-63", "first token", "val/loss@64: arms minus gate=none"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  const auto& mqar = json["recall"][0];
+  EXPECT_EQ(mqar["task"], "mqar");
+  EXPECT_EQ(mqar["arms"][0]["rows"], 16) << "clusters are the test rows, which all seeds have";
+  // The metric of a run is the mean over the sizes of a task, whose rows have as many targets each.
+  double clustered = 0, mean = 0;
+  int sizes = 0;
+  for (const auto& question : json["recall"])
+    if (question["task"] == "mqar") clustered += question["arms"][1]["accuracy"].get<double>(), ++sizes;
+  for (const auto& run : json["metrics"][1]["arms"][1]["runs"]) mean += run["value"].get<double>() / 3;
+  EXPECT_EQ(sizes, 4);
+  EXPECT_NEAR(clustered / sizes, mean, 1e-12);
+  EXPECT_TRUE(mqar["arms"][1].contains("difference_interval"));
+  ASSERT_EQ(json["lengths"][0]["losses"].size(), 2u);
+  EXPECT_EQ(json["lengths"][0]["losses"][0]["tokens"], "32");
+  // The validation of a run has rows of the training's length.
+  EXPECT_NEAR(json["lengths"][0]["losses"][0]["loss"].get<double>(),
+              json["metrics"][0]["arms"][0]["mean"].get<double>(), 1e-6);
+  const std::string page = io::read_file(path("study") + "/report.html");
+  for (const char* part : {"Diagnostics of gate=head", "Weight on the first token", "Loss by position"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+
+  // The same report of the runs alone.
+  std::vector<std::string> words{"compare"};
+  for (const char* arm : {"gate=none", "gate=head"})
+    for (const std::string& cell : io::list_folder(path("study") + "/cells"))
+      if (cell.starts_with(arm)) words.push_back(path("study") + "/cells/" + cell);
+  ASSERT_EQ(words.size(), 7u);
+  words.insert(words.end(), {"--out", path("compared"), "--metric", "val/loss", "--metric", "task/mqar/accuracy"});
+  const ProcessResult compared = run_weft(words);
+  ASSERT_EQ(compared.exit_code, 0) << compared.err;
+  const auto other = nlohmann::json::parse(io::read_file(path("compared") + "/report.json"));
+  EXPECT_EQ(other["metrics"][0], json["metrics"][0]);
+  EXPECT_EQ(other["metrics"][1], json["metrics"][1]);
+  EXPECT_EQ(other["recall"], json["recall"]);
+  EXPECT_EQ(other["arms"][1]["parameters"], json["arms"][1]["parameters"]);
+  EXPECT_TRUE(io::file_exists(path("compared") + "/report.html"));
+  words = {"compare", words[1], words[4], words[1]};
+  const ProcessResult twice = run_weft(words);
+  EXPECT_EQ(twice.exit_code, 2);
+  EXPECT_NE(twice.err.find("have the same config and the same seed"), std::string::npos) << twice.err;
+}
+
+TEST_F(Ablate, CompareRefusesRunsOfOtherDataOrUnfinishedOnes) {
+  write("other.txt", io::read_file(path("text.txt")) + "one more line\n");
+  ASSERT_EQ(run_weft(train("a", {"train.tokens=256"})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("b", {"train.tokens=256", "data.train.path=" + path("other.txt")})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("c", {"train.tokens=25600", "train.max_seconds=0.001"})).exit_code, 3);
+  const ProcessResult data = run_weft({"compare", path("a"), path("b"), "--metric", "val/loss"});
+  EXPECT_EQ(data.exit_code, 2);
+  EXPECT_NE(data.err.find("have seen other batches: data.train"), std::string::npos) << data.err;
+  const ProcessResult part = run_weft({"compare", path("a"), path("c"), "--metric", "val/loss"});
+  EXPECT_EQ(part.exit_code, 2);
+  EXPECT_NE(part.err.find("is not finished"), std::string::npos) << part.err;
+}
+
+TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
+  const std::string axis = "axis { name: \"d\" path: \"model.layers\" value: \"1\" value: \"2\" } seeds: 3";
+  write_grid(str(kRuns, axis, " match { flops: 0.06 by: tokens }"));
+  const ProcessResult tokens = ablate("study", {"--dry-run"});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  ASSERT_EQ(ablate("study").exit_code, 0);
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  EXPECT_EQ(json["arms"][0]["tokens"], 1280);
+  EXPECT_LT(json["arms"][1]["tokens"], 1280);
+  EXPECT_EQ(json["arms"][1]["tokens"].get<int64_t>() % 128, 0);
+  write_grid(str(kRuns, kArms, "seeds: 3 match { flops: 0.02 multiple: 1 }"));
+  const ProcessResult width = ablate("width", {"--dry-run"});
+  ASSERT_EQ(width.exit_code, 0) << width.err;
+  for (const char* column : {"without embeddings", "time", "memory", "disk", "cache/token", "of checkpoints"})
+    EXPECT_NE(width.out.find(column), std::string::npos) << column << " in " << width.out;
+}
+
 TEST_F(Ablate, RefusesGridsThatAreWrong) {
+  const std::string tune = "seeds: 1 tune { path: \"optim.group[1].adamw.lr\" ";
+  expect_refused(str(kRuns, kArms, tune, "value: \"1e-3\" value: \"2e-3\" seeds: 2 }"), {"tune has 2 values"});
+  expect_refused(str(kRuns, kArms, tune, "value: \"1e-3\" value: \"1e-4\" value: \"1\" seeds: 2 }"),
+                 {"tune: value 1e-4 is not a number above 0.001"});
+  expect_refused(str(kRuns, kArms, tune, "value: \"1\" value: \"2\" value: \"3\" seeds: 1 }"),
+                 {"seed 1 is one of the study's"});
+  expect_refused(str(kRuns, kArms, "seeds: 1 match { parameters: 0.1 flops: 0.1 }"), {"parameters and flops"});
+  expect_refused(str(kRuns, kArms, "seeds: 1 eval { task: \"mqr\" }"), {"mqr", "Did you mean 'mqar'"});
   expect_refused("", {"base is not set"});
   expect_refused("base: \"nothing.txtpb\" seeds: 1" + std::string(kArms), {"nothing.txtpb", "gate=none"});
   expect_refused(str(kRuns, kArms), {"there are no seeds"});

@@ -11,11 +11,15 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/live_lines.h"
 #include "trainers/console/progress.h"
 #include "trainers/console/stop_signal.h"
+#include "trainers/run/memory_estimate.h"
 #include "trainers/run/session.h"
+#include "trainers/study/forecast.h"
 #include "trainers/study/match.h"
-#include "trainers/study/study_report.h"
+#include "trainers/study/report_parts.h"
+#include "trainers/study/tune.h"
 #include "weft/core/parallel.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -28,7 +32,7 @@ using config::ConfigError;
 
 struct Options {
   std::string grid, out;
-  std::vector<std::string> only;
+  std::vector<std::string> only, set;
   int jobs = 0;
   bool is_dry = false;
 };
@@ -49,6 +53,18 @@ class StudyLock {
 
  private:
   int descriptor_;
+};
+
+// Messages scroll above the lines while this is there.
+class Attached {
+ public:
+  Attached(Console& console, LiveLines& lines) : console_(console) { console_.attach(&lines); }
+  ~Attached() { console_.attach(nullptr); }
+  Attached(const Attached&) = delete;
+  Attached& operator=(const Attached&) = delete;
+
+ private:
+  Console& console_;
 };
 
 // A folder holds one study: its cells are known by their configs, but the report is of one grid.
@@ -78,33 +94,65 @@ std::vector<study::Cell> chosen(const std::vector<study::Cell>& cells, const stu
   return kept;
 }
 
-std::string plan_text(const study::Grid& grid, const study::Arms& arms, const std::vector<study::Cell>& cells,
-                      int jobs) {
+std::string plan_text(const study::Grid& grid, const study::Arms& arms, const std::vector<study::Cell>& cells, int jobs,
+                      const Extensions& own) {
   std::string text = fmt::format("study {}: {} arms x {} seeds, {} runs of {} threads, {} at a time\n", grid.name,
                                  arms.all.size(), grid.seeds.size(), cells.size(), grid.threads, jobs);
-  double flops = 0;
-  for (const study::Cell& cell : cells) {
-    const study::Combination& arm = arms.all[cell.combination];
-    flops += arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
+  if (grid.tune)
+    text +=
+        fmt::format("tuning of {}: {} arms x {} values x {} seeds before them, more where the best lies at an edge\n",
+                    grid.tune->path, arms.all.size(), grid.tune->values.size(), grid.tune->seeds.size());
+  io::ReportTable table{.title = "",
+                        .header = {"arm", "runs", "parameters", "without embeddings", "ffn", "MFLOP/token", "tokens",
+                                   "time", "memory", "disk", "cache", "cache/token"},
+                        .rows = {}};
+  double flops = 0, seconds = 0, disk = 0;
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    const study::Combination& arm = arms.all[a];
+    const auto runs = std::ranges::count(cells, a, &study::Cell::combination);
+    const study::Forecast f = study::forecast_of(grid, arm, own);
+    const auto n = static_cast<double>(runs);
+    flops += n * arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
+    seconds += n * f.seconds, disk += n * static_cast<double>(f.disk_bytes);
+    table.rows.push_back(
+        {arm.name, str(runs), str(f.params), str(arm.params), arm.matched_ffn ? str(arm.matched_ffn) : "-",
+         fmt::format("{:.3f}", arm.flops_per_token / 1e6), str(arm.experiment.train().tokens()),
+         f.seconds > 0 ? duration_text(f.seconds) : "-", train::size_text(f.memory_bytes),
+         train::size_text(f.disk_bytes), train::size_text(f.cache_bytes), str(f.cache_bytes_per_token)});
   }
-  for (const study::Combination& arm : arms.all)
-    text += fmt::format("{:<32} {:>10} parameters without embeddings{}, {:.3f} MFLOP per token, {} tokens\n", arm.name,
-                        arm.params, arm.matched_ffn ? fmt::format(" (ffn width {})", arm.matched_ffn) : "",
-                        arm.flops_per_token / 1e6, arm.experiment.train().tokens());
-  return text + fmt::format("{:.3g} PFLOP without the output head\n", flops / 1e15);
+  text += study::text_of(table).substr(1);
+  text += fmt::format("{:.3g} PFLOP without the output head, {} of checkpoints", flops / 1e15,
+                      train::size_text(static_cast<int64_t>(disk)));
+  if (seconds > 0)
+    text += fmt::format(", about {} of training by a calibration here{}", duration_text(seconds / jobs),
+                        jobs > 1 ? fmt::format(", if {} runs beside each other are as fast as one", jobs) : "");
+  return text + "\n";
+}
+
+// With the overrides of the command line, which are part of what the folder holds.
+study::Grid grid_of(const Options& options) {
+  study::Grid grid = study::read_grid(options.grid);
+  for (const std::string& override : options.set) {
+    grid.set.push_back(override);
+    grid.text += "# --set " + override + "\n";
+  }
+  return grid;
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  const study::Grid grid = study::read_grid(options.grid);
+  const study::Grid grid = grid_of(options);
   study::Arms arms = study::resolve_arms(grid, extensions);
   study::count_and_match(grid, arms, extensions);
-  const std::vector<study::Cell> cells = study::cells_of(grid, arms);
+  std::vector<study::Cell> cells = study::cells_of(grid, arms);
   const int cores = num_threads(),
             jobs = options.jobs ? options.jobs : std::max(1, cores / static_cast<int>(grid.threads));
-  const std::vector<study::Cell> some = options.only.empty() ? cells : chosen(cells, arms, options.only);
-  if (options.is_dry) {
-    console.result(plan_text(grid, arms, some, jobs));
-    return kSuccess;
+  if (!options.only.empty() || options.is_dry) {
+    const std::vector<study::Cell> some =
+        chosen(cells, arms, options.only);  // refuses a wrong name before anything runs
+    if (options.is_dry) {
+      console.result(plan_text(grid, arms, some, jobs, extensions));
+      return kSuccess;
+    }
   }
   const std::string folder = options.out.empty() ? "studies/" + grid.name : options.out;
   io::make_folders(folder);
@@ -112,20 +160,38 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   claim_folder(folder, grid);
   train::StopSignal signals(console.verbosity() != Verbosity::quiet);
   train::StopSignal::waits_for("saving the runs at work; the same command goes on");
-  study::run_cells(grid, arms, some,
-                   {.program = "/proc/self/exe",
-                    .folder = folder,
-                    .jobs = jobs,
-                    .is_stopping = train::StopSignal::was_raised,
-                    .say = [&](std::string_view line) { console.message(line); }});
+  LiveLines live(live_options(console.verbosity() == Verbosity::quiet ? -1 : STDERR_FILENO));
+  const Attached attached(console, live);
+  study::CellRuns how{.program = "/proc/self/exe",
+                      .folder = folder,
+                      .jobs = jobs,
+                      .metric = grid.metrics[0],
+                      .evals = grid.evals,
+                      .is_stopping = train::StopSignal::was_raised,
+                      .say = [&](std::string_view line) { console.message(line); }};
+  if (live.is_terminal())
+    how.show = [&](std::vector<std::string> lines) { lines.empty() ? live.clear() : live.draw(std::move(lines)); };
+  std::optional<study::Tuning> tuning;
+  if (grid.tune) {
+    tuning = study::tune_arms(grid, arms, how, extensions);
+    if (!tuning) return kStopped;
+    cells = study::cells_of(grid, arms);
+  }
+  study::run_cells(grid, arms, options.only.empty() ? cells : chosen(cells, arms, options.only), how);
   std::vector<std::optional<study::CellResult>> results;
   for (const study::Cell& cell : cells) results.push_back(study::stored_result(folder, cell));
-  const study::StudyReport report = study::report_of(grid, arms, cells, results);
+  const study::StudyData data{.folder = folder,
+                              .grid = grid,
+                              .arms = arms,
+                              .cells = cells,
+                              .results = results,
+                              .tuning = tuning ? &*tuning : nullptr};
+  const study::StudyReport report = study::report_of(data);
   io::write_file_atomically(folder + "/report.txt", report.text);
   io::write_file_atomically(folder + "/report.json", report.json);
-  for (const std::string& warning : study::write_study_page(folder, grid, arms, cells, results, report))
-    console.message(warning);
+  for (const std::string& warning : study::write_study_page(data, report)) console.message(warning);
   console.result(console.is_json() ? report.json : report.text);
+  console.message("report " + folder + "/report.html");
   if (train::StopSignal::was_raised()) return kStopped;
   return report.num_lost > 0 ? kFailure : kSuccess;
 }
@@ -142,6 +208,9 @@ Action define_ablate(Arguments& app) {
   app.add_option("--only", options->only, "Only runs of this arm, such as gate=none; may be given several times")
       .repeated()
       .type_name("AXIS=ARM");
+  app.add_option("--set", options->set, "path=value: an override for all runs, behind those of the grid")
+      .repeated()
+      .type_name("path=value");
   app.add_flag("--dry-run", options->is_dry, "Say what would be run");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }

@@ -1,4 +1,5 @@
 // weft compare A B [--rules FILE] [--rtol R] [--atol A]: the tensors of two files, checkpoints or runs, one by one in layer order.
+// weft compare RUN RUN RUN... [--out DIR]: a study's report of runs that are finished.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +14,8 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
+#include "trainers/study/comparison.h"
+#include "trainers/study/study_report.h"
 #include "weft/autograd/functions.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
@@ -25,7 +28,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string a, b, rules;
+  std::string a, b, rules, out;
+  std::vector<std::string> more, metrics;
   double rtol = 0, atol = 0;
 };
 
@@ -217,7 +221,24 @@ Json json_of(const std::vector<Compared>& rows, bool is_same) {
   return {{"same", is_same}, {"tensors", list}};
 }
 
-int run(const Options& options, Console& console) {
+int report_runs(const Options& options, Console& console, const Extensions& extensions) {
+  std::vector<std::string> runs{options.a, options.b};
+  runs.insert(runs.end(), options.more.begin(), options.more.end());
+  const study::Comparison c = study::compare_runs(runs, options.metrics, extensions);
+  const study::StudyData data{
+      .folder = options.out, .grid = c.grid, .arms = c.arms, .cells = c.cells, .results = c.results};
+  const study::StudyReport report = study::report_of(data);
+  if (!options.out.empty()) {
+    io::make_folders(options.out);
+    io::write_file_atomically(options.out + "/report.txt", report.text);
+    io::write_file_atomically(options.out + "/report.json", report.json);
+    for (const std::string& warning : study::write_study_page(data, report)) console.message(warning);
+  }
+  console.result(console.is_json() ? report.json : report.text);
+  return report.num_lost > 0 ? kFailure : kSuccess;
+}
+
+int compare_weights(const Options& options, Console& console) {
   if (!is_tolerance(options.rtol) || !is_tolerance(options.atol))
     throw config::ConfigError(fmt::format("--rtol {} --atol {}: not tolerances.", options.rtol, options.atol),
                               "Use numbers of 0 or more.");
@@ -256,11 +277,20 @@ Action define_compare(Arguments& app) {
   app.add_option("B", options->b, "The same, to compare with").required();
   app.add_option("--rtol", options->rtol, "Allowed difference in parts of B's number; default 0").type_name("R");
   app.add_option("--atol", options->atol, "Allowed difference beside that; default 0").type_name("A");
+  app.add_option("RUNS", options->more, "More finished runs: then the report of a study of all of them is printed")
+      .type_name("RUN");
+  app.add_option("--out", options->out, "Writes that report into this folder; also of two runs").type_name("DIR");
+  app.add_option("--metric", options->metrics, "What that report compares; default val/loss")
+      .repeated()
+      .type_name("KEY");
   app.add_option(
          "--rules", options->rules,
          "File with a rule a line, the first that matches a name holds: PATTERN rtol=R atol=A, or PATTERN ignore")
       .type_name("FILE");
-  return [options](Console& console, const Extensions&) { return run(*options, console); };
+  return [options](Console& console, const Extensions& extensions) {
+    const bool is_report = !options->more.empty() || !options->out.empty() || !options->metrics.empty();
+    return is_report ? report_runs(*options, console, extensions) : compare_weights(*options, console);
+  };
 }
 
 }  // namespace weft::cli

@@ -48,9 +48,10 @@ std::span<const Command> commands() {
        "  weft inspect runs/shakespeare\n"
        "  weft inspect runs/shakespeare@best",
        define_inspect},
-      {"compare", "Compare the weights of two files, checkpoints or runs, tensor by tensor; exit code 4 if they differ",
-       "  weft compare runs/a runs/b\n"
-       "  weft compare old.safetensors new.safetensors --rtol 1e-5 --atol 1e-8",
+      {"compare",
+       "Compare the weights of two runs, checkpoints or files, tensor by tensor; or report on several runs as a study",
+       "  weft compare runs/a runs/b --rtol 1e-5 --atol 1e-8\n"
+       "  weft compare runs/plain-1 runs/plain-2 runs/gated-1 runs/gated-2 --out reports/gated",
        define_compare},
       {"bench", "Measure speed beside the limit of this machine",
        "  weft bench gemm --quick\n"

@@ -12,13 +12,13 @@
 
 namespace weft::train {
 
-namespace {
-
 std::string size_text(int64_t bytes) {
   const auto size = static_cast<double>(bytes);
   if (bytes < 1 << 20) return fmt::format("{:.1f} KiB", size / 1024);
   return bytes < 1 << 30 ? fmt::format("{:.1f} MiB", size / 1048576) : fmt::format("{:.2f} GiB", size / 1073741824);
 }
+
+namespace {
 
 // Two steps of the training, of two micro-batches if there are several: the second step finds what the first one left.
 MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {

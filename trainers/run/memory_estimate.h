@@ -48,6 +48,8 @@ class MemoryEstimator {
   std::map<int64_t, MemoryEstimate> known_;
 };
 
+std::string size_text(int64_t bytes);  // "1.4 MiB"
+
 // The number of trained numbers of a model, without making it.
 int64_t count_params(const LanguageModelOptions& options);
 

@@ -310,6 +310,17 @@ std::vector<io::ReportSection> value_sections(const std::vector<io::MetricsRecor
   return sections;
 }
 
+std::vector<io::HeatMap> head_maps(const std::vector<io::MetricsRecord>& records) {
+  Families all;
+  for (const io::MetricsRecord& record : records)
+    if (record.kind == "diagnostics") add(all, record.values, record.step);
+  std::vector<io::HeatMap> maps;
+  for (const auto& [name, family] : all)
+    if (family.unit == "layer" && family.rows.begin()->first.second >= 0 && kind_of(name).index.ends_with("head"))
+      maps.push_back(map_of_rows(name, family));
+  return maps;
+}
+
 std::vector<io::Picture> value_pictures(const NamedValues& values) {
   Families all;
   add(all, values, 0);

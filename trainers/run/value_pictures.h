@@ -15,6 +15,9 @@ using NamedValues = std::vector<std::pair<std::string, double>>;
 // The sections Diagnostics and Analyses of a run's report: each kind of value over the steps, per layer and head. Empty without any.
 std::vector<io::ReportSection> value_sections(const std::vector<io::MetricsRecord>& records);
 
+// Of each kind that heads report in records of kind diagnostics: layers and heads down, steps across.
+std::vector<io::HeatMap> head_maps(const std::vector<io::MetricsRecord>& records);
+
 // Values of one analysis: a picture per kind, over layers, heads, tokens or shares of heads.
 std::vector<io::Picture> value_pictures(const NamedValues& values);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -13,8 +14,8 @@
 
 #include "src/core/file_lock.h"
 #include "src/io/process.h"
-#include "trainers/console/progress.h"
 #include "trainers/run/recorder.h"
+#include "trainers/study/cell_table.h"
 #include "weft/io/events.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
@@ -30,29 +31,24 @@ using State = CellResult::State;
 std::string result_file(const std::string& study_folder, const Cell& cell) {
   return study_folder + "/results/" + cell.folder + ".json";
 }
-std::string run_folder(const std::string& study_folder, const Cell& cell) {
-  return study_folder + "/cells/" + cell.folder;
+// The options of the evaluations, by which it is seen that others are asked for.
+std::string asked_text(const Evals& evals) {
+  std::string text;
+  for (const std::vector<std::string>& call : eval_calls(evals))
+    for (const std::string& word : call) text += (text.empty() ? "" : " ") + word;
+  return text;
 }
 
-void store(const std::string& study_folder, const Cell& cell, const CellResult& result) {
+void store(const std::string& study_folder, const Cell& cell, const CellResult& result, const std::string& asked) {
   Json metrics = Json::object();
   for (const auto& [key, value] : result.metrics) {
     if (std::isfinite(value)) metrics[key] = value;
     else metrics[key] = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
   }
-  const Json out{
+  Json out{
       {"cell", cell.folder}, {"state", to_string(result.state)}, {"problem", result.problem}, {"metrics", metrics}};
+  if (!asked.empty()) out["asked"] = asked, out["answers"] = result.answers;
   io::write_file_atomically(result_file(study_folder, cell), out.dump(1) + "\n");
-}
-
-// The last value of every key. A loss that is not finite at the end has diverged, whatever the process says.
-CellResult read_run(const std::string& folder) {
-  CellResult result{.state = State::complete};
-  for (const io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(folder + "/metrics.jsonl")))
-    for (const auto& [key, value] : record.values) result.metrics[key] = value;
-  for (const auto& [key, value] : result.metrics)
-    if (key.ends_with("/loss") && !std::isfinite(value)) result.state = State::diverged;
-  return result;
 }
 
 io::EventTime time_now() { return {.step = 0, .wall_s = train::wall_now_s()}; }
@@ -101,26 +97,81 @@ bool wait_until_free(const std::string& run_folder, const CellRuns& how) {
   return false;
 }
 
+constexpr double kNoLimit_s = 1e8, kGrace_s = 30;
+
+// Whether all questions were answered; if not, `result` says why, unless the study is stopped.
+bool evaluate(const std::string& folder, const CellRuns& how, CellResult& result) {
+  for (const std::vector<std::string>& call : eval_calls(how.evals)) {
+    std::vector<std::string> arguments{how.program, "eval", folder, "--json", "--quiet"};
+    arguments.insert(arguments.end(), call.begin(), call.end());
+    const io::ProcessResult ended = io::run_process(arguments, "", {kNoLimit_s, how.is_stopping}, "reinstall weft");
+    if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return false;
+    if (ended.exit_code != cli::kSuccess) {
+      result.state = State::failed;
+      result.problem = str("evaluation: exit code ", ended.exit_code, ": ", last_line(ended.messages));
+      return false;
+    }
+    result.answers.push_back(ended.output);
+  }
+  add_metrics(scores_of(result.answers), result.metrics);
+  return true;
+}
+
 // Unset: it was stopped.
-std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const CellRuns& how) {
+std::optional<CellResult> finished_cell(const std::string& folder, const CellRuns& how) {
+  CellResult result = read_run(folder);
+  if (result.state == State::complete && !evaluate(folder, how, result) && how.is_stopping()) return {};
+  return result;
+}
+
+// Likewise. `is_trained`: only evaluations are missing.
+std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const CellRuns& how, bool is_trained) {
   const std::string folder = run_folder(how.folder, cell);
   std::vector<std::string> arguments{how.program, "train", grid.base};
   arguments.insert(arguments.end(), cell.overrides.begin(), cell.overrides.end());
   for (const std::string& last :
        {std::string("--quiet"), str("--with-parent=", int64_t{::getpid()}), str("--run=", folder)})
     arguments.push_back(last);
-  constexpr double kNoLimit_s = 1e8, kGrace_s = 30;
   CellResult failed;
   if (!wait_until_free(folder, how)) return {};
+  if (is_trained) return finished_cell(folder, how);
   for (int attempt = 0; attempt < 2; ++attempt) {
     const io::ProcessResult ended =
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft");
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return {};
-    if (ended.exit_code == cli::kSuccess) return read_run(folder);
+    if (ended.exit_code == cli::kSuccess) return finished_cell(folder, how);
     failed.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
     if (ended.exit_code == cli::kUsageError) break;  // it would say the same again
   }
   return failed;
+}
+
+struct Stored {
+  CellResult result;
+  std::string asked;
+};
+std::optional<Stored> read_stored(const std::string& study_folder, const Cell& cell) {
+  const std::string file = result_file(study_folder, cell);
+  if (!io::file_exists(file)) return {};
+  const Json in = Json::parse(io::read_file(file, uint64_t{1} << 26), nullptr, false);
+  Stored stored;
+  const auto is_text = [&](const char* key) { return in.contains(key) && in[key].is_string(); };
+  const bool is_sound =
+      in.is_object() && is_text("state") && is_text("problem") && in.contains("metrics") && in["metrics"].is_object();
+  WEFT_CHECK(is_sound, str(file, ": is not the result of a cell"), "remove the file, and the cell is looked at again");
+  for (State state : {State::complete, State::diverged, State::failed})
+    if (in["state"] == to_string(state)) stored.result.state = state;
+  stored.result.problem = in["problem"].get<std::string>();
+  for (const auto& [key, value] : in["metrics"].items())
+    stored.result.metrics[key] = value.is_number() ? value.get<double>()
+                                 : value == "inf"  ? INFINITY
+                                 : value == "-inf" ? -INFINITY
+                                                   : NAN;
+  if (is_text("asked")) stored.asked = in["asked"].get<std::string>();
+  if (in.contains("answers"))
+    for (const Json& answer : in["answers"])
+      stored.result.answers.push_back(answer.is_string() ? answer.get<std::string>() : "");
+  return stored;
 }
 
 }  // namespace
@@ -134,73 +185,100 @@ std::string_view to_string(State state) {
   return {};
 }
 
-std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell) {
-  const std::string file = result_file(study_folder, cell);
-  if (!io::file_exists(file)) return {};
-  const Json in = Json::parse(io::read_file(file, uint64_t{1} << 24), nullptr, false);
-  CellResult result;
-  const auto is_text = [&](const char* key) { return in.contains(key) && in[key].is_string(); };
-  const bool is_sound =
-      in.is_object() && is_text("state") && is_text("problem") && in.contains("metrics") && in["metrics"].is_object();
-  WEFT_CHECK(is_sound, str(file, ": is not the result of a cell"), "remove the file, and the cell is looked at again");
-  for (State state : {State::complete, State::diverged, State::failed})
-    if (in["state"] == to_string(state)) result.state = state;
-  result.problem = in["problem"].get<std::string>();
-  for (const auto& [key, value] : in["metrics"].items())
-    result.metrics[key] = value.is_number() ? value.get<double>()
-                          : value == "inf"  ? INFINITY
-                          : value == "-inf" ? -INFINITY
-                                            : NAN;
+std::string run_folder(const std::string& study_folder, const Cell& cell) {
+  return cell.run.empty() ? study_folder + "/cells/" + cell.folder : cell.run;
+}
+
+CellResult read_run(const std::string& folder) {
+  CellResult result{.state = State::complete};
+  std::vector<double> speeds;
+  for (const io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(folder + "/metrics.jsonl")))
+    for (const auto& [key, value] : record.values) {
+      result.metrics[key] = value;
+      if (key == "speed/tokens_per_second") speeds.push_back(value);
+    }
+  double mass = 0;
+  int64_t heads = 0;
+  for (const auto& [key, value] : result.metrics) {
+    if (key.ends_with("/loss") && !std::isfinite(value)) result.state = State::diverged;
+    if (key.find(".first_token_mass/") != std::string::npos) mass += value, ++heads;
+  }
+  if (heads > 0) result.metrics["first_token_mass"] = mass / static_cast<double>(heads);
+  if (!speeds.empty()) {
+    std::ranges::nth_element(speeds, speeds.begin() + static_cast<ptrdiff_t>(speeds.size() / 2));
+    result.metrics["speed/tokens_per_second"] = speeds[speeds.size() / 2];
+  }
   return result;
+}
+
+std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell) {
+  std::optional<Stored> stored = read_stored(study_folder, cell);
+  return stored ? std::optional(std::move(stored->result)) : std::nullopt;
 }
 
 std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
                                                  const CellRuns& how) {
   io::make_folders(how.folder + "/results");
   io::make_folders(how.folder + "/cells");
-  note_study(grid, how.folder);
+  if (how.notes_hparams) note_study(grid, how.folder);
+  const std::string asked = asked_text(how.evals);
   std::vector<std::optional<CellResult>> results(cells.size());
   std::vector<size_t> open;
-  for (size_t i = 0; i < cells.size(); ++i)
-    if (!(results[i] = stored_result(how.folder, cells[i])) || results[i]->state == State::failed) open.push_back(i);
-  const auto begin = std::chrono::steady_clock::now();
+  std::vector<bool> is_trained(cells.size(), false);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const std::optional<Stored> stored = read_stored(how.folder, cells[i]);
+    if (!stored) {
+      open.push_back(i);
+      continue;
+    }
+    results[i] = stored->result;
+    is_trained[i] = stored->result.state == State::complete;
+    const bool lacks_answers = is_trained[i] && stored->asked != asked;
+    if (stored->result.state == State::failed || lacks_answers) open.push_back(i);
+  }
+  CellTable table(how.folder, arms, cells, open);
   std::atomic<size_t> next = 0;
-  size_t num_done = 0;
-  std::mutex one_at_a_time;
+  std::atomic<int> num_working = how.jobs;
+  std::mutex one_at_a_time;  // of the table, the results and what is said
   std::exception_ptr error;
   const auto work = [&] {
     for (size_t i = next++; i < open.size() && !how.is_stopping(); i = next++) try {
         const Cell& cell = cells[open[i]];
-        const auto cell_begin = std::chrono::steady_clock::now();
-        std::optional<CellResult> result = run_cell(grid, cell, how);
-        if (!result) return;
-        note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
-                     run_folder(how.folder, cell));
-        store(how.folder, cell, *result);
-        const auto now = std::chrono::steady_clock::now();
+        {
+          const std::lock_guard lock(one_at_a_time);
+          table.begin(open[i]);
+        }
+        std::optional<CellResult> result = run_cell(grid, cell, how, is_trained[open[i]]);
+        if (!result) break;
+        if (how.notes_hparams)
+          note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
+                       run_folder(how.folder, cell));
+        store(how.folder, cell, *result, asked);
         const std::lock_guard lock(one_at_a_time);
-        ++num_done;
-        const double here_s = std::chrono::duration<double>(now - begin).count();
-        const double left_s = here_s / static_cast<double>(num_done) * static_cast<double>(open.size() - num_done);
-        const auto metric = result->metrics.find(grid.metrics[0]);
-        how.say(fmt::format(
-            "{}/{} {} {}{}, {}, about {} left", num_done + cells.size() - open.size(), cells.size(), cell.folder,
-            result->state == State::complete && metric != result->metrics.end()
-                ? fmt::format("{} {:.4f}", grid.metrics[0], metric->second)
-                : std::string(to_string(result->state)),
-            result->problem.empty() ? "" : ": " + result->problem,
-            cli::duration_text(std::chrono::duration<double>(now - cell_begin).count()), cli::duration_text(left_s)));
+        const auto metric = result->metrics.find(how.metric);
+        how.say(table.end(open[i], (result->state == State::complete && metric != result->metrics.end()
+                                        ? fmt::format("{} {:.4f}", how.metric, metric->second)
+                                        : std::string(to_string(result->state))) +
+                                       (result->problem.empty() ? "" : ": " + result->problem)));
         results[open[i]] = std::move(result);
       } catch (...) {
         const std::lock_guard lock(one_at_a_time);
         if (!error) error = std::current_exception();
-        return;
+        break;
       }
+    --num_working;
   };
   std::vector<std::thread> workers;
-  for (int i = 1; i < how.jobs; ++i) workers.emplace_back(work);
-  work();
+  for (int i = 0; i < how.jobs; ++i) workers.emplace_back(work);
+  constexpr auto kRedraw = std::chrono::milliseconds(50);
+  for (int turn = 0; num_working > 0; ++turn) {
+    std::this_thread::sleep_for(kRedraw);
+    if (!how.show || turn % 10 != 0) continue;
+    const std::lock_guard lock(one_at_a_time);
+    how.show(table.lines());
+  }
   for (std::thread& worker : workers) worker.join();
+  if (how.show) how.show({});
   if (error) std::rethrow_exception(error);
   return results;
 }

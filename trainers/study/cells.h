@@ -14,24 +14,34 @@ namespace weft::study {
 struct CellResult {
   enum class State { complete, diverged, failed };
   State state = State::failed;
-  std::string problem = {};                    // of one that failed: its last message
-  std::map<std::string, double> metrics = {};  // the last value of every key of metrics.jsonl
+  std::string problem = {};  // of one that failed: its last message
+  // The last value of every key of metrics.jsonl; of speed/tokens_per_second the median; beside them first_token_mass, the mean over layers
+  // and heads where diagnostics have it, and what add_metrics() adds.
+  std::map<std::string, double> metrics = {};
+  std::vector<std::string> answers = {};  // of eval_calls(), for scores_of()
 };
 std::string_view to_string(CellResult::State state);
 
 struct CellRuns {
-  std::string program;  // of this process, with its extensions
-  std::string folder;   // of the study
-  int jobs = 1;         // cells at a time
+  std::string program;              // of this process, with its extensions
+  std::string folder;               // of the study
+  int jobs = 1;                     // cells at a time
+  std::string metric = "val/loss";  // said of each run
+  Evals evals = {};
+  bool notes_hparams = true;  // for TensorBoard
   std::function<bool()> is_stopping = {};
-  std::function<void(std::string_view)> say = {};
+  std::function<void(std::string_view)> say = {};           // a line per finished run
+  std::function<void(std::vector<std::string>)> show = {};  // what runs at present, several times a second
 };
 // Runs the cells that have no result yet and returns the results of all, in the order of `cells`; those of a study that was stopped are
-// missing. A cell whose process fails is started once more and goes on from its last checkpoint.
+// missing. Complete ones whose `evals` are others are evaluated again. A cell whose process fails is started once more and goes on from its last checkpoint.
 // In each run's folder, and in the study's, stands what TensorBoard's view HParams shows.
 std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
                                                  const CellRuns& how);
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell);
+std::string run_folder(const std::string& study_folder, const Cell& cell);
+// Of a finished run. A loss that is not finite at the end has diverged, whatever the process said.
+CellResult read_run(const std::string& folder);
 
 }  // namespace weft::study

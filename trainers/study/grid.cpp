@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <set>
 
 #include "trainers/config/grid.pb.h"
 #include "trainers/config/text_reader.h"
+#include "weft/data/recall.h"
 #include "weft/io/files.h"
 
 namespace weft::study {
@@ -74,7 +76,92 @@ std::vector<size_t> baseline_of(const Grid& grid, const std::string& text) {
   return arms;
 }
 
-// "data.train[0].path: a.txt and b.txt", or "" where both see the same batches.
+Match match_of(const std::string& file, const config::Match& in) {
+  using By = config::MatchBy;
+  Match match;
+  if (in.has_parameters() && in.has_flops())
+    throw ConfigError(file + ": match has parameters and flops.", "Make one of them equal.");
+  if (in.has_flops()) match.what = Match::What::flops;
+  match.changes_tokens = in.by() == By::tokens;
+  if (match.changes_tokens && !in.has_flops())
+    throw ConfigError(file + ": match by tokens, which change no parameters.",
+                      "Write match { flops: 0.01 by: tokens }.");
+  if (in.has_parameters() || in.has_flops()) match.tolerance = in.has_flops() ? in.flops() : in.parameters();
+  if (in.has_multiple()) match.multiple = in.multiple();
+  if (!(match.tolerance > 0 && match.tolerance < 1) || match.multiple < 1)
+    throw ConfigError(str(file, ": match has ", in.has_flops() ? "flops " : "parameters ", match.tolerance,
+                          " and multiple ", match.multiple, "."),
+                      "The former is a share between 0 and 1, such as 0.01, and multiple 1 or more.");
+  return match;
+}
+
+// Numbers above 0 that ascend.
+void check_values(const std::string& file, const std::vector<std::string>& values) {
+  double before = 0;
+  for (const std::string& text : values) {
+    double value = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (code != std::errc() || end != text.data() + text.size() || !(value > before) || !std::isfinite(value))
+      throw ConfigError(str(file, ": tune: value ", text, " is not a number above ", before, "."),
+                        "Give numbers above 0, the smallest first.");
+    before = value;
+  }
+  if (values.size() < 3)
+    throw ConfigError(str(file, ": tune has ", values.size(), " values."),
+                      "Give three or more: the best of two is always at an edge.");
+}
+
+Tune tune_of(const std::string& file, const config::Tune& in, const std::vector<int64_t>& seeds) {
+  Tune tune{.path = in.path(),
+            .values = {in.value().begin(), in.value().end()},
+            .seeds = {in.seeds().begin(), in.seeds().end()},
+            .set = {in.set().begin(), in.set().end()}};
+  if (tune.path.empty())
+    throw ConfigError(file + ": tune.path is not set.", "Name a field: \"optim.group[0].adamw.lr\".");
+  check_values(file, tune.values);
+  if (tune.seeds.empty())
+    throw ConfigError(file + ": tune has no seeds.", "Give it seeds that the study does not have.");
+  check_different(file, "tune: seed", tune.seeds, [](int64_t seed) { return str(seed); });
+  for (int64_t seed : tune.seeds)
+    if (std::ranges::find(seeds, seed) != seeds.end())
+      throw ConfigError(str(file, ": tune: seed ", seed, " is one of the study's."),
+                        "Give it others: what was chosen on a seed looks better on it.");
+  if (in.has_widen()) tune.widen = in.widen();
+  if (tune.widen < 0) throw ConfigError(str(file, ": tune.widen is ", tune.widen, "."), "Use 0 or more.");
+  if (in.has_metric()) tune.metric = in.metric();
+  return tune;
+}
+
+Evals evals_of(const std::string& file, const config::GridEval& in) {
+  Evals evals{.lengths = {in.length().begin(), in.length().end()},
+              .by_position = in.by_position(),
+              .tasks = {in.task().begin(), in.task().end()},
+              .task_lengths = {in.task_length().begin(), in.task_length().end()}};
+  if (in.has_rows()) evals.rows = in.rows();
+  std::vector<std::string> known;
+  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
+  for (const std::string& task : evals.tasks) config::check_choice(file + ": eval: task:", task, known, "task");
+  check_different(file, "eval: task", evals.tasks, [](const std::string& task) { return task; });
+  for (const std::vector<int64_t>* lengths : {&evals.lengths, &evals.task_lengths}) {
+    check_different(file, "eval: length", *lengths, [](int64_t length) { return str(length); });
+    for (int64_t length : *lengths)
+      if (length < 1) throw ConfigError(str(file, ": eval: length ", length, "."), "Use 1 token or more.");
+  }
+  if (evals.rows < 2) throw ConfigError(str(file, ": eval.rows is ", evals.rows, "."), "Use 2 or more.");
+  return evals;
+}
+
+// What is tuned, and what the tries look at, an arm does not set.
+void check_tunable(const Grid& grid, const Combination& one) {
+  for (const std::string& override : one.overrides)
+    for (const std::string& path : {grid.tune->path, std::string("data.val.half"), std::string("data.task.test_from")})
+      if (override.starts_with(path + "="))
+        throw ConfigError(str(grid.file, ": ", one.name, " sets ", path, ", and the grid tunes ", grid.tune->path, "."),
+                          "Leave one of the two out.");
+}
+
+}  // namespace
+
 std::string other_batches(const config::Experiment& a, const config::Experiment& b) {
   for (const config::Difference& d : config::differences(a, b)) {
     const bool decides = d.path.starts_with("data.") || d.path == "seed" || d.path == "model.context" ||
@@ -85,8 +172,6 @@ std::string other_batches(const config::Experiment& a, const config::Experiment&
   }
   return {};
 }
-
-}  // namespace
 
 Grid read_grid(const std::string& file) {
   if (!io::file_exists(file) || io::is_folder(file))
@@ -122,24 +207,31 @@ Grid read_grid(const std::string& file) {
   grid.effect = in.compare().effect();
   if (!(grid.effect >= 0 && std::isfinite(grid.effect)))
     throw ConfigError(str(file, ": compare.effect is ", grid.effect, "."), "It is the size of a difference, above 0.");
-  if (in.has_match()) {
-    Match& match = grid.match.emplace();
-    if (in.match().has_parameters()) match.parameters = in.match().parameters();
-    if (in.match().has_multiple()) match.multiple = in.match().multiple();
-    if (!(match.parameters > 0 && match.parameters < 1) || match.multiple < 1)
-      throw ConfigError(str(file, ": match has parameters ", match.parameters, " and multiple ", match.multiple, "."),
-                        "parameters is a share between 0 and 1, such as 0.01, and multiple 1 or more.");
-  }
+  if (in.has_match()) grid.match = match_of(file, in.match());
+  if (in.has_tune()) grid.tune = tune_of(file, in.tune(), grid.seeds);
+  if (in.has_eval()) grid.evals = evals_of(file, in.eval());
   grid.threads = in.has_threads() ? in.threads() : 1;
   if (grid.threads < 1) throw ConfigError(str(file, ": threads is ", grid.threads, "."), "Use 1 or more.");
   return grid;
+}
+
+config::Loaded config_of(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
+                         const cli::Extensions& own) {
+  std::vector<std::string> overrides = arm.overrides;
+  overrides.insert(overrides.end(), more.begin(), more.end());
+  overrides.push_back(str("seed=", grid.seeds[0]));
+  config::Loaded config = config::read(arm.base.empty() ? grid.base : arm.base, overrides);
+  config.own = own;
+  config::resolve(config);
+  return config;
 }
 
 Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
   Arms arms;
   std::vector<size_t> at(grid.axes.size(), 0);
   for (bool is_done = false; !is_done;) {
-    Combination one{.arms = at, .name = {}, .overrides = grid.set};
+    Combination one{.arms = at, .name = {}, .overrides = {"checkpoint.keep_last=1", "checkpoint.keep_best=false"}};
+    one.overrides.insert(one.overrides.end(), grid.set.begin(), grid.set.end());
     for (size_t a = 0; a < at.size(); ++a) {
       const GridArm& arm = grid.axes[a].arms[at[a]];
       one.name += str(a > 0 ? "," : "", grid.axes[a].name, "=", arm.name);
@@ -149,14 +241,14 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
       if (override.starts_with("seed="))
         throw ConfigError(str(grid.file, ": ", one.name, " sets the seed."),
                           "Give seeds to the grid: all arms run with each of them.");
+    if (grid.tune) check_tunable(grid, one);
     one.overrides.push_back(str("train.threads=", grid.threads));
     try {
-      std::vector<std::string> with_seed = one.overrides;
-      with_seed.push_back(str("seed=", grid.seeds[0]));
-      config::Loaded loaded = config::read(grid.base, with_seed);
-      loaded.own = own;
-      config::resolve(loaded);
-      one.experiment = loaded.experiment;
+      one.experiment = config_of(grid, one, {}, own).experiment;
+      if (grid.tune && one.experiment.data().has_val() && !one.experiment.data().has_task()) {
+        one.overrides.push_back("data.val.half=2");  // the tries have the first half
+        one.experiment = config_of(grid, one, {}, own).experiment;
+      }
     } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
     if (at == grid.baseline) arms.baseline = arms.all.size();
     arms.all.push_back(std::move(one));
@@ -173,22 +265,23 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
   return arms;
 }
 
+Cell cell_of(size_t combination, const std::string& name, int64_t seed, config::Experiment experiment,
+             std::vector<std::string> overrides) {
+  experiment.set_seed(seed);
+  experiment.clear_name();
+  const uint64_t checksum = io::xxh3_64(config::to_text(experiment));
+  overrides.push_back(str("seed=", seed));
+  return {.combination = combination,
+          .seed = seed,
+          .folder = fmt::format("{},seed={}-{:08x}", name, seed, checksum >> 32),
+          .overrides = std::move(overrides)};
+}
+
 std::vector<Cell> cells_of(const Grid& grid, const Arms& arms) {
   std::vector<Cell> cells;
   for (int64_t seed : grid.seeds)  // so that a study that is stopped early has whole seeds
-    for (size_t c = 0; c < arms.all.size(); ++c) {
-      const Combination& one = arms.all[c];
-      config::Experiment experiment = one.experiment;
-      experiment.set_seed(seed);
-      experiment.clear_name();
-      const uint64_t checksum = io::xxh3_64(config::to_text(experiment));
-      Cell cell{.combination = c,
-                .seed = seed,
-                .folder = fmt::format("{},seed={}-{:08x}", one.name, seed, checksum >> 32),
-                .overrides = one.overrides};
-      cell.overrides.push_back(str("seed=", seed));
-      cells.push_back(std::move(cell));
-    }
+    for (size_t c = 0; c < arms.all.size(); ++c)
+      cells.push_back(cell_of(c, arms.all[c].name, seed, arms.all[c].experiment, arms.all[c].overrides));
   return cells;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "trainers/config/config.h"
+#include "trainers/study/scores.h"
 
 namespace weft::study {
 
@@ -18,8 +19,18 @@ struct GridAxis {
   std::vector<GridArm> arms;
 };
 struct Match {
-  double parameters = 0.01;
-  int64_t multiple = 8;
+  enum class What { parameters, flops } what = What::parameters;
+  bool changes_tokens = false;  // and not the width of the feed-forward network
+  double tolerance = 0.01;      // relative
+  int64_t multiple = 8;         // of which the width is one
+};
+// What is tuned for each arm before the comparison.
+struct Tune {
+  std::string path, metric = "val/loss";
+  std::vector<std::string> values = {};  // numbers, ascending
+  std::vector<int64_t> seeds = {};
+  int64_t widen = 2;
+  std::vector<std::string> set = {};
 };
 
 struct Grid {
@@ -32,6 +43,8 @@ struct Grid {
   std::vector<std::string> metrics = {};
   double confidence = 0.95, effect = 0;  // effect: the smallest difference worth finding, or 0
   std::optional<Match> match = {};
+  std::optional<Tune> tune = {};
+  Evals evals = {};
   int64_t threads = 1;
 };
 // ConfigError with file, line and the word at fault.
@@ -42,9 +55,11 @@ struct Combination {
   std::vector<size_t> arms;
   std::string name;                     // "gate=head,lr=3e-4"
   std::vector<std::string> overrides;   // without the seed
+  std::string base = {};                // config that it begins with, if not the grid's
   config::Experiment experiment = {};   // resolved, of the first seed
   int64_t params = 0, matched_ffn = 0;  // without embeddings; width that match set, or 0
-  double flops_per_token = 0;
+  double flops_per_token = 0;           // without the output head
+  std::string tuned = {};               // the value of Tune::path
 };
 // All of them, the baseline's place in `baseline`. Resolves every config, so that a fault in any arm is found before anything runs, and
 // refuses arms that see other batches.
@@ -58,8 +73,18 @@ struct Cell {
   size_t combination = 0;
   int64_t seed = 0;
   std::string folder;  // name of its run folder: arms, seed, and the first digits of the checksum of its config
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides = {};
+  std::string run = {};  // where the run is, if not in the study's folder
 };
 std::vector<Cell> cells_of(const Grid& grid, const Arms& arms);
+// One cell. `name` stands before the seed in the name of its folder; `experiment` is its config with any seed.
+Cell cell_of(size_t combination, const std::string& name, int64_t seed, config::Experiment experiment,
+             std::vector<std::string> overrides);
+
+// The config of an arm with these overrides behind its own.
+config::Loaded config_of(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
+                         const cli::Extensions& own);
+// "data.train.path is a.txt in one and b.txt in the other", or "" where runs of a seed see the same batches.
+std::string other_batches(const config::Experiment& a, const config::Experiment& b);
 
 }  // namespace weft::study

@@ -15,7 +15,7 @@ using config::ConfigError;
 
 struct Counts {
   int64_t params = 0;
-  double flops_per_token = 0;
+  double flops_per_token = 0, head_flops = 0;  // of the output head alone
 };
 
 // Without look-up tables of tokens and the output head: all arms have the same ones, and a grid reads no data to know the vocabulary.
@@ -26,19 +26,8 @@ Counts counts_of(const config::Loaded& config) {
   const LanguageModelOptions options = train::memory_subject(config, vocab, false).model;
   DryRun dry;
   const LanguageModel model(options, Rng(0));
-  return {model.num_params() - (m.embedding().tied() ? 1 : 2) * table,
-          model.flops_per_token() - 6 * static_cast<double>(table)};
-}
-
-config::Loaded loaded(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
-                      const cli::Extensions& own) {
-  std::vector<std::string> overrides = arm.overrides;
-  overrides.insert(overrides.end(), more.begin(), more.end());
-  overrides.push_back(str("seed=", grid.seeds[0]));
-  config::Loaded config = config::read(grid.base, overrides);
-  config.own = own;
-  config::resolve(config);
-  return config;
+  const double head = 6 * static_cast<double>(table);
+  return {model.num_params() - (m.embedding().tied() ? 1 : 2) * table, model.flops_per_token() - head, head};
 }
 
 std::string width_override(const Grid& grid, const Combination& arm, int64_t width) {
@@ -49,57 +38,90 @@ std::string width_override(const Grid& grid, const Combination& arm, int64_t wid
                     "Leave match out, or use swiglu or gelu.");
 }
 
-int64_t width_of(const Combination& arm) {
+int64_t width_of(const Grid& grid, const Combination& arm) {
+  width_override(grid, arm, 1);  // refuses what cannot be changed
   const config::Ffn& ffn = arm.experiment.model().ffn();
   return ffn.has_swiglu() ? ffn.swiglu().hidden() : ffn.gelu().hidden();
 }
 
-// Parameters are a straight line in the width. The smallest width is a quarter of the model's: a narrower network is another architecture.
-void match(const Grid& grid, Combination& arm, int64_t target, const cli::Extensions& own) {
+void set_counts(Combination& arm, const Counts& counts) {
+  arm.params = counts.params, arm.flops_per_token = counts.flops_per_token;
+}
+
+// What is made equal, of one token or of a whole training.
+double quantity(const Grid& grid, const Combination& arm, const Counts& counts) {
+  if (grid.match->what == Match::What::parameters) return static_cast<double>(counts.params);
+  return (counts.flops_per_token + counts.head_flops) * static_cast<double>(arm.experiment.train().tokens());
+}
+
+const char* unit(const Grid& grid) { return grid.match->what == Match::What::parameters ? "parameters" : "FLOPs"; }
+
+void check_tolerance(const Grid& grid, const Combination& arm, double here, double target, const std::string& at,
+                     const std::string& fix) {
+  const double difference = std::abs(here - target) / target;
+  if (difference <= grid.match->tolerance) return;
+  throw ConfigError(
+      fmt::format("{}: match: {} has {:.10g} {} at {}, {:.2f} % from the baseline's {:.10g}; {:.2f} % are allowed.",
+                  grid.file, arm.name, here, unit(grid), at, 100 * difference, target, 100 * grid.match->tolerance),
+      fix);
+}
+
+// Both are straight lines in the width. The smallest width is a quarter of the model's: a narrower network is another architecture.
+void match_width(const Grid& grid, Combination& arm, double target, const cli::Extensions& own) {
   const int64_t step = grid.match->multiple;
-  const std::string known = width_override(grid, arm, width_of(arm));  // refuses what cannot be changed
   const auto count = [&](int64_t width) {
-    return counts_of(loaded(grid, arm, {width_override(grid, arm, width)}, own));
+    return counts_of(config_of(grid, arm, {width_override(grid, arm, width)}, own));
   };
-  const int64_t here = counts_of(loaded(grid, arm, {known}, own)).params, wider = count(width_of(arm) + step).params;
-  const double slope = static_cast<double>(wider - here) / static_cast<double>(step);
-  const double exact = static_cast<double>(width_of(arm)) + static_cast<double>(target - here) / slope;
-  const int64_t width = std::llround(exact / static_cast<double>(step)) * step;
+  const int64_t width_here = width_of(grid, arm);
+  const double here = quantity(grid, arm, count(width_here)), wider = quantity(grid, arm, count(width_here + step));
+  const double slope = (wider - here) / static_cast<double>(step);
+  const int64_t width =
+      std::llround((static_cast<double>(width_here) + (target - here) / slope) / static_cast<double>(step)) * step;
   const int64_t smallest = std::max(step, arm.experiment.model().dim() / 4);
-  const std::string fix =
-      "Raise match.parameters, lower match.multiple, or give the baseline a wider feed-forward network.";
+  const std::string fix = str("Raise match.", grid.match->what == Match::What::parameters ? "parameters" : "flops",
+                              ", lower match.multiple, or give the baseline a wider feed-forward network.");
   if (width < smallest)
     throw ConfigError(
         fmt::format(
             "{}: match: {} would need a feed-forward network of width {}, below the smallest of {}, to have the "
-            "baseline's {} parameters.",
-            grid.file, arm.name, width, smallest, target),
+            "baseline's {:.10g} {}.",
+            grid.file, arm.name, width, smallest, target, unit(grid)),
         fix);
-  const config::Loaded matched = loaded(grid, arm, {width_override(grid, arm, width)}, own);
+  const config::Loaded matched = config_of(grid, arm, {width_override(grid, arm, width)}, own);
   const Counts counts = counts_of(matched);
-  const double difference = std::abs(static_cast<double>(counts.params - target)) / static_cast<double>(target);
-  if (difference > grid.match->parameters)
-    throw ConfigError(
-        fmt::format(
-            "{}: match: {} has {} parameters at width {}, {:.2f} % from the baseline's {}; {:.2f} % are allowed.",
-            grid.file, arm.name, counts.params, width, 100 * difference, target, 100 * grid.match->parameters),
-        fix);
+  check_tolerance(grid, arm, quantity(grid, arm, counts), target, str("width ", width), fix);
   arm.overrides.push_back(width_override(grid, arm, width));
   arm.experiment = matched.experiment;
-  arm.params = counts.params, arm.flops_per_token = counts.flops_per_token, arm.matched_ffn = width;
+  arm.matched_ffn = width;
+  set_counts(arm, counts);
+}
+
+// Whole steps.
+void match_tokens(const Grid& grid, Combination& arm, double target, const Counts& counts, const cli::Extensions& own) {
+  const double per_token = counts.flops_per_token + counts.head_flops;
+  const int64_t step = arm.experiment.train().tokens_per_step();
+  const int64_t tokens = std::max<int64_t>(1, std::llround(target / per_token / static_cast<double>(step))) * step;
+  check_tolerance(grid, arm, per_token * static_cast<double>(tokens), target, str(tokens, " tokens"),
+                  "Raise match.flops, or train with more steps: tokens come in whole steps.");
+  arm.overrides.push_back(str("train.tokens=", tokens));
+  arm.experiment = config_of(grid, arm, {}, own).experiment;
 }
 
 }  // namespace
 
 void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
+  std::vector<Counts> counts;
   for (Combination& arm : arms.all) {
-    const Counts counts = counts_of(loaded(grid, arm, {}, own));
-    arm.params = counts.params, arm.flops_per_token = counts.flops_per_token;
+    counts.push_back(counts_of(config_of(grid, arm, {}, own)));
+    set_counts(arm, counts.back());
   }
   if (!grid.match) return;
-  const int64_t target = arms.all[arms.baseline].params;
-  for (Combination& arm : arms.all)
-    if (&arm != &arms.all[arms.baseline]) match(grid, arm, target, own);
+  const double target = quantity(grid, arms.all[arms.baseline], counts[arms.baseline]);
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    if (a == arms.baseline) continue;
+    if (grid.match->changes_tokens) match_tokens(grid, arms.all[a], target, counts[a], own);
+    else match_width(grid, arms.all[a], target, own);
+  }
 }
 
 }  // namespace weft::study

@@ -1,48 +1,32 @@
 // report.html of a study: the tables of the text, loss curves, and what the arms differ in.
-#include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "trainers/config/config.h"
-#include "trainers/study/study_report.h"
+#include "trainers/run/facts.h"
+#include "trainers/study/report_parts.h"
 #include "weft/io/files.h"
 
 namespace weft::study {
 
 namespace {
 
-// Of one arm at one step, over its seeds.
-struct Spread {
-  double sum = 0, lowest = INFINITY, highest = -INFINITY;
-  int64_t count = 0;
-  void add(double x) {
-    if (!std::isfinite(x)) return;
-    sum += x, lowest = std::min(lowest, x), highest = std::max(highest, x), ++count;
-  }
-};
-
 std::vector<io::MetricsRecord> records_of(const std::string& folder, const Cell& cell) {
-  const std::string file = folder + "/cells/" + cell.folder + "/metrics.jsonl";
+  const std::string file = run_folder(folder, cell) + "/metrics.jsonl";
   if (!io::file_exists(file)) return {};
   return io::apply_rewinds(io::read_metrics(file));
 }
 
 // Mean over the seeds of each arm, with a band from the lowest to the highest seed.
-io::Plot curves_of(const std::string& title, const std::string& key, const std::string& unit, const Arms& arms,
-                   const std::vector<Cell>& cells, const std::vector<std::vector<io::MetricsRecord>>& records) {
+io::Plot curves_of(const std::string& title, const std::string& key, const std::string& unit, const StudyData& data,
+                   const std::vector<std::vector<io::MetricsRecord>>& records) {
   io::Plot plot{.title = title, .x_label = "step", .y_label = unit};
-  for (size_t a = 0; a < arms.all.size(); ++a) {
-    std::map<int64_t, Spread> steps;
-    for (size_t i = 0; i < cells.size(); ++i)
-      if (cells[i].combination == a)
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    std::map<int64_t, SpreadPoint> steps;
+    for (size_t i = 0; i < data.cells.size(); ++i)
+      if (data.cells[i].combination == a)
         for (const io::MetricsRecord& record : records[i])
           if (const auto value = record.value(key)) steps[record.step].add(*value);
-    io::PlotSeries series{.name = arms.all[a].name};
-    for (const auto& [step, spread] : steps) {
-      if (spread.count == 0) continue;
-      series.points.emplace_back(static_cast<double>(step), spread.sum / static_cast<double>(spread.count));
-      series.band.emplace_back(spread.lowest, spread.highest);
-    }
+    io::PlotSeries series = series_of(data.arms.all[a].name, {steps.begin(), steps.end()});
     if (!series.points.empty()) plot.series.push_back(std::move(series));
   }
   return plot;
@@ -59,30 +43,34 @@ io::ReportTable differences_of(const Arms& arms) {
 
 }  // namespace
 
-std::vector<std::string> write_study_page(const std::string& folder, const Grid& grid, const Arms& arms,
-                                          const std::vector<Cell>& cells,
-                                          const std::vector<std::optional<CellResult>>& results,
-                                          const StudyReport& report) {
+std::vector<std::string> write_study_page(const StudyData& study, const StudyReport& report) {
+  const auto& [folder, grid, arms, cells, results, tuning] = study;
   std::vector<std::vector<io::MetricsRecord>> records;
   std::string environment;
   io::ReportTable lost{.title = "Runs without a result", .header = {"run", "state", "message"}, .rows = {}};
   for (size_t i = 0; i < cells.size(); ++i) {
     records.push_back(records_of(folder, cells[i]));
-    const std::string file = folder + "/cells/" + cells[i].folder + "/environment.txtpb";
+    const std::string file = run_folder(folder, cells[i]) + "/environment.txtpb";
     if (environment.empty() && io::file_exists(file)) environment = io::read_file(file, uint64_t{1} << 20);
     if (results[i] && results[i]->state != CellResult::State::complete)
       lost.rows.push_back({cells[i].folder, std::string(to_string(results[i]->state)), results[i]->problem});
   }
-  io::ReportSection arms_section{.heading = "Arms",
-                                 .text = str(report.summary.substr(0, report.summary.find_last_not_of('\n') + 1), ". ",
-                                             report.luck, " Intervals are of the mean difference over the seeds."),
-                                 .tables = report.tables};
+  io::ReportSection arms_section{
+      .heading = "Arms",
+      .text = str(report.summary.substr(0, report.summary.find_last_not_of('\n') + 1), ". ", report.luck, " ",
+                  report.conclusion, " Intervals are of the mean difference over the seeds."),
+      .tables = report.tables};
   if (!lost.rows.empty()) arms_section.tables.push_back(std::move(lost));
   io::ReportData data{.title = "Study " + grid.name, .facts = {}, .first = {std::move(arms_section)}};
-  io::Plot validation = curves_of("Validation loss", "val/loss", "nats per token", arms, cells, records);
-  io::Plot training = curves_of("Training loss", "train/loss", "nats per token", arms, cells, records);
+  for (auto& fact : train::run_facts(arms.all[arms.baseline].experiment, environment))
+    if (fact.first == "arithmetic" || fact.first == "build" || fact.first == "machine")
+      data.facts.push_back(std::move(fact));
+  io::Plot validation = curves_of("Validation loss", "val/loss", "nats per token", study, records);
+  io::Plot training = curves_of("Training loss", "train/loss", "nats per token", study, records);
   for (io::Plot* plot : {&validation, &training})
     if (!plot->series.empty()) data.plots.push_back(std::move(*plot));
+  data.sections = report.sections;
+  for (io::ReportSection& section : diagnostics_sections(study)) data.sections.push_back(std::move(section));
   data.sections.push_back({.heading = "What the arms differ in",
                            .text = "Fields of the resolved configs that are not those of the baseline, " +
                                    arms.all[arms.baseline].name + ".",

@@ -9,6 +9,8 @@
 #include <set>
 
 #include "trainers/config/config_error.h"
+#include "trainers/study/conclusion.h"
+#include "trainers/study/report_parts.h"
 #include "weft/trainers/statistics.h"
 
 namespace weft::study {
@@ -24,33 +26,28 @@ struct Results {
   std::vector<Difference> differences;  // of every arm but the baseline, in their order
 };
 
-Results results_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
-                   const std::vector<std::optional<CellResult>>& results, const std::string& metric) {
+Results results_of(const StudyData& data, const std::string& metric) {
   Results all;
-  all.of_arm.assign(arms.all.size(), std::vector<double>(grid.seeds.size(), std::numeric_limits<double>::quiet_NaN()));
   bool is_known = false, is_any_complete = false;
   std::set<std::string> keys;
-  for (size_t i = 0; i < cells.size(); ++i) {
-    if (!results[i] || results[i]->state != CellResult::State::complete) continue;
+  for (const std::optional<CellResult>& result : data.results) {
+    if (!result || result->state != CellResult::State::complete) continue;
     is_any_complete = true;
-    const auto found = results[i]->metrics.find(metric);
-    for (const auto& [key, value] : results[i]->metrics) keys.insert(key);
-    if (found == results[i]->metrics.end()) continue;
-    is_known = true;
-    const auto seed = std::ranges::find(grid.seeds, cells[i].seed) - grid.seeds.begin();
-    all.of_arm[cells[i].combination][static_cast<size_t>(seed)] = found->second;
+    is_known = is_known || result->metrics.contains(metric);
+    for (const auto& [key, value] : result->metrics) keys.insert(key);
   }
   if (is_any_complete && !is_known) {
     const std::vector<std::string> names(keys.begin(), keys.end());
-    config::check_choice(grid.file + ": compare: metric:", metric, names, "metric of the runs");
+    config::check_choice(data.grid.file + ": compare: metric:", metric, names, "metric of the runs");
   }
-  const StatisticsOptions options{.confidence = grid.confidence};
+  const StatisticsOptions options{.confidence = data.grid.confidence};
   std::vector<std::vector<double>> others;
-  for (size_t a = 0; a < arms.all.size(); ++a) {
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    all.of_arm.push_back(values_of(data, a, metric));
     all.means.push_back(mean_of(all.of_arm[a], options));
-    if (a != arms.baseline) others.push_back(all.of_arm[a]);
+    if (a != data.arms.baseline) others.push_back(all.of_arm[a]);
   }
-  all.differences = compare(all.of_arm[arms.baseline], others, options);
+  all.differences = compare(all.of_arm[data.arms.baseline], others, options);
   return all;
 }
 
@@ -63,22 +60,6 @@ std::string seeds_text(const Grid& grid, const Difference* d) {
   if (!d || d->count < kFewestForAnInterval) return "-";
   const auto needed = seeds_needed(d->deviation, grid.effect, {.confidence = grid.confidence});
   return needed ? str(*needed) : "over 10 million";
-}
-
-// Columns as wide as their widest entry; the first is aligned to the left.
-std::string text_of(const io::ReportTable& table) {
-  std::vector<std::vector<std::string>> rows{table.header};
-  rows.insert(rows.end(), table.rows.begin(), table.rows.end());
-  std::vector<size_t> widths(table.header.size(), 0);
-  for (const auto& row : rows)
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-  std::string text = table.title + "\n";
-  for (const auto& row : rows) {
-    std::string line = fmt::format("{:<{}}", row[0], widths[0]);
-    for (size_t c = 1; c < row.size(); ++c) line += fmt::format("  {:>{}}", row[c], widths[c]);
-    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-  }
-  return text;
 }
 
 io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::string& metric, const Results& r) {
@@ -118,7 +99,7 @@ std::string luck_text(const Arms& arms, const Results& r) {
   int64_t count = 0;
   for (const Difference& d : r.differences)
     if (d.count >= kFewestForAnInterval) squares += d.deviation * d.deviation / static_cast<double>(d.count), ++count;
-  if (count == 0) return {};
+  if (count < 2) return {};  // nothing was chosen among
   const double error = std::sqrt(squares / static_cast<double>(count) / 2);
   return fmt::format(
       "If all arms were equal, the best of {} would still be {:.4f} ahead of the baseline by luck, on average.\n",
@@ -155,8 +136,8 @@ Json arm_json(const Grid& grid, const Arms& arms, size_t a, const Results& r, co
 
 }  // namespace
 
-StudyReport report_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
-                      const std::vector<std::optional<CellResult>>& results) {
+StudyReport report_of(const StudyData& data) {
+  const auto& [folder, grid, arms, cells, results, tuning] = data;
   StudyReport report;
   int64_t num_complete = 0, num_missing = 0;
   std::string lost;
@@ -188,26 +169,43 @@ StudyReport report_of(const Grid& grid, const Arms& arms, const std::vector<Cell
            {"seeds", grid.seeds},      {"confidence", grid.confidence},
            {"complete", num_complete}, {"lost", lost_json},
            {"not_run", num_missing}};
+  report.tables.push_back(arms_table(data));
+  report.text += text_of(report.tables[0]) + "\n";
   Json settings = Json::array(), metrics = Json::array();
   for (const Combination& arm : arms.all)
     settings.push_back({{"arm", arm.name},
                         {"parameters", arm.params},
                         {"ffn_width_of_match", arm.matched_ffn},
                         {"flops_per_token", arm.flops_per_token},
+                        {"tokens", arm.experiment.train().tokens()},
+                        {"tuned", arm.tuned},
                         {"overrides", arm.overrides}});
   for (const std::string& metric : grid.metrics) {
-    const Results r = results_of(grid, arms, cells, results, metric);
+    const Results r = results_of(data, metric);
     report.tables.push_back(metric_table(grid, arms, metric, r));
     report.text += text_of(report.tables.back()) + "\n";
-    if (&metric == &grid.metrics[0])
-      report.luck = luck_text(arms, r), report.text += report.luck + (report.luck.empty() ? "" : "\n");
+    if (&metric == &grid.metrics[0]) {
+      report.luck = luck_text(arms, r), report.conclusion = conclusion_of(data, r.differences);
+      for (const std::string* text : {&report.luck, &report.conclusion})
+        if (!text->empty()) report.text += *text + "\n";
+    }
     Json rows = Json::array();
     size_t next = 0;
     for (size_t a = 0; a < arms.all.size(); ++a)
       rows.push_back(arm_json(grid, arms, a, r, a == arms.baseline ? nullptr : &r.differences[next++]));
     metrics.push_back({{"metric", metric}, {"arms", rows}});
   }
+  out["conclusion"] = report.conclusion;
   out["arms"] = std::move(settings), out["metrics"] = std::move(metrics);
+  std::vector<ReportPart> parts = tuning_parts(data);
+  for (ReportPart& part : score_parts(data)) parts.push_back(std::move(part));
+  parts.push_back(speed_part(data));
+  for (ReportPart& part : parts) {
+    out[part.key] = Json::parse(part.json);
+    report.text += part.section.heading + "\n" + part.section.text + "\n\n";
+    for (const io::ReportTable& table : part.section.tables) report.text += text_of(table) + "\n";
+    report.sections.push_back(std::move(part.section));
+  }
   report.json = out.dump(1) + "\n";
   return report;
 }

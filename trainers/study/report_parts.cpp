@@ -1,0 +1,209 @@
+#include "trainers/study/report_parts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "trainers/run/value_pictures.h"
+#include "weft/io/files.h"
+#include "weft/trainers/statistics.h"
+
+namespace weft::study {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
+
+bool has_metric(const StudyData& data, const std::string& metric) {
+  return std::ranges::any_of(data.results, [&](const auto& r) { return r && r->metrics.contains(metric); });
+}
+
+std::string mean_text(const StudyData& data, size_t arm, const std::string& metric) {
+  const Mean mean = mean_of(values_of(data, arm, metric));
+  return mean.count > 0 ? fmt::format("{:.4f}", mean.mean) : "-";
+}
+
+// Names of the tasks of the runs, in their order.
+std::vector<std::string> accuracies_of(const StudyData& data) {
+  std::vector<std::string> keys;
+  for (const std::string& task : data.grid.evals.tasks)
+    if (has_metric(data, str("task/", task, "/accuracy"))) keys.push_back(str("task/", task, "/accuracy"));
+  return keys;
+}
+
+}  // namespace
+
+void SpreadPoint::add(double x) {
+  if (!std::isfinite(x)) return;
+  lowest = count > 0 ? std::min(lowest, x) : x, highest = count > 0 ? std::max(highest, x) : x;
+  sum += x, ++count;
+}
+
+io::PlotSeries series_of(const std::string& name, const std::vector<std::pair<double, SpreadPoint>>& points) {
+  io::PlotSeries series{.name = name};
+  for (const auto& [x, point] : points) {
+    if (point.count == 0) continue;
+    series.points.emplace_back(x, point.sum / static_cast<double>(point.count));
+    series.band.emplace_back(point.lowest, point.highest);
+  }
+  return series;
+}
+
+std::vector<double> values_of(const StudyData& data, size_t arm, const std::string& metric) {
+  std::vector<double> values(data.grid.seeds.size(), std::numeric_limits<double>::quiet_NaN());
+  for (size_t i = 0; i < data.cells.size(); ++i) {
+    const std::optional<CellResult>& result = data.results[i];
+    if (data.cells[i].combination != arm || !result || result->state != CellResult::State::complete) continue;
+    const auto found = result->metrics.find(metric);
+    const auto seed = std::ranges::find(data.grid.seeds, data.cells[i].seed) - data.grid.seeds.begin();
+    if (found != result->metrics.end()) values[static_cast<size_t>(seed)] = found->second;
+  }
+  return values;
+}
+
+std::string text_of(const io::ReportTable& table) {
+  std::vector<std::vector<std::string>> rows{table.header};
+  rows.insert(rows.end(), table.rows.begin(), table.rows.end());
+  std::vector<size_t> widths(table.header.size(), 0);
+  for (const auto& row : rows)
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+  std::string text = table.title + "\n";
+  for (const auto& row : rows) {
+    std::string line = fmt::format("{:<{}}", row[0], widths[0]);
+    for (size_t c = 1; c < row.size(); ++c) line += fmt::format("  {:>{}}", row[c], widths[c]);
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text;
+}
+
+io::ReportTable arms_table(const StudyData& data) {
+  const Grid& grid = data.grid;
+  const std::string& first = grid.metrics[0];
+  io::ReportTable table{.title = "Arms", .header = {"arm", "parameters", "MFLOP/token", "tokens"}, .rows = {}};
+  if (data.tuning) table.header.push_back(grid.tune->path);
+  table.header.insert(table.header.end(), {first, "difference", "t interval"});
+  std::vector<std::string> more;  // further columns
+  for (const std::string& metric : {std::string("val/bpb"), std::string("first_token_mass")})
+    if (metric != first && has_metric(data, metric)) more.push_back(metric);
+  for (const std::string& metric : accuracies_of(data))
+    if (metric != first) more.push_back(metric);
+  for (const std::string& metric : more) table.header.push_back(metric == "first_token_mass" ? "first token" : metric);
+  const std::vector<double> baseline = values_of(data, data.arms.baseline, first);
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    const Combination& arm = data.arms.all[a];
+    std::vector<std::string> row{arm.name, str(arm.params), fmt::format("{:.3f}", arm.flops_per_token / 1e6),
+                                 str(arm.experiment.train().tokens())};
+    if (data.tuning) row.push_back(arm.tuned);
+    row.push_back(mean_text(data, a, first));
+    const Difference d = paired_difference(values_of(data, a, first), baseline, {.confidence = grid.confidence});
+    const bool is_baseline = a == data.arms.baseline;
+    row.push_back(is_baseline || d.count == 0 ? "-" : fmt::format("{:+.4f}", d.mean));
+    row.push_back(
+        is_baseline || !d.t_interval ? "-" : fmt::format("[{:+.4f}, {:+.4f}]", d.t_interval->low, d.t_interval->high));
+    for (const std::string& metric : more) row.push_back(mean_text(data, a, metric));
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+std::vector<ReportPart> tuning_parts(const StudyData& data) {
+  if (!data.tuning) return {};
+  const Tuning& tuning = *data.tuning;
+  io::ReportTable table{.title = str("mean ", data.grid.tune->metric, " of each value; * the best of an arm"),
+                        .header = {"arm"},
+                        .rows = {}};
+  for (const std::string& value : tuning.values) table.header.push_back(value);
+  table.header.push_back("best");
+  io::Plot plot{
+      .title = "Tuning of " + data.grid.tune->path, .x_label = "log10 of the value", .y_label = data.grid.tune->metric};
+  Json arms = Json::array();
+  std::string edges;
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    const std::string& name = data.arms.all[a].name;
+    std::vector<std::string> row{name};
+    Json tries = Json::array();
+    io::PlotSeries series{.name = name};
+    for (size_t v = 0; v < tuning.values.size(); ++v) {
+      const Tuning::Try& one = tuning.tries[a][v];
+      row.push_back(std::isfinite(one.mean) ? fmt::format("{:.4f}{}", one.mean, v == tuning.best[a] ? "*" : "")
+                                            : str(one.lost, " lost"));
+      tries.push_back(
+          {{"value", tuning.values[v]}, {"mean", number(one.mean)}, {"runs", one.count}, {"lost", one.lost}});
+      if (!std::isfinite(one.mean)) continue;
+      series.points.emplace_back(std::log10(std::stod(tuning.values[v])), one.mean);
+      series.band.emplace_back(one.lowest, one.highest);
+    }
+    row.push_back(tuning.values[tuning.best[a]]);
+    table.rows.push_back(std::move(row));
+    plot.series.push_back(std::move(series));
+    arms.push_back(
+        {{"arm", name}, {"best", tuning.values[tuning.best[a]]}, {"is_edge", tuning.is_edge(a)}, {"tries", tries}});
+    if (tuning.is_edge(a)) edges += (edges.empty() ? "" : ", ") + name;
+  }
+  const std::string text = fmt::format(
+      "{} of every arm was tried with {} values and {} seeds, on validation data and seeds that do not count below.{}",
+      data.grid.tune->path, tuning.values.size(), data.grid.tune->seeds.size(),
+      edges.empty() ? "" : " The best value still lies at the edge for " + edges + ".");
+  return {{.key = "tuning",
+           .section = {.heading = "Tuning", .text = text, .pictures = {std::move(plot)}, .tables = {std::move(table)}},
+           .json = Json{
+               {"path", data.grid.tune->path},
+               {"metric", data.grid.tune->metric},
+               {"seeds", data.grid.tune->seeds},
+               {"arms",
+                arms}}.dump()}};
+}
+
+ReportPart speed_part(const StudyData& data) {
+  io::ReportTable table{.title = "speed and memory: means over the runs, as they were run",
+                        .header = {"arm", "tokens/s", "peak MiB of tensors"},
+                        .rows = {}};
+  Json arms = Json::array();
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    const Mean speed = mean_of(values_of(data, a, "speed/tokens_per_second")),
+               memory = mean_of(values_of(data, a, "memory/peak_gib"));
+    table.rows.push_back({data.arms.all[a].name, speed.count > 0 ? fmt::format("{:.0f}", speed.mean) : "-",
+                          memory.count > 0 ? fmt::format("{:.1f}", 1024 * memory.mean) : "-"});
+    arms.push_back({{"arm", data.arms.all[a].name},
+                    {"tokens_per_second", speed.count > 0 ? Json(speed.mean) : Json(nullptr)},
+                    {"peak_bytes", memory.count > 0 ? Json(memory.mean * 1073741824.0) : Json(nullptr)}});
+  }
+  return {.key = "speed",
+          .section = {.heading = "Speed and memory",
+                      .text = "Runs beside each other share the machine: compare tokens per second of one study only.",
+                      .tables = {std::move(table)}},
+          .json = arms.dump()};
+}
+
+std::vector<io::ReportSection> diagnostics_sections(const StudyData& data) {
+  std::vector<io::ReportSection> sections;
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    std::map<int64_t, std::map<std::string, SpreadPoint>> steps;
+    for (size_t i = 0; i < data.cells.size(); ++i) {
+      const std::string file = run_folder(data.folder, data.cells[i]) + "/metrics.jsonl";
+      if (data.cells[i].combination != a || !io::file_exists(file)) continue;
+      for (const io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(file)))
+        if (record.kind == "diagnostics")
+          for (const auto& [key, value] : record.values) steps[record.step][key].add(value);
+    }
+    std::vector<io::MetricsRecord> means;
+    for (const auto& [step, values] : steps) {
+      io::MetricsRecord& record = means.emplace_back();
+      record.step = step, record.kind = "diagnostics";
+      for (const auto& [key, point] : values)
+        if (point.count > 0) record.values.emplace_back(key, point.sum / static_cast<double>(point.count));
+    }
+    io::ReportSection section{.heading = "Diagnostics of " + data.arms.all[a].name,
+                              .text = "Layers and heads against steps, means over the seeds."};
+    for (io::HeatMap& map : train::head_maps(means)) section.pictures.push_back(std::move(map));
+    if (!section.pictures.empty()) sections.push_back(std::move(section));
+  }
+  return sections;
+}
+
+}  // namespace weft::study

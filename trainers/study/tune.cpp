@@ -1,0 +1,132 @@
+#include "trainers/study/tune.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "weft/core/error.h"
+
+namespace weft::study {
+
+namespace {
+
+double number_of(const std::string& text) {
+  double value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+// Tries of all arms with these values; `arm` and `value` of each.
+struct Tries {
+  std::vector<Cell> cells;
+  std::vector<std::pair<size_t, size_t>> of;
+};
+
+Tries tries_of(const Grid& grid, const Arms& arms, const std::vector<std::string>& values, const cli::Extensions& own) {
+  const Tune& tune = *grid.tune;
+  Tries tries;
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    const Combination& arm = arms.all[a];
+    const config::Data& data = arm.experiment.data();
+    for (size_t v = 0; v < values.size(); ++v) {
+      std::vector<std::string> more = tune.set;
+      more.push_back(data.has_task() ? str("data.task.test_from=", data.task().test_rows()) : "data.val.half=1");
+      more.push_back(str(tune.path, "=", values[v]));
+      const config::Loaded config = config_of(grid, arm, more, own);
+      std::vector<std::string> overrides = arm.overrides;
+      overrides.insert(overrides.end(), more.begin(), more.end());
+      for (int64_t seed : tune.seeds) {
+        tries.cells.push_back(cell_of(a, str(arm.name, ",tune=", values[v]), seed, config.experiment, overrides));
+        tries.of.emplace_back(a, v);
+      }
+    }
+  }
+  return tries;
+}
+
+Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> values, const Tries& tries,
+                 const std::vector<std::optional<CellResult>>& results) {
+  Tuning tuning{.values = std::move(values)};
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  tuning.tries.assign(
+      arms.all.size(),
+      std::vector<Tuning::Try>(tuning.values.size(), {.mean = 0, .lowest = kInfinity, .highest = -kInfinity}));
+  for (size_t i = 0; i < tries.cells.size(); ++i) {
+    Tuning::Try& one = tuning.tries[tries.of[i].first][tries.of[i].second];
+    const auto value = results[i]->metrics.find(grid.tune->metric);
+    if (results[i]->state != CellResult::State::complete || value == results[i]->metrics.end()) {
+      ++one.lost;
+      continue;
+    }
+    one.mean += value->second, ++one.count;
+    one.lowest = std::min(one.lowest, value->second), one.highest = std::max(one.highest, value->second);
+  }
+  const bool is_accuracy = grid.tune->metric.find("accuracy") != std::string::npos;
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    std::optional<size_t> best;
+    for (size_t v = 0; v < tuning.values.size(); ++v) {
+      Tuning::Try& one = tuning.tries[a][v];
+      // A value with which some seed is lost is no choice.
+      one.mean = one.lost > 0 ? std::numeric_limits<double>::quiet_NaN() : one.mean / static_cast<double>(one.count);
+      if (std::isnan(one.mean)) continue;
+      const bool is_better =
+          !best || (is_accuracy ? one.mean > tuning.tries[a][*best].mean : one.mean < tuning.tries[a][*best].mean);
+      if (is_better) best = v;
+    }
+    WEFT_CHECK(best,
+               str("tuning: every value of ", grid.tune->path, " lost a run of ", arms.all[a].name,
+                   ", or the runs have no ", grid.tune->metric),
+               "give tune other values or another metric; `weft inspect` says what is in a run");
+    tuning.best.push_back(*best);
+  }
+  return tuning;
+}
+
+// The next value beyond an edge, at the ratio of its two neighbours there.
+std::string beyond(const std::string& edge, const std::string& inner) {
+  return fmt::format("{:.4g}", number_of(edge) * number_of(edge) / number_of(inner));
+}
+
+}  // namespace
+
+std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, const cli::Extensions& own) {
+  how.folder += "/tuning";
+  how.metric = grid.tune->metric;
+  how.notes_hparams = false;
+  if (!how.metric.starts_with("task/") && how.metric.find('@') == std::string::npos) how.evals = {};
+  std::vector<std::string> values = grid.tune->values;
+  for (int64_t lower = 0, upper = 0;;) {
+    const Tries tries = tries_of(grid, arms, values, own);
+    const auto results = run_cells(grid, arms, tries.cells, how);
+    const bool is_stopped = how.is_stopping() || std::ranges::any_of(results, [](const auto& r) { return !r; });
+    if (is_stopped) return {};
+    Tuning tuning = tuning_of(grid, arms, values, tries, results);
+    const bool at_first = std::ranges::any_of(tuning.best, [](size_t best) { return best == 0; });
+    const bool at_last = std::ranges::any_of(tuning.best, [&](size_t best) { return best + 1 == values.size(); });
+    const bool goes_down = at_first && lower < grid.tune->widen, goes_up = at_last && upper < grid.tune->widen;
+    if (!goes_down && !goes_up) {
+      for (size_t a = 0; a < arms.all.size(); ++a) {
+        Combination& arm = arms.all[a];
+        arm.tuned = values[tuning.best[a]];
+        arm.overrides.push_back(str(grid.tune->path, "=", arm.tuned));
+        arm.experiment = config_of(grid, arm, {}, own).experiment;
+      }
+      return tuning;
+    }
+    const std::string low = beyond(values[0], values[1]), high = beyond(values.back(), values[values.size() - 2]);
+    if (goes_down) values.insert(values.begin(), low), ++lower;
+    if (goes_up) values.push_back(high), ++upper;
+    how.say(fmt::format("tuning: the best {} of some arm is at the edge: {}{}{} is tried with all arms",
+                        grid.tune->path, goes_down ? low : "", goes_down && goes_up ? " and " : "",
+                        goes_up ? high : ""));
+  }
+}
+
+int64_t num_tries(const Grid& grid, const Arms& arms) {
+  return static_cast<int64_t>(arms.all.size() * grid.tune->values.size() * grid.tune->seeds.size());
+}
+
+}  // namespace weft::study

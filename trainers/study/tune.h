@@ -1,0 +1,31 @@
+// Tuning before a comparison: every arm is trained with the same values of one field, on seeds and validation data that do not count, and
+// goes on with its best one.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trainers/study/cells.h"
+#include "trainers/study/grid.h"
+
+namespace weft::study {
+
+struct Tuning {
+  std::vector<std::string> values = {};  // ascending; every arm was trained with all of them
+  struct Try {
+    double mean = 0, lowest = 0, highest = 0;  // of the metric over the tries' seeds; NaN where no run has it
+    int64_t count = 0, lost = 0;
+  };
+  std::vector<std::vector<Try>> tries = {};  // [arm][value]
+  std::vector<size_t> best = {};             // [arm]: a value
+  bool is_edge(size_t arm) const { return best[arm] == 0 || best[arm] + 1 == values.size(); }
+};
+
+// Runs the tries in the folder tuning/ of the study, widens the values, and gives every arm its best one. Unset: it was stopped. Error if all
+// tries of an arm are lost.
+std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, const cli::Extensions& own);
+
+int64_t num_tries(const Grid& grid, const Arms& arms);  // before any widening
+
+}  // namespace weft::study
