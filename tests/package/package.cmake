@@ -59,5 +59,18 @@ foreach(part norm.cube_root ffn.relu2 residual.damped heads.talking attention.di
     message(FATAL_ERROR "own_parts bench:\n${text}")
   endif()
 endforeach()
+# A project that `weft new` began runs its own study.
+run(${work}/prefix/bin/weft new loudness --out ${work}/new)
+run(${CMAKE_COMMAND} -S ${work}/new -B ${work}/new/build -DCMAKE_PREFIX_PATH=${work}/prefix -DCMAKE_CXX_COMPILER=${COMPILER}
+  -DCMAKE_BUILD_TYPE=Debug)
+run(${CMAKE_COMMAND} --build ${work}/new/build)
+run(${work}/new/build/loudness check --mixer loudness)
+if(NOT text MATCHES "14 checks: 1[34] passed, 0 failed")
+  message(FATAL_ERROR "a new project's check:\n${text}")
+endif()
+run(${CMAKE_COMMAND} -E chdir ${work}/new ${work}/new/build/loudness ablate study.txtpb --jobs 2)
+if(NOT text MATCHES "6 of 6 runs complete" OR NOT text MATCHES "mqar of 64 tokens")
+  message(FATAL_ERROR "a new project's study:\n${text}")
+endif()
 run(${work}/build/consumer)
 message(NOTICE "${num_symbols} symbols exported, the outside project says: ${text}")

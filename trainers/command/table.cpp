@@ -53,6 +53,14 @@ std::span<const Command> commands() {
        "  weft compare runs/a runs/b --rtol 1e-5 --atol 1e-8\n"
        "  weft compare runs/plain-1 runs/plain-2 runs/gated-1 runs/gated-2 --out reports/gated",
        define_compare},
+      {"replay", "Take the first steps of a run again and say where they differ, bit for bit; exit code 4 if they do",
+       "  weft replay runs/shakespeare\n"
+       "  weft replay runs/shakespeare --steps 200 --json",
+       define_replay},
+      {"new", "Begin a project of your own: one mixer, a config and a study, built against the installed package",
+       "  weft new loud\n"
+       "  weft new loud --out ~/projects/loud",
+       define_new},
       {"bench", "Measure speed beside the limit of this machine",
        "  weft bench gemm --quick\n"
        "  weft bench train --json",
