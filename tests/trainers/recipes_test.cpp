@@ -58,6 +58,18 @@ TEST_F(Recipes, OfTasksTrain) {
     EXPECT_EQ(result.exit_code, 0) << result.err;
   }
 }
+// Every arm is resolved, matched and weighed.
+TEST_F(Recipes, OfStudiesSayWhatTheyNeed) {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(WEFT_RECIPES "/studies")) {
+    SCOPED_TRACE(entry.path().string());
+    ++count;
+    const auto result = test::run_weft({"ablate", entry.path().string(), "--dry-run", "--out", path("study")});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(result.out.find("cache/token"), std::string::npos) << result.out;
+  }
+  EXPECT_GE(count, 5);
+}
 TEST_F(Recipes, OfANightTrain) {
   EXPECT_GE(train_recipes(WEFT_RECIPES "/overnight", [this](const std::string& name) { return path(name); }), 22);
 }
