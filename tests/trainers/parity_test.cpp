@@ -38,11 +38,12 @@ void expect_parity(const std::vector<std::string>& overrides) {
 }
 
 TEST(Parity, OfMixersOfEveryKind) {
-  for (const char* mixer : {"softmax{heads:4 kv_heads:2 window:9 soft_cap:5 dropout:0.2 gate{} affine{} sink{}}",
-                            "softmax{heads:4 head_mixture{active:2 shared:1 running_load:true}}", "forgetting{heads:2}",
-                            "differential{heads:2}", "mla{heads:2}", "nap{heads:2}", "tapa{heads:2}",
-                            "deconstructed{kind:random_embedding heads:2}", "deconstructed{kind:fixed_text heads:2}",
-                            "moa{experts:4 active:2 noise:true}"})
+  for (const char* mixer :
+       {"softmax{heads:4 kv_heads:2 window:9 soft_cap:5 dropout:0.2 gate{} affine{} sink{}}",
+        "softmax{heads:4 head_mixture{active:2 shared:1 running_load:true}}", "forgetting{heads:2}",
+        "differential{heads:2}", "mla{heads:2}", "nap{heads:2}", "tapa{heads:2}",
+        "deconstructed{kind:random_embedding heads:2}", "deconstructed{kind:fixed_text heads:2}",
+        "moa{experts:4 active:2 noise:true}", "gla{heads:2}", "delta{heads:4 decay:head}", "hgrn{heads:0}"})
     expect_parity({std::string("model.mixer=[{") + mixer + "}]"});
 }
 
@@ -52,6 +53,8 @@ TEST(Parity, OfPatternsResidualsRecomputeAndExperts) {
   expect_parity({"model.residual={delta{blocks:2}}"});
   expect_parity({"train.recompute=blocks", "model.mixer=[{softmax{heads:4 head_mixture{active:2}}}]"});
   expect_parity({"train.recompute=mixers"});
+  for (const char* recompute : {"blocks", "mixers"})
+    expect_parity({str("train.recompute=", recompute), "model.mixer=[{gla{heads:2}},{delta{heads:4 decay:channel}}]"});
   expect_parity({"model.mixer=[{umoe{experts:4 active:2 query_rank:4}}]", "model.ffn={umoe{active:3}}"});
   expect_parity({"model.position={learned{}}"});
 }
