@@ -373,32 +373,6 @@ TEST(ContextRecurrence, WhereNoStateComesInNothingIsSent) {
   }
 }
 
-TEST(CarryChoice, IsByBytesAndByWhoWouldWait) {
-  using dist::Carry;
-  auto choose = [](dist::CarryShape shape, const char* says) {
-    const dist::CarryChoice choice = choose_carry(shape);
-    EXPECT_NE(choice.reason.find(says), std::string::npos) << choice.reason;
-    return choice.carry;
-  };
-  dist::CarryShape shape{
-      .ranks = 4, .segments = {8, 8, 2}, .key_heads = 16, .heads = 16, .key_width = 128, .value_width = 128};
-  EXPECT_EQ(choose(shape, "gather: a rank sends 12632064 bytes of states and decays a call"), Carry::gather);
-  shape.is_delta = true;
-  EXPECT_EQ(choose(shape, "scan: a rank sends 4194304 bytes of states a call, where gathering sends 18874368"),
-            Carry::scan);
-  shape.is_on_gpu = true;
-  EXPECT_EQ(choose(shape, "a GPU has all heads at once"), Carry::gather);
-  shape.is_on_gpu = false;
-  shape.key_heads = shape.heads = 4;
-  EXPECT_EQ(choose(shape, "gather: 4 heads of rows would leave ranks of 4 waiting for each other"), Carry::gather);
-  shape.key_heads = shape.heads = 16, shape.key_width = shape.value_width = 8;
-  EXPECT_EQ(
-      choose(shape, "gather: a rank sends 73728 bytes of states and matrices a call, a scan 16384 and waits 14 times"),
-      Carry::gather);
-  shape.ranks = 1;
-  EXPECT_EQ(choose(shape, "one rank"), Carry::gather);
-}
-
 TEST(ContextRecurrence, RefusesInputsOfOtherSegments) {
   const Case c{"no decay"};
   EXPECT_EQ(test::error_of(
