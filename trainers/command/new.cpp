@@ -31,7 +31,9 @@ constexpr const char* kMain =
 //   @NAME@ ablate study.txtpb --jobs 2    the study: this mixer beside plain attention
 #include <cmath>
 
-#include "weft/weft.h"
+)"
+    "#include \"weft/weft.h\""  // not an include of this file
+    R"(
 using namespace weft;
 
 namespace {
