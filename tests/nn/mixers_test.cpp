@@ -177,9 +177,11 @@ TEST(Mixers, RowsMayBeginAtAnyPosition) {
   for (const MixerRow& row : mixer_table()) {
     // Learned keys, which are not rotated, and the query is.
     const bool has_key_sink = row.name.starts_with("sink_key") || row.name == "hymba_meta";
+    const bool has_chunks = row.name.starts_with("rat") || row.name == "tlinformer" || row.name == "moneta" ||
+                            row.name == "yaad" || row.name == "memora";
     if (row.name == "super" || row.name == "selective" || row.name == "random_embedding" || row.name == "fixed_text" ||
-        row.name == "neural" || row.name.starts_with("rat") || row.name == "nats_l" || row.name == "hysparse" ||
-        row.name == "flux" || row.name == "linear_window" || has_key_sink)
+        row.name == "neural" || has_chunks || row.name == "nats_l" || row.name == "hysparse" || row.name == "flux" ||
+        row.name == "linear_window" || has_key_sink)
       continue;  // these read the position itself; chunks and blocks are cut by it, and features are made of rotated queries
     MixerArgs args{.dim = 16, .context = 16, .layer = 1, .layers = 4, .std = 0.4, .out_std = 0.4};
     auto mixer = row.make(args, Rng(7));
@@ -330,6 +332,11 @@ TEST(Mixers, RefuseImpossibleSizes) {
       {DeltaOptions{.heads = 2, .head_dim = -2}, {"delta: head_dim -2, value_dim 0", "or more"}},
       {DeltaOptions{.heads = 2, .value_dim = -2}, {"delta: head_dim 0, value_dim -2"}},
       {RalaOptions{.heads = 2, .kernel = 0}, {"rala: kernel 0"}},
+      {LocalLinearOptions{.heads = 1, .head_dim = 4097}, {"local_linear: head_dim 4097", "at most 4096"}},
+      {MirasOptions{.heads = 3}, {"miras: 3 heads for a width of 16"}},
+      {MirasOptions{.heads = 2, .chunk = 0}, {"miras: chunk 0, kernel 4"}},
+      {TlinformerOptions{.heads = 2, .depth = 1}, {"tlinformer: depth 1, window 256, rows 256"}},
+      {TlinformerOptions{.heads = 2, .rows = 0}, {"tlinformer: depth 4, window 256, rows 0"}},
       {PoolingOptions{.heads = 3}, {"pooling: 3 heads for a width of 16"}},
       {MoaOptions{.experts = 2, .active = 3}, {"moa: 3 active of 2 experts"}},
       {UmoeOptions{.experts = 2, .active = 0}, {"umoe: 0 active of 2 experts"}},

@@ -4,6 +4,7 @@
 #include "tests/reference/mixers/compositions.h"
 #include "tests/reference/mixers/experts.h"
 #include "tests/reference/mixers/hybrids.h"
+#include "tests/reference/mixers/miras.h"
 #include "tests/reference/mixers/pair_scores.h"
 #include "tests/reference/mixers/recurrent.h"
 #include "tests/reference/mixers/softmax.h"
@@ -28,6 +29,7 @@ auto reference_of() {
   else if constexpr (Computes<ExpertMixer, Options>) return std::type_identity<ExpertMixer>();
   else if constexpr (Computes<PairMixer, Options>) return std::type_identity<PairMixer>();
   else if constexpr (Computes<RecurrentMixer, Options>) return std::type_identity<RecurrentMixer>();
+  else if constexpr (Computes<MirasMixer, Options>) return std::type_identity<MirasMixer>();
   else if constexpr (Computes<HybridMixer, Options>) return std::type_identity<HybridMixer>();
   else
     static_assert(!sizeof(Options),

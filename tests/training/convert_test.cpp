@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "tests/support/errors.h"
+#include "weft/core/parallel.h"
 #include "weft/training/training.h"
 
 namespace weft {
@@ -54,6 +55,7 @@ TEST(GatedSlotsConversion, TakesEveryTensorThatHasAPlace) {
 }
 
 TEST(GatedSlotsConversion, RunsAndTrains) {
+  set_num_threads(1);
   LanguageModel trained(softmax_model(), Rng(1));
   auto model = std::move(to_gated_slots(trained, {.slots = 5, .layers = {2}}, Rng(2)).model);
   const Tensor ids = Tensor::from<int32_t>({1, 5, 2, 7, 3, 9, 1, 5, 2, 7, 3, 9}, {1, 12}),

@@ -47,6 +47,8 @@ void resize(Options& o, const MixerRow&, const StepShape& s) {
     o.hidden = Options().hidden, o.prompt = std::max<int64_t>(s.tokens / 8, 1);
   if constexpr (std::is_same_v<Options, HySparseOptions>) o.block = Options().block, o.blocks = Options().blocks;
   if constexpr (requires { o.window; }) o.window = o.window > 0 ? s.tokens / 4 : 0;
+  if constexpr (std::is_same_v<Options, MirasOptions>) o.chunk = Options().chunk;
+  if constexpr (std::is_same_v<Options, TlinformerOptions>) o.depth = Options().depth, o.rows = o.window, o.hidden = 0;
   if constexpr (requires { o.relational_heads; }) o.heads = o.relational_heads = s.heads / 2;
   if constexpr (requires { o.relations; }) o.relations = 0;
   if constexpr (requires { o.experts; }) o.experts = 2 * s.heads, o.active = s.heads;

@@ -159,6 +159,15 @@ constexpr config::ReplacementKind::Value schema_value(ReplacementKind kind) {
   return config::ReplacementKind::unset;
 }
 
+constexpr config::MirasKind::Value schema_value(MirasKind kind) {
+  switch (kind) {
+    case MirasKind::moneta: return config::MirasKind::moneta;
+    case MirasKind::yaad: return config::MirasKind::yaad;
+    case MirasKind::memora: return config::MirasKind::memora;
+  }
+  return config::MirasKind::unset;
+}
+
 constexpr config::ResidualWeights::Value schema_value(ResidualWeights weights) {
   switch (weights) {
     case ResidualWeights::softmax: return config::ResidualWeights::softmax;

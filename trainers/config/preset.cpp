@@ -87,6 +87,9 @@ class Resizer {
     if constexpr (std::is_same_v<Options, HySparseOptions>)
       o.sparse = Options().sparse, o.block = Options().block, o.blocks = Options().blocks;
     if constexpr (requires { o.window; }) o.window = window(o.window);
+    if constexpr (std::is_same_v<Options, MirasOptions>) o.chunk = Options().chunk;
+    if constexpr (std::is_same_v<Options, TlinformerOptions>)
+      o.depth = Options().depth, o.rows = o.window, o.hidden = 0;
     if constexpr (requires { o.q_rank; }) o.q_rank = o.q_rank > 0 ? std::max<int64_t>(sizes_.dim / 2, 1) : 0;
     if constexpr (std::is_same_v<Options, NeuralOptions>) o.hidden = 0;
     if constexpr (requires { o.buckets; }) o.buckets = Options().buckets, o.max_distance = Options().max_distance;

@@ -107,6 +107,19 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
                         .window = m.window(),
                         .divides_by_root = m.divide_by_root()};
     }
+    case config::Mixer::kLocalLinear: {
+      const config::LocalLinear& m = mixer.local_linear();
+      return LocalLinearOptions{.heads = m.heads(), .kv_heads = m.kv_heads(), .head_dim = m.head_dim()};
+    }
+    case config::Mixer::kTlinformer: {
+      const config::Tlinformer& m = mixer.tlinformer();
+      return TlinformerOptions{.heads = m.heads(),
+                               .head_dim = m.head_dim(),
+                               .depth = m.depth(),
+                               .window = m.window(),
+                               .rows = m.rows(),
+                               .hidden = m.hidden()};
+    }
     case config::Mixer::kRelativeBias: {
       const config::RelativeBias& m = mixer.relative_bias();
       return RelativeBiasOptions{.heads = m.heads(),
@@ -149,6 +162,7 @@ MixerMaker mixer_maker(const config::Mixer& mixer) {
     case config::Mixer::kFlow: return recurrent_options(mixer.flow());
     case config::Mixer::kRala: return recurrent_options(mixer.rala());
     case config::Mixer::kPooling: return recurrent_options(mixer.pooling());
+    case config::Mixer::kMiras: return recurrent_options(mixer.miras());
     case config::Mixer::kHymba: {
       const config::Hymba& m = mixer.hymba();
       return HymbaOptions{.heads = m.heads(),
@@ -258,6 +272,13 @@ void set(config::Mixer& mixer, const NeuralOptions& o) { set_sizes(*mixer.mutabl
 void set(config::Mixer& mixer, const RcmhaOptions& o) {
   set_sizes(*mixer.mutable_rcmha(), o);
   mixer.mutable_rcmha()->set_kernel(o.kernel);
+}
+void set(config::Mixer& mixer, const LocalLinearOptions& o) { set_sizes(*mixer.mutable_local_linear(), o); }
+void set(config::Mixer& mixer, const TlinformerOptions& o) {
+  config::Tlinformer& m = *mixer.mutable_tlinformer();
+  set_sizes(m, o);
+  m.set_depth(o.depth);
+  m.set_rows(o.rows);
 }
 void set(config::Mixer& mixer, const RelativeBiasOptions& o) {
   config::RelativeBias& m = *mixer.mutable_relative_bias();

@@ -54,6 +54,13 @@ PoolingOptions recurrent_options(const config::Pooling& m) {
   return {.kind = library_value<config::PoolingKind, PoolingKind>(m.kind()), .heads = m.heads()};
 }
 
+MirasOptions recurrent_options(const config::Miras& m) {
+  return {.kind = library_value<config::MirasKind, MirasKind>(m.kind()),
+          .heads = m.heads(),
+          .chunk = m.chunk(),
+          .kernel = m.kernel()};
+}
+
 void set_recurrent(config::Mixer& mixer, const GlaOptions& o) {
   config::Gla& m = *mixer.mutable_gla();
   m.set_heads(o.heads);
@@ -120,6 +127,14 @@ void set_recurrent(config::Mixer& mixer, const RalaOptions& o) {
 void set_recurrent(config::Mixer& mixer, const PoolingOptions& o) {
   mixer.mutable_pooling()->set_kind(schema_value(o.kind));
   mixer.mutable_pooling()->set_heads(o.heads);
+}
+
+void set_recurrent(config::Mixer& mixer, const MirasOptions& o) {
+  config::Miras& m = *mixer.mutable_miras();
+  m.set_kind(schema_value(o.kind));
+  m.set_heads(o.heads);
+  m.set_chunk(o.chunk);
+  m.set_kernel(o.kernel);
 }
 
 }  // namespace weft::train

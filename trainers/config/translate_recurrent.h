@@ -18,6 +18,7 @@ AdditiveSlotsOptions recurrent_options(const config::AdditiveSlots& m);
 FlowOptions recurrent_options(const config::Flow& m);
 RalaOptions recurrent_options(const config::Rala& m);
 PoolingOptions recurrent_options(const config::Pooling& m);
+MirasOptions recurrent_options(const config::Miras& m);
 
 void set_recurrent(config::Mixer& mixer, const GlaOptions& o);
 void set_recurrent(config::Mixer& mixer, const DeltaOptions& o);
@@ -31,5 +32,6 @@ void set_recurrent(config::Mixer& mixer, const AdditiveSlotsOptions& o);
 void set_recurrent(config::Mixer& mixer, const FlowOptions& o);
 void set_recurrent(config::Mixer& mixer, const RalaOptions& o);
 void set_recurrent(config::Mixer& mixer, const PoolingOptions& o);
+void set_recurrent(config::Mixer& mixer, const MirasOptions& o);
 
 }  // namespace weft::train

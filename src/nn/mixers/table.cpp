@@ -219,6 +219,12 @@ Rows composed_rows() {
        "softmax((q + u) k^T + (q + t) (R W)^T) v of conv(q), conv(k), conv(v)", "2308.03429", square},
       {"relative_bias", RelativeBiasOptions{.heads = 2, .buckets = 6, .max_distance = 8}, "softmax(s + b_h(i - j)) v",
        "1910.10683", square},
+      {"lla", LocalLinearOptions{.heads = 4, .kv_heads = 2},
+       "sum a v / sum a, a = w (1 - z . (sum w z z^T + r)^-1 sum w z), z = k - q, w = e^s, q and k normed",
+       "2510.01450", "T^2 H K steps"},
+      {"tlinformer", TlinformerOptions{.heads = 2, .depth = 3, .window = 4, .rows = 3, .hidden = 12},
+       "m layers of softmax over the last W tokens + softmax over R rows, which read the history in the first layer",
+       "2508.20407", "T^2 H K + m T (W + R) H K"},
       {"multi_token",
        MultiTokenOptions{.heads = 2, .query_kernel = 2, .key_kernel = 3},
        "RMSNorm(mix_h softmax(conv(s)) v) * gate",
@@ -321,6 +327,9 @@ Rows recurrent_rows() {
   auto delta = [&](const char* name, const DeltaOptions& o, std::string_view equation, std::string_view source) {
     return row(name, o, equation, source, matrix);
   };
+  auto miras = [&](const char* name, const MirasOptions& o, std::string_view equation) {
+    return row(name, o, equation, "2504.13173", matrix);
+  };
   auto slots = [&](const char* name, const AdditiveSlotsOptions& o, std::string_view equation,
                    std::string_view source) { return row(name, o, equation, source, "T H M K"); };
   return {
@@ -367,6 +376,12 @@ Rows recurrent_rows() {
           "2202.06258", matrix),
       row("rala", RalaOptions{.heads = 2}, "(q sum w k^T v / q sum w k + conv(v)) x W, w = n softmax_j(mean(q) k_j)",
           "2411.07635", matrix),
+      miras("moneta", {.kind = MirasKind::moneta, .heads = 2, .chunk = 4},
+            "A = a A - b k^T 3 tanh(10 e) (e^2 + 1e-6), e = k W - v, W = A / max(1, |A|_4)^2; RMSNorm(q W) silu(x U)"),
+      miras("yaad", {.heads = 2, .chunk = 3, .kernel = 2},
+            "W = a W - b k^T e min(1, d / |e|), e = k W - v of the chunk's first W; RMSNorm(q W) silu(x U)"),
+      miras("memora", {.kind = MirasKind::memora, .heads = 2, .chunk = 4},
+            "W = softmax_c(a log W - b K k^T e), e = k W - v of the chunk's first W; RMSNorm(q W) silu(x U)"),
       {"causal_pooling", PoolingOptions{.heads = 2}, "mean_(j <= i) v_j", "", "T D"},
       {"context_broadcasting", PoolingOptions{.kind = PoolingKind::broadcast, .heads = 2},
        "(v_i + mean_(j <= i) v_j) / 2", "2210.08457", "T D"},

@@ -1,6 +1,8 @@
 // Mixers of several calls of attention, materialised, one token after the other.
 #pragma once
 
+#include <algorithm>
+
 #include "weft/nn/mixers/compositions.h"
 #include "weft/trainers/reference.h"
 
@@ -231,7 +233,99 @@ class ComposedMixer {
     return y;
   }
 
+  // Window by window, with the scores of every pair.
+  Numbers run(const TlinformerOptions& o) {
+    sizes(o.heads, 0, o.head_dim);
+    struct Window {
+      std::vector<int64_t> tokens, history, last;  // of the N; `last` of the history, as many as there are rows
+      Numbers rows = {};                           // [rows, D]
+    };
+    std::vector<Window> windows;
+    for (int64_t n = 0; n < N; ++n) {
+      const int64_t begin = s.local[at(n)] / o.window * o.window;
+      if (s.document[at(n)] < 0) continue;
+      Window w;
+      for (int64_t j = n / s.T * s.T; j < n / s.T * s.T + s.T; ++j) {
+        if (s.document[at(j)] != s.document[at(n)] || s.local[at(j)] >= begin + o.window) continue;
+        (s.local[at(j)] < begin ? w.history : w.tokens).push_back(j);
+      }
+      if (w.tokens[0] != n) continue;
+      w.last.assign(w.history.end() - std::min(o.rows, static_cast<int64_t>(w.history.size())), w.history.end());
+      windows.push_back(w);
+    }
+    Numbers h = x;
+    for (int64_t layer = 0; layer < o.depth; ++layer) {
+      const std::string name = str("layers.", layer, ".");
+      const Numbers q = projected(h, name, "q", s), k = projected(h, name, "k", s), v = projected(h, name, "v", s);
+      Numbers read(at(N * H * K), 0.0);
+      for (Window& w : windows) {
+        if (layer == 0) w.rows = taken(h, w.last, D);
+        Sequence places = s;
+        places.B = 1, places.T = static_cast<int64_t>(w.last.size()), places.local.clear();
+        for (int64_t j : w.last) places.local.push_back(s.local[at(j)]);
+        const Numbers rq = projected(w.rows, name, "q", places), rk = projected(w.rows, name, "k", places),
+                      rv = projected(w.rows, name, "v", places);
+        const int64_t width = H * K;
+        const Numbers far_k = layer == 0 ? taken(k, w.history, width) : rk,
+                      far_v = layer == 0 ? taken(v, w.history, width) : rv;
+        for (size_t i = 0; i < w.tokens.size(); ++i) {
+          const std::vector<int64_t> seen(w.tokens.begin(), w.tokens.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+          const Numbers mine = taken(q, {w.tokens[i]}, width);
+          const Numbers near = attended(mine, taken(k, seen, width), taken(v, seen, width)),
+                        far = attended(mine, far_k, far_v);
+          for (int64_t c = 0; c < width; ++c) read[at(w.tokens[i] * width + c)] = near[at(c)] + far[at(c)];
+        }
+        if (layer + 1 < o.depth) w.rows = after(w.rows, attended(rq, far_k, far_v), name);
+      }
+      h = after(h, read, name);
+    }
+    for (int64_t i = 0; i < N * D; ++i) h[at(i)] -= x[at(i)];
+    return h;
+  }
+
  private:
+  // Of TLinFormer: heads of normed h, queries and keys rotated.
+  Numbers projected(Numbers h, const std::string& layer, const std::string& what, const Sequence& places) const {
+    rms_norm(h, D, parameter(p, layer + "norm.weight"), args.norm_eps);
+    Numbers y = linear(h, D, p, layer + what);
+    if (args.rotary && what != "v") rotate(y, places, H, K);
+    return y;
+  }
+  // Of TLinFormer: h plus what was read, then plus SwiGLU.
+  Numbers after(Numbers h, const Numbers& read, const std::string& layer) const {
+    auto add = [&](const Numbers& y) {
+      for (size_t i = 0; i < h.size(); ++i) h[i] += y[i];
+    };
+    add(linear(read, H * K, p, layer + "out"));
+    Numbers normed = h;
+    rms_norm(normed, D, parameter(p, layer + "ffn_norm.weight"), args.norm_eps);
+    Numbers gate = linear(normed, D, p, layer + "ffn.gate"), up = linear(normed, D, p, layer + "ffn.up");
+    for (size_t i = 0; i < up.size(); ++i) up[i] *= gate[i] * sigmoid(gate[i]);
+    const auto hidden = static_cast<int64_t>(parameter(p, layer + "ffn.down.weight").size()) / D;
+    add(linear(up, hidden, p, layer + "ffn.down"));
+    return h;
+  }
+  static Numbers taken(const Numbers& from, const std::vector<int64_t>& which, int64_t width) {
+    Numbers out;
+    for (int64_t i : which) out.insert(out.end(), from.begin() + i * width, from.begin() + (i + 1) * width);
+    return out;
+  }
+  // Every query over every key, per head; 0 where there is no key.
+  Numbers attended(const Numbers& q, const Numbers& k, const Numbers& v) const {
+    const int64_t width = H * K, num_keys = static_cast<int64_t>(k.size()) / width;
+    Numbers out(q.size(), 0.0);
+    for (int64_t i = 0; i < static_cast<int64_t>(q.size()) / width; ++i)
+      for (int64_t h = 0; h < H; ++h) {
+        Numbers a(at(num_keys), 0.0);
+        for (int64_t j = 0; j < num_keys; ++j)
+          for (int64_t c = 0; c < K; ++c)
+            a[at(j)] += q[at(i * width + h * K + c)] * k[at(j * width + h * K + c)] / std::sqrt(static_cast<double>(K));
+        const Numbers w = softmax(a);
+        for (int64_t j = 0; j < num_keys; ++j)
+          for (int64_t c = 0; c < K; ++c) out[at(i * width + h * K + c)] += w[at(j)] * v[at(j * width + h * K + c)];
+      }
+    return out;
+  }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   void sizes(int64_t heads, int64_t kv_heads, int64_t head_dim) {
     H = heads, G = kv_heads ? kv_heads : heads, K = head_dim ? head_dim : D / heads;

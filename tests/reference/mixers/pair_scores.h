@@ -93,6 +93,38 @@ class PairMixer {
     });
   }
 
+  // A ridge regression per query, solved with Sigma and its Cholesky factor.
+  Numbers run(const LocalLinearOptions& o) {
+    sizes(o.heads, o.kv_heads, o.head_dim);
+    q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
+    rms_norm(q, K, {}, args.norm_eps), rms_norm(k, K, {}, args.norm_eps);
+    if (args.rotary) rotate(q, s, H, K), rotate(k, s, G, K);
+    const Numbers ridge = parameter(p, "ridge");
+    Numbers y = mix(s, H, G, K, v, [&](int64_t b, int64_t i, int64_t h) {
+      Numbers w(at(s.T), 0.0), sigma(at(K * K), 0.0), rho(at(K), 0.0);
+      auto z = [&](int64_t j, int64_t c) { return key(b, j, h, c) - query(b, i, h, c); };
+      for (int64_t c = 0; c < K; ++c) sigma[at(c * K + c)] = std::log1p(std::exp(ridge[at(h)]));
+      for (int64_t j = 0; j < s.T; ++j) {
+        if (!s.sees(b, i, j)) continue;
+        w[at(j)] = std::exp(dot(b, i, j, h) / std::sqrt(static_cast<double>(K)));
+        for (int64_t c = 0; c < K; ++c) {
+          rho[at(c)] += w[at(j)] * z(j, c);
+          for (int64_t e = 0; e < K; ++e) sigma[at(c * K + e)] += w[at(j)] * z(j, c) * z(j, e);
+        }
+      }
+      cholesky_solve(sigma, rho);
+      double total = 0;
+      for (int64_t j = 0; j < s.T; ++j) {
+        double along = 0;
+        for (int64_t c = 0; c < K; ++c) along += z(j, c) * rho[at(c)];
+        total += w[at(j)] *= 1 - along;
+      }
+      for (double& a : w) a = total > 0 ? a / total : 0;
+      return w;
+    });
+    return linear(y, H * K, p, "out");
+  }
+
   Numbers run(const MultiTokenOptions& o) {
     sizes(o.heads, o.heads, o.head_dim);
     q = linear(x, D, p, "q"), k = linear(x, D, p, "k"), v = linear(x, D, p, "v");
@@ -150,6 +182,24 @@ class PairMixer {
     double sum = 0;
     for (int64_t c = 0; c < K; ++c) sum += query(b, i, h, c) * key(b, j, h, c);
     return sum;
+  }
+
+  // A becomes its Cholesky factor L, b the solution of L L^T x = b.
+  void cholesky_solve(Numbers& a, Numbers& b) const {
+    for (int64_t r = 0; r < K; ++r)
+      for (int64_t c = 0; c <= r; ++c) {
+        double sum = a[at(r * K + c)];
+        for (int64_t m = 0; m < c; ++m) sum -= a[at(r * K + m)] * a[at(c * K + m)];
+        a[at(r * K + c)] = r == c ? std::sqrt(sum) : sum / a[at(c * K + c)];
+      }
+    for (int64_t r = 0; r < K; ++r) {
+      for (int64_t m = 0; m < r; ++m) b[at(r)] -= a[at(r * K + m)] * b[at(m)];
+      b[at(r)] /= a[at(r * K + r)];
+    }
+    for (int64_t r = K - 1; r >= 0; --r) {
+      for (int64_t m = r + 1; m < K; ++m) b[at(r)] -= a[at(m * K + r)] * b[at(m)];
+      b[at(r)] /= a[at(r * K + r)];
+    }
   }
 
   Numbers attend(int64_t window, const std::function<double(int64_t, int64_t, int64_t, int64_t)>& score) const {

@@ -281,7 +281,7 @@ class RecurrentMixer {
     return linear(y, D, p, "out");
   }
 
- private:
+ protected:
   struct Core {
     int64_t H, G, K, V;
     Numbers q, k, v, beta = {};

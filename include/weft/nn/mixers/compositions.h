@@ -89,7 +89,19 @@ struct DualOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-using CompositionList = OptionsList<MlaOptions, NexusOptions, HopfieldOptions, ForgettingOptions, DifferentialOptions,
-                                    SimplifiedOptions, DeconstructedOptions, NapOptions, DualOptions>;
+// TLinFormer (2508.20407): `depth` layers with norms and SwiGLU of their own, over windows of tokens. Beside a window's tokens go `rows` rows,
+// which begin as the last tokens before the window. The first layer reads the whole history, for the tokens and for the rows; the others only
+// the window and the rows. So work in all layers but the first grows with T, and decoding keeps a window for each of them.
+struct TlinformerOptions {
+  int64_t heads = 1, head_dim = 0;
+  int64_t depth = 4;  // layers, 2 or more
+  int64_t window = 256, rows = 256;
+  int64_t hidden = 0;  // of SwiGLU; 0: as the model's feed-forward network has it by default
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+using CompositionList =
+    OptionsList<MlaOptions, NexusOptions, HopfieldOptions, ForgettingOptions, DifferentialOptions, SimplifiedOptions,
+                DeconstructedOptions, NapOptions, DualOptions, TlinformerOptions>;
 
 }  // namespace weft

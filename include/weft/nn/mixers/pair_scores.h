@@ -54,6 +54,15 @@ struct MultiTokenOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-using PairScoreList = OptionsList<TapaOptions, NeuralOptions, RcmhaOptions, RelativeBiasOptions, MultiTokenOptions>;
+// Local Linear Attention (2510.01450): the value at the query of a line fitted to the values around it, by ridge regression of values on keys
+// under the weights exp(s). Queries and keys are RMS-normed; the ridge is learned per head and starts at 1. Each query solves a system [K, K]
+// by conjugate gradients, which cost two passes over its keys per step, in up to about K steps.
+struct LocalLinearOptions {
+  int64_t heads = 1, kv_heads = 0, head_dim = 0;
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+using PairScoreList =
+    OptionsList<TapaOptions, NeuralOptions, RcmhaOptions, RelativeBiasOptions, MultiTokenOptions, LocalLinearOptions>;
 
 }  // namespace weft

@@ -115,8 +115,20 @@ struct PoolingOptions {
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-using RecurrentList =
-    OptionsList<GlaOptions, DeltaOptions, LinearAttentionOptions, RetnetOptions, LightningOptions, Mamba2Options,
-                HgrnOptions, GatedSlotsOptions, AdditiveSlotsOptions, FlowOptions, RalaOptions, PoolingOptions>;
+// Miras (2504.13173), with a matrix per head as memory, which learns from every token by a step of gradient descent; gradients are taken at the
+// memory of the beginning of the token's chunk. moneta: cubic loss, memory divided by its 4-norm. yaad: Huber's loss. memora: squared loss,
+// softmax over the channels of the key. chunk is part of the model: 1 is a step per token.
+enum class MirasKind { moneta, yaad, memora };
+struct MirasOptions {
+  MirasKind kind = MirasKind::yaad;
+  int64_t heads = 1;
+  int64_t chunk = 16;
+  int64_t kernel = 4;  // tokens that the short convolutions span
+  std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
+};
+
+using RecurrentList = OptionsList<GlaOptions, DeltaOptions, LinearAttentionOptions, RetnetOptions, LightningOptions,
+                                  Mamba2Options, HgrnOptions, GatedSlotsOptions, AdditiveSlotsOptions, FlowOptions,
+                                  RalaOptions, PoolingOptions, MirasOptions>;
 
 }  // namespace weft

@@ -106,8 +106,8 @@ Var mix_values(const Var& weights_BHIS, const Var& v_BSGV) {
   return permute(reshape(y, {B, H, I, V}), {0, 2, 1, 3});
 }
 
-Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV,
-                 int64_t heads, const PairScore& score, int64_t window) {
+Var mix_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV, int64_t heads,
+              const PairMix& mix, int64_t window, bool is_softmax) {
   std::vector<Var> gathered(keys.begin(), keys.end());
   gathered.push_back(v_BTGV);
   gathered = tokens.gather(gathered, window);
@@ -130,21 +130,29 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
     Tensor seen_BIS = tokens.seen(begin, end, num_keys, window, window), seen = seen_BIS.unsqueeze(1);
     Tensor distance = distances(positions, key_positions, seen_BIS, begin);
     PairObserver* first = &observer;  // gone when backward runs the tile again
-    auto tile = [score, distance, seen, first, num_queries = queries.size()](std::span<const Var> in) {
+    auto tile = [mix, distance, seen, first, num_queries = queries.size()](std::span<const Var> in) {
       auto middle = in.begin() + static_cast<std::ptrdiff_t>(num_queries);
       PairTile at{{in.begin(), middle}, {middle, in.end() - 1}, distance};
-      Var scores = score(at), weights = masked_softmax(scores, seen);
-      if (!is_recomputing()) first->add(scores, seen, weights);
-      return std::vector<Var>{mix_values(weights, in.back())};
+      return std::vector<Var>{mix(at, seen, in.back(), is_recomputing() ? nullptr : first)};
     };
     std::vector<Var> inputs;
     for (const Var& q : queries) inputs.push_back(slice(q, 1, begin, end));
     for (const Var& k : gathered) inputs.push_back(slice(k, 1, 0, num_keys));
     parts.push_back(is_recording() ? recompute(tile, inputs)[0] : tile(inputs)[0]);
   }
-  observer.finish(v_BTGV, true);
+  observer.finish(v_BTGV, is_softmax);
   if (parts.empty()) return Tensor::zeros({B, T, heads, v_BTGV.size(3)}, v_BTGV.dtype(), v_BTGV.device());
   return concatenate(parts, 1);
+}
+
+Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV,
+                 int64_t heads, const PairScore& score, int64_t window) {
+  auto mix = [score](const PairTile& tile, const Tensor& seen, const Var& v, PairObserver* observer) {
+    Var scores = score(tile), weights = masked_softmax(scores, seen);
+    if (observer) observer->add(scores, seen, weights);
+    return mix_values(weights, v);
+  };
+  return mix_pairs(tokens, queries, keys, v_BTGV, heads, mix, window);
 }
 
 }  // namespace weft

@@ -16,6 +16,14 @@ struct PairTile {
 };
 using PairScore = std::function<Var(const PairTile&)>;  // [B, H, I, S]; scores of unseen keys do not matter
 
+class PairObserver;
+// What a tile of queries gets of the values [B, S, G, V] of its keys: [B, I, H, V]. seen_B1IS: who sees whom. `observer`: null, or to be shown
+// the tile's weights.
+using PairMix = std::function<Var(const PairTile&, const Tensor& seen_B1IS, const Var& v_BSGV, PairObserver* observer)>;
+// PairMix for all queries, tile by tile: [B, T, H, V]. `is_softmax`: the weights of a query sum to 1.
+Var mix_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const Var> keys, const Var& v_BTGV, int64_t heads,
+              const PairMix& mix, int64_t window = 0, bool is_softmax = true);
+
 // softmax(score) v over what each token sees, the last `window` (0: all); v [B, T, G, V], out [B, T, H, V]. Tiles of queries, each
 // recomputed in backward, so that memory grows with T and not with T^2; every score is made of plain operations, so time is that of
 // materialised attention.
