@@ -58,6 +58,7 @@ const std::map<std::string, std::string> kReadByTheRun = {
     {"train.threads", "train().threads()"},
     {"train.overfit_one_batch", "train().overfit_one_batch()"},
     {"train.max_seconds", "train().max_seconds()"},
+    {"train.memory_gib", "train().memory_gib()"},
     {"train.anomaly", "train().anomaly()"},
     {"eval.every", "eval().every()"},
     {"eval.tokens", "eval().tokens()"},

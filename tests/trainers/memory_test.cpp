@@ -1,6 +1,7 @@
 // The estimate of a training's memory against what the allocator saw in it, for every mixer of the table and what else memory depends on.
 #include "weft/core/memory.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/errors.h"
@@ -150,11 +151,14 @@ TEST(MemoryEstimate, FollowsALineWhereADryRunWouldBeLong) {
   MemoryEstimator estimator(s);
   const int64_t most = MemoryEstimator::kMostTokens / s.model.context;
   EXPECT_NEAR(error(estimator.of(4 * most).activations_bytes, 4 * estimator.of(most).activations_bytes), 0, 0.02);
-  const int64_t room = estimator.of(1000).reserved_bytes, largest = estimator.largest_micro_batch(room, 1 << 20);
+  const int64_t room = estimator.of(1000).reserved_bytes,
+                largest = estimator.largest_micro_batch({.reserved_bytes = room}, 1 << 20);
   EXPECT_GE(largest, 1000 * 7 / 8);
   EXPECT_LE(estimator.of(largest).reserved_bytes, room);
   EXPECT_GT(estimator.of(largest + 1).reserved_bytes, room);
-  EXPECT_EQ(estimator.largest_micro_batch(1 << 10, 1 << 20), 0);
+  EXPECT_EQ(estimator.largest_micro_batch({.reserved_bytes = 1 << 10}, 1 << 20), 0);
+  const int64_t limit = estimator.of(1000).peak_bytes;
+  EXPECT_EQ(estimator.largest_micro_batch({.peak_bytes = limit}, 1 << 20), 1000);
 }
 
 // Ranks of one machine have a part of its memory each.
@@ -164,6 +168,32 @@ TEST(MemoryEstimate, RanksShareTheRoom) {
   EXPECT_EQ(test::error_of([&] { check_memory(config, 300, false, 1 << 30); },
                            {"a step takes ", " for each of 1073741824 ranks", "Not even 1 fits"}),
             "");
+}
+
+TEST(MemoryEstimate, ALimitOfTheConfigIsSaidWithWhatFits) {
+  const std::vector<std::string> sizes = {"model.context=256", "train.tokens=1M", "train.tokens_per_step=4096",
+                                          "train.micro_batch=8"};
+  auto loaded = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), sizes.begin(), sizes.end());
+    return config::test::load_string(config::test::kTiny, more);
+  };
+  auto with_limit = [&](int64_t bytes, std::vector<std::string> more = {}) {
+    more.push_back(fmt::format("train.memory_gib={}", static_cast<double>(bytes) / 1073741824));
+    return loaded(std::move(more));
+  };
+  MemoryEstimator estimator(memory_subject(loaded({}), 300, false));
+  const int64_t whole = estimator.of(8).peak_bytes, half = estimator.of(4).peak_bytes, one = estimator.of(1).peak_bytes;
+  EXPECT_EQ(check_memory(with_limit(whole), 300, false).peak_bytes, whole);
+  EXPECT_EQ(test::error_of([&] { check_memory(with_limit(half), 300, false); },
+                           {"train.memory_gib is ", "at their peak, in steps with train.micro_batch 8",
+                            "Use train.micro_batch=4, the largest that fits, or train.recompute=blocks, more ranks for "
+                            "each sequence (parallel.context)."}),
+            "");
+  EXPECT_EQ(test::error_of([&] { check_memory(with_limit(one / 2), 300, false); },
+                           {"train.memory_gib is ", "Not even 1 fits: use ", "parallel.context"}),
+            "");
+  // Four ranks that share a sequence take less each.
+  EXPECT_LT(check_memory(with_limit(whole * 2 / 3, {"parallel.context=4"}), 300, false).peak_bytes, whole * 2 / 3);
 }
 
 TEST(DryRun, IsOfOneThreadAndNotNested) {

@@ -56,6 +56,27 @@ TEST(MeshPlan, KnowsWhatStatesOfRecurrencesAreSent) {
                         static_cast<double>(bytes.gather_forward + bytes.gather_backward)));
 }
 
+// What an MLA sends over ranks is its latent, where that is less, and as much as the dry run of a rank counts.
+TEST(MeshPlan, AnMlaSendsItsLatent) {
+  const std::string mixer = "model.mixer=[{mla{heads:4 head_dim:16 rope_dim:8 kv_rank:24}}]";
+  MeshPlan plan = plan_of({mixer, "parallel.context=4"});
+  const dist::AttentionLayers& a = plan.training().attention.at(0);
+  EXPECT_EQ(a.latent, 24);
+  EXPECT_EQ(a.rotated, 8);
+  EXPECT_EQ(a.key_width, 24);
+  const dist::MeshChoice choice{.context = 4, .scheme = dist::Scheme::all_gather, .layout = dist::LayoutKind::zigzag};
+  // Of the last rank, whose keys the others see whole, 3 packets of 64 tokens: f32 latents and positions. Of theirs it sees the first halves.
+  const double each = 3 * 64 * (32 * 4 + 4), sums = 3 * 32 * 32 * 4;
+  EXPECT_DOUBLE_EQ(plan.planner().attention(choice, 0).forward_sent, each);
+  EXPECT_DOUBLE_EQ(plan.planner().attention(choice, 0).backward_sent, each + sums);
+}
+
+TEST(MeshPlan, ALimitOfTheConfigIsTheMemoryOfARank) {
+  const double limit = 0.001 * 1073741824;
+  EXPECT_NEAR(plan_of({"train.memory_gib=0.001"}).hardware().memory_bytes, limit, 1);
+  EXPECT_EQ(plan_of({"train.memory_gib=100000"}).hardware().memory_bytes, dist::hardware_profile("h200").memory_bytes);
+}
+
 TEST(MeshPlan, AWindowIsAShareOfTheWork) {
   const MeshPlan plan = plan_of({"model.mixer=[{softmax{heads:4 window:32}}]"});
   const double pairs = 32.0 * 33 / 2 + (256 - 32) * 32.0;
@@ -76,6 +97,39 @@ TEST(MeshPlan, OfOneRankTakesTheMemoryOfItsDryRun) {
   subject.model.recompute = Recompute::none;
   EXPECT_EQ(step.bytes, MemoryEstimator(subject).of(2).reserved_bytes);
   EXPECT_TRUE(step.fits);
+}
+
+// As a run that is spread so predicts it, and as ranks have it (RankMemory.*).
+TEST(MeshPlan, PeakOfARankIsThatOfItsDryRun) {
+  using enum dist::Scheme;
+  using enum dist::LayoutKind;
+  const std::vector<dist::MeshChoice> choices = {
+      {.data = 2},
+      {.data = 4, .zero = 1},
+      {.data = 2, .zero = 2},
+      {.context = 2, .scheme = ring, .layout = zigzag},
+      {.context = 4, .scheme = ring, .layout = striped},
+      {.context = 2, .scheme = ulysses, .layout = contiguous},
+      {.context = 4, .scheme = all_gather, .layout = zigzag},
+      {.data = 2, .context = 2, .scheme = ring, .layout = zigzag, .zero = 1}};
+  for (const char* mixer : {"model.mixer=[{softmax{heads:4 kv_heads:2}}]", "model.mixer=[{softmax{heads:4}}]",
+                            "model.mixer=[{mla{heads:4 head_dim:16 rope_dim:8 kv_rank:24}}]"}) {
+    const config::Loaded config = load_string(
+        kTiny, {mixer, "model.vocab=512", "model.context=1024", "train.tokens=1M", "train.tokens_per_step=8192"});
+    MeshPlan plan(config, 512, dist::hardware_profile("h200"));
+    for (const dist::MeshChoice& choice : choices) {
+      SCOPED_TRACE(str(mixer, ", ", to_string(choice), ", zero ", choice.zero));
+      MemorySubject subject = memory_subject(config, 512, false);
+      subject.model.recompute = Recompute::none;
+      subject.parallel = {.data = choice.data,
+                          .context = choice.context,
+                          .zero = choice.zero,
+                          .layout = choice.layout,
+                          .scheme = choice.scheme};
+      const auto exact = static_cast<double>(MemoryEstimator(subject).of(1).peak_bytes);
+      EXPECT_NEAR(static_cast<double>(plan.step(choice).peak_bytes) / exact, 1, 0.03) << exact;
+    }
+  }
 }
 
 TEST(MeshPlan, MemoryFallsWithTheRanksOfASequence) {

@@ -5,10 +5,12 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
+#include "weft/core/error.h"
 #include "weft/io/metrics.h"
 
 namespace weft {
@@ -153,6 +155,54 @@ TEST_F(Ranks, WaitWhileTheFirstRankSamples) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
 }
 
+// During a training by all of its ranks, and of its checkpoint by any number: the values of one rank.
+TEST_F(Ranks, AnalyseAsOneRankDoes) {
+  ASSERT_EQ(run("a", 2, {"parallel.context=2", "log.analysis_every=20", "checkpoint.keep_last=10"}).exit_code, 0);
+  const std::string weights = path("a") + "@20";
+  const test::ProcessResult one = test::run_weft({"analyse", weights, "--json"});
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  const nlohmann::json expected = nlohmann::json::parse(one.out)["values"];
+  ASSERT_GT(expected.size(), 50u);
+  for (const char* ranks : {"2", "3"}) {
+    const test::ProcessResult many = test::run_weft({"analyse", weights, "--json", "--ranks", ranks});
+    ASSERT_EQ(many.exit_code, 0) << many.err;
+    EXPECT_EQ(nlohmann::json::parse(many.out)["values"], expected) << ranks;
+  }
+  int count = 0;
+  for (const auto& record : io::read_metrics(path("a") + "/metrics.jsonl")) {
+    if (record.kind != "analysis") continue;
+    ++count;
+    EXPECT_EQ(record.step, 20);
+    for (const auto& [name, value] : record.values) EXPECT_EQ(value, expected[name].get<double>()) << name;
+  }
+  EXPECT_EQ(count, 1);
+}
+
+// What one rank may not have, four that share each sequence train with; what they ask for beyond it is refused before the run begins.
+TEST_F(Ranks, TrainWithinALimitOfMemory) {
+  const std::vector<std::string> sizes = {"model.context=512", "train.micro_batch=1", "train.tokens_per_step=512",
+                                          "train.tokens=4096"};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), sizes.begin(), sizes.end());
+    more.push_back("--json");
+    return more;
+  };
+  const test::ProcessResult one = run("one", 1, with({}));
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  const auto predicted = nlohmann::json::parse(one.out)["predicted_peak_bytes"].get<double>();
+  const std::string limit = str("train.memory_gib=", 0.6 * predicted / 1073741824);
+  const test::ProcessResult refused = run("refused", 1, with({limit}));
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  for (const char* part : {"train.memory_gib is ", "Not even 1 fits", "parallel.context"})
+    EXPECT_NE(refused.err.find(part), std::string::npos) << refused.err;
+  const test::ProcessResult four = run("four", 4, with({limit, "parallel.context=4"}));
+  ASSERT_EQ(four.exit_code, 0) << four.err;
+  EXPECT_LT(nlohmann::json::parse(four.out)["peak_bytes"].get<double>(), 0.6 * predicted);
+  const std::vector<double> expected = losses("one"), got = losses("four");
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-3 * expected[i]) << i;
+}
+
 // Chosen when the run starts; its config has what was chosen.
 TEST_F(Ranks, SayHowTheyShareASequence) {
   const test::ProcessResult result = run("a", 2, {"parallel.context=2", "train.max_seconds=0.001"});
@@ -193,6 +243,10 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
     words.insert(words.end(), more.begin(), more.end());
     return test::run_program(words);
   };
+  const test::ProcessResult analysed = of_run("analyse", {"--json"});
+  EXPECT_EQ(analysed.exit_code, 0) << analysed.err;
+  EXPECT_EQ(nlohmann::json::parse(analysed.out)["values"],
+            nlohmann::json::parse(test::run_weft({"analyse", path("threads"), "--json"}).out)["values"]);
   const test::ProcessResult evaluated = of_run("eval", {}), sampled = of_run("sample", {"--tokens", "5"});
   EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
   EXPECT_EQ(evaluated.out, test::run_weft({"eval", path("threads"), "--ranks", "2"}).out);

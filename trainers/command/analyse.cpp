@@ -1,5 +1,5 @@
-// weft analyse RUN [path=value]... [--rows N]: importance of heads and the loss without them, rank collapse, secondary sinks, rollout and flow
-// of attention, spread of a change, on validation rows of a run's checkpoint; as tables, JSON and a picture.
+// weft analyse RUN [path=value]... [--rows N] [--ranks N]: importance of heads and the loss without them, rank collapse, secondary sinks, rollout
+// and flow of attention, spread of a change, on validation rows of a run's checkpoint; as tables, JSON and a picture.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -8,6 +8,7 @@
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
 #include "trainers/console/console.h"
+#include "trainers/run/address.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
@@ -22,6 +23,7 @@ namespace {
 struct Options {
   ConfigArguments run;
   int64_t rows = 8;
+  int ranks = 1;
 };
 
 // The picture's path; without gnuplot a line of advice in its place, since the numbers are all there.
@@ -39,10 +41,15 @@ std::string draw(const train::NamedValues& values, const std::string& folder, co
   }
 }
 
-int run(const Options& options, Console& console, const Extensions& extensions) {
-  if (!train::is_first_process()) return kSuccess;
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
-  auto values = weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows));
+// On every rank; the first one speaks.
+int analyse_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
+  const bool speaks = !world || world->rank() == 0;
+  Console silent(Verbosity::quiet, false);
+  train::LoadedRun run =
+      train::load_on_ranks(options.run.file(), options.run.overrides(), speaks ? console : silent, config, world);
+  auto values =
+      weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows), world);
+  if (!speaks) return kSuccess;
   nlohmann::ordered_json figures = nlohmann::ordered_json::object();
   for (const auto& [name, value] : values) figures[name] = value;
   nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"values", figures}};
@@ -56,6 +63,18 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   return kSuccess;
 }
 
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  config::Loaded config;
+  auto prepare = [&] {
+    config = train::config_of_run(options.run.file(), options.run.overrides(), extensions);
+    return train::RankLaunch{.config = &config,
+                             .folder = train::find_run(options.run.file()).folder + "/eval",
+                             .check = [](int, const std::string&) {}};
+  };
+  return train::run_on_ranks(console, options.ranks, prepare,
+                             [&](dist::Communicator* world) { return analyse_run(options, config, world, console); });
+}
+
 }  // namespace
 
 Action define_analyse(Arguments& app) {
@@ -66,6 +85,7 @@ Action define_analyse(Arguments& app) {
       .capture_default_str()
       .type_name("N")
       .takes_size();
+  app.add_option("--ranks", options->ranks, "Ranks that share the forwards, as threads").type_name("N");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -158,6 +158,7 @@ std::string json_of(const Report& report) {
                             {"optimizer_s", s.cost.optimizer_s},
                             {"exposed_reduce_s", s.cost.exposed_reduce_s},
                             {"bytes", s.bytes},
+                            {"peak_bytes", s.peak_bytes},
                             {"context_sent_bytes", s.cost.context_sent},
                             {"gradients_sent_bytes", s.cost.gradients_sent},
                             {"fits", s.fits}});

@@ -261,6 +261,12 @@ ops::AttentionBackend attention_backend(const Experiment& experiment) {
   return library_value<config::AttentionKernels, ops::AttentionBackend>(experiment.train().attention());
 }
 
+int64_t memory_limit(const Experiment& experiment) {
+  constexpr double kMost = 1 << 30;  // GiB: more than any device has
+  if (!experiment.train().has_memory_gib()) return INT64_MAX;
+  return static_cast<int64_t>(std::min(experiment.train().memory_gib(), kMost) * 1073741824);
+}
+
 ParallelOptions parallel_options(const Experiment& experiment) {
   const config::Parallel& p = experiment.parallel();
   return {.data = static_cast<int>(p.data()),

@@ -25,6 +25,7 @@ std::vector<ParamGroup> param_groups(const config::Experiment& experiment);
 ScheduleOptions schedule_options(const config::Experiment& experiment);
 DType compute_dtype(const config::Experiment& experiment);
 ops::AttentionBackend attention_backend(const config::Experiment& experiment);
+int64_t memory_limit(const config::Experiment& experiment);  // train.memory_gib in bytes; INT64_MAX where it is not set
 
 // Of ranks: data x context of them. Without a layout or scheme the run chooses (trainers/run/context_choice.h).
 struct ParallelOptions {

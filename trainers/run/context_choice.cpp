@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 
@@ -45,6 +46,9 @@ bool may_have_documents(const config::Data& data) {
 dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& parallel, const MixingCalls& calls,
                           int64_t tokens, const RankMachine& machine) {
   const config::Experiment& e = config.experiment;
+  double bytes = machine.device_bytes;
+  if (const int64_t limit = memory_limit(e); limit < INT64_MAX)
+    bytes = std::min(bytes > 0 ? bytes : INFINITY, static_cast<double>(limit));
   std::optional<dist::SchemeChoice> best;
   auto consider = [&](const AttentionCall& call) {
     const dist::SchemeChoice choice = dist::choose_scheme(
@@ -58,7 +62,7 @@ dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& p
          .dtype = compute_dtype(e),
          .are_values_in_keys = call.are_values_in_keys,
          .has_documents = may_have_documents(e.data())},
-        {.ranks_per_node = machine.ranks_per_node, .device_bytes = machine.device_bytes},
+        {.ranks_per_node = machine.ranks_per_node, .device_bytes = bytes},
         {.is_windowed = calls.window() > 0, .has_recurrence = calls.has_running_sums || calls.has_neighbours});
     if (!best || demands_left_out(choice.scheme) > demands_left_out(best->scheme)) best = choice;
   };

@@ -41,7 +41,8 @@ void remove_partial_files(const RunFolder& folder) {
 
 const std::vector<std::string>& resumable_fields() {
   static const std::vector<std::string>& fields = *new std::vector<std::string>{
-      "train.max_seconds", "data.keep_files", "log", "checkpoint", "eval.every", "parallel", "optim.skip.max_in_a_row"};
+      "train.max_seconds", "train.memory_gib", "data.keep_files", "log",
+      "checkpoint",        "eval.every",       "parallel",        "optim.skip.max_in_a_row"};
   return fields;
 }
 

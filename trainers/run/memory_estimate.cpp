@@ -76,11 +76,11 @@ MemoryEstimate MemoryEstimator::of(int64_t micro_batch) {
   return estimate;
 }
 
-int64_t MemoryEstimator::largest_micro_batch(int64_t bytes, int64_t most) {
+int64_t MemoryEstimator::largest_micro_batch(const MemoryRoom& room, int64_t most) {
   int64_t fits = 0, too_large = most + 1;
   while (too_large - fits > 1) {
     const int64_t middle = fits + (too_large - fits) / 2;
-    (of(middle).reserved_bytes <= bytes ? fits : too_large) = middle;
+    (room.holds(of(middle)) ? fits : too_large) = middle;
   }
   return fits;
 }
@@ -95,29 +95,39 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
   const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart);
   check_size(subject.model);
   MemoryEstimator estimator(subject);
-  const int64_t asked = e.train().micro_batch(), room = available_bytes(default_device()) / ranks_here - kOutsideBytes;
+  const int64_t asked = e.train().micro_batch();
+  const MemoryRoom room{.reserved_bytes = available_bytes(default_device()) / ranks_here - kOutsideBytes,
+                        .peak_bytes = memory_limit(e)};
   MemoryEstimate estimate = estimator.of(asked);
   const int64_t teacher = teacher_bytes(config, num_ids);
   for (int64_t* bytes : {&estimate.weights_bytes, &estimate.peak_bytes, &estimate.reserved_bytes}) *bytes += teacher;
-  if (estimate.reserved_bytes <= room) return estimate;
+  if (room.holds(estimate)) return estimate;
 
-  const std::string recompute = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
-  const std::string problem = fmt::format("is {}: a step takes {} of memory, {}, and {} are left on {}{}.", asked,
-                                          size_text(estimate.reserved_bytes), "at its peak " + estimate.text(),
-                                          size_text(std::max<int64_t>(room, 0)), to_string(default_device()),
-                                          ranks_here > 1 ? fmt::format(" for each of {} ranks", ranks_here) : "");
-  const int64_t largest = estimator.largest_micro_batch(room, asked - 1);
+  const bool is_limited = estimate.peak_bytes > room.peak_bytes;
+  const std::string field = is_limited ? "train.memory_gib" : "train.micro_batch";
+  const std::string problem =
+      is_limited
+          ? fmt::format("is {}: the tensors of a rank take {} at their peak, in steps with train.micro_batch {}.",
+                        e.train().memory_gib(), estimate.text(), asked)
+          : fmt::format("is {}: a step takes {} of memory, {}, and {} are left on {}{}.", asked,
+                        size_text(estimate.reserved_bytes), "at its peak " + estimate.text(),
+                        size_text(std::max<int64_t>(room.reserved_bytes, 0)), to_string(default_device()),
+                        ranks_here > 1 ? fmt::format(" for each of {} ranks", ranks_here) : "");
+  std::string others = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
+  if (is_limited) others += "more ranks for each sequence (parallel.context), ";
+  const int64_t largest = estimator.largest_micro_batch(
+      {.reserved_bytes = room.reserved_bytes - teacher, .peak_bytes = room.peak_bytes - teacher}, asked - 1);
   if (largest == 0)
-    config::refuse(config, "train.micro_batch", problem,
-                   str("Not even 1 fits: use ", recompute, "a shorter model.context or a smaller model."));
+    config::refuse(config, field, problem,
+                   str("Not even 1 fits: use ", others, "a shorter model.context or a smaller model."));
   std::string fix = str("Use train.micro_batch=", largest, ", the largest that fits");
   const int64_t rows = step_sizes(e).rows_per_step;
   int64_t divisor = largest;
   while (rows % divisor != 0) --divisor;
   if (divisor != largest)
     fix += str(" (", divisor, " if train.tokens_per_step stays at ", e.train().tokens_per_step(), ")");
-  config::refuse(config, "train.micro_batch", problem,
-                 fix + (recompute.empty() ? "." : ", or " + recompute.substr(0, recompute.size() - 2) + "."));
+  config::refuse(config, field, problem,
+                 fix + (others.empty() ? "." : ", or " + others.substr(0, others.size() - 2) + "."));
 }
 
 }  // namespace weft::train

@@ -25,6 +25,15 @@ struct MemoryEstimate {
   std::string text() const;    // "1.42 GiB (weights 110.3 MiB, gradients ...)"
 };
 
+// What a rank may take.
+struct MemoryRoom {
+  int64_t reserved_bytes = INT64_MAX;  // from the system
+  int64_t peak_bytes = INT64_MAX;      // in tensors
+  bool holds(const MemoryEstimate& estimate) const {
+    return estimate.reserved_bytes <= reserved_bytes && estimate.peak_bytes <= peak_bytes;
+  }
+};
+
 // Beside tensors: the program and its libraries, compiled products, scratch memory of threads.
 inline constexpr int64_t kOutsideBytes = int64_t{128} << 20;
 
@@ -35,9 +44,9 @@ class MemoryEstimator {
   // Of steps with this micro-batch. A dry run up to kMostTokens tokens; above, the straight line through two of them, which is exact but for
   // the sizes of blocks (they come in eighths of powers of two).
   MemoryEstimate of(int64_t micro_batch);
-  // One up to `most` that takes no more than `bytes` from the system while the next one takes more; 0 if none does. Blocks come in eighths
-  // of powers of two, so that a micro-batch up to an eighth larger may fit again.
-  int64_t largest_micro_batch(int64_t bytes, int64_t most);
+  // One up to `most` that the room holds while it does not hold the next one; 0 if it holds none. Blocks come in eighths of powers of two, so
+  // that a micro-batch up to an eighth larger may fit again.
+  int64_t largest_micro_batch(const MemoryRoom& room, int64_t most);
 
   static constexpr int64_t kMostTokens = int64_t{1} << 17;
 
@@ -53,8 +62,8 @@ std::string size_text(int64_t bytes);  // "1.4 MiB"
 // The number of trained numbers of a model, without making it.
 int64_t count_params(const LanguageModelOptions& options);
 
-// The estimate of a run. ConfigError with the numbers, and the largest micro-batch that fits, if it is more than is available on the default
-// device, which `ranks_here` ranks share alike.
+// The estimate of a run. ConfigError with the numbers, and the largest micro-batch that fits, if it is more than train.memory_gib, or than is
+// available on the default device, which `ranks_here` ranks share alike.
 MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart,
                             int ranks_here = 1);
 

@@ -75,6 +75,8 @@ MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware h
 
 dist::StepPlanner MeshPlan::planner_of(const config::Loaded& config, dist::Hardware hardware) {
   dist::TrainingShape shape = shape_of(config);
+  if (const int64_t limit = memory_limit(config.experiment); limit < INT64_MAX)
+    hardware.memory_bytes = std::min(hardware.memory_bytes, static_cast<double>(limit));
   if (options_.calibration_flops <= 0) return {std::move(shape), std::move(hardware)};
   MemorySubject subject = subject_;
   subject.model.recompute = Recompute::none;
@@ -134,11 +136,14 @@ dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
                                   .window = softmax->window,
                                   .share = keys / causal_keys(sizes.context, softmax->window)});
     } else if (const auto* mla = make.target<MlaOptions>()) {
-      // Expanded: every head has keys and values of its own.
       const int64_t width = mla->head_dim ? mla->head_dim : model.dim / mla->heads;
       const int64_t rotated = mla->rope_dim ? mla->rope_dim : std::max<int64_t>(width / 2 / 2 * 2, 2);
-      add_layer(shape.attention,
-                {.heads = mla->heads, .kv_heads = mla->heads, .key_width = width + rotated, .value_width = width});
+      add_layer(shape.attention, {.heads = mla->heads,
+                                  .kv_heads = mla->heads,
+                                  .key_width = width + rotated,
+                                  .value_width = width,
+                                  .latent = mla->kv_rank ? mla->kv_rank : 2 * width,
+                                  .rotated = rotated});
     } else {
       ++num_other_layers_;
       shape.matmul_params += mixer->flops_per_token(keys) / 6;
@@ -167,7 +172,8 @@ PlannedStep MeshPlan::step(const dist::MeshChoice& choice) {
   PlannedStep step{.choice = choice, .cost = planner_.cost(choice)};
   const MemoryEstimate& one = memory(choice.context, choice.micro_batch, choice.recomputes);
   const int64_t shared = (choice.zero >= 1 ? one.optimizer_bytes : 0) + (choice.zero >= 2 ? one.gradients_bytes : 0);
-  step.bytes = one.reserved_bytes - shared + shared / choice.ranks() + static_cast<int64_t>(step.cost.context_bytes);
+  const int64_t more = shared / choice.ranks() - shared + static_cast<int64_t>(step.cost.context_bytes);
+  step.bytes = one.reserved_bytes + more, step.peak_bytes = one.peak_bytes + more;
   step.fits = static_cast<double>(step.bytes) <= hardware().memory_bytes;
   return step;
 }

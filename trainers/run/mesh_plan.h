@@ -21,7 +21,8 @@ dist::Hardware hardware_here(DType compute, int ranks);
 struct PlannedStep {
   dist::MeshChoice choice;
   dist::StepCost cost;
-  int64_t bytes = 0;  // of one rank, at its peak
+  int64_t bytes = 0;       // that a rank takes from the system
+  int64_t peak_bytes = 0;  // of its tensors
   bool fits = false;
 };
 

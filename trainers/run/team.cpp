@@ -17,6 +17,7 @@
 #include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
+#include "weft/core/memory.h"
 #include "weft/core/scope.h"
 #include "weft/io/checkpoint.h"
 #include "weft/ops/elementwise.h"
@@ -138,11 +139,14 @@ struct Follower {
         trainer(
             *start.model, data.samples(),
             trainer_options(config.experiment, data, start_loss(config.experiment, *start.model, start.teacher.get())),
-            &team) {}
+            &team) {
+    if (config.experiment.train().has_memory_gib()) limit.emplace(default_device(), memory_limit(config.experiment));
+  }
   RunData data;
   Prediction prediction;
   StartModel start;
   Trainer trainer;
+  std::optional<MemoryLimit> limit = {};
 };
 
 }  // namespace
@@ -158,6 +162,7 @@ void follow(Team& team, const config::Loaded& config, const std::string& run_fol
       case Duty::validate: try { follower->trainer.validate(follower->data, std::stoll(told.text));
         } catch (const Stopped&) {}  // the first rank says what comes next
         break;
+      case Duty::analyse: follower->trainer.analyse(follower->data); break;
       case Duty::save: follower->trainer.save({}, {}, {}); break;
       case Duty::wait: break;
       case Duty::end: return;

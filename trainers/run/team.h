@@ -13,7 +13,7 @@
 
 namespace weft::train {
 
-enum class Duty : int32_t { wait, start, restore, step, validate, save, end };
+enum class Duty : int32_t { wait, start, restore, step, validate, analyse, save, end };
 
 class Team {
  public:

@@ -8,6 +8,8 @@ namespace weft::train {
 
 namespace {
 
+constexpr int64_t kAnalysedRows = 8;
+
 // What is added to a row that does not divide is told by its document.
 bool pads(const std::optional<data::SpreadOptions>& spread, int64_t context) {
   return spread && data::layout_of_row(*spread, context).padded_tokens() != context;
@@ -89,6 +91,14 @@ Evaluation Trainer::validate(const RunData& data, int64_t max_tokens) {
                                 if (team_ ? team_->on_any_rank(is_asked) : is_asked) throw Stopped();
                               }},
                          team_);
+}
+
+std::vector<std::pair<std::string, double>> Trainer::analyse(const RunData& data) {
+  if (team_ && team_->leads()) team_->tell(Duty::analyse);
+  AveragedWeights averages(optimizer());
+  const AnalysisRows rows = analysis_rows(data, sizes_.context, kAnalysedRows);
+  if (!has_targets(rows)) return {};
+  return weft::analyse(model_, rows, team_ ? &team_->world() : nullptr);
 }
 
 StepResult Trainer::step() {

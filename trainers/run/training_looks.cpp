@@ -27,10 +27,8 @@ bool TrainingRun::look_at_model(int64_t step) {
   if (is_due(e_.log().samples_every()) && recorder_.samples().count(step) < e_.log().samples()) write_samples();
   if (!is_last && is_due(e_.log().analysis_every()) && !recorder_.has("analysis", step)) {
     StopSignal::waits_for("finishing the analysis and saving a checkpoint");
-    Team::Errand errand(team_);
-    AveragedWeights averages(trainer_.optimizer());
-    AnalysisRows rows = analysis_rows(data_, trainer_.sizes().context, 8);
-    if (has_targets(rows)) recorder_.analysis(analyse(*model_, rows), step, progress_.time_s);
+    const auto values = trainer_.analyse(data_);
+    if (!values.empty()) recorder_.analysis(values, step, progress_.time_s);
     else recorder_.message(str("step ", step, ": no analysis: none of its tokens has a target"));
   }
   return is_best;

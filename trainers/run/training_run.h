@@ -17,6 +17,7 @@
 #include "trainers/run/result.h"
 #include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
+#include "weft/core/memory.h"
 
 namespace weft::train {
 
@@ -82,6 +83,7 @@ class TrainingRun {
   std::optional<int64_t> sent_bytes_ = {};
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   const char* again_ = "the same command continues";
+  std::optional<MemoryLimit> limit_ = {};  // of the steps and all that comes between them
 };
 
 }  // namespace weft::train

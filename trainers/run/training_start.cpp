@@ -58,6 +58,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
                  .measure_peak_flops = [this] { return measured_peak_flops(compute_dtype(e_)); },
                  .group_labels = group_labels(e_)}) {
   forget_peak(default_device());  // of what is above; a run's peak is that of its steps
+  if (e_.train().has_memory_gib()) limit_.emplace(default_device(), memory_limit(e_));
 }
 
 // Before there is a recorder.

@@ -101,29 +101,34 @@ dist::HopPlan plan_of_seen(const dist::Layout& layout, const RowMask& mask, int6
       of[static_cast<size_t>(t + 1)] = of[static_cast<size_t>(t)] + (layout.owner(t) == r);
     }
   const int64_t each = layout.tokens_per_rank(), tiles_each = (each + tile - 1) / tile;
-  dist::HopPlan plan{.ranks = ranks, .tile = tile};
+  dist::HopPlan plan{.ranks = ranks, .tile = tile, .tokens = each};
   for (int r = 0; r < ranks; ++r) {
     const std::vector<int32_t> queries = layout.positions(r);
     for (int hop = 0; hop < ranks; ++hop) {
       const std::vector<int32_t>& keys = before[static_cast<size_t>((r - hop + ranks) % ranks)];
       int64_t pairs = 0, tiles = 0;
+      dist::TokenRange of_keys, of_queries;
       std::vector<bool> has_pair(static_cast<size_t>(tiles_each));
       auto see = [&](int32_t from, int32_t to) {
         const int64_t begin = keys[static_cast<size_t>(from)], end = keys[static_cast<size_t>(to)];
         pairs += end - begin;
+        of_keys = of_keys.joined({begin, end});
         for (int64_t k = begin / tile; k * tile < end && begin < end; ++k) has_pair[static_cast<size_t>(k)] = true;
       };
       for (int64_t i = 0; i < each; ++i) {
         const int32_t place = queries[static_cast<size_t>(i)];
         if (place < tokens) {
           const Seen& s = mask.seen[static_cast<size_t>(place)];
+          const int64_t pairs_before = pairs;
           see(0, s.first_end), see(s.begin, s.end);
+          if (pairs > pairs_before) of_queries = of_queries.joined({i, i + 1});
         }
         if ((i + 1) % tile && i + 1 < each) continue;
         tiles += std::count(has_pair.begin(), has_pair.end(), true);
         std::fill(has_pair.begin(), has_pair.end(), false);
       }
       plan.pairs.push_back(pairs), plan.tiles.push_back(tiles);
+      plan.keys.push_back(of_keys), plan.queries.push_back(of_queries);
       plan.cover.push_back(pairs == 0             ? dist::Cover::empty
                            : pairs == each * each ? dist::Cover::full
                                                   : dist::Cover::partial);

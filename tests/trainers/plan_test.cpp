@@ -1,0 +1,182 @@
+// weft plan as a process: what it prints as text and as JSON, exit codes, bad input. And what its figures for this machine are made of: a
+// calibration, and the prediction of a run.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/errors.h"
+#include "tests/trainers/config_text.h"
+#include "tests/trainers/process.h"
+#include "tests/trainers/run_fixture.h"
+#include "trainers/run/calibration.h"
+#include "trainers/run/mesh_plan.h"
+#include "trainers/run/prediction.h"
+#include "weft/core/parallel.h"
+
+namespace weft::train {
+namespace {
+
+class Plan : public test::RunFixture {
+ protected:
+  // 8 sequences of 1024 tokens in a step.
+  test::ProcessResult plan(std::vector<std::string> more) const {
+    std::vector<std::string> words{"plan",
+                                   path("tiny.txtpb"),
+                                   "model.vocab=300",
+                                   "model.context=1024",
+                                   "model.mixer=[{softmax{heads:4 kv_heads:2}}]",
+                                   "train.micro_batch=1",
+                                   "train.tokens_per_step=8192",
+                                   "train.tokens=81920"};
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_weft(words);
+  }
+  void expect_refused(const std::vector<std::string>& more, int exit_code,
+                      const std::vector<std::string>& parts) const {
+    const test::ProcessResult result = plan(more);
+    EXPECT_EQ(result.exit_code, exit_code) << result.out << result.err;
+    for (const std::string& part : parts) EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+    EXPECT_EQ(result.out, "");
+  }
+};
+
+TEST_F(Plan, PrintsItsChoicesAsTextAndAsJson) {
+  const std::vector<std::string> words = {"--ranks", "4", "--hardware", "h200", "parallel.context=4", "--rows", "3"};
+  const test::ProcessResult text = plan(words);
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_EQ(text.err, "");
+  for (const char* part :
+       {"M parameters, ", "8 sequences of 1024 tokens", "h200: 690 TFLOP/s products", "fixed      context 4",
+        " choices for 4 ranks", "tokens/s", "context 4, micro-batch ", "bidirectional_ring", "cannot: ", "zigzag"})
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << "\n" << text.out;
+  std::vector<std::string> as_json = words;
+  as_json.push_back("--json");
+  const test::ProcessResult result = plan(as_json);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  ASSERT_GT(json["steps"].size(), 3u) << "JSON has all";
+  double before = 0;
+  for (const auto& choice : json["steps"]) {
+    EXPECT_EQ(choice["context"], 4);
+    EXPECT_EQ(choice["data"], 1);
+    EXPECT_TRUE(choice["fits"].get<bool>());
+    EXPECT_GT(choice["bytes"], 0);
+    EXPECT_GE(choice["step_s"], before) << "the fastest first";
+    before = choice["step_s"];
+  }
+  EXPECT_EQ(json["traffic"].size(), dist::all_schemes().size());
+  EXPECT_EQ(json["balance"].size(), 4u);
+}
+
+TEST_F(Plan, TellsThatNothingFits) {
+  const test::ProcessResult result = plan({"--hardware", "h200", "train.memory_gib=1e-4", "--json"});
+  EXPECT_EQ(result.exit_code, 4) << result.err;
+  for (const auto& choice : nlohmann::json::parse(result.out)["steps"]) EXPECT_FALSE(choice["fits"].get<bool>());
+  EXPECT_EQ(plan({"--hardware", "h200"}).exit_code, 0);
+}
+
+TEST_F(Plan, RefusesWhatItCannotPlan) {
+  expect_refused({"--hardware", "h300"}, 2, {"--hardware h300: no such hardware", "h200"});
+  expect_refused({"--ranks", "0"}, 2, {"--ranks"});
+  expect_refused({"--ranks", "3", "--hardware", "h200", "parallel.context=2"}, 2,
+                 {"3 ranks cannot share 8 sequences of 1024 tokens with context 2", "--ranks"});
+  expect_refused({"--ranks", "7", "--context", "1", "--hardware", "h200"}, 2, {"7 ranks cannot share 8 sequences"});
+  expect_refused({"--documents", path("missing.csv"), "--hardware", "h200"}, 1, {"missing.csv"});
+  write("lengths.csv", "from,to,share\n1,ten,0.5\n");
+  expect_refused({"--documents", path("lengths.csv"), "--hardware", "h200"}, 1, {"lengths.csv", "ten"});
+  expect_refused({"model.context=-1"}, 2, {"model.context"});
+  const test::ProcessResult bare = test::run_weft({"plan", path("tiny.txtpb")});
+  EXPECT_EQ(bare.exit_code, 2);
+  EXPECT_NE(bare.err.find("model.vocab is not set"), std::string::npos) << bare.err;
+}
+
+// Figures of this machine: rates that can be, and times that add up to what a step takes.
+TEST_F(Plan, OfThisMachineMeasuresIt) {
+  const test::ProcessResult result = plan({"--json", "train.threads=1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const nlohmann::json json = nlohmann::json::parse(result.out), best = json["steps"][0];
+  EXPECT_GT(best["step_s"], 0);
+  EXPECT_GE(best["step_s"].get<double>(), best["attention_s"].get<double>());
+  EXPECT_EQ(best["gradients_sent_bytes"], 0) << "one rank";
+}
+
+MemorySubject subject(int64_t layers, int64_t context = 128) {
+  return {.model = {.vocab = 100,
+                    .dim = 64,
+                    .layers = layers,
+                    .context = context,
+                    .mixers = {SoftmaxOptions{.heads = 4}},
+                    .ffn = {.hidden = 128}},
+          .groups = {{}},
+          .rows_per_step = 4};
+}
+dist::AttentionLayers layers_of(int64_t layers) {
+  return {.layers = layers, .heads = 4, .kv_heads = 4, .key_width = 16, .value_width = 16};
+}
+
+// What is timed are small models; the sums are those of the whole. Times of a shared machine are rough, orders of size are not.
+TEST(Calibration, GrowsWithTheLayersThatItDoesNotRun) {
+  set_num_threads(1);
+  const dist::AttentionLayers few = layers_of(2), many = layers_of(64);
+  const Calibration small = calibrate(subject(2), {&few, 1}, 512, 1e8),
+                    large = calibrate(subject(64), {&many, 1}, 512, 1e8);
+  for (const Calibration* c : {&small, &large}) {
+    EXPECT_TRUE(std::isfinite(c->other_s_per_token) && std::isfinite(c->update_s));
+    EXPECT_GT(c->attention_forward_flops, 1e6);
+    EXPECT_GT(c->attention_backward_flops, 1e6);
+    EXPECT_GT(c->copy_bytes_per_s, 1e6);
+  }
+  EXPECT_GT(large.other_s_per_token, 4 * small.other_s_per_token);
+  EXPECT_LT(large.other_s_per_token, 256 * small.other_s_per_token);
+}
+
+// The rate of attention is that of its operations: a window of a quarter of the tokens does not change it much.
+TEST(Calibration, OfAttentionCountsWhatIsSeen) {
+  set_num_threads(1);
+  dist::AttentionLayers whole = layers_of(1), windowed = whole;
+  windowed.window = 256;
+  MemorySubject s = subject(1, 1024);
+  const double full = calibrate(s, {&whole, 1}, 1024, 1e8).attention_forward_flops;
+  s.model.mixers = {SoftmaxOptions{.heads = 4, .window = 256}};
+  const double part = calibrate(s, {&windowed, 1}, 1024, 1e8).attention_forward_flops;
+  EXPECT_GT(part / full, 0.2);
+  EXPECT_LT(part / full, 5);
+}
+
+// Without layers of attention that a plan knows, all of a step is counted by its tokens.
+TEST(Calibration, NeedsNoAttention) {
+  set_num_threads(1);
+  MemorySubject s = subject(2);
+  const Calibration c = calibrate(s, {}, 512, 1e8);
+  EXPECT_GT(c.other_s_per_token, 0);
+  EXPECT_EQ(c.attention_forward_flops, 1) << "not measured";
+}
+
+TEST(Prediction, HasTheMessagesOfTheDryRunAndOfTheGradients) {
+  set_num_threads(1);
+  const std::vector<std::string> sizes = {"model.vocab=300", "model.context=64", "train.tokens=64K",
+                                          "train.tokens_per_step=512", "train.micro_batch=2"};
+  auto predicted = [&](std::vector<std::string> more, MemoryEstimate* estimate) {
+    more.insert(more.begin(), sizes.begin(), sizes.end());
+    const config::Loaded config = config::test::load_string(config::test::kTiny, more);
+    *estimate = check_memory(config, 300, false);
+    return predict(config, 300, *estimate);
+  };
+  MemoryEstimate estimate;
+  const Prediction one = predicted({}, &estimate);
+  EXPECT_EQ(one.peak_bytes, estimate.peak_bytes);
+  EXPECT_EQ(one.sent_bytes, 0);
+  EXPECT_GT(one.step_s, 0);
+  const Prediction two = predicted({"parallel.data=2", "train.micro_batch=1"}, &estimate);
+  // An all-reduce of m bytes over P ranks sends 2 (P - 1) / P m.
+  EXPECT_EQ(two.sent_bytes, 4 * estimate.sent_bytes + 4 * estimate.num_params);
+  const Prediction shared = predicted({"parallel.context=2"}, &estimate);
+  EXPECT_GT(estimate.sent_bytes, 0);
+  EXPECT_EQ(shared.sent_bytes, 4 * estimate.sent_bytes + 4 * estimate.num_params);
+}
+
+}  // namespace
+}  // namespace weft::train
