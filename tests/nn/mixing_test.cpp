@@ -272,6 +272,9 @@ class Counting final : public Mixing {
   Var recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) override {
     return ++counts_[2], inner_->recur(input, options);
   }
+  Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
+    return ++counts_[2], inner_->recur_chunks(input, options, chunks);
+  }
   Var decay_scan(const Var& x, const Var& log_decay) override { return ++counts_[2], inner_->decay_scan(x, log_decay); }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     return ++counts_[3], inner_->neighbours(x, before, after);
