@@ -230,6 +230,12 @@ TEST(HybridChoice, GradientsBesideTheChoiceEqualDifferences) {
   }
 }
 
+// Rng::uniform() gives multiples of 2^-24, with both ends of these. -log(-log u) of a number beside 1 is minus the log of its distance to 1.
+TEST(HybridChoice, GumbelNoiseIsFinite) {
+  EXPECT_NEAR(hybrid::gumbel(1 - 0x1p-24f), 25 * std::log(2.0), 1e-5);
+  EXPECT_NEAR(hybrid::gumbel(0.0f), -std::log(25 * std::log(2.0)), 1e-6);
+}
+
 // A choice c has the gradient of softmax(l) at the logits l: d/dl of sum c w.
 TEST(HybridChoice, OneHotHasTheGradientOfSoftmax) {
   Var logits = variable(random({2, 3}, 1)), soft = variable(random({2, 3}, 1));

@@ -63,7 +63,9 @@ Var one_hot(const Var& logits) {
   return hard + (soft - soft.detach());
 }
 
-float gumbel(const Rng& rng, uint64_t index) { return -std::log(-std::log(rng.uniform(index) + 0x1p-25f)); }
+float gumbel(float uniform) { return static_cast<float>(-std::log(-std::log(static_cast<double>(uniform) + 0x1p-25))); }
+
+float gumbel(const Rng& rng, uint64_t index) { return gumbel(rng.uniform(index)); }
 
 Var gumbel_noise(const Tokens& tokens, int64_t count, DType dtype, Rng rng) {
   const int64_t B = tokens.batch(), T = tokens.num_tokens();

@@ -32,6 +32,7 @@ Tensor on_device_of(const Tensor& like, std::span<const int32_t> numbers, const 
 
 // 1 for the largest of the last dimension and 0 for the others, with the gradient of their softmax.
 Var one_hot(const Var& logits);
+float gumbel(float uniform);  // of a number in [0, 1)
 float gumbel(const Rng& rng, uint64_t index);
 // Gumbel noise [B, T, count], by (row of the step, position), so that no layout of the step changes it.
 Var gumbel_noise(const Tokens& tokens, int64_t count, DType dtype, Rng rng);
