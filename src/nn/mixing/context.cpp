@@ -161,6 +161,7 @@ std::vector<Var> Context::gather(std::span<const Var> values, int64_t window) {
     Shape shape = x.shape();
     shape[1] *= group_.tokens->size();
     all.push_back(reshape(take_rows(rows, order), shape));
+    if (all.back().wants_grad()) unsettled_.push_back(all.back());
   }
   return all;
 }
