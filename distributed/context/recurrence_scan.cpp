@@ -7,7 +7,6 @@
 
 #include "distributed/context/segments.h"
 #include "ops/recurrence_input.h"
-#include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::dist {
@@ -28,7 +27,7 @@ struct Item {
 
 std::vector<Item> items_of(const SegmentPlan& plan, int rank, const RecurrenceInput& input, bool is_backward) {
   const int64_t key_heads = input.q_BTGK.size(2), group = input.v_BTHV.size(2) / key_heads;
-  const int64_t at_once = std::clamp<int64_t>(num_threads() / group, 1, key_heads),
+  const int64_t at_once = std::clamp<int64_t>(plan.threads / group, 1, key_heads),
                 columns = (key_heads + at_once - 1) / at_once;
   std::vector<Item> items;
   int64_t chain = 0;

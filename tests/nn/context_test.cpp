@@ -2,6 +2,7 @@
 // in every layout. Ranks are threads.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <mutex>
 
@@ -10,6 +11,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/recurrence.h"
+#include "weft/core/parallel.h"
 #include "weft/data/spread.h"
 #include "weft/distributed/choose_scheme.h"
 #include "weft/nn/mixers/compositions.h"
@@ -164,6 +166,21 @@ TEST(Context, Recurrences) {
           [&](Tokens& tokens, const Var& x, const Var& w) { return recurrent_layer(c, tokens, x, w); }, carry);
     }
   }
+}
+
+// How many heads go at a time is agreed on, since it makes the messages.
+TEST(Context, RecurrencesOfRanksWithOtherNumbersOfThreads) {
+  std::atomic<int> calls{0};
+  expect_equals_one_rank(
+      [&](Tokens& tokens, const Var& x, const Var& w) {
+        constexpr int64_t H = 3, V = 4;
+        set_num_threads(1 + calls++ % 3);
+        const int64_t B = x.size(0), T = x.size(1);
+        Var q = reshape(x, {B, T, H, 1}), v = expand(reshape(matmul(x, w), {B, T, 1, V}), {B, T, H, V});
+        return reshape(tokens.recur({.q_BTGK = q, .k_BTGK = sin(q * 2.0), .v_BTHV = v * q}), {B, T, H * V});
+      },
+      dist::Carry::scan);
+  set_num_threads(1);
 }
 
 TEST(Context, ElementWiseRecurrences) {

@@ -22,6 +22,7 @@ struct SegmentPlan {
   };
   std::vector<Segment> segments = {};  // of all ranks, by row and position
   int64_t most = 0;                    // of one rank
+  int threads = 1;                     // the fewest of any rank: all send states of as many heads at a time
 
   bool is_needed(size_t i) const { return i + 1 < segments.size() && segments[i + 1].comes_in; }  // the state behind it
 };

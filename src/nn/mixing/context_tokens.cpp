@@ -5,17 +5,23 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
+#include "weft/core/parallel.h"
 
 namespace weft {
 
 ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
-    : rank_(comm.rank()), batch_(here.batch()), tokens_(here.num_tokens()), has_documents_(here.has_padding()) {
+    : rank_(comm.rank()),
+      threads_(num_threads()),
+      batch_(here.batch()),
+      tokens_(here.num_tokens()),
+      has_documents_(here.has_padding()) {
   const auto count = static_cast<size_t>(batch_ * tokens_);
   std::vector<int32_t> mine;
   auto append = [&](std::span<const int32_t> part) { mine.insert(mine.end(), part.begin(), part.end()); };
   append(here.cpu_positions());
   append(here.cpu_document_positions());
   append(has_documents_ ? here.cpu_documents() : here.cpu_positions());
+  mine.push_back(threads_);
   mine.push_back(has_documents_ ? 1 : 0);
   const Tensor sent = Tensor::from(std::span<const int32_t>(mine), {1, static_cast<int64_t>(mine.size())});
   const Tensor all = comm.all_gather(to(sent, here.positions().device()).value());
@@ -30,6 +36,7 @@ ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
                str("Tokens: rank ", has_documents_ ? comm.rank() : static_cast<int>(r), " has documents, rank ",
                    has_documents_ ? static_cast<int>(r) : comm.rank(), " has none"),
                "give documents on every rank or on none");
+    threads_ = std::min(threads_, static_cast<int>(from[static_cast<std::ptrdiff_t>(mine.size()) - 2]));
     of_ranks_.push_back({plane(0), has_documents_ ? plane(2) : std::vector<int32_t>()});
     document_positions_.push_back(plane(1));
   }

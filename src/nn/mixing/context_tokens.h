@@ -22,6 +22,7 @@ class ContextTokens {
   int ranks() const { return static_cast<int>(of_ranks_.size()); }
   int64_t batch() const { return batch_; }
   int64_t tokens() const { return tokens_; }  // T
+  int threads() const { return threads_; }    // the fewest of any rank
   bool has_documents() const { return has_documents_; }
   const std::vector<dist::RankTokens>& of_ranks() const { return of_ranks_; }
   const std::vector<std::vector<int32_t>>& document_positions() const { return document_positions_; }  // by rank
@@ -57,7 +58,7 @@ class ContextTokens {
  private:
   std::vector<std::pair<int32_t, int32_t>> wanted(int rank, int64_t before, int64_t after) const;
 
-  int rank_;
+  int rank_, threads_;
   int64_t batch_, tokens_;
   bool has_documents_;
   std::vector<dist::RankTokens> of_ranks_;

@@ -67,7 +67,7 @@ Segments plan_segments(const ContextTokens& all, int rank) {
     return key(a) < key(b);
   });
   int32_t chain = 0;
-  plan.plan.most = plan.most;
+  plan.plan.most = plan.most, plan.plan.threads = all.threads();
   for (size_t i = 0; i < of_all.size(); ++i) {
     const Segment& s = of_all[i];
     const bool goes_on =
