@@ -219,6 +219,20 @@ TEST_F(HuggingFace, RefusesDamagedFoldersWithOneError) {
        false,
        {"odd", "unknown"}},
       {"experts", set("model_type", "qwen3_next"), false, {"layer 0 has 512 experts", "num_experts = 0"}},
+      {"a dense layer that is none",
+       [](HfFolder& folder, const std::string&) {
+         folder.config["model_type"] = "qwen3_next";
+         folder.config["mlp_only_layers"] = {0, 65536};
+       },
+       false,
+       {"mlp_only_layers has an entry that is no layer from 0 to 1"}},
+      {"more dense layers than layers",
+       [](HfFolder& folder, const std::string&) {
+         folder.config["model_type"] = "qwen3_next";
+         folder.config["mlp_only_layers"] = std::vector<int64_t>(100000, 1);
+       },
+       false,
+       {"mlp_only_layers is no list of at most 2 layers"}},
       {"quantised", set("quantization_config", {{"bits", 4}}), false, {"quantization_config"}},
       {"config is a list", text("config.json", "[1]"), true, {"config.json", "object"}},
       {"config is no JSON", text("config.json", "{\"a\": "), true, {"config.json", "not valid JSON"}},
@@ -302,6 +316,41 @@ data { train { path: "a.txt" } val { fraction: 0.1 } } train { tokens: 6400 })";
     config::resolve(loaded);
     EXPECT_NO_THROW(write_model(loaded, 256)) << change;
   }
+}
+
+TEST_F(HuggingFace, LayersInMlpOnlyLayersHaveNoExperts) {
+  HfFolder folder({.family = "qwen3_next", .layers = 2, .is_linear = {true, true}}, false);
+  folder.config["num_experts"] = 8;
+  folder.config["mlp_only_layers"] = {1, 0};
+  folder.write(temp_ / "all");
+  EXPECT_TRUE(import_folder({.folder = temp_ / "all", .run = temp_ / "all-run"}).report.is_complete());
+  folder.config["mlp_only_layers"] = {0};
+  folder.write(temp_ / "one");
+  EXPECT_EQ(
+      error_of([&] { import_folder({.folder = temp_ / "one", .run = temp_ / "one-run"}); }, {"layer 1 has 8 experts"}),
+      "");
+}
+
+// What a killed import leaves is a folder without a checkpoint: the same command makes the run.
+TEST_F(HuggingFace, AnImportThatWasBrokenOffIsDoneAgain) {
+  const HfFolder folder({.vocab = 300}, false);
+  folder.write(temp_ / "hf");
+  io::write_file_atomically(temp_ / "text.txt", "some words, some other words and some more words");
+  data::train_bpe({temp_ / "text.txt"}, temp_ / "hf/tokenizer.json", {.vocab = 270});
+  const ImportOptions options{.folder = temp_ / "hf", .run = temp_ / "run"};
+
+  // The tokenizer cannot be written: there is no config yet which would name it.
+  io::make_folders(temp_ / "early/tokenizer.json");
+  EXPECT_THROW(import_folder({.folder = temp_ / "hf", .run = temp_ / "early"}), Error);
+  EXPECT_FALSE(io::file_exists(temp_ / "early/config.txtpb"));
+
+  EXPECT_EQ(import_folder(options).tokenizer, "bpe");
+  io::rename_path(temp_ / "run/checkpoints/step-00000000", temp_ / "run/checkpoints/step-00000000.partial");
+  io::remove_folder(temp_ / "run/checkpoints/latest");
+  EXPECT_TRUE(import_folder(options).report.is_complete());
+  EXPECT_EQ(logits_of(temp_ / "run", kIds).size(), kIds.size() * 300);
+  EXPECT_FALSE(io::file_exists(temp_ / "run/checkpoints/step-00000000.partial"));
+  EXPECT_EQ(error_of([&] { import_folder(options); }, {"holds a run already"}), "");
 }
 
 TEST_F(HuggingFace, AnImportedRunIsNotTrainedItself) {

@@ -152,7 +152,8 @@ std::string run_state(int64_t seed) {
 }  // namespace
 
 Imported import_folder(const ImportOptions& options) {
-  WEFT_CHECK(!io::file_exists(options.run + "/config.txtpb"), str(options.run, ": holds a run already"),
+  // An import that was broken off has left a config without weights: the same command does it again.
+  WEFT_CHECK(!train::has_begun(options.run), str(options.run, ": holds a run already"),
              "choose another folder with --out");
   const Folder folder = Folder::open(options.folder);
   const ModelConfig model_config = read_model(folder.config(), folder.file(kConfigName));
@@ -183,9 +184,11 @@ Imported import_folder(const ImportOptions& options) {
   }
   out.num_params = model.num_params();
 
-  const train::RunFolder run(options.run, config.experiment, options.overrides);
-  if (out.tokenizer == "bpe")
-    io::write_file_atomically(run.file(kTokenizerName), io::read_file(folder.file(kTokenizerName)));
+  std::vector<std::pair<std::string, std::string>> files;
+  if (out.tokenizer == "bpe") files.emplace_back(kTokenizerName, io::read_file(folder.file(kTokenizerName)));
+  const train::RunFolder run(options.run, config.experiment, options.overrides, files);
+  WEFT_CHECK(!run.existed(), str(options.run, ": another process has made a run there"),
+             "choose another folder with --out");
   out.checkpoint = io::save_checkpoint(
       run.file("checkpoints"),
       {.model = model_tensors(model), .state = run_state(config.experiment.seed()), .config = run.config_text()});

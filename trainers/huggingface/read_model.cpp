@@ -147,6 +147,24 @@ std::string windowed_layers(JsonFields& fields, int64_t layers, int64_t& window)
   return has_any ? pattern : "";
 }
 
+// By layer: whether mlp_only_layers names it.
+std::vector<bool> dense_layers(JsonFields& fields, int64_t layers) {
+  std::vector<bool> is_dense(static_cast<size_t>(layers));
+  const json* list = fields.find("mlp_only_layers");
+  if (!list) return is_dense;
+  WEFT_CHECK(list->is_array() && static_cast<int64_t>(list->size()) <= layers,
+             str(fields.where(), ": mlp_only_layers is no list of at most ", layers, " layers"),
+             "name each layer once, from 0");
+  for (const json& entry : *list) {
+    const int64_t layer = entry.is_number_integer() ? entry.get<int64_t>() : -1;
+    WEFT_CHECK(layer >= 0 && layer < layers,
+               str(fields.where(), ": mlp_only_layers has an entry that is no layer from 0 to ", layers - 1),
+               "name layers that the model has");
+    is_dense[static_cast<size_t>(layer)] = true;
+  }
+  return is_dense;
+}
+
 // The linear layers of Qwen3-Next, and the gate of the others.
 void read_next(JsonFields& fields, config::Model& m) {
   config::Softmax& softmax = *m.mutable_mixer(0)->mutable_softmax();
@@ -154,7 +172,7 @@ void read_next(JsonFields& fields, config::Model& m) {
              "only attention_bias = false is known here");
   softmax.add_gate()->set_position(config::GatePosition::out);
   const int64_t experts = fields.integer("num_experts", 512, 0), step = fields.integer("decoder_sparse_step", 1);
-  const json* dense = fields.find("mlp_only_layers");
+  const std::vector<bool> listed = dense_layers(fields, m.layers());
   const json* types = fields.find("layer_types");
   const int64_t interval = fields.integer("full_attention_interval", 4);
   WEFT_CHECK(!types || (types->is_array() && static_cast<int64_t>(types->size()) == m.layers()),
@@ -162,8 +180,7 @@ void read_next(JsonFields& fields, config::Model& m) {
              "give each of num_hidden_layers its type");
   std::string pattern;
   for (int64_t i = 0; i < m.layers(); ++i) {
-    const bool is_dense = experts == 0 || (i + 1) % step != 0 ||
-                          (dense && dense->is_array() && std::find(dense->begin(), dense->end(), i) != dense->end());
+    const bool is_dense = experts == 0 || (i + 1) % step != 0 || listed[static_cast<size_t>(i)];
     WEFT_CHECK(is_dense, str(fields.where(), ": layer ", i, " has ", experts, " experts, which Weft does not import"),
                "known are feed-forward networks without experts: num_experts = 0, or all layers in mlp_only_layers");
     bool is_full = (i + 1) % interval == 0;

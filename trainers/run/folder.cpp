@@ -32,7 +32,8 @@ bool has_bytes(const std::string& path) {
 
 // Files that a killed process was writing aside.
 void remove_partial_files(const RunFolder& folder) {
-  for (const char* name : {"config.txtpb", "overrides.txt", "environment.txtpb", "report.html", "metrics.jsonl"})
+  for (const char* name :
+       {"config.txtpb", "overrides.txt", "environment.txtpb", "start.txtpb", "report.html", "metrics.jsonl"})
     io::remove_folder(folder.file(name) + ".partial");
   io::remove_partial_checkpoints(folder.file("checkpoints"));
 }
@@ -46,7 +47,12 @@ const std::vector<std::string>& resumable_fields() {
   return fields;
 }
 
-RunFolder::RunFolder(std::string path, const config::Experiment& experiment, const std::vector<std::string>& overrides)
+bool has_begun(const std::string& run_folder) {
+  return has_bytes(run_folder + "/metrics.jsonl") || !io::list_checkpoints(run_folder + "/checkpoints").empty();
+}
+
+RunFolder::RunFolder(std::string path, const config::Experiment& experiment, const std::vector<std::string>& overrides,
+                     const std::vector<std::pair<std::string, std::string>>& files)
     : path_(std::move(path)), config_text_(config::to_text(experiment)) {
   io::make_folders(path_);
   folder_ = open_or_fail(path_, O_RDONLY | O_DIRECTORY, "the folder");
@@ -58,7 +64,7 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
          "wait for it, or choose another folder with --run");
   }
   const bool has_config = io::file_exists(file("config.txtpb"));
-  existed_ = has_config && (has_bytes(file("metrics.jsonl")) || !io::list_checkpoints(file("checkpoints")).empty());
+  existed_ = has_config && has_begun(path_);
   has_failed_start_ = has_config && !existed_;
   if (existed_) {
     config::require_same(experiment, path_, resumable_fields());
@@ -70,6 +76,7 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
       return text;
     }());
     io::write_file_atomically(file("environment.txtpb"), environment_text(experiment.seed()));
+    for (const auto& [name, text] : files) io::write_file_atomically(file(name), text);
     io::write_file_atomically(file("config.txtpb"), config_text_);  // last: a folder with it is a run
   }
   log_ = open_or_fail(file("log.txt"), O_CREAT | O_WRONLY | O_APPEND, "the log");

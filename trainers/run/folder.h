@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "trainers/config/config.h"
@@ -12,8 +13,10 @@ namespace weft::train {
 class RunFolder {
  public:
   // Makes the folder or opens one with the same config. Error that names the differing fields if it holds another config, that
-  // another process holds it, or that it cannot be written.
-  RunFolder(std::string path, const config::Experiment& experiment, const std::vector<std::string>& overrides);
+  // another process holds it, or that it cannot be written. `files`: names and contents of what the config needs: a new folder has them
+  // before it has the config.
+  RunFolder(std::string path, const config::Experiment& experiment, const std::vector<std::string>& overrides,
+            const std::vector<std::pair<std::string, std::string>>& files = {});
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -36,6 +39,9 @@ class RunFolder {
   bool existed_ = false, has_failed_start_ = false;
   int folder_ = -1, lock_ = -1, log_ = -1;
 };
+
+// Whether a run has left metrics or checkpoints in this folder.
+bool has_begun(const std::string& run_folder);
 
 // Fields that may differ between the config of a folder and the one that continues it: they do not change the numbers,
 // or only by the order of sums.
