@@ -75,6 +75,90 @@ TEST_F(StartRun, AFrozenModelTrainsItsRoutersAlone) {
   EXPECT_FALSE(is_same(early, after, "layers.0.mixer.router.up.weight"));
 }
 
+// Also biases and gains keep their values.
+TEST_F(StartRun, AFrozenModelTrainsItsAdaptersAlone) {
+  const auto train = [&](const std::string& run, const std::vector<std::string>& more) {
+    std::vector<std::string> words{"train", path("three.txtpb"), "model.mixer=[{softmax{heads:2,bias:true}}]", "--run",
+                                   path(run)};
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_weft(words);
+  };
+  ASSERT_EQ(train("biased", {}).exit_code, 0);
+  const auto result =
+      train("adapted", {"model.adapter+={match:\"layers.*.mixer.q\" rank:2 alpha:4}",
+                        "start={from:\"" + path("biased") + "\",frozen:\"*\",trained:\"*.adapter_*\"}"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const io::SafetensorsFile before = model("biased", "20"), after = model("adapted", "20"),
+                            early = model("adapted", "10");
+  EXPECT_NO_THROW(before.load("layers.0.mixer.q.bias"));
+  for (const io::TensorEntry& entry : before.tensors()) EXPECT_TRUE(is_same(before, after, entry.name)) << entry.name;
+  for (const char* name : {"layers.0.mixer.q.adapter_up", "layers.2.mixer.q.adapter_down"})
+    EXPECT_FALSE(is_same(early, after, name)) << name;
+}
+
+// From its own checkpoint of step 10 to the end. What the start took must not be there a second time.
+TEST_F(StartRun, ARunGoesOnWithoutTheOneItBeganAs) {
+  const std::vector<std::string> words{"train", path("three.txtpb"),
+                                       "start={from:\"" + path("base") + "\",frozen:\"embedding*\"}", "--run",
+                                       path("next")};
+  ASSERT_EQ(test::run_weft(words).exit_code, 0);
+  const std::string step = path("next/checkpoints/step-00000020");
+  EXPECT_NE(io::read_file(path("next/start.txtpb")).find(path("base") + "/checkpoints/step-00000020"),
+            std::string::npos);
+  const std::string weights = io::read_file(step + "/model.safetensors");
+  std::filesystem::remove_all(step);
+  std::filesystem::rename(path("base"), path("away"));
+  const auto result = test::run_weft(words);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("resumed at step 10"), std::string::npos) << result.err;
+  EXPECT_EQ(io::read_file(step + "/model.safetensors"), weights);
+  // A replay begins as the run did.
+  std::filesystem::rename(path("away"), path("base"));
+  const auto again = test::run_weft({"replay", path("next"), "--steps", "20"});
+  EXPECT_EQ(again.exit_code, 0) << again.out << again.err;
+}
+
+// The teacher is the one of the first start, on every rank, though its run has newer weights.
+TEST_F(StartRun, ATeacherStaysTheSame) {
+  namespace fs = std::filesystem;
+  const std::string early = path("base/checkpoints/step-00000010"), late = path("base/checkpoints/step-00000020");
+  fs::rename(late, path("late"));  // as while that run trains
+  for (const char* ranks : {"1", "2"}) {
+    const std::string run = path(str("learner", ranks)), step = run + "/checkpoints/step-00000020";
+    const std::vector<std::string> words{"train",
+                                         path("three.txtpb"),
+                                         "start={from:\"" + path("base") + "\",distill{}}",
+                                         "--run",
+                                         run,
+                                         "--ranks",
+                                         ranks,
+                                         str("parallel.data=", ranks),
+                                         "train.micro_batch=1"};
+    const auto first = test::run_weft(words);
+    ASSERT_EQ(first.exit_code, 0) << first.err;
+    const std::string weights = io::read_file(step + "/model.safetensors");
+    fs::remove_all(step);
+    fs::rename(path("late"), late);
+    const auto result = test::run_weft(words);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(result.err.find("resumed at step 10"), std::string::npos) << result.err;
+    EXPECT_EQ(io::read_file(step + "/model.safetensors"), weights) << ranks;
+    fs::rename(late, path("late"));
+  }
+  // Other weights in its place, and none.
+  const std::vector<std::string> words{"train", path("three.txtpb"), "start={from:\"" + path("base") + "\",distill{}}",
+                                       "--run", path("learner1"),    "train.micro_batch=1"};
+  fs::remove_all(path("learner1/checkpoints/step-00000020"));
+  fs::rename(early, path("early"));
+  const auto gone = test::run_weft(words);
+  EXPECT_NE(gone.exit_code, 0);
+  EXPECT_NE(gone.err.find(early + ", which is gone"), std::string::npos) << gone.err;
+  fs::copy(path("late"), early);
+  const auto other = test::run_weft(words);
+  EXPECT_NE(other.exit_code, 0);
+  EXPECT_NE(other.err.find(early + ", whose weights have changed"), std::string::npos) << other.err;
+}
+
 // The principles of "Deconstructing Attention" in every second layer, and a schedule of HySparse before a layer that forgets.
 TEST_F(StartRun, PlacedHybridsTrainAndSayTheirLayers) {
   auto layers_of = [&](const std::string& mixers, const std::string& pattern, const std::string& run) {

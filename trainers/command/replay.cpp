@@ -107,7 +107,7 @@ class Scratch {
 Replay replay(const config::Loaded& config, const std::string& folder, int64_t steps) {
   const config::Experiment& e = config.experiment;
   const train::RunData data = train::prepare_data(config, folder, {.keeps_shards = true});
-  const train::StartModel start = train::make_start(config, data);
+  const train::StartModel start = train::make_start(config, data, train::recorded_start(config, folder));
   train::Trainer trainer(*start.model, data.samples(),
                          train::trainer_options(e, data, train::start_loss(e, *start.model, start.teacher.get())));
   const std::vector<int64_t> saved = io::list_checkpoints(folder + "/checkpoints");

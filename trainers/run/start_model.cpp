@@ -1,28 +1,50 @@
 #include "trainers/run/start_model.h"
 
+#include <google/protobuf/text_format.h>
+
 #include <algorithm>
+#include <filesystem>
 
 #include "trainers/config/config_error.h"
 #include "trainers/config/translate.h"
 #include "trainers/run/address.h"
 #include "trainers/run/memory_estimate.h"
+#include "trainers/run/state.pb.h"
+#include "weft/core/error.h"
 #include "weft/core/memory.h"
 #include "weft/core/pattern.h"
 #include "weft/io/checkpoint.h"
+#include "weft/io/files.h"
 #include "weft/training/training.h"
 
 namespace weft::train {
 
 namespace {
 
-io::Checkpoint checkpoint_of(const RunAddress& address) {
-  if (!address.checkpoint.empty()) return io::load_checkpoint(address.checkpoint);
+std::string checkpoint_of(const RunAddress& address) {
+  if (!address.checkpoint.empty()) return address.checkpoint;
   std::vector<std::string> passed_over;
-  auto checkpoint = io::load_latest_checkpoint(address.folder + "/checkpoints", passed_over);
-  if (!checkpoint)
+  auto newest = io::find_latest_checkpoint(address.folder + "/checkpoints", passed_over);
+  if (!newest)
     throw config::ConfigError(str("start.from: ", address.folder, " holds no checkpoint."),
                               "Continue that run until it saves one.");
-  return std::move(*checkpoint);
+  return *newest;
+}
+
+uint64_t weights_of(const std::string& checkpoint) {
+  for (const io::CheckpointInfo::File& file : io::read_checkpoint_info(checkpoint).files)
+    if (file.name == "model.safetensors") return file.digest.xxh3;
+  return 0;
+}
+
+std::string record_of(const std::string& run_folder) { return run_folder + "/start.txtpb"; }
+
+StartRecord first_record(const config::Experiment& experiment) {
+  const std::string checkpoint = checkpoint_of(find_run(experiment.start().from()));
+  StartRecord record;
+  record.set_checkpoint(std::filesystem::absolute(checkpoint).lexically_normal().string());
+  record.set_weights(weights_of(checkpoint));
+  return record;
 }
 
 // The first names, and how many there are.
@@ -89,23 +111,51 @@ std::unique_ptr<LanguageModel> teacher_of(const config::Loaded& config, const Ru
 
 }  // namespace
 
-StartModel make_start(const config::Loaded& config, const RunData& data) {
+std::string recorded_start(const config::Loaded& config, const std::string& run_folder) {
+  if (!config.experiment.has_start()) return {};
+  const std::string path = record_of(run_folder);
+  if (!io::file_exists(path)) return first_record(config.experiment).checkpoint();
+  StartRecord record;
+  WEFT_CHECK(google::protobuf::TextFormat::ParseFromString(io::read_file(path), &record),
+             str(path, ": the checkpoint that the run began as cannot be read"), "restore the file");
+  if (!io::file_exists(record.checkpoint() + "/manifest"))
+    throw config::ConfigError(str("start.from: the run began as ", record.checkpoint(), ", which is gone."),
+                              "Put that checkpoint back, or begin another run with --run.");
+  if (weights_of(record.checkpoint()) != record.weights())
+    throw config::ConfigError(
+        str("start.from: the run began as ", record.checkpoint(), ", whose weights have changed since."),
+        "Put the checkpoint of that time back, or begin another run with --run.");
+  return record.checkpoint();
+}
+
+std::string find_start(const config::Loaded& config, const RunFolder& folder) {
+  const config::Experiment& e = config.experiment;
+  if (!e.has_start()) return {};
+  const bool goes_on = folder.existed() && !io::list_checkpoints(folder.file("checkpoints")).empty();
+  if (goes_on && !e.start().has_distill()) return {};
+  if (!folder.existed() || !io::file_exists(record_of(folder.path())))
+    io::write_file_atomically(record_of(folder.path()), config::to_text(first_record(e)));
+  return recorded_start(config, folder.path());
+}
+
+StartModel make_start(const config::Loaded& config, const RunData& data, const std::string& source) {
   StartModel start{.model = make_model(config, data), .teacher = nullptr};
   const config::Experiment& e = config.experiment;
   if (!e.has_start()) return start;
-  const RunAddress address = find_run(e.start().from());
-  const io::Checkpoint checkpoint = checkpoint_of(address);
-  const std::vector<io::NamedTensor> targets = model_tensors(*start.model);
-  const io::LoadReport report = io::load_into(checkpoint.model, targets, io::LoadRule::partial);
-  if (report.loaded.empty())
-    throw config::ConfigError(
-        str("start.from: no tensor of ", checkpoint.info.path, " fits this model: ", io::to_string(report)),
-        "Give the model the sizes of that run.");
-  start.lines = lines_of(report, checkpoint, targets.size());
   const StartOptions options = start_options(e);
+  std::optional<io::Checkpoint> checkpoint;
+  if (!source.empty()) {
+    checkpoint = io::load_checkpoint(source);
+    const std::vector<io::NamedTensor> targets = model_tensors(*start.model);
+    const io::LoadReport report = io::load_into(checkpoint->model, targets, io::LoadRule::partial);
+    if (report.loaded.empty())
+      throw config::ConfigError(str("start.from: no tensor of ", source, " fits this model: ", io::to_string(report)),
+                                "Give the model the sizes of that run.");
+    start.lines = lines_of(report, *checkpoint, targets.size());
+  }
   if (std::string line = freeze(*start.model, options); !line.empty()) start.lines.push_back(line);
   if (options.distill) {
-    start.teacher = teacher_of(config, address, checkpoint, data);
+    start.teacher = teacher_of(config, find_run(source), checkpoint.value(), data);
     start.lines.push_back(str("start: the loss is ", options.distill->weight,
                               " of the distance from that model, temperature ", options.distill->temperature));
   }

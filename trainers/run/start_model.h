@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "trainers/run/folder.h"
 #include "trainers/run/session.h"
 #include "weft/training/token_loss.h"
 
@@ -15,8 +16,15 @@ struct StartModel {
   std::unique_ptr<LanguageModel> teacher;  // if start.distill is set
   std::vector<std::string> lines = {};     // which parameters were taken, for people
 };
-// ConfigError if nothing of `start.from` fits, or a pattern of names matches nothing.
-StartModel make_start(const config::Loaded& config, const RunData& data);
+// `source`: the checkpoint of another run that it begins as; empty: weights and moments come from elsewhere. ConfigError if nothing of it
+// fits, or a pattern of names matches nothing.
+StartModel make_start(const config::Loaded& config, const RunData& data, const std::string& source);
+
+// The source of a training. The first start finds what `start.from` means and writes it into the run folder; later ones keep to it, whatever
+// the other run has done since. Empty without `start`, and where the run goes on from its own checkpoint and learns from no teacher.
+std::string find_start(const config::Loaded& config, const RunFolder& folder);
+// The source of a run that has begun. ConfigError if it is gone, or has other weights.
+std::string recorded_start(const config::Loaded& config, const std::string& run_folder);
 
 // Memory of the teacher's weights; 0 if there is none.
 int64_t teacher_bytes(const config::Loaded& config, int64_t num_ids);

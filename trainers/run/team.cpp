@@ -130,12 +130,12 @@ Team::Errand::~Errand() {
 namespace {
 
 struct Follower {
-  Follower(Team& team, const config::Loaded& config, const std::string& run_folder)
+  Follower(Team& team, const config::Loaded& config, const std::string& run_folder, const std::string& source)
       : data(prepare_data(config, run_folder, {.keeps_shards = true})),
         // Beside that of the rank that leads: ranks share the machine then as in the training.
         prediction(
             predict(config, data.num_ids(), {.num_params = count_params(model_options(config, data.num_ids()))})),
-        start(make_start(config, data)),
+        start(make_start(config, data, source)),
         trainer(
             *start.model, data.samples(),
             trainer_options(config.experiment, data, start_loss(config.experiment, *start.model, start.teacher.get())),
@@ -156,7 +156,7 @@ void follow(Team& team, const config::Loaded& config, const std::string& run_fol
   for (;;) {
     const Team::Told told = team.hear();
     switch (told.duty) {
-      case Duty::start: follower = std::make_unique<Follower>(team, config, run_folder); break;
+      case Duty::start: follower = std::make_unique<Follower>(team, config, run_folder, told.text); break;
       case Duty::restore: restore_trainer(follower->trainer, io::load_checkpoint(told.text)); break;
       case Duty::step: follower->trainer.step(); break;
       case Duty::validate: try { follower->trainer.validate(follower->data, std::stoll(told.text));

@@ -33,7 +33,8 @@ class Team {
   std::optional<data::SpreadOptions> spread(bool keeps_documents_apart) const;
   bool on_any_rank(bool is_so);  // every rank calls it
 
-  // Of the first rank: what all others do next. `text` of Duty::restore: the checkpoint's folder; of Duty::validate: the number of tokens.
+  // Of the first rank: what all others do next. `text` of Duty::start: what find_start() gave; of Duty::restore: the checkpoint's folder; of
+  // Duty::validate: the number of tokens.
   void tell(Duty duty, const std::string& text = {});
   struct Told {
     Duty duty;

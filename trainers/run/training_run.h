@@ -69,6 +69,7 @@ class TrainingRun {
   cli::LiveLines tokenising_;
   RunData data_;
   std::vector<int32_t> prompt_;  // of samples
+  std::string source_ = {};      // of the first weights: find_start()
   MemoryEstimate memory_;        // found before anything of it is taken
   Prediction prediction_;
   StartModel start_;  // without the model

@@ -39,7 +39,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       prompt_(checked_prompt(config_, data_)),
       memory_(check_and_start()),
       prediction_(predict(config_, data_.num_ids(), memory_)),
-      start_(make_start(config_, data_)),
+      start_(make_start(config_, data_, source_)),
       model_(std::move(start_.model)),
       trainer_(*model_, data_.samples(), trainer_options(e_, data_, start_loss(e_, *model_, start_.teacher.get())),
                team_),
@@ -104,9 +104,10 @@ RunData TrainingRun::prepare_for_all() {
 MemoryEstimate TrainingRun::check_and_start() {
   const MemoryEstimate estimate = [&] {
     Team::Errand errand(team_);
+    source_ = find_start(config_, folder_);
     return check_memory(config_, data_.num_ids(), data_.keeps_documents_apart(), team_ ? team_->ranks_here() : 1);
   }();
-  if (team_) team_->tell(Duty::start);
+  if (team_) team_->tell(Duty::start, source_);
   return estimate;
 }
 
