@@ -55,6 +55,16 @@ TEST_F(Replay, SaysWhereARunDiffers) {
   EXPECT_NE(both["differences"][1]["what"].get<std::string>().find(" in "), std::string::npos) << both;
 }
 
+TEST_F(Replay, RefusesARunThatWentOnFromAnotherOne) {
+  ASSERT_EQ(run_weft(train("other")).exit_code, 0);
+  const std::string from = path("other") + "/checkpoints/step-00000035";
+  ASSERT_EQ(run_weft(train("run", {"--resume", from})).exit_code, 0);
+  const ProcessResult result = run_weft({"replay", path("run")});
+  EXPECT_EQ(result.exit_code, 2) << result.out;
+  EXPECT_NE(result.err.find("went on from " + from), std::string::npos) << result.err;
+  EXPECT_EQ(run_weft({"replay", path("other"), "--steps", "5"}).exit_code, 0);
+}
+
 TEST_F(Replay, RefusesWhatIsNoRun) {
   for (const std::vector<std::string>& words :
        {std::vector<std::string>{"replay", path("nothing")}, {"new", "Loud"}, {"new", "mha"}, {"new", "../loud"}}) {

@@ -11,6 +11,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
+#include "trainers/run/checkpoint.h"
 #include "trainers/run/environment.h"
 #include "trainers/run/facts.h"
 #include "trainers/run/session.h"
@@ -158,6 +159,13 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   if (!io::file_exists(folder + "/metrics.jsonl"))
     throw config::ConfigError("weft replay: " + options.run + " has no metrics.jsonl.",
                               "Name a run that has taken steps.");
+  const std::vector<int64_t> saved = io::list_checkpoints(folder + "/checkpoints");
+  if (!saved.empty())
+    if (const auto others = train::taken_over_by(io::checkpoint_path(folder + "/checkpoints", saved.back()));
+        !others.empty())
+      throw config::ConfigError(
+          fmt::format("weft replay: {} went on from {}, which --resume named.", options.run, others.back()),
+          "Replay a run that has taken its steps from the first one.");
   train::apply_process_settings(e);
   const Replay result = replay(config, folder, options.steps);
   const std::string other = result.differences.empty() ? "" : other_environment(e, folder);

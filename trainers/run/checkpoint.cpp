@@ -4,6 +4,7 @@
 
 #include "trainers/run/state.pb.h"
 #include "weft/core/error.h"
+#include "weft/io/files.h"
 
 namespace weft::train {
 
@@ -37,6 +38,7 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   state.set_line_s(progress.line.seconds);
   state.set_line_steps(progress.line.steps);
   state.set_line_bytes(progress.line.bytes);
+  for (const std::string& path : taken_over_) state.add_taken_over(path);
   *state.mutable_data() = *data_;
 
   std::string path = trainer_.save(folder_, state.SerializeAsString(), config_text_);
@@ -80,6 +82,7 @@ RunProgress RunCheckpoints::restore(const std::string& checkpoint_folder) {
   std::error_code code;
   const auto here = std::filesystem::canonical(folder_, code);
   is_foreign_ = code || std::filesystem::canonical(checkpoint_folder).parent_path() != here;
+  if (is_foreign_) taken_over_.push_back(std::filesystem::absolute(checkpoint_folder).lexically_normal().string());
   // A best validation of another run counts here only if it is this checkpoint's: the others are not in this folder.
   if (is_foreign_ && progress.best_step != last_saved_) progress.best_val.reset(), progress.best_step = -1;
   return progress;
@@ -98,11 +101,15 @@ std::vector<std::string> RunCheckpoints::settle(const RunProgress& progress) {
 
 namespace {
 
-RunState state_of(const io::Checkpoint& checkpoint) {
+RunState state_of(const std::string& bytes, const std::string& path) {
   RunState state;
-  WEFT_CHECK(state.ParseFromString(checkpoint.state),
-             str("checkpoint ", checkpoint.info.path, ": its state cannot be read"),
+  WEFT_CHECK(state.ParseFromString(bytes), str("checkpoint ", path, ": its state cannot be read"),
              "resume from another one with --resume DIR");
+  return state;
+}
+
+RunState state_of(const io::Checkpoint& checkpoint) {
+  RunState state = state_of(checkpoint.state, checkpoint.info.path);
   WEFT_CHECK(state.guard_loss_size() == state.guard_grad_norm_size(),
              str("checkpoint ", checkpoint.info.path, ": its guard window is uneven"),
              "resume from another one with --resume DIR");
@@ -123,6 +130,11 @@ void restore_from(Trainer& trainer, const io::Checkpoint& checkpoint, const RunS
 
 }  // namespace
 
+std::vector<std::string> taken_over_by(const std::string& checkpoint_folder) {
+  const RunState state = state_of(io::read_file(checkpoint_folder + "/state"), checkpoint_folder);
+  return {state.taken_over().begin(), state.taken_over().end()};
+}
+
 void restore_trainer(Trainer& trainer, const io::Checkpoint& checkpoint) {
   restore_from(trainer, checkpoint, state_of(checkpoint));
 }
@@ -138,6 +150,7 @@ RunProgress RunCheckpoints::apply(const io::Checkpoint& checkpoint) {
              "continue with the tokens_per_step and context it was made with");
   if (state.has_data()) require_same_data(state.data(), *data_, "checkpoint " + checkpoint.info.path);
   restore_from(trainer_, checkpoint, state);
+  taken_over_.assign(state.taken_over().begin(), state.taken_over().end());
   last_saved_ = checkpoint.info.step;
   restored_ = checkpoint.info.path;
   RunProgress progress{.time_s = state.time_s(), .best_step = state.best_step()};

@@ -52,7 +52,11 @@ class RunCheckpoints {
   int64_t last_saved_ = -1;
   std::string restored_;
   bool is_foreign_ = false;  // restored from another folder
+  std::vector<std::string> taken_over_ = {};
 };
+
+// Checkpoints of other folders that the training of this one went on from.
+std::vector<std::string> taken_over_by(const std::string& checkpoint_folder);
 
 // Model, optimiser and counts of a checkpoint.
 void restore_trainer(Trainer& trainer, const io::Checkpoint& checkpoint);
