@@ -82,8 +82,11 @@ class DryAllocator final : public Allocator {
   static Storage* from_list(std::vector<Storage*>& list) {
     Storage* storage = list.back();
     list.pop_back();
-    if (storage->capacity < kPage) std::memset(storage->data, 0, storage->capacity);
-    else madvise(storage->data, storage->capacity, MADV_DONTNEED);
+    const size_t pages =
+        storage->capacity / kPage * kPage;  // madvise() takes whole pages: others may have the rest of the last
+    auto* data = static_cast<char*>(storage->data);
+    if (pages > 0) madvise(data, pages, MADV_DONTNEED);
+    std::memset(data + pages, 0, storage->capacity - pages);
     return storage;
   }
 
