@@ -35,6 +35,7 @@ struct Options {
   std::vector<std::string> only, set;
   int jobs = 0;
   bool is_dry = false;
+  bool has_times = true;
 };
 
 // One process at a time works on a study; the lock ends with the process.
@@ -95,7 +96,7 @@ std::vector<study::Cell> chosen(const std::vector<study::Cell>& cells, const stu
 }
 
 std::string plan_text(const study::Grid& grid, const study::Arms& arms, const std::vector<study::Cell>& cells, int jobs,
-                      const Extensions& own) {
+                      const Options& options, const Extensions& own) {
   std::string text = fmt::format("study {}: {} arms x {} seeds, {} runs of {} threads, {} at a time\n", grid.name,
                                  arms.all.size(), grid.seeds.size(), cells.size(), grid.threads, jobs);
   if (grid.tune)
@@ -110,7 +111,8 @@ std::string plan_text(const study::Grid& grid, const study::Arms& arms, const st
   for (size_t a = 0; a < arms.all.size(); ++a) {
     const study::Combination& arm = arms.all[a];
     const auto runs = std::ranges::count(cells, a, &study::Cell::combination);
-    const study::Forecast f = study::forecast_of(grid, arm, own);
+    if (runs == 0) continue;  // left out by --only
+    const study::Forecast f = study::forecast_of(grid, arm, options.has_times, own);
     const auto n = static_cast<double>(runs);
     flops += n * arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
     seconds += n * f.seconds, disk += n * static_cast<double>(f.disk_bytes);
@@ -150,7 +152,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     const std::vector<study::Cell> some =
         chosen(cells, arms, options.only);  // refuses a wrong name before anything runs
     if (options.is_dry) {
-      console.result(plan_text(grid, arms, some, jobs, extensions));
+      console.result(plan_text(grid, arms, some, jobs, options, extensions));
       return kSuccess;
     }
   }
@@ -212,6 +214,7 @@ Action define_ablate(Arguments& app) {
       .repeated()
       .type_name("path=value");
   app.add_flag("--dry-run", options->is_dry, "Say what would be run");
+  app.add_flag("!--no-times", options->has_times, "--dry-run without times, which take seconds of steps for each arm");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

@@ -22,7 +22,7 @@ int64_t cache_bytes(const LanguageModelOptions& options, int64_t tokens) {
 
 }  // namespace
 
-Forecast forecast_of(const Grid& grid, const Combination& arm, const cli::Extensions& own) {
+Forecast forecast_of(const Grid& grid, const Combination& arm, bool has_times, const cli::Extensions& own) {
   constexpr int64_t kAnyVocab = 256;  // a grid reads no data to know it
   const config::Loaded config = config_of(grid, arm, {}, own);
   const config::Experiment& e = config.experiment;
@@ -30,7 +30,8 @@ Forecast forecast_of(const Grid& grid, const Combination& arm, const cli::Extens
   const int64_t num_ids = e.model().has_vocab() ? e.model().vocab() : kAnyVocab;
   const train::MemorySubject subject = train::memory_subject(config, num_ids, e.data().document_mask());
   const train::MemoryEstimate memory = train::MemoryEstimator(subject).of(e.train().micro_batch());
-  const train::Prediction prediction = train::predict(config, num_ids, memory);
+  train::Prediction prediction;
+  if (has_times) prediction = train::predict(config, num_ids, memory);
   const train::StepSizes sizes = train::step_sizes(e);
   Forecast forecast{.params = memory.num_params,
                     .seconds = prediction.step_s * static_cast<double>(sizes.steps),

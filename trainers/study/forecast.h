@@ -16,6 +16,7 @@ struct Forecast {
   int64_t cache_bytes = 0;            // keys and states of one decoded row of the training's length
   int64_t cache_bytes_per_token = 0;  // of its second half: 0 for layers of states and windows
 };
-Forecast forecast_of(const Grid& grid, const Combination& arm, const cli::Extensions& own);
+// Times take a calibration, some seconds of steps.
+Forecast forecast_of(const Grid& grid, const Combination& arm, bool has_times, const cli::Extensions& own);
 
 }  // namespace weft::study
