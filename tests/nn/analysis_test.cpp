@@ -337,7 +337,7 @@ TEST(PruningCurve, BeginsAtTheLossAndEndsWithoutHeads) {
       EXPECT_TRUE(importance.empty()) << name;
       continue;
     }
-    ASSERT_EQ(importance.size(), 2u) << name;
+    ASSERT_EQ(importance.size(), name == "tlinformer" ? 6u : 2u) << name;  // it is three layers in one
     auto curve = pruning_curve(model, rows, importance);
     ASSERT_EQ(curve.size(), 11u);
     NoGrad no_grad;

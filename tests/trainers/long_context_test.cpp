@@ -108,7 +108,8 @@ TEST_F(LongContext, LossesOfFourRanksAreThoseOfOne) {
 
 // Half way between what one rank takes and what each of four does.
 TEST_F(LongContext, WhatDoesNotFitOneRankTrainsOnFour) {
-  const std::vector<std::string> longer = {"model.context=1000", "train.micro_batch=1", "train.tokens=8000"};
+  const std::vector<std::string> longer = {"model.context=1000", "train.micro_batch=1", "train.tokens=8000",
+                                           "optim.schedule.wsd.warmup=2"};
   auto peak = [&](int ranks, DType compute) {
     MemorySubject subject = memory_subject(recipe(ranks, longer), 256, false);
     subject.compute = compute, subject.counts_bytes = false;

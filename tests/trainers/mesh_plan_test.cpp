@@ -99,8 +99,9 @@ TEST(MeshPlan, OfOneRankTakesTheMemoryOfItsDryRun) {
   EXPECT_TRUE(step.fits);
 }
 
-// As a run that is spread so predicts it, and as ranks have it (RankMemory.*).
-TEST(MeshPlan, PeakOfARankIsThatOfItsDryRun) {
+// The dry run of a run that is spread so says what ranks have within 3 % (RankMemory.*). A plan looks at hundreds of choices, and adds what a call
+// of the scheme keeps to the peak of one rank's tokens, which it need not meet: so it is safe, and up to a seventh too large.
+TEST(MeshPlan, PeakOfARankIsAtLeastThatOfItsDryRun) {
   using enum dist::Scheme;
   using enum dist::LayoutKind;
   const std::vector<dist::MeshChoice> choices = {
@@ -114,8 +115,8 @@ TEST(MeshPlan, PeakOfARankIsThatOfItsDryRun) {
       {.data = 2, .context = 2, .scheme = ring, .layout = zigzag, .zero = 1}};
   for (const char* mixer : {"model.mixer=[{softmax{heads:4 kv_heads:2}}]", "model.mixer=[{softmax{heads:4}}]",
                             "model.mixer=[{mla{heads:4 head_dim:16 rope_dim:8 kv_rank:24}}]"}) {
-    const config::Loaded config = load_string(
-        kTiny, {mixer, "model.vocab=512", "model.context=1024", "train.tokens=1M", "train.tokens_per_step=8192"});
+    const config::Loaded config = load_string(kTiny, {mixer, "model.vocab=512", "model.dim=128", "model.context=8192",
+                                                      "train.tokens=1M", "train.tokens_per_step=32768"});
     MeshPlan plan(config, 512, dist::hardware_profile("h200"));
     for (const dist::MeshChoice& choice : choices) {
       SCOPED_TRACE(str(mixer, ", ", to_string(choice), ", zero ", choice.zero));
@@ -127,7 +128,10 @@ TEST(MeshPlan, PeakOfARankIsThatOfItsDryRun) {
                           .layout = choice.layout,
                           .scheme = choice.scheme};
       const auto exact = static_cast<double>(MemoryEstimator(subject).of(1).peak_bytes);
-      EXPECT_NEAR(static_cast<double>(plan.step(choice).peak_bytes) / exact, 1, 0.03) << exact;
+      const auto planned = static_cast<double>(plan.step(choice).peak_bytes);
+      EXPECT_GE(planned, 0.97 * exact);
+      EXPECT_LE(planned, 1.15 * exact);
+      if (choice.context == 1 && choice.zero == 0) { EXPECT_NEAR(planned / exact, 1, 0.03); }
     }
   }
 }
