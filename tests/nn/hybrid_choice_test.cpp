@@ -6,9 +6,11 @@
 #include <map>
 
 #include "src/nn/mixers/hybrids/all_tokens.h"
+#include "tests/reference/mixers/hybrids.h"
 #include "weft/autograd/gradient_check.h"
 #include "weft/autograd/recurrence.h"
 #include "weft/models/language_model.h"
+#include "weft/ops/elementwise.h"
 #include "weft/trainers/reference.h"
 
 namespace weft {
@@ -282,6 +284,40 @@ TEST(HybridChoice, TypesOfNatsHaveTheGradientOfTheirShares) {
   };
   const double step = 1e-5, expected = (loss(step) - loss(-step)) / (2 * step);
   EXPECT_NEAR(p.at("type_bias")->grad().to_vector<double>()[0], expected, 1e-5 * std::max(1.0, std::abs(expected)));
+}
+
+// The gradient of NAtS-L's types, of attention and of the state: that of the output when each chunk's type is 1 or 0 plus how far its share moves.
+// 13 tokens in chunks of 3 make some chunks of either type in each head.
+TEST(HybridChoice, TypesOfNatsLinearHaveTheGradientOfTheirShares) {
+  const NatsLinearOptions options{.heads = 2, .chunk = 3, .kernel = 2};
+  const auto mixer = made(options, 1, 3);
+  auto p = params_of(*mixer);
+  const Tensor x = random({1, 13, 16}, 8), weight = random({1, 13, 16}, 9);
+  for (const TokenData& data : {plain_tokens(1, 13), two_documents()}) {
+    p.at("type.weight")->clear_grad();
+    Tokens tokens(data, {.is_training = true});
+    backward(sum_all(mixer->forward(x, tokens) * Var(weight)));
+    const auto grad = cast(Var(p.at("type.weight")->grad()), kF64).value().to_vector<double>();
+    reference::Parameters parameters;
+    for (const auto& [name, param] : p) parameters[name] = cast(Var(param->value()), kF64).value();
+    reference::HybridMixer reference(args_of_layer(1), parameters, x, data);
+    const auto w = weight.to_vector<double>();
+    auto loss = [&](size_t i, double step) {
+      Tensor moved = ops::clone(parameters.at("type.weight"));
+      moved.mutable_data<double>()[i] += step;
+      reference.of_shares = parameters;
+      (*reference.of_shares)["type.weight"] = moved;
+      const reference::Numbers y = reference.run(options);
+      double sum = 0;
+      for (size_t j = 0; j < y.size(); ++j) sum += y[j] * w[j];
+      return sum;
+    };
+    double most = 0;
+    for (double g : grad) most = std::max(most, std::abs(g));
+    EXPECT_GT(most, 1e-3);
+    for (size_t i = 0; i < grad.size(); i += 5)
+      EXPECT_NEAR(grad[i], (loss(i, 1e-5) - loss(i, -1e-5)) / 2e-5, 1e-6 * std::max(1.0, most)) << i;
+  }
 }
 
 // Decoding keeps two states and, for the attention, keys and values of all tokens.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <optional>
 
 #include "weft/nn/mixers/hybrids.h"
 #include "weft/trainers/reference.h"
@@ -15,6 +16,9 @@ class HybridMixer {
  public:
   HybridMixer(const MixerArgs& args, const Parameters& p, const Tensor& x_BTD, const TokenData& data)
       : args(args), p(p), s(x_BTD, data), x(values(x_BTD)), D(s.D) {}
+
+  // NAtS-L: parameters whose type.weight makes shares of softmax. Those of `p` choose; a chosen type is 1 or 0 plus how far its share moves.
+  std::optional<Parameters> of_shares;
 
   Numbers run(const HymbaOptions& o) {
     const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = o.head_dim ? o.head_dim : D / H, E = H * K;
@@ -158,12 +162,18 @@ class HybridMixer {
     const int64_t KN = H * K / N, VN = H * V / N, E = H * V;
     const Numbers q = convolved("q", o.kernel), k = convolved("k", o.kernel), v = convolved("v", o.kernel);
     const Numbers logits = linear(x, D, p, "type");
-    auto is_softmax = [&](int64_t n, int64_t token, int64_t h) {  // the chunk of a token that n sees whole
-      double difference = 0;
+    // Of the chunk of a token that n sees whole: how far softmax is before linear.
+    auto lead = [&](const Numbers& of, int64_t n, int64_t token, int64_t h) {
+      double sum = 0, count = 0;
       for (int64_t other : up_to(n))
         if (chunk_of(other, o.chunk) == chunk_of(token, o.chunk))
-          difference += logits[at((other * H + h) * 2)] - logits[at((other * H + h) * 2 + 1)];
-      return difference >= 0;
+          sum += of[at((other * H + h) * 2)] - of[at((other * H + h) * 2 + 1)], ++count;
+      return sum / count;
+    };
+    auto is_softmax = [&](int64_t n, int64_t token, int64_t h) { return lead(logits, n, token, h) >= 0; };
+    const Numbers moved = of_shares ? linear(x, D, *of_shares, "type") : Numbers();
+    auto change = [&](int64_t n, int64_t token, int64_t h) {  // of the chunk's share of softmax
+      return of_shares ? sigmoid(lead(moved, n, token, h)) - sigmoid(lead(logits, n, token, h)) : 0;
     };
     Numbers a(at(s.B * s.T * E)), m(a.size());
     Numbers qn = q, kn = k;
@@ -174,11 +184,13 @@ class HybridMixer {
         std::vector<int64_t> seen;
         Numbers all;
         for (int64_t token : up_to(n)) {
-          if (chunk_of(token, o.chunk) != chunk_of(n, o.chunk) && !is_softmax(n, token, h / (N / H))) continue;
+          const bool is_own = chunk_of(token, o.chunk) == chunk_of(n, o.chunk);
+          if (!is_own && !is_softmax(n, token, h / (N / H))) continue;
           double dot = 0;
           for (int64_t c = 0; c < KN; ++c) dot += qn[at((n * N + h) * KN + c)] * kn[at((token * N + h) * KN + c)];
           seen.push_back(token);
-          all.push_back(dot / std::sqrt(static_cast<double>(KN)));
+          all.push_back(dot / std::sqrt(static_cast<double>(KN)) +
+                        (is_own ? 0 : std::log1p(change(n, token, h / (N / H)))));
         }
         const Numbers w = softmax(all);
         for (size_t j = 0; j < seen.size(); ++j)
@@ -193,8 +205,11 @@ class HybridMixer {
         Numbers state(at(K * V)), decayed(state.size());  // with the chunk's writes, and with its decay alone
         int64_t before = -1;
         for (int64_t token : up_to(n)) {
-          if (before >= 0 && chunk_of(before, o.chunk) != chunk_of(token, o.chunk))
-            (is_softmax(n, before, h) ? state : decayed) = Numbers(is_softmax(n, before, h) ? decayed : state);
+          if (before >= 0 && chunk_of(before, o.chunk) != chunk_of(token, o.chunk)) {
+            const double kept = (is_softmax(n, before, h) ? 0 : 1) - change(n, before, h);
+            for (size_t i = 0; i < state.size(); ++i) state[i] = decayed[i] + kept * (state[i] - decayed[i]);
+            decayed = state;
+          }
           before = token;
           const double step = std::log1p(std::exp(decay[at(token * H + h)] + bias[at(h)])),
                        keep = std::exp(-std::exp(rate[at(h)]) * step);

@@ -4,7 +4,8 @@
 //   a = attention of RMSNorm(q) on RMSNorm(k), v of its own chunk and of earlier softmax chunks
 //   m = the delta rule of l2(q), l2(k), v; a softmax chunk reads what it writes, and leaves only its decay in the state
 //   y = (w_0 RMSNorm(a) + w_1 RMSNorm(m)) silu(x Wg) Wo,  w = softmax(q Ww) per head
-// The choice is hard; its gradient is that of softmax(l_n). What was not chosen gives none.
+// The choice is hard; its gradient is that of softmax(l_n). Attention gives one for chunks that are softmax, the state for every chunk: that of
+// the state with what the chunk writes, less that with its decay alone.
 // B batch, T tokens here, S tokens of the row, D model width, H heads of the state, N heads of attention, K key width, V value width of H.
 #include <limits>
 
