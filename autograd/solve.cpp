@@ -15,8 +15,15 @@ namespace {
 
 Var dot(const Var& a, const Var& b) { return sum(a * b, -1, true); }
 
-bool any_positive(const Var& x) {
-  return cast(max(reshape(x, {-1}), 0), kF64).value().cpu().to_vector<double>()[0] > 0;
+// Whether a row is to go on. A row that is not finite would compare as if it were done.
+bool any_above(const Var& size, const Var& enough) {
+  Var rows = reshape(size - enough, {-1});
+  const Var both[] = {max(rows, 0, true), sum(rows * 0.0, 0, true)};
+  const std::vector<double> numbers = cast(concatenate(both, 0), kF64).value().cpu().to_vector<double>();
+  WEFT_CHECK(
+      numbers[1] == 0, str("conjugate_gradients: the residual of a row is not finite"),
+      "divide A and b of each row by one number, so that A's squares stay in range, and look for inf or nan in them");
+  return numbers[0] > 0;
 }
 
 }  // namespace
@@ -30,9 +37,9 @@ Tensor conjugate_gradients(const Var& b, const SymmetricProduct& product) {
   Var x = Tensor::zeros(b.shape(), b.dtype(), b.device()), r = b.detach(), p = r, size = dot(r, r);
   const Var enough = size * (small * small);
   if (b.value().num_elements() == 0) return x.value();
-  for (int64_t step = 0; step < most; ++step) {
+  for (int64_t step = 0;; ++step) {
     const Tensor goes_on = greater(size, enough);
-    if (is_dry_run() ? step > 0 : !any_positive(size - enough)) break;
+    if (is_dry_run() ? step > 0 : !any_above(size, enough) || step == most) break;
     Var of_p = product(p), curvature = dot(p, of_p);
     Var length = where(goes_on, size / where(goes_on, curvature, 1.0), 0.0);
     x = x + length * p;

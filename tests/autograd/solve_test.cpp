@@ -55,6 +55,21 @@ TEST(ConjugateGradients, RowsDoNotTouchEachOther) {
   }
 }
 
+// A row whose squares leave the range of f32 is no solution.
+TEST(ConjugateGradients, OfARowThatIsNotFiniteAreAnError) {
+  const Var m = random_normal({2, 4, 9}, "m");
+  const double huge = 1e30, nan = std::nan("");
+  for (double bad : {huge, nan}) {
+    const Var scale = Tensor::from<float>({1, static_cast<float>(bad)}, {2, 1});
+    EXPECT_EQ(error_of(
+                  [&] {
+                    conjugate_gradients(Var(random_normal({2, 4}, "b")) * scale, products_of(m, 0.1));
+                  },
+                  {"residual", "not finite", "divide"}),
+              "");
+  }
+}
+
 TEST(ConjugateGradients, OfZeroAreZero) {
   const Tensor x =
       conjugate_gradients(Tensor::zeros({3, 5}, kF64), products_of(random_normal({3, 5, 5}, "m", kF64), 1));
