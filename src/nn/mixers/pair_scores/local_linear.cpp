@@ -4,7 +4,8 @@
 // which is the value at q of the ridge regression of v on k around q. As the ridge grows this becomes softmax attention. Sigma is never made:
 //   Sigma p = sum w_j z_j (z_j . p) + ridge p
 // is all that conjugate gradients need, and rho has the gradient of the solution, not of its steps.
-// A row of norm sqrt(K) gives |s| <= sqrt(K), so that no maximum is taken from the scores: the ridge would have to be scaled with it.
+// A row of norm sqrt(K) gives |s| <= sqrt(K), so that exp needs no maximum. Weights and ridge are divided by sum w_j, which leaves rho and o as
+// they are: the squares that conjugate gradients take of them stay in range.
 // B batch, I queries of a tile, S keys, H query heads, G key/value heads, R = H / G I rows of queries per key head, K head width.
 #include <cmath>
 
@@ -19,9 +20,8 @@ namespace weft {
 
 namespace {
 
-constexpr int64_t kWidest = 4096;   // exp(sqrt(K)) and sums of it stay in f32
-constexpr double kLeast = 1e-6;     // sum a_j over sum w_j, which is above 0 but for rounding
-constexpr double kNothing = 1e-20;  // where a query sees no key
+constexpr int64_t kWidest = 4096, kWideInF32 = 128;  // exp(sqrt(K)) and sums of it stay in f32
+constexpr double kLeast = 1e-6;                      // sum a_j over sum w_j, which is above 0 but for rounding
 
 // The sums over the keys that every query of a tile sees, as functions of its weights.
 struct Fit {
@@ -55,9 +55,12 @@ class LocalLinear final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    const DType wide = pair_dtype(x_BTD);
-    auto placed = [&](const Var& x) { return rotated(recurrent::rms_normed(x, args_.norm_eps), args_, tokens); };
-    const Var q[] = {placed(queries(x_BTD, wide))}, k[] = {placed(keys(x_BTD, wide))};
+    // In wide heads one weight may be a million times the ridge, of which nothing is left behind z . p of f32.
+    const DType made = pair_dtype(x_BTD), wide = s_.head_dim > kWideInF32 ? kF64 : made;
+    auto placed = [&](const Var& x) {
+      return rotated(recurrent::rms_normed(cast(x, wide), args_.norm_eps), args_, tokens);
+    };
+    const Var q[] = {placed(queries(x_BTD, made))}, k[] = {placed(keys(x_BTD, made))};
     auto mix = [this](const PairTile& tile, const Tensor& seen, const Var& v, PairObserver* observer) {
       return estimate(tile, seen, v, observer);
     };
@@ -75,14 +78,17 @@ class LocalLinear final : public ProjectedMixer {
     const int64_t H = s_.heads, K = s_.head_dim, R = H / G * I;
     Var scores_BHIS = pair_products(tile.queries[0], tile.keys[0]) * (1 / std::sqrt(static_cast<double>(K)));
     Var weights = where(seen_B1IS.expand(scores_BHIS.shape()), exp(scores_BHIS), 0.0);
+    Var total_BHI1 = sum(weights, -1, true).detach();
+    total_BHI1 = where(greater(total_BHI1, 0.0), total_BHI1, 1.0);  // 1 where a query sees no key
+    weights = weights / total_BHI1;
     Var ridge = cast(softplus(ridge_), scores_BHIS.dtype());
+    Var ridge_BHI1 = expand(reshape(ridge, {1, H, 1, 1}), {B, H, I, 1}) / total_BHI1;
     const Fit fit{.weights_BGRS = reshape(weights, {B, G, R, S}),
                   .q_BGRK = reshape(permute(tile.queries[0], {0, 2, 1, 3}), {B, G, R, K}),
                   .k_BGSK = permute(tile.keys[0], {0, 2, 1, 3}),
-                  .ridge_BGR1 = reshape(expand(reshape(ridge, {1, H, 1, 1}), {B, H, I, 1}), {B, G, R, 1})};
+                  .ridge_BGR1 = reshape(ridge_BHI1, {B, G, R, 1})};
     Var shares = fit.weights_BGRS * (1.0 - fit.along(slope(fit)));
-    Var least = sum(fit.weights_BGRS, -1, true) * kLeast + kNothing;
-    shares = reshape(shares / maximum(sum(shares, -1, true), least), {B, H, I, S});
+    shares = reshape(shares / maximum(sum(shares, -1, true), kLeast), {B, H, I, S});
     if (observer) observer->add(scores_BHIS, seen_B1IS, shares);
     return cast(mix_values(shares, cast(v_BSGV, shares.dtype())), v_BSGV.dtype());
   }
