@@ -6,12 +6,15 @@
 #include "tests/reference/mixers/compositions.h"
 #include "tests/reference/mixers/miras.h"
 #include "tests/reference/mixers/pair_scores.h"
+#include "tests/support/errors.h"
 #include "tests/support/random.h"
+#include "weft/core/allocator.h"
 #include "weft/nn/mixers.h"
 
 namespace weft {
 namespace {
 
+using test::error_of;
 using test::random_normal;
 
 constexpr int64_t kDim = 8;
@@ -77,6 +80,23 @@ TEST(Tlinformer, EveryScoreIsThatOfItsReference) {
           TlinformerOptions{.heads = 2, .depth = depth, .window = window, .rows = rows, .hidden = 12}, num_tokens);
 }
 
+// The output is what the layers add to x: in bf16 it has as many digits where x is large.
+TEST(Tlinformer, WhatItAddsToLargeInputsKeepsItsDigits) {
+  auto made = [](DType dtype) {
+    auto mixer = TlinformerOptions{.heads = 2, .depth = 3, .window = 4, .rows = 2, .hidden = 12}(
+        {.dim = kDim, .context = 64, .std = 0.4, .out_std = 0.4}, Rng(7));
+    mixer->set_compute(dtype);
+    return mixer;
+  };
+  const Var x = cast(Var(random_normal({1, 17, kDim}, "x")) * 100.0, kBF16);
+  Tokens tokens(plain_tokens(1, 17)), others(plain_tokens(1, 17));
+  const std::vector<double> got = numbers(made(kBF16)->forward(x, tokens)),
+                            expected = numbers(made(kF64)->forward(cast(x, kF64), others));
+  double off = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) off += std::pow(got[i] - expected[i], 2), size += std::pow(expected[i], 2);
+  EXPECT_LT(std::sqrt(off / size), 0.03);
+}
+
 TEST(Tlinformer, EveryOutputReachesTheWholeHistory) {
   constexpr int64_t kTokens = 14;
   Made made{TlinformerOptions{.heads = 2, .depth = 3, .window = 4, .rows = 2, .hidden = 12}};
@@ -119,6 +139,58 @@ TEST(Tlinformer, TheCacheGrowsByItsFirstLayerAlone) {
 
 TEST(LocalLinear, IsItsCholeskyReferenceAcrossTiles) {
   expect_reference<reference::PairMixer>(LocalLinearOptions{.heads = 2}, 140);
+}
+
+// exp(sqrt(K)) is 1e12 here, and every token finds itself: gradients of f32 are those of f64.
+TEST(LocalLinear, OfWideHeadsHasTheDigitsOfItsInputs) {
+  auto mixer = LocalLinearOptions{.heads = 1, .head_dim = 768}({.dim = kDim, .context = 64, .std = 0.4}, Rng(3));
+  auto param = [&](const char* name) {
+    for (const NamedParam& p : mixer->params())
+      if (p.name == name) return p.param;
+    return static_cast<Param*>(nullptr);
+  };
+  param("k.weight")->set_value(param("q.weight")->value());
+  auto run = [&](DType dtype) {
+    mixer->set_compute(dtype);
+    Tokens tokens(plain_tokens(1, 12), {.is_training = true});
+    Var x = variable(cast(Var(random_normal({1, 12, kDim}, "x")), dtype).value()), y = mixer->forward(x, tokens);
+    backward(sum_all(y * cast(Var(random_normal({1, 12, kDim}, "dy")), dtype)));
+    return std::pair(numbers(y), numbers(x.grad()));
+  };
+  const auto [y, dx] = run(kF32);
+  const auto [expected, dexpected] = run(kF64);
+  auto largest = [](const std::vector<double>& all) {
+    double most = 0;
+    for (double v : all) most = std::max(most, std::abs(v));
+    return most;
+  };
+  for (size_t i = 0; i < y.size(); ++i) {
+    EXPECT_NEAR(y[i], expected[i], 1e-4 * largest(expected));
+    EXPECT_NEAR(dx[i], dexpected[i], 1e-3 * largest(dexpected));
+  }
+}
+
+// Where chunks and windows may be far longer than a row, no room is taken for what does not occur.
+TEST(ChunkedMixers, TakeRoomForTheTokensThatAreThere) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  for (const MixerMaker& make : {MixerMaker(MirasOptions{.heads = 2, .chunk = kMost}),
+                                 MixerMaker(TlinformerOptions{.heads = 2, .window = kMost, .rows = 4, .hidden = 12})}) {
+    Made made{make};
+    NoGrad no_grad;
+    const int64_t before = allocator(Device::cpu()).stats().current_bytes;
+    allocator(Device::cpu()).reset_peak();
+    made.run(random_normal({2, 17, kDim}, "x", kF64), plain_tokens(2, 17));
+    EXPECT_LT(allocator(Device::cpu()).stats().peak_bytes - before, 1 << 20);
+  }
+}
+
+TEST(ChunkedMixers, RefuseLengthsThatPositionsDoNotHold) {
+  for (int64_t length : {(int64_t{1} << 30) + 1, int64_t{1} << 32})
+    for (const auto& [make, what] :
+         {std::pair(MixerMaker(MirasOptions{.heads = 2, .chunk = length}), "miras: chunk"),
+          std::pair(MixerMaker(TlinformerOptions{.heads = 2, .window = length}), "tlinformer: window"),
+          std::pair(MixerMaker(NatsOptions{.heads = 2, .window = length}), "nats: window")})
+      EXPECT_EQ(error_of([&] { make({.dim = kDim, .context = 64}, Rng(1)); }, {what, str(length), "1073741824"}), "");
 }
 
 TEST(LocalLinear, OfAnEndlessRidgeIsSoftmaxAttention) {

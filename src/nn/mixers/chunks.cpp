@@ -3,8 +3,14 @@
 #include <algorithm>
 
 #include "weft/core/dry_run.h"
+#include "weft/core/error.h"
 
 namespace weft {
+
+void check_chunk(std::string_view what, int64_t length) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  WEFT_CHECK(length <= kMost, str(what, " ", length), str("use at most ", kMost));
+}
 
 ChunkPlaces chunk_places(Tokens& tokens, int64_t chunk, int64_t window) {
   NoGrad no_grad;

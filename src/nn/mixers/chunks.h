@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "weft/nn/tokens.h"
 
 namespace weft {
+
+// Error where positions, which are i32, and sums of two of them would not hold a chunk's length.
+void check_chunk(std::string_view what, int64_t length);
 
 // Of the tokens of Tokens::gather() with the same window, row by row. Padding is of document -1.
 struct ChunkPlaces {

@@ -10,6 +10,7 @@
 // B batch, T tokens here, S tokens of the row, D model width, H heads, G key/value heads, K head width.
 #include <limits>
 
+#include "src/nn/mixers/chunks.h"
 #include "src/nn/mixers/hybrids/all_tokens.h"
 #include "src/nn/mixers/recurrent/parts.h"
 #include "weft/autograd/attention_merge.h"
@@ -27,6 +28,7 @@ constexpr int64_t kTypes = 3;  // global, local, sliding
 
 NatsOptions checked(const NatsOptions& o) {
   WEFT_CHECK(o.window >= 1, str("nats: window ", o.window), "use 1 (the token itself) or more");
+  check_chunk("nats: window", o.window);
   WEFT_CHECK(o.temperature > 0 && o.global_loss >= 0,
              str("nats: temperature ", o.temperature, ", global_loss ", o.global_loss),
              "temperature is above 0, global_loss 0 or more");

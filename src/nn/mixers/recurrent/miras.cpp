@@ -24,20 +24,20 @@ using namespace recurrent;
 
 // Which gathered token stands at each place of each chunk, [N B C], -1 for none.
 struct ChunkTable {
-  int64_t chunks = 0;
+  int64_t chunks = 0, length = 0;  // N, and C or less: of the longest chunk that occurs
   std::vector<int32_t> tokens;
   std::vector<uint8_t> begins;  // [N B]: whether a document begins there
   std::vector<int32_t> place;   // [B T]: of the tokens here, -1 for padding
 };
 
 ChunkTable chunk_table(const ChunkPlaces& places) {
-  const int64_t B = places.batch, S = places.num_tokens, C = places.chunk;
+  const int64_t B = places.batch, S = places.num_tokens;
   struct Place {
     int64_t chunk = -1, slot = 0;
   };
   std::vector<Place> of_tokens(static_cast<size_t>(B * S));
   std::vector<std::pair<int64_t, int64_t>> firsts;  // chunk, row
-  int64_t most = 0;
+  int64_t most = 0, C = 0;
   for (int64_t b = 0; b < B; ++b) {
     int64_t chunk = -1, slot = 0, last = -1;
     for (int64_t s = 0; s < S; ++s) {
@@ -46,11 +46,13 @@ ChunkTable chunk_table(const ChunkPlaces& places) {
       if (begins || places.number(b, s) != places.number(b, last)) ++chunk, slot = 0;
       if (begins) firsts.emplace_back(chunk, b);
       of_tokens[static_cast<size_t>(b * S + s)] = {chunk, slot++};
+      C = std::max(C, slot);
       last = s;
     }
     most = std::max(most, chunk + 1);
   }
   ChunkTable table{.chunks = most,
+                   .length = C,
                    .tokens = std::vector<int32_t>(static_cast<size_t>(most * B * C), -1),
                    .begins = std::vector<uint8_t>(static_cast<size_t>(most * B)),
                    .place = {}};
@@ -125,7 +127,7 @@ class Miras final : public Mixer {
     const Var mine[] = {numbers_BTF};
     const Var all_BSF = tokens.gather(mine)[0];
     const ChunkTable table = chunk_table(chunk_places(tokens, o_.chunk));
-    const int64_t B = tokens.batch(), N = table.chunks, C = o_.chunk, F = all_BSF.size(-1);
+    const int64_t B = tokens.batch(), N = table.chunks, C = table.length, F = all_BSF.size(-1);
     const Var chunks = reshape(take_or_zero(all_BSF, table.tokens), {N, B, C, F});
     const Tensor begins_NB = truths_on(all_BSF.device(), table.begins, {N, B, 1, 1, 1});
     Var state = Tensor::zeros({B, o_.heads, width_, width_}, all_BSF.dtype(), all_BSF.device());
@@ -207,6 +209,7 @@ class Miras final : public Mixer {
 std::unique_ptr<Mixer> MirasOptions::operator()(const MixerArgs& args, Rng rng) const {
   check_heads("miras", heads, args.dim);
   WEFT_CHECK(chunk >= 1 && kernel >= 1, str("miras: chunk ", chunk, ", kernel ", kernel), "use 1 or more of each");
+  check_chunk("miras: chunk", chunk);
   return std::make_unique<Miras>(*this, args, rng);
 }
 

@@ -50,6 +50,7 @@ class Tlinformer final : public Mixer {
     WEFT_CHECK(o.depth >= 2 && o.window >= 1 && o.rows >= 1,
                str("tlinformer: depth ", o.depth, ", window ", o.window, ", rows ", o.rows),
                "use a depth of 2 or more, and 1 or more tokens and rows");
+    check_chunk("tlinformer: window", o.window);
     for (int64_t i = 0; i < o.depth; ++i) {
       layers_.push_back(std::make_unique<Layer>(o, width_, args, rng["layers"][static_cast<uint64_t>(i)]));
       name_part({str("layers.", i), *layers_.back()});
@@ -65,10 +66,19 @@ class Tlinformer final : public Mixer {
       rotation = make_rotary_table(
           numbers_on(x_BTD.device(), windows.row_positions, {tokens.batch(), windows.count * o_.rows}), width_,
           *args_.rotary);
-    Var h_BTD = x_BTD, r_BMD;  // M = N R
+    Var r_BMD,
+        added_BTD;  // M = N R; to x, apart from it: in bf16 the difference of two large numbers would have no digits left
+    auto with_added = [&] {
+      return added_BTD.defined() ? cast(cast(x_BTD, added_BTD.dtype()) + added_BTD, x_BTD.dtype()) : x_BTD;
+    };
+    auto add = [&](const Var& y_BTD) {
+      Var wide = cast(y_BTD, pair_dtype(x_BTD));
+      added_BTD = added_BTD.defined() ? added_BTD + wide : wide;
+    };
     for (size_t i = 0; i < layers_.size(); ++i) {
       Layer& layer = *layers_[i];
       Scope inside(layer.name());
+      const Var h_BTD = with_added();
       const Heads mine = of_tokens(layer, h_BTD, tokens);
       const bool is_first = i == 0, is_last = i + 1 == layers_.size();
       Var read_BTHK;
@@ -93,9 +103,10 @@ class Tlinformer final : public Mixer {
         }
       }
       if (!read_BTHK.defined()) read_BTHK = mine.q * 0.0;  // no token here but padding
-      h_BTD = with_ffn(layer, h_BTD + layer.out_(merge_heads(tokens.heads(read_BTHK))), tokens);
+      add(layer.out_(merge_heads(tokens.heads(read_BTHK))));
+      add(ffn_of(layer, with_added(), tokens));
     }
-    return h_BTD - x_BTD;
+    return cast(added_BTD, x_BTD.dtype());
   }
 
   // Tokens and rows go through every layer; the first one also over the history, for the tokens and for the rows.
@@ -107,9 +118,10 @@ class Tlinformer final : public Mixer {
   }
 
  private:
-  Var with_ffn(Layer& layer, const Var& x, Tokens& tokens) const {
-    return x + layer.ffn_->forward(layer.ffn_norm_(x), tokens);
+  Var ffn_of(Layer& layer, const Var& x, Tokens& tokens) const {
+    return layer.ffn_->forward(layer.ffn_norm_(x), tokens);
   }
+  Var with_ffn(Layer& layer, const Var& x, Tokens& tokens) const { return x + ffn_of(layer, x, tokens); }
 
   Heads of_tokens(Layer& layer, const Var& h_BTD, Tokens& tokens) const {
     Var n = layer.norm_(h_BTD);
@@ -145,8 +157,8 @@ class Tlinformer final : public Mixer {
   }
   Var over_own(const Heads& mine, std::span<const Var> gathered, const std::vector<int32_t>& own,
                const TlinWindows& windows) const {
-    return softmax_over(windowed(mine.q, windows), by_window(merge_heads(gathered[0]), own, o_.window),
-                        by_window(merge_heads(gathered[1]), own, o_.window), windows.sees_own);
+    return softmax_over(windowed(mine.q, windows), by_window(merge_heads(gathered[0]), own, windows.length),
+                        by_window(merge_heads(gathered[1]), own, windows.length), windows.sees_own);
   }
   Var over_rows(const Var& q_AQHK, const Heads& rows, const TlinWindows& windows) const {
     return softmax_over(q_AQHK, rows_of(rows.k, windows), rows_of(rows.v, windows), windows.has_row);

@@ -30,7 +30,7 @@ std::vector<Window> windows_of(const ChunkPlaces& all, int64_t row) {
 }  // namespace
 
 TlinWindows::TlinWindows(const ChunkPlaces& all, const ChunkPlaces& near, int64_t num_rows, Device device) {
-  const int64_t B = all.batch, S = all.num_tokens, W = all.chunk, R = num_rows;
+  const int64_t B = all.batch, S = all.num_tokens, R = num_rows;
   const auto T = static_cast<int64_t>(all.here.size()) / std::max<int64_t>(B, 1);
   std::vector<std::vector<Window>> of_rows;
   for (int64_t b = 0; b < B; ++b) {
@@ -38,16 +38,19 @@ TlinWindows::TlinWindows(const ChunkPlaces& all, const ChunkPlaces& near, int64_
     count = std::max(count, static_cast<int64_t>(of_rows.back().size()));
     for (const Window& w : of_rows.back()) queries = std::max(queries, static_cast<int64_t>(w.tokens.size()));
   }
-  const int64_t N = count, Q = queries;
+  auto slot_of = [](const ChunkPlaces& p, int64_t b, int64_t s) {
+    return p.positions[static_cast<size_t>(b * p.num_tokens + s)] % static_cast<int32_t>(p.chunk);
+  };
+  for (int64_t b = 0; b < B; ++b)  // no longer than a window that occurs, however long windows may be
+    for (int64_t s = 0; s < S; ++s)
+      if (all.document(b, s) >= 0) length = std::max<int64_t>(length, slot_of(all, b, s) + 1);
+  const int64_t N = count, Q = queries, W = length;
   auto sized = [](int64_t n) { return std::vector<int32_t>(static_cast<size_t>(n), -1); };
   queries_of = sized(B * N * Q), place = sized(B * T), own = sized(B * N * W), own_near = own, rows = sized(B * N * R);
   row_positions.assign(rows.size(), 0);
   history_end.assign(static_cast<size_t>(N), 0);
   std::vector<uint8_t> own_bits(static_cast<size_t>(B * N * Q * W)), row_bits(rows.size()),
       history_bits(static_cast<size_t>(B * N * S));
-  auto slot_of = [&](const ChunkPlaces& p, int64_t b, int64_t s) {
-    return p.positions[static_cast<size_t>(b * p.num_tokens + s)] % static_cast<int32_t>(W);
-  };
   for (int64_t b = 0; b < B; ++b)
     for (int64_t n = 0; n < static_cast<int64_t>(of_rows[static_cast<size_t>(b)].size()); ++n) {
       const Window& window = of_rows[static_cast<size_t>(b)][static_cast<size_t>(n)];

@@ -1,5 +1,5 @@
 // Windows of TLinFormer: which tokens stand in them, which are their history, and masks.
-// B batch rows, N windows of a row that have tokens here, Q tokens here per window, W window length, R rows of compressed history, S gathered
+// B batch rows, N windows of a row that have tokens here, Q tokens here per window, W tokens of the longest window, R rows of compressed history, S gathered
 // tokens, S' those gathered for hidden layers.
 #pragma once
 
@@ -11,6 +11,7 @@ namespace weft {
 
 struct TlinWindows {
   int64_t count = 0, queries = 0;   // N, Q
+  int64_t length = 0;               // W
   std::vector<int32_t> queries_of;  // [B N Q]: which token here, of the B T; -1 for none
   std::vector<int32_t> place;       // [B T]: of each token here among the B N Q, -1 for padding
   std::vector<int32_t> own,
