@@ -25,14 +25,15 @@ MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool
 namespace {
 
 // Where the tokens of another rank stand, in the form in which ranks tell each other (src/nn/mixing/context_tokens.cpp): positions, positions in
-// documents, and documents where there are some, each [rows, tokens], and whether there are documents. A row of the trial is one document.
+// documents, and documents where there are some, each [rows, tokens], the number of threads, and whether there are documents. A row of the trial
+// is one document.
 dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
   const dist::Layout layout = data::layout_of_row(as_said(s.parallel).spread_options(false), s.model.context);
   const dist::Layout parts = dist::Layout::contiguous(s.model.context, s.parallel.context);
   return [layout, parts](int rank, std::span<int32_t> numbers) {
     const auto tokens = static_cast<size_t>(layout.tokens_per_rank());
     const size_t plane = numbers.size() / 3;
-    if (numbers.size() % 3 != 1 || plane == 0) return;  // something else is told
+    if (numbers.size() % 3 != 2 || plane == 0) return;  // something else is told
     // Rows of the batch, or a fixed sequence, which is dealt in neighbouring parts.
     const std::vector<int32_t> here = layout.positions(0);
     const bool is_batch = plane % tokens == 0 && std::equal(here.begin(), here.end(), numbers.begin());
