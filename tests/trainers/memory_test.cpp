@@ -7,6 +7,7 @@
 #include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
 #include "trainers/run/memory_estimate.h"
+#include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/parallel.h"
@@ -42,6 +43,9 @@ Measured measure(const MemorySubject& s, int64_t micro_batch) {
   {
     LanguageModel model(s.model, Rng(3));
     model.set_compute(s.compute);
+    freeze(model, s.start);
+    std::optional<LanguageModel> teacher;
+    if (s.teacher) teacher.emplace(*s.teacher, Rng(4)), teacher->set_compute(s.compute);
     std::vector<int32_t> ids;
     for (int i = 0; i < 4000; ++i) ids.push_back((i * i / 7 + i % 5) % static_cast<int>(s.model.vocab));
     data::Loader loader({{data::Dataset(ids), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 1);
@@ -58,7 +62,8 @@ Measured measure(const MemorySubject& s, int64_t micro_batch) {
                      .clip_norm = 1,
                      .keeps_documents_apart = s.keeps_documents_apart,
                      .diagnostics_every = s.takes_diagnostics ? 1 : 0,
-                     .byte_lengths = std::vector<int64_t>(static_cast<size_t>(s.model.vocab), 1)});
+                     .byte_lengths = std::vector<int64_t>(static_cast<size_t>(s.model.vocab), 1),
+                     .loss = teacher ? distillation_loss(model, *teacher, *s.start.distill) : TokenLoss()});
     for (int step = 0; step < 2; ++step) trainer.step();
   }
   return {memory.stats().peak_bytes - before.current_bytes, memory.stats().reserved_bytes - before.reserved_bytes};
@@ -126,6 +131,30 @@ TEST(MemoryEstimate, KnowsDocumentsDiagnosticsAndResidualStreams) {
     s.model.residual = residual;
     expect_within(s, 4, 0.03);
   }
+}
+
+TEST(MemoryEstimate, KnowsWhatIsFrozenAndTheTeacher) {
+  MemorySubject s = subject_of(model_of(SoftmaxOptions{.heads = 4}));
+  s.model.vocab = 1000;
+  const MemoryEstimate whole = MemoryEstimator(s).of(4);
+  MemorySubject frozen = s;
+  frozen.model.adapters = {{.match = "layers.*.mixer.q", .rank = 2}};
+  frozen.start = {.frozen = {"*"}, .trained = {"*.adapter_*"}};
+  expect_within(frozen, 4, 0.03);
+  const MemoryEstimate part = MemoryEstimator(frozen).of(4);
+  EXPECT_EQ(part.gradients_bytes, 2 * 4 * 2 * (32 + 32)) << "of two matrices of rank 2 in each of two layers";
+  EXPECT_LT(part.optimizer_bytes, whole.optimizer_bytes / 10);
+  // A larger teacher, and the loss from all of its logits.
+  s.start = {.distill = DistillationOptions{.weight = 0.5}};
+  s.teacher = s.model;
+  s.teacher->layers = 4;
+  for (DType compute : {kF32, kBF16}) {
+    s.compute = compute;
+    expect_within(s, 4, 0.03);
+  }
+  const MemoryEstimate taught = MemoryEstimator(s).of(4);
+  EXPECT_GT(taught.weights_bytes, 2 * whole.weights_bytes);
+  EXPECT_GT(taught.activations_bytes, whole.activations_bytes + 4 * 64 * 1000 * (2 + 2)) << "bf16 logits of both";
 }
 
 TEST(MemoryEstimate, LeavesTheBooksOfTheAllocatorAlone) {

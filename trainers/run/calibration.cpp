@@ -45,6 +45,7 @@ struct Seconds {
 
 Seconds seconds_of_layers(MemorySubject s, int64_t layers, int64_t rows) {
   s.model.layers = layers;
+  s.start = {}, s.teacher.reset();    // its patterns may name other layers
   for (ParamGroup& group : s.groups)  // ids mean nothing here, and no rate of the config may make the weights infinite
     std::visit([](auto& algorithm) { algorithm.lr = 0; }, group.algorithm);
   const std::vector<int32_t> ids = some_ids(s.model.context + 1, s.model.vocab);

@@ -6,7 +6,6 @@
 
 #include "trainers/config/check.h"
 #include "trainers/run/session.h"
-#include "trainers/run/start_model.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/memory.h"
 
@@ -28,7 +27,7 @@ MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
   TrialTraining training(s, micro_batch, micro_batches, std::vector<int32_t>(static_cast<size_t>(s.model.context) + 1));
   MemoryEstimate estimate{.num_params = training.model().num_params(),
                           .weights_bytes = dry.memory(device).current_bytes};
-  estimate.gradients_bytes = 4 * estimate.num_params;
+  estimate.gradients_bytes = 4 * training.num_trained();
   training.start();
   estimate.optimizer_bytes = dry.memory(device).current_bytes - estimate.weights_bytes;
   training.step();
@@ -90,17 +89,16 @@ int64_t count_params(const LanguageModelOptions& options) {
   return LanguageModel(options, Rng(0)).num_params();
 }
 
-MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart, int ranks_here) {
+MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart, int ranks_here,
+                            const std::string& source) {
   const config::Experiment& e = config.experiment;
-  const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart);
+  const MemorySubject subject = memory_subject(config, num_ids, keeps_documents_apart, source);
   check_size(subject.model);
   MemoryEstimator estimator(subject);
   const int64_t asked = e.train().micro_batch();
   const MemoryRoom room{.reserved_bytes = available_bytes(default_device()) / ranks_here - kOutsideBytes,
                         .peak_bytes = memory_limit(e)};
-  MemoryEstimate estimate = estimator.of(asked);
-  const int64_t teacher = teacher_bytes(config, num_ids);
-  for (int64_t* bytes : {&estimate.weights_bytes, &estimate.peak_bytes, &estimate.reserved_bytes}) *bytes += teacher;
+  const MemoryEstimate estimate = estimator.of(asked);
   if (room.holds(estimate)) return estimate;
 
   const bool is_limited = estimate.peak_bytes > room.peak_bytes;
@@ -115,8 +113,7 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
                         ranks_here > 1 ? fmt::format(" for each of {} ranks", ranks_here) : "");
   std::string others = e.train().recompute() == config::Recompute::blocks ? "" : "train.recompute=blocks, ";
   if (is_limited) others += "more ranks for each sequence (parallel.context), ";
-  const int64_t largest = estimator.largest_micro_batch(
-      {.reserved_bytes = room.reserved_bytes - teacher, .peak_bytes = room.peak_bytes - teacher}, asked - 1);
+  const int64_t largest = estimator.largest_micro_batch(room, asked - 1);
   if (largest == 0)
     config::refuse(config, field, problem,
                    str("Not even 1 fits: use ", others, "a shorter model.context or a smaller model."));

@@ -14,9 +14,9 @@ namespace weft::train {
 // On the default device, of the first of several ranks. Tests hold the peak to 3 % for every mixer of the table, what is reserved to 10 % (experts are chosen unevenly). Not counted: what is not in tensors (see kOutsideBytes), and analyses in between (log.analysis_every).
 struct MemoryEstimate {
   int64_t num_params = 0;
-  int64_t weights_bytes = 0;    // f32 masters, bf16 working copies, running means
+  int64_t weights_bytes = 0;    // f32 masters, bf16 working copies, running means; a teacher's too
   int64_t optimizer_bytes = 0;  // moments
-  int64_t gradients_bytes = 0;
+  int64_t gradients_bytes = 0;  // of what is not frozen
   // The rest of the peak: activations that the recompute rule keeps, a chunk of logits, the batch, temporary tensors.
   int64_t activations_bytes = 0;
   int64_t peak_bytes = 0;      // of live tensors: MemoryStats::peak_bytes of the training
@@ -63,8 +63,8 @@ std::string size_text(int64_t bytes);  // "1.4 MiB"
 int64_t count_params(const LanguageModelOptions& options);
 
 // The estimate of a run. ConfigError with the numbers, and the largest micro-batch that fits, if it is more than train.memory_gib, or than is
-// available on the default device, which `ranks_here` ranks share alike.
+// available on the default device, which `ranks_here` ranks share alike. `source`: as in memory_subject().
 MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart,
-                            int ranks_here = 1);
+                            int ranks_here = 1, const std::string& source = {});
 
 }  // namespace weft::train

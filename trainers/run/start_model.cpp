@@ -6,9 +6,7 @@
 #include <filesystem>
 
 #include "trainers/config/config_error.h"
-#include "trainers/config/translate.h"
 #include "trainers/run/address.h"
-#include "trainers/run/memory_estimate.h"
 #include "trainers/run/state.pb.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
@@ -70,6 +68,8 @@ bool matches_any(const std::vector<std::string>& patterns, const std::string& na
                      [&](const std::string& pattern) { return matches_pattern(pattern, name); });
 }
 
+}  // namespace
+
 std::string freeze(LanguageModel& model, const StartOptions& options) {
   const std::vector<NamedParam> params = model.params();
   for (const auto* patterns : {&options.frozen, &options.trained})
@@ -91,25 +91,17 @@ std::string freeze(LanguageModel& model, const StartOptions& options) {
   return frozen > 0 ? str("start: ", frozen, " of ", all, " parameters are frozen") : "";
 }
 
-LanguageModelOptions teacher_options(const config::Loaded& config, const RunAddress& address, int64_t num_ids) {
+std::optional<LanguageModelOptions> teacher_options(const config::Loaded& config, int64_t num_ids,
+                                                    const std::string& source) {
+  const config::Start& start = config.experiment.start();
+  if (!config.experiment.has_start() || !start.has_distill()) return std::nullopt;
+  const RunAddress address = find_run(source.empty() ? start.from() : source);
   config::Loaded own = config::load(address.folder + "/config.txtpb", {});
   own.own = config.own;
-  return model_options(own, num_ids);
-}
-
-// As it was, by the config of its own run.
-std::unique_ptr<LanguageModel> teacher_of(const config::Loaded& config, const RunAddress& address,
-                                          const io::Checkpoint& checkpoint, const RunData& data) {
-  MemoryTag tag("parameters");
-  LanguageModelOptions options = teacher_options(config, address, data.num_ids());
+  LanguageModelOptions options = model_options(own, num_ids);
   options.fixed_text.resize(static_cast<size_t>(options.context));  // is in the checkpoint
-  auto teacher = std::make_unique<LanguageModel>(options, Rng(0));
-  load_model(*teacher, checkpoint.model);
-  teacher->set_compute(compute_dtype(config.experiment));
-  return teacher;
+  return options;
 }
-
-}  // namespace
 
 std::string recorded_start(const config::Loaded& config, const std::string& run_folder) {
   if (!config.experiment.has_start()) return {};
@@ -155,17 +147,15 @@ StartModel make_start(const config::Loaded& config, const RunData& data, const s
   }
   if (std::string line = freeze(*start.model, options); !line.empty()) start.lines.push_back(line);
   if (options.distill) {
-    start.teacher = teacher_of(config, find_run(source), checkpoint.value(), data);
+    // As it was, by the config of its own run.
+    MemoryTag tag("parameters");
+    start.teacher = std::make_unique<LanguageModel>(*teacher_options(config, data.num_ids(), source), Rng(0));
+    load_model(*start.teacher, checkpoint.value().model);
+    start.teacher->set_compute(compute_dtype(e));
     start.lines.push_back(str("start: the loss is ", options.distill->weight,
                               " of the distance from that model, temperature ", options.distill->temperature));
   }
   return start;
-}
-
-int64_t teacher_bytes(const config::Loaded& config, int64_t num_ids) {
-  const config::Experiment& e = config.experiment;
-  if (!e.has_start() || !e.start().has_distill()) return 0;
-  return 4 * count_params(teacher_options(config, find_run(e.start().from()), num_ids));
 }
 
 TokenLoss start_loss(const config::Experiment& experiment, LanguageModel& model, LanguageModel* teacher) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "trainers/config/translate.h"
 #include "trainers/run/folder.h"
 #include "trainers/run/session.h"
 #include "weft/training/token_loss.h"
@@ -26,8 +28,12 @@ std::string find_start(const config::Loaded& config, const RunFolder& folder);
 // The source of a run that has begun. ConfigError if it is gone, or has other weights.
 std::string recorded_start(const config::Loaded& config, const std::string& run_folder);
 
-// Memory of the teacher's weights; 0 if there is none.
-int64_t teacher_bytes(const config::Loaded& config, int64_t num_ids);
+// Freezes what the patterns say; returns what it did, for people, or nothing. ConfigError if a pattern matches nothing.
+std::string freeze(LanguageModel& model, const StartOptions& options);
+
+// Of the model that a run learns from; nothing without `start.distill`. `source`: the checkpoint; empty: what `start.from` means.
+std::optional<LanguageModelOptions> teacher_options(const config::Loaded& config, int64_t num_ids,
+                                                    const std::string& source = {});
 
 // Empty: the loss of the text.
 TokenLoss start_loss(const config::Experiment& experiment, LanguageModel& model, LanguageModel* teacher);

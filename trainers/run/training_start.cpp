@@ -105,7 +105,8 @@ MemoryEstimate TrainingRun::check_and_start() {
   const MemoryEstimate estimate = [&] {
     Team::Errand errand(team_);
     source_ = find_start(config_, folder_);
-    return check_memory(config_, data_.num_ids(), data_.keeps_documents_apart(), team_ ? team_->ranks_here() : 1);
+    return check_memory(config_, data_.num_ids(), data_.keeps_documents_apart(), team_ ? team_->ranks_here() : 1,
+                        source_);
   }();
   if (team_) team_->tell(Duty::start, source_);
   return estimate;

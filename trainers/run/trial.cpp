@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "trainers/run/start_model.h"
 #include "weft/core/allocator.h"
 #include "weft/data/spread.h"
 
 namespace weft::train {
 
-MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart) {
+MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart,
+                             const std::string& source) {
   const config::Experiment& e = config.experiment;
   MemorySubject s{.model = model_options(config, num_ids),
                   .compute = compute_dtype(e),
@@ -17,7 +19,9 @@ MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool
                   .keeps_documents_apart = keeps_documents_apart,
                   .counts_bytes = true,
                   .takes_diagnostics = e.log().diagnostics_every() > 0,
-                  .parallel = parallel_options(e)};
+                  .parallel = parallel_options(e),
+                  .teacher = teacher_options(config, num_ids, source)};
+  if (e.has_start()) s.start = start_options(e);
   s.model.fixed_text.resize(static_cast<size_t>(s.model.context));  // for mixers that read one
   return s;
 }
@@ -76,6 +80,18 @@ TrialTraining::TrialTraining(const MemorySubject& s, int64_t micro_batch, int64_
   MemoryTag tag("parameters");
   model_ = std::make_unique<LanguageModel>(s.model, Rng(0));
   model_->set_compute(s.compute);
+  freeze(*model_, s.start);
+  if (!s.teacher) return;
+  teacher_ = std::make_unique<LanguageModel>(*s.teacher, Rng(0));
+  teacher_->set_compute(s.compute);
+  options_.loss = distillation_loss(*model_, *teacher_, *s.start.distill);
+}
+
+int64_t TrialTraining::num_trained() const {
+  int64_t count = 0;
+  for (const NamedParam& p : model_->params())
+    if (!p.param->is_frozen()) count += p.param->value().num_elements();
+  return count;
 }
 
 void TrialTraining::start() { trainer_ = std::make_unique<Trainer>(*model_, loader_, options_, team_.get()); }

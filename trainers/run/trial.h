@@ -22,8 +22,12 @@ struct MemorySubject {
   bool takes_diagnostics = false;  // in some steps
   ops::AttentionBackend attention = ops::AttentionBackend::automatic;
   ParallelOptions parallel = {};  // of several ranks: what the first one has
+  StartOptions start = {};        // what is frozen, and the loss from a teacher
+  std::optional<LanguageModelOptions> teacher = {};
 };
-MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart);
+// `source`: of a teacher, as in trainers/run/start_model.h.
+MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool keeps_documents_apart,
+                             const std::string& source = {});
 
 class TrialTraining {
  public:
@@ -31,7 +35,8 @@ class TrialTraining {
   TrialTraining(const MemorySubject& subject, int64_t micro_batch, int64_t micro_batches, std::vector<int32_t> ids);
 
   const LanguageModel& model() const { return *model_; }
-  void start();  // what the training takes beside the model
+  int64_t num_trained() const;  // parameters that are not frozen
+  void start();                 // what the training takes beside the model
   void step() { trainer_->step(); }
   int64_t bytes_sent() const { return world_ ? world_->bytes_sent() : 0; }
 
@@ -39,7 +44,7 @@ class TrialTraining {
   const MemorySubject& subject_;
   TrainerOptions options_;
   std::unique_ptr<dist::DryCommunicator> world_;  // of several ranks
-  std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_, teacher_;
   data::Loader loader_;
   std::unique_ptr<Team> team_;
   std::unique_ptr<Trainer> trainer_;

@@ -23,7 +23,8 @@ Counts counts_of(const config::Loaded& config) {
   constexpr int64_t kAnyVocab = 256;
   const config::Model& m = config.experiment.model();
   const int64_t vocab = m.has_vocab() ? m.vocab() : kAnyVocab, table = vocab * m.dim();
-  const LanguageModelOptions options = train::memory_subject(config, vocab, false).model;
+  LanguageModelOptions options = train::model_options(config, vocab);
+  options.fixed_text.resize(static_cast<size_t>(options.context));  // for mixers that read one
   DryRun dry;
   const LanguageModel model(options, Rng(0));
   const double head = 6 * static_cast<double>(table);
