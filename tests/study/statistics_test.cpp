@@ -138,24 +138,29 @@ TEST(Statistics, TheBestOfEqualArmsWinsByLuck) {
   EXPECT_NEAR(selection_floor(30, std::sqrt(0.25 / 200)).expected, 0.07, 0.005);
 }
 
-// 200 studies of five arms and a baseline over eight seeds. Runs of one seed share noise that pairing must remove. One arm is better by
-// twice what eight seeds resolve; the others are equal to the baseline.
+// Studies of five arms and a baseline. Runs of one seed share noise that pairing must remove. One arm is better by `effect`; the others are
+// equal to the baseline.
+constexpr int64_t kArms = 5;
+std::vector<Difference> planted_study(uint64_t study, uint64_t seeds, double effect) {
+  const Rng rng = Rng(4)[study];
+  std::vector<double> baseline;
+  std::vector<std::vector<double>> arms(kArms);
+  for (uint64_t s = 0; s < seeds; ++s) {
+    const double shared = 1.5 + 0.2 * rng["seed"].normal(s);
+    baseline.push_back(shared + 0.01 * rng["baseline"].normal(s));
+    for (size_t a = 0; a < kArms; ++a)
+      arms[a].push_back(shared - (a == 2 ? effect : 0) + 0.01 * rng["arm"][a].normal(s));
+  }
+  return compare(baseline, arms, {.resamples = 100});  // the intervals looked at are those of t
+}
+
+// 200 studies over eight seeds, with twice what they resolve.
 TEST(Statistics, APlantedEffectIsFoundAndAPlantedNullIsNot) {
-  constexpr int64_t kStudies = 200, kSeeds = 8, kArms = 5;
+  constexpr int64_t kStudies = 200, kSeeds = 8;
   const double effect = 2 * resolvable_effect(std::sqrt(2.0) * 0.01, kSeeds);
   int found = 0, studies_with_a_false_finding = 0, covered = 0, intervals = 0;
   for (uint64_t study = 0; study < kStudies; ++study) {
-    const Rng rng = Rng(4)[study];
-    std::vector<double> baseline;
-    std::vector<std::vector<double>> arms(kArms);
-    for (uint64_t s = 0; s < kSeeds; ++s) {
-      const double shared = 1.5 + 0.2 * rng["seed"].normal(s);
-      baseline.push_back(shared + 0.01 * rng["baseline"].normal(s));
-      for (size_t a = 0; a < kArms; ++a)
-        arms[a].push_back(shared - (a == 2 ? effect : 0) + 0.01 * rng["arm"][a].normal(s));
-    }
-    const std::vector<Difference> all =
-        compare(baseline, arms, {.resamples = 100});  // the intervals looked at are those of t
+    const std::vector<Difference> all = planted_study(study, kSeeds, effect);
     bool is_false = false;
     for (size_t a = 0; a < kArms; ++a) {
       const bool is_found = *all[a].adjusted_p < 0.05;
@@ -173,6 +178,28 @@ TEST(Statistics, APlantedEffectIsFoundAndAPlantedNullIsNot) {
   EXPECT_NEAR(static_cast<double>(covered) / intervals, 0.95, 0.03);
 }
 
+// An effect of just the size that the table says it resolves is found, by the adjusted p that decides, in about 80 of 100 studies.
+TEST(Statistics, AnEffectOfTheSizeThatIsResolvedIsFoundInFourOfFiveStudies) {
+  constexpr int64_t kStudies = 400;
+  const double deviation = std::sqrt(2.0) * 0.01;
+  for (int64_t seeds : {3, 8}) {
+    const double effect = resolvable_effect(deviation, seeds, {.contrasts = kArms});
+    EXPECT_EQ(seeds_needed(deviation, effect * 1.0001, {.contrasts = kArms}), seeds);
+    int found = 0;
+    for (uint64_t study = 0; study < kStudies; ++study) {
+      const std::vector<Difference> all = planted_study(study, static_cast<uint64_t>(seeds), effect);
+      found += *all[2].adjusted_p < 0.05 && all[2].mean < 0;
+      EXPECT_NEAR(*all[2].resolves, effect * all[2].deviation / deviation, 1e-12);
+    }
+    EXPECT_NEAR(static_cast<double>(found) / kStudies, 0.8, 0.06) << seeds;  // three standard errors
+  }
+  // A contrast without a p is none.
+  const std::vector<double> baseline{1, 2, 4};
+  const std::vector<std::vector<double>> arms{{1.5, 2, 4}, {NAN, NAN, 4}};
+  const std::vector<Difference> one = compare(baseline, arms);
+  EXPECT_DOUBLE_EQ(*one[0].resolves, resolvable_effect(one[0].deviation, 3));
+}
+
 TEST(Statistics, RefuseWhatHasNoAnswer) {
   const std::vector<double> three{1, 2, 3}, two{1, 2};
   EXPECT_EQ(error_of([&] { paired_difference(three, two); },
@@ -180,6 +207,7 @@ TEST(Statistics, RefuseWhatHasNoAnswer) {
             "");
   EXPECT_EQ(error_of([&] { mean_of(three, {.confidence = 1}); }, {"confidence is 1", "between 0 and 1"}), "");
   EXPECT_EQ(error_of([&] { seeds_needed(1, 0); }, {"an effect of 0"}), "");
+  EXPECT_EQ(error_of([&] { seeds_needed(1, 1, {.contrasts = 0}); }, {"0 contrasts"}), "");
   EXPECT_EQ(error_of([&] { resolvable_effect(-1, 3); }, {"a deviation of -1"}), "");
   EXPECT_EQ(error_of([&] { selection_floor(0, 1); }, {"0 arms"}), "");
   EXPECT_EQ(error_of([&] { clustered_mean(three, std::vector<int64_t>{1}); }, {"3 scores and 1 cluster numbers"}), "");

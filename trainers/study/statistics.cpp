@@ -22,6 +22,7 @@ void check(const StatisticsOptions& options) {
              str("statistics: confidence is ", options.confidence, ", power is ", options.power),
              "both lie between 0 and 1, such as 0.95 and 0.8");
   WEFT_CHECK(options.resamples >= 100, str("statistics: ", options.resamples, " resamples"), "use 100 or more");
+  WEFT_CHECK(options.contrasts >= 1, str("statistics: ", options.contrasts, " contrasts"), "use 1 or more");
 }
 
 // What a t that is exceeded on either side with probability 1 - confidence is.
@@ -67,9 +68,11 @@ Interval bootstrap(std::span<const double> x, const StatisticsOptions& options) 
   return {percentile(outside), percentile(1 - outside)};
 }
 
-// Chance that a two-sided paired t-test finds `effect`, in units of the deviation of a pair's difference.
-double power_of(double effect, int64_t seeds, double confidence) {
+// Chance that a two-sided paired t-test finds `effect`, in units of the deviation of a pair's difference. Holm multiplies the smallest of m
+// values of p by m.
+double power_of(double effect, int64_t seeds, const StatisticsOptions& options) {
   const auto degrees = static_cast<double>(seeds - 1);
+  const double confidence = 1 - (1 - options.confidence) / static_cast<double>(options.contrasts);
   const double bound = t_quantile(degrees, confidence), shift = effect * std::sqrt(static_cast<double>(seeds));
   if (shift > 37) return 1;  // the distribution's own sums end before the tail does
   const math::non_central_t t(degrees, shift);
@@ -95,8 +98,11 @@ Mean mean_of(std::span<const double> results, const StatisticsOptions& options) 
   return out;
 }
 
-Difference paired_difference(std::span<const double> arm, std::span<const double> baseline,
-                             const StatisticsOptions& options) {
+namespace {
+
+// Without `resolves`.
+Difference difference_of(std::span<const double> arm, std::span<const double> baseline,
+                         const StatisticsOptions& options) {
   check(options);
   WEFT_CHECK(arm.size() == baseline.size(),
              str("paired_difference: ", arm.size(), " results of the arm and ", baseline.size(), " of the baseline"),
@@ -116,7 +122,15 @@ Difference paired_difference(std::span<const double> arm, std::span<const double
   if (standard_error > 0)
     d.p = 2 * math::cdf(math::complement(math::students_t(n - 1), std::abs(mean) / standard_error));
   else d.p = mean == 0 ? 1 : 0;  // every seed gave the same difference
-  d.resolves = resolvable_effect(deviation, d.count, options);
+  return d;
+}
+
+}  // namespace
+
+Difference paired_difference(std::span<const double> arm, std::span<const double> baseline,
+                             const StatisticsOptions& options) {
+  Difference d = difference_of(arm, baseline, options);
+  if (d.p) d.resolves = resolvable_effect(d.deviation, d.count, options);
   return d;
 }
 
@@ -125,13 +139,21 @@ std::vector<Difference> compare(std::span<const double> baseline, std::span<cons
   std::vector<Difference> all;
   std::vector<double> p;
   for (const std::vector<double>& arm : arms) {
-    all.push_back(paired_difference(arm, baseline, options));
+    all.push_back(difference_of(arm, baseline, options));
     if (all.back().p) p.push_back(*all.back().p);
   }
   const std::vector<double> adjusted = holm_adjusted(p);
+  StatisticsOptions of_all = options;
+  of_all.contrasts = std::max<int64_t>(1, std::ssize(p));
+  std::map<int64_t, double> of_one;  // what so many pairs resolve, in deviations
   size_t next = 0;
-  for (Difference& d : all)
-    if (d.p) d.adjusted_p = adjusted[next++];
+  for (Difference& d : all) {
+    if (!d.p) continue;
+    d.adjusted_p = adjusted[next++];
+    const auto [at, is_new] = of_one.try_emplace(d.count, 0);
+    if (is_new) at->second = resolvable_effect(1, d.count, of_all);
+    d.resolves = at->second * d.deviation;
+  }
   return all;
 }
 
@@ -177,10 +199,10 @@ double resolvable_effect(double deviation, int64_t seeds, const StatisticsOption
              str("resolvable_effect: ", seeds, " seeds with a deviation of ", deviation),
              "use 2 seeds or more and a deviation that is not negative");
   double low = 0, high = 1;
-  while (power_of(high, seeds, options.confidence) < options.power) low = high, high *= 2;
+  while (power_of(high, seeds, options) < options.power) low = high, high *= 2;
   for (int i = 0; i < 60; ++i) {
     const double middle = (low + high) / 2;
-    (power_of(middle, seeds, options.confidence) < options.power ? low : high) = middle;
+    (power_of(middle, seeds, options) < options.power ? low : high) = middle;
   }
   return high * deviation;
 }
@@ -192,7 +214,7 @@ std::optional<int64_t> seeds_needed(double deviation, double effect, const Stati
              "use an effect that is not 0 and a deviation that is not negative");
   if (deviation == 0) return kFewestForAnInterval;
   const double size = std::abs(effect) / deviation;
-  auto suffices = [&](int64_t n) { return power_of(size, n, options.confidence) >= options.power; };
+  auto suffices = [&](int64_t n) { return power_of(size, n, options) >= options.power; };
   constexpr int64_t kMost = 10'000'000;
   int64_t low = kFewestForAnInterval - 1, high = kFewestForAnInterval;
   while (!suffices(high)) {

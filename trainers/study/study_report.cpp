@@ -55,10 +55,12 @@ std::string interval_text(const std::optional<Interval>& interval) {
   return interval ? fmt::format("[{:+.4f}, {:+.4f}]", interval->low, interval->high) : "-";
 }
 
-// How many seeds would find the effect that the grid asks for, by the deviation that was seen.
-std::string seeds_text(const Grid& grid, const Difference* d) {
+// How many seeds would find the effect that the grid asks for among all contrasts, by the deviation that was seen.
+std::string seeds_text(const Grid& grid, const Results& r, const Difference* d) {
   if (!d || d->count < kFewestForAnInterval) return "-";
-  const auto needed = seeds_needed(d->deviation, grid.effect, {.confidence = grid.confidence});
+  const auto contrasts = std::ranges::count_if(r.differences, [](const Difference& one) { return one.p.has_value(); });
+  const auto needed =
+      seeds_needed(d->deviation, grid.effect, {.confidence = grid.confidence, .contrasts = int64_t{contrasts}});
   return needed ? str(*needed) : "over 10 million";
 }
 
@@ -86,7 +88,7 @@ io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::stri
       row.push_back(d.adjusted_p ? fmt::format("{:.4f}", *d.adjusted_p) : "-");
       row.push_back(d.resolves ? fmt::format("{:.4f}", *d.resolves) : "-");
     }
-    if (grid.effect > 0) row.push_back(seeds_text(grid, a == arms.baseline ? nullptr : &r.differences[next - 1]));
+    if (grid.effect > 0) row.push_back(seeds_text(grid, r, a == arms.baseline ? nullptr : &r.differences[next - 1]));
     row.push_back(str(mean.count, " of ", mean.count + mean.lost));
     table.rows.push_back(std::move(row));
   }
@@ -161,7 +163,7 @@ StudyReport report_of(const StudyData& data) {
   report.text += fmt::format(
       "intervals at {:g} %; p of the paired t-test, adjusted by Holm over the {} comparisons of a metric; resolves: "
       "the "
-      "smallest difference that these seeds find in 80 of 100 studies\n\n",
+      "smallest difference that these seeds find in 80 of 100 studies by that p\n\n",
       100 * grid.confidence, arms.all.size() - 1);
   if (static_cast<int64_t>(grid.seeds.size()) < kFewestForAnInterval)
     report.text += str("No intervals: ", grid.seeds.size(), " seeds, and they need ", kFewestForAnInterval, ".\n\n");

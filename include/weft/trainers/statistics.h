@@ -20,6 +20,7 @@ struct Interval {
 struct StatisticsOptions {
   double confidence = 0.95;  // of intervals; tests are two-sided at 1 - confidence
   double power = 0.8;        // with which `resolves` and seeds_needed() find an effect
+  int64_t contrasts = 1;     // that Holm adjusts over: these two count an effect as found by its adjusted p
   int64_t resamples = 10000;
   uint64_t seed = 1;  // of the resamples
 };
@@ -40,11 +41,11 @@ struct Difference {
                           bootstrap_interval = {};  // of the mean; the latter from resampled pairs, percentiles
   std::optional<double> p = {};                     // of the paired t-test
   std::optional<double> adjusted_p = {};            // after Holm, over the contrasts of one table; see compare()
-  std::optional<double> resolves = {};  // smallest true difference that so many seeds find with the power asked for
+  std::optional<double> resolves = {};  // see resolvable_effect()
 };
 Difference paired_difference(std::span<const double> arm, std::span<const double> baseline,
                              const StatisticsOptions& options = {});
-// Every arm against the baseline, with p adjusted over all of them.
+// Every arm against the baseline, with p and `resolves` adjusted over all that have a p.
 std::vector<Difference> compare(std::span<const double> baseline, std::span<const std::vector<double>> arms,
                                 const StatisticsOptions& options = {});
 
@@ -63,7 +64,8 @@ ClusteredMean clustered_mean(std::span<const double> scores, std::span<const int
                              const StatisticsOptions& options = {});
 
 // The smallest true difference that a paired t-test with `seeds` pairs of this deviation finds with the power asked for, and how many seeds
-// an effect needs. By the noncentral t distribution. Unset where more than 10 million would be needed.
+// an effect needs. By the noncentral t distribution. Unset where more than 10 million would be needed. Of several contrasts each is tested at
+// (1 - confidence) / contrasts, as Holm does with the smallest p; what Holm gives the later ones beyond that is not counted.
 double resolvable_effect(double deviation, int64_t seeds, const StatisticsOptions& options = {});
 std::optional<int64_t> seeds_needed(double deviation, double effect, const StatisticsOptions& options = {});
 
