@@ -308,6 +308,11 @@ TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
   write_grid(str(kRuns, "seeds: 3 compare { metric: \"val/los\" }", kArms));
   const ProcessResult result = ablate("study");
   EXPECT_EQ(result.exit_code, 2) << result.err;
+  expect_refused(str(kRuns, "seeds: 1 eval { length: 32 length: 64 }",
+                     "axis { name: \"p\" arm { name: \"rope\" } arm { name: \"own\" set: \"model.position={learned{}}\" } }"),
+                 {"eval: length 64: p=own has learned positions for 32 tokens"});
+  expect_refused(str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
+                 {"eval: length 48: gate=none has learned positions for 32 tokens"});
   EXPECT_NE(result.err.find("val/los"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("Did you mean 'val/loss'"), std::string::npos) << result.err;
 }

@@ -16,6 +16,7 @@
 #include "src/io/process.h"
 #include "trainers/run/recorder.h"
 #include "trainers/study/cell_table.h"
+#include "weft/core/error.h"
 #include "weft/io/events.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
@@ -95,6 +96,11 @@ bool wait_until_free(const std::string& run_folder, const CellRuns& how) {
     if (descriptor >= 0 || errno != EWOULDBLOCK) return true;  // what else is wrong with it the run says
   }
   return false;
+}
+
+std::string problem_of(const std::exception& e) {
+  const auto* error = dynamic_cast<const Error*>(&e);
+  return error ? error->problem() : e.what();
 }
 
 constexpr double kNoLimit_s = 1e8, kGrace_s = 30;
@@ -248,11 +254,16 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
           const std::lock_guard lock(one_at_a_time);
           table.begin(open[i]);
         }
-        std::optional<CellResult> result = run_cell(grid, cell, how, is_trained[open[i]]);
-        if (!result) break;
-        if (how.notes_hparams)
-          note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
-                       run_folder(how.folder, cell));
+        std::optional<CellResult> result;
+        try {
+          result = run_cell(grid, cell, how, is_trained[open[i]]);
+          if (!result) break;
+          if (how.notes_hparams)
+            note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
+                         run_folder(how.folder, cell));
+        } catch (const std::exception& e) {  // of this cell alone: the others go on
+          if (!result || result->state == State::complete) result = CellResult{.problem = problem_of(e)};
+        }
         store(how.folder, cell, *result, asked);
         const std::lock_guard lock(one_at_a_time);
         const auto metric = result->metrics.find(how.metric);

@@ -160,6 +160,18 @@ void check_tunable(const Grid& grid, const Combination& one) {
                           "Leave one of the two out.");
 }
 
+// Found before anything is trained: a learned position is of one place in the context, so longer rows have none.
+void check_eval_lengths(const Grid& grid, const Combination& one) {
+  const config::Model& model = one.experiment.model();
+  if (!model.position().has_learned()) return;
+  for (const std::vector<int64_t>* lengths : {&grid.evals.lengths, &grid.evals.task_lengths})
+    for (int64_t length : *lengths)
+      if (length > model.context())
+        throw ConfigError(str(grid.file, ": eval: length ", length, ": ", one.name, " has learned positions for ",
+                              model.context(), " tokens."),
+                          "Ask for lengths up to the training context, or give that arm rope.");
+}
+
 }  // namespace
 
 std::string other_batches(const config::Experiment& a, const config::Experiment& b) {
@@ -250,6 +262,7 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
         one.experiment = config_of(grid, one, {}, own).experiment;
       }
     } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
+    check_eval_lengths(grid, one);
     if (at == grid.baseline) arms.baseline = arms.all.size();
     arms.all.push_back(std::move(one));
     size_t axis = at.size();

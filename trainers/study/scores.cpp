@@ -14,21 +14,27 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// NaN and infinities are null in JSON, and a loss of no targets is left out.
+double number_of(const Json& row, const char* key) {
+  const auto at = row.find(key);
+  return at == row.end() || at->is_null() ? std::nan("") : at->get<double>();
+}
+
 Scores::Length length_of(const Json& row) {
-  Scores::Length score{.length = row.at("length").get<int64_t>(), .loss = row.value("loss", std::nan(""))};
+  Scores::Length score{.length = row.at("length").get<int64_t>(), .loss = number_of(row, "loss")};
   if (row.contains("by_position"))
     for (const Json& part : row["by_position"])
       score.positions.push_back({.from = part.at("from").get<int64_t>(),
                                  .to = part.at("to").get<int64_t>(),
-                                 .loss = part.at("loss").get<double>()});
+                                 .loss = number_of(part, "loss")});
   return score;
 }
 
 Scores::Task task_of(const Json& row) {
   Scores::Task score{.name = row.at("task").get<std::string>(),
                      .length = row.at("length").get<int64_t>(),
-                     .accuracy = row.at("accuracy").get<double>(),
-                     .loss = row.at("loss").get<double>()};
+                     .accuracy = number_of(row, "accuracy"),
+                     .loss = number_of(row, "loss")};
   if (row.contains("row_hits")) {
     score.hits = row["row_hits"].get<std::vector<int64_t>>();
     score.targets = row.at("row_targets").get<std::vector<int64_t>>();
@@ -37,7 +43,7 @@ Scores::Task task_of(const Json& row) {
     score.size = fmt::format("{} {}", second.value().get<int64_t>(), second.key());
   if (row.contains("groups"))
     for (const Json& group : row["groups"])
-      score.groups.emplace_back(group.at("group").get<std::string>(), group.at("accuracy").get<double>());
+      score.groups.emplace_back(group.at("group").get<std::string>(), number_of(group, "accuracy"));
   return score;
 }
 
