@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "src/training/batch.h"
+#include "src/training/diverged.h"
 #include "src/training/state.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
@@ -204,11 +205,10 @@ void Training::State::finish(StepResult& result, bool is_sample) {
   const std::vector<Tensor> grads = take_grads(result);
   const bool is_finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   result.was_skipped = (is_sample || !is_finite) && guard.refuses(result.loss, result.grad_norm);
-  WEFT_CHECK(result.was_skipped || is_finite,
-             str("step ", step, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
-             "lower the learning rate, switch the guard on (optim.skip in a config), or find the op with "
-             "set_anomaly_mode(true) "
-             "(train.anomaly=true)");
+  if (!result.was_skipped && !is_finite)
+    fail_diverged(str("step ", step, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
+                  "lower the learning rate, switch the guard on (optim.skip in a config), or find the op with "
+                  "set_anomaly_mode(true) (train.anomaly=true)");
   if (result.was_skipped) ++num_skipped;
   else update(grads, result);
   for (const NamedBuffer& b : buffers) {

@@ -112,19 +112,49 @@ TEST_F(Ablate, AKilledStudyGoesOnAndEndsInTheSameReport) {
   EXPECT_EQ(again.out, rest.out);
 }
 
-TEST_F(Ablate, RunsThatFailAreShownAndTheOthersGoOn) {
+// A run whose loss is not finite, or whose guard gives up, would end so again: it is run once.
+TEST_F(Ablate, RunsThatDivergeAreShownAndNotRunAgain) {
   write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", R"(
-set: "optim.skip="
-axis { name: "lr" path: "optim.group[1].adamw.lr" value: "1e-3" value: "1e30" }
+axis { name: "lr" arm { name: "low" } arm { name: "high" set: "optim.skip=" set: "optim.group[1].adamw.lr=1e30" }
+  arm { name: "guarded" set: "optim.skip={max_in_a_row: 3}" set: "optim.group[1].adamw.lr=1e30" } }
 )"));
   const ProcessResult result = ablate("study");
   EXPECT_EQ(result.exit_code, 1) << result.err;
-  EXPECT_NE(result.out.find("3 of 6 runs complete, 3 lost"), std::string::npos) << result.out;
-  for (const char* seed : {"3", "4", "5"})
-    EXPECT_NE(result.out.find(str("lost: lr=1e30,seed=", seed)), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("3 of 9 runs complete, 6 lost"), std::string::npos) << result.out;
   EXPECT_NE(result.out.find("0 of 3"), std::string::npos) << result.out;
   const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
   EXPECT_TRUE(json["metrics"][0]["arms"][1]["mean"].is_null()) << "an arm without results has no mean";
+  ASSERT_EQ(json["lost"].size(), 6u);
+  for (const auto& lost : json["lost"]) {
+    const std::string run = lost["run"], why = lost["why"];
+    EXPECT_TRUE(why.starts_with("diverged: exit code 5: step ")) << why;
+    EXPECT_NE(why.find(run.starts_with("lr=high") ? "gradient norm" : "has skipped 3 steps in a row"),
+              std::string::npos)
+        << why;
+    const std::string log = io::read_file(path("study") + "/cells/" + run + "/log.txt");
+    EXPECT_EQ(log.find("error: "), log.rfind("error: ")) << log;
+  }
+  const ProcessResult again = ablate("study");
+  EXPECT_EQ(again.exit_code, 1) << again.err;
+  EXPECT_EQ(again.err.find("seed="), std::string::npos) << "no run is started again: " << again.err;
+  EXPECT_EQ(again.out, result.out);
+}
+
+// A file stands where the first run's folder belongs: that run cannot be made, nor can anything be noted in it.
+TEST_F(Ablate, RunsThatFailAreShownAndTriedAgainAndTheOthersGoOn) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms));
+  ASSERT_EQ(ablate("other", {"--only", "gate=none"}).exit_code, 0);
+  const std::string cell = io::list_folder(path("other") + "/cells")[0];
+  io::make_folders(path("study") + "/cells");
+  write("study/cells/" + cell, "");
+  const ProcessResult result = ablate("study");
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_NE(result.out.find("5 of 6 runs complete, 1 lost"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("lost: " + cell + " failed: exit code"), std::string::npos) << result.out;
+  std::filesystem::remove(path("study") + "/cells/" + cell);
+  const ProcessResult again = ablate("study");
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.out.find("6 of 6 runs complete"), std::string::npos) << again.out;
 }
 
 TEST_F(Ablate, OnlySomeArmsAndADryRun) {
@@ -278,6 +308,11 @@ TEST_F(Ablate, RefusesGridsThatAreWrong) {
                  {"seed 1 is one of the study's"});
   expect_refused(str(kRuns, kArms, "seeds: 1 match { parameters: 0.1 flops: 0.1 }"), {"parameters and flops"});
   expect_refused(str(kRuns, kArms, "seeds: 1 eval { task: \"mqr\" }"), {"mqr", "Did you mean 'mqar'"});
+  expect_refused(str(kRuns, "seeds: 1 eval { length: 32 length: 64 }",
+                     "axis { name: \"p\" arm { name: \"rope\" } arm { name: \"own\" set: \"model.position={learned{}}\" } }"),
+                 {"eval: length 64: p=own has learned positions for 32 tokens"});
+  expect_refused(str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
+                 {"eval: length 48: gate=none has learned positions for 32 tokens"});
   expect_refused("", {"base is not set"});
   expect_refused("base: \"nothing.txtpb\" seeds: 1" + std::string(kArms), {"nothing.txtpb", "gate=none"});
   expect_refused(str(kRuns, kArms), {"there are no seeds"});
@@ -308,11 +343,6 @@ TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
   write_grid(str(kRuns, "seeds: 3 compare { metric: \"val/los\" }", kArms));
   const ProcessResult result = ablate("study");
   EXPECT_EQ(result.exit_code, 2) << result.err;
-  expect_refused(str(kRuns, "seeds: 1 eval { length: 32 length: 64 }",
-                     "axis { name: \"p\" arm { name: \"rope\" } arm { name: \"own\" set: \"model.position={learned{}}\" } }"),
-                 {"eval: length 64: p=own has learned positions for 32 tokens"});
-  expect_refused(str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
-                 {"eval: length 48: gate=none has learned positions for 32 tokens"});
   EXPECT_NE(result.err.find("val/los"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("Did you mean 'val/loss'"), std::string::npos) << result.err;
 }

@@ -272,7 +272,7 @@ train { tokens: 5120 tokens_per_step: 128 micro_batch: 2 threads: 1 }
 parallel { context: 2 }
 )");
   const test::ProcessResult result = run("a", 2, {});
-  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_EQ(result.exit_code, 5) << result.err;
   EXPECT_NE(result.err.find("gradient norm"), std::string::npos) << result.err;
 }
 

@@ -151,16 +151,19 @@ TEST_F(RunFailure, TheGuardGivesUpAndTheLastFiniteCheckpointStays) {
     return words;
   };
   auto result = run_weft(train("a", with({"--resume", path("good/checkpoints/step-00000005")})));
-  expect(result, 1,
+  expect(result, 5,
          {"has skipped 10 steps in a row", "optim.skip.max_in_a_row", "are NaN or infinite", "that of step 5"});
   EXPECT_EQ(result.err.find("done: "), std::string::npos) << result.err;
   EXPECT_EQ(io::list_checkpoints(path("a/checkpoints")), (std::vector<int64_t>{5, 16}));
 
   // A resume gives it no further steps, unless more are allowed.
-  expect(run_weft(train("a", bad)), 1, {"step 16: the outlier guard has skipped 10 steps in a row"});
+  expect(run_weft(train("a", bad)), 5, {"step 16: the outlier guard has skipped 10 steps in a row"});
   EXPECT_EQ(io::list_checkpoints(path("a/checkpoints")), (std::vector<int64_t>{5, 16}));
-  expect(run_weft(train("a", with({"optim.skip.max_in_a_row=12"}))), 1,
+  expect(run_weft(train("a", with({"optim.skip.max_in_a_row=12"}))), 5,
          {"step 18: the outlier guard has skipped 12 steps in a row"});
+
+  // Without a guard the first loss that is not finite ends the run.
+  expect(run_weft(train("b", {"optim.group[1].adamw.lr=1e300", "optim.skip="})), 5, {"gradient norm", "optim.skip"});
 
   auto evaluated = run_weft({"eval", path("a"), "--json"});
   expect(evaluated, 0, {"are NaN or infinite", "the newest finite checkpoint is that of step 5"});

@@ -9,6 +9,7 @@
 #include <map>
 #include <new>
 
+#include "src/training/diverged.h"
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
@@ -128,6 +129,9 @@ int main(int argc, char** argv, const Extensions& extensions) {
   } catch (const ConfigError& error) {
     console.error(text_of(error));
     return kUsageError;
+  } catch (const Diverged& error) {
+    console.error(error.what());
+    return kDiverged;
   } catch (const std::bad_alloc&) {
     console.error("out of memory");
   } catch (const std::exception& error) {  // weft::Error brings where and fix in its text

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "src/training/diverged.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/facts.h"
 #include "trainers/run/trace.h"
@@ -90,11 +91,12 @@ void TrainingRun::require_guard_goes_on() {
   const int64_t count = trainer_.guard().num_in_a_row();
   if (!trainer_.guard().gives_up()) return;
   recorder_.finish();
-  fail(str("step ", trainer_.num_steps(), ": the outlier guard has skipped ", count,
-           " steps in a row, the most that optim.skip.max_in_a_row allows; the weights are those of step ",
-           trainer_.num_steps() - count),
-       "go on from an earlier checkpoint with a lower learning rate in another run (--resume), find the op with "
-       "train.anomaly=true, or allow more with optim.skip.max_in_a_row");
+  fail_diverged(
+      str("step ", trainer_.num_steps(), ": the outlier guard has skipped ", count,
+          " steps in a row, the most that optim.skip.max_in_a_row allows; the weights are those of step ",
+          trainer_.num_steps() - count),
+      "go on from an earlier checkpoint with a lower learning rate in another run (--resume), find the op with "
+      "train.anomaly=true, or allow more with optim.skip.max_in_a_row");
 }
 
 // What a step sends is the same in each of them; the first one also makes what later ones keep.

@@ -138,7 +138,7 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
   for (const std::string& last :
        {std::string("--quiet"), str("--with-parent=", int64_t{::getpid()}), str("--run=", folder)})
     arguments.push_back(last);
-  CellResult failed;
+  CellResult lost;
   if (!wait_until_free(folder, how)) return {};
   if (is_trained) return finished_cell(folder, how);
   for (int attempt = 0; attempt < 2; ++attempt) {
@@ -146,10 +146,11 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft");
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return {};
     if (ended.exit_code == cli::kSuccess) return finished_cell(folder, how);
-    failed.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
-    if (ended.exit_code == cli::kUsageError) break;  // it would say the same again
+    lost.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
+    if (ended.exit_code == cli::kDiverged) lost.state = State::diverged;
+    if (ended.exit_code == cli::kUsageError || ended.exit_code == cli::kDiverged) break;  // it would end so again
   }
-  return failed;
+  return lost;
 }
 
 struct Stored {
