@@ -412,7 +412,7 @@ Rows hybrid_rows() {
        "w_0 RMSNorm(mha of own and softmax chunks) + w_1 RMSNorm(gated_delta_net of linear chunks)",
        "2602.03681",
        "",
-       {.gradient = hard_types, .devices = "its recurrence in chunks was not tried on a GPU"}},
+       {.gradient = hard_types}},
       {"hysparse", HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 0, .block = 3, .blocks = 2, .window = 2},
        "sigmoid(x A) mha of the M blocks of the largest p + sigmoid(x B) mha of the last W", "2602.03560",
        "attention + T (M C + W)"},
