@@ -182,6 +182,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   study::run_cells(grid, arms, options.only.empty() ? cells : chosen(cells, arms, options.only), how);
   std::vector<std::optional<study::CellResult>> results;
   for (const study::Cell& cell : cells) results.push_back(study::stored_result(folder, cell));
+  study::require_same_contents(folder, cells, results);
   const study::StudyData data{.folder = folder,
                               .grid = grid,
                               .arms = arms,

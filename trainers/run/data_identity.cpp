@@ -134,6 +134,24 @@ void require_same_data(const DataIdentity& recorded, const DataIdentity& now, co
   require_equal(recorded_in, "the tokenizer's fingerprint", recorded.tokenizer(), now.tokenizer());
 }
 
+std::string other_contents(const DataIdentity& a, const DataIdentity& b) {
+  if (a.source_size() != b.source_size())
+    return str(a.source_size(), " sources in one and ", b.source_size(), " in the other");
+  for (int s = 0; s < a.source_size(); ++s) {
+    const Source &x = a.source(s), &y = b.source(s);
+    if (x.file_size() != y.file_size())
+      return str(x.name(), " has ", x.file_size(), " files in one and ", y.file_size(), " in the other");
+    for (int f = 0; f < x.file_size(); ++f) {
+      const File &in_a = x.file(f), &in_b = y.file(f);
+      if (has_same_content(in_a, in_b)) continue;
+      if (in_a.bytes() != in_b.bytes())
+        return str(in_b.path(), " has ", in_a.bytes(), " bytes in one and ", in_b.bytes(), " in the other");
+      return str(in_b.path(), " has ", in_b.bytes(), " bytes in both, and another checksum");
+    }
+  }
+  return {};
+}
+
 std::shared_ptr<const DataIdentity> read_data_identity(const std::string& run_folder) {
   const std::string path = run_folder + "/data.txtpb";
   if (!io::file_exists(path)) return nullptr;

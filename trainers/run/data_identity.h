@@ -25,6 +25,9 @@ void require_same_files(const DataIdentity& recorded, const DataIdentity_Source&
 // `recorded` comes from. A source whose files have all moved to another folder is the same.
 void require_same_data(const DataIdentity& recorded, const DataIdentity& now, const std::string& recorded_in);
 
+// "a.txt has 12 bytes in one and 14 in the other", or "" where the files of both, by their contents, are the same in the same order.
+std::string other_contents(const DataIdentity& a, const DataIdentity& b);
+
 // data.txtpb of a run folder; null if it has none.
 std::shared_ptr<const DataIdentity> read_data_identity(const std::string& run_folder);
 void write_data_identity(const std::string& run_folder, const DataIdentity& identity);

@@ -14,6 +14,8 @@
 
 #include "src/core/file_lock.h"
 #include "src/io/process.h"
+#include "trainers/config/config_error.h"
+#include "trainers/run/data_identity.h"
 #include "trainers/run/recorder.h"
 #include "trainers/study/cell_table.h"
 #include "weft/core/error.h"
@@ -216,6 +218,23 @@ CellResult read_run(const std::string& folder) {
     result.metrics["speed/tokens_per_second"] = speeds[speeds.size() / 2];
   }
   return result;
+}
+
+void require_same_contents(const std::string& study_folder, const std::vector<Cell>& cells,
+                           const std::vector<std::optional<CellResult>>& results) {
+  std::shared_ptr<const train::DataIdentity> first;
+  std::string of_first;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (!results[i] || results[i]->state != State::complete) continue;
+    const std::string folder = run_folder(study_folder, cells[i]);
+    const auto identity = train::read_data_identity(folder);
+    if (!identity) continue;
+    if (!first) first = identity, of_first = folder;
+    if (const std::string other = train::other_contents(*first, *identity); !other.empty())
+      throw config::ConfigError(str(of_first, " and ", folder, " have seen other texts: ", other, "."),
+                                "Compare runs of one text: put it back as it was and run those again that saw another, "
+                                "or run all in a folder of their own (--out, --run).");
+  }
 }
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell) {

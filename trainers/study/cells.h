@@ -41,6 +41,9 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell);
 std::string run_folder(const std::string& study_folder, const Cell& cell);
+// ConfigError if complete runs have read files of other contents, whatever their paths: runs of a seed would not be pairs.
+void require_same_contents(const std::string& study_folder, const std::vector<Cell>& cells,
+                           const std::vector<std::optional<CellResult>>& results);
 // Of a finished run. A loss that is not finite at the end has diverged, whatever the process said.
 CellResult read_run(const std::string& folder);
 

@@ -123,3 +123,4 @@ Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<
 }
 
 }  // namespace weft::study
+  require_same_contents("", c.cells, c.results);

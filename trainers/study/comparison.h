@@ -15,7 +15,7 @@ struct Comparison {
   std::vector<Cell> cells;
   std::vector<std::optional<CellResult>> results;
 };
-// ConfigError if a run is not finished, is there twice, or has seen other batches.
+// ConfigError if a run is not finished, is there twice, or has seen other batches or other texts.
 Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<std::string>& metrics,
                         const cli::Extensions& own);
 

@@ -103,6 +103,7 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
     const auto results = run_cells(grid, arms, tries.cells, how);
     const bool is_stopped = how.is_stopping() || std::ranges::any_of(results, [](const auto& r) { return !r; });
     if (is_stopped) return {};
+    require_same_contents(how.folder, tries.cells, results);
     Tuning tuning = tuning_of(grid, arms, values, tries, results);
     const bool at_first = std::ranges::any_of(tuning.best, [](size_t best) { return best == 0; });
     const bool at_last = std::ranges::any_of(tuning.best, [&](size_t best) { return best + 1 == values.size(); });
