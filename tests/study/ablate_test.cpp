@@ -284,7 +284,7 @@ TEST_F(Ablate, CompareRefusesRunsOfOtherDataOrUnfinishedOnes) {
 
 TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
   const std::string axis = "axis { name: \"d\" path: \"model.layers\" value: \"1\" value: \"2\" } seeds: 3";
-  write_grid(str(kRuns, axis, " match { flops: 0.06 by: tokens }"));
+  write_grid(str(kRuns, axis, " match { flops: 0.06 by: tokens } set: \"data.tokenizer={bytes{}}\""));
   const ProcessResult tokens = ablate("study", {"--dry-run"});
   ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
   ASSERT_EQ(ablate("study").exit_code, 0);

@@ -108,6 +108,15 @@ void match_tokens(const Grid& grid, Combination& arm, double target, const Count
   arm.experiment = config_of(grid, arm, {}, own).experiment;
 }
 
+// Training tokens are matched with the output head, which is as large as the vocabulary.
+void require_vocab(const Grid& grid, const Combination& arm) {
+  const config::Data& data = arm.experiment.data();
+  if (arm.experiment.model().has_vocab() || (!data.has_task() && data.tokenizer().has_bytes())) return;
+  throw ConfigError(str(grid.file, ": match by tokens: ", arm.name,
+                        " has no model.vocab, and a grid reads no data to know how large the output head is."),
+                    "Set model.vocab in the config: the number of the tokenizer's ids, or more.");
+}
+
 }  // namespace
 
 void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
@@ -117,6 +126,8 @@ void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
     set_counts(arm, counts.back());
   }
   if (!grid.match) return;
+  if (grid.match->changes_tokens)
+    for (const Combination& arm : arms.all) require_vocab(grid, arm);
   const double target = quantity(grid, arms.all[arms.baseline], counts[arms.baseline]);
   for (size_t a = 0; a < arms.all.size(); ++a) {
     if (a == arms.baseline) continue;
