@@ -308,11 +308,18 @@ TEST_F(Ablate, RefusesGridsThatAreWrong) {
                  {"seed 1 is one of the study's"});
   expect_refused(str(kRuns, kArms, "seeds: 1 match { parameters: 0.1 flops: 0.1 }"), {"parameters and flops"});
   expect_refused(str(kRuns, kArms, "seeds: 1 eval { task: \"mqr\" }"), {"mqr", "Did you mean 'mqar'"});
-  expect_refused(str(kRuns, "seeds: 1 eval { length: 32 length: 64 }",
-                     "axis { name: \"p\" arm { name: \"rope\" } arm { name: \"own\" set: \"model.position={learned{}}\" } }"),
-                 {"eval: length 64: p=own has learned positions for 32 tokens"});
-  expect_refused(str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
-                 {"eval: length 48: gate=none has learned positions for 32 tokens"});
+  expect_refused(
+      str(kRuns, "seeds: 1 eval { length: 32 length: 64 }",
+          "axis { name: \"p\" arm { name: \"rope\" } arm { name: \"own\" set: \"model.position={learned{}}\" } }"),
+      {"eval: length 64: p=own has learned positions for 32 tokens"});
+  expect_refused(
+      str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
+      {"eval: length 48: gate=none has learned positions for 32 tokens"});
+  expect_refused(
+      str(kRuns, kArms, tune, "value: \"1\" value: \"2\" value: \"3\" seeds: 2 metric: \"task/mqar/accuracy\" }"),
+      {"tune: metric task/mqar/accuracy", "the same test rows", "val/loss@LENGTH"});
+  expect_refused(str(kRuns, kArms, "seeds: 1 match { flops: 0.1 by: tokens }"),
+                 {"match by tokens: gate=none has no model.vocab"});
   expect_refused("", {"base is not set"});
   expect_refused("base: \"nothing.txtpb\" seeds: 1" + std::string(kArms), {"nothing.txtpb", "gate=none"});
   expect_refused(str(kRuns, kArms), {"there are no seeds"});

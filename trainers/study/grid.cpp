@@ -129,6 +129,10 @@ Tune tune_of(const std::string& file, const config::Tune& in, const std::vector<
   if (in.has_widen()) tune.widen = in.widen();
   if (tune.widen < 0) throw ConfigError(str(file, ": tune.widen is ", tune.widen, "."), "Use 0 or more.");
   if (in.has_metric()) tune.metric = in.metric();
+  if (tune.metric.starts_with("task/"))
+    throw ConfigError(str(file, ": tune: metric ", tune.metric,
+                          ": what is chosen by it looks better on it. `eval` asks tries and runs the same test rows."),
+                      "Use val/loss or val/loss@LENGTH: tries have validation data of their own.");
   return tune;
 }
 

@@ -96,7 +96,7 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
   how.folder += "/tuning";
   how.metric = grid.tune->metric;
   how.notes_hparams = false;
-  if (!how.metric.starts_with("task/") && how.metric.find('@') == std::string::npos) how.evals = {};
+  if (how.metric.find('@') == std::string::npos) how.evals = {};
   std::vector<std::string> values = grid.tune->values;
   for (int64_t lower = 0, upper = 0;;) {
     const Tries tries = tries_of(grid, arms, values, own);

@@ -41,7 +41,7 @@ struct Difference {
                           bootstrap_interval = {};  // of the mean; the latter from resampled pairs, percentiles
   std::optional<double> p = {};                     // of the paired t-test
   std::optional<double> adjusted_p = {};            // after Holm, over the contrasts of one table; see compare()
-  std::optional<double> resolves = {};  // see resolvable_effect()
+  std::optional<double> resolves = {};              // see resolvable_effect()
 };
 Difference paired_difference(std::span<const double> arm, std::span<const double> baseline,
                              const StatisticsOptions& options = {});
