@@ -282,6 +282,43 @@ TEST_F(Ablate, CompareRefusesRunsOfOtherDataOrUnfinishedOnes) {
   EXPECT_NE(part.err.find("is not finished"), std::string::npos) << part.err;
 }
 
+// The same path, with another text in it for the second arm's runs.
+TEST_F(Ablate, RunsOfAChangedTextAreNotCompared) {
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  ASSERT_EQ(ablate("study", {"--only", "gate=none"}).exit_code, 0);
+  const std::string text = io::read_file(path("text.txt"));
+  write("text.txt", "k" + text.substr(1));
+  const ProcessResult study = ablate("study");
+  EXPECT_EQ(study.exit_code, 2) << study.err;
+  for (const char* part : {"have seen other texts: ", "text.txt has ", "bytes in both, and another checksum"})
+    EXPECT_NE(study.err.find(part), std::string::npos) << part << " in " << study.err;
+  const std::vector<std::string> cells = io::list_folder(path("study") + "/cells");
+  ASSERT_EQ(cells.size(), 2u);
+  const std::string folder = path("study") + "/cells/";
+  const ProcessResult compared = run_weft({"compare", folder + cells[0], folder + cells[1], "--metric", "val/loss"});
+  EXPECT_EQ(compared.exit_code, 2) << compared.err;
+  EXPECT_NE(compared.err.find("have seen other texts"), std::string::npos) << compared.err;
+}
+
+TEST_F(Ablate, CompareTakesAnswersOfTheLastCheckpointAndTheRunsOwnData) {
+  ASSERT_EQ(run_weft(train("a", {"train.tokens=1280"})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("b", {"train.tokens=1280", "optim.group[1].adamw.lr=1e-3"})).exit_code, 0);
+  const ProcessResult own = run_weft({"eval", path("a"), "--lengths", "16", "--json"});
+  ASSERT_EQ(own.exit_code, 0) << own.err;
+  ASSERT_EQ(run_weft({"eval", path("a"), "--lengths", "16", "--by-position"}).exit_code, 0) << "the same answer";
+  ASSERT_EQ(run_weft({"eval", path("a@5"), "--lengths", "16"}).exit_code, 0);
+  ASSERT_EQ(run_weft({"eval", path("a"), "data.val.fraction=0.3", "--lengths", "16"}).exit_code, 0);
+  const std::vector<std::string> words{"compare", path("a"), path("b"), "--metric", "val/loss@16", "--json"};
+  const ProcessResult compared = run_weft(words);
+  ASSERT_EQ(compared.exit_code, 0) << compared.err;
+  const double loss = nlohmann::json::parse(own.out)["validation"][0]["loss"];
+  EXPECT_EQ(nlohmann::json::parse(compared.out)["metrics"][0]["arms"][0]["runs"][0]["value"], loss);
+  write("a/eval/step-00000010-ffffffff.json", R"({"step": 10, "validation": [{"length": 16, "loss": 9.0}]})");
+  const ProcessResult twice = run_weft(words);
+  EXPECT_EQ(twice.exit_code, 2) << twice.err;
+  EXPECT_NE(twice.err.find("have other answers to one question: length 16"), std::string::npos) << twice.err;
+}
+
 TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
   const std::string axis = "axis { name: \"d\" path: \"model.layers\" value: \"1\" value: \"2\" } seeds: 3";
   write_grid(str(kRuns, axis, " match { flops: 0.06 by: tokens } set: \"data.tokenizer={bytes{}}\""));

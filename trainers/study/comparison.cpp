@@ -1,12 +1,17 @@
 #include "trainers/study/comparison.h"
 
 #include <algorithm>
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "trainers/run/address.h"
 #include "trainers/run/folder.h"
 #include "trainers/run/session.h"
 #include "trainers/study/match.h"
+#include "weft/core/error.h"
+#include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
 
@@ -16,9 +21,12 @@ namespace {
 
 using config::ConfigError;
 
+using Json = nlohmann::ordered_json;
+
 struct Run {
   std::string folder;
   config::Experiment experiment;
+  int64_t last_step = 0;  // of its checkpoints
 };
 
 Run read(const std::string& name, const cli::Extensions& own) {
@@ -33,6 +41,8 @@ Run read(const std::string& name, const cli::Extensions& own) {
   if (step < steps)
     throw ConfigError(str(name, ": is not finished: it has ", step, " of ", steps, " steps."),
                       "Continue it with weft train, or leave it out.");
+  const std::vector<int64_t> checkpoints = io::list_checkpoints(run.folder + "/checkpoints");
+  run.last_step = checkpoints.empty() ? steps : checkpoints.back();
   return run;
 }
 
@@ -63,16 +73,73 @@ std::string name_of(const Run& run, const Arms& arms) {
   return str(name, "#", number);
 }
 
-// What `weft eval` has stored with the run.
-CellResult result_of(const std::string& folder, std::set<std::string>& tasks) {
-  CellResult result = read_run(folder);
-  const std::string evals = folder + "/eval";
-  if (!io::is_folder(evals)) return result;
-  std::vector<std::string> names = io::list_folder(evals);
+// "length 64", or "mqar of 64 tokens, 8 pairs".
+std::string question_of(const Json& row) {
+  if (!row.contains("task")) return str("length ", row.at("length").get<int64_t>());
+  const auto second = std::next(row.begin(), 2);
+  return str(row.at("task").get<std::string>(), " of ", row.at("length").get<int64_t>(), " tokens",
+             second.key() == "rows" ? "" : str(", ", second.value().get<int64_t>(), " ", second.key()));
+}
+
+bool is_same_answer(const Json& a, const Json& b) {
+  return std::ranges::all_of(std::array{"loss", "targets", "accuracy", "rows"},
+                             [&](const char* key) { return a.value(key, Json()) == b.value(key, Json()); });
+}
+
+// Of the run as it is, and not with other data or another model.
+bool is_of_run(const Json& answer, int64_t step) {
+  if (answer.value("step", int64_t{-1}) != step) return false;
+  for (const Json& argument : answer.value("arguments", Json::array()))
+    for (const char* part : {"data.", "model.", "eval."})
+      if (argument.get<std::string>().starts_with(part)) return false;
+  return true;
+}
+
+// What `weft eval` has stored of the last checkpoint. A question that was asked again, such as with --by-position, counts once.
+std::vector<std::string> answers_of(const std::string& folder, int64_t step) {
+  struct Answer {
+    std::string question, file;
+    Json row;
+  };
+  std::map<std::string, std::vector<Answer>> kinds;
+  std::vector<std::string> names = io::list_folder(folder);
   std::ranges::sort(names);
-  for (const std::string& name : names)
-    if (name.starts_with("step-") && name.ends_with(".json"))
-      result.answers.push_back(io::read_file(evals + "/" + name));
+  for (const std::string& name : names) {
+    if (!name.starts_with("step-") || !name.ends_with(".json")) continue;
+    const std::string file = folder + "/" + name;
+    try {
+      const Json in = Json::parse(io::read_file(file));
+      if (!is_of_run(in, step)) continue;
+      for (const char* kind : {"validation", "tasks"})
+        for (const Json& row : in.value(kind, Json::array())) {
+          const std::string question = question_of(row);
+          std::vector<Answer>& all = kinds[kind];
+          const auto at = std::ranges::find(all, question, &Answer::question);
+          if (at == all.end()) all.push_back({question, file, row});
+          else if (!is_same_answer(at->row, row))
+            throw ConfigError(str(at->file, " and ", file, " have other answers to one question: ", question, "."),
+                              "Remove one of the two files.");
+          else if (row.size() > at->row.size()) at->row = row;
+        }
+    } catch (const Json::exception& e) {
+      fail(str(file, ": is not what weft eval writes: ", std::string_view(e.what())),
+           "remove the file, and evaluate the run again");
+    }
+  }
+  std::vector<std::string> answers;
+  for (const auto& [kind, rows] : kinds) {
+    Json list = Json::array();
+    for (const Answer& answer : rows) list.push_back(answer.row);
+    answers.push_back(Json{{kind, list}}.dump());
+  }
+  return answers;
+}
+
+CellResult result_of(const Run& run, std::set<std::string>& tasks) {
+  CellResult result = read_run(run.folder);
+  const std::string evals = run.folder + "/eval";
+  if (!io::is_folder(evals)) return result;
+  result.answers = answers_of(evals, run.last_step);
   const Scores scores = scores_of(result.answers);
   add_metrics(scores, result.metrics);
   for (const Scores::Task& task : scores.tasks) tasks.insert(task.name);
@@ -114,8 +181,9 @@ Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<
             "Give each run once.");
     seeds.insert(run.experiment.seed());
     c.cells.push_back({.combination = arm, .seed = run.experiment.seed(), .folder = run.folder, .run = run.folder});
-    c.results.push_back(result_of(run.folder, tasks));
+    c.results.push_back(result_of(run, tasks));
   }
+  require_same_contents("", c.cells, c.results);
   c.grid.seeds.assign(seeds.begin(), seeds.end());
   c.grid.evals.tasks.assign(tasks.begin(), tasks.end());
   count_and_match(c.grid, c.arms, own);
@@ -123,4 +191,3 @@ Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<
 }
 
 }  // namespace weft::study
-  require_same_contents("", c.cells, c.results);
