@@ -85,7 +85,8 @@ void expect_within(const MemorySubject& s, int64_t micro_batch, double memory_ba
   const MemoryEstimate estimate = MemoryEstimator(s).of(micro_batch);
   EXPECT_NEAR(static_cast<double>(estimate.peak_bytes) / static_cast<double>(measured.peak_bytes), 1, memory_band)
       << estimate.peak_bytes << " estimated, " << measured.peak_bytes << " measured";
-  const double sent = static_cast<double>(micro_batches * estimate.sent_bytes) + gradient_bytes(estimate, s.parallel);
+  const double sent = static_cast<double>(micro_batches * estimate.sent_bytes + estimate.buffers_sent_bytes) +
+                      gradient_bytes(estimate, s.parallel);
   EXPECT_NEAR(sent / static_cast<double>(measured.sent_bytes), 1, sent_band)
       << sent << " estimated, " << measured.sent_bytes << " measured";
 }

@@ -19,6 +19,13 @@ std::string size_text(int64_t bytes) {
 
 namespace {
 
+// What a rank sends at the end of a step for the buffers: all ranks add their sums and counts in f64.
+int64_t buffers_sent(const LanguageModel& model, int ranks) {
+  int64_t numbers = 0;
+  for (const NamedBuffer& b : model.buffers()) numbers += b.buffer->value().num_elements() + 1;
+  return 2 * numbers * static_cast<int64_t>(size_of(kF64)) * (ranks - 1) / ranks;
+}
+
 // Two steps of the training, of two micro-batches if there are several: the second step finds what the first one left.
 MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
   DryRun dry;
@@ -34,6 +41,7 @@ MemoryEstimate dry_steps(const MemorySubject& s, int64_t micro_batch) {
   const int64_t sent = training.bytes_sent();
   training.step();
   estimate.sent_bytes = (training.bytes_sent() - sent) / micro_batches;
+  estimate.buffers_sent_bytes = buffers_sent(training.model(), s.parallel.ranks());
 
   const MemoryStats stats = dry.memory(device);
   estimate.peak_bytes = stats.peak_bytes;

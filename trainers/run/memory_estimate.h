@@ -19,10 +19,11 @@ struct MemoryEstimate {
   int64_t gradients_bytes = 0;  // of what is not frozen
   // The rest of the peak: activations that the recompute rule keeps, a chunk of logits, the batch, temporary tensors.
   int64_t activations_bytes = 0;
-  int64_t peak_bytes = 0;      // of live tensors: MemoryStats::peak_bytes of the training
-  int64_t reserved_bytes = 0;  // taken from the system for them: MemoryStats::reserved_bytes
-  int64_t sent_bytes = 0;      // to other ranks in a micro-batch, without the sums of gradients
-  std::string text() const;    // "1.42 GiB (weights 110.3 MiB, gradients ...)"
+  int64_t peak_bytes = 0;          // of live tensors: MemoryStats::peak_bytes of the training
+  int64_t reserved_bytes = 0;      // taken from the system for them: MemoryStats::reserved_bytes
+  int64_t sent_bytes = 0;          // to other ranks in a micro-batch, without the sums of gradients
+  int64_t buffers_sent_bytes = 0;  // at the end of a step, to add the sums of buffers over all ranks
+  std::string text() const;        // "1.42 GiB (weights 110.3 MiB, gradients ...)"
 };
 
 // What a rank may take.

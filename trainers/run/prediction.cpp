@@ -18,7 +18,8 @@ Prediction predict(const config::Loaded& config, int64_t num_ids, const MemoryEs
   const config::Experiment& e = config.experiment;
   const ParallelOptions parallel = as_said(parallel_options(e)).parallel;
   const StepSizes sizes = step_sizes(e);
-  Prediction prediction{.peak_bytes = memory.peak_bytes, .sent_bytes = sizes.micro_batches * memory.sent_bytes};
+  Prediction prediction{.peak_bytes = memory.peak_bytes,
+                        .sent_bytes = sizes.micro_batches * memory.sent_bytes + memory.buffers_sent_bytes};
   if (has_emulated_cuda()) return prediction;  // its times are nobody's
   const double tokens = static_cast<double>(sizes.steps) * static_cast<double>(sizes.tokens_per_step);
   const double flops = 6 * static_cast<double>(memory.num_params) * tokens;
