@@ -300,7 +300,8 @@ TEST(HybridChoice, TypesOfNatsLinearHaveTheGradientOfTheirShares) {
     const auto grad = cast(Var(p.at("type.weight")->grad()), kF64).value().to_vector<double>();
     reference::Parameters parameters;
     for (const auto& [name, param] : p) parameters[name] = cast(Var(param->value()), kF64).value();
-    reference::HybridMixer reference(args_of_layer(1), parameters, x, data);
+    const MixerArgs args = args_of_layer(1);
+    reference::HybridMixer reference(args, parameters, x, data);
     const auto w = weight.to_vector<double>();
     auto loss = [&](size_t i, double step) {
       Tensor moved = ops::clone(parameters.at("type.weight"));
