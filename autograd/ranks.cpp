@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "autograd/recurrence_inputs.h"
 #include "weft/autograd/recompute.h"
 #include "weft/autograd/record.h"
 #include "weft/core/error.h"
@@ -93,40 +94,20 @@ std::array<Var, 2> context_attention(const dist::ContextRanks& ranks, dist::Sche
 // States of chunks are kept between forward and backward, but not by recompute(), whose second run finds only what is small.
 std::array<Var, 2> context_recur(dist::Communicator& comm, std::shared_ptr<const dist::SegmentPlan> plan,
                                  dist::Carry carry, const RecurrenceVars& in, const ops::RecurrenceOptions& options) {
-  const ops::RecurrenceInput input{.q_BTGK = in.q_BTGK.value(),
-                                   .k_BTGK = in.k_BTGK.value(),
-                                   .v_BTHV = in.v_BTHV.value(),
-                                   .log_decay = in.log_decay.value(),
-                                   .beta = in.beta.value(),
-                                   .writes = in.writes,
-                                   .state = in.state.value(),
-                                   .documents = in.documents};
+  const ops::RecurrenceInput input = values_of(in);
   ops::RecurrenceStates states;
   const std::vector<Tensor> result = kept_by_recompute("context_recur", [&] {
     dist::ContextRecurrence y = dist::context_recur(comm, *plan, carry, input, options);
     states = y.kept;
     return std::vector<Tensor>{y.out, y.state, y.coming, y.maps};
   });
-  auto backward_of = [&comm, plan, carry, options, states, q = Saved(input.q_BTGK), k = Saved(input.k_BTGK),
-                      v = Saved(input.v_BTHV), log_decay = Saved(input.log_decay), beta = Saved(input.beta),
-                      writes = Saved(input.writes), state = Saved(input.state), documents = Saved(input.documents),
-                      coming = Saved(result[2]), maps = Saved(result[3])](std::span<const Tensor> dys, Wants wants) {
-    const ops::RecurrenceGrads grads = dist::context_recur_backward(
+  auto backward_of = [&comm, plan, carry, options, states, saved = SavedRecurrence(input), coming = Saved(result[2]),
+                      maps = Saved(result[3])](std::span<const Tensor> dys, Wants wants) {
+    return grads_of(dist::context_recur_backward(
         comm, *plan, carry, dys[0], dys[1], {.out = {}, .state = {}, .coming = coming, .maps = maps, .kept = states},
-        {.q_BTGK = q,
-         .k_BTGK = k,
-         .v_BTHV = v,
-         .log_decay = log_decay,
-         .beta = beta,
-         .writes = writes,
-         .state = state,
-         .documents = documents},
-        options,
-        {.q = wants[0], .k = wants[1], .v = wants[2], .log_decay = wants[3], .beta = wants[4], .state = wants[5]});
-    return Grads{grads.dq, grads.dk, grads.dv, grads.dlog_decay, grads.dbeta, grads.dstate};
+        saved.get(), options, wants_of(wants)));
   };
-  return record("context_recur", std::array<Tensor, 2>{result[0], result[1]},
-                {in.q_BTGK, in.k_BTGK, in.v_BTHV, in.log_decay, in.beta, in.state}, std::move(backward_of));
+  return record("context_recur", std::array<Tensor, 2>{result[0], result[1]}, inputs_of(in), std::move(backward_of));
 }
 
 Var hold(const Var& y, std::span<const Var> others) {

@@ -15,6 +15,22 @@ std::vector<Var*> of_tokens(RecurrenceVars& input) {
   return found;
 }
 
+// The input with all tokens of the rows, and where they are. `more` [B, T, ...] is gathered with it, and replaced.
+RecurrenceVars gathered_input(Mixing& mixing, const RecurrenceVars& input, Var* more = nullptr) {
+  RecurrenceVars all = input;
+  std::vector<Var*> fields = of_tokens(all);
+  Var writes;
+  if (input.writes.defined()) writes = cast(Var(input.writes), kF32), fields.push_back(&writes);
+  if (more) fields.push_back(more);
+  std::vector<Var> values;
+  for (const Var* field : fields) values.push_back(*field);
+  values = mixing.gather(values, 0);
+  for (size_t i = 0; i < fields.size(); ++i) *fields[i] = values[i];
+  if (input.writes.defined()) all.writes = cast(writes, kBool).value();
+  all.documents = mixing.gathered(0).documents;
+  return all;
+}
+
 // Of y [B, S, ...] the tokens here.
 Var places_of(const Mixing::GatheredTokens& all, const Var& y, int64_t num_tokens) {
   std::vector<int32_t> places = all.places;
@@ -28,16 +44,8 @@ Var places_of(const Mixing::GatheredTokens& all, const Var& y, int64_t num_token
 
 Var recur_gathered(Mixing& mixing, const RecurrenceVars& input, const ops::RecurrenceOptions& options) {
   const int64_t num_tokens = input.v_BTHV.size(1);
-  RecurrenceVars all = input;
-  const std::vector<Var*> fields = of_tokens(all);
-  std::vector<Var> values;
-  for (const Var* field : fields) values.push_back(*field);
-  if (input.writes.defined()) values.push_back(cast(Var(input.writes), kF32));
-  values = mixing.gather(values, 0);
-  for (size_t i = 0; i < fields.size(); ++i) *fields[i] = values[i];
-  if (input.writes.defined()) all.writes = cast(values.back(), kBool).value();
+  const RecurrenceVars all = gathered_input(mixing, input);
   const Mixing::GatheredTokens& tokens = mixing.gathered(0);
-  all.documents = tokens.documents;
   return places_of(tokens, weft::recur(all, options)[0], num_tokens);
 }
 
@@ -56,24 +64,19 @@ Var decay_scan_gathered(Mixing& mixing, const Var& x_BTD, const Var& log_decay) 
 Var recur_chunks_gathered(Mixing& mixing, const RecurrenceVars& input, const ops::RecurrenceOptions& options,
                           const Mixing::Chunks& chunks) {
   const int64_t B = input.v_BTHV.size(0), num_tokens = input.v_BTHV.size(1);
-  RecurrenceVars all = input;
-  const std::vector<Var*> fields = of_tokens(all);
-  std::vector<Var> values;
-  for (const Var* field : fields) values.push_back(*field);
-  values.push_back(chunks.keeps_BTH);
-  values = mixing.gather(values, 0);
-  for (size_t i = 0; i < fields.size(); ++i) *fields[i] = values[i];
+  Var keeps = chunks.keeps_BTH;
+  const RecurrenceVars all = gathered_input(mixing, input, &keeps);
   const Mixing::GatheredTokens& tokens = mixing.gathered(0);
   std::vector<int32_t> positions, documents;
   if (is_dry_run()) {
-    for (int64_t i = 0; i < B * values[0].size(1); ++i)
-      positions.push_back(static_cast<int32_t>(i % values[0].size(1)));
+    for (int64_t i = 0; i < B * all.q_BTGK.size(1); ++i)
+      positions.push_back(static_cast<int32_t>(i % all.q_BTGK.size(1)));
   } else {
     positions = tokens.document_positions.to_vector<int32_t>();
     if (tokens.documents.defined()) documents = tokens.documents.to_vector<int32_t>();
   }
   ChunkStates states;
-  Var y = recur_in_pieces(all, options, values.back(), pieces_of(B, positions, documents, chunks.length), states);
+  Var y = recur_in_pieces(all, options, keeps, pieces_of(B, positions, documents, chunks.length), states);
   return places_of(tokens, y, num_tokens);
 }
 
