@@ -74,7 +74,9 @@ TEST_F(Plan, PrintsItsChoicesAsTextAndAsJson) {
 TEST_F(Plan, TellsThatNothingFits) {
   const test::ProcessResult result = plan({"--hardware", "h200", "train.memory_gib=1e-4", "--json"});
   EXPECT_EQ(result.exit_code, 4) << result.err;
-  for (const auto& choice : nlohmann::json::parse(result.out)["steps"]) EXPECT_FALSE(choice["fits"].get<bool>());
+  const nlohmann::json json = nlohmann::json::parse(result.out);
+  ASSERT_FALSE(json["steps"].empty());
+  for (const auto& choice : json["steps"]) EXPECT_FALSE(choice["fits"].get<bool>());
   EXPECT_EQ(plan({"--hardware", "h200"}).exit_code, 0);
 }
 
