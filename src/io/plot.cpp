@@ -55,7 +55,11 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
+// Colours that people with a weak sense of colour tell apart too, dark enough for thin lines (after Okabe and Ito).
 constexpr std::string_view kFrame =
+    "set linetype 1 lc rgb '#000000'\nset linetype 2 lc rgb '#0072b2'\nset linetype 3 lc rgb '#d55e00'\n"
+    "set linetype 4 lc rgb '#009e73'\nset linetype 5 lc rgb '#cc3f8f'\nset linetype 6 lc rgb '#e69f00'\n"
+    "set linetype 7 lc rgb '#56b4e9'\nset linetype 8 lc rgb '#7a5195'\nset linetype cycle 8\n"
     "set grid lc rgb '#dddddd'\nset key top right\nset border 3\nset tics nomirror\n"
     "set palette defined (0 '#440154', 1 '#31688e', 2 '#35b779', 3 '#fde725')\n";
 
@@ -101,7 +105,7 @@ Panel panel_of(const Plot& plot, const std::string& prefix) {
     if (has_band)
       bands += str(block, " using 1:3:4 with filledcurves lt ", colour, " fs transparent solid 0.18 notitle, ");
     std::string_view style = num_drawn <= 60 ? " with linespoints pt 7 ps 0.4" : " with lines";
-    curves += str(curves.empty() ? "" : ", ", block, " using 1:2", style, " lt ", colour, " lw 1.5 title ",
+    curves += str(curves.empty() ? "" : ", ", block, " using 1:2", style, " lt ", colour, " lw 2 title ",
                   quoted(series.name));
   }
   if (curves.empty()) return {};
@@ -141,6 +145,30 @@ Panel panel_of(const HeatMap& map, const std::string& prefix) {
   panel.commands = str(labels(map.title, map.x_label, map.y_label), "unset grid\nset xrange [-0.5:", num_columns - 1,
                        ".5]\nset yrange [", map.rows.size() - 1, ".5:-0.5]\nset ytics (", rows, ")\nset xtics (",
                        columns, ")\nplot ", block, " matrix with image pixels notitle\n");
+  return panel;
+}
+
+Panel panel_of(const Intervals& picture, const std::string& prefix) {
+  Panel panel;
+  std::string intervals, points, names;
+  for (size_t r = 0; r < picture.rows.size(); ++r) {
+    const Intervals::Row& row = picture.rows[r];
+    if (!std::isfinite(row.middle) || !std::isfinite(row.low) || !std::isfinite(row.high)) continue;
+    names += str(names.empty() ? "" : ", ", quoted(row.name), " ", r);
+    intervals += str(number(row.middle), " ", r, " ", number(row.low), " ", number(row.high), "\n");
+    for (double x : row.points)
+      if (std::isfinite(x)) points += str(number(x), " ", r, "\n");
+  }
+  if (intervals.empty()) return {};
+  panel.height = 120 + 28 * static_cast<int>(picture.rows.size());
+  const std::string middle = str("$", prefix, "intervals"), single = str("$", prefix, "points");
+  panel.blocks = str(middle, " << WEFT_END\n", intervals, "WEFT_END\n");
+  if (!points.empty()) panel.blocks += str(single, " << WEFT_END\n", points, "WEFT_END\n");
+  panel.commands = str(
+      labels(picture.title, picture.x_label, ""), "set yrange [", picture.rows.size(), "-0.5:-0.5]\nset ytics (", names,
+      ")\nset arrow from 0, graph 0 to 0, graph 1 nohead lc rgb '#777777' dt 2\nset bars 0.6\nplot ", middle,
+      " using 1:2:3:4 with xerrorbars pt 7 ps 0.8 lw 2 lt 2 notitle",
+      points.empty() ? "" : ", " + single + " using 1:2 with points pt 6 ps 0.7 lw 1.5 lc rgb '#d55e00' notitle", "\n");
   return panel;
 }
 

@@ -19,7 +19,8 @@ namespace {
 constexpr std::string_view kStyle =
     "body{font:15px/1.45 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}"
     "h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ddd}h3{font-size:1em}"
-    "table{border-collapse:collapse}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}"
+    "table{border-collapse:collapse;font-size:.93em}td,th{padding:.15em .8em .15em "
+    "0;text-align:left;vertical-align:top}"
     "p,pre{max-width:60em}td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
     "pre{background:#f6f6f6;padding:.8em;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
     ".wide{overflow-x:auto}details{margin:.3em 0}summary{cursor:pointer;color:#555}th{white-space:nowrap}"
@@ -88,7 +89,17 @@ std::vector<PlotSeries> series_of(const HeatMap& map) {
   }
   return all;
 }
-std::vector<PlotSeries> series_of(const Plot& plot) { return plot.series; }
+std::string numbers_of(const HeatMap& map) { return table_of(series_of(map), map.x_label); }
+std::string numbers_of(const Plot& plot) { return table_of(plot.series, plot.x_label); }
+std::string numbers_of(const Intervals& picture) {
+  ReportTable table{.header = {"name", "middle", "low", "high", "single values"}};
+  for (const Intervals::Row& row : picture.rows) {
+    std::string points;
+    for (double x : row.points) points += str(points.empty() ? "" : " ", rounded(x));
+    table.rows.push_back({row.name, rounded(row.middle), rounded(row.low), rounded(row.high), points});
+  }
+  return table_of(table);
+}
 
 // Pictures of a page one after the other, each with its numbers.
 class Pictures {
@@ -99,7 +110,7 @@ class Pictures {
   std::string section(const Picture& picture, bool folds_table) {
     std::string html = std::visit(
         [&](const auto& p) {
-          std::string table = table_of(series_of(p), p.x_label);
+          std::string table = numbers_of(p);
           if (folds_table) table = str("<details><summary>numbers</summary>\n", table, "</details>\n");
           return str("<section><h3>", html_escape(p.title), "</h3>\n", drawn(picture, p.title), table, "</section>\n");
         },

@@ -192,6 +192,29 @@ TEST(Report, WritesSeveralPicturesIntoOneFile) {
   expect_parts(error_of([&] { write_picture(folder / "q.svg", {}); }), {"no plot has a point"});
 }
 
+TEST(Report, DrawsIntervalsOfAnyKind) {
+  const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
+  const Intervals picture{.title = "loss <difference>",
+                          .x_label = "nats 'more' `date`",
+                          .rows = {{"better", -0.25, -0.375, -0.125, {-0.3, nan, -0.2}},
+                                   {"one seed's", 0.5, 0.5, 0.5},
+                                   {"not there", nan, nan, nan},
+                                   {"endless", 1, 0, inf}}};
+  const std::string svg = plot_svg(picture, "i");
+  EXPECT_EQ(find_fault(svg), "");
+  expect_parts(svg, {"better", "one seed", "loss &lt;difference", "`date`"});
+  EXPECT_EQ(svg.find("endless"), std::string::npos) << "what is not finite has no line";
+  expect_parts(error_of([&] { plot_svg(Intervals{.title = "empty", .rows = {{"n", nan, nan, nan}}}, "i"); }),
+               {"empty", "no series has a point"});
+
+  const TempFolder folder;
+  ReportData data{.title = "t", .first = {{.heading = "Arms", .pictures = {picture}}}};
+  EXPECT_TRUE(write_report(folder / "r.html", data).empty());
+  const std::string html = read_file(folder / "r.html");
+  EXPECT_EQ(find_fault(html), "");
+  expect_parts(html, {"single values", "-0.375", "-0.3 nan -0.2", "<svg"});
+}
+
 TEST(Report, RoundsNumbersForPeople) {
   for (auto [value, text] : std::initializer_list<std::pair<double, const char*>>{{0, "0"},
                                                                                   {1200, "1200"},

@@ -32,6 +32,31 @@ io::Plot curves_of(const std::string& title, const std::string& key, const std::
   return plot;
 }
 
+// How far each arm is from the baseline at every step, seed by seed: what all arms share is not in it.
+io::Plot gaps_of(const std::string& title, const std::string& key, const std::string& unit, const StudyData& data,
+                 const std::vector<std::vector<io::MetricsRecord>>& records) {
+  io::Plot plot{.title = title, .x_label = "step", .y_label = unit};
+  std::map<int64_t, std::map<int64_t, double>> baseline;  // by seed and step
+  for (size_t i = 0; i < data.cells.size(); ++i)
+    if (data.cells[i].combination == data.arms.baseline)
+      for (const io::MetricsRecord& record : records[i])
+        if (const auto value = record.value(key)) baseline[data.cells[i].seed][record.step] = *value;
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    std::map<int64_t, SpreadPoint> steps;
+    for (size_t i = 0; a != data.arms.baseline && i < data.cells.size(); ++i) {
+      if (data.cells[i].combination != a) continue;
+      const std::map<int64_t, double>& of_seed = baseline[data.cells[i].seed];
+      for (const io::MetricsRecord& record : records[i])
+        if (const auto value = record.value(key))
+          if (const auto at = of_seed.find(record.step); at != of_seed.end())
+            steps[record.step].add(*value - at->second);
+    }
+    io::PlotSeries series = series_of(data.arms.all[a].name, {steps.begin(), steps.end()});
+    if (!series.points.empty()) plot.series.push_back(std::move(series));
+  }
+  return plot;
+}
+
 io::ReportTable differences_of(const Arms& arms) {
   io::ReportTable table{.title = "", .header = {"field", "baseline", "arm", "in the arm"}, .rows = {}};
   const Combination& baseline = arms.all[arms.baseline];
@@ -59,6 +84,7 @@ std::vector<std::string> write_study_page(const StudyData& study, const StudyRep
       .heading = "Arms",
       .text = str(report.summary.substr(0, report.summary.find_last_not_of('\n') + 1), ". ", report.luck, " ",
                   report.conclusion, " Intervals are of the mean difference over the seeds."),
+      .pictures = report.pictures,
       .tables = report.tables};
   if (!lost.rows.empty()) arms_section.tables.push_back(std::move(lost));
   io::ReportData data{.title = "Study " + grid.name, .facts = {}, .first = {std::move(arms_section)}};
@@ -67,7 +93,9 @@ std::vector<std::string> write_study_page(const StudyData& study, const StudyRep
       data.facts.push_back(std::move(fact));
   io::Plot validation = curves_of("Validation loss", "val/loss", "nats per token", study, records);
   io::Plot training = curves_of("Training loss", "train/loss", "nats per token", study, records);
-  for (io::Plot* plot : {&validation, &training})
+  const std::string& baseline = arms.all[arms.baseline].name;
+  io::Plot gaps = gaps_of("Training loss minus that of " + baseline, "train/loss", "nats per token", study, records);
+  for (io::Plot* plot : {&validation, &training, &gaps})
     if (!plot->series.empty()) data.plots.push_back(std::move(*plot));
   data.sections = report.sections;
   for (io::ReportSection& section : diagnostics_sections(study)) data.sections.push_back(std::move(section));

@@ -95,6 +95,25 @@ io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::stri
   return table;
 }
 
+// The differences of a table with their t intervals, and those of single seeds.
+io::Intervals picture_of(const Grid& grid, const Arms& arms, const std::string& metric, const Results& r) {
+  const std::string& baseline = arms.all[arms.baseline].name;
+  io::Intervals picture{
+      .title = fmt::format("{}: difference from {}, with {:g} % intervals", metric, baseline, 100 * grid.confidence),
+      .x_label = fmt::format("{} minus that of {}; circles: single seeds", metric, baseline)};
+  size_t next = 0;
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    if (a == arms.baseline) continue;
+    const Difference& d = r.differences[next++];
+    if (d.count == 0) continue;
+    const Interval interval = d.t_interval.value_or(Interval{d.mean, d.mean});
+    io::Intervals::Row row{.name = arms.all[a].name, .middle = d.mean, .low = interval.low, .high = interval.high};
+    for (size_t s = 0; s < grid.seeds.size(); ++s) row.points.push_back(r.of_arm[a][s] - r.of_arm[arms.baseline][s]);
+    picture.rows.push_back(std::move(row));
+  }
+  return picture;
+}
+
 // How much an arm would win by if all were equal. A difference has the noise of two runs, and the baseline's is the same for all arms.
 std::string luck_text(const Arms& arms, const Results& r) {
   double squares = 0;
@@ -186,6 +205,8 @@ StudyReport report_of(const StudyData& data) {
     const Results r = results_of(data, metric);
     report.tables.push_back(metric_table(grid, arms, metric, r));
     report.text += text_of(report.tables.back()) + "\n";
+    if (io::Intervals picture = picture_of(grid, arms, metric, r); !picture.rows.empty())
+      report.pictures.push_back(std::move(picture));
     if (&metric == &grid.metrics[0]) {
       report.luck = luck_text(arms, r), report.conclusion = conclusion_of(data, r.differences);
       for (const std::string* text : {&report.luck, &report.conclusion})

@@ -25,6 +25,7 @@ struct StudyData {
 struct StudyReport {
   std::string text = {}, json = {};
   std::vector<io::ReportTable> tables = {};      // of the text: what arms are, then one per metric
+  std::vector<io::Picture> pictures = {};        // differences of the arms, one per metric; of the page alone
   std::vector<io::ReportSection> sections = {};  // scores, tuning, speed: in the text without their pictures
   std::string summary = {}, luck = {};           // of the text: runs that are complete, and what arms win by luck
   std::string conclusion = {};                   // of the text: what the runs tell and what they cannot

@@ -35,7 +35,18 @@ struct HeatMap {
   std::vector<std::vector<double>> values = {};  // [row][column]; what is not finite stays blank
 };
 
-using Picture = std::variant<Plot, HeatMap>;
+// Numbers with their intervals, each with a line of its own below the others, beside a line at zero.
+struct Intervals {
+  struct Row {
+    std::string name = {};
+    double middle = 0, low = 0, high = 0;  // without an interval: low = high = middle
+    std::vector<double> points = {};  // single values, such as one per seed; those that are not finite are left out
+  };
+  std::string title = {}, x_label = {};
+  std::vector<Row> rows = {};  // from the top
+};
+
+using Picture = std::variant<Plot, HeatMap, Intervals>;
 
 inline constexpr const char* kRatesTitle = "Learning rate";  // of the plot whose curves are groups of parameters
 
