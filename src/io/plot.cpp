@@ -94,13 +94,14 @@ std::string rows_of(const PlotSeries& series, bool is_log_y, bool has_band, size
 Panel panel_of(const Plot& plot, const std::string& prefix) {
   Panel panel;
   std::string bands, curves;
-  int colour = 0;
+  int count = 0;
   for (const PlotSeries& series : plot.series) {
     size_t num_drawn = 0;
     const bool has_band = !series.band.empty() && series.band.size() == series.points.size();
     const std::string rows = rows_of(series, plot.is_log_y, has_band, num_drawn);
     if (num_drawn == 0) continue;
-    std::string block = str("$", prefix, "series", colour++);
+    std::string block = str("$", prefix, "series", count++);
+    const int colour = series.colour > 0 ? series.colour : count;
     panel.blocks += str(block, " << WEFT_END\n", rows, "WEFT_END\n");
     if (has_band)
       bands += str(block, " using 1:3:4 with filledcurves lt ", colour, " fs transparent solid 0.18 notitle, ");

@@ -17,7 +17,7 @@ using internal::html_escape;
 namespace {
 
 constexpr std::string_view kStyle =
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:84em;margin:2em auto;padding:0 1em;color:#222}"
     "h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ddd}h3{font-size:1em}"
     "table{border-collapse:collapse;font-size:.93em}td,th{padding:.15em .8em .15em "
     "0;text-align:left;vertical-align:top}"

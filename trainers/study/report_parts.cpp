@@ -44,8 +44,8 @@ void SpreadPoint::add(double x) {
   sum += x, ++count;
 }
 
-io::PlotSeries series_of(const std::string& name, const std::vector<std::pair<double, SpreadPoint>>& points) {
-  io::PlotSeries series{.name = name};
+io::PlotSeries series_of(const StudyData& data, size_t arm, const std::vector<std::pair<double, SpreadPoint>>& points) {
+  io::PlotSeries series{.name = data.arms.all[arm].name, .colour = static_cast<int>(arm) + 1};
   for (const auto& [x, point] : points) {
     if (point.count == 0) continue;
     series.points.emplace_back(x, point.sum / static_cast<double>(point.count));
@@ -127,7 +127,7 @@ std::vector<ReportPart> tuning_parts(const StudyData& data) {
     const std::string& name = data.arms.all[a].name;
     std::vector<std::string> row{name};
     Json tries = Json::array();
-    io::PlotSeries series{.name = name};
+    io::PlotSeries series{.name = name, .colour = static_cast<int>(a) + 1};
     for (size_t v = 0; v < tuning.values.size(); ++v) {
       const Tuning::Try& one = tuning.tries[a][v];
       row.push_back(std::isfinite(one.mean) ? fmt::format("{:.4f}{}", one.mean, v == tuning.best[a] ? "*" : "")

@@ -32,12 +32,12 @@ std::string text_of(const io::ReportTable& table);
 // The results of an arm that have this metric, by seed in the grid's order; NaN where a run has none.
 std::vector<double> values_of(const StudyData& data, size_t arm, const std::string& metric);
 
-// Under these titles and x labels: a series per arm.
+// The mean curve of an arm, with a band from the lowest to the highest seed. An arm has the same colour in all plots.
 struct SpreadPoint {
   double sum = 0, lowest = 0, highest = 0;
   int64_t count = 0;
   void add(double x);
 };
-io::PlotSeries series_of(const std::string& name, const std::vector<std::pair<double, SpreadPoint>>& points);
+io::PlotSeries series_of(const StudyData& data, size_t arm, const std::vector<std::pair<double, SpreadPoint>>& points);
 
 }  // namespace weft::study

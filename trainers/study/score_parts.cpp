@@ -164,7 +164,7 @@ ReportPart difficulty_part(const StudyData& data, const ScoresOfArms& all, const
         if (point.count > 0) values[groups[g]] = mean;
       }
       table.rows.push_back(std::move(row));
-      if (io::PlotSeries series = series_of(data.arms.all[a].name, points); !series.points.empty())
+      if (io::PlotSeries series = series_of(data, a, points); !series.points.empty())
         plot.series.push_back(std::move(series));
       rows.push_back({{"arm", data.arms.all[a].name}, {"accuracy", values}});
     }
@@ -200,7 +200,7 @@ ReportPart curves_part(const StudyData& data, const Curves& curves, ReportPart p
       losses.push_back({{"tokens", name}, {"loss", is_there ? Json(mean) : Json(nullptr)}});
     }
     table.rows.push_back(std::move(row));
-    if (!points.empty()) plot.series.push_back(series_of(data.arms.all[a].name, points));
+    if (!points.empty()) plot.series.push_back(series_of(data, a, points));
     json.push_back({{"arm", data.arms.all[a].name}, {"losses", losses}});
   }
   part.section.tables.push_back(std::move(table));

@@ -26,7 +26,7 @@ io::Plot curves_of(const std::string& title, const std::string& key, const std::
       if (data.cells[i].combination == a)
         for (const io::MetricsRecord& record : records[i])
           if (const auto value = record.value(key)) steps[record.step].add(*value);
-    io::PlotSeries series = series_of(data.arms.all[a].name, {steps.begin(), steps.end()});
+    io::PlotSeries series = series_of(data, a, {steps.begin(), steps.end()});
     if (!series.points.empty()) plot.series.push_back(std::move(series));
   }
   return plot;
@@ -51,7 +51,7 @@ io::Plot gaps_of(const std::string& title, const std::string& key, const std::st
           if (const auto at = of_seed.find(record.step); at != of_seed.end())
             steps[record.step].add(*value - at->second);
     }
-    io::PlotSeries series = series_of(data.arms.all[a].name, {steps.begin(), steps.end()});
+    io::PlotSeries series = series_of(data, a, {steps.begin(), steps.end()});
     if (!series.points.empty()) plot.series.push_back(std::move(series));
   }
   return plot;

@@ -19,6 +19,7 @@ struct PlotSeries {
   std::string name = {};
   std::vector<std::pair<double, double>> points = {};  // x, y; those that are not finite leave a gap
   std::vector<std::pair<double, double>> band = {};    // lowest and highest y at each point, shaded; empty: none
+  int colour = 0;  // which of the palette, from 1, so that one thing looks alike in several plots; 0: by its place
 };
 
 struct Plot {
