@@ -173,6 +173,8 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"train run.txtpb --ranks 0", {"--ranks 0: there are no such ranks"}},
       {"train run.txtpb parallel.layout=zigzig", {"zigzig", "zigzag"}},
       {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
+      {"parity run.txtpb --layouts all --schemes all model.zigzag=1", {"model has no field 'zigzag'"}},
+      {"parity run.txtpb --ranks 2 model.zigzag=1", {"model has no field 'zigzag'"}},
       {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
       {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}},
       {"bench gemm --masks causal", {"weft bench gemm has no ranks, schemes or masks", "weft bench ring"}}};

@@ -27,7 +27,7 @@ Argument& Argument::capture_default_str() {
   return *this;
 }
 Argument& Argument::delimiter(char separator) {
-  option_->delimiter(separator);
+  option_->delimiter(separator)->allow_extra_args(false);
   return *this;
 }
 Argument& Argument::one_word() {

@@ -24,7 +24,7 @@ class Argument {
   Argument& required(bool is_required = true);
   Argument& hidden();                   // from help
   Argument& capture_default_str();      // help shows the value that the variable has
-  Argument& delimiter(char separator);  // of a list's values in one word
+  Argument& delimiter(char separator);  // of a list's values in one word; the words after it are not of the list
   Argument& one_word();                 // of a list: takes the next word, and not those after it
   Argument& repeated();                 // of a list: one value each time
   Argument& excludes(const Argument& other);

@@ -128,16 +128,15 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 
 Action define_bench(Arguments& app) {
   auto options = std::make_shared<Options>();
-  app.add_option(
-         "NAME", options->name,
-         "Family of benchmarks: gemm, attention, memory, call, heads, residual, diagnostics, ring, train, or all")
-      .type_name("NAME");
+  std::string names;
+  for (const bench::Family& family : bench::families()) names += str(family.name, ", ");
+  app.add_option("NAME", options->name, str("Family of benchmarks: ", names, "or all")).type_name("NAME");
   app.add_option("--device", options->device, "cpu or cuda").type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
       .type_name("NAME");
   app.add_flag("--plan", options->plan, "ring: the work that layouts promise, without measurements");
   auto axis = [&app](const char* name, auto& values, const char* help) {
-    app.add_option(name, values, help).delimiter(',').one_word().type_name("LIST");
+    app.add_option(name, values, help).delimiter(',').type_name("LIST");
   };
   bench::RingOptions& ring = options->ring;
   axis("--kernels", ring.kernels, "ring: kernels, separated by commas, or all");

@@ -232,7 +232,6 @@ Action define_eval(Arguments& app) {
   options->run.add_run(app);
   app.add_option("--lengths", options->lengths, "Lengths of the windows; default the training context")
       .delimiter(',')
-      .one_word()
       .type_name("N,N")
       .takes_size();
   const Argument ranks =
@@ -244,7 +243,6 @@ Action define_eval(Arguments& app) {
                  "The run's own task is "
                  "as its config says")
       .delimiter(',')
-      .one_word()
       .type_name("TASK,TASK")
       .excludes(by_position)
       .excludes(ranks);
