@@ -1,6 +1,7 @@
 #include "distributed/comm/thread_group.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -45,7 +46,12 @@ void ThreadGroup::wait(std::unique_lock<std::mutex>& lock, int rank, const Opera
   fail(problem, "look where the rank is that is in no call; a longer time-out helps if it only works");
 }
 
-void ThreadGroup::gather(int rank, const char* doing) {
+void ThreadGroup::come(int rank, Visit visit) {
+  std::lock_guard lock(mutex_);
+  visits_[static_cast<size_t>(rank)] = std::move(visit);
+}
+
+void ThreadGroup::gather(int rank, const char* doing, bool reads_then) {
   std::unique_lock lock(mutex_);
   require_running();
   const uint64_t round = ++arrivals_[static_cast<size_t>(rank)];
@@ -60,26 +66,67 @@ void ThreadGroup::gather(int rank, const char* doing) {
       if (arrivals_[r] < round) absent += str(absent.empty() ? "" : ", ", r);
     return str("rank ", rank, " waited ", timeout_s_, " s for rank ", absent, ", ", doing, ": ", mine);
   });
+  if (reads_then) ++num_reading_;
 }
 
-const std::vector<Visit>& ThreadGroup::meet(int rank, Visit visit) {
-  {
-    std::lock_guard lock(mutex_);
-    visits_[static_cast<size_t>(rank)] = std::move(visit);
-  }
-  gather(rank, "coming to a collective");
-  const Operation& first = visits_.front().operation;
-  for (size_t r = 1; r < visits_.size(); ++r) {
-    const Operation& other = visits_[r].operation;
+void ThreadGroup::end_reading() {
+  std::lock_guard lock(mutex_);
+  --num_reading_;
+  changed_.notify_all();
+}
+
+// They copy and add, and wait for nobody.
+void ThreadGroup::wait_for_readers() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return num_reading_ == 0; });
+}
+
+Meeting::Reading::~Reading() {
+  if (have_all_ended_) return;
+  if (is_on_) group_.end_reading();
+  group_.wait_for_readers();
+}
+
+void Meeting::Reading::begin_after(const char* doing) {
+  group_.gather(rank_, doing, true);
+  is_on_ = true;
+}
+
+void Meeting::Reading::pause(const char* doing) {
+  is_on_ = false;
+  group_.end_reading();
+  begin_after(doing);
+}
+
+void Meeting::Reading::end_before(const char* doing) {
+  is_on_ = false;
+  group_.end_reading();
+  group_.gather(rank_, doing, false);
+  have_all_ended_ = true;
+}
+
+Meeting::Meeting(ThreadGroup& group, int rank, Visit visit) : group_(group), reading_(group, rank) {
+  group.come(rank, std::move(visit));
+  reading_.begin_after("coming to a collective");
+  require_agreement();
+}
+
+void Meeting::require_agreement() {
+  const Operation& first = visits().front().operation;
+  for (size_t r = 1; r < visits().size(); ++r) {
+    const Operation& other = visits()[r].operation;
     if (other.kind == first.kind && other.number == first.number && other.dtype == first.dtype &&
         other.count == first.count && other.root == first.root && other.reduce == first.reduce)
       continue;
-    const std::string problem = str(name_, ": ranks disagree: rank 0 calls ", first, ", rank ", r, " calls ", other);
-    abort(problem);
+    const std::string problem =
+        str(group_.name(), ": ranks disagree: rank 0 calls ", first, ", rank ", r, " calls ", other);
+    group_.abort(problem);
     fail(problem, "let all ranks call the same operations in the same order, with the same shapes");
   }
-  return visits_;
 }
+
+void Meeting::wait_for_all() { reading_.pause("in a collective"); }
+void Meeting::leave() { reading_.end_before("leaving a collective"); }
 
 std::shared_ptr<Message> ThreadGroup::send(int from, int to, const Tensor& tensor) {
   synchronize(tensor.device());  // another thread will read it on a stream of its own

@@ -50,7 +50,8 @@ class ThreadRank final : public Communicator {
 
  private:
   void run(const Operation& operation, const void* from, void* to) override {
-    const std::vector<Visit>& visits = group_->meet(rank(), {operation, from, to});
+    Meeting meeting(*group_, rank(), {operation, from, to});
+    const std::vector<Visit>& visits = meeting.visits();
     const auto bytes = static_cast<int64_t>(size_of(operation.dtype));
     const int64_t count = operation.count, part = count / size();
     switch (operation.kind) {
@@ -59,7 +60,7 @@ class ThreadRank final : public Communicator {
       case Collective::broadcast:
         if (rank() != operation.root) copy(to, visits[static_cast<size_t>(operation.root)].from, count * bytes);
         break;
-      case Collective::all_reduce: all_reduce(operation, visits, to); break;
+      case Collective::all_reduce: all_reduce(operation, meeting, to); break;
       case Collective::all_gather:
         for (int r = 0; r < size(); ++r)
           copy(at(to, r * count * bytes), visits[static_cast<size_t>(r)].from, count * bytes);
@@ -70,7 +71,7 @@ class ThreadRank final : public Communicator {
           copy(at(to, r * part * bytes), at(visits[static_cast<size_t>(r)].from, rank() * part * bytes), part * bytes);
         break;
     }
-    group_->leave(rank());
+    meeting.leave();
   }
 
   // The elements begin .. end - 1 of the result.
@@ -83,12 +84,13 @@ class ThreadRank final : public Communicator {
   }
 
   // In place: rank r reduces its share into its own tensor, where no other rank reads it before all are done.
-  void all_reduce(const Operation& operation, const std::vector<Visit>& visits, void* to) {
+  void all_reduce(const Operation& operation, Meeting& meeting, void* to) {
+    const std::vector<Visit>& visits = meeting.visits();
     const int64_t count = operation.count, bytes = static_cast<int64_t>(size_of(operation.dtype));
     auto begin_of = [&](int r) { return count * r / size(); };
     const int64_t begin = begin_of(rank());
     reduce_share(operation, visits, begin, begin_of(rank() + 1), at(to, begin * bytes));
-    group_->wait_for_all(rank());
+    meeting.wait_for_all();
     for (int r = 0; r < size(); ++r)
       if (r != rank())
         copy(at(to, begin_of(r) * bytes), at(visits[static_cast<size_t>(r)].from, begin_of(r) * bytes),
@@ -100,7 +102,8 @@ class ThreadRank final : public Communicator {
   }
 
   std::unique_ptr<Communicator> split_off(const Operation& operation, int color, int key, std::string name) override {
-    const std::vector<Visit>& visits = group_->meet(rank(), {operation, nullptr, nullptr, color, key});
+    Meeting meeting(*group_, rank(), {operation, nullptr, nullptr, color, key});
+    const std::vector<Visit>& visits = meeting.visits();
     std::vector<std::pair<int, int>> members;  // key, rank
     for (int r = 0; r < size(); ++r)
       if (visits[static_cast<size_t>(r)].color == color) members.emplace_back(visits[static_cast<size_t>(r)].key, r);
@@ -109,7 +112,7 @@ class ThreadRank final : public Communicator {
     std::vector<int> ranks;
     for (const auto& [member_key, r] : members) ranks.push_back(r);
     auto child = group_->child(operation.number, color, ranks, name);
-    group_->leave(rank());
+    meeting.leave();
     return std::make_unique<ThreadRank>(std::move(child), world_, static_cast<int>(me));
   }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -142,6 +143,37 @@ TEST(CommunicatorFaults, AbortOfAGroupEndsTheRanksOfAllGroups) {
                             else comm.barrier();
                           }),
                {"out of memory"});
+}
+
+// Rank 1 has nothing to do in its broadcast but to wait for rank 0, which copies. An abort ends the wait: not before the copy.
+TEST(CommunicatorFaults, AfterAnAbortNoRankGoesOnWhileAnotherOneReadsItsMemory) {
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  int copied = 0;
+  for (int milliseconds : {1, 5, 10, 15, 20, 30, 50, 300}) {
+    std::atomic<int> num_begun{0};
+    Tensor came = Tensor::zeros({kBytes}, kU8), sent = Tensor::full({kBytes}, 1, kU8);
+    EXPECT_EQ(message_of(3,
+                         [&](Communicator& comm) {
+                           auto pair = comm.split(comm.rank() / 2, 0, "pair");
+                           if (comm.rank() == 2) {
+                             while (num_begun < 2) std::this_thread::yield();
+                             std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+                             return comm.abort("the user stopped the run");
+                           }
+                           Tensor& mine = comm.rank() ? sent : came;
+                           ++num_begun;
+                           try {
+                             pair->broadcast(mine, 1);
+                             pair->barrier();
+                           } catch (const Error&) {}
+                           if (comm.rank() == 1) mine.mutable_data<uint8_t>()[kBytes - 1] = 2;
+                         }),
+              "no error");
+    const auto* bytes = came.data<uint8_t>();
+    ASSERT_NE(bytes[kBytes - 1], 2);
+    copied += bytes[kBytes - 1] == 1;
+  }
+  EXPECT_GT(copied, 0);
 }
 
 TEST(CommunicatorFaults, ASlowRankIsWaitedFor) {
