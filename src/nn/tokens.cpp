@@ -185,8 +185,8 @@ Var Tokens::conv(const Var& x, const Var& weight_DW, const Var& bias_D) {
 }
 
 Var Tokens::recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options) {
-  WEFT_CHECK(!input.state.defined() && !input.documents.defined() && !input.state_document.defined(),
-             "recur: a state or documents of the caller's", "leave them out: Tokens carries the state");
+  WEFT_CHECK(!input.state.defined() && !input.documents.defined() && !input.state_document.defined() && !input.step,
+             "recur: a state or documents of the caller's, or a step", "leave them out: Tokens carries the state");
   check_tokens("recur", input.v_BTHV);
   return mixing_->recur(input, options);
 }
@@ -200,9 +200,11 @@ Var Tokens::recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptio
   WEFT_CHECK(chunk >= 1, str("recur_chunks: chunks of ", chunk, " tokens"), "use 1 or more");
   check_tokens("recur_chunks", input.v_BTHV);
   const Shape of_heads{batch(), num_tokens(), input.v_BTHV.size(2)};
-  WEFT_CHECK(keeps_BTH.shape() == of_heads && (!input.log_decay.defined() || input.log_decay.shape() == of_heads),
-             str("recur_chunks: keeps ", keeps_BTH.value(), " for values ", input.v_BTHV.value()),
-             "give keeps and the decay per token and head");
+  WEFT_CHECK((keeps_BTH.defined() ? keeps_BTH.shape() == of_heads : bool(input.step)) &&
+                 (!input.log_decay.defined() || input.log_decay.shape() == of_heads),
+             str("recur_chunks: keeps ", keeps_BTH.defined() ? str(keeps_BTH.value()) : "nothing", " for values ",
+                 input.v_BTHV.value()),
+             "give the decay per token and head, and keeps too unless there is a step");
   return mixing_->recur_chunks(input, options, {keeps_BTH, chunk});
 }
 

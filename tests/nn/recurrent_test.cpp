@@ -97,6 +97,9 @@ TEST(Recurrent, DecodesWithoutABoundOnTheLength) {
                                AdditiveSlotsOptions{.kind = SlotKind::agent, .heads = 2, .slots = 3},
                                FlowOptions{.heads = 2},
                                RalaOptions{.heads = 2},
+                               MirasOptions{.kind = MirasKind::moneta, .heads = 2, .chunk = 5},
+                               MirasOptions{.kind = MirasKind::yaad, .heads = 2, .chunk = 7},
+                               MirasOptions{.kind = MirasKind::memora, .heads = 2, .chunk = 5},
                                PoolingOptions{.heads = 2},
                                PoolingOptions{.kind = PoolingKind::broadcast, .heads = 2}};
   const TokenData with_documents = packed(1, kLong, [](int64_t, int64_t t) { return t % 20 == 19; });

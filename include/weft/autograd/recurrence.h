@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 
 #include "weft/autograd/var.h"
 #include "weft/ops/recurrence.h"
@@ -15,6 +16,9 @@ struct RecurrenceVars {
   Tensor writes = {};
   Var state = {};
   Tensor documents = {}, state_document = {};
+  // Only for Tokens::recur_chunks, which calls it instead of recur() with tokens [B, C, ...] of one chunk and the state in front of them. `first`:
+  // the state where their chunk began. {out [B, C, H, V], state behind}. Tokens that are padding are zeros.
+  std::function<std::array<Var, 2>(const RecurrenceVars& some, const Var& first)> step = {};
 };
 // {out, state}, both differentiable.
 std::array<Var, 2> recur(const RecurrenceVars& input, const ops::RecurrenceOptions& options = {});

@@ -65,7 +65,7 @@ class Decode final : public Local {
     return y;
   }
 
-  // Two states are kept: with the writes of the running chunk, and with its decay alone.
+  // Both ChunkStates are kept.
   Var recur_chunks(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Chunks& chunks) override {
     check_no_gradient("recur_chunks");
     auto& slot = cache_->slot<Cache::Recurrent>(name("recur_chunks"));
@@ -78,7 +78,7 @@ class Decode final : public Local {
         input, options, chunks.keeps_BTH,
         pieces_of(table_.batch(), table_.cpu_document_positions(), table_.cpu_documents(), chunks.length, before),
         states);
-    const Var both[] = {states.written, states.decayed};
+    const Var both[] = {states.written, states.other};
     keep_state(slot, stack(both, 0));
     return y;
   }

@@ -101,7 +101,9 @@ Var recur_chunks_gathered(Mixing& mixing, const RecurrenceVars& input, const ops
                           const Mixing::Chunks& chunks);
 // The same where all tokens are given, cut into these pieces. `states` [B, H, K, V]: before the first piece, and then behind the last.
 struct ChunkStates {
-  Var written, decayed;  // with the writes of the running chunk, and with its decay alone; undefined: zeros
+  // With the writes of the running chunk, and what becomes of it where they are forgotten: its decay alone, or with a step of the caller's
+  // the state where the chunk began. Undefined: zeros.
+  Var written, other;
 };
 Var recur_in_pieces(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Var& keeps_BTH,
                     const Pieces& pieces, ChunkStates& states);

@@ -65,7 +65,7 @@ Var recur_chunks_gathered(Mixing& mixing, const RecurrenceVars& input, const ops
                           const Mixing::Chunks& chunks) {
   const int64_t B = input.v_BTHV.size(0), num_tokens = input.v_BTHV.size(1);
   Var keeps = chunks.keeps_BTH;
-  const RecurrenceVars all = gathered_input(mixing, input, &keeps);
+  const RecurrenceVars all = gathered_input(mixing, input, keeps.defined() ? &keeps : nullptr);
   const Mixing::GatheredTokens& tokens = mixing.gathered(0);
   std::vector<int32_t> positions, documents;
   if (is_dry_run()) {
@@ -91,7 +91,7 @@ Var recur_in_pieces(const RecurrenceVars& input, const ops::RecurrenceOptions& o
     Tensor numbers = to(Tensor::from(std::span<const int32_t>(of_rows), {B, 1, 1, 1}), device).value();
     return equal(Var(numbers), 1).expand({B, H, K, V});
   };
-  if (!states.written.defined()) states.written = states.decayed = Tensor::zeros({B, H, K, V}, wide, device);
+  if (!states.written.defined()) states.written = states.other = Tensor::zeros({B, H, K, V}, wide, device);
   if (B * S == 0) return input.v_BTHV;
   std::vector<Var> outs;
   std::vector<int32_t> places(static_cast<size_t>(B * S), -1);
@@ -115,24 +115,24 @@ Var recur_in_pieces(const RecurrenceVars& input, const ops::RecurrenceOptions& o
       last.push_back(piece ? piece->tokens.back() : -1);
     }
     const Tensor is_first = flags(begins), is_last = flags(ends);
-    Var written = where(is_first, 0, states.written), decayed = where(is_first, 0, states.decayed);
+    Var written = where(is_first, 0, states.written), other = where(is_first, 0, states.other);
     RecurrenceVars here{.q_BTGK = taken(input.q_BTGK, tokens),
                         .k_BTGK = taken(input.k_BTGK, tokens),
                         .v_BTHV = taken(input.v_BTHV, tokens),
                         .state = written,
                         .documents = to(Tensor::from(std::span<const int32_t>(documents), {B, count}), device).value(),
                         .state_document = Tensor::zeros({B}, kI32, device)};
-    if (input.log_decay.defined()) {
-      here.log_decay = taken(input.log_decay, tokens);
-      decayed = decayed * reshape(exp(sum(here.log_decay, 1)), {B, H, 1, 1});
-    }
+    if (input.log_decay.defined()) here.log_decay = taken(input.log_decay, tokens);
     if (input.beta.defined()) here.beta = taken(input.beta, tokens);
-    auto [y, after] = weft::recur(here, options);
+    auto [y, after] = input.step ? input.step(here, other) : weft::recur(here, options);
     outs.push_back(reshape(y, {B * count, H * V}));
     num_done += static_cast<int32_t>(B * count);
-    Var keeps = reshape(cast(taken(keeps_BTH, last), wide), {B, H, 1, 1});
-    Var behind = decayed + keeps * (after - decayed);
-    states = {where(is_last, behind, after), where(is_last, behind, decayed)};
+    Var behind = after;
+    if (!input.step) {
+      if (here.log_decay.defined()) other = other * reshape(exp(sum(here.log_decay, 1)), {B, H, 1, 1});
+      behind = other + reshape(cast(taken(keeps_BTH, last), wide), {B, H, 1, 1}) * (after - other);
+    }
+    states = {where(is_last, behind, after), where(is_last, behind, other)};
   }
   if (outs.empty()) outs.push_back(Tensor::zeros({0, H * V}, input.v_BTHV.dtype(), device));
   return reshape(rows_or_zeros(concatenate(outs, 0), places), {B, S, H, V});
