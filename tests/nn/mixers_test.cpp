@@ -335,7 +335,7 @@ TEST(Mixers, RefuseImpossibleSizes) {
       {DeltaOptions{.heads = 2, .head_dim = -2}, {"delta: head_dim -2, value_dim 0", "or more"}},
       {DeltaOptions{.heads = 2, .value_dim = -2}, {"delta: head_dim 0, value_dim -2"}},
       {RalaOptions{.heads = 2, .kernel = 0}, {"rala: kernel 0"}},
-      {LocalLinearOptions{.heads = 1, .head_dim = 4097}, {"local_linear: head_dim 4097", "at most 4096"}},
+      {LocalLinearOptions{.heads = 1, .head_dim = 1025}, {"local_linear: head_dim 1025", "at most 1024"}},
       {MirasOptions{.heads = 3}, {"miras: 3 heads for a width of 16"}},
       {MirasOptions{.heads = 2, .chunk = 0}, {"miras: chunk 0, kernel 4"}},
       {TlinformerOptions{.heads = 2, .depth = 1}, {"tlinformer: depth 1, window 256, rows 256"}},

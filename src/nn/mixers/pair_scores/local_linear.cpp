@@ -20,8 +20,10 @@ namespace weft {
 
 namespace {
 
-constexpr int64_t kWidest = 4096, kWideInF32 = 128;  // exp(sqrt(K)) and sums of it stay in f32
-constexpr double kLeast = 1e-6;                      // sum a_j over sum w_j, which is above 0 but for rounding
+// A weight may be exp(sqrt(K)) times the ridge. Of a ridge that is less than 1e-15 of the weights f64 keeps nothing, and what conjugate
+// gradients find then is rounding.
+constexpr int64_t kWidest = 1024, kWideInF32 = 128;
+constexpr double kLeast = 1e-6;  // sum a_j over sum w_j, which is above 0 but for rounding
 
 // The sums over the keys that every query of a tile sees, as functions of its weights.
 struct Fit {
@@ -49,7 +51,9 @@ class LocalLinear final : public ProjectedMixer {
   LocalLinear(const LocalLinearOptions& o, const MixerArgs& args, Rng rng)
       : ProjectedMixer("local_linear", {o.heads, o.kv_heads, o.head_dim}, args, rng),
         ridge_(Tensor::full({s_.heads}, std::log(std::expm1(1.0)))) {  // softplus of it is 1
-    WEFT_CHECK(s_.head_dim <= kWidest, str("local_linear: head_dim ", s_.head_dim), str("use at most ", kWidest));
+    WEFT_CHECK(s_.head_dim <= kWidest,
+               str("local_linear: head_dim ", s_.head_dim, ", whose weights reach exp(sqrt(head_dim)) times the ridge"),
+               str("use at most ", kWidest));
     name_part({"ridge", ridge_});
   }
 
