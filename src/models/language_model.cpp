@@ -34,6 +34,17 @@ LanguageModelOptions checked(LanguageModelOptions o) {
   return o;
 }
 
+// How many layers directly before this one have the same mixer.
+int64_t place_in_run(const LanguageModelOptions& o, int64_t layer) {
+  auto mixer_of = [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    return o.pattern.empty() ? static_cast<int>(at % o.mixers.size()) : o.pattern[at % o.pattern.size()];
+  };
+  int64_t place = 0;
+  while (place < layer && mixer_of(layer - place - 1) == mixer_of(layer)) ++place;
+  return place;
+}
+
 }  // namespace
 
 MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
@@ -44,7 +55,8 @@ MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
           .rotary = o.position == PositionKind::rotary ? std::optional(o.rotary) : std::nullopt,
           .norm_eps = o.norm.eps,
           .std = o.std,
-          .out_std = out_std(o)};
+          .out_std = out_std(o),
+          .numbers = {{"place_in_run", static_cast<double>(place_in_run(o, layer))}}};
 }
 
 namespace {

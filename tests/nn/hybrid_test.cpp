@@ -109,6 +109,20 @@ TEST(Hybrid, LayersShareKeysAndValues) {
   EXPECT_TRUE(result.passed) << result.report;
 }
 
+// Full attention in a few layers, as published: the layers between them share in pairs, counted from each full layer on.
+TEST(Hybrid, LayersShareKeysWithinRunsOfTheirMixer) {
+  LanguageModel model(
+      hybrid({HymbaOptions{.heads = 2}, HymbaOptions{.heads = 2, .window = 4, .sharing = 2}}, {0, 1, 1, 0, 1, 1, 1, 0}),
+      Rng(2));
+  std::string with_keys;
+  for (const NamedParam& p : model.params())
+    if (p.name.ends_with("mixer.k.weight")) with_keys += p.name.substr(std::string("layers.").size(), 1);
+  EXPECT_EQ(with_keys, "013467");
+  Tokens tokens(plain_tokens(2, 7));
+  for (double x : cast(Var(model.logits(ids(2, 7), tokens)), kF64).value().to_vector<double>())
+    ASSERT_TRUE(std::isfinite(x));
+}
+
 // With chunks of one token nothing is averaged over time: attention on (1 - f) k and (1 - f) v.
 TEST(Hybrid, RatWithChunksOfOneTokenIsAttention) {
   const MixerArgs args{.dim = 8, .context = 16, .rotary = std::nullopt, .std = 0.5, .out_std = 0.5};

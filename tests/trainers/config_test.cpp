@@ -60,6 +60,14 @@ TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
   expect_parts(error_of(kTiny, {"model.mixer=[{nats_l{heads:4,softmax_heads:3}}]"}), {"softmax_heads 3"});
 }
 
+// Layers share keys within runs of their mixer: without such a run nothing would be shared.
+TEST(Config, SharedKeysWithoutLayersThatShareThemAreRefused) {
+  const std::string mixers = "model.mixer=[{hymba{heads:4}},{hymba{heads:4,window:4,sharing:2}}]";
+  load_string(kTiny, {mixers, "model.pattern=0 1 1 0"});
+  expect_parts(error_of(kTiny, {mixers, "model.pattern=0 1 0 1"}),
+               {"model.mixer[1].hymba.sharing", "is 2", "no two layers in a row", "1 3 hymba (mixer 1)", "sharing: 1"});
+}
+
 // Placements go over the pattern, in their order.
 TEST(Config, PlacementsSayWhichLayersHaveAMixer) {
   const auto layers = [](const std::vector<std::string>& overrides) {

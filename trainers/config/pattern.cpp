@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <sstream>
 
 #include "trainers/config/check.h"
@@ -109,6 +110,17 @@ std::string layers_text(const Model& model) {
   return text;
 }
 
+// Layers of Hymba in a row use the keys of the first of them.
+static void check_shared(const Loaded& config, int mixer, const std::function<int(int64_t)>& mixer_of) {
+  const Model& model = config.experiment.model();
+  for (int64_t layer = 1; layer < model.layers(); ++layer)
+    if (mixer_of(layer) == mixer && mixer_of(layer - 1) == mixer) return;
+  refuse(config, element_path("model.mixer", mixer) + ".hymba.sharing",
+         str("is ", model.mixer(mixer).hymba().sharing(), ", but no two layers in a row have model.mixer[", mixer,
+             "]: the layers are ", layers_text(model), "."),
+         "Give layers in a row this mixer, or use sharing: 1.");
+}
+
 // A sparse layer of HySparse reads what the first layer of its group leaves.
 static void check_schedules(const Loaded& config) {
   const Model& model = config.experiment.model();
@@ -116,6 +128,7 @@ static void check_schedules(const Loaded& config) {
   auto mixer_of = [&](int64_t layer) { return layers[static_cast<size_t>(layer) % layers.size()]; };
   for (int64_t layer = 0; layer < model.layers(); ++layer) {
     const int mixer = mixer_of(layer);
+    if (model.mixer(mixer).hymba().sharing() > 1) check_shared(config, mixer, mixer_of);
     if (!model.mixer(mixer).has_hysparse()) continue;
     const int64_t group = model.mixer(mixer).hysparse().sparse() + 1, first = layer / group * group;
     if (mixer_of(first) != mixer)

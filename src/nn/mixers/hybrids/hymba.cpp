@@ -29,11 +29,18 @@ HymbaOptions completed(HymbaOptions o, const MixerArgs& args) {
 
 using namespace recurrent;
 
+// Among layers in a row that have this mixer. A model counts them: layers with another window, between these, have keys of their own.
+int64_t place_of(const MixerArgs& args) {
+  const auto found = args.numbers.find("place_in_run");
+  return found == args.numbers.end() ? args.layer : static_cast<int64_t>(found->second);
+}
+
 class Hymba final : public Mixer {
  public:
   Hymba(const HymbaOptions& options, const MixerArgs& args, Rng rng)
       : o_(completed(options, args)),
         args_(args),
+        place_(place_of(args) % o_.sharing),
         width_(o_.heads * o_.head_dim),
         q_(args.dim, width_, rng["q"], {.std = args.std}),
         u_(args.dim, width_, rng["u"], {.std = args.std}),
@@ -55,7 +62,7 @@ class Hymba final : public Mixer {
     name_parts({{"log_rate", log_rate_}, {"step_bias", step_bias_}, {"skip", skip_}});
     name_parts({{"norm_attention", norm_a_}, {"norm_recurrence", norm_m_}});
     const int64_t keys = o_.kv_heads * o_.head_dim;
-    if (args.layer % o_.sharing == 0) {
+    if (place_ == 0) {
       k_ = std::make_unique<Linear>(args.dim, keys, rng["k"], LinearOptions{.std = args.std});
       v_ = std::make_unique<Linear>(args.dim, keys, rng["v"], LinearOptions{.std = args.std});
       name_parts({{"k", *k_}, {"v", *v_}});
@@ -108,7 +115,7 @@ class Hymba final : public Mixer {
   }
 
   std::pair<Var, Var> keys_and_values(const Var& x_BTD, Tokens& tokens) {
-    const std::string shared = str("hymba.", args_.layer / o_.sharing);
+    const std::string shared = str("hymba.", args_.layer - place_);
     if (!k_) return {tokens.shared(shared + ".k"), tokens.shared(shared + ".v")};
     Var k_BTGK = rotated(split_heads((*k_)(x_BTD), o_.kv_heads), args_, tokens);
     Var v_BTGK = split_heads((*v_)(x_BTD), o_.kv_heads);
@@ -136,6 +143,7 @@ class Hymba final : public Mixer {
 
   HymbaOptions o_;
   MixerArgs args_;
+  int64_t place_;  // among the layers that use the same keys
   int64_t width_;
   Linear q_, u_, write_, read_, z_, step_, out_;
   std::unique_ptr<Linear> k_, v_;  // null where an earlier layer's are used
