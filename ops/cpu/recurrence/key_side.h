@@ -17,11 +17,9 @@ namespace weft::cpu {
 namespace {
 
 template <class T, bool kChannels, bool kDelta>
-class KeySide {
+class KeySide : public Side<T> {
  public:
-  using M = Matrix<T>;
-
-  KeySide(const RecurrenceProblem& problem, bool is_backward) : p(problem), z(problem, is_backward) {}
+  using Side<T>::Side;
 
   void forward(const Heads& heads) {
     carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);
@@ -61,7 +59,7 @@ class KeySide {
     for (int64_t n = z.blocks - 1; n >= 0; --n)
       for_heads(heads, [&](const HeadView<T>& head) {
         state = behind(head, n - 1);
-        enter(head, n);
+        enter(head, n, n - 1);
         queries(head);
         load_dout(head);
         scores<true>();
@@ -79,16 +77,10 @@ class KeySide {
 
  private:
   friend struct TwoPasses;
-
-  // Calls f(head) for each head, with its state and the gradient of it.
-  template <class F>
-  void for_heads(const Heads& heads, F&& f) {
-    for (int64_t h = heads.first; h < heads.last; ++h) {
-      state = {state_of_heads + (h - heads.first) * z.K * z.V, z.V};
-      dstate = {dstate_of_heads + (h - heads.first) * z.K * z.V, z.V};
-      f(HeadView<T>(p, heads.b, h));
-    }
-  }
+  using typename Side<T>::M;
+  using Side<T>::p, Side<T>::z, Side<T>::first, Side<T>::count, Side<T>::next, Side<T>::state, Side<T>::dstate,
+      Side<T>::dout;
+  using Side<T>::state_of_heads, Side<T>::dstate_of_heads, Side<T>::for_heads, Side<T>::begin, Side<T>::load_dout;
 
   size_t carve(std::byte* base, int64_t heads, bool is_backward) {
     Carver c(base);
@@ -115,9 +107,11 @@ class KeySide {
   }
 
   // Everything of a block that does not depend on the state or on queries.
-  [[gnu::noinline]] void enter(const HeadView<T>& head, int64_t block) {
-    first = block * z.block, count = smaller(z.block, p.tokens - first);
+  void enter(const HeadView<T>& head, int64_t block) { enter(head, block, block + 1); }
+  [[gnu::noinline]] void enter(const HeadView<T>& head, int64_t block, int64_t next_block) {
+    begin(block, next_block);
     head.load_rows(head.k, first, count, p.key_width, T(1), k, z.C);
+    head.fetch_rows(head.k, next, z.block, p.key_width), head.fetch_rows(head.v, next, z.block, p.value_width);
     if constexpr (kDelta) {
       head.load_rows(head.v, first, count, p.value_width, T(1), e, z.C);
       for (int64_t i = 0; i < z.C; ++i) {
@@ -128,15 +122,11 @@ class KeySide {
     } else {
       head.load_values(first, count, u, z.C);
     }
+    decays(head);
     if constexpr (kChannels) {
-      head.load_decays(first, count, p.key_width, alpha, z.C);
-      running_products(alpha, z.C, before, after);
-      std::copy_n(before.row(z.C - 1), z.K, total);
       multiply_rows(k, after, km, z.C);
       if constexpr (kDelta) multiply_rows(k, before, kn, z.C, T(-1));
     } else {
-      head.load_decays(first, count, z.C, alpha.data);
-      token_products();
       multiply_rows(k, after.data, km, z.C);
       if constexpr (kDelta) {
         for (int64_t i = 0; i < z.C; ++i)
@@ -145,13 +135,24 @@ class KeySide {
     }
   }
 
-  // Products of decays that are one number per token; relative(r, i) = a_{i+1} .. a_r for i <= r, else 0.
-  void token_products() {
-    T product = 1;
-    for (int64_t i = 0; i < z.C; ++i) before.data[i] = product *= alpha.data[i];
-    std::fill_n(total, z.K, product);
-    product = 1;
-    for (int64_t i = z.C - 1; i >= 0; --i) after.data[i] = product, product *= alpha.data[i];
+  void decays(const HeadView<T>& head) {
+    if constexpr (kChannels) {
+      head.load_decays(first, count, p.key_width, alpha, z.C);
+      head.fetch_rows(head.log_decay, next, z.block, p.key_width);
+      running_products(alpha, z.C, before, after);
+      std::copy_n(before.row(z.C - 1), z.K, total);
+    } else {
+      head.load_decays(first, count, z.C, alpha.data);
+      T product = 1;
+      for (int64_t i = 0; i < z.C; ++i) before.data[i] = product *= alpha.data[i];
+      std::fill_n(total, z.K, product);
+      product = 1;
+      for (int64_t i = z.C - 1; i >= 0; --i) after.data[i] = product, product *= alpha.data[i];
+    }
+  }
+
+  // relative(r, i) = a_{i+1} .. a_r for i <= r, else 0, of decays that are one number per token.
+  void relative_products() {
     std::fill_n(relative.data, z.C, T(0));
     relative.data[0] = 1;
     for (int64_t r = 1; r < z.C; ++r) {
@@ -163,19 +164,18 @@ class KeySide {
 
   [[gnu::noinline]] void queries(const HeadView<T>& head) {
     head.load_rows(head.q, first, count, p.key_width, static_cast<T>(p.scale), q, z.C);
+    head.fetch_rows(head.q, next, z.block, p.key_width);
     if constexpr (kChannels) multiply_rows(q, before, qp, z.C);
     else multiply_rows(q, before.data, qp, z.C);
   }
 
-  // What previous_state() needs of a block.
-  void enter_for_state(const HeadView<T>& head) {
+  // What previous_state() needs of a block: of the plain write, neither keys nor values.
+  void enter_for_state(const HeadView<T>& head, int64_t block, int64_t next_block) {
+    if constexpr (kDelta) enter(head, block, next_block);
+    else begin(block, next_block), decays(head);
     queries(head);
     load_dout(head);
     if constexpr (kDelta) scores<true>(), gradient_of_writes();
-  }
-  void load_dout(const HeadView<T>& head) {
-    if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
-    else std::fill_n(dout.data, z.C * z.V, T(0));
   }
 
   void read(const HeadView<T>& head) {
@@ -198,6 +198,7 @@ class KeySide {
     if constexpr (kChannels) {
       decayed_scores<kReads, kDelta>(q, k, alpha, count, z.C, z.K, weights, strict, lanes);
     } else {
+      relative_products();
       transpose(k, kt, z.C, z.K);
       if constexpr (kReads) {
         product<false, T>(q, kt, weights, {z.C, z.C, z.K, Part::lower_rows});
@@ -381,13 +382,9 @@ class KeySide {
     if constexpr (kDelta) product<true, T>(kn, dv, dstate, {z.K, z.V, z.C, Part::all, true});
   }
 
-  const RecurrenceProblem& p;
-  Sizes<T> z;
-  int64_t first = 0, count = 0;  // tokens of the block at work
-  T *state_of_heads = nullptr, *dstate_of_heads = nullptr;
-  M state, q, k, u, e, qp, kn, km, kt, weights, strict, relative, out, alpha, before, after;
+  M q, k, u, e, qp, kn, km, kt, weights, strict, relative, out, alpha, before, after;
   T *total = nullptr, *beta = nullptr, *lanes = nullptr;
-  M dstate, dout, du, dv, dweights, dstrict, dq, dwriter, dreader, ut, state_t, dstate_t;
+  M du, dv, dweights, dstrict, dq, dwriter, dreader, ut, state_t, dstate_t;
   T *dbeta = nullptr, *sums = nullptr, *minus = nullptr;
 };
 

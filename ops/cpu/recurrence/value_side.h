@@ -13,11 +13,9 @@ namespace weft::cpu {
 namespace {
 
 template <class T>
-class ValueSide {
+class ValueSide : public Side<T> {
  public:
-  using M = Matrix<T>;
-
-  ValueSide(const RecurrenceProblem& problem, bool is_backward) : p(problem), z(problem, is_backward) {}
+  using Side<T>::Side;
 
   void forward(const Heads& heads) {
     carve(scratch(carve(nullptr, heads.count(), false)), heads.count(), false);
@@ -57,7 +55,7 @@ class ValueSide {
     for (int64_t n = z.blocks - 1; n >= 0; --n)
       for_heads(heads, [&](const HeadView<T>& head) {
         state = behind(head, n - 1);
-        enter(head, n);
+        enter(head, n, n - 1);
         read(head);
         load_dout(head);
         gradients();
@@ -72,16 +70,10 @@ class ValueSide {
 
  private:
   friend struct TwoPasses;
-
-  // Calls f(head) for each head, with its state and the gradient of it.
-  template <class F>
-  void for_heads(const Heads& heads, F&& f) {
-    for (int64_t h = heads.first; h < heads.last; ++h) {
-      state = {state_of_heads + (h - heads.first) * z.K * z.V, z.V};
-      dstate = {dstate_of_heads + (h - heads.first) * z.K * z.V, z.V};
-      f(HeadView<T>(p, heads.b, h));
-    }
-  }
+  using typename Side<T>::M;
+  using Side<T>::p, Side<T>::z, Side<T>::first, Side<T>::count, Side<T>::next, Side<T>::state, Side<T>::dstate,
+      Side<T>::dout;
+  using Side<T>::state_of_heads, Side<T>::dstate_of_heads, Side<T>::for_heads, Side<T>::begin, Side<T>::load_dout;
 
   size_t carve(std::byte* base, int64_t heads, bool is_backward) {
     Carver c(base);
@@ -101,19 +93,27 @@ class ValueSide {
     return c.used();
   }
 
-  [[gnu::noinline]] void enter(const HeadView<T>& head, int64_t block) {
-    first = block * z.block, count = smaller(z.block, p.tokens - first);
+  void enter(const HeadView<T>& head, int64_t block) { enter(head, block, block + 1); }
+  [[gnu::noinline]] void enter(const HeadView<T>& head, int64_t block, int64_t next_block) {
+    begin(block, next_block);
+    head.fetch_rows(head.k, next, z.block, p.key_width);
+    head.fetch_rows(head.v, next, z.block, p.value_width);
     head.load_rows(head.k, first, count, p.key_width, T(1), k, z.C);
     head.load_values(first, count, v, z.C);
+    decays(head);
+    multiply_rows(v, after, kept, z.C);
+  }
+  void decays(const HeadView<T>& head) {
     head.load_decays(first, count, p.value_width, alpha, z.C);
+    head.fetch_rows(head.log_decay, next, z.block, p.value_width);
     running_products(alpha, z.C, before, after);
     std::copy_n(before.row(z.C - 1), z.V, total);
-    multiply_rows(v, after, kept, z.C);
   }
 
   // weights = A and out = O.
   [[gnu::noinline]] void read(const HeadView<T>& head) {
     head.load_rows(head.q, first, count, p.key_width, static_cast<T>(p.scale), q, z.C);
+    head.fetch_rows(head.q, next, z.block, p.key_width);
     transpose(k, kt, z.C, z.K);
     product<false, T>(q, kt, weights, {z.C, z.C, z.K});
     for (int64_t r = 0; r < z.C; ++r) std::fill_n(weights.row(r) + r + 1, z.C - r - 1, T(0));
@@ -123,14 +123,13 @@ class ValueSide {
   }
 
   // What previous_state() needs of a block.
-  void enter_for_state(const HeadView<T>& head) {
+  void enter_for_state(const HeadView<T>& head, int64_t block, int64_t next_block) {
+    begin(block, next_block);
+    decays(head);
     head.load_rows(head.q, first, count, p.key_width, static_cast<T>(p.scale), q, z.C);
+    head.fetch_rows(head.q, next, z.block, p.key_width);
     load_dout(head);
     multiply_rows(dout, before, dlocal, z.C);
-  }
-  void load_dout(const HeadView<T>& head) {
-    if (p.dout.data) head.load_rows(p.dout.at(head.b, head.h), first, count, p.value_width, T(1), dout, z.C);
-    else std::fill_n(dout.data, z.C * z.V, T(0));
   }
 
   [[gnu::noinline]] void previous_state() {
@@ -190,13 +189,9 @@ class ValueSide {
     store_rows(p.dv.at(head.b, head.h), first, count, p.value_width, dv, T(1), false);
   }
 
-  const RecurrenceProblem& p;
-  Sizes<T> z;
-  int64_t first = 0, count = 0;  // tokens of the block at work
-  T *state_of_heads = nullptr, *dstate_of_heads = nullptr;
-  M state, q, k, v, kept, kt, weights, out, alpha, before, after;
+  M q, k, v, kept, kt, weights, out, alpha, before, after;
   T* total = nullptr;
-  M dstate, dout, dlocal, dv, dweights, dq, dk, state_t, dstate_t;
+  M dlocal, dv, dweights, dq, dk, state_t, dstate_t;
   T *sums = nullptr, *lanes = nullptr;
 };
 
