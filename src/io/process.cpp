@@ -51,7 +51,16 @@ std::pair<Descriptor, Descriptor> make_channel() {
 
 // A process group of its own: it can be killed with all that it started, and Ctrl-C on the terminal is ours alone. Signals that
 // this process ignores end the program as usual.
-pid_t start(const std::vector<std::string>& arguments, int in, int out, int messages, const std::string& install_hint) {
+pid_t start(const std::vector<std::string>& arguments, const std::vector<std::string>& environment, int in, int out,
+            int messages, const std::string& install_hint) {
+  std::vector<char*> variables;
+  for (const std::string& variable : environment) variables.push_back(const_cast<char*>(variable.c_str()));
+  for (char** at = environ; *at; ++at)
+    if (std::ranges::none_of(environment, [&](const std::string& variable) {
+          return std::string_view(*at).starts_with(std::string_view(variable).substr(0, variable.find('=') + 1));
+        }))
+      variables.push_back(*at);
+  variables.push_back(nullptr);
   std::vector<char*> words;
   for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
@@ -69,7 +78,7 @@ pid_t start(const std::vector<std::string>& arguments, int in, int out, int mess
   posix_spawnattr_setpgroup(&attributes, 0);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   pid_t pid = 0;
-  int code = ::posix_spawnp(&pid, words[0], &actions, &attributes, words.data(), environ);
+  int code = ::posix_spawnp(&pid, words[0], &actions, &attributes, words.data(), variables.data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (code != 0) fail(str(arguments[0], ": cannot be started: ", std::string_view(std::strerror(code))), install_hint);
@@ -145,11 +154,12 @@ bool ends_by_itself(pid_t pid, int& status, double grace_s) {
 }  // namespace
 
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
-                          const ProcessLimits& limits, const std::string& install_hint) {
+                          const ProcessLimits& limits, const std::string& install_hint,
+                          const std::vector<std::string>& environment) {
   auto [in, child_in] = make_channel();
   auto [out, child_out] = make_channel();
   auto [messages, child_messages] = make_channel();
-  pid_t pid = start(arguments, child_in.value, child_out.value, child_messages.value, install_hint);
+  pid_t pid = start(arguments, environment, child_in.value, child_out.value, child_messages.value, install_hint);
   child_in.close();
   child_out.close();
   child_messages.close();

@@ -27,8 +27,9 @@ struct ProcessResult {
 };
 
 // Finds the program arguments[0] on PATH, gives it `input` and waits for its end, within the limits. What the program
-// started is killed with it. Error if it cannot be started (`install_hint` is the fix then).
+// started is killed with it. `environment`: NAME=value beside, or in place of, those of this process. Error if it cannot be started (`install_hint` is the fix then).
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& input,
-                          const ProcessLimits& limits, const std::string& install_hint);
+                          const ProcessLimits& limits, const std::string& install_hint,
+                          const std::vector<std::string>& environment = {});
 
 }  // namespace weft::io

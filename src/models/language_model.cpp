@@ -348,10 +348,28 @@ int64_t LanguageModel::num_matmul_params() const {
   return count;
 }
 
+// A umoe network chooses among the experts of its block's mixer, at best others than the mixer does.
+int64_t LanguageModel::num_active_params() const {
+  int64_t count = num_params();
+  for (const auto& block : blocks_) {
+    const Mixer& mixer = *block->mixer;
+    count -= mixer.num_idle_params();
+    if (options_.ffn.kind == FfnKind::umoe && !options_.own_ffn)
+      count += std::min(options_.ffn.active * mixer.num_expert_params(), mixer.num_idle_params());
+  }
+  return count;
+}
+
 double LanguageModel::flops_per_token() const {
   double flops = 6.0 * static_cast<double>(num_matmul_params());
-  for (const auto& block : blocks_)
-    flops += block->mixer->flops_per_token(block->mixer->keys_per_query(options_.context));
+  for (const auto& block : blocks_) {
+    const Mixer& mixer = *block->mixer;
+    flops += mixer.flops_per_token(mixer.keys_per_query(options_.context));
+    if (options_.ffn.kind == FfnKind::umoe && !options_.own_ffn) {
+      const int64_t runs = options_.ffn.is_dense ? mixer.num_experts() : options_.ffn.active;
+      flops += 6.0 * static_cast<double>(runs * mixer.num_expert_params());
+    }
+  }
   return flops;
 }
 

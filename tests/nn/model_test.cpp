@@ -76,6 +76,33 @@ TEST(LanguageModel, CountsParametersAndFlops) {
   EXPECT_NEAR(model.flops_per_token(), 6.0 * static_cast<double>(expected) + 6.0 * 3 * 64 * 33, 1);
 }
 
+TEST(LanguageModel, CountsWhatATokenUses) {
+  constexpr int64_t D = 64, K = 16;
+  LanguageModelOptions options{.vocab = 100,
+                               .dim = D,
+                               .layers = 2,
+                               .context = 32,
+                               .mixers = {SoftmaxOptions{.heads = 4, .head_dim = K}},
+                               .ffn = {.kind = FfnKind::gelu}};
+  const auto idle = [&] {
+    const LanguageModel model(options, Rng(1));
+    return model.num_params() - model.num_active_params();
+  };
+  EXPECT_EQ(idle(), 0);
+  options.mixers = {SoftmaxOptions{.heads = 4, .head_dim = K, .head_mixture = {.active = 1, .shared = 1}}};
+  EXPECT_EQ(idle(), 2 * 2 * 2 * K * D) << "queries and outputs of two heads of four, in two layers";
+  options.mixers = {MoaOptions{.experts = 4, .active = 1, .head_dim = K}};
+  EXPECT_EQ(idle(), 2 * 3 * 2 * K * D);
+  UmoeOptions umoe{.experts = 6, .active = 1, .head_dim = K, .hidden = 32, .query_rank = 4};
+  options.mixers = {umoe};
+  EXPECT_EQ(idle(), 2 * 5 * (4 * (D + K) + 2 * D * 32));
+  options.ffn = {.kind = FfnKind::umoe, .active = 2};
+  EXPECT_EQ(idle(), 2 * (5 * (4 * (D + K) + 2 * D * 32) - 2 * 2 * D * 32)) << "the network uses two more";
+  const double flops = LanguageModel(options, Rng(1)).flops_per_token();
+  options.ffn.active = 3;
+  EXPECT_EQ(LanguageModel(options, Rng(1)).flops_per_token() - flops, 2 * 6 * 2 * D * 32) << "one more in each layer";
+}
+
 TEST(LanguageModel, GradientsOfEveryParameterAreRight) {
   LanguageModel model(tiny(), Rng(3));
   model.set_compute(kF64);

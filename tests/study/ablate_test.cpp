@@ -7,6 +7,8 @@
 
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
+#include "trainers/study/cells.h"
+#include "trainers/study/match.h"
 #include "weft/core/error.h"
 #include "weft/io/events.h"
 
@@ -176,6 +178,46 @@ TEST_F(Ablate, OnlySomeArmsAndADryRun) {
   EXPECT_NE(other.err.find("holds the study of another grid"), std::string::npos) << other.err;
 }
 
+TEST_F(Ablate, DevicesAreGpusThatAreThere) {
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  for (const auto& [devices, part] :
+       {std::pair{"99", "--devices 99: there are "}, std::pair{"0,x", "GPUs that this program can use"},
+        std::pair{"-1", "--devices"}}) {
+    const ProcessResult result = ablate("study", {"--devices", devices, "--set", "train.device=cuda"});
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  }
+  const ProcessResult on_cpu = ablate("study", {"--devices", "all", "--set", "train.device=cpu"});
+  EXPECT_EQ(on_cpu.exit_code, 2) << on_cpu.err;
+  EXPECT_NE(on_cpu.err.find("trains on the CPU"), std::string::npos) << on_cpu.err;
+  EXPECT_FALSE(io::file_exists(path("study")));
+}
+
+TEST_F(Ablate, EachJobHasItsGpu) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms));
+  write("program",
+        "#!/bin/sh\necho \"error: on $CUDA_VISIBLE_DEVICES, seen by $ABLATE_TEST\" >&2\nsleep 0.3\nexit 2\n");
+  std::filesystem::permissions(path("program"), std::filesystem::perms::owner_all);
+  ::setenv("ABLATE_TEST", "all", 1);
+  const study::Grid grid = study::read_grid(path("grid.txtpb"));
+  study::Arms arms = study::resolve_arms(grid, {});
+  study::count_and_match(grid, arms, {});
+  std::filesystem::create_directory(path("study"));
+  const auto results = study::run_cells(grid, arms, study::cells_of(grid, arms),
+                                        {.program = path("program"),
+                                         .folder = path("study"),
+                                         .jobs = 3,
+                                         .gpus = {"GPU-a", "7"},
+                                         .is_stopping = [] { return false; },
+                                         .say = [](std::string_view) {}});
+  ::unsetenv("ABLATE_TEST");
+  std::map<std::string, int> seen;
+  for (const auto& result : results) ++seen[result.value().problem];
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_GT(seen["exit code 2: on GPU-a, seen by all"], 0);
+  EXPECT_GT(seen["exit code 2: on 7, seen by all"], 0);
+}
+
 TEST_F(Ablate, TunesEveryArmOnSeedsAndDataThatDoNotCount) {
   write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms, R"(
 tune { path: "optim.group[1].adamw.lr" value: "1e-5" value: "3e-5" value: "9e-5" seeds: 8 seeds: 9 widen: 1 }
@@ -332,7 +374,7 @@ TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
   write_grid(str(kRuns, kArms, "seeds: 3 match { flops: 0.02 multiple: 1 }"));
   const ProcessResult width = ablate("width", {"--dry-run"});
   ASSERT_EQ(width.exit_code, 0) << width.err;
-  for (const char* column : {"without embeddings", "time", "memory", "disk", "cache/token", "of checkpoints"})
+  for (const char* column : {"active", "without embeddings", "time", "memory", "disk", "cache/token", "of checkpoints"})
     EXPECT_NE(width.out.find(column), std::string::npos) << column << " in " << width.out;
 }
 

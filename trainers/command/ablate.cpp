@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 #include "src/core/file_lock.h"
 #include "trainers/command/arguments.h"
@@ -21,6 +24,7 @@
 #include "trainers/study/report_parts.h"
 #include "trainers/study/tune.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
@@ -32,7 +36,7 @@ using config::ConfigError;
 
 struct Options {
   std::string grid, out;
-  std::vector<std::string> only, set;
+  std::vector<std::string> only, set, devices;
   int jobs = 0;
   bool is_dry = false;
   bool has_times = true;
@@ -104,8 +108,8 @@ std::string plan_text(const study::Grid& grid, const study::Arms& arms, const st
         fmt::format("tuning of {}: {} arms x {} values x {} seeds before them, more where the best lies at an edge\n",
                     grid.tune->path, arms.all.size(), grid.tune->values.size(), grid.tune->seeds.size());
   io::ReportTable table{.title = "",
-                        .header = {"arm", "runs", "parameters", "without embeddings", "ffn", "MFLOP/token", "tokens",
-                                   "time", "memory", "disk", "cache", "cache/token"},
+                        .header = {"arm", "runs", "parameters", "active", "without embeddings", "ffn", "MFLOP/token",
+                                   "tokens", "time", "memory", "disk", "cache", "cache/token"},
                         .rows = {}};
   double flops = 0, seconds = 0, disk = 0;
   for (size_t a = 0; a < arms.all.size(); ++a) {
@@ -116,11 +120,12 @@ std::string plan_text(const study::Grid& grid, const study::Arms& arms, const st
     const auto n = static_cast<double>(runs);
     flops += n * arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
     seconds += n * f.seconds, disk += n * static_cast<double>(f.disk_bytes);
-    table.rows.push_back(
-        {arm.name, str(runs), str(f.params), str(arm.params), arm.matched_ffn ? str(arm.matched_ffn) : "-",
-         fmt::format("{:.3f}", arm.flops_per_token / 1e6), str(arm.experiment.train().tokens()),
-         f.seconds > 0 ? duration_text(f.seconds) : "-", train::size_text(f.memory_bytes),
-         train::size_text(f.disk_bytes), train::size_text(f.cache_bytes), str(f.cache_bytes_per_token)});
+    table.rows.push_back({arm.name, str(runs), str(f.params), str(f.params - arm.idle_params), str(arm.params),
+                          arm.matched_ffn ? str(arm.matched_ffn) : "-",
+                          fmt::format("{:.3f}", arm.flops_per_token / 1e6), str(arm.experiment.train().tokens()),
+                          f.seconds > 0 ? duration_text(f.seconds) : "-", train::size_text(f.memory_bytes),
+                          train::size_text(f.disk_bytes), train::size_text(f.cache_bytes),
+                          str(f.cache_bytes_per_token)});
   }
   text += study::text_of(table).substr(1);
   text += fmt::format("{:.3g} PFLOP without the output head, {} of checkpoints", flops / 1e15,
@@ -129,6 +134,40 @@ std::string plan_text(const study::Grid& grid, const study::Arms& arms, const st
     text += fmt::format(", about {} of training by a calibration here{}", duration_text(seconds / jobs),
                         jobs > 1 ? fmt::format(", if {} runs beside each other are as fast as one", jobs) : "");
   return text + "\n";
+}
+
+// What CUDA_VISIBLE_DEVICES is for a run on each of the GPUs of --devices. They are numbered as this process sees them.
+std::vector<std::string> gpus_of(const Options& options, const study::Arms& arms) {
+  if (options.devices.empty()) return {};
+  const int count = num_cuda_devices();
+  for (const study::Combination& arm : arms.all)
+    if (arm.experiment.train().device() == config::DeviceChoice::cpu)
+      throw ConfigError(str("--devices: ", arm.name, " trains on the CPU."),
+                        "Leave --devices out, or set train.device=cuda.");
+  std::vector<std::string> visible;
+  if (const char* text = std::getenv("CUDA_VISIBLE_DEVICES")) {
+    std::istringstream list(text);
+    for (std::string one; std::getline(list, one, ',');) visible.push_back(one);
+  }
+  const bool is_all = options.devices == std::vector<std::string>{"all"};
+  std::vector<std::string> gpus;
+  for (int i = 0; i < (is_all ? count : static_cast<int>(options.devices.size())); ++i) {
+    int gpu = i;
+    if (!is_all) {
+      const std::string& text = options.devices[static_cast<size_t>(i)];
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), gpu);
+      if (error != std::errc() || end != text.data() + text.size() || gpu < 0 || gpu >= count)
+        throw ConfigError(str("--devices ", text, ": there are ", count, " GPUs that this program can use."),
+                          count ? str("Name those of 0 to ", count - 1, ", separated by commas, or all.")
+                                : "Run weft doctor, which says why, or leave --devices out.");
+    }
+    const auto place = static_cast<size_t>(gpu);
+    gpus.push_back(place < visible.size() ? visible[place] : str(gpu));
+  }
+  if (gpus.empty())
+    throw ConfigError("--devices all: there are 0 GPUs that this program can use.",
+                      "Run weft doctor, which says why, or leave --devices out.");
+  return gpus;
 }
 
 // With the overrides of the command line, which are part of what the folder holds.
@@ -146,8 +185,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   study::Arms arms = study::resolve_arms(grid, extensions);
   study::count_and_match(grid, arms, extensions);
   std::vector<study::Cell> cells = study::cells_of(grid, arms);
-  const int cores = num_threads(),
-            jobs = options.jobs ? options.jobs : std::max(1, cores / static_cast<int>(grid.threads));
+  const std::vector<std::string> gpus = gpus_of(options, arms);
+  const int places = gpus.empty() ? num_threads() / static_cast<int>(grid.threads) : static_cast<int>(gpus.size()),
+            jobs = options.jobs ? options.jobs : std::max(1, places);
   if (!options.only.empty() || options.is_dry) {
     const std::vector<study::Cell> some =
         chosen(cells, arms, options.only);  // refuses a wrong name before anything runs
@@ -167,6 +207,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   study::CellRuns how{.program = "/proc/self/exe",
                       .folder = folder,
                       .jobs = jobs,
+                      .gpus = gpus,
                       .metric = grid.metrics[0],
                       .evals = grid.evals,
                       .is_stopping = train::StopSignal::was_raised,
@@ -205,7 +246,12 @@ Action define_ablate(Arguments& app) {
   auto options = std::make_shared<Options>();
   app.add_option("GRID", options->grid, "Grid of the study: arms x values x seeds").required().type_name("GRID");
   app.add_option("--out", options->out, "Folder of the study; default studies/<name>").type_name("DIR");
-  app.add_option("--jobs", options->jobs, "Runs at a time; default: as many as their threads have cores")
+  app.add_option("--devices", options->devices,
+                 "GPUs that the runs take in turn: 0,1 or all; each run sees the one that it has")
+      .delimiter(',')
+      .type_name("N,N");
+  app.add_option("--jobs", options->jobs,
+                 "Runs at a time; default: as many as their threads have cores, or one per GPU")
       .range(int64_t{1}, int64_t{4096})
       .type_name("N");
   app.add_option("--only", options->only, "Only runs of this arm, such as gate=none; may be given several times")

@@ -106,13 +106,15 @@ std::string problem_of(const std::exception& e) {
 }
 
 constexpr double kNoLimit_s = 1e8, kGrace_s = 30;
+using Environment = std::vector<std::string>;  // of a cell's processes
 
 // Whether all questions were answered; if not, `result` says why, unless the study is stopped.
-bool evaluate(const std::string& folder, const CellRuns& how, CellResult& result) {
+bool evaluate(const std::string& folder, const CellRuns& how, const Environment& environment, CellResult& result) {
   for (const std::vector<std::string>& call : eval_calls(how.evals)) {
     std::vector<std::string> arguments{how.program, "eval", folder, "--json", "--quiet"};
     arguments.insert(arguments.end(), call.begin(), call.end());
-    const io::ProcessResult ended = io::run_process(arguments, "", {kNoLimit_s, how.is_stopping}, "reinstall weft");
+    const io::ProcessResult ended =
+        io::run_process(arguments, "", {kNoLimit_s, how.is_stopping}, "reinstall weft", environment);
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return false;
     if (ended.exit_code != cli::kSuccess) {
       result.state = State::failed;
@@ -126,14 +128,16 @@ bool evaluate(const std::string& folder, const CellRuns& how, CellResult& result
 }
 
 // Unset: it was stopped.
-std::optional<CellResult> finished_cell(const std::string& folder, const CellRuns& how) {
+std::optional<CellResult> finished_cell(const std::string& folder, const CellRuns& how,
+                                        const Environment& environment) {
   CellResult result = read_run(folder);
-  if (result.state == State::complete && !evaluate(folder, how, result) && how.is_stopping()) return {};
+  if (result.state == State::complete && !evaluate(folder, how, environment, result) && how.is_stopping()) return {};
   return result;
 }
 
 // Likewise. `is_trained`: only evaluations are missing.
-std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const CellRuns& how, bool is_trained) {
+std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const CellRuns& how,
+                                   const Environment& environment, bool is_trained) {
   const std::string folder = run_folder(how.folder, cell);
   std::vector<std::string> arguments{how.program, "train", grid.base};
   arguments.insert(arguments.end(), cell.overrides.begin(), cell.overrides.end());
@@ -142,12 +146,12 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
     arguments.push_back(last);
   CellResult lost;
   if (!wait_until_free(folder, how)) return {};
-  if (is_trained) return finished_cell(folder, how);
+  if (is_trained) return finished_cell(folder, how, environment);
   for (int attempt = 0; attempt < 2; ++attempt) {
     const io::ProcessResult ended =
-        io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft");
+        io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft", environment);
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return {};
-    if (ended.exit_code == cli::kSuccess) return finished_cell(folder, how);
+    if (ended.exit_code == cli::kSuccess) return finished_cell(folder, how, environment);
     lost.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
     if (ended.exit_code == cli::kDiverged) lost.state = State::diverged;
     if (ended.exit_code == cli::kUsageError || ended.exit_code == cli::kDiverged) break;  // it would end so again
@@ -267,7 +271,10 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
   std::atomic<int> num_working = how.jobs;
   std::mutex one_at_a_time;  // of the table, the results and what is said
   std::exception_ptr error;
-  const auto work = [&] {
+  const auto work = [&](int job) {
+    Environment environment;
+    if (!how.gpus.empty())
+      environment.push_back("CUDA_VISIBLE_DEVICES=" + how.gpus[static_cast<size_t>(job) % how.gpus.size()]);
     for (size_t i = next++; i < open.size() && !how.is_stopping(); i = next++) try {
         const Cell& cell = cells[open[i]];
         {
@@ -276,7 +283,7 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
         }
         std::optional<CellResult> result;
         try {
-          result = run_cell(grid, cell, how, is_trained[open[i]]);
+          result = run_cell(grid, cell, how, environment, is_trained[open[i]]);
           if (!result) break;
           if (how.notes_hparams)
             note_hparams(grid, arms.all[cell.combination], cell, result->state == State::complete,
@@ -300,7 +307,7 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
     --num_working;
   };
   std::vector<std::thread> workers;
-  for (int i = 0; i < how.jobs; ++i) workers.emplace_back(work);
+  for (int i = 0; i < how.jobs; ++i) workers.emplace_back(work, i);
   constexpr auto kRedraw = std::chrono::milliseconds(50);
   for (int turn = 0; num_working > 0; ++turn) {
     std::this_thread::sleep_for(kRedraw);

@@ -23,9 +23,11 @@ struct CellResult {
 std::string_view to_string(CellResult::State state);
 
 struct CellRuns {
-  std::string program;              // of this process, with its extensions
-  std::string folder;               // of the study
-  int jobs = 1;                     // cells at a time
+  std::string program;  // of this process, with its extensions
+  std::string folder;   // of the study
+  int jobs = 1;         // cells at a time
+  std::vector<std::string> gpus =
+      {};  // CUDA_VISIBLE_DEVICES of the first job, of the second, ..., and from the first on again; none: as it is
   std::string metric = "val/loss";  // said of each run
   Evals evals = {};
   bool notes_hparams = true;  // for TensorBoard

@@ -53,13 +53,15 @@ Grid read_grid(const std::string& file);
 // One arm of each axis: what the report has a row for.
 struct Combination {
   std::vector<size_t> arms;
-  std::string name;                     // "gate=head,lr=3e-4"
-  std::vector<std::string> overrides;   // without the seed
-  std::string base = {};                // config that it begins with, if not the grid's
-  config::Experiment experiment = {};   // resolved, of the first seed
-  int64_t params = 0, matched_ffn = 0;  // without embeddings; width that match set, or 0
-  double flops_per_token = 0;           // without the output head
-  std::string tuned = {};               // the value of Tune::path
+  std::string name;                    // "gate=head,lr=3e-4"
+  std::vector<std::string> overrides;  // without the seed
+  std::string base = {};               // config that it begins with, if not the grid's
+  config::Experiment experiment = {};  // resolved, of the first seed
+  int64_t params = 0;                  // without embeddings
+  int64_t idle_params = 0;             // of them, those that LanguageModel::num_active_params() leaves out
+  int64_t matched_ffn = 0;             // width that match set, or 0
+  double flops_per_token = 0;          // without the output head
+  std::string tuned = {};              // the value of Tune::path
 };
 // All of them, the baseline's place in `baseline`. Resolves every config, so that a fault in any arm is found before anything runs, and
 // refuses arms that see other batches.

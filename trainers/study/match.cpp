@@ -14,7 +14,7 @@ namespace {
 using config::ConfigError;
 
 struct Counts {
-  int64_t params = 0;
+  int64_t params = 0, idle = 0;                // idle: those that a token does not choose
   double flops_per_token = 0, head_flops = 0;  // of the output head alone
 };
 
@@ -28,7 +28,10 @@ Counts counts_of(const config::Loaded& config) {
   DryRun dry;
   const LanguageModel model(options, Rng(0));
   const double head = 6 * static_cast<double>(table);
-  return {model.num_params() - (m.embedding().tied() ? 1 : 2) * table, model.flops_per_token() - head, head};
+  return {.params = model.num_params() - (m.embedding().tied() ? 1 : 2) * table,
+          .idle = model.num_params() - model.num_active_params(),
+          .flops_per_token = model.flops_per_token() - head,
+          .head_flops = head};
 }
 
 std::string width_override(const Grid& grid, const Combination& arm, int64_t width) {
@@ -46,7 +49,7 @@ int64_t width_of(const Grid& grid, const Combination& arm) {
 }
 
 void set_counts(Combination& arm, const Counts& counts) {
-  arm.params = counts.params, arm.flops_per_token = counts.flops_per_token;
+  arm.params = counts.params, arm.idle_params = counts.idle, arm.flops_per_token = counts.flops_per_token;
 }
 
 // What is made equal, of one token or of a whole training.

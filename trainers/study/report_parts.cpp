@@ -84,7 +84,10 @@ std::string text_of(const io::ReportTable& table) {
 io::ReportTable arms_table(const StudyData& data) {
   const Grid& grid = data.grid;
   const std::string& first = grid.metrics[0];
-  io::ReportTable table{.title = "Arms", .header = {"arm", "parameters", "MFLOP/token", "tokens"}, .rows = {}};
+  const bool has_idle = std::ranges::any_of(data.arms.all, [](const Combination& arm) { return arm.idle_params > 0; });
+  io::ReportTable table{.title = "Arms", .header = {"arm", "parameters"}, .rows = {}};
+  if (has_idle) table.header.push_back("active");
+  table.header.insert(table.header.end(), {"MFLOP/token", "tokens"});
   if (data.tuning) table.header.push_back(grid.tune->path);
   table.header.insert(table.header.end(), {first, "difference", "t interval"});
   std::vector<std::string> more;  // further columns
@@ -96,8 +99,10 @@ io::ReportTable arms_table(const StudyData& data) {
   const std::vector<double> baseline = values_of(data, data.arms.baseline, first);
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
     const Combination& arm = data.arms.all[a];
-    std::vector<std::string> row{arm.name, str(arm.params), fmt::format("{:.3f}", arm.flops_per_token / 1e6),
-                                 str(arm.experiment.train().tokens())};
+    std::vector<std::string> row{arm.name, str(arm.params)};
+    if (has_idle) row.push_back(str(arm.params - arm.idle_params));
+    row.push_back(fmt::format("{:.3f}", arm.flops_per_token / 1e6));
+    row.push_back(str(arm.experiment.train().tokens()));
     if (data.tuning) row.push_back(arm.tuned);
     row.push_back(mean_text(data, a, first));
     const Difference d = paired_difference(values_of(data, a, first), baseline, {.confidence = grid.confidence});

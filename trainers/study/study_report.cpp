@@ -196,6 +196,7 @@ StudyReport report_of(const StudyData& data) {
   for (const Combination& arm : arms.all)
     settings.push_back({{"arm", arm.name},
                         {"parameters", arm.params},
+                        {"active_parameters", arm.params - arm.idle_params},
                         {"ffn_width_of_match", arm.matched_ffn},
                         {"flops_per_token", arm.flops_per_token},
                         {"tokens", arm.experiment.train().tokens()},

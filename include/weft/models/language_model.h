@@ -59,7 +59,9 @@ class LanguageModel final : public Module {
   const LanguageModelOptions& options() const { return options_; }
   void set_recompute(Recompute recompute) { options_.recompute = recompute; }
   int64_t num_matmul_params() const;  // in matrix products; a tied head once, no look-up tables
-  double flops_per_token() const;     // training: 6 per matmul parameter, plus attention with its mask
+  // Those that one token uses: without experts, and queries and outputs of heads, that it does not choose.
+  int64_t num_active_params() const;
+  double flops_per_token() const;  // training: 6 per matmul parameter, plus attention with its mask
 
  private:
   struct Block;

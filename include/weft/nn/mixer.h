@@ -27,10 +27,14 @@ class Mixer : public Module {
   virtual int64_t num_experts() const {
     return 0;
   }  // that it shares with the block's feed-forward network (FfnKind::umoe)
+  virtual int64_t num_expert_params() const { return 0; }     // of one of them, as the network uses it
   virtual Var forward(const Var& x_BTD, Tokens& tokens) = 0;  // x is normed; [batch, tokens, dim] -> the same
   // Floating-point operations of training on one token, forward and backward, without the 6 per matrix parameter. `keys`: how many keys a
   // query sees on average. Softmax attention: 12 * heads * width * keys.
   virtual double flops_per_token(double keys) const = 0;
+  // Parameters that a token leaves unused because it chooses others: experts, and queries and outputs of heads of a mixture. The keys and values of
+  // a head count as used, for other tokens read them.
+  virtual int64_t num_idle_params() const { return 0; }
   virtual double keys_per_query(
       int64_t context) const;  // mean over a row of `context` tokens; unless overridden, causal
 };

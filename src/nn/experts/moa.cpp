@@ -63,6 +63,7 @@ class Moa final : public Mixer {
     return 12.0 * static_cast<double>(o_.active * o_.head_dim) * keys +
            12.0 * static_cast<double>(runs * o_.head_dim * args_.dim);
   }
+  int64_t num_idle_params() const override { return (o_.experts - o_.active) * 2 * o_.head_dim * args_.dim; }
 
  private:
   MoaOptions o_;

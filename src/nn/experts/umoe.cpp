@@ -82,6 +82,10 @@ class Umoe final : public Mixer {
     return 6.0 * static_cast<double>((o_.active + 1) * (o_.head_dim + args_.dim)) * keys +
            6.0 * static_cast<double>(runs * per_run);
   }
+  int64_t num_expert_params() const override { return 2 * args_.dim * o_.hidden; }
+  int64_t num_idle_params() const override {
+    return (o_.experts - o_.active) * (o_.query_rank * (args_.dim + o_.head_dim) + num_expert_params());
+  }
 
  private:
   UmoeOptions o_;

@@ -97,6 +97,10 @@ class Softmax final : public Mixer {
     return 12.0 * static_cast<double>(o_.heads * o_.head_dim) * keys;
   }
   double keys_per_query(int64_t context) const override { return causal_keys(context, o_.window); }
+  int64_t num_idle_params() const override {
+    const HeadMixtureOptions& m = o_.head_mixture;
+    return m.active > 0 ? (o_.heads - m.shared - m.active) * 2 * o_.head_dim * args_.dim : 0;
+  }
 
  private:
   static DType wide(const Var& x) { return x.dtype() == kF64 ? kF64 : kF32; }
