@@ -38,9 +38,12 @@ if(WEFT_SANITIZE)
 endif()
 
 # Instruction sets in which the kernels of weft_kernels() are compiled; one is chosen at start (ops/cpu/isa.h).
+option(WEFT_BASELINE_ONLY "Kernels in the instruction set of any CPU alone: less to compile" OFF)
 set(WEFT_ISAS baseline)
 set(WEFT_ISA_FLAGS_baseline "")
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+if(WEFT_BASELINE_ONLY)
+  target_compile_definitions(weft_flags INTERFACE WEFT_BASELINE_ONLY)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND WEFT_ISAS avx2 avx512)
   set(WEFT_ISA_FLAGS_avx2 -march=haswell -maes -mpclmul)
   set(WEFT_ISA_FLAGS_avx512 -march=skylake-avx512 -mprefer-vector-width=512)

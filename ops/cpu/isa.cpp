@@ -17,7 +17,7 @@ std::string_view to_string(Isa isa) {
 }
 
 bool has_isa([[maybe_unused]] Isa isa) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WEFT_BASELINE_ONLY)
   // What -march=haswell and -march=skylake-avx512 let the compiler use.
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
               __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
@@ -59,7 +59,7 @@ std::atomic<Isa>& chosen() {
 Isa isa() { return chosen().load(std::memory_order_relaxed); }
 
 bool multiplies_bf16() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WEFT_BASELINE_ONLY)
   static const bool has = __builtin_cpu_supports("avx512bf16");
   return has && isa() == Isa::avx512;
 #else

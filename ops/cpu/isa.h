@@ -24,7 +24,7 @@ bool multiplies_bf16();  // avx512 is chosen and this CPU has AVX-512 BF16
 
 template <class F>
 decltype(auto) with_isa(F&& f) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WEFT_BASELINE_ONLY)
   switch (isa()) {
     case Isa::avx512: return f.template operator()<Isa::avx512>();
     case Isa::avx2: return f.template operator()<Isa::avx2>();

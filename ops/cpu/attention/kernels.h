@@ -7,7 +7,7 @@
 
 namespace weft::cpu {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WEFT_BASELINE_ONLY)
 inline constexpr bool kHasPairKernels = true;
 #else
 inline constexpr bool kHasPairKernels = false;
