@@ -64,6 +64,7 @@ Action define_parity(Arguments& app);
 Action define_plan(Arguments& app);
 Action define_replay(Arguments& app);
 Action define_sample(Arguments& app);
+Action define_serve(Arguments& app);
 Action define_task(Arguments& app);
 Action define_train(Arguments& app);
 

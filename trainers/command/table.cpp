@@ -32,6 +32,10 @@ std::span<const Command> commands() {
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",
        define_sample},
+      {"serve", "Answer completions over HTTP, as lm-evaluation-harness asks for them",
+       "  weft serve runs/shakespeare\n"
+       "  weft serve runs/qwen3@best --port 8080 --max-batch 32 --device cuda",
+       define_serve},
       {"data", "Turn texts into token shards; list, check and join shards",
        "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
        "  weft data check 'data/corpus_*.bin' --vocab 50257",
