@@ -9,6 +9,7 @@
 #include "ops/cuda/attention/kernels.h"
 #include "ops/cuda/cudnn/attention.h"
 #include "src/core/cuda_build.h"
+#include "weft/core/profile.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {
@@ -230,6 +231,7 @@ bool asks_cudnn(std::string_view op, const core::Problem& p, const AttentionToke
 }
 
 void run_forward(const core::Problem& problem, const AttentionOptions& options) {
+  ProfileRange range("attention");
   if constexpr (kCuda) {
     if (problem.device.is_cuda()) return cuda::attention_forward(problem, options);
   }
@@ -240,6 +242,7 @@ void run_forward(const core::Problem& problem, const AttentionOptions& options) 
 }
 
 void run_backward(const core::Problem& problem, const AttentionOptions& options) {
+  ProfileRange range("attention");
   if constexpr (kCuda) {
     if (problem.device.is_cuda()) return cuda::attention_backward(problem, options);
   }
@@ -344,6 +347,7 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
                                const Tensor& k_BSGK, const Tensor& v_BSGV, const Attention& result,
                                const AttentionTokens& queries, const AttentionTokens& keys,
                                const AttentionOptions& options) {
+  ProfileRange range("attention");  // with what makes its gradients
   core::Problem p = checked("attend_backward", q_BTHK, k_BSGK, &v_BSGV, queries, keys, options);
   if (asks_cudnn("attend_backward", p, queries, keys, options)) {
     AttentionGrads grads;

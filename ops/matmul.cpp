@@ -6,6 +6,7 @@
 #include "ops/cuda/matmul.h"
 #include "src/core/cuda_build.h"
 #include "weft/core/error.h"
+#include "weft/core/profile.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"
 
@@ -53,6 +54,7 @@ void check_matrices(std::string_view op, const Tensor& a, const Tensor& b) {
 }
 
 void run(Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, double beta) {
+  ProfileRange range("matmul");
   if constexpr (kCuda) {
     if (a.is_cuda()) return cuda::matmul(out, a, b, bias, beta);
   }

@@ -9,6 +9,7 @@
 #include "ops/recurrence_input.h"
 #include "src/core/cuda_build.h"
 #include "weft/core/parallel.h"
+#include "weft/core/profile.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/reduce.h"
 
@@ -114,6 +115,7 @@ struct Call {
   // Calls f<Kernels>() with the kernels of the device and the computing type.
   template <class F>
   void run(F&& f) const {
+    ProfileRange range("recurrence");
     if constexpr (kCuda) {
       if (v.is_cuda()) {
         if (wide == kF64) return f.template operator()<cuda::RecurrenceKernels<double>>();

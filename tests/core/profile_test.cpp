@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "tests/support/errors.h"
+#include "weft/core/error.h"
 #include "weft/core/scope.h"
 
 namespace weft {
@@ -41,6 +42,27 @@ TEST(Profile, RecordsScopesInsideEachOther) {
   EXPECT_LE(spans[2].begin_us + spans[2].duration_us, spans[0].begin_us + spans[0].duration_us);
   { Scope after("after"); }
   EXPECT_TRUE(profile.finish().empty());
+}
+
+TEST(Profile, SelfTimesLeaveOutWhatIsInside) {
+  const std::vector<ProfileSpan> spans = {
+      {"forward", 0, 0, 100}, {"model.layers.0", 1, 0, 60},  {"model.layers.0.ffn", 2, 0, 30},
+      {"matmul", 3, 0, 20},   {"model.layers.11", 1, 0, 25}, {"backward", 0, 100, 50},
+      {"matmul", 1, 100, 50}};
+  auto text = [](std::span<const ProfileSpan> of) {
+    std::string all;
+    for (const SelfTime& t : self_times(of)) all += str(t.name, " ", t.us, " x", t.count, "; ");
+    return all;
+  };
+  EXPECT_EQ(text(spans),
+            "forward layers.* 55 x2; backward matmul 50 x1; forward matmul 20 x1; forward 15 x1; forward ffn 10 x1; "
+            "backward 0 x1; ");
+  std::vector<ProfileSpan> on_gpu = spans;
+  for (ProfileSpan& span : on_gpu) span.device_duration_us = 2 * span.duration_us;
+  EXPECT_EQ(text(on_gpu),
+            "forward layers.* 110 x2; backward matmul 100 x1; forward matmul 40 x1; forward 30 x1; forward ffn 20 x1; "
+            "backward 0 x1; ");
+  EXPECT_TRUE(self_times({}).empty());
 }
 
 TEST(Profile, IsOnePerThread) {

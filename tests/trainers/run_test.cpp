@@ -90,6 +90,9 @@ TEST_F(Run, TracesAStep) {
   for (const char* name :
        {"\"forward\"", "\"backward\"", "\"update\"", "\"model.layers.0.mixer", "\"gradient of embedding.weight\""})
     EXPECT_NE(trace.find(name), std::string::npos) << name;
+  const std::string shares = io::read_file(path("a/trace/step-00000003.txt"));
+  for (const char* part : {"  backward matmul\n", "  forward attention\n", "  update", "  all others\n"})
+    EXPECT_NE(shares.find(part), std::string::npos) << shares;
   // The feed-forward network's gradients are final before backward reaches the mixer.
   EXPECT_LT(trace.find("\"gradient of layers.0.ffn"), trace.find("\"gradient of layers.0.mixer")) << trace;
 

@@ -1,5 +1,7 @@
 #include "trainers/run/trace.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 
 #include "weft/io/files.h"
@@ -28,6 +30,23 @@ void write_trace(const std::vector<ProfileSpan>& spans, const std::string& path)
   trace.name_thread(kGpu, "GPU");
   io::make_folders(std::filesystem::path(path).parent_path().string());
   trace.write(path);
+}
+
+std::string share_table(const std::vector<ProfileSpan>& spans) {
+  double all = 0, left = 0;
+  const std::vector<SelfTime> times = self_times(spans);
+  for (const SelfTime& time : times) all += time.us;
+  std::string table = fmt::format("{:>7} {:>10} {:>6}  {}\n", "share", "ms", "spans", "what");
+  int64_t num_left = 0;
+  auto add = [&](double us, int64_t count, const std::string& name) {
+    table += fmt::format("{:>6.1f}% {:>10.3f} {:>6}  {}\n", all > 0 ? 100 * us / all : 0, us / 1e3, count, name);
+  };
+  for (const SelfTime& time : times) {
+    if (time.us >= 1e-3 * all) add(time.us, time.count, time.name);
+    else left += time.us, num_left += time.count;
+  }
+  add(left, num_left, "all others");
+  return table;
 }
 
 GradientMarks::GradientMarks(const Module& model) {

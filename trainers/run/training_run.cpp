@@ -116,8 +116,11 @@ StepResult TrainingRun::step() {
   Profile profile(default_device());
   StepResult result = trainer_.step();
   const std::string path = fmt::format("{}/step-{:08}.json", folder_.file("trace"), next);
-  write_trace(profile.finish(), path);
-  recorder_.message("trace of step " + std::to_string(next) + ": " + path);
+  const std::vector<ProfileSpan> spans = profile.finish();
+  write_trace(spans, path);
+  const std::string shares = path.substr(0, path.size() - 5) + ".txt";  // beside the .json
+  io::write_file_atomically(shares, share_table(spans));
+  recorder_.message("trace of step " + std::to_string(next) + ": " + path + ", and its shares: " + shares);
   return result;
 }
 

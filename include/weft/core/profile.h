@@ -5,7 +5,9 @@
 // In a CUDA build, tools that read NVTX ranges (Nsight Systems) see the same scopes without a Profile.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +22,15 @@ struct ProfileSpan {
   double begin_us = 0, duration_us = 0;
   double device_begin_us = 0, device_duration_us = 0;  // of its work on the GPU, on the same clock; 0 on the CPU
 };
+
+// The time of spans without that of the spans inside them: on the GPU, if they have times there.
+struct SelfTime {
+  std::string
+      name;  // the outermost span and the last name of the path, "backward layer_norm"; layers of one kind are one: "forward layers.*"
+  double us = 0;
+  int64_t count = 0;
+};
+std::vector<SelfTime> self_times(std::span<const ProfileSpan> spans);  // the longest first
 
 // Records from its construction to finish(), on the thread that made it. A thread has at most one at a time.
 class Profile {
