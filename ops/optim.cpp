@@ -89,8 +89,15 @@ void adamw_(std::span<OptimTensors> group, const AdamWStep& o) {
 
 // X / |X| of each matrix, without a wait for a device.
 static Tensor unit_matrix(const Tensor& x) {
-  if (!x.is_cuda() && x.num_dims() == 2) return scale(x, 1 / (std::sqrt(sum_of_squares(x)) + 1e-7));
-  return div(x, add_scalar(sqrt(sum(sum(mul(x, x), -1, true), -2, true)), 1e-7));
+  auto factor = [](const Tensor& matrix) { return 1 / (std::sqrt(sum_of_squares(matrix)) + 1e-7); };
+  if (x.is_cuda()) return div(x, add_scalar(sqrt(sum(sum(mul(x, x), -1, true), -2, true)), 1e-7));
+  if (x.num_dims() == 2) return scale(x, factor(x));
+  Tensor units = clone(x);
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    Tensor matrix = units.select(0, i);
+    scale_(matrix, factor(matrix));
+  }
+  return units;
 }
 
 // X <- a X + (b A + c A A) X with A = X X^T, from X = matrix / |matrix|. The coefficients (Jordan's Muon) push singular values
@@ -115,8 +122,14 @@ Tensor newton_schulz(const Tensor& matrix, int num_iterations) {
   return x;
 }
 
+double newton_schulz_flops(int64_t rows, int64_t columns, int num_iterations) {
+  const auto shorter = static_cast<double>(std::min(rows, columns)),
+             longer = static_cast<double>(std::max(rows, columns));
+  return num_iterations * (4 * shorter * shorter * longer + 2 * shorter * shorter * shorter);
+}
+
 // As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)). `same`: of one
-// shape. On a GPU their updates are one batch of matrices; on the CPU each fills the cores by itself.
+// shape. Their updates are one batch of matrices; on the CPU only small ones, of which none fills the cores by itself.
 static void muon_of_a_shape(std::span<OptimTensors> same, const MuonStep& o) {
   const Tensor& first = same[0].param;
   const int64_t rows = first.size(0), columns = first.size(1), count = static_cast<int64_t>(same.size());
@@ -125,22 +138,28 @@ static void muon_of_a_shape(std::span<OptimTensors> same, const MuonStep& o) {
   double ratio = static_cast<double>(rows) / static_cast<double>(columns);
   auto keep = static_cast<float>(1 - o.lr * o.weight_decay);
   auto step_size = static_cast<float>(o.lr * std::sqrt(std::max(1.0, ratio)));
+  Tensor updates = Tensor::empty({count, rows, columns}, kF32, first.device());
   if constexpr (kCuda) {
     if (first.is_cuda()) {
-      Tensor updates = Tensor::empty({count, rows, columns}, kF32, first.device());
       cuda::muon_momentum(same, updates, beta, grad_scale, o.is_nesterov);
       return cuda::muon_apply(same, newton_schulz(updates, o.num_iterations), keep, step_size);
     }
   }
-  for (OptimTensors& t : same) {
-    Tensor update = Tensor::empty(first.shape(), kF32, first.device());
+  for (int64_t i = 0; i < count; ++i) {
+    OptimTensors& t = same[static_cast<size_t>(i)];
+    Tensor update = updates.select(0, i);
     cpu::muon_momentum(t.moment1, t.grad, update, beta, grad_scale, o.is_nesterov);
-    cpu::muon_apply(t.param, newton_schulz(update, o.num_iterations), t.working, keep, step_size);
+  }
+  updates = newton_schulz(updates, o.num_iterations);
+  for (int64_t i = 0; i < count; ++i) {
+    OptimTensors& t = same[static_cast<size_t>(i)];
+    cpu::muon_apply(t.param, updates.select(0, i), t.working, keep, step_size);
   }
 }
 
 void muon_(std::span<OptimTensors> group, const MuonStep& o) {
-  constexpr int64_t kMostBytes = int64_t{256} << 20;  // of a batch's updates
+  const bool is_on_gpu = !group.empty() && group[0].param.is_cuda();
+  const int64_t most_bytes = is_on_gpu ? int64_t{256} << 20 : int64_t{2} << 20;  // of a batch's updates; a CPU's cache
   for (const OptimTensors& t : group) {
     WEFT_CHECK(t.param.defined() && t.param.num_dims() == 2, str("muon_: param is ", t.param),
                "use Muon for matrices only; give the others to adamw_");
@@ -158,7 +177,7 @@ void muon_(std::span<OptimTensors> group, const MuonStep& o) {
   for (const OptimTensors& t : group) {
     auto fits = [&](const std::vector<OptimTensors>& batch) {
       const int64_t bytes = t.param.num_elements() * 4 * (static_cast<int64_t>(batch.size()) + 1);
-      return batch[0].param.shape() == t.param.shape() && bytes <= kMostBytes;
+      return batch[0].param.shape() == t.param.shape() && bytes <= most_bytes;
     };
     auto batch = std::find_if(batches.begin(), batches.end(), fits);
     if (batch == batches.end()) batches.push_back({t});

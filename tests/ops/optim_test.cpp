@@ -168,6 +168,24 @@ TEST(Optim, MuonEqualsFloat64Loops) {
   });
 }
 
+// So it does not matter which rank updates which of them.
+TEST(Optim, MuonOfManyMatricesIsThatOfEach) {
+  for (const Shape& shape : {Shape{128, 128}, Shape{384, 128}, Shape{64, 200}, Shape{5, 3}}) {
+    std::vector<ops::OptimTensors> group, each;
+    for (int i = 0; i < 7; ++i) {
+      Tensor param = test::random_normal(shape, str("param", i)), grad = test::random_normal(shape, str("grad", i));
+      group.push_back({ops::clone(param), grad, Tensor::zeros(shape)});
+      each.push_back({param, grad, Tensor::zeros(shape)});
+    }
+    for (int step = 0; step < 2; ++step) {
+      ops::muon_(group, {.lr = 0.02, .weight_decay = 0.1});
+      for (ops::OptimTensors& one : each) ops::muon_({&one, 1}, {.lr = 0.02, .weight_decay = 0.1});
+    }
+    for (size_t i = 0; i < each.size(); ++i)
+      EXPECT_EQ(values(group[i].param), values(each[i].param)) << str(shape, " ", i);
+  }
+}
+
 TEST(Optim, NewtonSchulzBringsSingularValuesNearOne) {
   Tensor x = ops::newton_schulz(test::random_normal({16, 48}, "x"), 5);
   Numbers v = values(x);
@@ -179,6 +197,7 @@ TEST(Optim, NewtonSchulzBringsSingularValuesNearOne) {
   Tensor wide = test::random_normal({5, 12}, "wide", kF64), tall = ops::contiguous(wide.transpose(0, 1));
   expect_near(ops::newton_schulz(tall, 5).transpose(0, 1), values(ops::newton_schulz(wide, 5)), 1e-12);
   for (double each : values(ops::newton_schulz(Tensor::zeros({3, 4}), 5))) EXPECT_EQ(each, 0);
+  EXPECT_EQ(ops::newton_schulz_flops(4, 3, 5), 5 * 2 * (3 * 4 * 3 + 3 * 3 * 3 + 4 * 3 * 3));
 }
 
 TEST(Optim, UpdatesOfF64EqualTheLoopsToTheLastDigits) {

@@ -34,8 +34,9 @@ struct MuonStep {
   int num_iterations = 5;
   double grad_scale = 1;
 };
-void muon_(std::span<OptimTensors> group, const MuonStep& options);  // matrices only
-Tensor newton_schulz(const Tensor& matrix, int num_iterations);      // [rows, columns], or a batch of those
+void muon_(std::span<OptimTensors> group, const MuonStep& options);             // matrices only
+Tensor newton_schulz(const Tensor& matrix, int num_iterations);                 // [rows, columns], or a batch of those
+double newton_schulz_flops(int64_t rows, int64_t columns, int num_iterations);  // of its products
 
 // Lion (Chen et al., 2302.06675), decoupled weight decay times lr: param = (1 - lr weight_decay) param - lr sign(beta1 m + (1 - beta1) g),
 // then m = beta2 m + (1 - beta2) g. The sign of 0 is 0, and of a NaN NaN.
