@@ -1,6 +1,47 @@
 #include "ops/cpu/matmul_kernels.h"
 
+#include <algorithm>
+#include <cstring>
+
 namespace weft::cpu {
+
+namespace {
+
+constexpr int64_t kTile = 4;
+typedef float Four __attribute__((vector_size(16)));
+typedef int32_t Places __attribute__((vector_size(16)));
+
+inline void transpose_tile(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
+  Four x[kTile];
+  for (int64_t i = 0; i < kTile; ++i) std::memcpy(&x[i], from + i * from_ld, sizeof(Four));
+  const Four low01 = __builtin_shuffle(x[0], x[1], Places{0, 4, 1, 5}),
+             low23 = __builtin_shuffle(x[2], x[3], Places{0, 4, 1, 5}),
+             high01 = __builtin_shuffle(x[0], x[1], Places{2, 6, 3, 7}),
+             high23 = __builtin_shuffle(x[2], x[3], Places{2, 6, 3, 7});
+  const Four y[kTile] = {
+      __builtin_shuffle(low01, low23, Places{0, 1, 4, 5}), __builtin_shuffle(low01, low23, Places{2, 3, 6, 7}),
+      __builtin_shuffle(high01, high23, Places{0, 1, 4, 5}), __builtin_shuffle(high01, high23, Places{2, 3, 6, 7})};
+  for (int64_t i = 0; i < kTile; ++i) std::memcpy(to + i * to_ld, &y[i], sizeof(Four));
+}
+
+}  // namespace
+
+// Four rows of `to` at a time are written a cache line of each after the other.
+template <Isa I>
+void MatmulKernels<I>::transpose(const float* from, int64_t from_ld, int64_t rows, int64_t cols, float* to,
+                                 int64_t to_ld) {
+  constexpr int64_t kLine = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += kLine)
+    for (int64_t c = 0; c < cols; c += kTile)
+      for (int64_t r = r0; r < std::min(rows, r0 + kLine); r += kTile) {
+        if (r + kTile <= rows && c + kTile <= cols) {
+          transpose_tile(from + r * from_ld + c, from_ld, to + c * to_ld + r, to_ld);
+          continue;
+        }
+        for (int64_t i = r; i < std::min(rows, r + kTile); ++i)
+          for (int64_t j = c; j < std::min(cols, c + kTile); ++j) to[j * to_ld + i] = from[i * from_ld + j];
+      }
+}
 
 template <Isa I>
 void MatmulKernels<I>::widen(const BFloat16* from, int64_t from_ld, int64_t rows, int64_t cols, float* to,

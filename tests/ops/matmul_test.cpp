@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -180,6 +181,65 @@ TEST(Matmul, LinearAddsTheBias) {
         }
         expect_close(ops::linear(x, w, bias), want, dtype, str(x_shape, " ", dtype, " bias ", has_bias));
       }
+}
+
+// Products whose operands are copied or packed first: many uses of each element, in sizes that no tile divides and a power of two.
+TEST(Matmul, EqualsTheLoopWhereOperandsAreCopied) {
+  for (DType dtype : {kF32, kBF16})
+    for (auto [m, k, n] : {std::array<int64_t, 3>{1031, 67, 131}, {1030, 256, 64}, {37, 129, 541}, {65, 1541, 71}})
+      for (bool ta : {false, true})
+        for (bool tb : {false, true}) {
+          Tensor a = random_normal({m, k}, "a", dtype), b = random_normal({k, n}, "b", dtype);
+          const reference::Product want = reference::matmul(a, b);
+          Tensor left = ta ? transposed_storage(a) : a, right = tb ? transposed_storage(b) : b;
+          const std::string name = str(dtype, " ", m, "x", k, "x", n, " ", ta, tb);
+          expect_close(ops::matmul(left, right), want, dtype, name);
+          Tensor out = ops::matmul(left, right, {.out = kF32});
+          expect_close(out, want, dtype, name + " to f32");
+          ops::matmul_into(out, left, right, {}, 1);
+          std::vector<double> twice = reference::to_doubles(out);
+          for (size_t i = 0; i < twice.size(); ++i)
+            ASSERT_NEAR(twice[i], 2 * want.values[i], 1e-4 * (1 + want.magnitudes[i]))
+                << name << " added, element " << i;
+          if (ta || !tb) continue;
+          Tensor bias = random_normal({n}, "bias", dtype);
+          reference::Product with_bias = want;
+          const std::vector<double> each = reference::to_doubles(bias);
+          for (size_t i = 0; i < with_bias.values.size(); ++i) {
+            with_bias.values[i] += each[i % each.size()];
+            with_bias.magnitudes[i] += 10;
+          }
+          expect_close(ops::linear(left, right.transpose(0, 1), bias), with_bias, dtype, name + " with bias");
+        }
+}
+
+// Against the derivative by hand: with u = 2 sqrt(2 / pi) (z + 0.044715 z^3), y = z / (1 + exp(-u)).
+TEST(Matmul, LinearGeluAndItsBackwardEqualTheFloat64Loops) {
+  const cpu::Isa before = cpu::isa();
+  for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
+    for (DType dtype : {kF32, kBF16, kF64}) {
+      if (!cpu::has_isa(isa)) continue;
+      cpu::set_isa(isa);
+      const int64_t N = 37, in = 21, hidden = 45, out = 19;
+      Tensor x = random_normal({N, in}, "x", dtype), w = random_normal({hidden, in}, "w", dtype),
+             bias = random_normal({hidden}, "bias", dtype), dy = random_normal({N, out}, "dy", dtype),
+             down = random_normal({out, hidden}, "down", dtype);
+      ops::LinearGelu got = ops::linear_gelu(x, w, bias);
+      Tensor dz = ops::linear_gelu_backward(dy, down, got.inner);
+      const reference::Product z = reference::matmul(x, w.transpose(0, 1)), dh = reference::matmul(dy, down);
+      const std::vector<double> b = reference::to_doubles(bias), y = reference::to_doubles(got.y),
+                                d = reference::to_doubles(dz);
+      const double error = dtype == kF64 ? 1e-13 : dtype == kF32 ? 1e-5 : 0.03;
+      for (size_t i = 0; i < z.values.size(); ++i) {
+        const double v = z.values[i] + b[i % b.size()], c = 1.5957691216057308;
+        const double s = 1 / (1 + std::exp(-c * (v + 0.044715 * v * v * v)));
+        const double slope = s + v * s * (1 - s) * c * (1 + 3 * 0.044715 * v * v);
+        ASSERT_NEAR(y[i], v * s, error * (1 + z.magnitudes[i])) << str(dtype, " element ", i);
+        ASSERT_NEAR(d[i], dh.values[i] * slope, error * (1 + z.magnitudes[i]) * (1 + dh.magnitudes[i]))
+            << str(dtype, " element ", i);
+      }
+    }
+  cpu::set_isa(before);
 }
 
 // Sizes beyond one panel in every direction; few rows of the reference are enough.
