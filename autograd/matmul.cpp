@@ -59,7 +59,7 @@ Var linear(const Var& x, const Var& weight, const Var& bias) {
   return record("linear", y, {x, weight, bias}, std::move(backward_of));
 }
 
-// h = gelu(z), z = x U^T + b, y = h W^T + c: dz = (dy W) gelu'(z); parameters and x as in linear.
+// h = gelu(z), z = x U^T + b, y = h W^T + c: dz = (dy W) gelu'(z), where z or gelu'(z) is kept; parameters and x as in linear.
 Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias) {
   ops::LinearGelu hidden = ops::linear_gelu(x.value(), up.value(), up_bias.value());
   Tensor y = ops::linear(hidden.y, down.value(), down_bias.value());

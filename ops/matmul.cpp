@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/cpu/elementwise.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cuda/matmul.h"
 #include "src/core/cuda_build.h"
@@ -148,6 +149,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return y;
 }
 
+// Whether a LinearGelu holds gelu_tanh's slopes: their sigmoid is then computed once. Rounded to bf16 they would change the gradient.
+static bool keeps_slope(const Tensor& x) { return !x.is_cuda() && x.dtype() != kBF16; }
+
 LinearGelu linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if constexpr (kCuda) {
     if (x.defined() && x.is_cuda()) {
@@ -157,7 +161,10 @@ LinearGelu linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias
     }
   }
   Tensor inner = linear(x, weight, bias);
-  return {gelu_tanh(inner), inner};
+  if (!keeps_slope(inner)) return {gelu_tanh(inner), inner};
+  Tensor y = Tensor::empty(inner.shape(), inner.dtype(), inner.device());
+  cpu::gelu_tanh_both(y, inner);
+  return {y, inner};
 }
 
 Tensor linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& inner) {
@@ -174,7 +181,7 @@ Tensor linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor
       if (cuda::matmul_gelu_backward(result, dy, weight, inner)) return result;
     }
   }
-  return gelu_tanh_backward(matmul(dy, weight), inner);
+  return keeps_slope(inner) ? mul(matmul(dy, weight), inner) : gelu_tanh_backward(matmul(dy, weight), inner);
 }
 
 LinearGrads linear_backward(const Tensor& dy, const Tensor& x, bool has_bias) {

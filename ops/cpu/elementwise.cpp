@@ -73,6 +73,24 @@ void run_swiglu_backward(const void*, char* const* operands, int64_t n) {
   store_part(u, dup + i, n - i);
 }
 
+template <class S>
+void run_gelu_tanh_both(const void*, char* const* operands, int64_t n) {
+  using P = Pack<Lane<S>>;
+  S *y = reinterpret_cast<S*>(operands[0]), *slope = reinterpret_cast<S*>(operands[1]);
+  const S* x = reinterpret_cast<const S*>(operands[2]);
+  P value, d;
+  int64_t i = 0;
+  for (; i + P::kLanes <= n; i += P::kLanes) {
+    math::GeluTanh{}.both(load(x + i), value, d);
+    store(value, y + i);
+    store(d, slope + i);
+  }
+  if (i == n) return;
+  math::GeluTanh{}.both(load_part(x + i, n - i), value, d);
+  store_part(value, y + i, n - i);
+  store_part(d, slope + i, n - i);
+}
+
 }  // namespace HWY_NAMESPACE
 
 namespace simd = HWY_NAMESPACE;
@@ -109,6 +127,12 @@ Chunk ElementwiseKernels<I>::swiglu_backward(DType dtype) {
   if (dtype == kF32) return simd::run_swiglu_backward<float>;
   if (dtype == kBF16) return simd::run_swiglu_backward<BFloat16>;
   return dtype == kF64 ? simd::run_swiglu_backward<double> : nullptr;
+}
+
+template <Isa I>
+Chunk ElementwiseKernels<I>::gelu_tanh_both(DType dtype) {
+  if (dtype == kF32) return simd::run_gelu_tanh_both<float>;
+  return dtype == kF64 ? simd::run_gelu_tanh_both<double> : nullptr;
 }
 
 template <Isa I>

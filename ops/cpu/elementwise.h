@@ -18,6 +18,7 @@ struct ElementwiseKernels {
   template <class F>
   static Chunk zip(DType dtype);                  // y = f(a, b)
   static Chunk swiglu_backward(DType dtype);      // dgate, dup = df(dy, gate, up)
+  static Chunk gelu_tanh_both(DType dtype);       // y, slope = f(x), df(x); f32 and f64
   static Chunk scaled_add(DType to, DType from);  // to += factor * from; functor: double factor
   static Chunk convert(DType to, DType from);     // between f32 and bf16; nullptr for others
 };
@@ -66,6 +67,7 @@ Tensor zip(const Tensor& a, const Tensor& b, const Shape& shape, F f) {
 }
 
 void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor& gate, const Tensor& up);
+void gelu_tanh_both(Tensor& y, Tensor& x);  // y = gelu_tanh(x), x = gelu_tanh'(x)
 void where(Tensor& y, const Tensor& mask, const Tensor& a, const Tensor& b);
 void scaled_add(Tensor& to, const Tensor& from, double factor);  // broadcasts `from`
 void scale(Tensor& x, double factor);

@@ -86,6 +86,14 @@ void swiglu_backward(Tensor& dgate, Tensor& dup, const Tensor& dy, const Tensor&
   loop.run(with_isa([&]<Isa I>() { return ElementwiseKernels<I>::swiglu_backward(dy.dtype()); }), nullptr);
 }
 
+void gelu_tanh_both(Tensor& y, Tensor& x) {
+  Loop loop(x.shape());
+  loop.output(y);
+  loop.output(x);
+  loop.input(x);
+  loop.run(with_isa([&]<Isa I>() { return ElementwiseKernels<I>::gelu_tanh_both(x.dtype()); }), nullptr);
+}
+
 // The old values of `to` are read as an operand of their own, so that strided ones are gathered like any input.
 void scaled_add(Tensor& to, const Tensor& from, double factor) {
   Loop loop(to.shape());

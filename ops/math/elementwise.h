@@ -348,9 +348,23 @@ struct GeluTanh {
   WEFT_HD T df(T x) const {
     T c = clamp_both(x), square = c * c;
     T s = sigmoid(c * (T(kLinear) + T(kCubic) * square));
-    return s + s * (T(1) - s) * c * (T(kLinear) + T(3 * kCubic) * square);
+    return slope(c, s, square);
+  }
+  // f(x) and df(x), which have the sigmoid in common: beyond df's clamps it is 0 or 1, so that f is the same.
+  template <class T>
+  WEFT_HD void both(T x, T& y, T& dy) const {
+    T c = clamp_both(x), square = c * c;
+    T s = sigmoid(c * (T(kLinear) + T(kCubic) * square));
+    y = clamp_low(x) * s;
+    dy = slope(c, s, square);
   }
   static constexpr double kLinear = 1.5957691216057308, kCubic = 0.044715 * kLinear;  // 2 sqrt(2 / pi)
+
+ private:
+  template <class T>
+  static WEFT_HD T slope(T c, T s, T square) {
+    return s + s * (T(1) - s) * c * (T(kLinear) + T(3 * kCubic) * square);
+  }
 };
 // cap * tanh(x / cap). The derivative 1 - (y / cap)^2 needs only the output.
 struct Softcap {
