@@ -1,5 +1,5 @@
 // The CPU's caching allocator. Blocks come in size classes (eight per doubling); freed blocks wait in a list per class
-// together with their Storage. Blocks of 4 MiB and more are advised to use huge pages.
+// together with their Storage. Blocks of 2 MiB and more begin at a huge page and are advised to use them.
 #include "weft/core/allocator.h"
 
 #include <sys/mman.h>
@@ -22,7 +22,7 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 constexpr unsigned char kGuard = 0xA5;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kCaches = false;  // so that AddressSanitizer sees every free
@@ -93,12 +93,15 @@ class CpuAllocator final : public Allocator {
 
  private:
   Storage* from_system(size_t capacity) {
-    size_t alignment = capacity >= 2 * kHugePage ? kHugePage : kMemoryAlignment;
-    size_t rounded = (capacity + alignment - 1) / alignment * alignment;
-    void* data = std::aligned_alloc(alignment, rounded);
+    const size_t alignment = capacity >= kHugePage ? kHugePage : kMemoryAlignment;
+    auto attempt = [&] {  // not aligned_alloc, which would round the size up to whole huge pages
+      void* memory = nullptr;
+      return posix_memalign(&memory, alignment, capacity) == 0 ? memory : nullptr;
+    };
+    void* data = attempt();
     if (!data) {
       trim();
-      data = std::aligned_alloc(alignment, rounded);
+      data = attempt();
     }
     if (!data) {
       MemoryStats now = stats();
@@ -106,7 +109,7 @@ class CpuAllocator final : public Allocator {
                now.reserved_bytes, " reserved, on cpu"),
            "use a smaller batch or sequence, or train.recompute");
     }
-    if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+    if (alignment == kHugePage) madvise(data, capacity / kPage * kPage, MADV_HUGEPAGE);
     auto* storage = new Storage;
     storage->data = data;
     storage->capacity = capacity;
