@@ -33,6 +33,7 @@ struct RingOptions {
 struct BenchOptions {
   bool quick = false;      // at most 30 s for a family
   bool plan_only = false;  // ring: no measurements
+  std::string rows = {};   // train: only rows that have each of these words in name, shape or dtype
   RingOptions ring = {};
   std::string mixer = {};  // train: rows of the table of mixers in place of plain attention; a name, or all
   std::vector<MixerRow> mixers =

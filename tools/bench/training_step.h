@@ -1,6 +1,7 @@
 // One model and a batch of random tokens: what benchmarks of whole training steps run.
 #pragma once
 
+#include "weft/ops/optim.h"
 #include "weft/training/training.h"
 
 namespace weft::bench {
@@ -22,10 +23,25 @@ inline LanguageModelOptions gpt2_options(const StepShape& s, PositionKind positi
           .ffn = {.kind = FfnKind::gelu}};
 }
 
+// As trainers/recipes/quickstart.txtpb says.
+inline LanguageModelOptions quickstart_options(const StepShape& s) {
+  return {.vocab = s.vocab,
+          .dim = s.dim,
+          .layers = s.layers,
+          .context = s.tokens,
+          .mixers = {SoftmaxOptions{.heads = s.heads, .qk_norm = QkNorm::rms}},
+          .ffn = {.kind = FfnKind::swiglu, .hidden = 3 * s.dim}};
+}
+inline std::vector<ParamGroup> quickstart_groups() {
+  return {{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{.lr = 0.02, .weight_decay = 0.1}},
+          {.algorithm = AdamWOptions{.lr = 3e-3, .weight_decay = 0.01}}};
+}
+
 class TrainingStep {
  public:
-  TrainingStep(const LanguageModelOptions& o, int64_t batch, DType compute)
-      : model_(o, Rng(1)), training_(model_, {.clip_norm = 1, .compute = compute, .micro_batch = batch}) {
+  TrainingStep(const LanguageModelOptions& o, int64_t batch, DType compute, std::vector<ParamGroup> groups = {})
+      : model_(o, Rng(1)),
+        training_(model_, {.groups = std::move(groups), .clip_norm = 1, .compute = compute, .micro_batch = batch}) {
     batch_.tokens = random_ids({batch, o.context}, o.vocab, Rng(1));
     batch_.targets = random_ids({batch, o.context}, o.vocab, Rng(2));
     flops_ = model_.flops_per_token() * static_cast<double>(num_tokens());
@@ -41,6 +57,16 @@ class TrainingStep {
   }
   int64_t num_params() const { return model_.num_params(); }
   double flops() const { return flops_; }
+  double muon_flops() const {  // of an update, beside those of flops()
+    const auto& optimizer = dynamic_cast<const Optimizer&>(training_.optimizer());
+    double sum = 0;
+    for (size_t i = 0; i < optimizer.params().size(); ++i)
+      if (const auto* muon = std::get_if<MuonOptions>(&optimizer.groups()[optimizer.group_of(i)].algorithm)) {
+        const Tensor& matrix = optimizer.params()[i].value;
+        sum += ops::newton_schulz_flops(matrix.size(0), matrix.size(1), muon->num_iterations);
+      }
+    return sum;
+  }
   int64_t num_tokens() const { return batch_.tokens.num_elements(); }
 
  private:

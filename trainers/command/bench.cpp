@@ -22,7 +22,7 @@ namespace {
 struct Options {
   std::string name = "all", baseline, device = "cpu";
   bool quick = false, plan = false;
-  std::string mixer;
+  std::string mixer, rows;
   bench::RingOptions ring;
 };
 
@@ -99,6 +99,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       (options.ring.has_axis() || !options.ring.documents.empty() || !options.ring.picture.empty()))
     throw config::ConfigError(str("weft bench ", options.name, " has no ranks, schemes or masks."),
                               "Use these options with weft bench ring.");
+  if (!options.rows.empty() && options.name != "train")
+    throw config::ConfigError(str("--rows ", options.rows, ": weft bench ", options.name, " measures all its rows."),
+                              "Use weft bench train --rows TEXT.");
   const std::string devices[] = {"cpu", "cuda"};
   config::check_choice("--device", options.device, devices, "device");
   if (options.device == "cuda" && num_cuda_devices() == 0)
@@ -108,6 +111,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   std::vector<bench::Row> rows;
   bench::BenchOptions how{.quick = options.quick,
                           .plan_only = options.plan,
+                          .rows = options.rows,
                           .ring = options.ring,
                           .mixer = options.mixer,
                           .mixers = extensions.mixers};
@@ -134,6 +138,8 @@ Action define_bench(Arguments& app) {
   app.add_option("--device", options->device, "cpu or cuda").type_name("DEVICE");
   app.add_option("--mixer", options->mixer, "train: steps with this row of the table of mixers, or all")
       .type_name("NAME");
+  app.add_option("--rows", options->rows, "train: only rows that have each word of TEXT in name, shape or dtype")
+      .type_name("TEXT");
   app.add_flag("--plan", options->plan, "ring: the work that layouts promise, without measurements");
   auto axis = [&app](const char* name, auto& values, const char* help) {
     app.add_option(name, values, help).delimiter(',').type_name("LIST");
