@@ -1,20 +1,28 @@
 """The training steps of `weft bench train` in PyTorch, as a peer for docs/performance.md. Not needed to build, run or test Weft.
 
-    python tools/bench/peers/torch_train.py [--threads 2] [--steps 5] [--compile] [--dtype f32|bf16] [--shape large|small]
+    python tools/bench/peers/torch_train.py [--threads 2] [--steps 5] [--compile] [--dtype f32|bf16] [--shape L8|L6|L4]
 
 Same model: pre-LN, GELU (tanh form) of width 4d, learned positions, tied head, no biases in products, fused scaled dot product
 attention, cross-entropy over random tokens, gradient norm clipped at 1, AdamW (foreach). bf16 is autocast over float32 weights.
-Prints the median time of a step and GFLOP/s by the same count: 6 N + 6 L d (T + 1) per token, N without look-up tables.
+Prints the median time of a step and GFLOP/s by the same count: 6 N + 6 L d (T + 1) per token, N without look-up tables. With
+--serve it prints a line of JSON when it is warm, and then runs as many steps as each line of its input says: tools/bench/peers/ratios.py
+measures it in turn with others.
 """
 import argparse
+import json
 import statistics
+import sys
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-SHAPES = {"large": (8, 512, 8, 1024, 8192, 4), "small": (6, 384, 6, 512, 8192, 4)}
+SHAPES = {  # layers, width, heads, tokens, vocabulary, batch
+    "L8": (8, 512, 8, 1024, 8192, 4),
+    "L6": (6, 384, 6, 512, 8192, 4),
+    "L4": (4, 128, 4, 256, 256, 16),
+}
 
 
 class Block(nn.Module):
@@ -57,7 +65,8 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
-    parser.add_argument("--shape", choices=list(SHAPES), default="large")
+    parser.add_argument("--shape", choices=list(SHAPES), default="L8")
+    parser.add_argument("--serve", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
@@ -76,16 +85,24 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    first = step()
-    step()
-    times = []
-    for _ in range(a.steps):
-        begin = time.perf_counter()
-        last = step()
-        times.append(time.perf_counter() - begin)
-    assert last < first
+    def timed_steps(count):
+        seconds = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            losses.append(step())
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    losses = [step(), step()]
     products = layers * 12 * dim * dim + vocab * dim
     flops = (6 * products + 6 * layers * dim * (tokens + 1)) * batch * tokens
+    if a.serve:
+        print(json.dumps({"torch": torch.__version__, "flops": flops, "tokens": batch * tokens}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(timed_steps(int(line))), flush=True)
+        return
+    times = timed_steps(a.steps)
+    assert losses[-1] < losses[0]
     seconds = statistics.median(times)
     print(f"torch {torch.__version__} {'compiled' if a.compile else 'eager'} {a.shape} {a.dtype} {a.threads} threads: "
           f"{seconds:.3f} s, {flops / seconds / 1e9:.1f} GFLOP/s, {batch * tokens / seconds:.0f} tokens/s")

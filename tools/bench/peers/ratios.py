@@ -1,0 +1,173 @@
+"""Weft beside PyTorch, measured in turn: the ratio tables of docs/performance.md. Not needed to build, run or test Weft.
+
+    python tools/bench/peers/ratios.py [--weft build/release/weft] [--threads 2] [--rounds 3] [--quick] [--only train|attention]
+
+Run it with a Python that has PyTorch, on a machine where nothing else runs. PyTorch is warm, and compiled where it says so, before the
+first round; then in each round every side is measured once, in another order each time. Tables hold medians over the rounds; the spread is the lowest and
+highest ratio of a round. Takes about ten minutes, with --quick (no L8 model, of the masks only the window) three.
+"""
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Peer:
+    """A PyTorch process that waits until it is asked to measure."""
+
+    def __init__(self, script, args):
+        command = [sys.executable, os.path.join(HERE, script), "--serve", *args]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.facts = self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"ratios: {' '.join(self.process.args)} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, text=""):
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def weft(args, *words):
+    env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
+    return json.loads(subprocess.run([args.weft, "bench", *words, "--quick", "--json"], env=env, check=True,
+                                     stdout=subprocess.PIPE, text=True).stdout)["rows"]
+
+
+def in_turn(sides, rounds):
+    """sides: {name: function}. The values of each side, one per round."""
+    values, names = {name: [] for name in sides}, list(sides)
+    for i in range(rounds):
+        for j in range(len(names)):
+            name = names[(i + j) % len(names)]
+            values[name].append(sides[name]())
+    return values
+
+
+def spread(ratios):
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def table(head, lines):
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for line in lines:
+        print("| " + " | ".join(line) + " |", flush=True)
+    print()
+
+
+def train_line(args, shape, dtype, rounds):
+    steps = {"L8": 2, "L6": 5, "L4": 20}[shape]
+    with contextlib.ExitStack() as stack:
+        peers = {}
+        for mode in ("eager", "compiled"):
+            words = ["--threads", str(args.threads), "--dtype", dtype, "--shape", shape]
+            peers[mode] = Peer("torch_train.py", words + (["--compile"] if mode == "compiled" else []))
+            stack.callback(peers[mode].close)
+        flops = peers["eager"].facts["flops"]
+
+        def ours():
+            row = next(r for r in weft(args, "train", "--rows", f"{shape} {dtype}") if r["name"] == "step")
+            limits.append(row["limit"])
+            return row["value"]
+
+        limits = []
+        rate = lambda peer: lambda: flops / statistics.median(peer.ask(steps)) / 1e9
+        values = in_turn({"weft": ours, **{mode: rate(peer) for mode, peer in peers.items()}}, rounds)
+    medians = {name: statistics.median(v) for name, v in values.items()}
+    best = max(("eager", "compiled"), key=lambda mode: medians[mode])
+    ratios = [w / t for w, t in zip(values["weft"], values[best])]
+    of_limit = statistics.median(w / l for w, l in zip(values["weft"], limits))
+    return [shape, dtype, *(f"{medians[name]:.1f}" for name in ("eager", "compiled", "weft")), f"{of_limit:.2f}",
+            f"{medians['weft'] / medians[best]:.2f}", spread(ratios)]
+
+
+def train_table(args):
+    print("GFLOP/s of whole training steps, the models of `weft bench train`:\n")
+    shapes = ("L6", "L4") if args.quick else ("L8", "L6", "L4")
+    lines = [train_line(args, shape, dtype, min(args.rounds, 2) if shape == "L8" else args.rounds)
+             for shape in shapes for dtype in ("f32", "bf16")]
+    table(["model", "dtype", "PyTorch eager", "PyTorch compiled", "Weft", "of the limit", "Weft / best PyTorch", "spread"], lines)
+
+
+def attention_table(args):
+    peer = Peer("torch_attention.py", ["--threads", str(args.threads), "--seconds", "0.5"] + (["--quick"] if args.quick else []))
+    shape = "B1 H8 d64 T4096"
+
+    def ours():
+        times = {}
+        for row in weft(args, "attention"):
+            direction, _, name = row["name"].partition(" ")
+            if row["shape"] == shape and direction in ("forward", "backward"):
+                times[name, row["dtype"], direction] = float(row["time"].split()[0])
+        return times
+
+    rows = in_turn({"weft": ours, "torch": lambda: peer.ask()}, args.rounds)
+    peer.close()
+    print(f"Attention, {shape}, causal, ms; PyTorch's plain rows are scaled_dot_product_attention, the others flex_attention compiled:\n")
+    lines = []
+    for i, case in enumerate(rows["torch"][0]):
+        both = {}
+        for direction in ("forward", "backward"):
+            mine = [r[case["name"], case["dtype"], direction] for r in rows["weft"]]
+            theirs = [r[i][direction] for r in rows["torch"]]
+            both[direction] = (mine, theirs)
+            has_peer = None not in theirs
+            lines.append([direction, case["name"] or "plain", case["dtype"],
+                          f"{statistics.median(theirs):.1f}" if has_peer else f"none: {case['problem']}",
+                          f"{statistics.median(mine):.1f}",
+                          f"{statistics.median(theirs) / statistics.median(mine):.2f}" if has_peer else "",
+                          spread([t / m for t, m in zip(theirs, mine)]) if has_peer else ""])
+        if None not in both["backward"][1]:
+            sums = [[f + b for f, b in zip(both["forward"][side], both["backward"][side])] for side in (0, 1)]
+            lines.append(["both", case["name"] or "plain", case["dtype"], f"{statistics.median(sums[1]):.1f}",
+                          f"{statistics.median(sums[0]):.1f}", f"{statistics.median(sums[1]) / statistics.median(sums[0]):.2f}",
+                          spread([t / m for t, m in zip(sums[1], sums[0])])])
+    table(["direction", "row", "dtype", "PyTorch", "Weft", "PyTorch / Weft", "spread"], lines)
+
+
+def cpu_name():
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--weft", default="build/release/weft")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["train", "attention"])
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = min(args.rounds, 2)
+    import torch  # here, so that --help works without it
+    load = os.getloadavg()[0]
+    print(f"{cpu_name()}, {args.threads} threads, PyTorch {torch.__version__}, Python {platform.python_version()}, "
+          f"{datetime.date.today()}, {args.rounds} rounds, load at the start {load:.1f}. Command: {' '.join(sys.argv)}\n", flush=True)
+    if args.only != "attention":
+        train_table(args)
+    if args.only != "train":
+        attention_table(args)
+
+
+if __name__ == "__main__":
+    main()
