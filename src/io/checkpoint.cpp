@@ -101,6 +101,24 @@ void put_in_place(const std::string& partial, const std::string& path) {
   remove_folder(replaced);
 }
 
+// As one step: `path` is the old checkpoint or the new one.
+void put(const std::string& path, const CheckpointData& data) {
+  const std::string partial = path + ".partial";
+  remove_folder(partial);
+  make_folders(partial);
+  try {
+    store_everything(partial, data);
+    put_in_place(partial, path);
+  } catch (...) {
+    try {
+      remove_folder(partial);
+    } catch (const Error&) {
+      // The first error is the one to report; a partial folder is never taken for a checkpoint.
+    }
+    throw;
+  }
+}
+
 [[noreturn]] void refuse(const CheckpointInfo& info, std::string_view problem) {
   fail(str("checkpoint ", info.path, ": ", problem), "use another checkpoint of this run");
 }
@@ -151,21 +169,9 @@ std::string checkpoint_path(const std::string& folder, int64_t step) {
 
 std::string save_checkpoint(const std::string& folder, const CheckpointData& data) {
   WEFT_CHECK(data.step >= 0, str("save_checkpoint: step is ", data.step), "steps count from 0");
-  std::string path = checkpoint_path(folder, data.step), partial = path + ".partial";
+  std::string path = checkpoint_path(folder, data.step);
   make_folders(folder);
-  remove_folder(partial);
-  make_folders(partial);
-  try {
-    store_everything(partial, data);
-    put_in_place(partial, path);
-  } catch (...) {
-    try {
-      remove_folder(partial);
-    } catch (const Error&) {
-      // The first error is the one to report; a partial folder is never taken for a checkpoint.
-    }
-    throw;
-  }
+  put(path, data);
   write_file_atomically(folder + "/latest", str(path.substr(folder.size() + 1), "\n"));
   return path;
 }
@@ -194,6 +200,21 @@ Checkpoint load_checkpoint(const std::string& path) {
   verify_tensors(checkpoint.info, checkpoint.model, kModelName);
   verify_tensors(checkpoint.info, checkpoint.optimizer, kOptimizerName);
   return checkpoint;
+}
+
+bool has_optimizer(const CheckpointInfo& info) {
+  return std::ranges::any_of(info.tensors, [](const auto& tensor) { return tensor.file == kOptimizerName; });
+}
+
+void drop_optimizer(const std::string& path) {
+  const Checkpoint old = load_checkpoint(path);
+  CheckpointData data{.step = old.info.step,
+                      .tokens = old.info.tokens,
+                      .mesh = old.info.mesh,
+                      .state = old.state,
+                      .config = old.config};
+  for (const TensorEntry& entry : old.model.tensors()) data.model.push_back({entry.name, old.model.map(entry.name)});
+  put(path, data);
 }
 
 }  // namespace weft::io

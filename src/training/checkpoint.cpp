@@ -123,6 +123,9 @@ void Training::restore(const io::Checkpoint& checkpoint, const TrainingState& st
   std::vector<std::pair<std::string, Tensor>> moments;
   for (const io::TensorEntry& entry : checkpoint.optimizer.tensors())
     moments.emplace_back(entry.name, checkpoint.optimizer.map(entry.name));
+  WEFT_CHECK(!moments.empty() || s.optimizer->state().empty(),
+             str("training: checkpoint ", checkpoint.info.path, " has weights alone, and no state of the optimiser"),
+             "begin a run of its own with these weights: start { from: \"" + checkpoint.info.path + "\" }");
   const bool is_of_caller = static_cast<bool>(s.options.optimizer);
   s.optimizer->load_state(s.shards && is_of_caller ? s.shards->of_here(moments) : moments, state.optimizer_steps);
   s.step = state.step;

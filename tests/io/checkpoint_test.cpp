@@ -94,6 +94,26 @@ TEST(Checkpoint, SavingAStepAgainReplacesIt) {
   EXPECT_FALSE(has_litter(folder.path()));
 }
 
+TEST(Checkpoint, WithoutOptimizerKeepsAllElse) {
+  TempFolder folder;
+  const std::string path = save_checkpoint(folder.path(), make_data(5));
+  save_checkpoint(folder.path(), make_data(6));
+  EXPECT_TRUE(has_optimizer(read_checkpoint_info(path)));
+  const std::string weights = read_file(path + "/model.safetensors");
+  drop_optimizer(path);
+  const Checkpoint checkpoint = load_checkpoint(path);
+  EXPECT_FALSE(has_optimizer(checkpoint.info));
+  EXPECT_TRUE(checkpoint.optimizer.tensors().empty());
+  EXPECT_EQ(read_file(path + "/model.safetensors"), weights);
+  EXPECT_EQ(checkpoint.state, make_data(5).state);
+  EXPECT_EQ(checkpoint.config, make_data(5).config);
+  EXPECT_EQ(checkpoint.info.mesh.size(), 2u);
+  EXPECT_EQ(read_file(folder / "latest"), "step-00000006\n");
+  EXPECT_FALSE(has_litter(folder.path()));
+  drop_optimizer(path);  // once more changes nothing
+  EXPECT_FALSE(has_optimizer(read_checkpoint_info(path)));
+}
+
 TEST(Checkpoint, EveryFlippedByteIsFoundAndNamed) {
   TempFolder folder;
   std::string path = save_checkpoint(folder.path(), make_data(7));

@@ -10,6 +10,7 @@
 #include "trainers/study/cells.h"
 #include "trainers/study/match.h"
 #include "weft/core/error.h"
+#include "weft/io/checkpoint.h"
 #include "weft/io/events.h"
 
 namespace weft::test {
@@ -91,6 +92,32 @@ TEST_F(Ablate, RunsAtATimeDoNotChangeABit) {
   const double params = json["arms"][0]["parameters"], matched = json["arms"][1]["parameters"];
   EXPECT_NEAR(matched / params, 1, 0.02);
   EXPECT_GT(json["arms"][1]["ffn_width_of_match"], 0);
+}
+
+TEST_F(Ablate, FinishedRunsKeepTheirWeightsAlone) {
+  const std::string seeds = "seeds: 3", file = "/checkpoints/step-00000010";
+  write_grid(str(kRuns, seeds, kArms, "keep_optimizer: true"));
+  ASSERT_EQ(ablate("all").exit_code, 0);
+  write_grid(str(kRuns, seeds, kArms));
+  ASSERT_EQ(ablate("weights").exit_code, 0);
+  EXPECT_EQ(numbers("all"), numbers("weights"));
+  const std::string cell = io::list_folder(path("all") + "/cells")[0], all = path("all") + "/cells/" + cell,
+                    weights = path("weights") + "/cells/" + cell;
+  EXPECT_TRUE(io::has_optimizer(io::read_checkpoint_info(all + file)));
+  EXPECT_FALSE(io::has_optimizer(io::read_checkpoint_info(weights + file)));
+  EXPECT_EQ(io::read_file(all + file + "/model.safetensors"), io::read_file(weights + file + "/model.safetensors"));
+
+  const ProcessResult further =
+      run_weft({"train", weights + "/config.txtpb", "--resume", weights + file, "--run", path("more")});
+  EXPECT_NE(further.exit_code, 0);
+  EXPECT_NE(further.err.find("has weights alone"), std::string::npos) << further.err;
+  EXPECT_NE(further.err.find("start { from:"), std::string::npos) << further.err;
+
+  const std::string report_before = numbers("weights");
+  std::filesystem::remove(path("weights") + "/results/" + cell + ".json");
+  const ProcessResult again = ablate("weights");  // its result is read anew, and nothing is trained
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(numbers("weights"), report_before);
 }
 
 TEST_F(Ablate, AKilledStudyGoesOnAndEndsInTheSameReport) {

@@ -37,7 +37,7 @@ Forecast forecast_of(const Grid& grid, const Combination& arm, bool has_times, c
                     .seconds = prediction.step_s * static_cast<double>(sizes.steps),
                     .memory_bytes = memory.peak_bytes};
   const int64_t kept = e.checkpoint().keep_last() + (e.checkpoint().keep_best() ? 1 : 0);
-  forecast.disk_bytes = kept * (4 * memory.num_params + memory.optimizer_bytes);
+  forecast.disk_bytes = kept * (4 * memory.num_params + (grid.keeps_optimizer ? memory.optimizer_bytes : 0));
   const int64_t context = subject.model.context, half = context / 2;
   forecast.cache_bytes = cache_bytes(subject.model, context);
   if (half > 0)

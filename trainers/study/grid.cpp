@@ -228,6 +228,7 @@ Grid read_grid(const std::string& file) {
   if (in.has_eval()) grid.evals = evals_of(file, in.eval());
   grid.threads = in.has_threads() ? in.threads() : 1;
   if (grid.threads < 1) throw ConfigError(str(file, ": threads is ", grid.threads, "."), "Use 1 or more.");
+  grid.keeps_optimizer = in.keep_optimizer();
   return grid;
 }
 

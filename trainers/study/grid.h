@@ -46,6 +46,7 @@ struct Grid {
   std::optional<Tune> tune = {};
   Evals evals = {};
   int64_t threads = 1;
+  bool keeps_optimizer = false;
 };
 // ConfigError with file, line and the word at fault.
 Grid read_grid(const std::string& file);

@@ -72,6 +72,11 @@ CheckpointInfo read_checkpoint_info(const std::string& path);
 // Verifies every size and checksum of one checkpoint folder. The Error names the file and the first damaged tensor.
 Checkpoint load_checkpoint(const std::string& path);
 
+// Whether a training can go on from it. Imported weights and finished runs of studies have no optimiser's state.
+bool has_optimizer(const CheckpointInfo& info);
+// Puts a checkpoint without the optimiser's state in the place of this one. If that fails, it stays as it is, and there is an Error.
+void drop_optimizer(const std::string& path);
+
 // The checkpoint that `latest` names. If that is missing or damaged: the newest good one before it, else one after it; `messages` says which
 // were not taken and why. nullopt if the folder has no checkpoint. Error if it has checkpoints and none is good.
 std::optional<Checkpoint> load_latest_checkpoint(const std::string& folder, std::vector<std::string>& messages);
