@@ -28,15 +28,29 @@ struct Case {
 struct Size {
   int64_t tokens, heads, width;
 };
-constexpr Size kCpuSize = {4096, 8, 64};
 
-const Case kCpuCases[] = {
-    {"", kBF16},
-    {"", kF32},
-    {" window 512", kF32, {.window = 512}},
-    {" documents 512", kF32, {.same_document = true}, 0, false, 512},
-    {" softcap", kF32, {}, 30},
-    {" alibi", kF32, {}, 0, true},
+// Shares of the limit that are asked for: forward and backward.
+struct Goals {
+  double of[2];
+};
+struct CpuRow {
+  Case c;
+  Size size;
+  Goals goals;
+};
+const CpuRow kCpuRows[] = {
+    {{"", kBF16}, {4096, 8, 64}, {0.60, 0.50}},
+    {{"", kBF16}, {16384, 1, 64}, {0.60, 0.50}},
+    {{"", kBF16}, {4096, 4, 128}, {0.65, 0.55}},
+    {{"", kBF16}, {16384, 1, 128}, {0.65, 0.55}},
+    {{"", kF32}, {16384, 1, 64}, {0.82, 0.80}},
+    {{"", kF32}, {4096, 4, 128}, {0.85, 0.80}},
+    {{"", kF32}, {16384, 1, 128}, {0.85, 0.80}},
+    {{"", kF32}, {4096, 8, 64}, {0.82, 0.80}},
+    {{" window 512", kF32, {.window = 512}}, {4096, 8, 64}, {0.75, 0.70}},
+    {{" documents 512", kF32, {.same_document = true}, 0, false, 512}, {4096, 8, 64}, {0.68, 0.63}},
+    {{" softcap", kF32, {}, 30}, {4096, 8, 64}, {0.70, 0.65}},
+    {{" alibi", kF32, {}, 0, true}, {4096, 8, 64}, {0.80, 0.75}},
 };
 
 constexpr Size kCudaSizes[] = {{8192, 16, 128}, {8192, 32, 64}};
@@ -197,9 +211,9 @@ struct RivalRun {
 };
 
 // Times and, beside them, those of rivals. `plain` holds forward's and backward's rates of the size's first case, which is plain
-// causal: what a mask or a score costs per visible pair.
-void run_case(const Case& c, const Size& size, const BenchOptions& options, std::array<double, 2>& plain,
-              std::vector<Row>& rows) {
+// causal: what a mask or a score costs per visible pair. Without goals there is no column of them.
+void run_case(const Case& c, const Size& size, const Goals* goals, const BenchOptions& options,
+              std::array<double, 2>& plain, std::vector<Row>& rows) {
   Problem here(c, size), p = here.on(default_device());
   ops::Attention y = p.forward();
   check_rows(here, y.out, p.backward(y).dq);
@@ -213,7 +227,8 @@ void run_case(const Case& c, const Size& size, const BenchOptions& options, std:
       if (call) functions.push_back(call);
 
   double peak = gemm_peak(c.dtype) * 1e-9;
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1.5 : 6, options.quick ? 2 : 5);
+  const int min_rounds = options.quick ? (size.tokens > 8192 ? 1 : 2) : 5;
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.5 : 6, min_rounds);
   size_t next = 2;
   for (RivalRun& rival : rivals)
     for (size_t i = 0; i < 2; ++i)
@@ -225,6 +240,7 @@ void run_case(const Case& c, const Size& size, const BenchOptions& options, std:
     const double rate = (i == 0 ? 2 : 5) * product / times[i].best_s;
     rows.push_back(rate_row(str(i == 0 ? "forward" : "backward", c.name), shape, c.dtype, rate, "GFLOP/s", peak));
     auto& extra = rows.back().extra;
+    if (goals) extra.emplace_back("goal", share(goals->of[i]));
     extra.emplace_back("time", str(std::round(times[i].best_s * 1e5) / 100, " ms"));
     if (*c.name == 0) plain[i] = rate;
     else extra.emplace_back("of plain", share(rate / plain[i]));
@@ -234,17 +250,18 @@ void run_case(const Case& c, const Size& size, const BenchOptions& options, std:
 }
 
 // Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
-void add_memory_rows(std::vector<Row>& rows) {
+void add_memory_rows(const BenchOptions& options, std::vector<Row>& rows) {
+  constexpr int64_t kWidth = 64;
   Allocator& memory = allocator(default_device());
   double first = 0;
-  for (int64_t n = 4096; n <= 32768; n *= 2) {
-    Problem p = Problem({"", kF32}, {n, 1, kCpuSize.width}).on(default_device());
+  for (int64_t n = 4096; n <= (options.quick ? 16384 : 32768); n *= 2) {
+    Problem p = Problem({"", kF32}, {n, 1, kWidth}).on(default_device());
     memory.reset_peak();
     int64_t before = memory.stats().current_bytes;
     p.backward(p.forward());
     double bytes = static_cast<double>(memory.stats().peak_bytes - before) / static_cast<double>(n);
     if (first == 0) first = bytes;
-    rows.push_back(time_row("memory", str("B1 H1 d", kCpuSize.width, " T", n), kF32, bytes, "B/token", first));
+    rows.push_back(time_row("memory", str("B1 H1 d", kWidth, " T", n), kF32, bytes, "B/token", first));
     rows.back().extra.emplace_back("peak", str(std::round(bytes * static_cast<double>(n) / 1e4) / 100, " MB"));
   }
 }
@@ -256,13 +273,13 @@ std::vector<Row> run_attention(const BenchOptions& options) {
   if (default_device().is_cuda()) {
     for (const Size& size : kCudaSizes) {
       std::array<double, 2> plain{};
-      for (const Case& c : kCudaCases) run_case(c, size, options, plain, rows);
+      for (const Case& c : kCudaCases) run_case(c, size, nullptr, options, plain, rows);
     }
   } else {
     std::array<double, 2> plain{};
-    for (const Case& c : kCpuCases) run_case(c, kCpuSize, options, plain, rows);
+    for (const CpuRow& row : kCpuRows) run_case(row.c, row.size, &row.goals, options, plain, rows);
   }
-  add_memory_rows(rows);
+  add_memory_rows(options, rows);
   return rows;
 }
 

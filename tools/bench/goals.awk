@@ -1,7 +1,12 @@
 # awk -f goals.awk "DIR/bench NAME.txt"...: rows of a table that sets what `weft bench NAME --device cuda` printed beside the goals for a GPU.
 # Measured is the worst of the rows that a goal is about.
+# awk -v device=cpu -f goals.awk FILE...: the same of what was printed with a column of goals, row by row.
 BEGIN {
   FS = "  +"
+  if (device != "cpu") gpu_goals()
+}
+
+function gpu_goals(   width) {
   goal("gemm", 0.97, "matrix products, bf16: share of cuBLASLt called directly")
   for (width = 128; width >= 64; width -= 64) {
     goal("forward" width, width == 128 ? 0.55 : 0.42, "attention, causal, width " width ", forward: share of the GEMM peak" (width == 128 ? " (first 0.35)" : ""))
@@ -35,6 +40,11 @@ function cell(heading,   at, text) {
 FNR == 1 { bench = FILENAME; sub(/.*bench /, "", bench); sub(/\.txt$/, "", bench); header = "" }
 $1 == "name" && $2 == "shape" { header = $0; next }
 header == "" { next }
+device == "cpu" {
+  least = cell("goal")
+  if (least != "") printf "| %s | %s | %s | %s | %s | %s |\n", $1, $2, $3, least, $8, $8 + 0 < least + 0 ? "no" : "yes"
+  next
+}
 bench == "gemm" && $3 == "bf16" {
   take("gemm", $8, $1 " " $2)
   share = cell("of peak")
