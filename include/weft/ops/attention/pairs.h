@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "weft/ops/attention/tile.h"
+#include "weft/ops/attention/transpose.h"
 
 namespace weft::ops::core {
 
@@ -50,18 +50,20 @@ template <class A>
 // dst[panel][p][lane] = channels 2p and 2p + 1 of token first + panel * kPanel + lane, zeros behind the last token and channel.
 [[gnu::noinline]] inline void pack_lane_pairs(const Operand& x, int64_t first, int64_t rows, int64_t width,
                                               uint32_t* dst) {
-  constexpr int P = kPanel<uint32_t>;
-  const int64_t pairs = (width + 1) / 2;
-  for (int64_t i = 0; i < round_up(rows, P); ++i) {
-    uint32_t* to = dst + i / P * P * pairs + i % P;
-    if (i >= rows) {
-      for (int64_t p = 0; p < pairs; ++p) to[p * P] = 0;
-      continue;
-    }
-    const uint16_t* from = bf16_row(x, first + i);
-    for (int64_t p = 0; p < width / 2; ++p) __builtin_memcpy(to + p * P, from + 2 * p, sizeof(uint32_t));
-    if (width % 2) to[width / 2 * P] = from[width - 1];
-  }
+  constexpr int L = kLanes<uint32_t>;
+  pack_transposed<uint32_t>(
+      rows, (width + 1) / 2, dst, [&](int64_t i, int64_t p) __attribute__((always_inline)) {
+        const uint16_t* from = bf16_row(x, first + i) + 2 * p;
+        Lanes<uint32_t> pairs{};
+        if (width - 2 * p >= 2 * L) {
+          __builtin_memcpy(&pairs, from, sizeof pairs);
+        } else {
+          uint16_t part[2 * L] = {};
+          std::copy_n(from, width - 2 * p, part);
+          __builtin_memcpy(&pairs, part, sizeof pairs);
+        }
+        return pairs;
+      });
 }
 
 // dst[i][c] = channel c of tokens first + 2i and first + 2i + 1, padded with zeros to `ld` columns; an odd last token's neighbour is 0.
@@ -88,7 +90,7 @@ template <class A>
 [[gnu::always_inline]] inline void pack_lane_operand(const Operand& x, int64_t first, int64_t rows, int64_t width,
                                                      typename Arithmetic<A>::Number scale,
                                                      typename Arithmetic<A>::Packed* dst) {
-  if constexpr (Arithmetic<A>::kDepth == 1) pack_lanes<A>(x, first, rows, width, scale, dst);
+  if constexpr (Arithmetic<A>::kDepth == 1) pack_lane_rows<A>(x, first, rows, width, scale, dst);
   else pack_lane_pairs(x, first, rows, width, dst);
 }
 
