@@ -7,6 +7,7 @@
 // kTilesOfSum blocks.
 #pragma once
 
+#include "weft/ops/attention/backward_scratch.h"
 #include "weft/ops/attention/forward.h"
 #include "weft/ops/attention/turns.h"
 
@@ -31,8 +32,9 @@ class Backward {
         dropout_(problem),
         key_panels_(problem.key_tokens, problem.batch, problem.keys, P),
         query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
-        key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
-        query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
+        key_groups_(ranges_of_keys(problem, query_groups_)),
+        key_blocks_(key_groups_, kGroups),
+        query_blocks_(query_groups_, kGroups),
         key_ld_(round_up(problem.key_width, L)),
         value_ld_(round_up(problem.value_width, L)),
         product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())) {
@@ -66,58 +68,8 @@ class Backward {
   static constexpr int kMaxSpan = 2;
   static constexpr int kBlockSteps = kBlock / Arithmetic<A>::kDepth, kScoreLd = kIsPaired ? P : kBlock;
 
-  struct Strip {
-    Packed *key_lanes, *value_lanes, *keys;
-    T *dk, *dv;
-    T* is_key;          // with biases: 1, or 0 behind the last key
-    double* bias_sums;  // gradients of the keys' biases of the head at work
-    BlockTokens* tokens;
-    BlockBias<T>* bias;
-    int64_t block, k0;
-    int count, tiles;  // tiles: summed in dk and dv
-  };
-  struct Scratch {
-    Packed *queries, *douts;  // rows; with pairs these are along the channels, and there are those along the tokens too
-    Packed *query_depth, *dout_depth;
-    T *weights, *dscores;                               // of the tile; with pairs of one panel
-    Packed *weight_depth, *dscore_depth, *dscore_rows;  // the same memory, or pairs along queries or along keys
-    T *product, *statistic, *delta;
-    double* bias_sums;  // gradients of the queries' biases of the tile
-    BlockTokens* query_tokens;
-    BlockBias<T>* query_bias;
-    Strip strips[kMaxSpan];
-    size_t bytes;
-
-    Scratch(const Problem& p, int64_t key_ld, int64_t value_ld, int64_t span, std::byte* base) {
-      Carver carve(base);
-      queries = carve.take<Packed>(kBlock * row_ld(key_ld)), douts = carve.take<Packed>(kBlock * row_ld(value_ld));
-      weights = carve.take<T>(kBlock * kScoreLd), dscores = carve.take<T>(kBlock * kScoreLd);
-      if constexpr (kIsPaired) {
-        query_depth = carve.take<Packed>(kBlockSteps * key_ld), dout_depth = carve.take<Packed>(kBlockSteps * value_ld);
-        weight_depth = carve.take<Packed>(kBlockSteps * kBlock),
-        dscore_depth = carve.take<Packed>(kBlockSteps * kBlock);
-        dscore_rows = carve.take<Packed>(kBlock * kBlockSteps);
-      } else {
-        query_depth = queries, dout_depth = douts;
-        weight_depth = weights, dscore_depth = dscore_rows = dscores;
-      }
-      product = carve.take<T>(kGroup * key_ld);
-      statistic = carve.take<T>(kBlock), delta = carve.take<T>(kBlock);
-      query_tokens = carve.take<BlockTokens>(1), query_bias = carve.take<BlockBias<T>>(kBiased);
-      bias_sums = carve.take<double>(kBiased * kBlock);
-      for (int64_t i = 0; i < span; ++i) {
-        Strip& s = strips[i];
-        s.key_lanes = carve.take<Packed>(kBlock * steps_of<A>(p.key_width));
-        s.value_lanes = carve.take<Packed>(kBlock * steps_of<A>(p.value_width));
-        s.keys = carve.take<Packed>(kBlockSteps * key_ld);
-        s.dk = carve.take<T>(kBlock * key_ld), s.dv = carve.take<T>(kBlock * value_ld);
-        s.is_key = carve.take<T>(kBiased * kBlock), s.bias_sums = carve.take<double>(kBiased * kBlock);
-        s.tokens = carve.take<BlockTokens>(1), s.bias = carve.take<BlockBias<T>>(kBiased);
-      }
-      bytes = carve.used();
-    }
-  };
-  static int64_t row_ld(int64_t ld) { return ld / Arithmetic<A>::kDepth; }  // packed elements of `ld` numbers
+  using Strip = BackwardStrip<A, kBiased>;
+  using Scratch = BackwardScratch<A, kBiased, kMaxSpan>;
   // With pairs a panel's numbers are gone when their pairs are there, so all panels have one place.
   [[gnu::always_inline]] static int64_t place_of(int panel) { return kIsPaired ? 0 : panel * P; }
 
@@ -184,16 +136,17 @@ class Backward {
     };
     Cover cover = cover_of(strip.block);
     if (cover == Cover::empty) return;
-    const TokenRange* panels = key_panels_.row(at.b) + strip.block * kPanels<T>;
     const TokenRange* groups = query_groups_.row(at.b) + at.block * kGroups;
     TilePlan<T> plan;
-    make_plan(plan, strip.count, at.queries, cover == Cover::full,
-              [&](int panel, int group) { return mask_.cover(at.row, at.head, groups[group], panels[panel]); });
+    make_plan(plan, strip.count, at.queries, cover == Cover::full, key_panels_.row(at.b) + strip.block * kPanels<T>,
+              key_groups_.row(at.b) + strip.block * kGroups,
+              [&](const TokenRange& lanes, int group) { return mask_.cover(at.row, at.head, groups[group], lanes); });
     bool has_pairs = plan.begin < plan.end;
     if (has_pairs) {
       if (!at.is_packed) load_queries(s, at);
       at.is_packed = true;
       if constexpr (kBiased) std::fill_n(s.bias_sums, kBlock, 0.0);
+      prefetch_rows({dq_rows(at), 0, p_.heads * p_.key_width, 0, false, sizeof(T)}, 0, at.queries, p_.key_width);
       for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, strip, plan, panel, at);
       key_gradients(s, strip, plan, at);
       if (++strip.tiles == kTilesOfSum) give_sums(strip, at.b, at.head / p_.heads_per_group());
@@ -214,8 +167,9 @@ class Backward {
   void load_queries(Scratch& s, const Place& at) {
     int64_t padded = round_up(at.queries, kGroup);
     const Operand q = p_.q.at(at.b, at.head), dout = p_.dout.at(at.b, at.head);
-    pack_row_operand<A>(q, at.q0, at.queries, p_.key_width, product_scale_, s.queries, row_ld(key_ld_), padded);
-    pack_row_operand<A>(dout, at.q0, at.queries, p_.value_width, T(1), s.douts, row_ld(value_ld_), padded);
+    pack_row_operand<A>(q, at.q0, at.queries, p_.key_width, product_scale_, s.queries, Scratch::row_ld(key_ld_),
+                        padded);
+    pack_row_operand<A>(dout, at.q0, at.queries, p_.value_width, T(1), s.douts, Scratch::row_ld(value_ld_), padded);
     if constexpr (kIsPaired) {
       pack_depth_operand<A>(q, at.q0, at.queries, p_.key_width, s.query_depth, key_ld_);
       pack_depth_operand<A>(dout, at.q0, at.queries, p_.value_width, s.dout_depth, value_ld_);
@@ -238,22 +192,22 @@ class Backward {
 
   // Weights (with dropout) and d scores of one panel of keys; rows of the tile that it does not need become 0.
   [[gnu::noinline]] void panel_scores(Scratch& s, Strip& strip, const TilePlan<T>& plan, int panel, const Place& at) {
-    int first = plan.panel_begin[panel] * kGroup, last = plan.panel_end[panel] * kGroup;
-    product(s.queries, row_ld(key_ld_), strip.key_lanes, steps_of<A>(p_.key_width), panel, first, last, product_scale_,
-            s.weights);
-    product(s.douts, row_ld(value_ld_), strip.value_lanes, steps_of<A>(p_.value_width), panel, first, last, T(1),
-            s.dscores);
+    int first = plan.panel_begin[panel], last = plan.panel_end[panel];
     bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
-    for (int g = plan.panel_begin[panel]; g < plan.panel_end[panel]; ++g) {
+    for (int g = first; g < last; ++g) {
       bool is_full = plan.is_full || plan.cover[panel][g] == Cover::full;
+      product(s.queries, Scratch::row_ld(key_ld_), strip.key_lanes, steps_of<A>(p_.key_width), panel, g, product_scale_,
+              s.weights);
+      product(s.douts, Scratch::row_ld(value_ld_), strip.value_lanes, steps_of<A>(p_.value_width), panel, g, T(1),
+              s.dscores);
       if (is_plain && is_full) plain_group(s, panel, g * kGroup);
       else masked_group(s, strip, panel, g * kGroup, at, is_full);
       if constexpr (kIsPaired)
         pair_group<Packed>({s.weights, s.dscores, s.weight_depth, s.dscore_depth, s.dscore_rows}, panel, g * kGroup,
                            at.queries, strip.count);
     }
-    for (int64_t i = plan.begin * kGroup; i < first; ++i) clear_row(s, panel, i);
-    for (int64_t i = larger(last, plan.begin * kGroup); i < plan.end * kGroup; ++i) clear_row(s, panel, i);
+    for (int64_t i = plan.begin * kGroup; i < first * kGroup; ++i) clear_row(s, panel, i);
+    for (int64_t i = larger(last, plan.begin) * kGroup; i < plan.end * kGroup; ++i) clear_row(s, panel, i);
   }
 
   [[gnu::always_inline]] void clear_row(Scratch& s, int panel, int64_t i) {
@@ -266,11 +220,12 @@ class Backward {
 
   // `scale` is for pairs alone: other operands carry it.
   [[gnu::always_inline]] void product(const Packed* rows, int64_t ld, const Packed* lanes, int64_t depth, int panel,
-                                      int first, int last, T scale, T* out) {
+                                      int group, T scale, T* out) {
     out += place_of(panel);
     [[maybe_unused]] const V factor = broadcast<V>(scale);
-    for (int r0 = first; r0 < last; r0 += kRowStep) {
+    for (int r0 = group * kGroup; r0 < (group + 1) * kGroup; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
+      expect_depth(depth);
       multiply<2, false>(rows + r0 * ld, ld, lanes + panel * P * depth, P, depth, acc);
 #pragma GCC unroll 16
       for (int r = 0; r < kRowStep; ++r) {
@@ -296,37 +251,35 @@ class Backward {
 
   [[gnu::noinline]] void masked_group(Scratch& s, Strip& strip, int panel, int64_t row0, const Place& at,
                                       bool is_full) {
-    V masked = broadcast<V>(T(Normaliser::kMasked));
+    const auto& score = score_of_head<Normaliser>(score_, at.head);
+    Held<Mask> mask = mask_;
+    const V masked = broadcast<V>(T(Normaliser::kMasked));
+    const Token<LaneInts<T>> k[2] = {lanes_at<T>(*strip.tokens, panel * P), lanes_at<T>(*strip.tokens, panel * P + L)};
     [[maybe_unused]] V bias_sums[2] = {};
     for (int64_t i = row0; i < row0 + kGroup; ++i) {
       V shift = broadcast<V>(s.statistic[i]), delta = broadcast<V>(s.delta[i]);
-      [[maybe_unused]] V bias{}, bias_sum{};
-      Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
+      V bias{};
+      [[maybe_unused]] V bias_sum{};
+      const Token<LaneInts<T>> q = broadcast_at<T>(*s.query_tokens, i);
       for (int n = 0; n < 2; ++n) {
         const int64_t place = i * kScoreLd + place_of(panel) + n * L;
         T *w_at = s.weights + place, *ds_at = s.dscores + place;
-        Token<LaneInts<T>> k = lanes_at<T>(*strip.tokens, panel * P + n * L);
-        V raw = load(w_at), x = raw, dw = load(ds_at);
         if constexpr (kBiased) bias = pair_bias(s.query_bias->broadcast_of(i), strip.bias->lanes(panel * P + n * L));
-        if constexpr (!is_identity_score<Score>()) {
-          if constexpr (kBiased) x = score_.value(raw, bias, at.row, at.head, q, k);
-          else x = score_value<T>(score_, raw, at.row, at.head, q, k);
-          if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
-        }
+        const V raw = load(w_at);
+        V x = modified<Score, Normaliser, T>(score, raw, bias, at.row, at.head, q, k[n]), dw = load(ds_at);
         LaneInts<T> keep = LaneInts<T>{} - 1;
-        if (!is_full) keep = keep_lanes<T>(mask_, at.row, at.head, q, k);
-        x = select(keep, x, masked);
+        if (!is_full) keep = keep_lanes<T>(mask, at.row, at.head, q, k[n]), x = select(keep, x, masked);
         V w = Normaliser::weight(x, shift);
         V drop = broadcast<V>(T(1));
-        if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k.position, at.head, at.row);
+        if (p_.dropout > 0) drop = dropout_.template factors<T>(q.position, k[n].position, at.head, at.row);
         V ds = Normaliser::dscore(x, w, dw * drop, delta);
         if constexpr (kBiased) {
-          ds = select(keep, ds * score_.bias_slope(raw, bias, at.row, at.head, q, k), V{});
+          ds = select(keep, ds * score.bias_slope(raw, bias, at.row, at.head, q, k[n]), V{});
           ds = load(strip.is_key + panel * P + n * L) > V{} ? ds : V{};
           if (i < at.queries) bias_sums[n] += ds, bias_sum += ds;
         }
-        if constexpr (!is_identity_score<Score>()) ds *= score_slope<T>(score_, raw, at.row, at.head, q, k);
-        store(ds_at, select(keep, ds, V{}));
+        if constexpr (!is_identity_score<Score>()) ds *= score_slope<T>(score, raw, at.row, at.head, q, k[n]);
+        store(ds_at, is_full ? ds : select(keep, ds, V{}));
         store(w_at, w * drop);
       }
       if constexpr (kBiased) s.bias_sums[i] += static_cast<double>(sum_of(bias_sum));
@@ -339,8 +292,7 @@ class Backward {
   // dV += W^T dO and dK += dS^T Q, by rows of keys.
   [[gnu::noinline]] void key_gradients(Scratch& s, Strip& strip, const TilePlan<T>& plan, const Place& at) {
     for (int r0 = 0; r0 < strip.count; r0 += kRowStep) {
-      int first, last;
-      plan.groups_of(r0, kRowStep, first, last);
+      const int first = plan.lane_begin[r0 / kGroup], last = plan.lane_end[r0 / kGroup];
       if (first >= last) continue;
       int64_t i0 = first * kGroup, depth = steps_of<A>(smaller(last * kGroup, at.queries) - i0);
       i0 = steps_of<A>(i0);
@@ -363,16 +315,19 @@ class Backward {
     for (int64_t i = 0; i < count; ++i) std::fill_n(rows + i * stride, p_.key_width, T(0));
   }
 
+  T* dq_rows(const Place& at) {
+    T* dq = parts_.defined() ? parts_.template mutable_data<T>() : static_cast<T*>(p_.dq);
+    return dq + ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
+  }
+
   // dQ += scale * dS K, into the caller's accumulator or the present part of it.
   [[gnu::noinline]] void query_gradients(Scratch& s, const Strip& strip, const TilePlan<T>& plan, const Place& at) {
-    T* dq = parts_.defined() ? parts_.template mutable_data<T>() : static_cast<T*>(p_.dq);
-    dq += ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
+    T* dq = dq_rows(at);
     int64_t stride = p_.heads * p_.key_width;
     for (int g = plan.begin; g < plan.end; ++g) {
-      int first, last;
-      plan.panels_of(g, first, last);
+      const int first = plan.row_begin[g], last = plan.row_end[g];
       if (first >= last) continue;
-      int64_t j0 = first * P, depth = steps_of<A>(smaller(last * P, strip.count) - j0);
+      int64_t j0 = first * kGroup, depth = steps_of<A>(smaller(last * kGroup, strip.count) - j0);
       j0 = steps_of<A>(j0);
       for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
         row_product<false, true, false>(s.dscore_rows + (g * kGroup + r0) * kBlockSteps + j0, kBlockSteps,
@@ -387,7 +342,7 @@ class Backward {
   const Mask& mask_;
   const Score& score_;
   Dropout dropout_;
-  Ranges key_panels_, query_groups_, key_blocks_, query_blocks_;
+  Ranges key_panels_, query_groups_, key_groups_, key_blocks_, query_blocks_;
   int64_t key_ld_, value_ld_;
   T product_scale_;         // in the packed queries, or with pairs applied to scores
   Tensor parts_, part_of_;  // sums of some key blocks in the shape of dQ, and which ones they are, per block of queries

@@ -8,21 +8,13 @@
 
 #include <algorithm>
 
+#include "weft/ops/attention/cells.h"
 #include "weft/ops/attention/normaliser.h"
 #include "weft/ops/attention/pairs.h"
 #include "weft/ops/attention/plan.h"
-#include "weft/ops/attention/score.h"
 
 namespace weft::ops::core {
 namespace {
-
-inline constexpr double kLog2e = 1.44269504088896340736;
-
-// Scores leave the product in the unit the normaliser wants, if no modifier needs natural ones first.
-template <class Score, class Normaliser>
-constexpr double score_unit() {
-  return is_identity_score<Score>() && Normaliser::kIsBase2 ? kLog2e : 1.0;
-}
 
 // A is the arithmetic: the type to compute in, or Bf16Pairs. Then weights are rounded to bf16 just before they multiply values.
 template <class A, class Mask, class Score, class Normaliser>
@@ -41,9 +33,10 @@ class Forward {
         score_(score),
         dropout_(problem),
         query_panels_(problem.query_tokens, problem.batch, problem.queries, P),
-        key_groups_(problem.key_tokens, problem.batch, problem.keys, kGroup),
-        query_blocks_(problem.query_tokens, problem.batch, problem.queries, kBlock),
-        key_blocks_(problem.key_tokens, problem.batch, problem.keys, kBlock),
+        query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
+        key_groups_(ranges_of_keys(problem, query_groups_)),
+        query_blocks_(query_groups_, kGroups),
+        key_blocks_(key_groups_, kGroups),
         key_steps_(steps_of<A>(problem.key_width)),
         value_ld_(round_up(problem.value_width, L)),
         product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())),
@@ -73,6 +66,7 @@ class Forward {
     BlockBias<T>* bias;
     int64_t head, block, q0;
     int count, tiles;
+    bool has_total;
   };
   struct Scratch {
     Packed *keys, *values, *weights;  // weights: the scores' own memory, or pairs of them
@@ -115,7 +109,7 @@ class Forward {
       for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], keys, kv_head);
     }
     for (int64_t i = 0; i < span; ++i) {
-      if (is_long_) add_to_total(s.strips[i]);
+      if (s.strips[i].has_total) add_to_total(s.strips[i]);
       store_state(s.strips[i], b);
     }
   }
@@ -134,11 +128,12 @@ class Forward {
     const TokenRange& query_range = query_blocks_.row(keys.b)[strip.block];
     Cover cover = mask_.cover(keys.row, strip.head, query_range, key_blocks_.row(keys.b)[keys.block]);
     if (cover == Cover::empty) return;
-    const TokenRange* panels = query_panels_.row(keys.b) + strip.block * kPanels<T>;
     const TokenRange* groups = key_groups_.row(keys.b) + keys.block * kGroups;
     TilePlan<T> plan;
-    make_plan(plan, strip.count, keys.count, cover == Cover::full,
-              [&](int panel, int group) { return mask_.cover(keys.row, strip.head, panels[panel], groups[group]); });
+    make_plan(plan, strip.count, keys.count, cover == Cover::full, query_panels_.row(keys.b) + strip.block * kPanels<T>,
+              query_groups_.row(keys.b) + strip.block * kGroups, [&](const TokenRange& lanes, int group) {
+                return mask_.cover(keys.row, strip.head, lanes, groups[group]);
+              });
     if (plan.begin >= plan.end) return;
     if (!keys.is_packed) {
       const Operand k = p_.k.at(keys.b, kv_head), v = p_.v.at(keys.b, kv_head);
@@ -154,11 +149,17 @@ class Forward {
     weights(s, strip, plan, keys.row, keys.count);
     values(s, strip, plan, keys.count);
     if (!is_long_) return;
-    for (int64_t i = 0; i < strip.count; ++i) strip.owed[i] *= strip.factor[i];
+    if (strip.has_total)
+      for (int64_t i = 0; i < kBlock; i += L) store(strip.owed + i, load(strip.owed + i) * load(strip.factor + i));
     if (++strip.tiles == kTilesOfSum) add_to_total(strip);
   }
 
   [[gnu::noinline]] void add_to_total(Strip& strip) {
+    if (!strip.has_total) {
+      std::fill_n(strip.total, kBlock * value_ld_, T(0));
+      std::fill_n(strip.owed, kBlock, T(1));
+      strip.has_total = true;
+    }
     for (int64_t i = 0; i < strip.count; ++i) {
       T *total = strip.total + i * value_ld_, *out = strip.out + i * value_ld_;
       V owed = broadcast<V>(strip.owed[i]);
@@ -177,9 +178,7 @@ class Forward {
       int first = plan.panel_begin[panel], last = plan.panel_end[panel];
       int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
       V lowest = Normaliser::key(broadcast<V>(T(Normaliser::kMasked))), max[2] = {lowest, lowest};
-      score_product(s, strip, panel, first, last, max);
-      if (first < last && (!is_identity_score<Score>() || !plan.is_full || last * kGroup > keys))
-        modify(s, strip, plan, panel, row, row_begin, row_end, max);
+      for (int group = first; group < last; ++group) score_cell(s, strip, plan, panel, group, row, keys, max);
       for (int n = 0; n < 2; ++n) {
         int64_t lane = panel * P + n * L;
         auto state = read_state<Normaliser, V>(strip.state, kBlock, lane);
@@ -222,51 +221,59 @@ class Forward {
   // With pairs a panel's scores are gone when its weights are there, so all panels have one place.
   [[gnu::always_inline]] static T* scores_of(Scratch& s, int panel) { return s.scores + (kIsPaired ? 0 : panel * P); }
 
-  [[gnu::always_inline]] void score_product(Scratch& s, const Strip& strip, int panel, int first, int last,
-                                            V (&max)[2]) {
+  // Scores of one panel and one group. A cell with a modifier, a mask or places behind the last key is done again in memory, with the
+  // maximum over what remains.
+  [[gnu::always_inline]] void score_cell(Scratch& s, const Strip& strip, const TilePlan<T>& plan, int panel, int group,
+                                         int64_t row, int64_t keys, V (&max)[2]) {
     T* scores = scores_of(s, panel);
     const Packed* queries = strip.queries + panel * P * key_steps_;
     [[maybe_unused]] const V scale = broadcast<V>(product_scale_);
-    for (int r0 = first * kGroup; r0 < last * kGroup; r0 += kRowStep) {
+    const bool is_full = plan.is_full || plan.cover[panel][group] == Cover::full;
+    const bool is_done = is_identity_score<Score>() && is_full && (group + 1) * kGroup <= keys;
+    V before[2] = {max[0], max[1]};
+    for (int r0 = group * kGroup; r0 < (group + 1) * kGroup; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
+      expect_depth(key_steps_);
       multiply<2, false>(s.keys + r0 * key_steps_, key_steps_, queries, P, key_steps_, acc);
 #pragma GCC unroll 16
       for (int r = 0; r < kRowStep; ++r) {
 #pragma GCC unroll 2
         for (int n = 0; n < 2; ++n) {
           if constexpr (kIsPaired) acc[r][n] *= scale;
-          max[n] = lane_max(Normaliser::key(acc[r][n]), max[n]);
+          if constexpr (is_identity_score<Score>()) max[n] = lane_max(Normaliser::key(acc[r][n]), max[n]);
           store(scores + (r0 + r) * kScoreLd + n * L, acc[r][n]);
         }
       }
     }
+    if (is_done) return;
+    max[0] = before[0], max[1] = before[1];
+    modify(s, strip, panel, row, group * kGroup, smaller((group + 1) * kGroup, keys), is_full, max);
   }
 
-  // Score modifier and mask; the maximum is taken again over what remains.
-  [[gnu::noinline]] void modify(Scratch& s, const Strip& strip, const TilePlan<T>& plan, int panel, int64_t row,
-                                int64_t row_begin, int64_t row_end, V (&max)[2]) {
-    V masked = broadcast<V>(T(Normaliser::kMasked));
-    for (int n = 0; n < 2; ++n) {
-      max[n] = Normaliser::key(masked);
-      Token<LaneInts<T>> q = lanes_at<T>(*strip.tokens, panel * P + n * L);
-      [[maybe_unused]] Bias<V> q_bias;
-      if constexpr (kBiased) q_bias = strip.bias->lanes(panel * P + n * L);
-      T* column = scores_of(s, panel) + n * L;
-      for (int64_t j = row_begin; j < row_end; ++j) {
-        Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
-        V x = load(column + j * kScoreLd);
-        if constexpr (!is_identity_score<Score>()) {
-          if constexpr (kBiased)
-            x = score_.value(x, pair_bias(q_bias, s.key_bias->broadcast_of(j)), row, strip.head, q, k);
-          else x = score_value<T>(score_, x, row, strip.head, q, k);
-          if constexpr (Normaliser::kIsBase2) x *= T(kLog2e);
-        }
-        if (!plan.is_full && plan.cover[panel][j / kGroup] != Cover::full)
-          x = select(keep_lanes<T>(mask_, row, strip.head, q, k), x, masked);
+  // Score modifier and mask of rows [begin, end).
+  [[gnu::noinline]] void modify(Scratch& s, const Strip& strip, int panel, int64_t row, int64_t begin, int64_t end,
+                                bool is_full, V (&largest)[2]) {
+    const auto& score = score_of_head<Normaliser>(score_, strip.head);
+    Held<Mask> mask = mask_;
+    const V masked = broadcast<V>(T(Normaliser::kMasked));
+    T* scores = scores_of(s, panel);
+    const Token<LaneInts<T>> q[2] = {lanes_at<T>(*strip.tokens, panel * P), lanes_at<T>(*strip.tokens, panel * P + L)};
+    Bias<V> bias[2];
+    if constexpr (kBiased) bias[0] = strip.bias->lanes(panel * P), bias[1] = strip.bias->lanes(panel * P + L);
+    V max[2] = {largest[0], largest[1]};
+    for (int64_t j = begin; j < end; ++j) {
+      const Token<LaneInts<T>> k = broadcast_at<T>(*s.key_tokens, j);
+      for (int n = 0; n < 2; ++n) {
+        T* at = scores + j * kScoreLd + n * L;
+        V of_pair{};
+        if constexpr (kBiased) of_pair = pair_bias(bias[n], s.key_bias->broadcast_of(j));
+        V x = modified<Score, Normaliser, T>(score, load(at), of_pair, row, strip.head, q[n], k);
+        if (!is_full) x = select(keep_lanes<T>(mask, row, strip.head, q[n], k), x, masked);
         max[n] = lane_max(Normaliser::key(x), max[n]);
-        store(column + j * kScoreLd, x);
+        store(at, x);
       }
     }
+    largest[0] = max[0], largest[1] = max[1];
   }
 
   V dropout_factors(const Scratch& s, const Strip& strip, int64_t lane, int64_t j, int64_t row) const {
@@ -286,8 +293,7 @@ class Forward {
   // O = O * factor + P V, by rows of queries.
   [[gnu::noinline]] void values(Scratch& s, Strip& strip, const TilePlan<T>& plan, int64_t keys) {
     for (int r0 = 0; r0 < strip.count; r0 += kRowStep) {
-      int first, last;
-      plan.groups_of(r0, kRowStep, first, last);
+      const int first = plan.lane_begin[r0 / kGroup], last = plan.lane_end[r0 / kGroup];
       if (first >= last) continue;
       int64_t j0 = first * kGroup, depth = smaller(last * kGroup, keys) - j0;
       const int64_t from = steps_of<A>(j0);
@@ -299,25 +305,22 @@ class Forward {
 
   void load_state(Strip& s, int64_t b) {
     for (int64_t i = 0; i < kBlock; ++i) {
-      bool has = p_.has_state && i < s.count;
-      int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
-      T statistic = has && Normaliser::kHasStatistic ? static_cast<const T*>(p_.statistic)[at] : T(0);
+      const bool has = p_.has_state && i < s.count;
+      const int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
+      const T statistic = has && Normaliser::kHasStatistic ? static_cast<const T*>(p_.statistic)[at] : T(0);
       write_state<Normaliser, T>(Normaliser::init(statistic, has), s.state, kBlock, i);
       T* row = s.out + i * value_ld_;
-      const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
-      for (int64_t c = 0; c < value_ld_; ++c) row[c] = has && c < p_.value_width ? old[c] : T(0);
+      if (has) std::copy_n(static_cast<const T*>(p_.out) + at * p_.value_width, p_.value_width, row);
+      std::fill(row + (has ? p_.value_width : 0), row + value_ld_, T(0));
     }
-    s.tiles = 0;
-    if (!is_long_) return;
-    std::fill_n(s.total, kBlock * value_ld_, T(0));
-    std::fill_n(s.owed, kBlock, T(1));
+    s.tiles = 0, s.has_total = false;
   }
 
   void store_state(const Strip& s, int64_t b) {
     for (int64_t i = 0; i < s.count; ++i) {
       Final<T> end = Normaliser::finish(read_state<Normaliser, T>(s.state, kBlock, i));
       int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
-      const T* row = (is_long_ ? s.total : s.out) + i * value_ld_;
+      const T* row = (s.has_total ? s.total : s.out) + i * value_ld_;
       if (p_.out_is_bf16) {
         auto* out = static_cast<BFloat16*>(p_.out) + at * p_.value_width;
         for (int64_t c = 0; c < p_.value_width; ++c) out[c] = BFloat16(static_cast<float>(row[c] * end.factor));
@@ -333,7 +336,7 @@ class Forward {
   const Mask& mask_;
   const Score& score_;
   Dropout dropout_;
-  Ranges query_panels_, key_groups_, query_blocks_, key_blocks_;
+  Ranges query_panels_, query_groups_, key_groups_, query_blocks_, key_blocks_;
   int64_t key_steps_, value_ld_;
   T product_scale_;  // in the packed queries, or with pairs applied to scores
   bool is_long_;     // many key blocks

@@ -14,19 +14,23 @@ namespace {
 // Ranges of pieces of `step` tokens of one side, [B, ceil(n / step)], joined from data: positions need not be sorted.
 class Ranges {
  public:
-  Ranges(const TokenView& tokens, int64_t batch, int64_t n, int64_t step)
-      : count_((n + step - 1) / step), memory_(Tensor::empty({batch, count_, 4}, kI32, Device::cpu())) {
-    auto* out = reinterpret_cast<TokenRange*>(memory_.template mutable_data<int32_t>());
+  Ranges(const TokenView& tokens, int64_t batch, int64_t n, int64_t step) : Ranges(batch, (n + step - 1) / step) {
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t i = 0; i < count_; ++i) {
-        TokenRange range = kNoTokens;
-        for (int64_t j = i * step; j < smaller(n, (i + 1) * step); ++j) {
-          Token<int32_t> t = tokens.at(b, j);
-          range = join(range, {t.position, t.position, t.document, t.document});
-        }
-        out[b * count_ + i] = range;
+        TokenRange& range = data_[b * count_ + i];
+        const int64_t first = i * step, count = smaller(n - first, step);
+        least_and_most(tokens.position + b * tokens.batch_stride, tokens.stride, first, count, range.position_min,
+                       range.position_max);
+        range.document_min = range.document_max = 0;
+        if (tokens.document)
+          least_and_most(tokens.document + b * tokens.document_batch_stride, tokens.document_stride, first, count,
+                         range.document_min, range.document_max);
       }
-    data_ = out;
+  }
+  // Of pieces of `pieces` pieces each.
+  Ranges(const Ranges& finer, int64_t pieces) : Ranges(finer.batch_, (finer.count_ + pieces - 1) / pieces) {
+    for (int64_t b = 0; b < batch_; ++b)
+      for (int64_t i = 0; i < count_; ++i) data_[b * count_ + i] = finer.span(b, i * pieces, pieces);
   }
   int64_t count() const { return count_; }
   const TokenRange* row(int64_t b) const { return data_ + b * count_; }
@@ -38,10 +42,39 @@ class Ranges {
   }
 
  private:
-  int64_t count_;
+  Ranges(int64_t batch, int64_t count)
+      : batch_(batch),
+        count_(count),
+        memory_(Tensor::empty({batch, count, 4}, kI32, Device::cpu())),
+        data_(reinterpret_cast<TokenRange*>(memory_.template mutable_data<int32_t>())) {}
+
+  static void least_and_most(const int32_t* x, int64_t stride, int64_t first, int64_t count, int32_t& least,
+                             int32_t& most) {
+    auto loop = [&](int64_t step) __attribute__((always_inline)) {
+      int32_t low = INT32_MAX, high = INT32_MIN;
+      for (int64_t j = first; j < first + count; ++j) {
+        const int32_t value = x[j * step];
+        low = value < low ? value : low, high = value > high ? value : high;
+      }
+      least = low, most = high;
+    };
+    if (stride == 1) loop(1);  // a loop of vectors
+    else loop(stride);
+  }
+
+  int64_t batch_, count_;
   Tensor memory_;
-  const TokenRange* data_;
+  TokenRange* data_;
 };
+
+// Ranges of the keys' groups: those of the queries where both sides are the same tokens.
+inline Ranges ranges_of_keys(const Problem& p, const Ranges& of_queries) {
+  const TokenView &q = p.query_tokens, &k = p.key_tokens;
+  const bool are_same = p.queries == p.keys && q.position == k.position && q.document == k.document &&
+                        q.stride == k.stride && q.batch_stride == k.batch_stride &&
+                        q.document_stride == k.document_stride && q.document_batch_stride == k.document_batch_stride;
+  return are_same ? of_queries : Ranges(k, p.batch, p.keys, kGroup);
+}
 
 // Calls f(i) for i in [0, n); on the calling thread if the whole problem is too small to be worth waking others.
 template <class F>
@@ -59,6 +92,8 @@ inline int64_t choose_span(int64_t block_bytes, int64_t blocks, int64_t most) {
   return larger(span, 1);
 }
 
+// Scores are computed by cells of a panel of lanes and a group of rows. What is summed over the tile is read by groups on both sides: at an
+// edge of the mask those need less.
 template <class T>
 struct TilePlan {
   bool is_full;                                        // no mask test anywhere
@@ -66,41 +101,25 @@ struct TilePlan {
   int panels, groups;                                  // that hold tokens
   int panel_begin[kPanels<T>], panel_end[kPanels<T>];  // groups of rows per panel; begin == end: none
   Cover cover[kPanels<T>][kGroups];                    // inside those: full, or test each pair
-
-  // Panels that need rows of group g: [first, last); empty if first >= last.
-  void panels_of(int g, int& first, int& last) const {
-    first = panels, last = 0;
-    for (int p = 0; p < panels; ++p)
-      if (panel_begin[p] <= g && g < panel_end[p]) {
-        if (first == panels) first = p;
-        last = p + 1;
-      }
-  }
-  // Groups of rows that lanes [lane, lane + n) need, over the panels they touch.
-  void groups_of(int lane, int n, int& first, int& last) const {
-    first = end, last = begin;
-    for (int p = lane / kPanel<T>; p <= (lane + n - 1) / kPanel<T> && p < panels; ++p) {
-      if (panel_begin[p] >= panel_end[p]) continue;
-      if (panel_begin[p] < first) first = panel_begin[p];
-      if (panel_end[p] > last) last = panel_end[p];
-    }
-  }
+  int lane_begin[kGroups], lane_end[kGroups];          // groups of rows per group of lanes
+  int row_begin[kGroups], row_end[kGroups];            // groups of lanes per group of rows
 };
 
-// cover(panel, group) is asked only if the tile as a whole is partial.
+// cover(lanes, group) is asked only if the tile as a whole is partial, of panels and of groups of lanes.
 template <class T, class F>
 [[gnu::always_inline]] inline void make_plan(TilePlan<T>& plan, int64_t lane_tokens, int64_t row_tokens, bool is_full,
-                                             F&& cover) {
+                                             const TokenRange* panels, const TokenRange* lane_groups, F&& cover) {
   plan.is_full = is_full;
   plan.panels = static_cast<int>((lane_tokens + kPanel<T> - 1) / kPanel<T>);
   plan.groups = static_cast<int>((row_tokens + kGroup - 1) / kGroup);
+  const int num_lane_groups = static_cast<int>((lane_tokens + kGroup - 1) / kGroup);
   plan.begin = is_full ? 0 : plan.groups;
   plan.end = is_full ? plan.groups : 0;
   for (int p = 0; p < plan.panels; ++p) {
     int first = is_full ? 0 : plan.groups, last = is_full ? plan.groups : 0;
     if (!is_full)
       for (int g = 0; g < plan.groups; ++g) {
-        plan.cover[p][g] = cover(p, g);
+        plan.cover[p][g] = cover(panels[p], g);
         if (plan.cover[p][g] == Cover::empty) continue;
         if (first > g) first = g;
         last = g + 1;
@@ -111,6 +130,28 @@ template <class T, class F>
       if (first < plan.begin) plan.begin = first;
       if (last > plan.end) plan.end = last;
     }
+  }
+  for (int g = 0; g < plan.groups; ++g)
+    plan.row_begin[g] = is_full ? 0 : num_lane_groups, plan.row_end[g] = is_full ? num_lane_groups : 0;
+  for (int h = 0; h < num_lane_groups; ++h) {
+    int first = plan.begin, last = plan.end;
+    if (!is_full) {
+      const int p0 = h * kGroup / kPanel<T>,
+                p1 = static_cast<int>(smaller((h + 1) * kGroup - 1, lane_tokens - 1)) / kPanel<T>;
+      first = plan.groups, last = 0;
+      for (int p = p0; p <= p1; ++p)
+        if (plan.panel_begin[p] < plan.panel_end[p])
+          first = plan.panel_begin[p] < first ? plan.panel_begin[p] : first,
+          last = plan.panel_end[p] > last ? plan.panel_end[p] : last;
+      while (first < last && cover(lane_groups[h], first) == Cover::empty) ++first;
+      while (first < last && cover(lane_groups[h], last - 1) == Cover::empty) --last;
+      if (first > last) first = last;
+      for (int g = first; g < last; ++g) {
+        if (h < plan.row_begin[g]) plan.row_begin[g] = h;
+        plan.row_end[g] = h + 1;
+      }
+    }
+    plan.lane_begin[h] = first, plan.lane_end[h] = last;
   }
 }
 

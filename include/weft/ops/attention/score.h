@@ -2,6 +2,8 @@
 //   template <class V, class I> V value(V s, int64_t row, int64_t head, Token<I> query, Token<I> key) const;
 //   template <class V, class I> V slope(V s, ...same) const;
 // A functor of plain float and Token<int32_t> works too, but slower. If kIsIdentity is true, the core does not call it.
+//   auto in_unit(double unit, int64_t head) const;     may be there: a functor for this head that takes unit * s and gives unit * value,
+//                                                      with the same slope. The core then spares the change from natural units to log2.
 #pragma once
 
 #include "weft/ops/attention.h"
@@ -36,21 +38,36 @@ struct SoftcapScore {
     V y = core::lane_tanh(s * T(1 / cap));
     return T(1) - y * y;
   }
+  [[gnu::always_inline]] SoftcapScore in_unit(double unit, int64_t) const { return {cap * unit}; }
+};
+
+// s - slope * (query position - key position)
+struct SlopeScore {
+  double per_token;
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t, int64_t, Token<I> q, Token<I> k) const {
+    using T = typename core::LaneTraits<V>::Element;
+    if constexpr (std::is_arithmetic_v<V>) return s - T(per_token) * T(q.position - k.position);
+    else return s - T(per_token) * __builtin_convertvector(q.position - k.position, V);
+  }
+  template <class V, class I>
+  [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const {
+    return V{} + 1;
+  }
 };
 
 // s - slope_h * (query position - key position)
 struct AlibiScore {
   const float* slopes;  // one per query head
   template <class V, class I>
-  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t, int64_t head, Token<I> q, Token<I> k) const {
-    using T = typename core::LaneTraits<V>::Element;
-    if constexpr (std::is_arithmetic_v<V>) return s - T(slopes[head]) * T(q.position - k.position);
-    else return s - T(slopes[head]) * __builtin_convertvector(q.position - k.position, V);
+  [[gnu::always_inline]] WEFT_HD V value(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
+    return SlopeScore{slopes[head]}.value(s, row, head, q, k);
   }
   template <class V, class I>
   [[gnu::always_inline]] WEFT_HD V slope(V, int64_t, int64_t, Token<I>, Token<I>) const {
     return V{} + 1;
   }
+  [[gnu::always_inline]] SlopeScore in_unit(double unit, int64_t head) const { return {slopes[head] * unit}; }
 };
 
 // First, then Second on its result.
@@ -65,6 +82,13 @@ struct ScoreChain {
   template <class V, class I>
   [[gnu::always_inline]] WEFT_HD V slope(V s, int64_t row, int64_t head, Token<I> q, Token<I> k) const {
     return first.slope(s, row, head, q, k) * second.slope(first.value(s, row, head, q, k), row, head, q, k);
+  }
+  [[gnu::always_inline]] auto in_unit(double unit, int64_t head) const requires requires {
+    first.in_unit(unit, head), second.in_unit(unit, head);
+  }
+  {
+    return ScoreChain<decltype(first.in_unit(unit, head)), decltype(second.in_unit(unit, head))>{
+        first.in_unit(unit, head), second.in_unit(unit, head)};
   }
 };
 

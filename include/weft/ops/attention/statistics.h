@@ -92,6 +92,7 @@ class Statistics {
   void add(Scratch& s, int64_t panel, int64_t q0, int64_t queries, int64_t row, int64_t head, bool is_full) {
     V mass[2] = {load(s.mass + panel * P), load(s.mass + panel * P + L)};
     const V is_key[2] = {load(s.is_key + panel * P), load(s.is_key + panel * P + L)};
+    const auto& score = score_of_head<Normaliser>(score_, head);
     for (int64_t r0 = 0; r0 < queries; r0 += kRowStep) {
       V acc[kRowStep][2] = {};
       multiply<2, false>(s.queries + r0 * p_.key_width, p_.key_width, s.key_lanes + panel * P * p_.key_width, P,
@@ -102,13 +103,10 @@ class Statistics {
         for (int n = 0; n < 2; ++n) {
           Token<LaneInts<T>> k = lanes_at<T>(*s.key_tokens, panel * P + n * L);
           V x = acc[r][n], none = broadcast<V>(-T(HUGE_VAL));
-          if constexpr (!is_identity_score<Score>()) {
-            if constexpr (kBiased)
-              x = score_.value(x, pair_bias(s.query_bias->broadcast_of(r0 + r), s.key_bias->lanes(panel * P + n * L)),
-                               row, head, q, k);
-            else x = score_value<T>(score_, x, row, head, q, k);
-            if constexpr (Normaliser::kIsBase2) x = x * T(kLog2e);
-          }
+          V bias{};
+          if constexpr (kBiased)
+            bias = pair_bias(s.query_bias->broadcast_of(r0 + r), s.key_bias->lanes(panel * P + n * L));
+          x = modified<Score, Normaliser, T>(score, x, bias, row, head, q, k);
           V size = x < V{} ? -x : x;
           if constexpr (std::is_same_v<Normaliser, SoftmaxNormaliser>) size = x;
           if (!is_full) size = select(keep_lanes<T>(mask_, row, head, q, k), size, none);
