@@ -13,11 +13,6 @@ using ops::Normaliser;
 using ops::ScoreActivation;
 
 constexpr int64_t kBlock = 4;
-#ifdef __SANITIZE_THREAD__
-constexpr bool kIsWhole = false;
-#else
-constexpr bool kIsWhole = true;
-#endif
 
 struct MaskRow {
   const char* what;

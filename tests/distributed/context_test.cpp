@@ -57,12 +57,14 @@ std::vector<Layout> layouts(int64_t tokens, int ranks, const CausalMask& mask) {
           Layout::zigzag(tokens, ranks), Layout::balanced(tokens, ranks, mask, 4)};
 }
 
-// Every layout with the ring, and with every other scheme one after another in turn; every scheme with every sequence.
+// Every layout with the ring, and with every other scheme one after another in turn; every scheme with every sequence. ThreadSanitizer sees those
+// with biases, which send the most.
 TEST(ContextAttention, EqualsOneRankForEverySchemeLayoutMaskNormaliserAndNumberOfRanks) {
   for (int ranks : {1, 2, 3, 4, 8}) {
     const int64_t tokens = 16 * ranks;  // every layout here divides it
     size_t turn = 0;
     for (const Sequence& s : sequences(ranks, tokens, kF64)) {
+      if (!kIsWhole && !s.c.options.score.query_bias.defined()) continue;
       const Results want = of_one_rank(s.c);
       const std::vector<Layout> all = layouts(tokens, ranks, s.mask);
       for (const SchemeRow& row : scheme_rows(ranks)) {
