@@ -4,8 +4,10 @@
 #include <cmath>
 #include <map>
 
+#include "trainers/tasks/circuits.h"
 #include "trainers/tasks/regression.h"
 #include "weft/autograd/functions.h"
+#include "weft/core/parallel.h"
 #include "weft/nn/mixers/softmax.h"
 
 namespace weft::tasks {
@@ -161,6 +163,71 @@ TEST(Regression, AShortTrainingBeatsKnowingNothing) {
   EXPECT_LT(by_name["squared error"], 0.95);  // 1.01 is that of predicting 0
   EXPECT_GT(by_name["squared error"], by_name["of ridge"]);
   EXPECT_NEAR(by_name["gap to the step"], by_name["squared error"] - by_name["of a gradient step"], 1e-12);
+}
+
+// The equation of the patterns in plain loops.
+TEST(Circuits, PatternsAreAllThatAPredictionNeeds) {
+  constexpr int64_t kWidth = 3, kPairs = 5, kNumbers = kWidth + 1;
+  PairHeads model(kWidth, 2, Rng(1));
+  auto drawn = [](const Shape& shape, uint64_t seed) {
+    Tensor x = Tensor::empty(shape, kF32, Device::cpu());
+    for (int64_t i = 0; i < x.num_elements(); ++i)
+      x.mutable_data<float>()[i] = Rng(seed).normal(static_cast<uint64_t>(i));
+    return x;
+  };
+  for (const NamedParam& p : model.params()) p.param->set_value(drawn(p.param->value().shape(), 7 + p.name.size()));
+  const Tensor pairs = drawn({2, kPairs, kNumbers}, 2), queries = drawn({2, 1, kNumbers}, 3);
+  const auto got = model(pairs, queries).value().to_vector<float>(), z = pairs.to_vector<float>(),
+             zq = queries.to_vector<float>();
+  for (size_t b = 0; b < 2; ++b) {
+    double expected = 0;
+    for (const HeadPattern& head : model.patterns()) {
+      double total = 0, sum = 0;
+      for (size_t i = 0; i < kPairs; ++i) {
+        double score = 0, value = 0;
+        for (size_t r = 0; r < kNumbers; ++r) {
+          const auto of_pair = static_cast<double>(z[(b * kPairs + i) * kNumbers + r]);
+          value += head.ov[r] * of_pair;
+          for (size_t c = 0; c < kNumbers; ++c)
+            score += of_pair * head.kq[r * kNumbers + c] * static_cast<double>(zq[b * kNumbers + c]);
+        }
+        total += std::exp(score), sum += std::exp(score) * value;
+      }
+      expected += sum / total;
+    }
+    EXPECT_NEAR(static_cast<double>(got[b]), expected, 1e-4 * std::max(1.0, std::abs(expected)));
+  }
+}
+
+TEST(Circuits, FiguresOfThePatternItself) {
+  auto head = [](double omega, double mu, double beside) {
+    HeadPattern h{std::vector<double>(9, beside), {beside, beside, mu}};
+    h.kq[0] = h.kq[4] = omega;
+    return h;
+  };
+  auto values = [](std::vector<HeadPattern> heads) {
+    std::vector<double> found;
+    for (const auto& [name, value] : pattern_figures(heads, 2)) found.push_back(value);
+    return found;
+  };
+  EXPECT_EQ(values({head(0.5, 2, 0), head(-0.5, -2, 0)}), (std::vector<double>{1, 1, 0, 1}));
+  const std::vector<double> off = values({head(0.5, 2, 1), head(-0.5, 1, 1)});
+  EXPECT_NEAR(off[0], 1 / (1 + 8.0), 1e-12);  // 2 * 0.25 a head; beside it 1 in four of the six numbers that are read
+  EXPECT_NEAR(off[1], 5 / 9.0, 1e-12);
+  EXPECT_NEAR(off[2], 1, 1e-12);
+  EXPECT_NEAR(off[3], 2 / 3.0, 1e-12);
+}
+
+TEST(Circuits, TwoHeadsLearnThePattern) {
+  set_num_threads(1);
+  const Figures figures = circuits(2, {.steps = 1500, .tokens = 16, .batch = 64, .lr = 3e-2});
+  std::map<std::string, double> by_name(figures.begin(), figures.end());
+  EXPECT_LT(by_name["gap to the step"], 0.1);
+  EXPECT_GT(by_name["squared error"], by_name["of ridge"]);
+  EXPECT_GT(by_name["KQ on the diagonal"], 0.9);
+  EXPECT_GT(by_name["OV on y"], 0.9);
+  EXPECT_LT(by_name["sum of OV"], 0.2);
+  EXPECT_GT(by_name["signs agree"], 0.9);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// weft task backcopy|trigger|regression [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore, and
-// regression in context.
+// weft task backcopy|trigger|regression|circuits [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore,
+// and regression in context.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -9,7 +9,9 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/tasks/circuits.h"
 #include "trainers/tasks/regression.h"
+#include "weft/core/error.h"
 #include "weft/data/tokenize.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -39,6 +41,8 @@ std::vector<tasks::Arm> chosen(const std::vector<std::string>& names, const Exte
   return found;
 }
 
+std::vector<tasks::Arm> numbers_of_heads() { return {{"1", {}}, {"2", {}}, {"4", {}}}; }
+
 // Mean over seeds and its standard error.
 struct Estimate {
   double mean = 0, error = 0;
@@ -60,16 +64,20 @@ std::string text_of(const std::string& path) {
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  const std::string tasks[] = {"backcopy", "trigger", "regression"};
+  const std::string tasks[] = {"backcopy", "trigger", "regression", "circuits"};
   config::check_choice("weft task", options.task, tasks, "task");
-  const bool is_backcopy = options.task == "backcopy";
+  const bool is_backcopy = options.task == "backcopy", is_circuits = options.task == "circuits";
+  WEFT_CHECK(!is_circuits || options.mixers.empty(),
+             "weft task circuits: --mixer, but it trains heads of softmax attention",
+             "leave --mixer out, or run weft task regression");
+  const std::string kind = is_circuits ? "heads" : "mixer";
   tasks::Bigram bigram;
   if (is_backcopy)
     bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
                                   : tasks::bigram_of_text(text_of(options.text));
   auto rows = nlohmann::ordered_json::array();
   std::string text;
-  for (const tasks::Arm& arm : chosen(options.mixers, extensions)) {
+  for (const tasks::Arm& arm : is_circuits ? numbers_of_heads() : chosen(options.mixers, extensions)) {
     std::vector<std::string> names;
     std::vector<std::vector<double>> values;
     for (int64_t seed = 1; seed <= options.seeds; ++seed) {
@@ -77,6 +85,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       each.seed = static_cast<uint64_t>(seed);
       tasks::Figures figures = is_backcopy                 ? tasks::backcopy(arm.make, bigram, each)
                                : options.task == "trigger" ? tasks::trigger(arm.make, each)
+                               : is_circuits               ? tasks::circuits(std::stoll(arm.name), each)
                                                            : tasks::regression(arm.make, each);
       names.clear();
       values.resize(figures.size());
@@ -87,13 +96,13 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       console.detail(fmt::format("{}, seed {}", arm.name, seed));
     }
     if (text.empty()) {
-      text = "| mixer | seeds |";
+      text = "| " + kind + " | seeds |";
       for (const std::string& name : names) text += " " + name + " |";
       text += "\n|---|---|";
       for (size_t i = 0; i < names.size(); ++i) text += "---|";
       text += "\n";
     }
-    nlohmann::ordered_json row{{"mixer", arm.name}, {"seeds", options.seeds}};
+    nlohmann::ordered_json row{{kind, arm.name}, {"seeds", options.seeds}};
     text += fmt::format("| {} | {} |", arm.name, options.seeds);
     for (size_t i = 0; i < names.size(); ++i) {
       Estimate e = estimate(values[i]);
@@ -113,7 +122,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
 Action define_task(Arguments& app) {
   auto o = std::make_shared<Options>();
   app.add_option("TASK", o->task,
-                 "backcopy (Bigram-Backcopy), trigger (trigger-conditional mean) or regression (in context)")
+                 "backcopy (Bigram-Backcopy), trigger (trigger-conditional mean), regression (in context) or circuits "
+                 "(what heads "
+                 "learn from regression)")
       .required()
       .type_name("TASK");
   app.add_option("--mixer", o->mixers,
@@ -123,11 +134,13 @@ Action define_task(Arguments& app) {
       .one_word();
   app.add_option("--text", o->text, "backcopy: take the bigram from this text instead of a random one")
       .type_name("FILE");
-  app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000; regression 3000)")
+  app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000; regression and circuits 3000)")
       .range(int64_t{1}, int64_t{1000000})
       .type_name("N");
   app.add_option("--layers", o->each.layers, "Layers (1)").range(int64_t{1}, int64_t{16}).type_name("N");
-  app.add_option("--lr", o->each.lr, "Learning rate (3e-3; regression 1e-3)").range(1e-8, 1.0).type_name("X");
+  app.add_option("--lr", o->each.lr, "Learning rate (3e-3; regression 1e-3; circuits 1e-2)")
+      .range(1e-8, 1.0)
+      .type_name("X");
   app.add_option("--seeds", o->seeds, "Trainings per mixer")
       .range(int64_t{1}, int64_t{1000})
       .capture_default_str()
