@@ -152,6 +152,19 @@ std::string other_contents(const DataIdentity& a, const DataIdentity& b) {
   return {};
 }
 
+std::string changed_contents(const DataIdentity& recorded) {
+  DataIdentity then, now;
+  for (const Source& source : recorded.source()) {
+    Source &before = *then.add_source(), &present = *now.add_source();
+    for (const File& file : source.file()) {
+      if (!io::file_exists(file.path())) continue;
+      *before.add_file() = file;
+      add_files(present, {file.path()});
+    }
+  }
+  return other_contents(then, now);
+}
+
 std::shared_ptr<const DataIdentity> read_data_identity(const std::string& run_folder) {
   const std::string path = run_folder + "/data.txtpb";
   if (!io::file_exists(path)) return nullptr;

@@ -28,6 +28,9 @@ void require_same_data(const DataIdentity& recorded, const DataIdentity& now, co
 // "a.txt has 12 bytes in one and 14 in the other", or "" where the files of both, by their contents, are the same in the same order.
 std::string other_contents(const DataIdentity& a, const DataIdentity& b);
 
+// The same of `recorded` and its files as they are at present; those that are not there any more are not looked at.
+std::string changed_contents(const DataIdentity& recorded);
+
 // data.txtpb of a run folder; null if it has none.
 std::shared_ptr<const DataIdentity> read_data_identity(const std::string& run_folder);
 void write_data_identity(const std::string& run_folder, const DataIdentity& identity);

@@ -204,6 +204,21 @@ std::optional<Stored> read_stored(const std::string& study_folder, const Cell& c
   return stored;
 }
 
+// Before hours go into runs that nothing can be compared with.
+void require_unchanged_texts(const std::string& study_folder, const std::vector<Cell>& cells,
+                             const std::vector<bool>& is_trained) {
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (!is_trained[i]) continue;
+    const std::string folder = run_folder(study_folder, cells[i]);
+    const auto identity = train::read_data_identity(folder);
+    if (!identity) continue;
+    if (const std::string change = train::changed_contents(*identity); !change.empty())
+      throw config::ConfigError(str(folder, " has seen other texts than those that are there now: ", change, "."),
+                                "Put the text back as it was, or make the study in a folder of its own (--out).");
+    return;  // all runs of a study have the same texts
+  }
+}
+
 }  // namespace
 
 std::string_view to_string(State state) {
@@ -283,6 +298,7 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
     const bool lacks_answers = is_trained[i] && stored->asked != asked;
     if (stored->result.state == State::failed || lacks_answers) open.push_back(i);
   }
+  if (!open.empty()) require_unchanged_texts(how.folder, cells, is_trained);
   CellTable table(how.folder, arms, cells, open);
   std::atomic<size_t> next = 0;
   std::atomic<int> num_working = how.jobs;
