@@ -65,7 +65,7 @@ def spread(ratios):
 
 def table(head, lines):
     print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
+    print("|" + "---|" * len(head), flush=True)
     for line in lines:
         print("| " + " | ".join(line) + " |", flush=True)
     print()
@@ -100,8 +100,8 @@ def train_line(args, shape, dtype, rounds):
 def train_table(args):
     print("GFLOP/s of whole training steps, the models of `weft bench train`:\n")
     shapes = ("L6", "L4") if args.quick else ("L8", "L6", "L4")
-    lines = [train_line(args, shape, dtype, min(args.rounds, 2) if shape == "L8" else args.rounds)
-             for shape in shapes for dtype in ("f32", "bf16")]
+    lines = (train_line(args, shape, dtype, min(args.rounds, 2) if shape == "L8" else args.rounds)
+             for shape in shapes for dtype in ("f32", "bf16"))  # each is printed when it is measured
     table(["model", "dtype", "PyTorch eager", "PyTorch compiled", "Weft", "of the limit", "Weft / best PyTorch", "spread"], lines)
 
 
