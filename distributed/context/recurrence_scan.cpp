@@ -1,9 +1,13 @@
-// A scan over ranks: a rank computes some heads of a segment when the state of the segment before it has come, and sends the state behind it. No
-// work is done twice, and a message is one state. While one rank has the first heads of a segment, the rank of the segment before has the next
-// ones: C groups of heads over P ranks take C + P - 1 turns. Backward goes the other way with gradients of states.
+// A scan over ranks: a rank computes some heads of a segment when the state of the segment before it has come, and sends the state behind it. A
+// message is one state. While one rank has the first heads of a segment, the rank of the segment before has the next
+// ones: C groups of heads over P ranks take C + P - 1 turns. Backward goes the other way with gradients of states. In the first turn one rank works
+// and the others wait: it makes the state alone, sends it, and makes the outputs when it would have to wait itself, or at the end. Nothing else is
+// done twice.
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 #include "distributed/context/segments.h"
 #include "ops/recurrence_input.h"
@@ -49,11 +53,27 @@ std::vector<Item> items_of(const SegmentPlan& plan, int rank, const RecurrenceIn
   return items;
 }
 
+// What was put off in the first turn.
+class Late {
+ public:
+  template <class F>
+  void put_off(F work) {
+    work_ = std::move(work);
+  }
+  void run() {
+    if (work_) std::exchange(work_, nullptr)();
+  }
+
+ private:
+  std::function<void()> work_;
+};
+
 // States or their gradients on the way from segment to segment, on whatever rank those are.
 class Way {
  public:
   Way(Communicator& comm, const SegmentPlan& plan) : comm_(comm), plan_(plan) {}
 
+  bool is_here(size_t segment) const { return plan_.segments[segment].rank == comm_.rank(); }
   void give(size_t to, const Item& item, const Tensor& state) {
     const int peer = plan_.segments[to].rank;
     if (peer == comm_.rank()) {
@@ -98,6 +118,11 @@ Tensor segment_of(const Tensor& x, const Item& item) {
 // x [J, H, K, V]
 Tensor state_of(const Tensor& x, const Item& item) { return some_heads(segment_of(x, item), 1, item.heads); }
 
+ops::RecurrenceWants wants_without_state(ops::RecurrenceWants wants) {
+  wants.state = false;
+  return wants;
+}
+
 RecurrenceInput input_of(const RecurrenceInput& input, const Item& item) {
   return some_heads(some_segments(input, item.index, item.index + 1), item.heads);
 }
@@ -117,7 +142,10 @@ ContextRecurrence scan_forward(Communicator& comm, const SegmentPlan& plan, cons
                            .coming = Tensor::zeros(of_states, wide, v.device()),
                            .maps = {}};
   Way way(comm, plan);
-  for (const Item& item : items_of(plan, comm.rank(), input, false)) {
+  Late late;
+  const std::vector<Item> items = items_of(plan, comm.rank(), input, false);
+  for (const Item& item : items) {
+    if (&item == &items.back() && plan.segments[item.place].comes_in) late.run();
     RecurrenceInput part = input_of(input, item);
     part.state = state_of(input.state, item);
     if (plan.segments[item.place].comes_in)
@@ -125,10 +153,13 @@ ContextRecurrence scan_forward(Communicator& comm, const SegmentPlan& plan, cons
     Tensor coming = state_of(result.coming, item), end = state_of(result.state, item),
            out = some_heads(segment_of(result.out, item), 2, item.heads);
     if (part.state.defined()) ops::copy_(coming, part.state);
-    const Tensor state = ops::recur_into(out, part, options);
+    const bool is_awaited = item.turn == 0 && plan.is_needed(item.place) && !way.is_here(item.place + 1);
+    const Tensor state = is_awaited ? ops::recur_state(part, options) : ops::recur_into(out, part, options);
     if (plan.is_needed(item.place)) way.give(item.place + 1, item, state);
     ops::copy_(end, state);
+    if (is_awaited) late.put_off([out, part, options]() mutable { ops::recur_into(out, part, options); });
   }
+  late.run();
   way.wait();
   return result;
 }
@@ -154,7 +185,10 @@ ops::RecurrenceGrads scan_backward(Communicator& comm, const SegmentPlan& plan, 
   ops::RecurrenceWants wanted = wants;
   wanted.state = true;  // the segment before asks for it
   Way way(comm, plan);
-  for (const Item& item : items_of(plan, comm.rank(), input, true)) {
+  Late late;
+  const std::vector<Item> items = items_of(plan, comm.rank(), input, true);
+  for (const Item& item : items) {
+    if (&item == &items.back() && plan.is_needed(item.place)) late.run();
     const SegmentPlan::Segment& segment = plan.segments[item.place];
     RecurrenceInput part = input_of(input, item);
     part.state = state_of(coming, item);
@@ -172,11 +206,18 @@ ops::RecurrenceGrads scan_backward(Communicator& comm, const SegmentPlan& plan, 
                             .dv = values_of(grads.dv),
                             .dlog_decay = is_decay_of_heads ? Tensor() : values_of(grads.dlog_decay),
                             .dbeta = values_of(grads.dbeta)};
-    ops::recur_backward_into(to, values_of(dout), behind, part, options, wanted);
-    if (is_decay_of_heads && grads.dlog_decay.defined()) {
-      Tensor sum = some_heads(grads.dlog_decay, 0, item.heads);
-      ops::copy_(sum, ops::add(sum, to.dlog_decay));
-    }
+    auto gradients = [&grads, &options, to, behind, part, item, is_decay_of_heads,
+                      dy = values_of(dout)](const ops::RecurrenceWants& some) mutable {
+      ops::recur_backward_into(to, dy, behind, part, options, some);
+      if (is_decay_of_heads && grads.dlog_decay.defined()) {
+        Tensor sum = some_heads(grads.dlog_decay, 0, item.heads);
+        ops::copy_(sum, ops::add(sum, to.dlog_decay));
+      }
+      return to.dstate;
+    };
+    const bool is_awaited = item.turn == 0 && segment.comes_in && !way.is_here(item.place - 1);
+    to.dstate = is_awaited ? ops::recur_state_gradient(values_of(dout), behind, part, options) : gradients(wanted);
+    if (is_awaited) late.put_off([gradients, wants]() mutable { gradients(wants_without_state(wants)); });
     if (segment.comes_in) {
       way.give(item.place - 1, item, to.dstate);
     } else if (grads.dstate.defined()) {
@@ -184,6 +225,7 @@ ops::RecurrenceGrads scan_backward(Communicator& comm, const SegmentPlan& plan, 
       ops::copy_(first, to.dstate);
     }
   }
+  late.run();
   way.wait();
   return grads;
 }

@@ -15,6 +15,14 @@ TEST(CarryChoice, IsByBytesAndByWhoWouldWait) {
   CarryShape shape{
       .ranks = 4, .segments = {8, 8, 2}, .key_heads = 16, .heads = 16, .key_width = 128, .value_width = 128};
   EXPECT_EQ(choose(shape, "gather: a rank sends 12632064 bytes of states and decays a call"), Carry::gather);
+  CarryShape two{.ranks = 2, .segments = {2, 2, 1}, .key_heads = 8, .heads = 8, .key_width = 64, .value_width = 64};
+  EXPECT_EQ(choose(two, "scan: a rank sends 262144 bytes of states a call, and in 8 turns"), Carry::scan);
+  two.threads = 2;
+  EXPECT_EQ(choose(two, "gather"), Carry::gather);
+  two.segments = {4, 2, 2};
+  EXPECT_EQ(choose(two, "in 8 turns"), Carry::scan);
+  two.key_width = two.value_width = 16;
+  EXPECT_EQ(choose(two, "gather"), Carry::gather);
   shape.is_delta = true;
   EXPECT_EQ(choose(shape, "scan: a rank sends 4194304 bytes of states a call, where gathering sends 18874368"),
             Carry::scan);

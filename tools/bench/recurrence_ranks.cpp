@@ -25,8 +25,10 @@ struct Kind {
   dist::Carry carry;
   double goal;  // share of the rate of one rank
 };
-const Kind kKinds[] = {{"plain", false, false, dist::Carry::gather, 0.95},
-                       {"plain key channels", false, true, dist::Carry::gather, 0.95},
+const Kind kKinds[] = {{"plain", false, false, dist::Carry::scan, 0.95},
+                       {"plain", false, false, dist::Carry::gather, 0},
+                       {"plain key channels", false, true, dist::Carry::scan, 0.95},
+                       {"plain key channels", false, true, dist::Carry::gather, 0},
                        {"delta", true, false, dist::Carry::scan, 0.85},
                        {"delta", true, false, dist::Carry::gather, 0},
                        {"delta key channels", true, true, dist::Carry::scan, 0.85}};

@@ -12,6 +12,7 @@
 #include "weft/comm/launch.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
+#include "weft/core/parallel.h"
 #include "weft/models/mixing_calls.h"
 #include "weft/ops/elementwise.h"
 
@@ -109,7 +110,7 @@ std::vector<std::string> carries_of(const config::Loaded& config, const ContextC
   std::vector<std::string> lines;
   for (const RecurrenceCall& call : calls.recurrences) {
     dist::CarryShape shape = call.shape(segments, choice.parallel.context, states);
-    shape.is_on_gpu = default_device().is_cuda();
+    shape.is_on_gpu = default_device().is_cuda(), shape.threads = num_threads();
     const std::string what = call.is_elementwise ? str(call.heads, " channels")
                                                  : str(call.heads, " heads of ", call.key_width, " x ",
                                                        call.value_width, call.is_delta ? ", delta rule" : "");

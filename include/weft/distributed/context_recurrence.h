@@ -29,7 +29,7 @@ struct SegmentPlan {
 
 // How states reach other ranks.
 enum class Carry {
-  gather,  // one all-gather of L and P. Plain: no work is done twice. Delta rule: P is computed, and the tokens twice
+  gather,  // one all-gather of L and P. Plain: no product is made twice. Delta rule: P is computed, and the tokens twice
   scan  // each rank waits for the state of the one before it, heads one after the other, so that ranks work at the same time
 };
 std::string_view to_string(Carry carry);
@@ -50,6 +50,7 @@ struct CarryShape {
   bool is_elementwise = false;                   // K = V = 1; backward sends as much as forward
   DType dtype = kF32;                            // of states: f32 or f64
   bool is_on_gpu = false;                        // which a few heads do not fill
+  int threads = 1;                               // the fewest of any rank
 };
 // What a rank sends to others in one direction of a call.
 struct CarryBytes {
@@ -60,8 +61,8 @@ struct CarryChoice {
   Carry carry = Carry::gather;
   std::string reason = {};  // with the bytes that decided
 };
-// gather for plain recurrences, and on GPUs. The delta rule: scan where it sends less, counting each wait for another rank as kWaitBytes, and
-// where there are enough heads for all ranks to work.
+// gather on GPUs. Plain recurrences: scan where there are so many heads that waiting for other ranks is less than reading tokens twice. The delta
+// rule: scan where it sends less, counting each wait as kWaitBytes, and where there are enough heads for all ranks to work.
 CarryChoice choose_carry(const CarryShape& shape);
 inline constexpr int64_t kWaitBytes = 1 << 14;
 

@@ -102,7 +102,8 @@ dist::Carry Context::carry_of(const RecurrenceVars& local, const ops::Recurrence
                              .is_delta = local.beta.defined(),
                              .are_of_values = options.side == ops::DecaySide::value,
                              .dtype = local.v_BTHV.dtype() == kF64 ? kF64 : kF32,
-                             .is_on_gpu = !local.v_BTHV.device().is_cpu()})
+                             .is_on_gpu = !local.v_BTHV.device().is_cpu(),
+                             .threads = segment_index().plan->threads})
       .carry;
 }
 
