@@ -15,7 +15,7 @@ struct HymbaOptions {
   int64_t state = 0;    // width of keys and queries of the recurrence; 0: head_dim
   int64_t kernel = 4;   // tokens of the convolution before the recurrence
   int64_t meta = 0;     // meta tokens
-  int64_t sharing = 1;  // so many layers in a row, from layer 0 on, use the keys and values of the first of them
+  int64_t sharing = 1;  // so many layers in a row with this mixer use the keys and values of the first
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
