@@ -107,6 +107,32 @@ TEST_F(ServeRun, GivesWhatSampleAndEvalGiveAndEndsOnASignal) {
   busy.join();
 }
 
+// An imported model without a tokenizer has ids for texts.
+TEST_F(ServeRun, ServesAnImportedFolder) {
+  write("llama.txtpb", R"(
+model { dim: 16 layers: 1 context: 32 norm { rms {} } mixer { softmax { heads: 2 } } ffn { swiglu { hidden: 32 } } }
+data { tokenizer { bytes {} } train { path: "text.txt" } val { fraction: 0.1 } }
+optim { group { match: "*" adamw { lr: 3e-3 } } }
+train { tokens: 512 tokens_per_step: 128 micro_batch: 2 threads: 1 }
+)");
+  ASSERT_EQ(test::run_weft({"train", path("llama.txtpb"), "--run", path("a")}).exit_code, 0);
+  ASSERT_EQ(test::run_weft({"export", path("a"), "--out", path("hf")}).exit_code, 0);
+  ASSERT_EQ(test::run_weft({"import", path("hf"), "--out", path("b")}).exit_code, 0);
+  Server server({path("b"), "--threads", "1"});
+  ASSERT_GT(server.port(), 0);
+  const json sampled = json::parse(
+      test::run_weft({"sample", path("b"), "--prompt", "108 105 110", "--tokens", "9", "--temperature", "0", "--json"})
+          .out);
+  const json request{{"max_tokens", 9}, {"temperature", 0}};
+  for (const json& prompt : {json("108 105 110"), json{108, 105, 110}}) {
+    json with_prompt = request;
+    with_prompt["prompt"] = prompt;
+    EXPECT_EQ(server.post(with_prompt)["choices"][0]["text"], sampled["samples"][0]);
+  }
+  EXPECT_EQ(server.post({{"prompt", "line"}})["error"]["param"], "prompt");
+  EXPECT_EQ(server.end(SIGINT), 0);
+}
+
 TEST_F(ServeRun, ReadsFurtherThanTheTrainingContextWhenAsked) {
   ASSERT_EQ(test::run_weft(train("a", {"eval.every=0"})).exit_code, 0);
   Server server({path("a") + "/", "--context", "64"});

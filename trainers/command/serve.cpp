@@ -12,6 +12,7 @@
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "trainers/serve/api.h"
+#include "trainers/serve/request_error.h"
 #include "weft/core/error.h"
 #include "weft/trainers/cli.h"
 
@@ -78,6 +79,13 @@ serve::ServedModel served(const Options& options, const train::LoadedRun& run) {
           .first_token = run.data.first_token};
 }
 
+// A prompt that the model can read, for the example.
+std::string some_prompt(const serve::ServedModel& model) {
+  try {
+    return model.encode("The").empty() ? "[0]" : "\"The\"";
+  } catch (const serve::RequestError&) { return "[0]"; }  // ids alone, or an alphabet without these letters
+}
+
 void announce(const Options& options, const serve::ServedModel& model, int port, Console& console) {
   const std::string host =
       options.http.host.find(':') == std::string::npos ? options.http.host : "[" + options.http.host + "]";
@@ -95,7 +103,7 @@ void announce(const Options& options, const serve::ServedModel& model, int port,
     return;
   }
   console.result(str("serving ", model.name, " (step ", model.step, ", context ", model.context, ") at ", url, "\n",
-                     "curl ", url, "/v1/completions -d '{\"prompt\": \"The\", \"max_tokens\": 32}'\n"));
+                     "curl ", url, "/v1/completions -d '{\"prompt\": ", some_prompt(model), ", \"max_tokens\": 8}'\n"));
 }
 
 int run(Options options, Console& console, const Extensions& extensions) {
