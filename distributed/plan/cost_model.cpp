@@ -41,7 +41,12 @@ Work work_of(const AttentionCall& call) {
 class Times {
  public:
   Times(const AttentionCall& call, const Hardware& hardware)
-      : shape_(call.shape), hw_(hardware), work_(work_of(call)), message_(hop_messages(call.shape)) {}
+      : shape_(call.shape),
+        hw_(hardware),
+        work_(work_of(call)),
+        message_(hop_messages(call.shape)),
+        forward_flops_(call.forward_flops > 0 ? call.forward_flops : hardware.attention_forward_flops),
+        backward_flops_(call.backward_flops > 0 ? call.backward_flops : hardware.attention_backward_flops) {}
 
   SchemeCost of(Scheme scheme, const SchemeOptions& options) const {
     const Link& link = ring_link(shape_.ranks, hw_);
@@ -88,8 +93,8 @@ class Times {
         key_products * static_cast<double>(shape_.key_width) + value_products * static_cast<double>(shape_.value_width);
     return 2 * pairs * static_cast<double>(shape_.heads) * widths;
   }
-  double forward(double pairs) const { return flops(pairs, 1, 1) / hw_.attention_forward_flops; }
-  double backward(double pairs) const { return flops(pairs, 3, 2) / hw_.attention_backward_flops; }
+  double forward(double pairs) const { return flops(pairs, 1, 1) / forward_flops_; }
+  double backward(double pairs) const { return flops(pairs, 3, 2) / backward_flops_; }
 
   double beside(double work_s, double message_s) const {
     return hw_.has_engines ? std::max(work_s, message_s) : work_s + message_s;
@@ -127,6 +132,7 @@ class Times {
   const Hardware& hw_;
   Work work_;
   HopMessages message_;
+  double forward_flops_, backward_flops_;
 };
 
 }  // namespace

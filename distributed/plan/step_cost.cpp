@@ -20,6 +20,15 @@ double kept_states(const CarryShape& shape, int64_t tokens, int64_t segments) {
   return static_cast<double>(states * shape.key_width * shape.value_width * static_cast<int64_t>(size_of(shape.dtype)));
 }
 
+// Operations of a recurrence of one head, forward and for one token, in chunks of C: products of keys with the state and with the keys of a chunk.
+double head_flops(const CarryShape& shape) {
+  constexpr double kChunk = 64;
+  const auto keys = static_cast<double>(shape.key_width), values = static_cast<double>(shape.value_width);
+  const double read_and_written = 4 * keys * values, in_chunk = 2 * kChunk * (keys + values);
+  return (shape.is_delta ? 2 : 1) *
+         (read_and_written + in_chunk);  // the delta rule reads the state before it writes, too
+}
+
 // Tokens of a row as each rank of the layout has them.
 std::vector<RankTokens> tokens_of_ranks(const Layout& layout, std::span<const int32_t> documents) {
   std::vector<RankTokens> ranks;
@@ -112,6 +121,11 @@ std::string StepPlanner::problem(const MeshChoice& choice) const {
             scheme_problem(choice.scheme, choice.context, training_.attention[kind].heads, options(choice, kind));
         !problem.empty())
       return problem;
+  if (choice.layout == LayoutKind::striped)
+    for (const RecurrentLayers& layers : training_.recurrences)
+      if (const int64_t least = shortest_stripe(layers.shape, choice.context); training_.block < least)
+        return str("stripes of ", training_.block, " tokens are too short for recurrences over ", choice.context,
+                   " ranks (", least, " at least)");
   return "";
 }
 
@@ -121,12 +135,15 @@ SchemeCost StepPlanner::attention(const MeshChoice& choice, size_t kind) {
   const std::vector<HopPlan>& all = plans(choice, kind);
   SchemeCost mean;
   const double share = 1.0 / static_cast<double>(all.size());
+  const AttentionLayers& layers = training_.attention[kind];
   for (const HopPlan& plan : all) {
     const SchemeCost one = attention_cost(choice.scheme, options(choice, kind),
                                           {.shape = shape(choice, kind),
                                            .plan = plan,
                                            .rows = rows_at_once(choice),
-                                           .share = training_.attention[kind].share},
+                                           .share = layers.share,
+                                           .forward_flops = layers.forward_flops,
+                                           .backward_flops = layers.backward_flops},
                                           hardware_);
     mean.forward_s += share * one.forward_s, mean.backward_s += share * one.backward_s;
     mean.forward_sent += share * one.forward_sent, mean.backward_sent += share * one.backward_sent;
@@ -156,14 +173,29 @@ SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
   const bool is_scan = !shape.is_elementwise && choose_carry(shape).carry == Carry::scan;
   const auto forward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_forward),
              backward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_backward);
-  // Of a scan, each segment waits for the one before it with a first head; the other messages travel beside work.
+  // Of a scan, each segment waits for the one before it with a first head, its work and its message; the others travel beside work.
   const double waits = static_cast<double>(shape.segments.longest - 1),
                first = link.time(static_cast<double>(shape.key_width * shape.value_width) *
                                  static_cast<double>(size_of(shape.dtype)));
-  return {.forward_s = is_scan ? waits * first : link.time(forward),
-          .backward_s = is_scan ? waits * first : link.time(backward),
+  const double segment =
+                   static_cast<double>(choice.micro_batch * training_.tokens) / static_cast<double>(shape.segments.all),
+               work = head_flops(shape) * segment / hardware_.gemm_flops;
+  return {.forward_s = is_scan ? waits * (first + work) : link.time(forward),
+          .backward_s = is_scan ? waits * (first + 2 * work) : link.time(backward),
           .forward_sent = forward,
           .backward_sent = backward};
+}
+
+SchemeCost StepPlanner::neighbours(const MeshChoice& choice, size_t kind) const {
+  if (choice.context == 1) return {};
+  const NeighbourCalls& of = training_.neighbours[kind];
+  const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
+  // From the ends of each of its segments, but for those that follow each other, to other ranks.
+  const auto numbers = static_cast<double>(counts_of(layout, choice.micro_batch).most * of.tokens * of.numbers);
+  const double sent = static_cast<double>(of.calls) * numbers * static_cast<double>(size_of(of.dtype));
+  const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
+  const double time = static_cast<double>(of.calls) * link.latency_s + sent / link.bytes_per_s;
+  return {.forward_s = time, .backward_s = time, .forward_sent = sent, .backward_sent = sent};
 }
 
 StepPlanner::Balance StepPlanner::balance(const MeshChoice& choice, size_t kind) {
@@ -205,6 +237,11 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
     cost.carry_s += count * (one.forward_s + one.backward_s);
     cost.context_sent += count * (one.forward_sent + one.backward_sent);
   }
+  for (size_t kind = 0; kind < training_.neighbours.size(); ++kind) {
+    const SchemeCost one = neighbours(choice, kind);
+    cost.others_s += micro_batches * (one.forward_s + one.backward_s);
+    cost.context_sent += micro_batches * (one.forward_sent + one.backward_sent);
+  }
   cost.linear_s = micro_batches * (choice.recomputes ? 4 : 3) * linear;
   cost.attention_s = micro_batches * (forward + backward);
   const int sharers = choice.zero > 0 ? choice.ranks() : 1;
@@ -220,7 +257,8 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
   // What the last backward does not hide, and the weights, which nothing does.
   const double hidden = hardware_.has_engines ? 2 * linear + backward : 0;
   cost.exposed_reduce_s = std::max(0.0, sums * whole - hidden) + weights * whole;
-  cost.step_s = cost.linear_s + cost.attention_s + cost.carry_s + cost.optimizer_s + cost.exposed_reduce_s;
+  cost.step_s =
+      cost.linear_s + cost.attention_s + cost.carry_s + cost.others_s + cost.optimizer_s + cost.exposed_reduce_s;
   return cost;
 }
 

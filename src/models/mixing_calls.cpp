@@ -62,6 +62,7 @@ class Noted final : public Mixing {
   }
   Neighbours neighbours(const Var& x, int64_t before, int64_t after) override {
     calls_.has_neighbours = true;
+    note({.tokens = before + after, .numbers = x.value().num_elements() / (x.size(0) * x.size(1)), .dtype = x.dtype()});
     return inner_->neighbours(x, before, after);
   }
   std::vector<Var> gather(std::span<const Var> values, int64_t window) override {
@@ -86,6 +87,15 @@ class Noted final : public Mixing {
         return;
       }
     calls_.recurrences.push_back(of);
+  }
+
+  void note(NeighbourCall of) {
+    for (NeighbourCall& known : calls_.neighbours)
+      if (known.tokens == of.tokens && known.numbers == of.numbers && known.dtype == of.dtype) {
+        ++known.count;
+        return;
+      }
+    calls_.neighbours.push_back(of);
   }
 
   std::unique_ptr<Mixing> inner_;

@@ -75,6 +75,35 @@ TEST(StepCost, CountsTheStatesOfRecurrences) {
   EXPECT_NEAR(step_cost(shape, choice, cpu).context_sent, 4 * 3 * 2 * states / 3, 1);
 }
 
+// Of a scan each segment waits for a head of the one before it, and its backward is twice the work.
+TEST(StepCost, AScanWaitsForTheRanksBefore) {
+  TrainingShape shape = small();
+  shape.attention = {};
+  shape.recurrences = {
+      {.layers = 3, .shape = {.key_heads = 4, .heads = 4, .key_width = 64, .value_width = 64, .is_delta = true}}};
+  Hardware cpu = h200();
+  cpu.has_engines = false;
+  const MeshChoice choice{.data = 2, .context = 4, .micro_batch = 2, .layout = LayoutKind::contiguous};
+  const double message = 6e-6 + 64 * 64 * 4 / 370e9, head = 2 * (4 * 64 * 64 + 2 * 64 * 128) * 2048.0 / cpu.gemm_flops;
+  EXPECT_NEAR(step_cost(shape, choice, cpu).carry_s, 4 * 3 * 3 * (2 * message + 3 * head), 1e-12);
+}
+
+// 4 micro-batches; 2 rows of a rank, whose convolutions look at 3 tokens of 100 bf16 numbers, fetched forward and returned backward.
+TEST(StepCost, CountsTheTokensThatConvolutionsFetch) {
+  TrainingShape shape = small();
+  const MeshChoice choice{.data = 2, .context = 4, .micro_batch = 2, .layout = LayoutKind::contiguous};
+  const StepCost without = step_cost(shape, choice, h200());
+  shape.neighbours = {{.calls = 6, .tokens = 3, .numbers = 100, .dtype = kBF16}};
+  const StepCost with = step_cost(shape, choice, h200());
+  const double bytes = 2 * 3 * 100 * 2;
+  EXPECT_NEAR(with.context_sent - without.context_sent, 4 * 2 * 6 * bytes, 1e-3);
+  EXPECT_NEAR(with.others_s, 4 * 2 * 6 * (6e-6 + bytes / 370e9), 1e-12);
+  EXPECT_NEAR(with.step_s - without.step_s, with.others_s, 1e-12);
+  MeshChoice alone = choice;
+  alone.data = 8, alone.context = 1, alone.micro_batch = 1;
+  EXPECT_EQ(step_cost(shape, alone, h200()).others_s, 0);
+}
+
 // 4 micro-batches of 2 rows, 24 layers: a ring of 4 sends 3 messages of keys forward, and 3 of them and of the sums backward.
 TEST(StepCost, CountsTheBytesOfEveryMicroBatchAndLayer) {
   const StepCost cost = step_cost(small(), {.data = 2, .context = 4, .micro_batch = 2}, h200());

@@ -86,12 +86,10 @@ dist::LayoutKind balancing_layout(const config::Loaded& config, const MixingCall
   return calls.window() > 0 ? dist::LayoutKind::contiguous : dist::LayoutKind::zigzag;
 }
 
-// Blocks of a striped layout are segments of recurrences. Shorter ones would send more states than tokens: 2 P V of a head V wide, from which on
-// segments send less than an exchange of all tokens to contiguous parts and back.
 void check_stripes(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
   if (*p.layout != dist::LayoutKind::striped) return;
   for (const RecurrenceCall& call : calls.recurrences) {
-    const int64_t least = 2 * p.context * call.value_width;
+    const int64_t least = dist::shortest_stripe({.value_width = call.value_width}, p.context);
     if (p.block < least)
       config::refuse(config, "parallel.layout",
                      str("is striped with blocks of ", p.block, " tokens, and the model has recurrences: over ",

@@ -65,6 +65,9 @@ struct CarryChoice {
 // rule: scan where it sends less, counting each wait as kWaitBytes, and where there are enough heads for all ranks to work.
 CarryChoice choose_carry(const CarryShape& shape);
 inline constexpr int64_t kWaitBytes = 1 << 14;
+// Blocks of a striped layout are segments. Shorter ones than this would send more states than tokens: 2 P V of a head V wide, from which on
+// segments send less than an exchange of all tokens to contiguous parts and back.
+inline int64_t shortest_stripe(const CarryShape& shape, int ranks) { return 2 * ranks * shape.value_width; }
 
 struct ContextRecurrence {
   Tensor out;     // [J, L, H, V]

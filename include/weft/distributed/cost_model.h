@@ -57,6 +57,7 @@ struct AttentionCall {
   HopPlan plan;
   int64_t rows = 1;
   double share = 1;
+  double forward_flops = 0, backward_flops = 0;  // of this call, per second; 0: those of the hardware
 };
 
 struct SchemeCost {

@@ -20,6 +20,8 @@ struct AttentionLayers {
   // Above 0: keys and values of all heads are made of one latent of so many numbers, and `rotated` ones for positions (MLA). Where that is fewer
   // bytes, they travel, and attention is as wide as they are.
   int64_t latent = 0, rotated = 0;
+  double forward_flops = 0,
+         backward_flops = 0;  // per second, where they are known of this kind; 0: those of the hardware
   bool operator==(const AttentionLayers&) const = default;
 };
 
@@ -29,14 +31,21 @@ struct RecurrentLayers {
   CarryShape shape = {};
 };
 
+// Calls for neighbouring tokens: so many before and behind, of so many numbers each. A rank fetches those that are not its own.
+struct NeighbourCalls {
+  int64_t calls = 0, tokens = 0, numbers = 1;  // calls of one forward
+  DType dtype = kF32;
+};
+
 struct TrainingShape {
   int64_t tokens = 0;         // of a sequence
   int64_t rows_per_step = 1;  // sequences, over all ranks
   double params = 0, matmul_params = 0;
   std::vector<AttentionLayers> attention = {};
   std::vector<RecurrentLayers> recurrences = {};  // their operations are in matmul_params
-  DType dtype = kBF16;                            // of the products
-  int64_t block = 64;                             // of striped and balanced layouts
+  std::vector<NeighbourCalls> neighbours = {};
+  DType dtype = kBF16;  // of the products
+  int64_t block = 64;   // of striped and balanced layouts
   std::vector<std::vector<int32_t>> documents =
       {};                        // of packed rows like those of the training; empty: a row is one document
   double other_s_per_token = 0;  // of a rank: what its work takes beside products and attention
@@ -68,7 +77,8 @@ std::string to_string(const FixedChoices& fixed);  // "context 4, layout zigzag"
 struct StepCost {
   double step_s = 0;
   double linear_s = 0, attention_s = 0, optimizer_s = 0;
-  double carry_s = 0;                           // messages of recurrences, which no work hides
+  double carry_s = 0;                           // states of recurrences, which no work hides, and waiting for them
+  double others_s = 0;                          // messages of neighbouring tokens
   double reduce_s = 0, exposed_reduce_s = 0;    // of gradients; what backward does not hide
   double context_sent = 0, gradients_sent = 0;  // bytes per rank and step
   double context_bytes = 0;                     // memory that context attention takes beside its own tokens
@@ -93,6 +103,8 @@ class StepPlanner {
   double attention_memory(const MeshChoice& choice, size_t kind);
   // What states of training().recurrences[kind] cost in one micro-batch. Documents are not looked at.
   SchemeCost carry(const MeshChoice& choice, size_t kind) const;
+  // What calls of training().neighbours[kind] cost in one micro-batch; a call sends as much backward.
+  SchemeCost neighbours(const MeshChoice& choice, size_t kind) const;
   // Pairs of the busiest rank over those of the mean one: hop by hop, as a ring waits for it, and in all.
   struct Balance {
     double hops = 1, ranks = 1;

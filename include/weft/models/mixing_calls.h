@@ -35,9 +35,18 @@ struct RecurrenceCall {
   dist::CarryShape shape(const dist::SegmentCounts& segments, int ranks, DType dtype) const;
 };
 
+// Calls for neighbouring tokens of one kind: convolutions and shifts.
+struct NeighbourCall {
+  int64_t tokens = 0;   // that a token looks at, before and behind it
+  int64_t numbers = 1;  // of a token
+  DType dtype = kF32;
+  int64_t count = 1;  // of one forward
+};
+
 struct MixingCalls {
   std::vector<AttentionCall> attention = {};     // each kind once
   std::vector<RecurrenceCall> recurrences = {};  // each kind once
+  std::vector<NeighbourCall> neighbours = {};    // each kind once
   bool has_running_sums = false;                 // a state that goes from token to token
   bool has_neighbours = false;                   // convolutions and shifts
   bool gathers_tokens = false;                   // every rank holds a copy of every token
