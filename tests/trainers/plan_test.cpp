@@ -59,11 +59,13 @@ TEST_F(Plan, PrintsItsChoicesAsTextAndAsJson) {
   const nlohmann::json json = nlohmann::json::parse(result.out);
   ASSERT_GT(json["steps"].size(), 3u) << "JSON has all";
   double before = 0;
+  int num_seen = 0;
   for (const auto& choice : json["steps"]) {
     EXPECT_EQ(choice["context"], 4);
     EXPECT_EQ(choice["data"], 1);
     EXPECT_TRUE(choice["fits"].get<bool>());
     EXPECT_GT(choice["bytes"], 0);
+    EXPECT_TRUE(num_seen++ >= 3 || choice["is_dry_run"].get<bool>()) << "the rows that the text prints";
     EXPECT_GE(choice["step_s"], before) << "the fastest first";
     before = choice["step_s"];
   }
@@ -90,6 +92,10 @@ TEST_F(Plan, RefusesWhatItCannotPlan) {
   write("lengths.csv", "from,to,share\n1,ten,0.5\n");
   expect_refused({"--documents", path("lengths.csv"), "--hardware", "h200"}, 1, {"lengths.csv", "ten"});
   expect_refused({"model.context=-1"}, 2, {"model.context"});
+  write("grid.txtpb", "base: \"tiny.txtpb\"\naxis { name: \"a\" arm { name: \"b\" } }\n");
+  const test::ProcessResult grid = test::run_weft({"plan", path("grid.txtpb")});
+  EXPECT_EQ(grid.exit_code, 2);
+  EXPECT_NE(grid.err.find("weft ablate"), std::string::npos) << grid.err;
   const test::ProcessResult bare = test::run_weft({"plan", path("tiny.txtpb")});
   EXPECT_EQ(bare.exit_code, 2);
   EXPECT_NE(bare.err.find("model.vocab is not set"), std::string::npos) << bare.err;
@@ -123,12 +129,13 @@ dist::AttentionLayers layers_of(int64_t layers) {
 TEST(Calibration, GrowsWithTheLayersThatItDoesNotRun) {
   set_num_threads(1);
   const dist::AttentionLayers few = layers_of(2), many = layers_of(64);
-  const Calibration small = calibrate(subject(2), {&few, 1}, 512, 1e8),
-                    large = calibrate(subject(64), {&many, 1}, 512, 1e8);
+  const Calibration small = calibrate(subject(2), {&few, 1}, 4, 1e9),
+                    large = calibrate(subject(64), {&many, 1}, 4, 1e9);
   for (const Calibration* c : {&small, &large}) {
     EXPECT_TRUE(std::isfinite(c->other_s_per_token) && std::isfinite(c->update_s));
-    EXPECT_GT(c->attention_forward_flops, 1e6);
-    EXPECT_GT(c->attention_backward_flops, 1e6);
+    ASSERT_EQ(c->attention.size(), 1u);
+    EXPECT_GT(c->attention[0].forward_flops, 1e6);
+    EXPECT_GT(c->attention[0].backward_flops, 1e6);
     EXPECT_GT(c->copy_bytes_per_s, 1e6);
   }
   EXPECT_GT(large.other_s_per_token, 4 * small.other_s_per_token);
@@ -141,9 +148,9 @@ TEST(Calibration, OfAttentionCountsWhatIsSeen) {
   dist::AttentionLayers whole = layers_of(1), windowed = whole;
   windowed.window = 256;
   MemorySubject s = subject(1, 1024);
-  const double full = calibrate(s, {&whole, 1}, 1024, 1e8).attention_forward_flops;
+  const double full = calibrate(s, {&whole, 1}, 1, 1e9).attention.at(0).forward_flops;
   s.model.mixers = {SoftmaxOptions{.heads = 4, .window = 256}};
-  const double part = calibrate(s, {&windowed, 1}, 1024, 1e8).attention_forward_flops;
+  const double part = calibrate(s, {&windowed, 1}, 1, 1e9).attention.at(0).forward_flops;
   EXPECT_GT(part / full, 0.2);
   EXPECT_LT(part / full, 5);
 }
@@ -152,9 +159,70 @@ TEST(Calibration, OfAttentionCountsWhatIsSeen) {
 TEST(Calibration, NeedsNoAttention) {
   set_num_threads(1);
   MemorySubject s = subject(2);
-  const Calibration c = calibrate(s, {}, 512, 1e8);
+  const Calibration c = calibrate(s, {}, 4, 1e9);
   EXPECT_GT(c.other_s_per_token, 0);
-  EXPECT_EQ(c.attention_forward_flops, 1) << "not measured";
+  EXPECT_TRUE(c.attention.empty()) << "not measured";
+}
+
+// The whole is timed where it is not too long; then rows are shortened, as many tokens as there were, then layers left out, then rows.
+TEST(TimedTraining, TakesTheLargestPartThatIsNotTooLong) {
+  const TimedTraining timed(subject(12, 4096));
+  auto expect_part = [&](double flops, int64_t few, int64_t more, int64_t rows, int64_t context) {
+    const TimedPart part = timed.part(4, flops);
+    SCOPED_TRACE(flops);
+    EXPECT_EQ(part.few, few);
+    EXPECT_EQ(part.more, more);
+    EXPECT_EQ(part.rows, rows);
+    EXPECT_EQ(part.context, context);
+  };
+  const double whole = kTimedCalls * timed.flops(12, 4, 4096),
+               tried = timed.flops(1, 4, 4096) + timed.flops(2, 4, 4096);
+  expect_part(whole, 12, 12, 4, 4096);
+  expect_part(0.99 * whole, 1, 2, 4, 4096);
+  expect_part(0.99 * kTimedCalls * tried, 1, 2, 8, 2048);
+  expect_part(1.01 * kTimedCalls * (timed.flops(1, 32, 512) + timed.flops(2, 32, 512)), 1, 2, 32, 512);
+  expect_part(1, 1, 2, 1, 64);
+  EXPECT_EQ(TimedTraining(subject(2)).part(4, 1).more, 2) << "few layers are not left out";
+}
+
+// A step of a run is its update and its micro-batches, whatever part of it was timed. Bounds are wide: the machine may be busy.
+TEST(TimedTraining, GrowsWithTheMicroBatchesAndTheRowsThatItDoesNotTime) {
+  set_num_threads(1);
+  const MemorySubject s = subject(3, 2048);
+  const dist::AttentionLayers a = layers_of(3);
+  auto seconds = [&](int64_t rows, int64_t micro_batches, double flops) {
+    return time_step(s, {&a, 1}, {.context = 2048, .micro_batch = rows, .micro_batches = micro_batches}, nullptr,
+                     flops);
+  };
+  const double one = seconds(1, 1, 1e12), four = seconds(1, 4, 1e12), of_part = seconds(1, 1, 1e9),
+               long_part = seconds(8, 1, 1e9);
+  EXPECT_GT(four / one, 2);
+  EXPECT_LT(four / one, 8);
+  EXPECT_GT(of_part / one, 0.2);
+  EXPECT_LT(of_part / one, 5);
+  EXPECT_GT(long_part / one, 2);
+  EXPECT_LT(long_part / one, 40);
+}
+
+// Ranks time their trainings together, as they will train: every rank has a time, and none waits for another for ever.
+TEST(TimedTraining, TimesRanksThatShareRows) {
+  set_num_threads(2);
+  for (dist::Scheme scheme : {dist::Scheme::ring, dist::Scheme::ulysses}) {
+    SCOPED_TRACE(str(scheme));
+    MemorySubject s = subject(2, 512);
+    s.parallel = {.data = 1, .context = 2, .layout = dist::LayoutKind::zigzag, .scheme = scheme};
+    const dist::AttentionLayers a = layers_of(2);
+    for (double flops : {1e12, 1e7}) {
+      std::vector<double> seconds(2);
+      dist::run_thread_ranks(2, [&](dist::Communicator& world) {
+        Team team(world, as_said(s.parallel));
+        seconds[static_cast<size_t>(world.rank())] =
+            time_step(s, {&a, 1}, {.context = 512, .micro_batch = 2, .micro_batches = 2}, &team, flops);
+      });
+      for (double of_rank : seconds) EXPECT_TRUE(of_rank > 0 && std::isfinite(of_rank));
+    }
+  }
+  set_num_threads(1);
 }
 
 TEST(Prediction, HasTheMessagesOfTheDryRunAndOfTheGradients) {

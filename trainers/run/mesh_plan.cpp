@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tools/bench/bench.h"
+#include "trainers/config/config_error.h"
 #include "trainers/run/calibration.h"
 #include "trainers/run/session.h"
 #include "weft/core/dry_run.h"
@@ -17,6 +18,8 @@ namespace {
 // Of the peak rates, in training steps and in attention (docs/performance.md).
 constexpr double kReachedByProducts = 0.8, kReachedByAttention = 0.8;
 constexpr double kMessageLatency = 1e-6;  // between threads
+constexpr int kMostTried = 16;            // ranks that calibrate together
+constexpr double kSmallestPart = 0.85;    // of what a plan's sums say of memory that a rank may really take
 // Packed rows that are looked at: as many tokens, and no more rows.
 constexpr int64_t kMostSampled = int64_t{1} << 19, kMostRows = 8;
 
@@ -70,30 +73,70 @@ dist::FixedChoices fixed_choices(const config::Loaded& config) {
 
 MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, MeshPlanOptions options)
     : options_(std::move(options)),
-      subject_(memory_subject(config, vocab, !options_.documents.empty())),
+      subject_(planned_subject(config, vocab)),
       planner_(planner_of(config, std::move(hardware))) {}
+
+// A teacher's run may not be here yet: then it is taken for a model of this one's sizes.
+MemorySubject MeshPlan::planned_subject(const config::Loaded& config, int64_t vocab) {
+  const bool has_documents = !options_.documents.empty();
+  if (!config.experiment.start().has_distill()) return memory_subject(config, vocab, has_documents);
+  try {
+    return memory_subject(config, vocab, has_documents);
+  } catch (const config::ConfigError& error) {
+    config::Loaded alone = config;
+    alone.experiment.mutable_start()->clear_distill();
+    MemorySubject subject = memory_subject(alone, vocab, has_documents);
+    subject.start = start_options(config.experiment);
+    subject.teacher = subject.model;
+    teacher_note_ = str("teacher    taken for a model of these sizes: ", error.what());
+    return subject;
+  }
+}
 
 dist::StepPlanner MeshPlan::planner_of(const config::Loaded& config, dist::Hardware hardware) {
   dist::TrainingShape shape = shape_of(config);
   if (const int64_t limit = memory_limit(config.experiment); limit < INT64_MAX)
     hardware.memory_bytes = std::min(hardware.memory_bytes, static_cast<double>(limit));
   if (options_.calibration_flops <= 0) return {std::move(shape), std::move(hardware)};
+  calibrate_here(shape, hardware, options_.fixed.micro_batch.value_or(config.experiment.train().micro_batch()));
+  return {std::move(shape), std::move(hardware)};
+}
+
+// Ranks calibrate at the same time, as they will work: they share cores, caches and memory. Of more than can be tried, each gets its share of
+// what one reaches alone.
+void MeshPlan::calibrate_here(dist::TrainingShape& shape, dist::Hardware& hardware, int64_t rows) const {
   MemorySubject subject = subject_;
+  subject.parallel = {};
   subject.model.recompute = Recompute::none;
-  const int64_t of_row = shape.tokens / options_.fixed.context.value_or(1);
-  const int64_t rows = options_.fixed.micro_batch.value_or(config.experiment.train().micro_batch());
+  subject.model.context = std::max<int64_t>(shape.tokens / options_.fixed.context.value_or(1), 1);
   const int threads = num_threads(), ranks = options_.ranks_here;
-  set_num_threads(std::max(threads / ranks, 1));
-  const Calibration here =
-      calibrate(subject, shape.attention, rows * std::max<int64_t>(of_row, 1), options_.calibration_flops);
-  set_num_threads(threads);
-  const double share = std::min(static_cast<double>(threads) / ranks, 1.0);  // of a thread, where ranks are more
-  hardware.attention_forward_flops = share * here.attention_forward_flops;
-  hardware.attention_backward_flops = share * here.attention_backward_flops;
+  const bool are_tried = ranks > 1 && ranks <= kMostTried && default_device().is_cpu();
+  const double flops = options_.calibration_flops / (are_tried ? std::max(1, ranks / threads) : 1);
+  double share = 1;
+  Calibration here;
+  if (are_tried) {
+    dist::run_thread_ranks(ranks, [&](dist::Communicator& world) {
+      const Calibration of_rank = calibrate(subject, shape.attention, rows, flops, &world);
+      if (world.rank() == 0) here = of_rank;
+    });
+  } else {
+    share = std::min(static_cast<double>(threads) / ranks, 1.0);  // of a thread
+    set_num_threads(std::max(threads / ranks, 1));
+    here = calibrate(subject, shape.attention, rows, flops);
+    set_num_threads(threads);
+  }
+  for (size_t kind = 0; kind < shape.attention.size(); ++kind) {
+    shape.attention[kind].forward_flops = share * here.attention[kind].forward_flops;
+    shape.attention[kind].backward_flops = share * here.attention[kind].backward_flops;
+  }
+  if (!shape.attention.empty()) {
+    hardware.attention_forward_flops = shape.attention[0].forward_flops;
+    hardware.attention_backward_flops = shape.attention[0].backward_flops;
+  }
   hardware.inside = hardware.between = {.latency_s = kMessageLatency, .bytes_per_s = share * here.copy_bytes_per_s};
+  if (here.other_s_per_token > 0) hardware.gemm_flops = share * 6 * shape.matmul_params / here.other_s_per_token;
   shape.matmul_params = 0;  // they are in what was timed
   shape.other_s_per_token = here.other_s_per_token / share, shape.update_s = here.update_s / share;
-  return {std::move(shape), std::move(hardware)};
 }
 
 dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
@@ -112,12 +155,19 @@ dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
   for (const RecurrenceCall& call : calls.recurrences)
     shape.recurrences.push_back(
         {.layers = call.count, .shape = call.shape({}, 1, subject_.compute == kF64 ? kF64 : kF32)});
+  for (const NeighbourCall& call : calls.neighbours)
+    shape.neighbours.push_back(
+        {.calls = call.count, .tokens = call.tokens, .numbers = call.numbers, .dtype = call.dtype});
   DryRun dry;
   {
     const LanguageModel whole(model, Rng(0));
     shape.params = static_cast<double>(whole.num_params());
     shape.matmul_params = static_cast<double>(whole.num_matmul_params());
     flops_per_token_ = whole.flops_per_token();
+  }
+  if (subject_.teacher) {  // a forward, of the three parts of a training
+    const double forward = LanguageModel(*subject_.teacher, Rng(0)).flops_per_token() / 3;
+    flops_per_token_ += forward, shape.matmul_params += forward / 6;
   }
   for (int64_t layer = 0; layer < model.layers; ++layer) {
     const auto at = static_cast<size_t>(layer);
@@ -171,21 +221,92 @@ const MemoryEstimate& MeshPlan::memory(int context, int64_t micro_batch, bool re
 PlannedStep MeshPlan::step(const dist::MeshChoice& choice) {
   PlannedStep step{.choice = choice, .cost = planner_.cost(choice)};
   const MemoryEstimate& one = memory(choice.context, choice.micro_batch, choice.recomputes);
-  const int64_t shared = (choice.zero >= 1 ? one.optimizer_bytes : 0) + (choice.zero >= 2 ? one.gradients_bytes : 0);
+  // While micro-batches accumulate, a rank holds all of its gradients.
+  const bool are_gradients_shared = choice.zero >= 2 && training().rows_per_step == choice.data * choice.micro_batch;
+  const int64_t shared =
+      (choice.zero >= 1 ? one.optimizer_bytes : 0) + (are_gradients_shared ? one.gradients_bytes : 0);
   const int64_t more = shared / choice.ranks() - shared + static_cast<int64_t>(step.cost.context_bytes);
   step.bytes = one.reserved_bytes + more, step.peak_bytes = one.peak_bytes + more;
   step.fits = static_cast<double>(step.bytes) <= hardware().memory_bytes;
   return step;
 }
 
-std::vector<PlannedStep> MeshPlan::steps(int ranks) {
+MemoryEstimate MeshPlan::dry_run(const dist::MeshChoice& choice) const {
+  MemorySubject subject = subject_;
+  subject.model.recompute = choice.recomputes ? Recompute::blocks : Recompute::none;
+  subject.parallel.data = choice.data, subject.parallel.context = choice.context, subject.parallel.zero = choice.zero;
+  subject.parallel.scheme = choice.scheme, subject.parallel.layout = choice.layout;
+  return MemoryEstimator(std::move(subject)).of(choice.micro_batch);
+}
+
+// Bytes that states take more on the planned hardware than here, where they may travel otherwise.
+double MeshPlan::more_for_states(const dist::MeshChoice& choice) const {
+  if (hardware().has_engines == default_device().is_cuda()) return 0;
+  dist::Hardware like_here = hardware();
+  like_here.has_engines = default_device().is_cuda();
+  const dist::StepPlanner here(training(), like_here);
+  double more = 0;
+  for (size_t kind = 0; kind < training().recurrences.size(); ++kind) {
+    const dist::SchemeCost planned = planner_.carry(choice, kind), now = here.carry(choice, kind);
+    more += static_cast<double>(training().recurrences[kind].layers) *
+            (planned.forward_sent + planned.backward_sent - now.forward_sent - now.backward_sent);
+  }
+  return more * static_cast<double>(training().rows_per_step / (choice.data * choice.micro_batch));
+}
+
+PlannedStep MeshPlan::dry_step(const dist::MeshChoice& choice) {
+  PlannedStep step{.choice = choice, .cost = planner_.cost(choice), .is_dry_run = true};
+  const MemoryEstimate found = dry_run(choice);
+  step.bytes = found.reserved_bytes, step.peak_bytes = found.peak_bytes;
+  step.fits = static_cast<double>(step.bytes) <= hardware().memory_bytes;
+  // What is sent beside all that is known: gathered tokens, sums of buffers. No work hides it.
+  const auto micro_batches = static_cast<double>(training().rows_per_step / (choice.data * choice.micro_batch));
+  const double sent =
+      micro_batches * static_cast<double>(found.sent_bytes) + static_cast<double>(found.buffers_sent_bytes);
+  const double more = std::max(sent - step.cost.context_sent + more_for_states(choice), 0.0);
+  const dist::Link& link = choice.context <= hardware().ranks_per_node ? hardware().inside : hardware().between;
+  step.cost.context_sent += more;
+  step.cost.others_s += more / link.bytes_per_s;
+  step.cost.step_s += more / link.bytes_per_s;
+  return step;
+}
+
+std::vector<PlannedStep> MeshPlan::steps(int ranks, size_t dry_runs) {
   std::vector<PlannedStep> all;
   for (const dist::MeshChoice& choice : planner_.choices(ranks, fixed())) all.push_back(step(choice));
-  std::ranges::stable_sort(all, [](const PlannedStep& a, const PlannedStep& b) {
-    if (a.fits != b.fits) return a.fits;
-    if (a.cost.step_s != b.cost.step_s) return a.cost.step_s < b.cost.step_s;
-    return a.bytes < b.bytes;
-  });
+  // What a plan's sums say of memory may be too large: a choice just above the limit is looked at before it is given up.
+  auto may_fit = [&](const PlannedStep& s) {
+    const bool is_open = dry_runs > 0 && !s.is_dry_run;
+    return s.fits || (is_open && kSmallestPart * static_cast<double>(s.bytes) <= hardware().memory_bytes);
+  };
+  auto sort = [&] {
+    std::ranges::stable_sort(all, [&](const PlannedStep& a, const PlannedStep& b) {
+      if (may_fit(a) != may_fit(b)) return may_fit(a);
+      if (a.cost.step_s != b.cost.step_s) return a.cost.step_s < b.cost.step_s;
+      return a.bytes < b.bytes;
+    });
+  };
+  // A look may move a choice down, and others into its place.
+  for (bool is_settled = false; !is_settled;) {
+    sort();
+    is_settled = true;
+    std::vector<PlannedStep> kept;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (i >= dry_runs || all[i].is_dry_run) {
+        kept.push_back(all[i]);
+        continue;
+      }
+      is_settled = false;
+      try {
+        kept.push_back(dry_step(all[i].choice));
+      } catch (const Error& error) {
+        if (std::ranges::find(reasons_, error.problem()) == reasons_.end()) reasons_.push_back(error.problem());
+      }
+    }
+    all = std::move(kept);
+  }
+  dry_runs = 0;  // what is open then is what its sums say
+  sort();
   return all;
 }
 

@@ -11,7 +11,10 @@ struct Prediction {
   int64_t peak_bytes = 0;  // of tensors
   int64_t sent_bytes = 0;  // in a step
 };
-// Every rank calls it at the same time: they share the machine then as in the training. Takes about a fiftieth of the run's time, up to seconds.
-Prediction predict(const config::Loaded& config, int64_t num_ids, const MemoryEstimate& memory);
+// `team`: the ranks of the run, if there are several, each of which calls it at the same time; without them their step is what a plan says.
+// `data`: of the run, whose documents are then those of the timed rows. Takes about a twentieth of the run's time, up to seconds; of a short run
+// up to a quarter, or about a second.
+Prediction predict(const config::Loaded& config, int64_t num_ids, const MemoryEstimate& memory, Team* team = nullptr,
+                   const RunData* data = nullptr);
 
 }  // namespace weft::train

@@ -133,8 +133,8 @@ struct Follower {
   Follower(Team& team, const config::Loaded& config, const std::string& run_folder, const std::string& source)
       : data(prepare_data(config, run_folder, {.keeps_shards = true})),
         // Beside that of the rank that leads: ranks share the machine then as in the training.
-        prediction(
-            predict(config, data.num_ids(), {.num_params = count_params(model_options(config, data.num_ids()))})),
+        prediction(predict(config, data.num_ids(), {.num_params = count_params(model_options(config, data.num_ids()))},
+                           &team, &data)),
         start(make_start(config, data, source)),
         trainer(
             *start.model, data.samples(),

@@ -38,7 +38,7 @@ TrainingRun::TrainingRun(cli::Console& console, config::Loaded config, RunFolder
       data_(prepare_for_all()),
       prompt_(checked_prompt(config_, data_)),
       memory_(check_and_start()),
-      prediction_(predict(config_, data_.num_ids(), memory_)),
+      prediction_(predict(config_, data_.num_ids(), memory_, team_, &data_)),
       start_(make_start(config_, data_, source_)),
       model_(std::move(start_.model)),
       trainer_(*model_, data_.samples(), trainer_options(e_, data_, start_loss(e_, *model_, start_.teacher.get())),

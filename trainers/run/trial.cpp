@@ -55,7 +55,7 @@ dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
 }  // namespace
 
 TrialTraining::TrialTraining(const MemorySubject& s, int64_t micro_batch, int64_t micro_batches,
-                             std::vector<int32_t> ids)
+                             std::vector<int32_t> ids, Team* team, data::SampleSource samples)
     : subject_(s),
       options_{.sizes = {.context = s.model.context,
                          .micro_batch = micro_batch,
@@ -70,12 +70,15 @@ TrialTraining::TrialTraining(const MemorySubject& s, int64_t micro_batch, int64_
                .diagnostics_every = s.takes_diagnostics ? 1 : 0,
                .byte_lengths = std::vector<int64_t>(s.counts_bytes ? static_cast<size_t>(s.model.vocab) : 0, 1),
                .attention = s.attention},
-      loader_({{data::Dataset(std::move(ids)), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 0) {
-  if (s.parallel.ranks() > 1) {
+      loader_({{data::Dataset(std::move(ids)), 1.0}}, {.context = s.model.context, .vocab = s.model.vocab}, 0),
+      samples_(std::move(samples)),
+      team_(team) {
+  if (!team && s.parallel.ranks() > 1) {
     world_ = std::make_unique<dist::DryCommunicator>(s.parallel.ranks(), 0);
     auto context = std::make_unique<dist::DryCommunicator>(s.parallel.context, 0, "context", world_.get());
     context->set_others(places_of_ranks(s));
-    team_ = std::make_unique<Team>(*world_, std::move(context), as_said(s.parallel));
+    dry_team_ = std::make_unique<Team>(*world_, std::move(context), as_said(s.parallel));
+    team_ = dry_team_.get();
   }
   MemoryTag tag("parameters");
   model_ = std::make_unique<LanguageModel>(s.model, Rng(0));
@@ -94,6 +97,15 @@ int64_t TrialTraining::num_trained() const {
   return count;
 }
 
-void TrialTraining::start() { trainer_ = std::make_unique<Trainer>(*model_, loader_, options_, team_.get()); }
+void TrialTraining::start() {
+  trainer_ = samples_ ? std::make_unique<Trainer>(*model_, samples_, options_, team_)
+                      : std::make_unique<Trainer>(*model_, loader_, options_, team_);
+}
+
+// The first rank tells the others of its step.
+void TrialTraining::step() {
+  if (team_ && !team_->leads()) team_->hear();
+  trainer_->step();
+}
 
 }  // namespace weft::train

@@ -31,22 +31,26 @@ MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool
 
 class TrialTraining {
  public:
-  // Several ranks only in a dry run. `ids`: of the one row that is trained on, context + 1 of them.
-  TrialTraining(const MemorySubject& subject, int64_t micro_batch, int64_t micro_batches, std::vector<int32_t> ids);
+  // `ids`: of the one row that is trained on, context + 1 of them. `team`: of several ranks, each of which makes one and calls the same steps;
+  // without it the others of subject.parallel do not exist, and it can only run dry. `samples`: trained on in place of the ids.
+  TrialTraining(const MemorySubject& subject, int64_t micro_batch, int64_t micro_batches, std::vector<int32_t> ids,
+                Team* team = nullptr, data::SampleSource samples = {});
 
   const LanguageModel& model() const { return *model_; }
   int64_t num_trained() const;  // parameters that are not frozen
   void start();                 // what the training takes beside the model
-  void step() { trainer_->step(); }
+  void step();
   int64_t bytes_sent() const { return world_ ? world_->bytes_sent() : 0; }
 
  private:
   const MemorySubject& subject_;
   TrainerOptions options_;
-  std::unique_ptr<dist::DryCommunicator> world_;  // of several ranks
+  std::unique_ptr<dist::DryCommunicator> world_;  // of ranks that do not exist
   std::unique_ptr<LanguageModel> model_, teacher_;
   data::Loader loader_;
-  std::unique_ptr<Team> team_;
+  data::SampleSource samples_;
+  std::unique_ptr<Team> dry_team_;
+  Team* team_ = nullptr;
   std::unique_ptr<Trainer> trainer_;
 };
 
