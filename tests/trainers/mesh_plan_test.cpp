@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <filesystem>
 
 #include "tests/trainers/config_text.h"
 #include "trainers/config/translate.h"
+#include "trainers/run/data.h"
+#include "weft/io/files.h"
 
 namespace weft::train {
 namespace {
@@ -99,12 +103,10 @@ TEST(MeshPlan, OfOneRankTakesTheMemoryOfItsDryRun) {
   EXPECT_TRUE(step.fits);
 }
 
-// The dry run of a run that is spread so says what ranks have within 3 % (RankMemory.*). A plan looks at hundreds of choices, and adds what a call
-// of the scheme keeps to the peak of one rank's tokens, which it need not meet: so it is safe, and up to a seventh too large.
-TEST(MeshPlan, PeakOfARankIsAtLeastThatOfItsDryRun) {
+const std::vector<dist::MeshChoice>& some_choices() {
   using enum dist::Scheme;
   using enum dist::LayoutKind;
-  const std::vector<dist::MeshChoice> choices = {
+  static const std::vector<dist::MeshChoice> kChoices = {
       {.data = 2},
       {.data = 4, .zero = 1},
       {.data = 2, .zero = 2},
@@ -113,12 +115,19 @@ TEST(MeshPlan, PeakOfARankIsAtLeastThatOfItsDryRun) {
       {.context = 2, .scheme = ulysses, .layout = contiguous},
       {.context = 4, .scheme = all_gather, .layout = zigzag},
       {.data = 2, .context = 2, .scheme = ring, .layout = zigzag, .zero = 1}};
+  return kChoices;
+}
+
+// The dry run of a run that is spread so says what ranks have within 3 % (RankMemory.*), and so do the choices that a plan looks at closely. It
+// has hundreds of others, for which it adds what a call of the scheme keeps to the peak of one rank's tokens, which it need not meet: that is safe,
+// and up to a seventh too large.
+TEST(MeshPlan, PeakOfARankIsAtLeastThatOfItsDryRun) {
   for (const char* mixer : {"model.mixer=[{softmax{heads:4 kv_heads:2}}]", "model.mixer=[{softmax{heads:4}}]",
                             "model.mixer=[{mla{heads:4 head_dim:16 rope_dim:8 kv_rank:24}}]"}) {
     const config::Loaded config = load_string(kTiny, {mixer, "model.vocab=512", "model.dim=128", "model.context=8192",
                                                       "train.tokens=1M", "train.tokens_per_step=32768"});
     MeshPlan plan(config, 512, dist::hardware_profile("h200"));
-    for (const dist::MeshChoice& choice : choices) {
+    for (const dist::MeshChoice& choice : some_choices()) {
       SCOPED_TRACE(str(mixer, ", ", to_string(choice), ", zero ", choice.zero));
       MemorySubject subject = memory_subject(config, 512, false);
       subject.model.recompute = Recompute::none;
@@ -128,12 +137,96 @@ TEST(MeshPlan, PeakOfARankIsAtLeastThatOfItsDryRun) {
                           .layout = choice.layout,
                           .scheme = choice.scheme};
       const auto exact = static_cast<double>(MemoryEstimator(subject).of(1).peak_bytes);
-      const auto planned = static_cast<double>(plan.step(choice).peak_bytes);
-      EXPECT_GE(planned, 0.97 * exact);
-      EXPECT_LE(planned, 1.15 * exact);
-      if (choice.context == 1 && choice.zero == 0) { EXPECT_NEAR(planned / exact, 1, 0.03); }
+      EXPECT_NEAR(static_cast<double>(plan.dry_step(choice).peak_bytes) / exact, 1, 0.03);
+      const auto sums = static_cast<double>(plan.step(choice).peak_bytes);
+      EXPECT_GE(sums, 0.97 * exact);
+      EXPECT_LE(sums, 1.15 * exact);
+      if (choice.context == 1 && choice.zero == 0) { EXPECT_NEAR(sums / exact, 1, 0.03); }
     }
   }
+}
+
+// What a plan prints is what a run of these ranks says of itself when it starts.
+TEST(MeshPlan, TheFirstChoicesHaveTheMemoryOfTheRunThatTheyName) {
+  const std::vector<std::string> sizes = {"model.vocab=512", "model.context=1024", "train.tokens=1M",
+                                          "train.tokens_per_step=8192"};
+  const config::Loaded config = load_string(kTiny, sizes);
+  constexpr size_t kDryRuns = 6;
+  const std::vector<PlannedStep> steps = MeshPlan(config, 512, dist::hardware_profile("h200")).steps(4, kDryRuns);
+  ASSERT_GT(steps.size(), kDryRuns);
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const PlannedStep& s = steps[i];
+    ASSERT_TRUE(s.is_dry_run || i >= kDryRuns);
+    if (!s.is_dry_run) continue;
+    SCOPED_TRACE(to_string(s.choice));
+    std::vector<std::string> said = sizes;
+    for (const std::string& field : {str("parallel.data=", s.choice.data), str("parallel.context=", s.choice.context),
+                                     str("parallel.scheme=", s.choice.scheme), str("parallel.layout=", s.choice.layout),
+                                     str("train.micro_batch=", s.choice.micro_batch),
+                                     str("train.recompute=", s.choice.recomputes ? "blocks" : "none")})
+      said.push_back(field);
+    EXPECT_EQ(s.peak_bytes, check_memory(load_string(kTiny, said), 512, false).peak_bytes);
+  }
+}
+
+// Where the memory decides, a choice is looked at before it is said to fit.
+TEST(MeshPlan, WhatDoesNotFitByItsDryRunComesLater) {
+  const config::Loaded config = load_string(
+      kTiny, {"model.vocab=512", "model.dim=128", "model.context=8192", "train.tokens=1M",
+              "train.tokens_per_step=32768", "parallel.context=4", "parallel.scheme=ring", "parallel.layout=zigzag"});
+  MeshPlanOptions options{.fixed = fixed_choices(config)};
+  options.fixed.micro_batch = 1;
+  const dist::MeshChoice choice{.context = 4, .scheme = dist::Scheme::ring, .layout = dist::LayoutKind::zigzag};
+  MeshPlan any(config, 512, dist::hardware_profile("h200"), options);
+  const int64_t exact = any.dry_step(choice).bytes, sums = any.step(choice).bytes;
+  ASSERT_GT(exact, sums) << "this choice shows nothing any more: take another";
+  dist::Hardware tight = dist::hardware_profile("h200");
+  tight.memory_bytes = static_cast<double>(sums);
+  MeshPlan plan(config, 512, tight, options);
+  EXPECT_TRUE(plan.step(choice).fits);
+  const std::vector<PlannedStep> steps = plan.steps(4, 1);
+  ASSERT_EQ(steps.size(), 2u);
+  EXPECT_TRUE(steps[0].fits && steps[0].choice.recomputes && steps[0].is_dry_run);
+  EXPECT_TRUE(!steps[1].fits && !steps[1].choice.recomputes && steps[1].is_dry_run);
+}
+
+// The first of two ranks sends the second the tokens that its convolutions look at, and has nothing of them to return.
+TEST(MeshPlan, KnowsWhatConvolutionsFetch) {
+  const config::Loaded config =
+      load_string(kTiny, {"model.vocab=512", "model.context=256", "train.tokens=1M", "train.tokens_per_step=4096",
+                          "train.micro_batch=2", "model.mixer=[{delta{heads:4}}]", "parallel.context=2",
+                          "parallel.layout=contiguous"});
+  dist::Hardware cpu = dist::hardware_profile("h200");
+  cpu.has_engines = false;
+  MeshPlan plan(config, 512, cpu);
+  ASSERT_FALSE(plan.training().neighbours.empty());
+  const dist::MeshChoice choice{.context = 2, .micro_batch = 2, .layout = dist::LayoutKind::contiguous};
+  double halo = 0;
+  for (size_t kind = 0; kind < plan.training().neighbours.size(); ++kind) {
+    EXPECT_EQ(plan.training().neighbours[kind].tokens, 3);
+    halo += plan.planner().neighbours(choice, kind).backward_sent;
+  }
+  EXPECT_GT(halo, 0);
+  const PlannedStep step = plan.step(choice);
+  EXPECT_GT(step.cost.others_s, 0);
+  // Beside it ranks tell each other where their tokens stand: 3 numbers for each of 2 x 128, and 3 more.
+  const double places = 4 * (3 * 2 * 128 + 3);
+  EXPECT_DOUBLE_EQ(step.cost.context_sent - 8 * halo,
+                   8 * (static_cast<double>(check_memory(config, 512, false).sent_bytes) - places));
+  EXPECT_DOUBLE_EQ(plan.dry_step(choice).cost.context_sent, step.cost.context_sent);
+}
+
+// What a plan's sums do not know is known of a dry run: tokens that are gathered.
+TEST(MeshPlan, ADryRunKnowsWhatElseIsSent) {
+  const config::Loaded config =
+      load_string(kTiny, {"model.vocab=512", "model.context=256", "train.tokens=1M", "train.tokens_per_step=4096",
+                          "train.micro_batch=2", "model.mixer=[{miras{heads:4}}]"});
+  MeshPlan plan(config, 512, dist::hardware_profile("h200"));
+  EXPECT_GT(plan.num_other_layers(), 0);
+  const dist::MeshChoice choice{.context = 2, .micro_batch = 2, .layout = dist::LayoutKind::contiguous};
+  const PlannedStep sums = plan.step(choice), dry = plan.dry_step(choice);
+  EXPECT_GT(dry.cost.context_sent, sums.cost.context_sent);
+  EXPECT_NEAR(dry.cost.step_s - sums.cost.step_s, dry.cost.others_s - sums.cost.others_s, 1e-12);
 }
 
 TEST(MeshPlan, MemoryFallsWithTheRanksOfASequence) {
@@ -149,12 +242,14 @@ TEST(MeshPlan, MemoryFallsWithTheRanksOfASequence) {
 TEST(MeshPlan, SharedMomentsAndGradientsTakeAPartOfTheirMemory) {
   const config::Loaded config =
       load_string(kTiny, {"model.vocab=512", "train.tokens=1M", "train.tokens_per_step=4096"});
-  int64_t bytes[3];
-  for (int zero : {0, 1, 2})
-    bytes[zero] = MeshPlan(config, 512, dist::hardware_profile("h200")).step({.data = 4, .zero = zero}).bytes;
-  const auto params = static_cast<int64_t>(MeshPlan(config, 512, dist::hardware_profile("h200")).training().params);
-  EXPECT_NEAR(static_cast<double>(bytes[1] - bytes[2]), static_cast<double>(4 * params * 3 / 4), 8);
-  EXPECT_GT(bytes[0], bytes[1]);
+  MeshPlan plan(config, 512, dist::hardware_profile("h200"));
+  auto bytes = [&](int zero, int64_t micro_batch) {
+    return plan.step({.data = 4, .micro_batch = micro_batch, .zero = zero}).bytes;
+  };
+  const double part = 4 * plan.training().params * 3 / 4;
+  EXPECT_NEAR(static_cast<double>(bytes(1, 32) - bytes(2, 32)), part, 8);
+  EXPECT_GE(static_cast<double>(bytes(0, 32) - bytes(1, 32)), 2 * part);
+  EXPECT_EQ(bytes(1, 16), bytes(2, 16)) << "while micro-batches accumulate, a rank holds all of its gradients";
 }
 
 TEST(MeshPlan, FastestThatFitsComesFirst) {
@@ -209,6 +304,69 @@ TEST(MeshPlan, DocumentsAreLessWork) {
   const dist::MeshChoice choice{.layout = dist::LayoutKind::contiguous};
   EXPECT_NEAR(packed.step(choice).cost.attention_s / whole.step(choice).cost.attention_s, 257.0 / 4097, 1e-6);
   EXPECT_GT(packed.step(choice).bytes, 0);
+}
+
+// Recipes and presets, on two ranks that share a row where they can: none is an Error, and what is said of the first choice may be.
+void expect_plan(const config::Loaded& config, int ranks) {
+  const int64_t vocab = num_ids_of(config).value_or(65);
+  const MeshPlanOptions options{.fixed = {.context = ranks,
+                                          .micro_batch = config.experiment.train().micro_batch(),
+                                          .scheme = dist::Scheme::ring,
+                                          .layout = dist::LayoutKind::contiguous}};
+  MeshPlan plan(config, vocab, dist::hardware_profile("h200"), options);
+  const std::vector<PlannedStep> steps = plan.steps(ranks, 1);
+  ASSERT_FALSE(steps.empty());
+  const PlannedStep& first = steps[0];
+  EXPECT_TRUE(first.is_dry_run && first.fits);
+  EXPECT_TRUE(std::isfinite(first.cost.step_s) && first.cost.step_s > 0);
+  // At least weights, gradients and a moment, and less than what a laptop has.
+  EXPECT_GT(static_cast<double>(first.peak_bytes), 3 * 4 * plan.training().params);
+  EXPECT_LT(first.peak_bytes, int64_t{16} << 30);
+  EXPECT_EQ(first.cost.context_sent > 0, ranks > 1);
+  EXPECT_GT(plan.flops_per_token(), 2 * plan.training().params);
+}
+
+TEST(MeshPlan, EveryRecipeHasOne) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(WEFT_RECIPES)) {
+    if (entry.path().extension() != ".txtpb" ||
+        io::read_file(entry.path().string()).find("\nbase:") != std::string::npos)
+      continue;
+    SCOPED_TRACE(entry.path().string());
+    ++count;
+    const config::Loaded config = config::load(entry.path().string(), {});
+    expect_plan(config, 2);
+  }
+  EXPECT_GE(count, 49);
+}
+
+TEST(MeshPlan, EveryMixerHasOne) {
+  int count = 0;
+  for (const MixerRow& row : mixer_table()) {
+    SCOPED_TRACE(row.name);
+    const config::Loaded config = load_string(
+        kTiny, {str("model.mixer=[{preset: \"", row.name, "\"}]"), "model.vocab=256", "model.layers=2",
+                "train.tokens=64000", "train.tokens_per_step=128", "train.micro_batch=2", "model.context=64"});
+    ++count;
+    expect_plan(config, row.lacks.order.empty() ? 2 : 1);
+  }
+  EXPECT_GE(count, 60);
+}
+
+// Where its run is not there yet, a teacher is taken for a model of this one's sizes.
+TEST(MeshPlan, ATeacherMayBeMissing) {
+  const std::vector<std::string> sizes = {"model.vocab=512", "train.tokens=1M", "train.tokens_per_step=4096"};
+  std::vector<std::string> taught = sizes;
+  taught.push_back("start={from: \"runs/none\" distill{}}");
+  MeshPlan alone(load_string(kTiny, sizes), 512, dist::hardware_profile("h200")),
+      with(load_string(kTiny, taught), 512, dist::hardware_profile("h200"));
+  EXPECT_EQ(alone.teacher_note(), "");
+  EXPECT_NE(with.teacher_note().find("runs/none"), std::string::npos) << with.teacher_note();
+  EXPECT_NEAR(with.flops_per_token(), alone.flops_per_token() * 4 / 3, 1);
+  const dist::MeshChoice choice{.micro_batch = 2, .layout = dist::LayoutKind::contiguous};
+  const PlannedStep one = alone.step(choice), two = with.step(choice);
+  EXPECT_GT(two.cost.step_s, one.cost.step_s);
+  EXPECT_GE(static_cast<double>(two.peak_bytes - one.peak_bytes), 4 * alone.training().params) << "its weights";
 }
 
 }  // namespace

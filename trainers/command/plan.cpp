@@ -9,6 +9,7 @@
 #include "trainers/config/config.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/run/data.h"
 #include "trainers/run/mesh_plan.h"
 #include "trainers/run/session.h"
 #include "weft/trainers/cli.h"
@@ -20,7 +21,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using train::PlannedStep;
 
-constexpr double kCalibrationFlops = 1e10;  // at a time, some 25 times
+constexpr double kCalibrationFlops = 3e11;  // a few seconds
+constexpr size_t kMostDryRuns = 20;         // each takes up to a second for a large model
 
 struct Options {
   ConfigArguments config;
@@ -97,14 +99,17 @@ std::string text_of(const Report& report) {
       hw.memory_bytes / 1073741824, hw.inside.bytes_per_s / 1e9, hw.between.bytes_per_s / 1e9);
   if (report.plan.num_other_layers() > 0)
     out += fmt::format(
-        "note       {} layers have neither softmax attention nor recurrences alone: what else they send is not "
-        "counted\n",
+        "note       {} layers have neither softmax attention nor recurrences alone: what they send is in the rows "
+        "below, "
+        "not in the order of those that are not shown\n",
         report.plan.num_other_layers());
+  if (!report.plan.teacher_note().empty()) out += report.plan.teacher_note() + "\n";
   if (!t.documents.empty())
     out += fmt::format(
         "documents  rows packed from the given lengths, {} of them looked at; tokens see their own document\n",
         t.documents.size());
   if (const std::string fixed = to_string(report.plan.fixed()); !fixed.empty()) out += "fixed      " + fixed + "\n";
+  for (const std::string& reason : report.plan.reasons()) out += "left out   choices that cannot be: " + reason + "\n";
   out += fmt::format("fits       {} of {} choices for {} ranks\n\n", report.num_fit, report.steps.size(), report.ranks);
   out += fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10} {:>12} {:>9} {:>9} {:>9}\n", "data", "context",
                      "scheme", "layout", "micro", "recompute", "step s", "tokens/s", "GiB", "sent GiB", "grads GiB");
@@ -112,12 +117,13 @@ std::string text_of(const Report& report) {
   for (size_t i = 0; i < shown; ++i) {
     const PlannedStep& s = report.steps[i];
     const bool is_split = s.choice.context > 1;
-    out += fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10.4g} {:>12.4g} {:>9} {:>9} {:>9}{}\n",
-                       s.choice.data, s.choice.context, is_split ? dist::to_string(s.choice.scheme) : "-",
-                       is_split ? dist::to_string(s.choice.layout) : "-", s.choice.micro_batch,
-                       s.choice.recomputes ? "blocks" : "none", s.cost.step_s, tokens_per_s(report, s),
-                       size_text(static_cast<double>(s.bytes)), size_text(s.cost.context_sent),
-                       size_text(s.cost.gradients_sent), s.fits ? "" : "  does not fit");
+    out +=
+        fmt::format("{:>4} {:>7}  {:<18} {:<10} {:>5} {:<9} {:>10.4g} {:>12.4g} {:>9} {:>9} {:>9}{}\n", s.choice.data,
+                    s.choice.context, is_split ? dist::to_string(s.choice.scheme) : "-",
+                    is_split ? dist::to_string(s.choice.layout) : "-", s.choice.micro_batch,
+                    s.choice.recomputes ? "blocks" : "none", s.cost.step_s, tokens_per_s(report, s),
+                    str(s.is_dry_run ? "" : "~", size_text(static_cast<double>(s.bytes))),
+                    size_text(s.cost.context_sent), size_text(s.cost.gradients_sent), s.fits ? "" : "  does not fit");
   }
   if (report.traffic.empty()) return out;
   out += fmt::format("\ncontext {}, micro-batch {}: MiB that a rank sends in the attention of a micro-batch\n",
@@ -156,9 +162,12 @@ std::string json_of(const Report& report) {
                             {"linear_s", s.cost.linear_s},
                             {"attention_s", s.cost.attention_s},
                             {"optimizer_s", s.cost.optimizer_s},
+                            {"carry_s", s.cost.carry_s},
+                            {"others_s", s.cost.others_s},
                             {"exposed_reduce_s", s.cost.exposed_reduce_s},
                             {"bytes", s.bytes},
                             {"peak_bytes", s.peak_bytes},
+                            {"is_dry_run", s.is_dry_run},
                             {"context_sent_bytes", s.cost.context_sent},
                             {"gradients_sent_bytes", s.cost.gradients_sent},
                             {"fits", s.fits}});
@@ -181,8 +190,10 @@ int run(const Options& options, Console& console) {
   for (const dist::Hardware& hw : dist::hardware_profiles()) names.push_back(hw.name);
   config::check_choice("--hardware", options.hardware, names, "hardware");
   const config::Loaded config = config::load(options.config.file(), options.config.overrides());
-  if (!config.experiment.model().has_vocab())
-    throw ConfigError("weft plan: model.vocab is not set, and a plan reads no data.", "Add model.vocab=N.");
+  const std::optional<int64_t> vocab = train::num_ids_of(config);
+  if (!vocab)
+    throw ConfigError("weft plan: model.vocab is not set, and a plan reads neither texts nor files of tokenizers.",
+                      "Add model.vocab=N.");
   train::apply_process_settings(config.experiment);
   train::MeshPlanOptions plan_options{.fixed = train::fixed_choices(config)};
   dist::FixedChoices& fixed = plan_options.fixed;
@@ -195,13 +206,18 @@ int run(const Options& options, Console& console) {
   dist::Hardware hardware = options.hardware == "here"
                                 ? train::hardware_here(train::compute_dtype(config.experiment), ranks)
                                 : dist::hardware_profile(options.hardware);
-  train::MeshPlan plan(config, config.experiment.model().vocab(), std::move(hardware), std::move(plan_options));
-  Report report{
-      .ranks = ranks, .rows = options.rows, .plan = plan, .steps = plan.steps(ranks), .traffic = {}, .balances = {}};
+  train::MeshPlan plan(config, *vocab, std::move(hardware), std::move(plan_options));
+  Report report{.ranks = ranks,
+                .rows = options.rows,
+                .plan = plan,
+                .steps = plan.steps(ranks, std::min(static_cast<size_t>(options.rows), kMostDryRuns)),
+                .traffic = {},
+                .balances = {}};
   if (report.steps.empty()) {
     const std::string asked = to_string(plan.fixed());
     throw ConfigError(str("weft plan: ", ranks, " ranks cannot share ", plan.training().rows_per_step, " sequences of ",
-                          plan.training().tokens, " tokens", asked.empty() ? "" : " with " + asked, "."),
+                          plan.training().tokens, " tokens", asked.empty() ? "" : " with " + asked,
+                          plan.reasons().empty() ? "." : ": " + plan.reasons()[0]),
                       "Change train.tokens_per_step, --ranks, or what the config says of parallel.");
   }
   report.num_fit = static_cast<size_t>(std::ranges::count_if(report.steps, &PlannedStep::fits));

@@ -89,9 +89,11 @@ std::string missing_brace_hint(const TextSource& source, std::string_view text, 
   TextPlace place = find_place(text, root, source.path, error.line_, error.column_, word);
   std::vector<std::string> names = place.type ? field_names(*place.type) : std::vector<std::string>{};
   std::string hint = missing_brace_hint(source, text, root, place, word);
-  throw ConfigError(str(position(source, place.line, place.column), ": ", message_name(place.path), " has no field '",
-                        word, "'. ", hint.empty() ? suggestion(word, names, "Its fields") : hint),
-                    "");
+  const bool is_of_grid = place.path.empty() && (word == "base" || word == "axis");
+  throw ConfigError(
+      str(position(source, place.line, place.column), ": ", message_name(place.path), " has no field '", word, "'. ",
+          hint.empty() ? suggestion(word, names, "Its fields") : hint),
+      is_of_grid ? "This is the grid of a study: use weft ablate, or the config that its base names." : "");
 }
 
 // The text ends, or goes on wrongly, while braces are open.
