@@ -129,8 +129,8 @@ dist::AttentionLayers layers_of(int64_t layers) {
 TEST(Calibration, GrowsWithTheLayersThatItDoesNotRun) {
   set_num_threads(1);
   const dist::AttentionLayers few = layers_of(2), many = layers_of(64);
-  const Calibration small = calibrate(subject(2), {&few, 1}, 4, 1e9),
-                    large = calibrate(subject(64), {&many, 1}, 4, 1e9);
+  const Calibration small = calibrate(subject(2), {&few, 1}, 4, 2e10),
+                    large = calibrate(subject(64), {&many, 1}, 4, 2e10);
   for (const Calibration* c : {&small, &large}) {
     EXPECT_TRUE(std::isfinite(c->other_s_per_token) && std::isfinite(c->update_s));
     ASSERT_EQ(c->attention.size(), 1u);
@@ -178,8 +178,8 @@ TEST(TimedTraining, TakesTheLargestPartThatIsNotTooLong) {
   const double whole = kTimedCalls * timed.flops(12, 4, 4096),
                tried = timed.flops(1, 4, 4096) + timed.flops(2, 4, 4096);
   expect_part(whole, 12, 12, 4, 4096);
-  expect_part(0.99 * whole, 1, 2, 4, 4096);
-  expect_part(0.99 * kTimedCalls * tried, 1, 2, 8, 2048);
+  expect_part(0.99 * whole, 1, 8, 4, 4096);
+  expect_part(0.99 * kTimedCalls * tried, 1, 4, 8, 2048);
   expect_part(1.01 * kTimedCalls * (timed.flops(1, 32, 512) + timed.flops(2, 32, 512)), 1, 2, 32, 512);
   expect_part(1, 1, 2, 1, 64);
   EXPECT_EQ(TimedTraining(subject(2)).part(4, 1).more, 2) << "few layers are not left out";

@@ -86,6 +86,13 @@ TimedPart TimedTraining::part(int64_t rows, double flops) const {
     while (cost(part) > flops && part.context / 2 >= kShortRow * ranks) shorten(), part.rows *= 2;
   while (cost(part) > flops && part.rows > 1) part.rows = (part.rows + 1) / 2;
   while (cost(part) > flops && part.context / 2 >= kFewestTokens * ranks) shorten();
+  // The further apart the two models, the less a difference of their times errs.
+  auto deeper = [&] {
+    TimedPart of = part;
+    of.more *= 2;
+    return of;
+  };
+  while (part.more > part.few && 2 * part.more < all && cost(deeper()) <= flops) part = deeper();
   return part;
 }
 
