@@ -7,11 +7,17 @@ set(WEFT_GENERATED ${PROJECT_BINARY_DIR}/generated)
 function(weft_protobuf sources)
   cmake_parse_arguments(arg "" "DESCRIPTOR" "PROTOS" ${ARGN})
   set(outputs "")
+  # Made aside, and copied if they differ: a change of one .proto compiles nothing that includes the others' headers.
+  set(aside ${WEFT_GENERATED}/protoc)
+  set(copies "")
   foreach(proto IN LISTS arg_PROTOS)
     string(REGEX REPLACE "[.]proto$" "" name ${proto})
-    list(APPEND outputs ${WEFT_GENERATED}/${name}.pb.cc ${WEFT_GENERATED}/${name}.pb.h)
+    foreach(file IN ITEMS ${name}.pb.cc ${name}.pb.h)
+      list(APPEND outputs ${WEFT_GENERATED}/${file})
+      list(APPEND copies COMMAND ${CMAKE_COMMAND} -E copy_if_different ${aside}/${file} ${WEFT_GENERATED}/${file})
+    endforeach()
     cmake_path(GET name PARENT_PATH folder)
-    file(MAKE_DIRECTORY ${WEFT_GENERATED}/${folder})
+    file(MAKE_DIRECTORY ${WEFT_GENERATED}/${folder} ${aside}/${folder})
   endforeach()
   set(descriptor "")
   set(description "")
@@ -22,7 +28,8 @@ function(weft_protobuf sources)
   list(TRANSFORM arg_PROTOS PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE files)
   add_custom_command(
     OUTPUT ${outputs} ${description}
-    COMMAND protobuf::protoc --proto_path=${PROJECT_SOURCE_DIR} --cpp_out=${WEFT_GENERATED} ${descriptor} ${arg_PROTOS}
+    COMMAND protobuf::protoc --proto_path=${PROJECT_SOURCE_DIR} --cpp_out=${aside} ${descriptor} ${arg_PROTOS}
+    ${copies}
     DEPENDS ${files} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} VERBATIM)
   list(FILTER outputs INCLUDE REGEX "[.]cc$")
   set(${sources} ${outputs} PARENT_SCOPE)
