@@ -410,6 +410,26 @@ TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
     EXPECT_NE(width.out.find(column), std::string::npos) << column << " in " << width.out;
 }
 
+TEST_F(Ablate, ClaimsOfAStudyThatWasRun) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5 set: \"log.diagnostics_every=10\" name: \"gates\"", kArms, R"(
+claim { title: "Gates keep the loss" text: "It changes by little." part: gates paper { id: "2505.06708" } metric: "val/loss"
+  contrast { arm: "gate=head" baseline: "gate=none" } expect: equal effect: 1 }
+claim { title: "Gates calm the stream" text: "A mean over keys." part: gates paper { id: "2505.06708" } metric: "*.max_activation"
+  contrast { arm: "gate=head" baseline: "gate=none" } expect: equal effect: 0.5 relative: true }
+)"));
+  ASSERT_EQ(ablate("runs/gates").exit_code, 0);
+  const ProcessResult page = run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")});
+  ASSERT_EQ(page.exit_code, 0) << page.err;
+  for (const char* part : {"| Gates keep the loss | gates | 2505.06708 | reproduced |", "| *.max_activation |",
+                           "6 runs, 3 seeds of 2 arms", "max_activation equal within 50 %"})
+    EXPECT_NE(page.out.find(part), std::string::npos) << part << " on " << page.out;
+  EXPECT_EQ(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")}).out, page.out);
+  EXPECT_EQ(
+      nlohmann::json::parse(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs"), "--json"}).out).size(), 2u);
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  EXPECT_NE(run_weft({"claims", path("grid.txtpb")}).err.find("has no claims"), std::string::npos);
+}
+
 TEST_F(Ablate, RefusesGridsThatAreWrong) {
   const std::string tune = "seeds: 1 tune { path: \"optim.group[1].adamw.lr\" ";
   expect_refused(str(kRuns, kArms, tune, "value: \"1e-3\" value: \"2e-3\" seeds: 2 }"), {"tune has 2 values"});

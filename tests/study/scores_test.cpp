@@ -34,6 +34,7 @@ TEST(Scores, NullIsNaN) {
   EXPECT_EQ(metrics.at("val/loss@128"), 3.5);
   EXPECT_TRUE(std::isnan(metrics.at("task/mqar/accuracy")));
   EXPECT_EQ(metrics.at("task/copy/accuracy"), 0.5);
+  EXPECT_TRUE(std::isnan(metrics.at("task/mqar/accuracy/8"))) << "of the rows with 8 pairs";
   EXPECT_EQ(test::error_of([] { scores_of({R"({"validation": [{"length": 32, "loss": "much"}]})"}); },
                            {"scores of a run", "type must be number"}),
             "");

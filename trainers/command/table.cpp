@@ -1,4 +1,5 @@
 #include "trainers/command/arguments.h"
+#include "trainers/command/claims.h"
 #include "trainers/command/command.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/conformance/own_parts.h"
@@ -16,6 +17,10 @@ std::span<const Command> commands() {
        "  weft ablate gates.txtpb --dry-run\n"
        "  weft ablate gates.txtpb --jobs 2",
        define_ablate},
+      {"claims", "A page of what papers claim and what studies of small models make of it",
+       "  weft claims trainers/recipes/studies --runs runs/claims > docs/claims.md\n"
+       "  weft claims claim_gates.txtpb --runs studies --json",
+       define_claims},
       {"eval", "Validation loss of a run's checkpoint: the newest, or RUN@STEP, RUN@best",
        "  weft eval runs/shakespeare\n"
        "  weft eval runs/shakespeare@best --lengths 256,1024 --json",

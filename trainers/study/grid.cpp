@@ -55,7 +55,7 @@ GridAxis axis_of(const std::string& file, const config::Axis& in) {
 }
 
 // The arms that "gate=none,lr=1e-3" names; the first arm of an axis that is not named.
-std::vector<size_t> baseline_of(const Grid& grid, const std::string& text) {
+std::vector<size_t> arms_named(const Grid& grid, const std::string& what, const std::string& text) {
   std::vector<size_t> arms(grid.axes.size(), 0);
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size()), equals = text.find('=', begin);
@@ -65,15 +65,22 @@ std::vector<size_t> baseline_of(const Grid& grid, const std::string& text) {
     std::vector<std::string> names;
     if (found == grid.axes.end()) {
       for (const GridAxis& a : grid.axes) names.push_back(a.name);
-      config::check_choice(grid.file + ": baseline:", axis, names, "axis");
+      config::check_choice(str(grid.file, ": ", what, ":"), axis, names, "axis");
     }
     for (const GridArm& a : found->arms) names.push_back(a.name);
-    config::check_choice(str(grid.file, ": baseline: ", axis, "="), arm, names, "arm");
+    config::check_choice(str(grid.file, ": ", what, ": ", axis, "="), arm, names, "arm");
     arms[static_cast<size_t>(found - grid.axes.begin())] =
         static_cast<size_t>(std::ranges::find(found->arms, arm, &GridArm::name) - found->arms.begin());
     begin = end + 1;
   }
   return arms;
+}
+
+std::string name_of(const Grid& grid, const std::vector<size_t>& arms) {
+  std::string name;
+  for (size_t a = 0; a < arms.size(); ++a)
+    name += str(a > 0 ? "," : "", grid.axes[a].name, "=", grid.axes[a].arms[arms[a]].name);
+  return name;
 }
 
 Match match_of(const std::string& file, const config::Match& in) {
@@ -212,7 +219,7 @@ Grid read_grid(const std::string& file) {
                       "Add axis { name: \"..\" arm {..} arm {..} }.");
   check_different(file, "axis", grid.axes, [](const GridAxis& axis) { return axis.name; });
   grid.set.assign(in.set().begin(), in.set().end());
-  grid.baseline = baseline_of(grid, in.baseline());
+  grid.baseline = arms_named(grid, "baseline", in.baseline());
   grid.metrics.assign(in.compare().metric().begin(), in.compare().metric().end());
   if (grid.metrics.empty()) grid.metrics = {"val/loss"};
   check_different(file, "metric", grid.metrics, [](const std::string& metric) { return metric; });
@@ -229,7 +236,17 @@ Grid read_grid(const std::string& file) {
   grid.threads = in.has_threads() ? in.threads() : 1;
   if (grid.threads < 1) throw ConfigError(str(file, ": threads is ", grid.threads, "."), "Use 1 or more.");
   grid.keeps_optimizer = in.keep_optimizer();
+  if (in.has_minutes()) grid.minutes = in.minutes();
+  if (grid.minutes && !(*grid.minutes > 0 && std::isfinite(*grid.minutes)))
+    throw ConfigError(str(file, ": minutes is ", *grid.minutes, "."), "It is a time above 0, or is left out.");
+  grid.claims = claims_of(grid, in);
+  for (const Claim& claim : grid.claims)
+    if (std::ranges::find(grid.metrics, claim.metric) == grid.metrics.end()) grid.metrics.push_back(claim.metric);
   return grid;
+}
+
+std::string full_name(const Grid& grid, const std::string& what, const std::string& text) {
+  return name_of(grid, arms_named(grid, what, text));
 }
 
 config::Loaded config_of(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
@@ -249,9 +266,9 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
   for (bool is_done = false; !is_done;) {
     Combination one{.arms = at, .name = {}, .overrides = {"checkpoint.keep_last=1", "checkpoint.keep_best=false"}};
     one.overrides.insert(one.overrides.end(), grid.set.begin(), grid.set.end());
+    one.name = name_of(grid, at);
     for (size_t a = 0; a < at.size(); ++a) {
       const GridArm& arm = grid.axes[a].arms[at[a]];
-      one.name += str(a > 0 ? "," : "", grid.axes[a].name, "=", arm.name);
       one.overrides.insert(one.overrides.end(), arm.set.begin(), arm.set.end());
     }
     for (const std::string& override : one.overrides)
@@ -275,11 +292,17 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
     is_done = axis == 0;
   }
   const Combination& baseline = arms.all[arms.baseline];
+  const bool is_about_speed = std::ranges::all_of(grid.metrics, [](const std::string& metric) {
+    return metric.starts_with("speed/") || metric.starts_with("memory/");
+  });
+  if (is_about_speed) return arms;  // which is no matter of the text
   for (const Combination& one : arms.all)
     if (const std::string other = other_batches(baseline.experiment, one.experiment); !other.empty())
       throw ConfigError(
           str(grid.file, ": ", baseline.name, " and ", one.name, " would see other batches: ", other, "."),
-          "Runs of a seed are compared on the same data; study other data in a grid of its own.");
+          "Runs of a seed are compared on the same data; study other data in a grid of its own. Where speed/ or "
+          "memory/ "
+          "alone is compared, arms may see other batches.");
   return arms;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "trainers/config/config.h"
+#include "trainers/study/claim.h"
 #include "trainers/study/scores.h"
 
 namespace weft::study {
@@ -47,9 +48,13 @@ struct Grid {
   Evals evals = {};
   int64_t threads = 1;
   bool keeps_optimizer = false;
+  std::vector<Claim> claims = {};
+  std::optional<double> minutes = {};  // on one core, about
 };
 // ConfigError with file, line and the word at fault.
 Grid read_grid(const std::string& file);
+// "gate=none,lr=1e-3" of the arms that a text of this form names; of axes that it leaves out, the first arm. `what` is said in errors.
+std::string full_name(const Grid& grid, const std::string& what, const std::string& text);
 
 // One arm of each axis: what the report has a row for.
 struct Combination {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/run/value_pictures.h"
+#include "weft/core/pattern.h"
 #include "weft/io/files.h"
 #include "weft/trainers/statistics.h"
 
@@ -20,7 +21,7 @@ using Json = nlohmann::ordered_json;
 Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
 
 bool has_metric(const StudyData& data, const std::string& metric) {
-  return std::ranges::any_of(data.results, [&](const auto& r) { return r && r->metrics.contains(metric); });
+  return std::ranges::any_of(data.results, [&](const auto& r) { return r && metric_of(*r, metric); });
 }
 
 std::string mean_text(const StudyData& data, size_t arm, const std::string& metric) {
@@ -54,14 +55,25 @@ io::PlotSeries series_of(const StudyData& data, size_t arm, const std::vector<st
   return series;
 }
 
+std::optional<double> metric_of(const CellResult& result, const std::string& metric) {
+  if (metric.find('*') == std::string::npos) {
+    const auto found = result.metrics.find(metric);
+    return found == result.metrics.end() ? std::nullopt : std::optional(found->second);
+  }
+  double sum = 0;
+  int64_t count = 0;
+  for (const auto& [key, value] : result.metrics)
+    if (matches_pattern(metric, key)) sum += value, ++count;
+  return count == 0 ? std::nullopt : std::optional(sum / static_cast<double>(count));
+}
+
 std::vector<double> values_of(const StudyData& data, size_t arm, const std::string& metric) {
   std::vector<double> values(data.grid.seeds.size(), std::numeric_limits<double>::quiet_NaN());
   for (size_t i = 0; i < data.cells.size(); ++i) {
     const std::optional<CellResult>& result = data.results[i];
     if (data.cells[i].combination != arm || !result || result->state != CellResult::State::complete) continue;
-    const auto found = result->metrics.find(metric);
     const auto seed = std::ranges::find(data.grid.seeds, data.cells[i].seed) - data.grid.seeds.begin();
-    if (found != result->metrics.end()) values[static_cast<size_t>(seed)] = found->second;
+    if (const auto value = metric_of(*result, metric)) values[static_cast<size_t>(seed)] = *value;
   }
   return values;
 }

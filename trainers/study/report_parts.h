@@ -29,6 +29,8 @@ std::vector<io::ReportSection> diagnostics_sections(const StudyData& data);
 // Columns as wide as their widest entry; the first is aligned to the left.
 std::string text_of(const io::ReportTable& table);
 
+// A metric of a run; of a pattern with *, such as "*.sink_rate/*", the mean of all metrics that match it.
+std::optional<double> metric_of(const CellResult& result, const std::string& metric);
 // The results of an arm that have this metric, by seed in the grid's order; NaN where a run has none.
 std::vector<double> values_of(const StudyData& data, size_t arm, const std::string& metric);
 

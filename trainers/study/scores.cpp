@@ -87,7 +87,9 @@ void add_metrics(const Scores& scores, std::map<std::string, double>& metrics) {
   for (const Scores::Task& task : scores.tasks) {
     const std::string name = str("task/", task.name, "/accuracy");
     lengths[name].insert(task.length);
-    for (const std::string& key : {name, str(name, "@", task.length)}) {
+    std::vector<std::string> keys{name, str(name, "@", task.length)};
+    if (!task.size.empty()) keys.push_back(str(name, "/", task.size.substr(0, task.size.find(' '))));
+    for (const std::string& key : keys) {
       sums[key].first += task.accuracy;
       ++sums[key].second;
     }

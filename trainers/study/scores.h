@@ -43,7 +43,8 @@ struct Scores {
 // Of what the calls printed. Error if it is not that.
 Scores scores_of(const std::vector<std::string>& answers);
 
-// "val/loss@512", "task/mqar/accuracy" (mean over lengths and sizes), and "task/mqar/accuracy@64" where there are several lengths.
+// "val/loss@512", "task/mqar/accuracy" (mean over lengths and sizes), "task/mqar/accuracy/16" (with 16 pairs), and
+// "task/mqar/accuracy@64" where there are several lengths.
 void add_metrics(const Scores& scores, std::map<std::string, double>& metrics);
 
 }  // namespace weft::study

@@ -33,7 +33,7 @@ Results results_of(const StudyData& data, const std::string& metric) {
   for (const std::optional<CellResult>& result : data.results) {
     if (!result || result->state != CellResult::State::complete) continue;
     is_any_complete = true;
-    is_known = is_known || result->metrics.contains(metric);
+    is_known = is_known || metric_of(*result, metric);
     for (const auto& [key, value] : result->metrics) keys.insert(key);
   }
   if (is_any_complete && !is_known) {

@@ -1,0 +1,135 @@
+#include "trainers/study/claim_runs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "trainers/config/grid.pb.h"
+#include "trainers/config/text_reader.h"
+#include "trainers/run/facts.h"
+#include "weft/core/error.h"
+#include "weft/io/files.h"
+#include "weft/io/metrics.h"
+
+namespace weft::study {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kMostGridBytes = uint64_t{1} << 20, kMostReportBytes = uint64_t{1} << 28;
+
+// What decides: all but words for readers and the place of the base config.
+std::string essence_of(const std::string& text, const std::string& name) {
+  config::Grid grid;
+  config::read_text(grid, text, {name, true, "", "/"}, nullptr);
+  const std::string base = grid.base();
+  grid.set_base(base.substr(base.find_last_of('/') + 1));
+  grid.clear_minutes();
+  for (config::Claim& claim : *grid.mutable_claim()) {
+    claim.clear_title(), claim.clear_text(), claim.clear_paper(), claim.clear_part();
+  }
+  return grid.SerializeAsString();
+}
+
+void require_same_grid(const Grid& grid, const std::string& file, const std::string& text) {
+  if (essence_of(text, file) == essence_of(grid.text, grid.file)) return;
+  fail(str(file, ": is another grid than ", grid.file, ", or has other rules for its claims"),
+       "run weft ablate on the grid with another --out: a rule that is changed after the runs decides nothing");
+}
+
+double seconds_of(const std::string& cells) {
+  double seconds = 0;
+  if (!io::is_folder(cells)) return 0;
+  for (const std::string& cell : io::list_folder(cells)) {
+    const std::string file = str(cells, "/", cell, "/metrics.jsonl");
+    if (!io::file_exists(file)) continue;
+    const std::vector<io::MetricsRecord> records = io::apply_rewinds(io::read_metrics(file));
+    if (!records.empty()) seconds += records.back().time_s;
+  }
+  return seconds;
+}
+
+// Processor, threads, kernels and memory, without the name of the host.
+std::string machine_of(const std::string& cells) {
+  if (!io::is_folder(cells)) return {};
+  for (const std::string& cell : io::list_folder(cells)) {
+    const std::string file = str(cells, "/", cell, "/environment.txtpb");
+    if (!io::file_exists(file)) continue;
+    const train::Facts facts = train::run_facts(config::Experiment(), io::read_file(file, kMostGridBytes));
+    for (const auto& [name, value] : facts)
+      if (name == "machine") return value.substr(value.find(": ") + 2);
+  }
+  return {};
+}
+
+std::vector<std::string> overrides_in(const std::string& text) {
+  constexpr std::string_view kMark = "# --set ";  // as weft ablate writes it
+  std::vector<std::string> set;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    if (text.compare(begin, kMark.size(), kMark) == 0)
+      set.push_back(text.substr(begin + kMark.size(), end - begin - kMark.size()));
+    begin = end + 1;
+  }
+  return set;
+}
+
+std::vector<double> values_of(const Grid& grid, const Json& runs) {
+  std::vector<double> values;
+  for (const Json& run : runs) {
+    if (values.size() >= grid.seeds.size() || run.at("seed").get<int64_t>() != grid.seeds[values.size()])
+      throw std::invalid_argument("its runs have other seeds than the grid");
+    const Json& value = run.at("value");
+    values.push_back(value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>());
+  }
+  if (values.size() != grid.seeds.size()) throw std::invalid_argument("it has fewer seeds than the grid");
+  return values;
+}
+
+void read_report(const Grid& grid, const Json& report, ClaimRuns& runs) {
+  if (report.at("study").get<std::string>() != grid.name) throw std::invalid_argument("it is of another study");
+  runs.num_complete = report.at("complete").get<int64_t>();
+  const auto missing = report.at("not_run").get<int64_t>();
+  for (const Json& lost : report.at("lost"))
+    runs.lost.push_back(str(lost.at("run").get<std::string>(), ": ", lost.at("why").get<std::string>()));
+  runs.num_runs = runs.num_complete + missing + std::ssize(runs.lost);
+  runs.state = missing > 0 ? ClaimRuns::State::unfinished : ClaimRuns::State::complete;
+  for (const Json& arm : report.at("arms")) {
+    ClaimRuns::Arm& one = runs.arms[arm.at("arm").get<std::string>()];
+    one.params = arm.at("parameters").get<int64_t>(), one.tokens = arm.at("tokens").get<int64_t>();
+  }
+  for (const Json& metric : report.at("metrics"))
+    for (const Json& arm : metric.at("arms"))
+      runs.arms[arm.at("arm").get<std::string>()].values[metric.at("metric").get<std::string>()] =
+          values_of(grid, arm.at("runs"));
+  for (const Claim& claim : grid.claims)
+    for (const Contrast& contrast : claim.contrasts)
+      for (const std::string& name : {contrast.arm, contrast.baseline})
+        if (const auto arm = runs.arms.find(name); arm == runs.arms.end() || !arm->second.values.contains(claim.metric))
+          throw std::invalid_argument(str("it has no ", claim.metric, " of ", name));
+}
+
+}  // namespace
+
+ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
+  ClaimRuns runs;
+  const std::string grid_file = folder + "/grid.txtpb", report_file = folder + "/report.json";
+  if (!io::file_exists(grid_file)) return runs;
+  const std::string text = io::read_file(grid_file, kMostGridBytes);
+  require_same_grid(grid, grid_file, text);
+  runs.set = overrides_in(text);
+  if (!io::file_exists(report_file)) return runs;  // killed before its first report
+  try {
+    read_report(grid, Json::parse(io::read_file(report_file, kMostReportBytes)), runs);
+  } catch (const Error&) { throw; } catch (const std::exception& e) {  // of JSON, or of what is in it
+    fail(str(report_file, ": is not the report of ", grid.file, ": ", std::string_view(e.what())),
+         "run weft ablate again: it writes the report anew from the results that are there");
+  }
+  runs.machine = machine_of(folder + "/cells");
+  runs.training_s = seconds_of(folder + "/cells") + seconds_of(folder + "/tuning/cells");
+  return runs;
+}
+
+}  // namespace weft::study
