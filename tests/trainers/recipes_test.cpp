@@ -44,9 +44,7 @@ int train_recipes(const std::string& folder, const std::function<std::string(con
   return count;
 }
 TEST_F(Recipes, Train) {
-  auto in = [this](const std::string& name) { return path(name); };
-  EXPECT_GE(train_recipes(WEFT_RECIPES, in), 2);
-  EXPECT_GE(train_recipes(WEFT_RECIPES "/claims", in), 22);
+  EXPECT_GE(train_recipes(WEFT_RECIPES, [this](const std::string& name) { return path(name); }), 5);
 }
 TEST_F(Recipes, OfTasksTrain) {
   for (const auto& entry : fs::directory_iterator(WEFT_RECIPES "/tasks")) {
@@ -69,11 +67,7 @@ TEST_F(Recipes, OfStudiesSayWhatTheyNeed) {
     EXPECT_EQ(result.exit_code, 0) << result.err;
     EXPECT_NE(result.out.find("cache/token"), std::string::npos) << result.out;
   }
-  EXPECT_GE(count, 5);
+  EXPECT_GE(count, 15);
 }
-TEST_F(Recipes, OfANightTrain) {
-  EXPECT_GE(train_recipes(WEFT_RECIPES "/overnight", [this](const std::string& name) { return path(name); }), 22);
-}
-
 }  // namespace
 }  // namespace weft
