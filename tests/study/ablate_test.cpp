@@ -420,8 +420,8 @@ claim { title: "Gates calm the stream" text: "A mean over keys." part: gates pap
   ASSERT_EQ(ablate("runs/gates").exit_code, 0);
   const ProcessResult page = run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")});
   ASSERT_EQ(page.exit_code, 0) << page.err;
-  for (const char* part : {"| Gates keep the loss | gates | 2505.06708 | reproduced |", "| *.max_activation |",
-                           "6 runs, 3 seeds of 2 arms", "max_activation equal within 50 %"})
+  for (const char* part : {"| Gates keep the loss | gates | 2505.06708 | reproduced |", "| `*.max_activation` |",
+                           "6 runs, 3 seeds of 2 arms", "max_activation` equal within 50 %"})
     EXPECT_NE(page.out.find(part), std::string::npos) << part << " on " << page.out;
   EXPECT_EQ(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")}).out, page.out);
   EXPECT_EQ(

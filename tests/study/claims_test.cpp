@@ -149,11 +149,11 @@ TEST_F(Claims, ThePageHasOursBesideThePapers) {
   io::make_folders(path("runs/done/cells/a"));
   write("runs/done/cells/a/environment.txtpb", "host: \"secret\" processor: \"Some CPU\" threads: 2");
   const ClaimsPage first = page({"done"});
-  expect_on(first.text,
-            {"| Gates help | gates | 2505.06708 | reproduced |", "6.026 and 5.761 | 15B | 400B | not said",
-             "1.8000 +- 0.5100 | 2.0000 +- 0.5000 | -0.2000 | [-0.2248, -0.1752]",
-             "Rule: val/loss lower by at least 0.1. **Reproduced.**", "1000 to 1010 parameters", "5120 training tokens",
-             "on Some CPU, 2 threads", "--set data.train.path=text.txt", "1 reproduced, 0 not reproduced"});
+  expect_on(first.text, {"| Gates help | gates | 2505.06708 | reproduced |", "6.026 and 5.761 | 15B | 400B | not said",
+                         "1.8000 +- 0.5100 | 2.0000 +- 0.5000 | -0.2000 | [-0.2248, -0.1752]",
+                         "Rule: `val/loss` lower by at least 0.1. **Reproduced.**", "1000 to 1010 parameters",
+                         "5120 training tokens", "on Some CPU, 2 threads", "--set data.train.path=text.txt",
+                         "1 reproduced, 0 not reproduced"});
   EXPECT_EQ(first.text.find("somebody"), std::string::npos) << "folders of one machine are left out";
   EXPECT_EQ(first.text.find("secret"), std::string::npos);
   const ClaimsPage second = page({"done"});

@@ -106,7 +106,7 @@ std::string contrasts_text(const Entry& entry) {
   const Study& study = *entry.study;
   const Claim& claim = *entry.claim;
   std::string text = fmt::format(
-      "| arm | baseline | {} | of the baseline | difference | interval, {:g} % | Holm p | verdict |\n"
+      "| arm | baseline | `{}` | of the baseline | difference | interval, {:g} % | Holm p | verdict |\n"
       "|---|---|---|---|---|---|---|---|\n",
       claim.metric, 100 * study.grid.confidence);
   for (size_t c = 0; c < claim.contrasts.size(); ++c) {
@@ -133,7 +133,7 @@ std::string claim_text(const Entry& entry) {
   const Claim& claim = *entry.claim;
   std::string verdict = entry.verdict;
   verdict[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(verdict[0])));
-  return fmt::format("### {}\n\n{}\n\n{}\nRule: {} {}. **{}.** Study `{}`.\n\n{}", claim.title, claim.text,
+  return fmt::format("### {}\n\n{}\n\n{}\nRule: `{}` {}. **{}.** Study `{}`.\n\n{}", claim.title, claim.text,
                      papers_text(claim), claim.metric, rule_text(claim), verdict, entry.study->grid.name,
                      contrasts_text(entry));
 }
