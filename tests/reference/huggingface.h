@@ -1,4 +1,4 @@
-// Llama, Qwen-2, Qwen-3, Qwen3-Next and GPT-2 as transformers compute them, in float64 and plain loops, from tensors with their names and layouts.
+// Llama, Qwen-2, Qwen-3, Qwen3-Next, Kimi-Linear and GPT-2 as transformers compute them, in float64 and plain loops, from tensors with their names and layouts.
 #pragma once
 
 #include <cmath>
@@ -11,13 +11,15 @@
 namespace weft::reference {
 
 struct HfModel {
-  std::string family = "llama";  // or qwen2, qwen3, qwen3_next, gpt2
+  std::string family = "llama";  // or qwen2, qwen3, qwen3_next, kimi_linear, gpt2
   int64_t vocab = 37, dim = 16, layers = 2, heads = 4, kv_heads = 2, head_dim = 6, ffn = 20, positions = 24;
   double eps = 1e-5, theta = 500;
   bool is_tied = false;
-  std::vector<bool> is_linear = {};  // of each layer of qwen3_next: Gated DeltaNet, with these heads and widths
+  // Of each layer of qwen3_next: Gated DeltaNet, with these heads and widths; of kimi_linear: Kimi Delta Attention, value_heads of key_dim.
+  std::vector<bool> is_linear = {};
   int64_t key_heads = 2, value_heads = 4, key_dim = 3, value_dim = 5, kernel = 4;
-  int64_t rotated = 0;                // features of a head; 0: all
+  int64_t rotated = 0;  // features of a head; 0: all. Of kimi_linear: those of the key that heads share, not rotated
+  int64_t kv_rank = 5, q_rank = 0;    // of kimi_linear; 0: queries are made from the layer's input
   std::vector<int64_t> windows = {};  // of each layer, 0: none
   double llama3_factor = 0;           // 0: no scaling; with low 1, high 4, original context 16
   std::map<std::string, std::vector<double>> tensors = {};
@@ -25,7 +27,8 @@ struct HfModel {
 
   bool is_gpt2() const { return family == "gpt2"; }
   bool is_next() const { return family == "qwen3_next"; }
-  bool is_linear_layer(int64_t i) const { return is_next() && is_linear[size(i)]; }
+  bool is_kimi() const { return family == "kimi_linear"; }
+  bool is_linear_layer(int64_t i) const { return (is_next() || is_kimi()) && is_linear[size(i)]; }
 
   std::vector<double> logits(const std::vector<int32_t>& ids) const {
     const auto T = static_cast<int64_t>(ids.size());
@@ -66,7 +69,8 @@ struct HfModel {
     return linear(x, in, at(name + ".weight"), out, bias(name), is_gpt2());
   }
 
-  Numbers norm(const Numbers& x, int64_t width, const std::string& name) const {
+  Numbers norm(const Numbers& x, int64_t width, const std::string& name) const { return norm(x, width, name, eps); }
+  Numbers norm(const Numbers& x, int64_t width, const std::string& name, double added) const {
     const Numbers &w = at(name + ".weight"), b = bias(name);
     Numbers y = x;
     for (int64_t r = 0; r < static_cast<int64_t>(x.size()) / width; ++r) {
@@ -77,7 +81,7 @@ struct HfModel {
         square += std::pow(x[size(r * width + c)] - mean, 2) / static_cast<double>(width);
       for (int64_t c = 0; c < width; ++c)
         y[size(r * width + c)] =
-            (x[size(r * width + c)] - mean) / std::sqrt(square + eps) * (w[size(c)] + (is_next() ? 1 : 0)) +
+            (x[size(r * width + c)] - mean) / std::sqrt(square + added) * (w[size(c)] + (is_next() ? 1 : 0)) +
             (b.empty() ? 0 : b[size(c)]);
     }
     return y;
@@ -105,7 +109,10 @@ struct HfModel {
         }
   }
 
-  Numbers attention(const Numbers& q, const Numbers& k, const Numbers& v, int64_t T, int64_t window) const {
+  // `width`: of queries and keys, where it is not head_dim.
+  Numbers attention(const Numbers& q, const Numbers& k, const Numbers& v, int64_t T, int64_t window,
+                    int64_t width = 0) const {
+    const int64_t key_width = width > 0 ? width : head_dim;
     Numbers out(size(T * heads * head_dim), 0.0);
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t g = h * kv_heads / heads;
@@ -115,9 +122,9 @@ struct HfModel {
         double sum = 0;
         for (int64_t s = first; s <= t; ++s) {
           double dot = 0;
-          for (int64_t c = 0; c < head_dim; ++c)
-            dot += q[size((t * heads + h) * head_dim + c)] * k[size((s * kv_heads + g) * head_dim + c)];
-          weights.push_back(std::exp(dot / std::sqrt(static_cast<double>(head_dim))));
+          for (int64_t c = 0; c < key_width; ++c)
+            dot += q[size((t * heads + h) * key_width + c)] * k[size((s * kv_heads + g) * key_width + c)];
+          weights.push_back(std::exp(dot / std::sqrt(static_cast<double>(key_width))));
           sum += weights.back();
         }
         for (int64_t s = first; s <= t; ++s)
@@ -137,6 +144,9 @@ struct HfModel {
       const Numbers all = named(h, dim, at + "attn.c_attn", 3 * dim);
       for (int64_t t = 0; t < T; ++t)
         for (int64_t c = 0; c < 3 * dim; ++c) (c < dim ? q : c < 2 * dim ? k : v).push_back(all[size(t * 3 * dim + c)]);
+    } else if (is_kimi()) {
+      const std::string part = at + "self_attn.";
+      return feed_forward(x, at, is_linear_layer(i) ? kimi_delta(h, T, part) : latent(h, T, part));
     } else if (is_linear_layer(i)) {
       return feed_forward(x, at, delta_rule(h, T, at + "linear_attn."));
     } else {
@@ -235,6 +245,85 @@ struct HfModel {
     }
     return named(out, H * V, at + "out_proj", dim);
   }
+
+  // Latent attention without positions. Per head, kv_b_proj gives its keys and then its values, and q_proj its queries for these keys and
+  // then those for the key that heads share.
+  Numbers latent(const Numbers& h, int64_t T, const std::string& at) const {
+    const int64_t H = heads, N = head_dim, R = rotated, C = kv_rank, W = N + R;
+    constexpr double kEps = 1e-6;
+    const Numbers down = named(h, dim, at + "kv_a_proj_with_mqa", C + R);
+    Numbers c(size(T * C)), k(size(T * H * W)), v(size(T * H * N));
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t j = 0; j < C; ++j) c[size(t * C + j)] = down[size(t * (C + R) + j)];
+    const Numbers both = named(norm(c, C, at + "kv_a_layernorm", kEps), C, at + "kv_b_proj", 2 * H * N);
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t head = 0; head < H; ++head) {
+        for (int64_t j = 0; j < N; ++j) {
+          k[size((t * H + head) * W + j)] = both[size((t * H + head) * 2 * N + j)];
+          v[size((t * H + head) * N + j)] = both[size((t * H + head) * 2 * N + N + j)];
+        }
+        for (int64_t j = 0; j < R; ++j) k[size((t * H + head) * W + N + j)] = down[size(t * (C + R) + C + j)];
+      }
+    const Numbers q = q_rank == 0
+                          ? named(h, dim, at + "q_proj", H * W)
+                          : named(norm(named(h, dim, at + "q_a_proj", q_rank), q_rank, at + "q_a_layernorm", kEps),
+                                  q_rank, at + "q_b_proj", H * W);
+    return named(attention(q, k, v, T, 0, W), H * N, at + "o_proj", dim);
+  }
+
+  // y_t = sum_j taps_j x_(t-j), the last tap of the newest token, and silu of it.
+  Numbers convolved(const Numbers& x, int64_t T, int64_t channels, const std::string& name) const {
+    const Numbers& taps = at(name + ".weight");
+    Numbers y(size(T * channels));
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (int64_t j = 0; j < kernel && j <= t; ++j)
+          sum += taps[size(c * kernel + kernel - 1 - j)] * x[size((t - j) * channels + c)];
+        y[size(t * channels + c)] = sum * sigmoid(sum);
+      }
+    return y;
+  }
+
+  // Kimi Delta Attention: S_t = (1 - b k k^T) diag(a) S_(t-1) + b k v^T with a decay per channel of the keys, and a low-rank gate.
+  Numbers kimi_delta(const Numbers& h, int64_t T, const std::string& at) const {
+    const int64_t H = value_heads, K = key_dim, C = H * K;
+    auto projected = [&](const char* what) {
+      return convolved(named(h, dim, at + what + "_proj", C), T, C, at + what + "_conv1d");
+    };
+    const Numbers q = projected("q"), k = projected("k"), v = projected("v");
+    const Numbers strength = named(h, dim, at + "b_proj", H);
+    const Numbers forget = named(named(h, dim, at + "f_a_proj", K), K, at + "f_b_proj", C);
+    const Numbers gate = named(named(h, dim, at + "g_a_proj", K), K, at + "g_b_proj", C);
+    const Numbers &rate = this->at(at + "A_log"), &step = this->at(at + "dt_bias");
+    Numbers out(size(T * C));
+    for (int64_t head = 0; head < H; ++head) {
+      Numbers state(size(K * K), 0.0);
+      for (int64_t t = 0; t < T; ++t) {
+        auto in_head = [&](int64_t c) { return size(t * C + head * K + c); };
+        double qq = 1e-6, kk = 1e-6;
+        for (int64_t c = 0; c < K; ++c) qq += q[in_head(c)] * q[in_head(c)], kk += k[in_head(c)] * k[in_head(c)];
+        for (int64_t c = 0; c < K; ++c) {
+          const double softplus = std::log1p(std::exp(forget[in_head(c)] + step[size(head * K + c)]));
+          for (int64_t d = 0; d < K; ++d) state[size(c * K + d)] *= std::exp(-std::exp(rate[size(head)]) * softplus);
+        }
+        for (int64_t d = 0; d < K; ++d) {
+          double old = 0, y = 0;
+          for (int64_t c = 0; c < K; ++c) old += state[size(c * K + d)] * k[in_head(c)] / std::sqrt(kk);
+          const double write = sigmoid(strength[size(t * H + head)]) * (v[in_head(d)] - old);
+          for (int64_t c = 0; c < K; ++c) {
+            state[size(c * K + d)] += k[in_head(c)] / std::sqrt(kk) * write;
+            y += q[in_head(c)] / std::sqrt(qq * static_cast<double>(K)) * state[size(c * K + d)];
+          }
+          out[in_head(d)] = y;
+        }
+      }
+    }
+    Numbers normed = norm(out, K, at + "o_norm");
+    for (size_t i = 0; i < normed.size(); ++i) normed[i] *= sigmoid(gate[i]);
+    return named(normed, C, at + "o_proj", dim);
+  }
+
   static void add(Numbers& x, const Numbers& y) {
     for (size_t n = 0; n < x.size(); ++n) x[n] += y[n];
   }

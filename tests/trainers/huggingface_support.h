@@ -1,13 +1,20 @@
 // Tiny Hugging Face folders with random weights, written by the tests themselves.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "tests/io/temp_folder.h"
 #include "tests/reference/huggingface.h"
 #include "tests/support/random.h"
+#include "trainers/console/console.h"
+#include "trainers/run/session.h"
+#include "weft/core/parallel.h"
 #include "weft/io/files.h"
 #include "weft/io/safetensors.h"
 
@@ -43,6 +50,31 @@ inline std::vector<std::pair<std::string, std::vector<int64_t>>> hf_shapes(const
     }
     add(at + "input_layernorm", {D}), add(at + "post_attention_layernorm", {D});
     add(at + "mlp.gate_proj", {F, D}), add(at + "mlp.up_proj", {F, D}), add(at + "mlp.down_proj", {D, F});
+    if (m.is_kimi()) {
+      const std::string self = at + "self_attn.";
+      if (m.is_linear_layer(i)) {
+        const int64_t K = m.key_dim, C = m.value_heads * K;
+        for (const char* what : {"q", "k", "v"}) {
+          add(self + what + "_proj", {C, D});
+          add(self + what + "_conv1d", {C, 1, m.kernel});
+        }
+        add(self + "b_proj", {m.value_heads, D}), add(self + "o_norm", {K}), add(self + "o_proj", {D, C});
+        add(self + "f_a_proj", {K, D}), add(self + "f_b_proj", {C, K});
+        add(self + "g_a_proj", {K, D}), add(self + "g_b_proj", {C, K});
+        out.push_back({self + "A_log", {1, 1, m.value_heads, 1}}), out.push_back({self + "dt_bias", {C}});
+        continue;
+      }
+      const int64_t W = m.heads * (m.head_dim + m.rotated);
+      add(self + "kv_a_proj_with_mqa", {m.kv_rank + m.rotated, D}), add(self + "kv_a_layernorm", {m.kv_rank});
+      add(self + "kv_b_proj", {2 * m.heads * m.head_dim, m.kv_rank}), add(self + "o_proj", {D, m.heads * m.head_dim});
+      if (m.q_rank == 0) {
+        add(self + "q_proj", {W, D});
+        continue;
+      }
+      add(self + "q_a_proj", {m.q_rank, D}), add(self + "q_a_layernorm", {m.q_rank});
+      add(self + "q_b_proj", {W, m.q_rank});
+      continue;
+    }
     if (m.is_linear_layer(i)) {
       const int64_t G = m.key_heads * m.key_dim, V = m.value_heads * m.value_dim, H = m.value_heads;
       add(at + "linear_attn.in_proj_qkvz", {2 * G + 2 * V, D}), add(at + "linear_attn.in_proj_ba", {2 * H, D});
@@ -72,6 +104,32 @@ inline Json hf_config(const reference::HfModel& m, bool has_input_bias) {
             {"activation_function", "gelu_new"},
             {"layer_norm_epsilon", m.eps},
             {"tie_word_embeddings", m.is_tied}};
+  if (m.is_kimi()) {
+    Json types = Json::array(), dense = Json::array();
+    for (int64_t i = 0; i < m.layers; ++i) {
+      types.push_back(m.is_linear_layer(i) ? "linear_attention" : "full_attention");
+      dense.push_back("dense");
+    }
+    return {{"model_type", "kimi_linear"},
+            {"vocab_size", m.vocab},
+            {"hidden_size", m.dim},
+            {"intermediate_size", m.ffn},
+            {"num_hidden_layers", m.layers},
+            {"num_attention_heads", m.heads},
+            {"num_key_value_heads", m.heads},
+            {"q_lora_rank", m.q_rank > 0 ? Json(m.q_rank) : Json()},
+            {"kv_lora_rank", m.kv_rank},
+            {"qk_nope_head_dim", m.head_dim},
+            {"qk_rope_head_dim", m.rotated},
+            {"v_head_dim", m.head_dim},
+            {"linear_num_heads", m.value_heads},
+            {"linear_head_dim", m.key_dim},
+            {"linear_conv_kernel_dim", m.kernel},
+            {"layer_types", types},
+            {"mlp_layer_types", dense},
+            {"model_max_length", m.positions},
+            {"rms_norm_eps", m.eps}};
+  }
   Json out{{"model_type", m.family},
            {"vocab_size", m.vocab},
            {"hidden_size", m.dim},
@@ -151,5 +209,31 @@ struct HfFolder {
     io::write_file_atomically(path + "/model.safetensors.index.json", Json{{"weight_map", map}}.dump(1));
   }
 };
+
+class HuggingFace : public ::testing::Test {
+ protected:
+  void SetUp() override { set_num_threads(1); }
+  TempFolder temp_;
+};
+
+inline const std::vector<int32_t> kIds = {3, 0, 36, 7, 7, 12, 1, 30, 25, 3, 2, 19, 8, 33, 5, 11, 6};
+
+inline train::LoadedRun load_quietly(const std::string& run) {
+  cli::Console quiet(cli::Verbosity::quiet, false);
+  return train::load_run(run, {}, quiet, {});
+}
+
+inline std::vector<float> logits_of(const std::string& run, const std::vector<int32_t>& ids) {
+  train::LoadedRun loaded = load_quietly(run);
+  const auto count = static_cast<int64_t>(ids.size());
+  Tokens tokens(plain_tokens(1, count, 0));
+  return loaded.model->logits(Tensor::from(std::span<const int32_t>(ids), {1, count}), tokens).to_vector<float>();
+}
+
+inline void expect_same(const std::vector<float>& got, const std::vector<float>& wanted, float slack,
+                        const std::string& what) {
+  ASSERT_EQ(got.size(), wanted.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_LE(std::abs(got[i] - wanted[i]), slack) << what << " at " << i;
+}
 
 }  // namespace weft::test

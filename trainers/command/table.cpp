@@ -45,7 +45,7 @@ std::span<const Command> commands() {
        "  weft data tokenize corpus.jsonl --out data/corpus --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
        "  weft data check 'data/corpus_*.bin' --vocab 50257",
        define_data},
-      {"import", "Make a run of a Hugging Face folder: Llama, Qwen-2, Qwen-3, Qwen3-Next or GPT-2",
+      {"import", "Make a run of a Hugging Face folder: Llama, Qwen-2, Qwen-3, Qwen3-Next, Kimi-Linear or GPT-2",
        "  weft import models/qwen3 --out runs/qwen3\n"
        "  weft import models/gpt2 --out runs/gpt2 --partial --json",
        define_import},

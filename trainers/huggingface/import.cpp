@@ -48,9 +48,12 @@ struct Mapping {
 // With the prefix, or without it in the folder of a bare model.
 std::string name_in(const Folder& folder, Family family, const std::string& name) {
   const std::string_view prefix = prefix_of(family);
-  if (folder.find(name) || !name.starts_with(prefix)) return name;
-  const std::string bare = name.substr(prefix.size());
-  return folder.find(bare) ? bare : name;
+  for (const std::string& form : {name, other_name(family, name)}) {
+    if (form.empty() || folder.find(form)) return form.empty() ? name : form;
+    const std::string bare = form.starts_with(prefix) ? form.substr(prefix.size()) : form;
+    if (folder.find(bare)) return bare;
+  }
+  return name;
 }
 
 Mapping map_tensors(const Folder& folder, const ModelConfig& config, const config::Model& resolved,
@@ -61,6 +64,11 @@ Mapping map_tensors(const Folder& folder, const ModelConfig& config, const confi
     const std::optional<Place> place = place_of(config.family, resolved, ours.name);
     if (!place) {
       out.report.missing.push_back(ours.name);
+      continue;
+    }
+    if (place->is_constant) {
+      out.report.loaded.push_back(ours.name);
+      out.taken.push_back({ours.name, "", *place});
       continue;
     }
     const std::string theirs = name_in(folder, config.family, place->name);
@@ -84,14 +92,18 @@ Mapping map_tensors(const Folder& folder, const ModelConfig& config, const confi
 }
 
 // Our part of their tensor, in our order.
-Tensor taken_from(const Tensor& theirs, const Place& place, const Shape& ours) {
+Tensor taken_from(const Folder& folder, const Mapping::Pair& pair, const Shape& ours) {
+  const Place& place = pair.place;
+  if (place.is_constant) return Tensor::full(ours, place.added, kF32, Device::cpu());
+  const Tensor theirs = folder.load(pair.theirs);
   Tensor out = Tensor::empty(ours, kF32, Device::cpu());
   const float* from = theirs.data<float>();
   float* to = out.mutable_data<float>();
   const int64_t rows = ours[0], columns = ours.num_elements() / std::max<int64_t>(rows, 1);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c)
-      to[r * columns + c] = from[place.index(r, c, rows, columns)] + static_cast<float>(place.added);
+      to[r * columns + c] =
+          static_cast<float>(place.factor * static_cast<double>(from[place.index(r, c, rows, columns)]) + place.added);
   return out;
 }
 
@@ -124,6 +136,20 @@ std::string plain_name(const std::string& path) {
     if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.') c = '-';
   while (!name.empty() && name[0] == '.') name.erase(0, 1);
   return name.empty() ? "imported" : name;
+}
+
+// A tied model has one table; transformers ignores the second one where it is the same, and does not tie where it is another.
+void require_one_table(const Folder& folder, const ModelConfig& config) {
+  if (!config.model.embedding().tied() || !folder.find("lm_head.weight")) return;
+  const Place table = *place_of(config.family, config.model, "embedding.weight");
+  const std::string name = name_in(folder, config.family, table.name);
+  if (!folder.find(name)) return;  // said with the others that are missing
+  const Tensor a = folder.load(name), b = folder.load("lm_head.weight");
+  const bool is_same = a.shape() == b.shape() && a.to_vector<float>() == b.to_vector<float>();
+  WEFT_CHECK(
+      is_same,
+      str(folder.file(kConfigName), ": tie_word_embeddings is true, and lm_head.weight is another table than ", name),
+      "set tie_word_embeddings to false, or remove lm_head.weight");
 }
 
 config::Loaded run_config(const Folder& folder, const ModelConfig& model, const ImportOptions& options,
@@ -173,14 +199,14 @@ Imported import_folder(const ImportOptions& options) {
   WEFT_CHECK(!out.report.loaded.empty(), str(options.folder, ": no tensor of it fits the model: ", out.report),
              "give a folder whose names are those of transformers");
   train::check_size(model_options);
+  require_one_table(folder, model_config);
 
   LanguageModel model(model_options, Rng(static_cast<uint64_t>(config.experiment.seed()))["model"]);
   std::map<std::string, Param*> params;
   for (const NamedParam& p : model.params()) params.emplace(p.name, p.param);
   for (const Mapping::Pair& pair : mapping.taken) {
     Param& param = *params.at(pair.ours);
-    param.set_value(
-        ops::to(taken_from(folder.load(pair.theirs), pair.place, param.value().shape()), param.value().device()));
+    param.set_value(ops::to(taken_from(folder, pair, param.value().shape()), param.value().device()));
   }
   out.num_params = model.num_params();
 

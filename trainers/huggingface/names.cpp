@@ -5,6 +5,7 @@
 #include <span>
 
 #include "trainers/config/pattern.h"
+#include "trainers/huggingface/kimi.h"
 
 namespace weft::huggingface {
 
@@ -109,20 +110,35 @@ std::string_view name_of(Family family) {
     case Family::qwen2: return "qwen2";
     case Family::qwen3: return "qwen3";
     case Family::qwen3_next: return "qwen3_next";
+    case Family::kimi_linear: return "kimi_linear";
     case Family::gpt2: return "gpt2";
   }
   return "";
 }
 
 config::Delta completed(const config::Delta& delta, int64_t dim) {
+  const bool is_per_head = delta.decay() == config::DeltaDecay::head;
   config::Delta out = delta;
   if (!out.has_key_heads()) out.set_key_heads(out.heads());
-  if (!out.has_head_dim()) out.set_head_dim(3 * dim / 4 / out.heads());
-  if (!out.has_value_dim()) out.set_value_dim(2 * out.head_dim());
+  if (!out.has_head_dim()) out.set_head_dim((is_per_head ? 3 * dim / 4 : dim) / out.heads());
+  if (!out.has_value_dim()) out.set_value_dim(is_per_head ? 2 * out.head_dim() : out.head_dim());
   return out;
 }
 
+config::Mla completed(const config::Mla& mla, int64_t dim) {
+  config::Mla out = mla;
+  if (!out.has_head_dim()) out.set_head_dim(dim / out.heads());
+  if (!out.has_rope_dim()) out.set_rope_dim(std::max<int64_t>(out.head_dim() / 2 / 2 * 2, 2));
+  if (!out.has_kv_rank()) out.set_kv_rank(2 * out.head_dim());
+  return out;
+}
+
+std::optional<Place> llama_layer_place(std::string_view in_layer, const std::string& prefix) {
+  return find(kLlamaLayer, in_layer, prefix);
+}
+
 std::vector<int64_t> Place::shape(const std::vector<int64_t>& ours) const {
+  if (!reshaped.empty()) return reshaped;
   std::vector<int64_t> out = ours;
   if (out.empty()) return out;
   if (stride > 0) out[0] = groups * stride;
@@ -151,14 +167,23 @@ std::optional<Place> place_of(Family family, const config::Model& model, std::st
   const std::string_view in_layer = ours.substr(dot + 1);
   if (is_gpt2) return gpt2_place(model, in_layer, "transformer.h." + layer + ".");
   const std::string prefix = "model.layers." + layer + ".";
-  if (family != Family::qwen3_next) return find(kLlamaLayer, in_layer, prefix);
+  if (family != Family::qwen3_next && family != Family::kimi_linear) return find(kLlamaLayer, in_layer, prefix);
   const std::vector<int> mixers = config::layer_mixers(model);
   size_t number = 0;
   std::from_chars(layer.data(), layer.data() + layer.size(), number);
-  return next_place(model, model.mixer(mixers[number % mixers.size()]), in_layer, prefix);
+  const config::Mixer& mixer = model.mixer(mixers[number % mixers.size()]);
+  return family == Family::kimi_linear ? kimi_place(model, mixer, in_layer, prefix)
+                                       : next_place(model, mixer, in_layer, prefix);
 }
 
 std::string_view prefix_of(Family family) { return family == Family::gpt2 ? "transformer." : "model."; }
+
+// transformers renames Kimi-Linear's experts when it saves a folder, and networks without experts with them.
+std::string other_name(Family family, const std::string& theirs) {
+  constexpr std::string_view kOurs = ".mlp.";
+  const size_t at = family == Family::kimi_linear ? theirs.find(kOurs) : std::string::npos;
+  return at == std::string::npos ? "" : std::string(theirs).replace(at, kOurs.size(), ".block_sparse_moe.");
+}
 
 bool is_ignored(Family family, std::string_view theirs, bool has_tied_embedding) {
   if (theirs == "lm_head.weight") return has_tied_embedding;

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/huggingface/json_fields.h"
+#include "trainers/huggingface/kimi.h"
 #include "trainers/huggingface/model_config.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
@@ -16,7 +17,7 @@ using nlohmann::json;
 constexpr int64_t kMaxSize = 1 << 24;  // of a width; the tensors of a file are looked at before anything is made
 constexpr int64_t kMaxLayers = 65536;
 
-// Of all but gpt2, where config.json leaves a field out.
+// Of those that are made after llama, where config.json leaves a field out.
 struct Defaults {
   int64_t vocab, ffn, kv_heads, head_dim, positions;  // 0: heads; dim / heads
 };
@@ -26,6 +27,7 @@ Defaults defaults_of(Family family) {
     case Family::qwen2: return {151936, 22016, 32, 0, 32768};
     case Family::qwen3: return {151936, 22016, 32, 128, 32768};
     case Family::qwen3_next: return {151936, 5632, 2, 256, 32768};
+    case Family::kimi_linear:
     case Family::gpt2: break;
   }
   return {};
@@ -294,8 +296,10 @@ Family family_of(JsonFields& fields) {
   const std::string type = fields.text("model_type", "");
   for (Family family : kFamilies)
     if (name_of(family) == type) return family;
-  fail(str(fields.where(), ": model_type is \"", data::show_utf8(type), "\", which Weft does not import"),
-       "known are llama, qwen2, qwen3, qwen3_next and gpt2");
+  const bool has_experts = type.ends_with("_moe") || type == "mixtral" || type.starts_with("deepseek_v");
+  fail(str(fields.where(), ": model_type is \"", data::show_utf8(type), "\", which Weft does not import",
+           has_experts ? ": its feed-forward networks have experts" : ""),
+       "known are llama, qwen2, qwen3, qwen3_next, kimi_linear and gpt2");
 }
 
 }  // namespace
@@ -307,6 +311,7 @@ ModelConfig read_model(const json& config, const std::string& where) {
   WEFT_CHECK(!quantised, str(where, ": has a quantization_config"),
              "give the folder of the model that is not quantised");
   if (out.family == Family::gpt2) read_gpt2(fields, out);
+  else if (out.family == Family::kimi_linear) read_kimi(fields, out);
   else read_llama(fields, out.family, out);
   fields.ignore(plain_fields());
   for (const std::string& key : fields.unread())

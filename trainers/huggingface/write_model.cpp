@@ -5,6 +5,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/config/pattern.h"
 #include "trainers/huggingface/folder.h"
+#include "trainers/huggingface/kimi.h"
 #include "trainers/huggingface/model_config.h"
 
 namespace weft::huggingface {
@@ -16,8 +17,8 @@ using config::ConfigError;
 
 constexpr const char* kForms =
     "A folder can hold Llama, Qwen-2 and Qwen-3 (softmax, rope, rms norm, swiglu), Qwen3-Next (delta with a decay per "
-    "head, and softmax with qk_norm and a gate on its output) and GPT-2 (softmax with bias, learned positions, layer "
-    "norm, gelu with bias).";
+    "head, and softmax with qk_norm and a gate on its output), Kimi-Linear (delta with a decay per channel, and mla, "
+    "position none) and GPT-2 (softmax with bias, learned positions, layer norm, gelu with bias).";
 
 Json scaling_of(const config::Rope& rope) {
   const config::RopeScaling& s = rope.scaling();
@@ -149,17 +150,30 @@ Json gpt2_config(const config::Model& m, int64_t vocab) {
           {"tie_word_embeddings", m.embedding().tied()}};
 }
 
+std::string_view kind_of(const config::Mixer& mixer) {
+  const auto* kind = mixer.GetReflection()->GetOneofFieldDescriptor(mixer, mixer.GetDescriptor()->oneof_decl(0));
+  return kind ? std::string_view(kind->name()) : "nothing";
+}
+
 Family family_of(const config::Model& m) {
+  auto has_decay = [](const config::Mixer& x, config::DeltaDecay::Value decay) {
+    return x.has_delta() && x.delta().decay() == decay;
+  };
   auto is_softmax = [](const config::Mixer& x) { return x.has_softmax(); };
-  auto is_known = [](const config::Mixer& x) {
-    return x.has_softmax() || (x.has_delta() && x.delta().decay() == config::DeltaDecay::head);
+  auto is_kimi = [&](const config::Mixer& x) { return x.has_mla() || has_decay(x, config::DeltaDecay::channel); };
+  auto is_known = [&](const config::Mixer& x) {
+    return is_softmax(x) || is_kimi(x) || has_decay(x, config::DeltaDecay::head);
   };
   const auto odd = std::find_if_not(m.mixer().begin(), m.mixer().end(), is_known);
-  if (odd != m.mixer().end()) {
-    const config::Mixer& other = *odd;
-    const auto* kind = other.GetReflection()->GetOneofFieldDescriptor(other, other.GetDescriptor()->oneof_decl(0));
-    throw ConfigError(str("model.mixer: ", kind ? kind->name() : "nothing", " has no form in a Hugging Face folder."),
-                      kForms);
+  if (odd != m.mixer().end())
+    throw ConfigError(str("model.mixer: ", kind_of(*odd), " has no form in a Hugging Face folder."), kForms);
+  if (std::any_of(m.mixer().begin(), m.mixer().end(), is_kimi)) {
+    const auto other = std::find_if_not(m.mixer().begin(), m.mixer().end(), is_kimi);
+    if (other != m.mixer().end())
+      throw ConfigError(str("model.mixer: ", kind_of(*other),
+                            " beside mla or a delta with a decay per channel has no form in a Hugging Face folder."),
+                        kForms);
+    return Family::kimi_linear;
   }
   if (!std::all_of(m.mixer().begin(), m.mixer().end(), is_softmax)) return Family::qwen3_next;
   if (m.position().has_learned()) return Family::gpt2;
@@ -170,9 +184,10 @@ Family family_of(const config::Model& m) {
 }
 
 void require_kinds(const config::Model& m, Family family) {
-  const bool is_gpt2 = family == Family::gpt2;
+  const bool is_gpt2 = family == Family::gpt2, is_kimi = family == Family::kimi_linear;
   const std::pair<bool, const char*> kinds[] = {
-      {is_gpt2 || m.position().has_rope(), "model.position: only rope and learned positions have"},
+      {is_gpt2 || is_kimi || m.position().has_rope(), "model.position: only rope and learned positions have"},
+      {!is_kimi || m.position().has_none(), "model.position: beside mla and a decay per channel only none has"},
       {is_gpt2 ? m.norm().has_layer() : m.norm().has_rms(),
        is_gpt2 ? "model.norm: beside learned positions only layer has" : "model.norm: beside rope only rms has"},
       {is_gpt2 ? m.ffn().has_gelu() : m.ffn().has_swiglu(),
@@ -205,12 +220,16 @@ void spread_out(config::Model& m) {
 Written write_model(const config::Loaded& loaded, int64_t vocab) {
   config::Model model = loaded.experiment.model();
   model.set_vocab(vocab);
-  for (config::Mixer& mixer : *model.mutable_mixer())
+  for (config::Mixer& mixer : *model.mutable_mixer()) {
     if (mixer.has_delta()) *mixer.mutable_delta() = completed(mixer.delta(), model.dim());
+    if (mixer.has_mla()) *mixer.mutable_mla() = completed(mixer.mla(), model.dim());
+  }
   Written out;
   out.family = family_of(model);
   require_kinds(model, out.family);
-  out.config = out.family == Family::gpt2 ? gpt2_config(model, vocab) : llama_config(model, out.family, vocab);
+  out.config = out.family == Family::gpt2          ? gpt2_config(model, vocab)
+               : out.family == Family::kimi_linear ? kimi_config(model, vocab)
+                                                   : llama_config(model, out.family, vocab);
   out.config["torch_dtype"] = "float32";
 
   config::Loaded again;
