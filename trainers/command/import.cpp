@@ -53,14 +53,16 @@ int import_model(const huggingface::ImportOptions& options, Console& console) {
 int export_model(const huggingface::ExportOptions& options, Console& console) {
   const huggingface::Exported done = huggingface::export_run(options);
   for (const std::string& note : done.notes) console.message(note);
+  const std::string merged = done.num_merged > 0 ? fmt::format(", {} adapters merged", done.num_merged) : "";
   console.result(console.is_json() ? Json{{"folder", options.folder},
                                           {"family", done.family},
                                           {"tensors", done.num_tensors},
+                                          {"merged_adapters", done.num_merged},
                                           {"bytes", done.bytes}}
                                              .dump(2) +
                                          "\n"
-                                   : fmt::format("{} of {} tensors ({} bytes) in {}\n", done.family, done.num_tensors,
-                                                 done.bytes, options.folder));
+                                   : fmt::format("{} of {} tensors ({} bytes{}) in {}\n", done.family, done.num_tensors,
+                                                 done.bytes, merged, options.folder));
   return kSuccess;
 }
 
@@ -69,7 +71,8 @@ int export_model(const huggingface::ExportOptions& options, Console& console) {
 Action define_import(Arguments& app) {
   auto options = std::make_shared<huggingface::ImportOptions>();
   app.add_option("FOLDER", options->folder,
-                 "Folder with config.json and safetensors files, of Llama, Qwen-2, Qwen-3, Qwen3-Next or GPT-2")
+                 "Folder with config.json and safetensors files, of Llama, Qwen-2, Qwen-3, Qwen3-Next, Kimi-Linear or "
+                 "GPT-2")
       .required();
   app.add_option("OVERRIDES", options->overrides, "path=value: changes a field of the run's config")
       .type_name("path=value");
@@ -84,13 +87,20 @@ Action define_import(Arguments& app) {
 Action define_export(Arguments& app) {
   auto options = std::make_shared<huggingface::ExportOptions>();
   auto dtype = std::make_shared<std::string>("f32");
+  auto shard = std::make_shared<int64_t>(0);
   app.add_option("RUN", options->run, train::kRunForms).type_name("RUN[@STEP]").required();
   app.add_option("--out", options->folder, "Folder to make").type_name("FOLDER").required();
   app.add_option("--dtype", *dtype, "f32 or bf16").type_name("DTYPE");
-  return [options, dtype](Console& console, const Extensions&) {
+  app.add_flag("--merge-adapters", options->merges_adapters, "Add low-rank adapters to the matrices beside them");
+  app.add_option("--max-shard-size", *shard, "Most bytes of tensors in one file; without it there is one file")
+      .range(int64_t{1}, int64_t{1} << 60)
+      .type_name("BYTES")
+      .takes_size();
+  return [options, dtype, shard](Console& console, const Extensions&) {
     const std::string names[] = {"f32", "bf16"};
     config::check_choice("--dtype", *dtype, names, "dtype");
     options->is_bf16 = *dtype == "bf16";
+    options->max_shard_bytes = static_cast<uint64_t>(*shard);
     return export_model(*options, console);
   };
 }

@@ -51,7 +51,7 @@ std::span<const Command> commands() {
        define_import},
       {"export", "Write a run's checkpoint as a folder that Hugging Face's transformers read",
        "  weft export runs/llama --out models/llama\n"
-       "  weft export runs/llama@best --out models/llama --dtype bf16",
+       "  weft export runs/llama@best --out models/llama --dtype bf16 --max-shard-size 5G",
        define_export},
       {"inspect", "Show what is in a run, checkpoint, safetensors file, token shard or event file",
        "  weft inspect runs/shakespeare\n"

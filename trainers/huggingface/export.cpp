@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "trainers/config/config_error.h"
 #include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/import.h"
+#include "trainers/huggingface/merged_weights.h"
 #include "trainers/huggingface/model_config.h"
 #include "trainers/run/address.h"
 #include "trainers/run/session.h"
@@ -16,6 +18,37 @@
 namespace weft::huggingface {
 
 namespace {
+
+// A folder that is there when it is whole: until commit() it has another name, and without commit() it is removed.
+class NewFolder {
+ public:
+  explicit NewFolder(const std::string& path)
+      : path_(std::filesystem::absolute(path + "/.").lexically_normal().parent_path().string()),
+        partial_(path_ + ".partial") {
+    const bool is_free = !io::file_exists(path_) || (io::is_folder(path_) && io::list_folder(path_).empty());
+    WEFT_CHECK(is_free, str(path, ": is there already, and not an empty folder"), "choose another folder with --out");
+    io::remove_folder(partial_);  // of an export that was killed
+    io::make_folders(partial_);
+  }
+  ~NewFolder() {
+    if (is_whole_) return;
+    std::error_code ignored;  // whatever went wrong has been said
+    std::filesystem::remove_all(partial_, ignored);
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+  std::string file(const std::string& name) const { return partial_ + "/" + name; }
+  void commit() {
+    io::sync_folder(partial_);
+    io::rename_path(partial_, path_);
+    is_whole_ = true;
+  }
+
+ private:
+  std::string path_, partial_;
+  bool is_whole_ = false;
+};
 
 // One of their tensors while ours come in.
 struct Target {
@@ -34,69 +67,129 @@ void put(const Tensor& ours, const Place& place, Target& target) {
   const int64_t rows = sizes[0], columns = ours.num_elements() / std::max<int64_t>(rows, 1);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c)
-      to[place.index(r, c, rows, columns)] = from[r * columns + c] - static_cast<float>(place.added);
+      to[place.index(r, c, rows, columns)] =
+          static_cast<float>((static_cast<double>(from[r * columns + c]) - place.added) / place.factor);
   target.missing -= rows * columns;
 }
 
-std::vector<io::NamedTensor> their_tensors(const io::SafetensorsFile& file, Family family, const config::Model& model,
+// What they do not have may have been trained here.
+void require_constant(const Tensor& ours, const Place& place, const std::string& name, Family family) {
+  for (float x : ours.to_vector<float>())
+    if (static_cast<double>(x) != place.added)
+      throw config::ConfigError(str(name, " has no form in a Hugging Face folder: in ", name_of(family),
+                                    " it would be ", place.added, ", and it has ", x, "."),
+                                "Freeze it where the model is trained: start.frozen.");
+}
+
+std::vector<io::NamedTensor> their_tensors(const MergedWeights& weights, Family family, const config::Model& model,
                                            bool is_bf16) {
   std::map<std::string, Target> targets;
-  for (const io::TensorEntry& entry : file.tensors()) {
-    const std::optional<Place> place = place_of(family, model, entry.name);
-    WEFT_CHECK(place, str(file.path(), ": tensor '", entry.name, "' has no place in a ", name_of(family), " folder"),
+  for (const std::string& name : weights.names()) {
+    const std::optional<Place> place = place_of(family, model, name);
+    WEFT_CHECK(place, str(weights.path(), ": tensor '", name, "' has no place in a ", name_of(family), " folder"),
                "export a model without it");
-    put(ops::cast(file.load(entry.name), kF32), *place, targets[place->name]);
+    const Tensor ours = weights.load(name);
+    if (place->is_constant) require_constant(ours, *place, name, family);
+    else put(ours, *place, targets[place->name]);
   }
   std::vector<io::NamedTensor> out;
   for (auto& [name, target] : targets) {
-    WEFT_CHECK(target.missing == 0, str(file.path(), ": only a part of ", name, " is there"),
+    WEFT_CHECK(target.missing == 0, str(weights.path(), ": only a part of ", name, " is there"),
                "the checkpoint is damaged; export another one");
     out.push_back({name, is_bf16 ? ops::cast(target.tensor, kBF16) : target.tensor});
   }
   return out;
 }
 
+uint64_t bytes_of(const io::NamedTensor& t) {
+  return static_cast<uint64_t>(t.tensor.num_elements()) * static_cast<uint64_t>(size_of(t.tensor.dtype()));
+}
+
+// In their order, each shard as full as it can be; a tensor that is larger has a shard by itself.
+std::vector<std::vector<io::NamedTensor>> shards_of(const std::vector<io::NamedTensor>& tensors, uint64_t most) {
+  std::vector<std::vector<io::NamedTensor>> shards(1);
+  uint64_t bytes = 0;
+  for (const io::NamedTensor& tensor : tensors) {
+    if (most > 0 && !shards.back().empty() && bytes + bytes_of(tensor) > most) shards.emplace_back(), bytes = 0;
+    shards.back().push_back(tensor);
+    bytes += bytes_of(tensor);
+  }
+  return shards;
+}
+
+std::string five_digits(size_t number) {
+  const std::string digits = std::to_string(number);
+  return std::string(5 - std::min<size_t>(digits.size(), 5), '0') + digits;
+}
+
+// Returns the bytes of the files.
+uint64_t write_weights(const NewFolder& folder, const std::vector<io::NamedTensor>& tensors, uint64_t most) {
+  const std::vector<std::vector<io::NamedTensor>> shards = shards_of(tensors, most);
+  if (shards.size() == 1)
+    return io::write_safetensors(folder.file(kModelName), tensors, {.placement = io::FileWriter::Placement::in_place})
+        .size;
+  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  uint64_t written = 0, total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = str("model-", five_digits(i + 1), "-of-", five_digits(shards.size()), ".safetensors");
+    written +=
+        io::write_safetensors(folder.file(name), shards[i], {.placement = io::FileWriter::Placement::in_place}).size;
+    for (const io::NamedTensor& tensor : shards[i]) map[tensor.name] = name, total += bytes_of(tensor);
+  }
+  const nlohmann::ordered_json index{{"metadata", {{"total_size", total}}}, {"weight_map", map}};
+  io::write_file_atomically(folder.file(kIndexName), index.dump(2) + "\n");
+  return written;
+}
+
 // That the config names, where it is a tokenizer.json.
-void copy_tokenizer(const config::Loaded& config, const std::string& folder, std::vector<std::string>& notes) {
+void copy_tokenizer(const config::Loaded& config, const NewFolder& folder, std::vector<std::string>& notes) {
   const config::Tokenizer& tokenizer = config.experiment.data().tokenizer();
   if (tokenizer.has_bpe()) {
-    io::write_file_atomically(folder + "/" + kTokenizerName, io::read_file(tokenizer.bpe().file()));
+    io::write_file_atomically(folder.file(kTokenizerName), io::read_file(tokenizer.bpe().file()));
   } else if (tokenizer.has_gpt2()) {
-    io::write_file_atomically(folder + "/vocab.json", io::read_file(tokenizer.gpt2().vocab()));
-    io::write_file_atomically(folder + "/merges.txt", io::read_file(tokenizer.gpt2().merges()));
+    io::write_file_atomically(folder.file("vocab.json"), io::read_file(tokenizer.gpt2().vocab()));
+    io::write_file_atomically(folder.file("merges.txt"), io::read_file(tokenizer.gpt2().merges()));
   } else {
     notes.push_back("the run's tokenizer has no file there: readers give ids");
   }
 }
 
+io::Checkpoint checkpoint_of(const train::RunAddress& address, std::vector<std::string>& messages) {
+  if (!address.checkpoint.empty()) return io::load_checkpoint(address.checkpoint);
+  std::optional<io::Checkpoint> newest = io::load_latest_checkpoint(address.folder + "/checkpoints", messages);
+  WEFT_CHECK(newest, str(address.folder, " holds no checkpoint"), "continue the run until it saves one");
+  return std::move(*newest);
+}
+
 }  // namespace
 
 Exported export_run(const ExportOptions& options) {
-  WEFT_CHECK(!io::file_exists(options.folder + "/" + kConfigName), str(options.folder, ": holds a model already"),
-             "choose another folder with --out");
-  const config::Loaded config = train::config_of_run(options.run, {}, {});
-  const train::RunAddress address = train::find_run(options.run);
-  std::vector<std::string> messages;
-  std::optional<io::Checkpoint> checkpoint = address.checkpoint.empty()
-                                                 ? io::load_latest_checkpoint(address.folder + "/checkpoints", messages)
-                                                 : io::load_checkpoint(address.checkpoint);
-  WEFT_CHECK(checkpoint, str(address.folder, " holds no checkpoint"), "continue the run until it saves one");
-  const io::SafetensorsFile& weights = checkpoint->model;
-  const io::TensorEntry* embedding = weights.find("embedding.weight");
-  WEFT_CHECK(embedding && embedding->shape.size() == 2, str(weights.path(), ": has no embedding.weight"),
+  config::Loaded config = train::config_of_run(options.run, {}, {});
+  config::Model& model = *config.experiment.mutable_model();
+  if (model.adapter_size() > 0 && !options.merges_adapters)
+    throw config::ConfigError("model.adapter has no form in a Hugging Face folder.",
+                              "Add the adapters to the matrices beside them with --merge-adapters.");
+  if (model.adapter_size() == 0 && options.merges_adapters)
+    throw config::ConfigError("--merge-adapters: the model has no adapters.", "Leave --merge-adapters out.");
+  Exported out;
+  const io::Checkpoint checkpoint = checkpoint_of(train::find_run(options.run), out.notes);
+  const io::TensorEntry* embedding = checkpoint.model.find("embedding.weight");
+  WEFT_CHECK(embedding && embedding->shape.size() == 2, str(checkpoint.model.path(), ": has no embedding.weight"),
              "export a run of a language model");
+  const MergedWeights weights(checkpoint.model, model);
+  model.clear_adapter();
   const Written written = write_model(config, embedding->shape[0]);
-  Exported out{.family = std::string(name_of(written.family)), .notes = messages};
-  const std::vector<io::NamedTensor> tensors =
-      their_tensors(weights, written.family, config.experiment.model(), options.is_bf16);
+  out.family = std::string(name_of(written.family));
+  out.num_merged = weights.num_merged();
+  NewFolder folder(options.folder);
+  const std::vector<io::NamedTensor> tensors = their_tensors(weights, written.family, model, options.is_bf16);
   nlohmann::ordered_json json = written.config;
   if (options.is_bf16) json["torch_dtype"] = "bfloat16";
-  io::make_folders(options.folder);
-  copy_tokenizer(config, options.folder, out.notes);
+  copy_tokenizer(config, folder, out.notes);
   out.num_tensors = static_cast<int64_t>(tensors.size());
-  out.bytes = io::write_safetensors(options.folder + "/" + kModelName, tensors).size;
-  // Last: a folder with it is a model.
-  io::write_file_atomically(options.folder + "/" + kConfigName, json.dump(2) + "\n");
+  out.bytes = write_weights(folder, tensors, options.max_shard_bytes);
+  io::write_file_atomically(folder.file(kConfigName), json.dump(2) + "\n");
+  folder.commit();
   return out;
 }
 

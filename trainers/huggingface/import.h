@@ -30,16 +30,20 @@ struct ExportOptions {
   std::string run;  // as in trainers/run/address.h
   std::string folder;
   bool is_bf16 = false;  // weights are rounded; otherwise f32
+  bool merges_adapters =
+      false;  // adds each low-rank adapter to the matrix beside it; without it, a model with adapters is an Error
+  uint64_t max_shard_bytes = 0;  // of tensors in one file; 0: one file
 };
 
 struct Exported {
   std::string family = {};
-  int64_t num_tensors = 0;
+  int64_t num_tensors = 0, num_merged = 0;  // adapters
   uint64_t bytes = 0;
   std::vector<std::string> notes = {};
 };
 
-// config.json, model.safetensors, and tokenizer.json where the run has one. ConfigError that names what of the model has no form there.
+// config.json, model.safetensors or shards with an index, and tokenizer.json where the run has one. The folder must be absent or empty; it
+// is there when all of it is written. ConfigError that names what of the model has no form there.
 Exported export_run(const ExportOptions& options);
 
 }  // namespace weft::huggingface
