@@ -15,6 +15,7 @@ namespace weft::config {
 std::string divisors_near(int64_t n, int64_t wanted);
 
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
-void check_umoe(const Loaded& config);  // the feed-forward network against the mixers
+void check_adapters(const Loaded& config);  // of low-rank adapters, with the layers that take none
+void check_umoe(const Loaded& config);      // the feed-forward network against the mixers
 
 }  // namespace weft::config

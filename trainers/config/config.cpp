@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "trainers/config/check.h"
 #include "trainers/config/overrides.h"
 #include "trainers/config/preset.h"
 #include "trainers/config/text_reader.h"
@@ -87,6 +88,7 @@ void resolve(Loaded& config) {
   fill_derived(config);
   check_model(config);
   check_run(config);
+  check_adapters(config);
 }
 
 Loaded load(const std::string& file, const std::vector<std::string>& overrides) {
