@@ -1,6 +1,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/claims.h"
 #include "trainers/command/command.h"
+#include "trainers/command/convert.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/conformance/own_parts.h"
 #include "trainers/run/address.h"
@@ -33,6 +34,10 @@ std::span<const Command> commands() {
        "  weft boost runs/shakespeare --out boosted.txtpb --heal 1M\n"
        "  weft boost runs/shakespeare@best --out boosted.txtpb --rows 32 --window 128 && weft train boosted.txtpb",
        define_boost},
+      {"convert", "Put gates, a mixture of heads, routed residuals or gated slots into a trained softmax model",
+       "  weft convert runs/shakespeare --to gates --out runs/gated\n"
+       "  weft convert runs/qwen3@best --to moh --out runs/moh model.mixer[0].softmax.head_mixture.active=3",
+       define_convert},
       {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",
