@@ -67,8 +67,8 @@ TokenView token_view(std::string_view op, std::string_view side, const Attention
   return view;
 }
 
-void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, const Problem& p) {
-  const DType dtype = p.are_grads_bf16 ? kBF16 : p.compute;
+void* bind_output(std::string_view op, std::string_view name, Tensor& t, const Shape& shape, const Problem& p,
+                  DType dtype) {
   WEFT_CHECK(
       t.defined() && t.shape() == shape && t.dtype() == dtype && t.is_contiguous(),
       str(op, ": ", name, " is ", t.defined() ? to_string(t) : "undefined", ", must be contiguous ", shape, " ", dtype),
@@ -133,9 +133,14 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
   return p;
 }
 
+// On the CPU lse of a state in f32 may be f64. In f32 each call would round it, and the weights of all earlier keys with it.
 void bind_state(Problem& p, std::string_view op, AttentionState& state, bool has_statistic) {
-  p.out = bind_output(op, "state.out", state.out, {p.batch, p.queries, p.heads, p.value_width}, p);
-  if (has_statistic) p.statistic = bind_output(op, "state.lse", state.lse, {p.batch, p.queries, p.heads}, p);
+  p.out = bind_output(op, "state.out", state.out, {p.batch, p.queries, p.heads, p.value_width}, p, p.compute);
+  p.is_statistic_f64 =
+      has_statistic && p.compute == kF32 && p.device.is_cpu() && state.lse.defined() && state.lse.dtype() == kF64;
+  if (has_statistic)
+    p.statistic = bind_output(op, "state.lse", state.lse, {p.batch, p.queries, p.heads}, p,
+                              p.is_statistic_f64 ? kF64 : p.compute);
   p.has_state = true;
 }
 
@@ -151,9 +156,10 @@ void bind_backward(Problem& p, std::string_view op, AttentionGrads& grads, const
     p.statistic = const_cast<void*>(bind_rows(op, "lse", statistic, p));
     p.delta = bind_rows(op, "delta", delta, p);
   }
-  p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p);
-  p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p);
-  p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p);
+  const DType dtype = p.are_grads_bf16 ? kBF16 : p.compute;
+  p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p, dtype);
+  p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p, dtype);
+  p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p, dtype);
 }
 
 }  // namespace core

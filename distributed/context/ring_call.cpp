@@ -40,14 +40,20 @@ std::vector<Keys> keys_of(const Ring& ring, const std::vector<Call>& parts) {
   return keys;
 }
 
+// Its lse is f64 where kernels take that: rounded to f32 at each hop, it would change the weights of all keys before.
+ops::AttentionState running_state(const Call& call) {
+  ops::AttentionState state = ops::attention_state(call.queries.q, call.keys.values().size(3), call.options);
+  if (state.lse.defined() && state.lse.device().is_cpu()) state.lse = ops::cast(state.lse, kF64);
+  return state;
+}
+
 class ForwardWork {
  public:
   using Packet = Keys;
   using Sums = NoSums;
 
   explicit ForwardWork(const std::vector<Call>& parts) : parts_(parts) {
-    for (const Call& part : parts)
-      states_.push_back(ops::attention_state(part.queries.q, part.keys.values().size(3), part.options));
+    for (const Call& part : parts) states_.push_back(running_state(part));
   }
   NoSums operator()(int part, const Keys& keys) {
     const auto at = static_cast<size_t>(part);
@@ -156,7 +162,10 @@ ops::Attention attend_over(const Ring& ring, const Call& call) {
   ForwardWork work(parts);
   const Traffic traffic = traffic_of_keys(ring.route, ring.plan);
   Travel<ForwardWork>(ring.ranks, traffic, keys_of(ring, parts), work).run();
-  return {join_heads(work.states(), &ops::AttentionState::out), join_heads(work.states(), &ops::AttentionState::lse)};
+  ops::Attention all{join_heads(work.states(), &ops::AttentionState::out),
+                     join_heads(work.states(), &ops::AttentionState::lse)};
+  if (all.lse.defined()) all.lse = ops::cast(all.lse, all.out.dtype());
+  return all;
 }
 
 CallGrads backward_over(const Ring& ring, const Call& call) {

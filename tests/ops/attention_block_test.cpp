@@ -1,5 +1,6 @@
 // State in and out of the attention core: split key sets, summed backward calls, repeatability, threads, fuzzing.
 #include "tests/ops/attention_case.h"
+#include "tests/support/errors.h"
 
 namespace weft {
 namespace {
@@ -30,6 +31,45 @@ TEST(AttentionBlock, AnyOrderOfThePiecesGivesTheSameRow) {
                       part_of(c.keys, begin, begin + 20), c.options);
   expect_near(state.out, reference::numbers(whole.out), 1e-12, "out");
   expect_near(state.lse, reference::numbers(whole.lse), 1e-12, "lse");
+}
+
+// In f32 each call rounds lse, and with it the weights of the keys before.
+TEST(AttentionBlock, AnLseInF64IsRoundedOnceHoweverManyPieces) {
+  for_each_isa([] {
+    for (auto normaliser : {ops::Normaliser::softmax, ops::Normaliser::signed_softmax}) {
+      AttentionCase c({1, 64, 512, 4, 2, 16, 16}, kF32);
+      c.options.mask.is_causal = false, c.options.normaliser = normaliser;
+      AttentionCase exact = c;
+      for (Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = ops::cast(*x, kF64);
+      const reference::Numbers want = reference::numbers(exact.forward().out);
+      auto error_of = [&](const Tensor& out) {
+        const reference::Numbers got = reference::numbers(out);
+        double sum = 0;
+        for (size_t i = 0; i < got.size(); ++i) sum += (got[i] - want[i]) * (got[i] - want[i]);
+        return std::sqrt(sum / static_cast<double>(got.size()));
+      };
+      auto in_pieces = [&](DType lse) {
+        ops::AttentionState state = ops::attention_state(c.q, 16, c.options);
+        state.lse = ops::cast(state.lse, lse);
+        for (int64_t begin = 0; begin < 512; begin += 8)
+          ops::attend_block(state, c.q, c.k.slice(1, begin, begin + 8), c.v.slice(1, begin, begin + 8), c.queries,
+                            part_of(c.keys, begin, begin + 8), c.options);
+        EXPECT_EQ(state.lse.dtype(), lse);
+        expect_near(ops::cast(state.lse, kF64), reference::numbers(exact.forward().lse), lse == kF64 ? 1e-6 : 1e-5,
+                    "lse");
+        return error_of(state.out);
+      };
+      const double whole = error_of(c.forward().out), narrow = in_pieces(kF32), wide = in_pieces(kF64);
+      EXPECT_LT(wide, 0.7 * narrow) << "in one call " << whole;
+      EXPECT_LT(wide, 3 * whole);  // 64 roundings of the output remain
+    }
+  });
+  AttentionCase c({1, 8, 8, 1, 1, 4, 4}, kF64);
+  ops::AttentionState state = ops::attention_state(c.q, 4, c.options);
+  state.lse = ops::cast(state.lse, kF32);
+  EXPECT_EQ(test::error_of([&] { ops::attend_block(state, c.q, c.k, c.v, c.queries, c.keys, c.options); },
+                           {"attend_block: state.lse is ", "must be contiguous [1, 8, 1] f64"}),
+            "");
 }
 
 TEST(AttentionBlock, FuzzedProblemsEqualTheReference) {

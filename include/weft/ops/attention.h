@@ -67,7 +67,7 @@ struct AttentionTokens {
 };
 
 // The result over the keys seen so far, which more keys can be merged into. Softmax: out [B, T, H, V] f32 (f64 for f64), normalised, and
-// lse [B, T, H]. A query that has seen no key has out = 0 and lse = -inf. Sum: out only.
+// lse [B, T, H], on the CPU f64 if it was cast so: then calls do not round it. Without a key out = 0 and lse = -inf. Sum: out only.
 struct AttentionState {
   Tensor out = {}, lse = {};
 };

@@ -96,7 +96,8 @@ struct Forward {
         if (w.p.out_is_bf16) static_cast<BFloat16*>(w.p.out)[at] = BFloat16(static_cast<float>(x * end.factor));
         else static_cast<T*>(w.p.out)[at] = x * end.factor;
       });
-      if (Normaliser::kHasStatistic && thread_x() == 0) static_cast<T*>(w.p.statistic)[row_of(i)] = end.statistic;
+      if (Normaliser::kHasStatistic && thread_x() == 0)
+        static_cast<T*>(w.p.statistic)[row_of(i)] = static_cast<T>(end.statistic);
     }
   }
 };

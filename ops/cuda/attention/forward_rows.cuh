@@ -140,7 +140,7 @@ struct ForwardRows {
           for_columns(out[m], h, 0, w.p.value_width, [&](float x, int c) { to[c] = x * end.factor; });
         }
         if (Normaliser::kHasStatistic && lane_t() == 0)
-          static_cast<float*>(w.p.statistic)[row_of(m, h)] = end.statistic;
+          static_cast<float*>(w.p.statistic)[row_of(m, h)] = static_cast<float>(end.statistic);
       }
   }
 };

@@ -303,14 +303,27 @@ class Forward {
     }
   }
 
+  Resumed<typename Normaliser::template State<T>, T> first_state(int64_t at, bool has) const {
+    if constexpr (!Normaliser::kHasStatistic) return {Normaliser::init(T(0), has), T(1)};
+    else {
+      if (!has) return {Normaliser::init(T(0), false), T(1)};
+      const double statistic =
+          p_.is_statistic_f64 ? static_cast<const double*>(p_.statistic)[at] : static_cast<const T*>(p_.statistic)[at];
+      if constexpr (requires { Normaliser::template resumed<T>(statistic); })
+        if (p_.is_statistic_f64) return Normaliser::template resumed<T>(statistic);
+      return {Normaliser::init(static_cast<T>(statistic), true), T(1)};
+    }
+  }
+
   void load_state(Strip& s, int64_t b) {
     for (int64_t i = 0; i < kBlock; ++i) {
       const bool has = p_.has_state && i < s.count;
       const int64_t at = (b * p_.queries + s.q0 + i) * p_.heads + s.head;
-      const T statistic = has && Normaliser::kHasStatistic ? static_cast<const T*>(p_.statistic)[at] : T(0);
-      write_state<Normaliser, T>(Normaliser::init(statistic, has), s.state, kBlock, i);
+      const auto from = first_state(at, has);
+      write_state<Normaliser, T>(from.state, s.state, kBlock, i);
       T* row = s.out + i * value_ld_;
-      if (has) std::copy_n(static_cast<const T*>(p_.out) + at * p_.value_width, p_.value_width, row);
+      const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
+      if (has) std::transform(old, old + p_.value_width, row, [&](T x) { return x * from.factor; });
       std::fill(row + (has ? p_.value_width : 0), row + value_ld_, T(0));
     }
     s.tiles = 0, s.has_total = false;
@@ -328,7 +341,9 @@ class Forward {
         T* out = static_cast<T*>(p_.out) + at * p_.value_width;
         for (int64_t c = 0; c < p_.value_width; ++c) out[c] = row[c] * end.factor;
       }
-      if (Normaliser::kHasStatistic) static_cast<T*>(p_.statistic)[at] = end.statistic;
+      if (!Normaliser::kHasStatistic) continue;
+      if (p_.is_statistic_f64) static_cast<double*>(p_.statistic)[at] = end.statistic;
+      else static_cast<T*>(p_.statistic)[at] = static_cast<T>(end.statistic);
     }
   }
 

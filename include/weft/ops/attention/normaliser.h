@@ -6,6 +6,7 @@
 //   kIsBase2        scores arrive multiplied by log2(e), so that weights are a bare 2^x
 //   kMasked         the score of a pair that the mask removes: its key() is the lowest, its weight() is 0
 //   init(statistic, has)           the state that a stored result continues from (has: lanes that have one)
+//   resumed(statistic)             optional: the same from an f64 statistic, which the state holds more exactly than T could
 //   key(score)                     rescale() gets the largest one of a tile
 //   rescale(state, largest)        called per tile; returns the factor for everything summed so far
 //   weight(score, shift(state))    the factor of the value; the tile's sum of counted(weight) is given to add(state, sum)
@@ -22,7 +23,15 @@ namespace weft::ops {
 
 template <class T>
 struct Final {
-  T factor, statistic;
+  T factor;
+  double statistic;
+};
+
+// A state, and the factor of the stored `out` that belongs to it.
+template <class State, class T>
+struct Resumed {
+  State state;
+  T factor;
 };
 
 // out = sum_j exp(s_j - lse) v_j, lse = log sum_j exp(s_j). No key seen: out = 0, lse = -inf.
@@ -41,6 +50,15 @@ struct SoftmaxNormaliser {
   WEFT_HD static State<T> init(T lse, bool has) {
     T max = has ? lse * T(kLog2e) : T(kMasked);
     return {max, max == T(kMasked) ? T(0) : T(1)};
+  }
+  // What T rounds off the maximum is in the sum.
+  template <class T>
+  WEFT_HD static Resumed<State<T>, T> resumed(double lse) {
+    const double exact = lse * kLog2e;
+    const T max = static_cast<T>(exact);
+    if (max == T(kMasked)) return {{max, T(0)}, T(0)};
+    const T sum = static_cast<T>(1 + (exact - static_cast<double>(max)) * kLn2);
+    return {{max, sum}, sum};
   }
   template <class V>
   [[gnu::always_inline]] WEFT_HD static V key(V score) {
@@ -72,8 +90,8 @@ struct SoftmaxNormaliser {
   template <class T>
   WEFT_HD static Final<T> finish(const State<T>& state) {
     T max = state.rows[0], sum = state.rows[1];
-    if (sum == 0) return {T(0), T(kMasked)};
-    return {T(1) / sum, (max + T(std::log2(static_cast<double>(sum)))) * T(kLn2)};
+    if (sum == 0) return {T(0), kMasked};
+    return {T(1) / sum, (static_cast<double>(max) + std::log2(static_cast<double>(sum))) * kLn2};
   }
   template <class T>
   [[gnu::always_inline]] WEFT_HD static T backward_shift(T lse) {  // rows without keys: weight 0
@@ -154,7 +172,7 @@ struct SumNormaliser {
   [[gnu::always_inline]] WEFT_HD static void add(State<V>&, V) {}
   template <class T>
   WEFT_HD static Final<T> finish(const State<T>&) {
-    return {T(1), T(0)};
+    return {T(1), 0};
   }
   template <class T>
   [[gnu::always_inline]] WEFT_HD static T backward_shift(T) {

@@ -35,6 +35,7 @@ struct Problem {
   void* out = nullptr;
   bool out_is_bf16 = false, has_state = false;
   void* statistic = nullptr;
+  bool is_statistic_f64 = false;  // of a state in f32 on the CPU, so that many calls round it once
   // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type, or new memory in bf16
   // whose every element is stored.
   bool are_grads_bf16 = false;
