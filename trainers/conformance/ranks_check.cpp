@@ -84,8 +84,9 @@ constexpr std::string_view kRowsInFewBits[] = {
     "mha", "gqa", "window", "sink_logit",      "gate_out", "affine",         "sigmoid",
     "moh", "mla", "fox",    "differential",    "nexus",    "residual.delta", "retnet",
     "gla", "gsa", "hgrn",   "gated_delta_net", "kda"};
-constexpr double kAtMost = 2;    // of the error of one rank
-constexpr double kGrowth = 1.1;  // of bf16, from 2 ranks to 8. The sums of ranks are f32, which only f32 can see.
+constexpr double kAtMost = 2;  // of the error of one rank
+// From 2 ranks to 8. In f32 a sum over all tokens before is rounded once more where ranks meet, which fox (1.2) and nexus (1.1) can see.
+constexpr double kGrowth = 1.1, kGrowthF32 = 1.25;
 
 // Errors against f64, of outputs and gradients, over those of one rank in the same dtype: the largest.
 Outcome few_bits(const Subject& subject) {
@@ -110,7 +111,7 @@ Outcome few_bits(const Subject& subject) {
           if (of_many[i] > 0) of_ranks = std::max(of_ranks, of_many[i] / of_one[i]);
       }
       if (ranks == 2) of_two = of_ranks;
-      has_passed = has_passed && of_ranks <= kAtMost && (dtype == kF32 || of_ranks <= kGrowth * of_two);
+      has_passed = has_passed && of_ranks <= kAtMost && of_ranks <= (dtype == kF32 ? kGrowthF32 : kGrowth) * of_two;
       text += fmt::format(" {:.2f}", of_ranks);
     }
   }
