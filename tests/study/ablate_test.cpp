@@ -220,6 +220,27 @@ TEST_F(Ablate, DevicesAreGpusThatAreThere) {
   EXPECT_FALSE(io::file_exists(path("study")));
 }
 
+// Plain SGD has no state: its checkpoints are weights alone from the first one on.
+TEST_F(Ablate, AKilledRunWithoutOptimizerStateIsTrainedToItsEnd) {
+  write_grid(str(
+      kRuns, "seeds: 3 set: \"optim.group=[{match: '*' sgd {lr: 1e-3 momentum: 0}}]\" set: \"checkpoint.every=1\"",
+      kArms));
+  ASSERT_EQ(ablate("whole").exit_code, 0);
+  const std::string cell = io::list_folder(path("whole") + "/cells")[0], mark = "/cells/" + cell + "/finished";
+  EXPECT_TRUE(io::file_exists(path("whole") + mark));
+  std::filesystem::copy(path("whole"), path("killed"), std::filesystem::copy_options::recursive);
+  std::filesystem::remove(path("killed") + mark);  // as if killed at the last checkpoint, before the validation
+  std::filesystem::remove(path("killed") + "/results/" + cell + ".json");
+  const std::string metrics = path("killed") + "/cells/" + cell + "/metrics.jsonl";
+  std::istringstream lines(io::read_file(metrics));
+  std::string kept;
+  for (std::string line; std::getline(lines, line);)
+    if (line.find("\"val/loss\"") == std::string::npos) kept += line + "\n";
+  io::write_file_atomically(metrics, kept);
+  ASSERT_EQ(ablate("killed").exit_code, 0);
+  EXPECT_EQ(numbers("killed"), numbers("whole"));
+}
+
 TEST_F(Ablate, EachJobHasItsGpu) {
   write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms));
   write("program",

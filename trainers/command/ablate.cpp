@@ -162,7 +162,11 @@ std::vector<std::string> gpus_of(const Options& options, const study::Arms& arms
                                 : "Run weft doctor, which says why, or leave --devices out.");
     }
     const auto place = static_cast<size_t>(gpu);
-    gpus.push_back(place < visible.size() ? visible[place] : str(gpu));
+    std::string name = place < visible.size() ? visible[place] : str(gpu);
+    if (std::ranges::find(gpus, name) != gpus.end())
+      throw ConfigError(str("--devices names GPU ", gpu, " twice."),
+                        "Name each once; --jobs says how many runs share them.");
+    gpus.push_back(std::move(name));
   }
   if (gpus.empty())
     throw ConfigError("--devices all: there are 0 GPUs that this program can use.",

@@ -136,20 +136,20 @@ std::optional<CellResult> finished_cell(const std::string& folder, const CellRun
   return result;
 }
 
-// What is to be looked at of a finished run are its weights; the optimiser's state is twice as large.
-void keep_weights_alone(const std::string& folder) {
-  const std::string checkpoints = folder + "/checkpoints";
-  for (int64_t step : io::list_checkpoints(checkpoints)) {
-    const std::string path = io::checkpoint_path(checkpoints, step);
-    if (io::has_optimizer(io::read_checkpoint_info(path))) io::drop_optimizer(path);
-  }
-}
+// In a run's folder: it is finished, and nothing trains it further.
+std::string finished_mark(const std::string& folder) { return folder + "/finished"; }
 
-// Whether it was finished, and its result is what is missing.
-bool has_weights_alone(const std::string& folder) {
-  const std::string checkpoints = folder + "/checkpoints";
-  const std::vector<int64_t> steps = io::list_checkpoints(checkpoints);
-  return !steps.empty() && !io::has_optimizer(io::read_checkpoint_info(io::checkpoint_path(checkpoints, steps.back())));
+// What is to be looked at of a finished run are its weights; the optimiser's state is twice as large. Checkpoints are written anew for that: if
+// the disk has no room, the run keeps what it has.
+void keep_weights_alone(const std::string& folder, const CellRuns& how) {
+  try {
+    io::write_file_atomically(finished_mark(folder), "");
+    const std::string checkpoints = folder + "/checkpoints";
+    for (int64_t step : io::list_checkpoints(checkpoints)) {
+      const std::string path = io::checkpoint_path(checkpoints, step);
+      if (io::has_optimizer(io::read_checkpoint_info(path))) io::drop_optimizer(path);
+    }
+  } catch (const Error& e) { how.say(str(folder, " keeps the state of its optimiser: ", e.problem())); }
 }
 
 // Likewise. `is_trained`: only evaluations are missing.
@@ -163,7 +163,7 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
     arguments.push_back(last);
   CellResult lost;
   if (!wait_until_free(folder, how)) return {};
-  if (is_trained || has_weights_alone(folder)) return finished_cell(folder, how, environment);
+  if (is_trained || io::file_exists(finished_mark(folder))) return finished_cell(folder, how, environment);
   for (int attempt = 0; attempt < 2; ++attempt) {
     const io::ProcessResult ended =
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft", environment);
@@ -324,8 +324,12 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
         } catch (const std::exception& e) {  // of this cell alone: the others go on
           if (!result || result->state == State::complete) result = CellResult{.problem = problem_of(e)};
         }
+        if (result->state == State::complete && !grid.keeps_optimizer) {
+          const std::string folder = run_folder(how.folder, cell);
+          const std::lock_guard lock(one_at_a_time);  // what it says
+          keep_weights_alone(folder, how);
+        }
         store(how.folder, cell, *result, asked);
-        if (result->state == State::complete && !grid.keeps_optimizer) keep_weights_alone(run_folder(how.folder, cell));
         const std::lock_guard lock(one_at_a_time);
         const auto metric = result->metrics.find(how.metric);
         how.say(table.end(open[i], (result->state == State::complete && metric != result->metrics.end()
