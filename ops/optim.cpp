@@ -8,7 +8,9 @@
 #include "ops/cuda/optim.h"
 #include "ops/optim_f64.h"
 #include "src/core/cuda_build.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
+#include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/matmul.h"
 #include "weft/ops/reduce.h"
@@ -128,38 +130,87 @@ double newton_schulz_flops(int64_t rows, int64_t columns, int num_iterations) {
   return num_iterations * (4 * shorter * shorter * longer + 2 * shorter * shorter * shorter);
 }
 
-// As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)). `same`: of one
-// shape. Their updates are one batch of matrices; on the CPU only small ones, of which none fills the cores by itself.
-static void muon_of_a_shape(std::span<OptimTensors> same, const MuonStep& o) {
-  const Tensor& first = same[0].param;
-  const int64_t rows = first.size(0), columns = first.size(1), count = static_cast<int64_t>(same.size());
-  if (first.num_elements() == 0) return;
-  auto beta = static_cast<float>(o.momentum), grad_scale = static_cast<float>(o.grad_scale);
-  double ratio = static_cast<double>(rows) / static_cast<double>(columns);
-  auto keep = static_cast<float>(1 - o.lr * o.weight_decay);
-  auto step_size = static_cast<float>(o.lr * std::sqrt(std::max(1.0, ratio)));
-  Tensor updates = Tensor::empty({count, rows, columns}, kF32, first.device());
+// As in Jordan's Muon: momentum is a running mean of gradients, the update is scaled by sqrt(max(1, rows / columns)).
+struct MuonFactors {
+  explicit MuonFactors(const MuonStep& o)
+      : beta(static_cast<float>(o.momentum)),
+        grad_scale(static_cast<float>(o.grad_scale)),
+        keep(static_cast<float>(1 - o.lr * o.weight_decay)) {}
+  float beta, grad_scale, keep;
+};
+
+static float muon_step_size(const Tensor& param, double lr) {
+  const double ratio = static_cast<double>(param.size(0)) / static_cast<double>(param.size(1));
+  return static_cast<float>(lr * std::sqrt(std::max(1.0, ratio)));
+}
+
+// `same`: of one shape. Their updates are one batch of matrices.
+static void muon_on_gpu(std::span<OptimTensors> same, const MuonStep& o) {
   if constexpr (kCuda) {
-    if (first.is_cuda()) {
-      cuda::muon_momentum(same, updates, beta, grad_scale, o.is_nesterov);
-      return cuda::muon_apply(same, newton_schulz(updates, o.num_iterations), keep, step_size);
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    OptimTensors& t = same[static_cast<size_t>(i)];
-    Tensor update = updates.select(0, i);
-    cpu::muon_momentum(t.moment1, t.grad, update, beta, grad_scale, o.is_nesterov);
-  }
-  updates = newton_schulz(updates, o.num_iterations);
-  for (int64_t i = 0; i < count; ++i) {
-    OptimTensors& t = same[static_cast<size_t>(i)];
-    cpu::muon_apply(t.param, updates.select(0, i), t.working, keep, step_size);
+    const Tensor& first = same[0].param;
+    if (first.num_elements() == 0) return;
+    const MuonFactors factors(o);
+    Tensor updates =
+        Tensor::empty({static_cast<int64_t>(same.size()), first.size(0), first.size(1)}, kF32, first.device());
+    cuda::muon_momentum(same, updates, factors.beta, factors.grad_scale, o.is_nesterov);
+    cuda::muon_apply(same, newton_schulz(updates, o.num_iterations), factors.keep, muon_step_size(first, o.lr));
   }
 }
 
+static void muon_of_one(OptimTensors& t, const MuonStep& o) {
+  const MuonFactors factors(o);
+  Tensor update = Tensor::empty(t.param.shape(), kF32, Device::cpu());
+  cpu::muon_momentum(t.moment1, t.grad, update, factors.beta, factors.grad_scale, o.is_nesterov);
+  cpu::muon_apply(t.param, newton_schulz(update, o.num_iterations), t.working, factors.keep,
+                  muon_step_size(t.param, o.lr));
+}
+
+namespace {
+
+// What this thread calls runs on this thread alone.
+class OneThread {
+ public:
+  OneThread() {
+    if (outer_ > 1) set_num_threads(1);
+  }
+  ~OneThread() {
+    if (outer_ > 1) set_num_threads(outer_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int outer_ = num_threads();
+};
+
+// A product of 128x128 does not fill the cores: a matrix whose products are at most this many multiplications is updated by one thread.
+constexpr int64_t kSmallProduct = 1 << 23;
+// Several threads for less than this, of all small matrices together, cost more than they save.
+constexpr int64_t kSerialProducts = 1 << 17;
+
+}  // namespace
+
+// Which other matrices are updated beside one depends on how many ranks share them. So a small matrix takes one thread even alone, and
+// none is part of a batch, whose products have other kernels: its bits are the same in any company.
+static void muon_on_cpu(std::span<OptimTensors> group, const MuonStep& o) {
+  std::vector<OptimTensors*> small;
+  int64_t products = 0;
+  for (OptimTensors& t : group) {
+    if (t.param.num_elements() == 0) continue;
+    const int64_t product = t.param.num_elements() * std::min(t.param.size(0), t.param.size(1));
+    if (product <= kSmallProduct && !is_dry_run()) small.push_back(&t), products += product;
+    else muon_of_one(t, o);
+  }
+  auto update = [&](int64_t i) {
+    const OneThread one;
+    muon_of_one(*small[static_cast<size_t>(i)], o);
+  };
+  const auto count = static_cast<int64_t>(small.size());
+  if (products >= kSerialProducts) return parallel_items(count, update);
+  for (int64_t i = 0; i < count; ++i) update(i);
+}
+
 void muon_(std::span<OptimTensors> group, const MuonStep& o) {
-  const bool is_on_gpu = !group.empty() && group[0].param.is_cuda();
-  const int64_t most_bytes = is_on_gpu ? int64_t{256} << 20 : int64_t{2} << 20;  // of a batch's updates; a CPU's cache
   for (const OptimTensors& t : group) {
     WEFT_CHECK(t.param.defined() && t.param.num_dims() == 2, str("muon_: param is ", t.param),
                "use Muon for matrices only; give the others to adamw_");
@@ -172,18 +223,20 @@ void muon_(std::span<OptimTensors> group, const MuonStep& o) {
   WEFT_CHECK(o.momentum >= 0 && o.momentum < 1, str("muon_: momentum is ", o.momentum), "use a momentum in [0, 1)");
   if (group.empty()) return;
   if (are_f64(group)) return muon_f64(group, o);
+  if (!group[0].param.is_cuda()) return muon_on_cpu(group, o);
 
-  std::vector<std::vector<OptimTensors>> batches;  // of one shape each
+  constexpr int64_t kMostBytes = int64_t{256} << 20;  // of a batch's updates
+  std::vector<std::vector<OptimTensors>> batches;     // of one shape each
   for (const OptimTensors& t : group) {
     auto fits = [&](const std::vector<OptimTensors>& batch) {
       const int64_t bytes = t.param.num_elements() * 4 * (static_cast<int64_t>(batch.size()) + 1);
-      return batch[0].param.shape() == t.param.shape() && bytes <= most_bytes;
+      return batch[0].param.shape() == t.param.shape() && bytes <= kMostBytes;
     };
     auto batch = std::find_if(batches.begin(), batches.end(), fits);
     if (batch == batches.end()) batches.push_back({t});
     else batch->push_back(t);
   }
-  for (std::vector<OptimTensors>& batch : batches) muon_of_a_shape(batch, o);
+  for (std::vector<OptimTensors>& batch : batches) muon_on_gpu(batch, o);
 }
 
 void schedule_free_adamw_(std::span<OptimTensors> group, const ScheduleFreeStep& o) {

@@ -170,9 +170,10 @@ TEST(Optim, MuonEqualsFloat64Loops) {
 
 // So it does not matter which rank updates which of them.
 TEST(Optim, MuonOfManyMatricesIsThatOfEach) {
-  for (const Shape& shape : {Shape{128, 128}, Shape{384, 128}, Shape{64, 200}, Shape{5, 3}}) {
+  for (const Shape& shape :
+       {Shape{128, 128}, Shape{384, 128}, Shape{64, 200}, Shape{5, 3}, Shape{512, 512}, Shape{2048, 64}}) {
     std::vector<ops::OptimTensors> group, each;
-    for (int i = 0; i < 7; ++i) {
+    for (int i = 0; i < (shape[0] >= 512 ? 2 : 7); ++i) {
       Tensor param = test::random_normal(shape, str("param", i)), grad = test::random_normal(shape, str("grad", i));
       group.push_back({ops::clone(param), grad, Tensor::zeros(shape)});
       each.push_back({param, grad, Tensor::zeros(shape)});
