@@ -5,6 +5,7 @@
 
 #include "tests/support/errors.h"
 #include "tests/trainers/huggingface_support.h"
+#include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/import.h"
 
 namespace weft {
@@ -25,6 +26,16 @@ class Conversion : public test::HuggingFace {
     const std::string run = temp_ / (model.family + "-run");
     HfFolder(model, has_bias).write(temp_ / model.family);
     huggingface::import_folder({.folder = temp_ / model.family, .run = run});
+    return run;
+  }
+  std::string adapted(const reference::HfModel& model, const std::string& match = "layers.*") {
+    const std::string run = temp_ / (model.family + "-adapted");
+    HfFolder(model, false).write(temp_ / model.family);
+    huggingface::import_folder({.folder = temp_ / model.family,
+                                .run = run,
+                                .overrides = {"model.adapter=[{match:\"" + match + "\",rank:2}]"},
+                                .is_partial = true});
+    test::train_adapters(run);
     return run;
   }
   Converted convert(const ConversionOptions& options) {
@@ -58,6 +69,42 @@ TEST_F(Conversion, OpenGatesAllHeadsAndEvenWeightsOverDepthLeaveTheLogits) {
     // The eps of the norms acts on inputs that are larger.
     expect_logits(ConversionKind::delta_residual, {}, 2e-4f);
   }
+}
+
+// The projection behind the gates has a matrix, an adapter and with gpt2 a bias; a gate may also be the same for all tokens.
+TEST_F(Conversion, OfTrainedAdaptersLeavesTheLogits) {
+  const std::vector<reference::HfModel> models = {
+      {}, {.family = "gpt2", .heads = 4, .kv_heads = 4, .head_dim = 4, .is_tied = true}};
+  for (const reference::HfModel& model : models) {
+    const std::string run = adapted(model);
+    const std::vector<float> wanted = logits_of(run, kIds);
+    float largest = 1;
+    for (float x : wanted) largest = std::max(largest, std::abs(x));
+    int count = 0;
+    auto expect_logits = [&](ConversionKind kind, const std::vector<std::string>& overrides, float slack) {
+      const std::string out = run + std::to_string(++count);
+      const Converted done = convert({.run = run, .out = out, .kind = kind, .overrides = overrides});
+      EXPECT_TRUE(done.left.empty()) << out;
+      expect_same(logits_of(out, kIds), wanted, slack * largest, out);
+    };
+    expect_logits(ConversionKind::gates, {}, 1e-6f);
+    expect_logits(ConversionKind::gates, {"model.mixer[0].softmax.gate[0].reads_input=false"}, 1e-6f);
+    expect_logits(ConversionKind::moh, {"model.mixer[0].softmax.head_mixture.active=2"}, 1e-6f);
+    expect_logits(ConversionKind::delta_residual, {}, 2e-4f);
+  }
+}
+
+// Adapters of keys and values are repeated for the heads of each group, as their matrices are.
+TEST_F(Conversion, ToSlotsTakesAdaptersAsIfTheyWereMerged) {
+  const std::string run = adapted({.family = "qwen3", .head_dim = 4}, "layers.*.mixer.?");
+  huggingface::export_run({.run = run, .folder = temp_ / "merged", .merges_adapters = true});
+  huggingface::import_folder({.folder = temp_ / "merged", .run = temp_ / "merged-run"});
+  for (const std::string& from : {run, temp_ / "merged-run"})
+    convert({.run = from, .out = from + "-slots", .kind = ConversionKind::gated_slots, .slots = 8});
+  const std::vector<float> wanted = logits_of(temp_ / "merged-run-slots", kIds);
+  float largest = 1;
+  for (float x : wanted) largest = std::max(largest, std::abs(x));
+  expect_same(logits_of(run + "-slots", kIds), wanted, 1e-5f * largest, run);
 }
 
 TEST_F(Conversion, OfFewerHeadsOrSlotsAreOtherFunctionsOfTheSameWeights) {

@@ -115,17 +115,6 @@ TEST_F(HuggingFace, AnExportThatIsBrokenOffLeavesNoFolder) {
   expect_same(logits_of(temp_ / "last", kIds), logits_of(temp_ / "run", kIds), 0, "after all of them");
 }
 
-// A model whose adapters are no longer 0, as a training leaves it.
-void train_adapters(const std::string& run) {
-  const train::LoadedRun loaded = test::load_quietly(run);
-  for (const NamedParam& p : loaded.model->params())
-    if (p.name.ends_with("adapter_up"))
-      p.param->set_value(ops::scale(test::random_normal(p.param->value().shape(), p.name), 0.1));
-  const io::Checkpoint last = io::load_checkpoint(loaded.checkpoint);
-  io::save_checkpoint(loaded.folder + "/checkpoints",
-                      {.step = 1, .model = model_tensors(*loaded.model), .state = last.state, .config = last.config});
-}
-
 TEST_F(HuggingFace, MergedAdaptersGiveTheLogitsOfTheAdaptedModel) {
   struct Row {
     std::string name;
@@ -153,7 +142,7 @@ TEST_F(HuggingFace, MergedAdaptersGiveTheLogitsOfTheAdaptedModel) {
     import_folder(
         {.folder = temp_ / row.name, .run = run, .overrides = {"model.adapter=" + row.adapters}, .is_partial = true});
     const std::vector<float> before = logits_of(run, kIds);
-    train_adapters(run);
+    test::train_adapters(run);
     const std::vector<float> adapted = logits_of(run, kIds);
     EXPECT_EQ(error_of([&] { export_run({.run = run, .folder = out}); }, {"model.adapter", "--merge-adapters"}), "");
     EXPECT_FALSE(io::file_exists(out)) << row.name;

@@ -15,8 +15,11 @@
 #include "trainers/console/console.h"
 #include "trainers/run/session.h"
 #include "weft/core/parallel.h"
+#include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
 #include "weft/io/safetensors.h"
+#include "weft/ops/elementwise.h"
+#include "weft/training/training.h"
 
 namespace weft::test {
 
@@ -221,6 +224,17 @@ inline const std::vector<int32_t> kIds = {3, 0, 36, 7, 7, 12, 1, 30, 25, 3, 2, 1
 inline train::LoadedRun load_quietly(const std::string& run) {
   cli::Console quiet(cli::Verbosity::quiet, false);
   return train::load_run(run, {}, quiet, {});
+}
+
+// A model whose adapters are no longer 0, as a training leaves it.
+inline void train_adapters(const std::string& run) {
+  const train::LoadedRun loaded = load_quietly(run);
+  for (const NamedParam& p : loaded.model->params())
+    if (p.name.ends_with("adapter_up"))
+      p.param->set_value(ops::scale(random_normal(p.param->value().shape(), p.name), 0.1));
+  const io::Checkpoint last = io::load_checkpoint(loaded.checkpoint);
+  io::save_checkpoint(loaded.folder + "/checkpoints",
+                      {.step = 1, .model = model_tensors(*loaded.model), .state = last.state, .config = last.config});
 }
 
 inline std::vector<float> logits_of(const std::string& run, const std::vector<int32_t>& ids) {

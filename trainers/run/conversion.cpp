@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "trainers/config/config_error.h"
 #include "trainers/config/translate.h"
@@ -121,17 +122,24 @@ Converted take(const LanguageModel& from, LanguageModel& to) {
   return out;
 }
 
-// 1/2 = sigmoid(0) of what a projection gives that is twice as large.
-void open_gates(LanguageModel& model) {
-  constexpr std::string_view kGate = "mixer.gate_out.project.weight", kOut = "mixer.out.weight";
+// 1/2 = sigmoid(0) of what a projection gives that is twice as large, with the adapter that adds to it and without its bias.
+void open_gates(LanguageModel& model, const std::vector<std::string>& fresh) {
+  constexpr std::string_view kMixer = ".mixer.", kGate = ".mixer.gate_out.";
   std::map<std::string, Param*> params;
   for (const NamedParam& p : model.params()) params[p.name] = p.param;
-  for (const auto& [name, gate] : params) {
-    if (!name.ends_with(kGate)) continue;
-    gate->set_value(Tensor::zeros(gate->value().shape(), kF32, gate->value().device()));
-    Param& out = *params.at(name.substr(0, name.size() - kGate.size()) + std::string(kOut));
-    out.set_value(ops::scale(out.value(), 2.0));
+  std::set<std::string> mixers;
+  for (const std::string& name : fresh) {
+    const size_t at = name.find(kGate);
+    if (at == std::string::npos) continue;
+    mixers.insert(name.substr(0, at + kMixer.size()));
+    Param& gate = *params.at(name);
+    if (name.ends_with("project.weight"))
+      gate.set_value(Tensor::zeros(gate.value().shape(), kF32, gate.value().device()));
   }
+  for (const std::string& mixer : mixers)
+    for (const char* part : {"out.weight", "out.adapter_up"})
+      if (const auto out = params.find(mixer + part); out != params.end())
+        out->second->set_value(ops::scale(out->second->value(), 2.0));
 }
 
 }  // namespace
@@ -158,7 +166,7 @@ Converted convert_run(const ConversionOptions& options, cli::Console& console) {
   } else {
     out = take(*run.model, model);
   }
-  if (options.kind == ConversionKind::gates) open_gates(model);
+  if (options.kind == ConversionKind::gates) open_gates(model, out.fresh);
 
   if (config.experiment.data().tokenizer().has_characters()) {
     io::make_folders(options.out + "/data");
