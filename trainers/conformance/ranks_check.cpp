@@ -85,7 +85,7 @@ constexpr std::string_view kRowsInFewBits[] = {
     "moh", "mla", "fox",    "differential",    "nexus",    "residual.delta", "retnet",
     "gla", "gsa", "hgrn",   "gated_delta_net", "kda"};
 constexpr double kAtMost = 2;  // of the error of one rank
-// From 2 ranks to 8. In f32 a sum over all tokens before is rounded once more where ranks meet, which fox (1.2) and nexus (1.1) can see.
+// From 2 ranks to 8. In f32 each hop rounds the output so far, which fox (1.2) and nexus (1.1) can see: merged in f64, they do not grow.
 constexpr double kGrowth = 1.1, kGrowthF32 = 1.25;
 
 // Errors against f64, of outputs and gradients, over those of one rank in the same dtype: the largest.
