@@ -337,7 +337,7 @@ TEST(MeshPlan, EveryRecipeHasOne) {
     const config::Loaded config = config::load(entry.path().string(), {});
     expect_plan(config, 2);
   }
-  EXPECT_GE(count, 49);
+  EXPECT_GE(count, 6) << "configs that are no grids";
 }
 
 TEST(MeshPlan, EveryMixerHasOne) {
