@@ -7,6 +7,7 @@
 #include "src/data/bpe.h"
 #include "src/data/byte_alphabet.h"
 #include "src/data/files.h"
+#include "src/data/json_depth.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
 
@@ -40,13 +41,10 @@ class Reader {
   [[noreturn]] void refuse(const std::string& what) const { fail(str(path_, ": ", what), kFix); }
 
   json parse() {
-    auto within_depth = [&](int depth, json::parse_event_t, json&) {
-      if (depth > kMaxDepth) refuse(str("nested deeper than ", kMaxDepth, " levels"));
-      return true;
-    };
     text_ = read_file(path_, kMaxFileBytes);
+    if (is_nested_deeper(text_, kMaxDepth)) refuse(str("nested deeper than ", kMaxDepth, " levels"));
     try {
-      json file = json::parse(text_, within_depth);
+      json file = json::parse(text_);
       if (!file.is_object()) refuse("no JSON object");
       return file;
     } catch (const json::exception& error) { refuse(str("not valid JSON: ", show_utf8(error.what()))); }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 
@@ -9,6 +10,7 @@
 #include "tests/trainers/huggingface_support.h"
 #include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/import.h"
+#include "trainers/huggingface/json_fields.h"
 
 namespace weft::huggingface {
 namespace {
@@ -155,6 +157,16 @@ TEST_F(HuggingFace, RefusesNumbersThatAreNone) {
                               std::string(R"({"model_type":"llama","rms_norm_eps":)") + number + "}");
     expect_refused(path, {"config.json", "not valid JSON"}, number);
   }
+}
+
+TEST_F(HuggingFace, AFileOfManyObjectsIsReadAtOnce) {
+  std::string text = "[{}";
+  while (text.size() < size_t{2} << 20) text += ",{}";
+  const std::string file = temp_ / "objects.json";
+  io::write_file_atomically(file, text + "]");
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(read_json(file, size_t{4} << 20).size(), text.size() / 3);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
 }
 
 TEST_F(HuggingFace, RefusesFilesThatAreNotWhatTheIndexSays) {

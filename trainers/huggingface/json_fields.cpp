@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "src/data/json_depth.h"
 #include "trainers/config/config_error.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
@@ -25,12 +26,9 @@ std::string shown(const nlohmann::json& value) {
 
 nlohmann::json read_json(const std::string& path, uint64_t max_bytes) {
   const std::string text = io::read_file(path, max_bytes);
-  auto within_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    WEFT_CHECK(depth <= kMaxDepth, str(path, ": nested deeper than ", kMaxDepth, " levels"), kFix);
-    return true;
-  };
+  WEFT_CHECK(!data::is_nested_deeper(text, kMaxDepth), str(path, ": nested deeper than ", kMaxDepth, " levels"), kFix);
   try {
-    return nlohmann::json::parse(text, within_depth);
+    return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
     fail(str(path, ": not valid JSON: ", data::show_utf8(error.what())), kFix);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "src/data/json_depth.h"
 #include "trainers/config/config_error.h"
 #include "trainers/serve/request_error.h"
 #include "weft/core/error.h"
@@ -18,13 +19,10 @@ constexpr int kDepth = 4;  // {"prompt": [[1, 2]]} has 3: a deeper one costs mem
 constexpr size_t kShown = 60, kShownError = 200;
 
 json parse(std::string_view body) {
-  auto bound_depth = [](int depth, json::parse_event_t event, json&) {
-    if (depth > kDepth && (event == json::parse_event_t::array_start || event == json::parse_event_t::object_start))
-      throw RequestError(400, str("the request is nested deeper than ", kDepth, " levels; send one JSON object"));
-    return true;
-  };
+  if (data::is_nested_deeper(body, kDepth))
+    throw RequestError(400, str("the request is nested deeper than ", kDepth, " levels; send one JSON object"));
   try {
-    return json::parse(body.begin(), body.end(), bound_depth);
+    return json::parse(body.begin(), body.end());
   } catch (const json::exception& error) {
     throw RequestError(
         400, str("the request is not valid JSON: ",
