@@ -1,19 +1,18 @@
-// Requests that are refused, what is answered, and how requests become batches.
+// Requests that are refused, and what is answered.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "tests/support/errors.h"
 #include "tests/trainers/serve_support.h"
 #include "trainers/serve/answer.h"
 #include "trainers/serve/request_error.h"
+#include "trainers/serve/stream.h"
 
 namespace weft {
 namespace {
 
 using namespace serve;
 using nlohmann::json;
-using serve_test::Engine;
 using Ids = std::vector<int32_t>;
 
 class Serve : public ::testing::Test {
@@ -43,6 +42,7 @@ TEST_F(Serve, RefusesRequestsThatAreNoneOfThisInterface) {
       {R"({"prompt": "a", "temperature": 1e999})", {"not valid JSON"}, ""},
       {deep, {"nested deeper"}, ""},
       {"{\"prompt\": " + deep, {"nested deeper"}, ""},
+      {R"({"prompt": [[[[1]]]]})", {"nested deeper than 4 levels"}, ""},
       {"{}", {"there is no prompt", "give a text"}, "prompt"},
       {R"({"prompt": null})", {"there is no prompt"}, "prompt"},
       {R"({"prompt": 7})", {"prompt is 7"}, "prompt"},
@@ -111,6 +111,48 @@ TEST_F(Serve, RefusesRequestsThatAreNoneOfThisInterface) {
       EXPECT_EQ(answer["error"]["message"], error.message);
       EXPECT_EQ(answer["error"]["code"], row.status);
     }
+  }
+}
+
+TEST_F(Serve, ARequestOfManyObjectsIsRefusedAtOnce) {
+  const ServedModel model = bytes_model();
+  std::string body = "{\"prompt\": [{}";
+  while (body.size() < (size_t{2} << 20)) body += ",{}";
+  body += "]}";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_THROW(read_completion(body, model), RequestError);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
+TEST_F(Serve, BracketsOfTextsAreNoDepth) {
+  const ServedModel model = bytes_model();
+  EXPECT_EQ(read_completion(R"({"prompt": "[[[[\"[[[\\"})", model).prompts[0].size(), 9u);
+}
+
+TEST_F(Serve, PromptsAreCountedBeforeTheyAreEncoded) {
+  const ServedModel model = bytes_model();
+  const json body{{"prompt", std::vector<std::vector<double>>(1025, {2.5})}};  // no ids, which who reads them finds
+  try {
+    read_completion(body.dump(), model);
+    FAIL() << "taken";
+  } catch (const RequestError& error) {
+    EXPECT_EQ(error.message, "there are 1025 prompts; give at most 1024, and send several requests");
+  }
+}
+
+TEST_F(Serve, AModelThatOnlyScoresRefusesToContinue) {
+  ServedModel model = bytes_model();
+  model.can_continue = false;
+  EXPECT_EQ(read_completion(R"({"prompt": "a", "max_tokens": 1})", model).max_tokens, 1);
+  EXPECT_EQ(read_completion(R"({"prompt": "a"})", model).max_tokens, 1);
+  try {
+    read_completion(R"({"prompt": "a", "max_tokens": 2})", model);
+    FAIL() << "taken";
+  } catch (const RequestError& error) {
+    EXPECT_EQ(error.status, 400);
+    EXPECT_EQ(error.param, "max_tokens");
+    EXPECT_NE(error.message.find("max_tokens is 2"), std::string::npos) << error.message;
+    EXPECT_NE(error.message.find("ask for 0 or 1"), std::string::npos) << error.message;
   }
 }
 
@@ -209,67 +251,20 @@ TEST_F(Serve, TheEndOfTextIsAmongTheTokensOfTheLists) {
   EXPECT_EQ(choice["logprobs"]["token_logprobs"], (json{nullptr, -3, -1}));
 }
 
-// ---- batches
-
-TEST_F(Serve, RowsThatAreThereTogetherAreOneBatchUpToALimit) {
-  LanguageModel model(serve_test::tiny(serve_test::softmax()), Rng(3));
-  const ServedModel served = serve_test::served(model);
-  Engine engine(model, served, {.max_batch = 4, .max_wait_s = 0});
-  const GenerationRow continued{.prompt = {1, 2}, .max_tokens = 3, .temperature = 0},
-      scored{.prompt = {1}, .max_tokens = 1};
-  engine.is_held = true;
-  std::vector<std::thread> askers;
-  for (int i = 0; i < 9; ++i) {
-    askers.emplace_back([&, i] { EXPECT_EQ(engine.batcher.ask({i % 3 == 2 ? scored : continued}).size(), 1u); });
-    while (i == 0 ? !engine.is_computing : engine.batcher.waiting() != i) std::this_thread::yield();
-  }
-  engine.is_held = false;
-  for (std::thread& asker : askers) asker.join();
-  EXPECT_EQ(engine.batcher.ask(std::vector<GenerationRow>(5, continued)).size(), 5u);
-  engine.end();
-  // The first one alone; five more are continued and three scored, in turn with the oldest.
-  EXPECT_EQ(engine.batches, (std::vector<size_t>{1, 4, 3, 1, 4, 1}));
-}
-
-TEST_F(Serve, AnErrorMeetsTheRequestsOfItsBatchAndTheNextAreAnswered) {
-  Batcher batcher({.max_batch = 2, .max_wait_s = 0});
-  std::atomic<bool> ends{false};
-  int calls = 0;
-  std::thread worker([&] {
-    batcher.work(
-        [&](std::span<const GenerationRow> rows) {
-          if (++calls == 1) fail("no memory", "ask for less");
-          return std::vector<Generation>(rows.size());
-        },
-        [&] { return ends.load(); });
-  });
-  EXPECT_EQ(test::error_of([&] { batcher.ask(std::vector<GenerationRow>(7, {.prompt = {1}})); }, {"no memory"}), "");
-  EXPECT_EQ(batcher.waiting(), 0) << "the other rows of the request are not computed";
-  EXPECT_EQ(batcher.ask(std::vector<GenerationRow>(3, {.prompt = {1}})).size(), 3u);
-  ends = true;
-  worker.join();
-  EXPECT_EQ(calls, 3);
-}
-
-TEST_F(Serve, WhoWaitsWhenTheWorkEndsIsTold) {
-  Batcher batcher({.max_waiting = 3});
-  std::vector<int> statuses;
-  auto done = [&](std::vector<Generation>, std::exception_ptr error) {
-    try {
-      std::rethrow_exception(error);
-    } catch (const RequestError& e) { statuses.push_back(e.status); }
-  };
-  auto submit = [&](size_t count) {
-    try {
-      batcher.submit(std::vector<GenerationRow>(count, {.prompt = {1}}), done);
-      return 0;
-    } catch (const RequestError& e) { return e.status; }
-  };
-  EXPECT_EQ(submit(2), 0);
-  EXPECT_EQ(submit(2), 503) << "too many";
-  batcher.work([](std::span<const GenerationRow>) { return std::vector<Generation>(); }, [] { return true; });
-  EXPECT_EQ(statuses, std::vector<int>{503});
-  EXPECT_EQ(submit(1), 503) << "ended";
+// Text that a stream has sent is not sent again.
+TEST_F(Serve, AStreamThatBeginsAnewGoesOnWhereItWas) {
+  const ServedModel model = bytes_model();
+  auto stream = std::make_shared<CompletionStream>(
+      read_completion(R"({"prompt": "a", "stream": true, "max_tokens": 3})", model), model, AnswerHead{});
+  const std::vector<GenerationRow> rows = stream->rows();
+  for (char c : std::string("bc")) rows[0].goes_on(c);
+  rows[0].begins_anew();
+  for (char c : std::string("bcd")) rows[0].goes_on(c);
+  stream->finish(std::vector<Generation>(1), nullptr);
+  std::string text, event;
+  while (stream->next(event))
+    if (event != "data: [DONE]\n\n") text += json::parse(event.substr(6))["choices"][0]["text"];
+  EXPECT_EQ(text, "bcd");
 }
 
 }  // namespace

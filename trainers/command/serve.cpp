@@ -37,7 +37,8 @@ std::vector<std::string> overrides_of(const Options& options) {
 }
 
 // Tries rows of one length and of two: with a mixer that cannot read padding, each completion is a batch of its own.
-int64_t batch_of(const Options& options, LanguageModel& model, int64_t vocab, Console& console) {
+int64_t batch_of(const Options& options, LanguageModel& model, serve::ServedModel& target, Console& console) {
+  const int64_t vocab = target.tokenizer->vocab_size();
   auto problem = [&](int64_t max_tokens, std::initializer_list<size_t> lengths) {
     std::vector<serve::GenerationRow> rows;
     for (size_t length : lengths)
@@ -50,6 +51,7 @@ int64_t batch_of(const Options& options, LanguageModel& model, int64_t vocab, Co
   if (const std::string text = problem(1, {1}); !text.empty())
     fail("serve: " + text, "choose another run or checkpoint");
   const std::string decoding = model.options().context > 1 ? problem(2, {1}) : "";
+  target.can_continue = decoding.empty();
   if (!decoding.empty()) console.message("prompts are scored, and continued by one token at most: " + decoding);
   if (options.batcher.max_batch == 1 || model.options().context < 3) return 1;
   const std::string padding = problem(decoding.empty() ? 2 : 1, {1, 2});
@@ -103,15 +105,16 @@ void announce(const Options& options, const serve::ServedModel& model, int port,
     return;
   }
   console.result(str("serving ", model.name, " (step ", model.step, ", context ", model.context, ") at ", url, "\n",
-                     "curl ", url, "/v1/completions -d '{\"prompt\": ", some_prompt(model), ", \"max_tokens\": 8}'\n"));
+                     "curl ", url, "/v1/completions -d '{\"prompt\": ", some_prompt(model),
+                     ", \"max_tokens\": ", model.can_continue ? 8 : 1, "}'\n"));
 }
 
 int run(Options options, Console& console, const Extensions& extensions) {
   if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), overrides_of(options), console, extensions);
-  const serve::ServedModel model = served(options, run);
+  serve::ServedModel model = served(options, run);
   const int64_t vocab = run.data.tokenizer->vocab_size();
-  options.batcher.max_batch = batch_of(options, *run.model, vocab, console);
+  options.batcher.max_batch = batch_of(options, *run.model, model, console);
   options.batcher.max_wait_s = 1e-3 * static_cast<double>(options.max_wait_ms);
   options.http.threads = static_cast<int>(std::max<int64_t>(64, 2 * options.batcher.max_batch));
   std::mutex log_mutex;

@@ -16,6 +16,8 @@ bool CompletionText::add(int32_t id) {
   return !was_stopped();
 }
 
+void CompletionText::clear() { bytes_.clear(), begins_.clear(), end_ = std::string::npos; }
+
 std::string_view CompletionText::settled() const {
   if (was_stopped()) return text();
   std::string_view bytes = bytes_;
@@ -50,7 +52,8 @@ CompletionRows rows_of(const Completion& c, const ServedModel& model) {
                         .seed = Rng(c.seed)[static_cast<uint64_t>(copy)].key(),
                         .scores_prompt = c.echo && c.logprobs,
                         .top = c.logprobs,
-                        .goes_on = [text = all.texts.back()](int32_t id) { return text->add(id); }};
+                        .goes_on = [text = all.texts.back()](int32_t id) { return text->add(id); },
+                        .begins_anew = [text = all.texts.back()] { text->clear(); }};
       if (model.adds_first_token(prompt)) row.prompt.insert(row.prompt.begin(), *model.first_token);
       all.rows.push_back(std::move(row));
     }
@@ -72,8 +75,9 @@ class TokenLists {
   // score null: nothing was predicted there.
   void add(int32_t id, const TokenScore* score) {
     lists_["tokens"].push_back(model_.token_name(id));
-    lists_["text_offset"].push_back(count_characters(bytes_));
-    bytes_ += model_.piece(id, bytes_.empty());
+    lists_["text_offset"].push_back(characters_);
+    const std::string piece = model_.piece(id, is_empty_);
+    characters_ += count_characters(piece), is_empty_ = is_empty_ && piece.empty();
     if (!score) {
       lists_["token_logprobs"].push_back(nullptr), lists_["top_logprobs"].push_back(nullptr);
       return;
@@ -94,7 +98,8 @@ class TokenLists {
  private:
   const ServedModel& model_;
   ordered_json lists_ = ordered_json::object();
-  std::string bytes_;
+  int64_t characters_ = 0;
+  bool is_empty_ = true;  // the text so far
 };
 
 ordered_json logprobs_of(const Completion& c, const ServedModel& model, const std::vector<int32_t>& prompt,

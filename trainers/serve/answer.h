@@ -21,6 +21,7 @@ class CompletionText {
       : model_(model), stop_(stop), follows_text_(follows_text) {}
 
   bool add(int32_t id);  // false: a stop text is complete
+  void clear();          // of all ids
   bool was_stopped() const { return end_ != std::string::npos; }
   std::string_view text() const { return std::string_view(bytes_).substr(0, end_); }  // up to the stop text
   // The part of text() that no later token can take away: it does not end in the beginning of a stop text or of a character.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <future>
+#include <utility>
 
 #include "trainers/console/stop_signal.h"
 #include "trainers/serve/request_error.h"
@@ -19,12 +20,27 @@ bool is_scored_only(const GenerationRow& row) { return row.max_tokens <= 1; }  /
 
 }  // namespace
 
+void Batcher::Ticket::finish(std::vector<Generation> results, std::exception_ptr problem) noexcept {
+  const Done tell = std::exchange(done, {});
+  if (!tell) return;
+  try {
+    tell(std::move(results), problem);
+  } catch (...) {
+    try {
+      tell({}, std::current_exception());
+    } catch (...) {}  // who asked cannot be told
+  }
+}
+
+Batcher::Ticket::~Ticket() {
+  if (done) finish({}, std::make_exception_ptr(ending()));
+}
+
 void Batcher::submit(std::vector<GenerationRow> rows, Done done) {
   auto ticket = std::make_shared<Ticket>();
   ticket->open = rows.size();
   ticket->made.resize(rows.size());
   ticket->rows = std::move(rows);
-  ticket->done = std::move(done);
   {
     std::lock_guard lock(mutex_);
     if (is_closed_) throw ending();
@@ -32,6 +48,7 @@ void Batcher::submit(std::vector<GenerationRow> rows, Done done) {
     if (waiting + static_cast<int64_t>(ticket->rows.size()) > options_.max_waiting)
       throw RequestError(
           503, str(waiting, " completions wait already, and ", options_.max_waiting, " may; repeat the request later"));
+    ticket->done = std::move(done);
     for (size_t row = 0; row < ticket->rows.size(); ++row) waiting_.push_back({ticket, row, Clock::now()});
   }
   came_.notify_one();
@@ -73,16 +90,28 @@ std::vector<Batcher::Place> Batcher::next_batch(const std::function<bool()>& sho
 }
 
 void Batcher::run(const std::vector<Place>& batch, const Generate& generate) {
-  std::vector<GenerationRow> rows;
-  for (const Place& place : batch) rows.push_back(place.ticket->rows[place.row]);
   std::vector<Generation> made;
   std::exception_ptr error;
   try {
+    std::vector<GenerationRow> rows;
+    for (const Place& place : batch) rows.push_back(place.ticket->rows[place.row]);
     made = generate(rows);
   } catch (const train::Stopped&) { error = std::make_exception_ptr(ending()); } catch (...) {
+    if (batch.size() > 1) return run_each(batch, generate);
     error = std::current_exception();
   }
   settle(batch, std::move(made), error);
+}
+
+void Batcher::run_each(const std::vector<Place>& batch, const Generate& generate) {
+  for (const Place& place : batch) {
+    if (place.ticket->error) {  // another row of the request ended it
+      settle({place}, {}, place.ticket->error);
+      continue;
+    }
+    if (const auto& begins_anew = place.ticket->rows[place.row].begins_anew) begins_anew();
+    run({place}, generate);
+  }
 }
 
 // An error ends all rows of the requests that it meets.
@@ -104,15 +133,18 @@ void Batcher::settle(const std::vector<Place>& places, std::vector<Generation> m
       });
   }
   for (const std::shared_ptr<Ticket>& ticket : finished) {
-    ticket->done(std::move(ticket->made), ticket->error);
-    ticket->done = {}, ticket->rows.clear();
+    ticket->finish(std::move(ticket->made), ticket->error);
+    ticket->rows.clear();
   }
 }
 
 void Batcher::work(const Generate& generate, const std::function<bool()>& should_stop) {
+  struct Closing {
+    Batcher& batcher;
+    ~Closing() { batcher.close(); }
+  } closing{*this};
   while (!should_stop())
     if (const std::vector<Place> batch = next_batch(should_stop); !batch.empty()) run(batch, generate);
-  close();
 }
 
 void Batcher::close() {

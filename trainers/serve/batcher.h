@@ -27,7 +27,7 @@ struct BatcherOptions {
 class Batcher {
  public:
   using Generate = std::function<std::vector<Generation>(std::span<const GenerationRow>)>;
-  // Called once, on the model's thread: the rows' results, or the error that ended them.
+  // Called once, on the model's thread: the rows' results, or the error that ended them. Where it throws, once more with what it threw.
   using Done = std::function<void(std::vector<Generation> made, std::exception_ptr error)>;
 
   explicit Batcher(const BatcherOptions& options) : options_(options) {}
@@ -37,7 +37,8 @@ class Batcher {
   void submit(std::vector<GenerationRow> rows, Done done);
   std::vector<Generation> ask(std::vector<GenerationRow> rows);
 
-  // Until `should_stop`, which is looked at several times a second; then rows that wait end with RequestError 503.
+  // Until `should_stop`, which is looked at several times a second; then, or where an error leaves it, rows that wait end with RequestError
+  // 503. A batch that fails is tried again row by row, so that a row's error meets its own request alone.
   void work(const Generate& generate, const std::function<bool()>& should_stop);
   int64_t waiting() const;
 
@@ -49,6 +50,9 @@ class Batcher {
     size_t open = 0;  // rows without a result
     std::exception_ptr error = {};
     Done done = {};
+
+    ~Ticket();  // nobody waits for a result that cannot come
+    void finish(std::vector<Generation> results, std::exception_ptr problem) noexcept;
   };
   struct Place {
     std::shared_ptr<Ticket> ticket;
@@ -58,6 +62,7 @@ class Batcher {
 
   std::vector<Place> next_batch(const std::function<bool()>& should_stop);
   void run(const std::vector<Place>& batch, const Generate& generate);
+  void run_each(const std::vector<Place>& batch, const Generate& generate);
   void settle(const std::vector<Place>& places, std::vector<Generation> made, std::exception_ptr error);
   void close();
 

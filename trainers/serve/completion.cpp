@@ -14,8 +14,8 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-constexpr int64_t kMostChoices = 1024, kMostCopies = 128, kMostLogprobs = 20;
-constexpr size_t kMostStops = 64, kLongestStop = 1000;
+constexpr int64_t kMostCopies = 128, kMostLogprobs = 20;
+constexpr size_t kMostChoices = 1024, kMostStops = 64, kLongestStop = 1000;
 
 const std::vector<std::string> kFields{"model", "prompt", "n", "max_tokens", "echo", "logprobs", "stop", "temperature",
                                        "top_p", "seed", "stream", "stream_options", "user",
@@ -33,6 +33,12 @@ std::vector<std::vector<int32_t>> read_prompts(const Fields& fields, const Serve
   const bool is_list =
       prompt->is_array() && !prompt->empty() && (prompt->front().is_string() || prompt->front().is_array());
   if (is_list) {
+    // Before texts are encoded, which takes long.
+    if (prompt->size() > kMostChoices)
+      throw RequestError(
+          400,
+          str("there are ", prompt->size(), " prompts; give at most ", kMostChoices, ", and send several requests"),
+          "prompt");
     for (const json& value : *prompt) {
       if (value.type() != prompt->front().type())
         throw RequestError(400,
@@ -73,7 +79,12 @@ int64_t tokens_read(const std::vector<int32_t>& prompt, const ServedModel& model
 
 // How many new tokens the longest prompt leaves room for: the last one is not read.
 int64_t check_room(const Completion& c, std::optional<int64_t> max_tokens, const ServedModel& model) {
-  int64_t room = std::numeric_limits<int64_t>::max();
+  if (!model.can_continue && max_tokens.value_or(0) > 1)
+    throw RequestError(400,
+                       str("max_tokens is ", *max_tokens, ", and this model continues a prompt by one token at most; ",
+                           "ask for 0 or 1"),
+                       "max_tokens");
+  int64_t room = model.can_continue ? std::numeric_limits<int64_t>::max() : 1;
   for (size_t i = 0; i < c.prompts.size(); ++i) {
     const int64_t read = tokens_read(c.prompts[i], model);
     room = std::min(room, model.context - read + 1);
@@ -158,7 +169,7 @@ Completion read_completion(std::string_view body, const ServedModel& model) {
   Completion c;
   c.prompts = read_prompts(fields, model);
   c.n = fields.integer("n", 1, kMostCopies).value_or(1);
-  if (static_cast<int64_t>(c.prompts.size()) * c.n > kMostChoices)
+  if (c.prompts.size() * static_cast<size_t>(c.n) > kMostChoices)
     throw RequestError(400,
                        str(c.prompts.size(), " prompts and n ", c.n, " ask for more than ", kMostChoices,
                            " completions; send several requests"),

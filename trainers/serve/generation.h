@@ -23,6 +23,8 @@ struct GenerationRow {
   std::optional<int64_t> top = {};  // log probabilities, with those of so many most likely ids
   // Called with each new id, on the thread that generates. Returns false where the text ends with it.
   std::function<bool(int32_t id)> goes_on = {};
+  std::function<void()> begins_anew =
+      {};  // called where an error ended the row, and it is tried again from its first id
 };
 
 struct TokenScore {

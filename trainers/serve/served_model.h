@@ -19,6 +19,7 @@ inline constexpr std::string_view kEndOfText = "<|endoftext|>", kFirstToken = "<
 struct ServedModel {
   std::string name = {}, address = {};  // a request may name either: the run's folder, or RUN as it was given
   int64_t step = 0, context = 0;        // most tokens that the model reads of a prompt and its completion
+  bool can_continue = true;             // by more than the token that one forward gives
   std::shared_ptr<const data::Tokenizer> tokenizer = {};
   std::optional<int32_t> end_of_text = {}, first_token = {};  // first_token stands before every prompt
 

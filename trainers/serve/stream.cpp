@@ -1,5 +1,6 @@
 #include "trainers/serve/stream.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "trainers/serve/request_error.h"
@@ -28,8 +29,10 @@ CompletionStream::CompletionStream(Completion completion, const ServedModel& mod
 
 std::vector<GenerationRow> CompletionStream::rows() {
   std::vector<GenerationRow> rows = std::move(rows_.rows);
-  for (size_t i = 0; i < rows.size(); ++i)
+  for (size_t i = 0; i < rows.size(); ++i) {
     rows[i].goes_on = [self = shared_from_this(), i](int32_t id) { return self->add(i, id); };
+    rows[i].begins_anew = [self = shared_from_this(), i] { self->clear(i); };
+  }
   return rows;
 }
 
@@ -42,6 +45,12 @@ bool CompletionStream::add(size_t row, int32_t id) {
   sent_[row] = std::max(sent_[row], settled.size());
   came_.notify_one();
   return goes_on && !was_left_;
+}
+
+// What was sent stays so: the row's seed gives the same text again.
+void CompletionStream::clear(size_t row) {
+  std::lock_guard lock(mutex_);
+  rows_.texts[row]->clear();
 }
 
 void CompletionStream::send_choice(size_t row, std::string_view text, const char* finish_reason) {
@@ -65,8 +74,10 @@ void CompletionStream::finish(std::vector<Generation> made, std::exception_ptr e
       events_.push_back("data: " + error_text(e.status, e.message, e.param) + "\n\n");
     } catch (const std::exception& e) { events_.push_back("data: " + error_text(500, e.what()) + "\n\n"); }
   }
-  for (size_t row = 0; !error && row < made.size(); ++row)
-    send_choice(row, rows_.texts[row]->text().substr(sent_[row]), made[row].ended ? "stop" : "length");
+  for (size_t row = 0; !error && row < made.size(); ++row) {
+    const std::string_view text = rows_.texts[row]->text();
+    send_choice(row, text.substr(std::min(sent_[row], text.size())), made[row].ended ? "stop" : "length");
+  }
   if (!error && completion_.streams_usage) {
     const ordered_json usage = usage_of(completion_, made);
     events_.push_back(event_of({{"id", head_.id},

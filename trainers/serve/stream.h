@@ -28,6 +28,7 @@ class CompletionStream : public std::enable_shared_from_this<CompletionStream> {
 
  private:
   bool add(size_t row, int32_t id);
+  void clear(size_t row);
   void send_choice(size_t row, std::string_view text, const char* finish_reason);
 
   const Completion completion_;
