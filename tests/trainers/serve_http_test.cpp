@@ -1,12 +1,11 @@
-// The server over sockets: the requests of lm-evaluation-harness, streams, and clients that do not behave.
+// The server over sockets: the requests of lm-evaluation-harness, and streams.
 #include <gtest/gtest.h>
 #include <httplib.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/errors.h"
-#include "tests/trainers/serve_support.h"
+#include "tests/trainers/serve_http_support.h"
 #include "weft/models/sample.h"
 
 namespace weft {
@@ -16,55 +15,7 @@ using namespace serve;
 using nlohmann::json;
 using namespace std::chrono_literals;
 
-class ServeHttp : public ::testing::Test {
- protected:
-  void SetUp() override {
-    set_num_threads(1);
-    begin({.max_batch = 4, .max_wait_s = 0.002}, {.timeout_s = 1});
-  }
-  void TearDown() override {
-    engine_.reset();
-    server_.reset();
-  }
-
-  void begin(const BatcherOptions& batches, const HttpOptions& http) {
-    TearDown();
-    model_ = std::make_unique<LanguageModel>(serve_test::tiny(serve_test::hybrid()), Rng(3));
-    served_ = serve_test::served(*model_);
-    engine_ = std::make_unique<serve_test::Engine>(*model_, served_, batches);
-    server_ = std::make_unique<HttpServer>(http, api_routes(served_, engine_->batcher));
-    server_->start();
-  }
-  httplib::Client client() const {
-    httplib::Client client("127.0.0.1", server_->port());
-    client.set_read_timeout(20);
-    return client;
-  }
-  json post(const std::string& path, const json& body, int status = 200) const {
-    const httplib::Result result = client().Post(path, body.dump(), "application/json");
-    if (!result) {
-      ADD_FAILURE() << path << ": " << httplib::to_string(result.error());
-      return {};
-    }
-    EXPECT_EQ(result->status, status) << result->body;
-    return json::parse(result->body);
-  }
-  json complete(const json& body, int status = 200) const { return post("/v1/completions", body, status); }
-  json get(const std::string& path, int status = 200) const {
-    const httplib::Result result = client().Get(path);
-    if (!result) {
-      ADD_FAILURE() << path << ": " << httplib::to_string(result.error());
-      return {};
-    }
-    EXPECT_EQ(result->status, status) << result->body;
-    return json::parse(result->body);
-  }
-
-  std::unique_ptr<LanguageModel> model_;
-  ServedModel served_;
-  std::unique_ptr<serve_test::Engine> engine_;
-  std::unique_ptr<HttpServer> server_;
-};
+using ServeHttp = serve_test::HttpFixture;
 
 // The payload of LocalCompletionsAPI._create_payload(generate=False), and what its parse_logprobs() makes of the answer.
 TEST_F(ServeHttp, TheHarnessScoresContinuations) {
@@ -240,135 +191,6 @@ TEST_F(ServeHttp, AStreamIsTheTextInPieces) {
     }
   for (size_t i = 0; i < 2; ++i) EXPECT_EQ(texts[i], whole["choices"][i]["text"]);
   EXPECT_EQ(ends, (std::vector<int>{1, 1}));
-}
-
-// ---- clients that do not behave
-
-class RawClient {
- public:
-  explicit RawClient(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  }
-  ~RawClient() { leave(); }
-  void send(const std::string& text) const { (void)!::send(socket_, text.data(), text.size(), MSG_NOSIGNAL); }
-  bool is_open() const {  // and nothing has come
-    char c;
-    return ::recv(socket_, &c, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && errno == EAGAIN;
-  }
-  std::string read_all() const {  // until the server closes
-    std::string text;
-    char buffer[4096];
-    for (ssize_t n; (n = ::recv(socket_, buffer, sizeof buffer, 0)) > 0;) text.append(buffer, static_cast<size_t>(n));
-    return text;
-  }
-  void leave() {
-    if (socket_ >= 0) ::close(socket_);
-    socket_ = -1;
-  }
-
- private:
-  int socket_;
-};
-
-std::string with_head(const std::string& headers, const std::string& body) {
-  return "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + "\r\n" + body;
-}
-
-TEST_F(ServeHttp, BadRequestsGetOneClearErrorAndTheNextIsAnswered) {
-  begin({}, {.max_body_bytes = 2000, .timeout_s = 1});
-  auto error = [&](const json& answer) { return answer["error"]["message"].get<std::string>(); };
-  EXPECT_NE(error(complete({{"prompt", std::string(49, 'x')}}, 400)).find("--context 49"), std::string::npos);
-  EXPECT_NE(error(complete({{"prompt", "a"}, {"max_tokens", 100000}}, 400)).find("at most 48"), std::string::npos);
-  EXPECT_NE(error(complete({{"prompt", {1, 300}}}, 400)).find("id 300"), std::string::npos);
-  EXPECT_NE(error(complete({{"prompt", "a"}, {"model", "other"}}, 404)).find("'tiny'"), std::string::npos);
-  EXPECT_EQ(complete({{"prompt", std::string(3000, 'x')}}, 413)["error"]["code"], 413);
-  const httplib::Result broken = client().Post("/v1/completions", "{\"prompt\": ", "application/json");
-  ASSERT_TRUE(broken);
-  EXPECT_EQ(broken->status, 400);
-  EXPECT_NE(broken->body.find("not valid JSON"), std::string::npos);
-  // Bodies whose length is not said: in chunks, and compressed ones that grow.
-  auto raw = [&](const std::string& request) {
-    RawClient client(server_->port());
-    client.send(request);
-    return client.read_all();
-  };
-  const std::string large(3000, 'x');
-  const std::string chunked = raw(with_head("Transfer-Encoding: chunked\r\n", "bb8\r\n" + large + "\r\n0\r\n\r\n"));
-  EXPECT_NE(chunked.find(" 413 "), std::string::npos) << chunked;
-  httplib::Client packing = client();
-  packing.set_compress(true);
-  const httplib::Result packed = packing.Post("/v1/completions", json{{"prompt", large}}.dump(), "application/json");
-  ASSERT_TRUE(packed);
-  EXPECT_EQ(packed->status, 413) << packed->body;
-  const std::string form =
-      raw(with_head("Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 3\r\n", "--b"));
-  EXPECT_NE(form.find(" 415 "), std::string::npos) << form;
-  const std::string curl = "{\"prompt\": \"ab\", \"max_tokens\": 2}";  // what curl -d says of JSON
-  const std::string plain = raw(
-      with_head(str("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: ", curl.size(), "\r\n"), curl));
-  EXPECT_NE(plain.find(" 200 "), std::string::npos) << plain;
-  raw("\x16\x03\x01 no HTTP at all\r\n\r\n");
-  raw(with_head("Content-Length: 99999999999999999999\r\n", "x"));
-  raw(with_head("Content-Length: -5\r\n", "x"));
-  raw("GET /health HTTP/1.1\r\nX: " + std::string(100000, 'x') + "\r\n\r\n");
-  EXPECT_EQ(complete({{"prompt", "ab"}, {"max_tokens", 2}})["usage"]["completion_tokens"], 2);
-}
-
-TEST_F(ServeHttp, SlowClientsAreLeftAndOthersAnsweredMeanwhile) {
-  begin({}, {.timeout_s = 3});
-  RawClient silent(server_->port()), halfway(server_->port());
-  halfway.send(with_head("Content-Length: 100\r\n", "{\"prompt\": "));
-  const auto started = std::chrono::steady_clock::now();
-  EXPECT_EQ(complete({{"prompt", "ab"}, {"max_tokens", 2}})["usage"]["completion_tokens"], 2);
-  EXPECT_TRUE(silent.is_open() && halfway.is_open()) << "waited for the slow ones";
-  EXPECT_EQ(silent.read_all(), "");
-  EXPECT_NE(halfway.read_all().find(" 400 "), std::string::npos);
-  EXPECT_LT(std::chrono::steady_clock::now() - started, 20s);
-}
-
-TEST_F(ServeHttp, ClientsThatLeaveHarmNobody) {
-  for (int i = 0; i < 20; ++i) {
-    const std::string body = json{{"prompt", "ab"}, {"max_tokens", 40}, {"stream", i % 2 == 1}}.dump();
-    RawClient client(server_->port());
-    client.send(with_head(str("Content-Length: ", body.size(), "\r\n"), i % 3 == 0 ? body.substr(0, 9) : body));
-    client.leave();
-  }
-  EXPECT_EQ(complete({{"prompt", "ab"}, {"max_tokens", 3}})["usage"]["completion_tokens"], 3);
-}
-
-TEST_F(ServeHttp, EndsWithinSecondsAndTellsWhoWaits) {
-  engine_->is_held = true;
-  std::vector<std::thread> clients;
-  std::atomic<int> told{0};
-  for (int i = 0; i < 3; ++i)
-    clients.emplace_back([&] {
-      const httplib::Result result =
-          client().Post("/v1/completions", json{{"prompt", "ab"}, {"max_tokens", 40}}.dump(), "application/json");
-      told += result && result->status == 503 && result->body.find("ending") != std::string::npos ? 1 : 0;
-    });
-  RawClient idle(server_->port());
-  while (!engine_->is_computing) std::this_thread::sleep_for(1ms);
-  std::this_thread::sleep_for(50ms);  // until the others wait
-  const auto begin = std::chrono::steady_clock::now();
-  engine_->end();
-  server_->stop();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 10s);
-  for (std::thread& one : clients) one.join();
-  EXPECT_EQ(told, 3);
-}
-
-TEST_F(ServeHttp, APortThatIsTakenIsAnError) {
-  const ServedModel& served = served_;
-  EXPECT_EQ(test::error_of([&] { HttpServer({.port = server_->port()}, api_routes(served, engine_->batcher)); },
-                           {str("127.0.0.1:", server_->port(), " is in use"), "--port"}),
-            "");
-  EXPECT_EQ(test::error_of([&] { HttpServer({.host = "192.0.2.1"}, api_routes(served, engine_->batcher)); },
-                           {"192.0.2.1:0 is no address of this machine"}),
-            "");
 }
 
 }  // namespace

@@ -2,12 +2,15 @@
 
 #include <httplib.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <new>
 #include <thread>
 
 #include "trainers/serve/answer.h"
+#include "trainers/serve/connection.h"
 #include "trainers/serve/request_error.h"
 #include "weft/core/error.h"
 #include "weft/data/tokenizer.h"
@@ -15,6 +18,8 @@
 namespace weft::serve {
 
 namespace {
+
+constexpr std::chrono::seconds kEnd{3};  // for clients to send and take what they began
 
 void set_error(httplib::Response& response, int status, std::string_view message, std::string_view param = {}) {
   response.status = status;
@@ -35,18 +40,20 @@ std::string status_text(int status, const httplib::Request& request, const std::
 // The body of a request, however it is sent: httplib itself bounds only what has a length.
 std::string read_body(const httplib::ContentReader& read, const httplib::Response& response,
                       const HttpOptions& options) {
-  const auto begin = std::chrono::steady_clock::now();
+  Connection& connection = *Connection::current();
   std::string body;
-  bool is_large = false, is_late = false;
+  bool is_large = false;
   const bool is_whole = read([&](const char* bytes, size_t count) {
     is_large = body.size() + count > static_cast<size_t>(options.max_body_bytes);
-    is_late = std::chrono::steady_clock::now() - begin > std::chrono::seconds(options.body_timeout_s);
-    if (!is_large && !is_late) body.append(bytes, count);
-    return !is_large && !is_late;
+    if (!is_large) body.append(bytes, count);
+    return !is_large;
   });
+  if (is_whole) connection.request_is_read();
   if (is_large || (!is_whole && response.status == 413))
     throw RequestError(413, str("the request has more than ", options.max_body_bytes, " bytes; send several"));
-  if (is_late) throw RequestError(408, str("the request took more than ", options.body_timeout_s, " s to arrive"));
+  if (!is_whole && connection.is_late())
+    throw RequestError(408,
+                       str("the request took more than ", options.request_timeout_s, " s to arrive; send it again"));
   if (!is_whole) throw RequestError(400, "the request broke off; send it again");
   return body;
 }
@@ -84,20 +91,62 @@ std::string bind_problem(int code) {
   return "cannot be had";
 }
 
+// httplib's server on connections of our own.
+class ConnectionServer : public httplib::Server {
+ public:
+  explicit ConnectionServer(const Connection::Limits& limits) : limits_(limits) {}
+  void end(std::chrono::seconds left) { end_ = Connection::Clock::now() + left; }
+
+ private:
+  bool process_and_close_socket(socket_t socket) override {
+    try {
+      Connection connection(socket, limits_, end_);
+      bool goes_on = true;
+      while (goes_on && connection.begin_request()) {
+        bool is_last = false;
+        goes_on = process_request(connection, false, is_last, nullptr) && !is_last && connection.goes_on();
+      }
+      connection.leave();
+    } catch (const std::exception&) {}  // no memory for this one: others go on
+    ::close(socket);
+    return true;
+  }
+
+  const Connection::Limits limits_;
+  std::atomic<Connection::Clock::time_point> end_{Connection::Clock::time_point::max()};
+};
+
+// httplib reads the body of a POST until the client leaves where neither header is there.
+bool has_no_body(const httplib::Request& request) {
+  return request.method != "POST" && !request.has_header("Transfer-Encoding") && !request.has_header("Content-Length");
+}
+
+bool is_known(const httplib::Request& request, const std::vector<HttpRoute>& routes) {
+  return std::any_of(routes.begin(), routes.end(), [&](const HttpRoute& route) {
+    return route.path == request.path &&
+           (route.method == request.method || (route.method == "GET" && request.method == "HEAD"));
+  });
+}
+
 }  // namespace
 
 struct HttpServer::Server {
+  Server(const HttpOptions& given, std::vector<HttpRoute> of)
+      : options(given),
+        routes(std::move(of)),
+        http({.silence = std::chrono::seconds(given.timeout_s),
+              .request = std::chrono::seconds(given.request_timeout_s)}) {}
+
   HttpOptions options;
   std::vector<HttpRoute> routes;
-  httplib::Server http;
+  ConnectionServer http;
   std::thread thread;
   int port = 0;
 };
 
 HttpServer::HttpServer(const HttpOptions& options, std::vector<HttpRoute> routes)
-    : server_(std::make_unique<Server>()) {
+    : server_(std::make_unique<Server>(options, std::move(routes))) {
   Server& server = *server_;
-  server.options = options, server.routes = std::move(routes);
   httplib::Server& http = server.http;
   for (const HttpRoute& route : server.routes) {
     if (route.method == "GET")
@@ -110,7 +159,14 @@ HttpServer::HttpServer(const HttpOptions& options, std::vector<HttpRoute> routes
         answer(response, [&] { return route.answer(read_body(read, response, server.options)); });
       });
   }
-  http.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+  http.set_pre_routing_handler([&server](const httplib::Request& request, httplib::Response& response) {
+    Connection::current()->head_is_read();
+    if (has_no_body(request)) Connection::current()->request_is_read();
+    // Before httplib reads a body that nobody asks for, without bound.
+    if (!is_known(request, server.routes)) {
+      set_error(response, 404, status_text(404, request, server.routes));
+      return httplib::Server::HandlerResponse::Handled;
+    }
     if (!request.is_multipart_form_data()) return httplib::Server::HandlerResponse::Unhandled;
     set_error(response, 415, "the request is a form; send JSON");
     return httplib::Server::HandlerResponse::Handled;
@@ -118,6 +174,11 @@ HttpServer::HttpServer(const HttpOptions& options, std::vector<HttpRoute> routes
   http.set_error_handler([&server](const httplib::Request& request, httplib::Response& response) {
     if (response.body.empty())
       set_error(response, response.status, status_text(response.status, request, server.routes));
+  });
+  http.set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
+    if (Connection::current()->goes_on()) return;
+    response.headers.erase("Keep-Alive"), response.headers.erase("Connection");
+    response.set_header("Connection", "close");
   });
   if (options.log)
     http.set_logger([&server](const httplib::Request& request, const httplib::Response& response) {
@@ -131,8 +192,6 @@ HttpServer::HttpServer(const HttpOptions& options, std::vector<HttpRoute> routes
   http.set_tcp_nodelay(true);
   http.set_keep_alive_max_count(100000);
   http.set_keep_alive_timeout(options.timeout_s);
-  http.set_read_timeout(options.timeout_s);
-  http.set_write_timeout(options.timeout_s);
   http.set_payload_max_length(static_cast<size_t>(options.max_body_bytes));
   http.new_task_queue = [threads = options.threads] { return new httplib::ThreadPool(static_cast<size_t>(threads)); };
   errno = 0;
@@ -153,6 +212,7 @@ void HttpServer::start() {
 
 void HttpServer::stop() {
   if (!server_->thread.joinable()) return;
+  server_->http.end(kEnd);
   server_->http.stop();
   server_->thread.join();
 }

@@ -27,8 +27,8 @@ struct HttpOptions {
   int port = 0;                                // 0: one that is free
   int threads = 64;                            // connections at one time; others wait
   int64_t max_body_bytes = int64_t{16} << 20;  // of a request, also uncompressed
-  int timeout_s = 5;        // a client that sends nothing of a request for so long is left; also between requests
-  int body_timeout_s = 30;  // for the whole body
+  int timeout_s = 5;           // a client that sends or takes nothing for so long is left; also between requests
+  int request_timeout_s = 30;  // from the first byte of a request to its last
   std::function<void(const std::string& line)> log = {};  // a line for each request; called on several threads at once
 };
 
@@ -38,7 +38,8 @@ class HttpServer {
   ~HttpServer();
   int port() const;
   void start();
-  // Takes no more requests, and returns when those that are there are answered.
+  // Takes no more requests, and returns when those that are there are answered. A client that still sends its request, or does not take its
+  // answer, is left after a few seconds.
   void stop();
 
  private:
