@@ -43,7 +43,8 @@ CarryBytes carry_bytes(const CarryShape& shape) {
 }
 
 // Of plain recurrences. Gathering reads all tokens twice, about an eighth of the work; a scan waits for one rank after the other at its beginning and
-// its end, a turn and less for each. Turns of narrow states are short beside a message.
+// its end, a turn and less for each. Turns of narrow states are short beside a message. Where a row changes ranks more often, as striped ones do, every
+// change is a message that somebody waits for.
 constexpr int64_t kTurnsPerWait = 8, kWideState = 32 * 32;
 
 CarryChoice choose_carry(const CarryShape& shape) {
@@ -54,8 +55,8 @@ CarryChoice choose_carry(const CarryShape& shape) {
                 group = shape.heads / std::max<int64_t>(shape.key_heads, 1),
                 at_once = std::clamp<int64_t>(shape.threads / std::max<int64_t>(group, 1), 1, shape.key_heads),
                 turns = rows * ((shape.key_heads + at_once - 1) / at_once);
-  if (!shape.is_delta && !shape.is_elementwise && !shape.is_on_gpu && turns >= kTurnsPerWait * (shape.ranks - 1) &&
-      shape.key_width * shape.value_width >= kWideState)
+  if (!shape.is_delta && !shape.is_elementwise && !shape.is_on_gpu && shape.segments.longest <= 2 * shape.ranks &&
+      turns >= kTurnsPerWait * (shape.ranks - 1) && shape.key_width * shape.value_width >= kWideState)
     return {.carry = Carry::scan,
             .reason = str("scan: a rank sends ", scanned, " bytes of states a call, and in ", turns,
                           " turns waits for less than the tokens that gathering reads twice")};

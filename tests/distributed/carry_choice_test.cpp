@@ -21,6 +21,9 @@ TEST(CarryChoice, IsByBytesAndByWhoWouldWait) {
   EXPECT_EQ(choose(two, "gather"), Carry::gather);
   two.segments = {4, 2, 2};
   EXPECT_EQ(choose(two, "in 8 turns"), Carry::scan);
+  two.segments = {12, 6, 6};  // a row comes back to a rank more than once: stripes
+  EXPECT_EQ(choose(two, "gather"), Carry::gather);
+  two.segments = {4, 2, 2};
   two.key_width = two.value_width = 16;
   EXPECT_EQ(choose(two, "gather"), Carry::gather);
   shape.is_delta = true;

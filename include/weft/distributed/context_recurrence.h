@@ -61,7 +61,7 @@ struct CarryChoice {
   Carry carry = Carry::gather;
   std::string reason = {};  // with the bytes that decided
 };
-// gather on GPUs. Plain recurrences: scan where there are so many heads that waiting for other ranks is less than reading tokens twice. The delta
+// gather on GPUs. Plain recurrences: scan where waiting is less than reading tokens twice: many heads, and one or two segments of a row a rank. The delta
 // rule: scan where it sends less, counting each wait as kWaitBytes, and where there are enough heads for all ranks to work.
 CarryChoice choose_carry(const CarryShape& shape);
 inline constexpr int64_t kWaitBytes = 1 << 14;
