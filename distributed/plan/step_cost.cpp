@@ -12,10 +12,13 @@ constexpr double kGradientBytes = 4;  // f32, and so are weights
 constexpr double kOptimizerBytes =
     4.0 * 7;  // AdamW reads weight, gradient and two moments, and writes all but the gradient
 
-// Bytes of the states of chunks that a layer of plain recurrences keeps between forward and backward, from `tokens` of each of so many segments.
+bool is_scan(const CarryShape& shape) { return !shape.is_elementwise && choose_carry(shape).carry == Carry::scan; }
+
+// Bytes of the states of chunks that a layer of plain recurrences keeps between forward and backward, from `tokens` of each of so many segments. A
+// scan keeps none.
 double kept_states(const CarryShape& shape, int64_t tokens, int64_t segments) {
   constexpr int64_t kTokens = 64;  // that ops::recur_states() keeps a state for
-  if (shape.ranks == 1 || shape.is_delta || shape.is_elementwise) return 0;
+  if (shape.ranks == 1 || shape.is_delta || shape.is_elementwise || is_scan(shape)) return 0;
   const int64_t states = segments * shape.heads * ((tokens + kTokens - 1) / kTokens + 1);
   return static_cast<double>(states * shape.key_width * shape.value_width * static_cast<int64_t>(size_of(shape.dtype)));
 }
@@ -50,6 +53,16 @@ Layout layout_of(LayoutKind kind, int64_t tokens, int ranks, const CausalMask& m
     case LayoutKind::balanced: return Layout::balanced(tokens, ranks, mask, block);
   }
   fail("step cost: no such layout", "use one of LayoutKind");
+}
+
+// Of a micro-batch over the ranks of the choice.
+CarryShape carry_shape(const TrainingShape& training, const MeshChoice& choice, const Hardware& hardware, size_t kind) {
+  CarryShape shape = training.recurrences[kind].shape;
+  shape.ranks = choice.context, shape.is_on_gpu = hardware.has_engines;
+  if (choice.context > 1)
+    shape.segments =
+        counts_of(layout_of(choice.layout, training.tokens, choice.context, {}, training.block), choice.micro_batch);
+  return shape;
 }
 
 }  // namespace
@@ -164,15 +177,12 @@ double StepPlanner::attention_memory(const MeshChoice& choice, size_t kind) {
 
 SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
   if (choice.context == 1) return {};
-  CarryShape shape = training_.recurrences[kind].shape;
-  const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
-  shape.ranks = choice.context, shape.segments = counts_of(layout, choice.micro_batch);
-  shape.is_on_gpu = hardware_.has_engines;
+  const CarryShape shape = carry_shape(training_, choice, hardware_, kind);
   const CarryBytes bytes = carry_bytes(shape);
   const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
-  const bool is_scan = !shape.is_elementwise && choose_carry(shape).carry == Carry::scan;
-  const auto forward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_forward),
-             backward = static_cast<double>(is_scan ? bytes.scan : bytes.gather_backward);
+  const bool scans = is_scan(shape);
+  const auto forward = static_cast<double>(scans ? bytes.scan : bytes.gather_forward),
+             backward = static_cast<double>(scans ? bytes.scan : bytes.gather_backward);
   // Of a scan, each segment waits for the one before it with a first head, its work and its message; the others travel beside work.
   const double waits = static_cast<double>(shape.segments.longest - 1),
                first = link.time(static_cast<double>(shape.key_width * shape.value_width) *
@@ -180,8 +190,8 @@ SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
   const double segment =
                    static_cast<double>(choice.micro_batch * training_.tokens) / static_cast<double>(shape.segments.all),
                work = head_flops(shape) * segment / hardware_.gemm_flops;
-  return {.forward_s = is_scan ? waits * (first + work) : link.time(forward),
-          .backward_s = is_scan ? waits * (first + 2 * work) : link.time(backward),
+  return {.forward_s = scans ? waits * (first + work) : link.time(forward),
+          .backward_s = scans ? waits * (first + 2 * work) : link.time(backward),
           .forward_sent = forward,
           .backward_sent = backward};
 }
@@ -228,8 +238,7 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
   for (size_t kind = 0; kind < training_.recurrences.size(); ++kind) {
     const SchemeCost one = carry(choice, kind);
     const double count = micro_batches * static_cast<double>(training_.recurrences[kind].layers);
-    CarryShape shape = training_.recurrences[kind].shape;
-    shape.ranks = choice.context;
+    const CarryShape shape = carry_shape(training_, choice, hardware_, kind);
     const int64_t segments = choice.micro_batch * (choice.layout == LayoutKind::contiguous ? 1 : 2),
                   of_row = (training_.tokens + choice.context - 1) / choice.context;
     const double layers = choice.recomputes ? 1 : static_cast<double>(training_.recurrences[kind].layers);

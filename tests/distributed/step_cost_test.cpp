@@ -75,6 +75,24 @@ TEST(StepCost, CountsTheStatesOfRecurrences) {
   EXPECT_NEAR(step_cost(shape, choice, cpu).context_sent, 4 * 3 * 2 * states / 3, 1);
 }
 
+// Plain recurrences: with few threads there are turns enough for a scan, which sends no decays and keeps no states of chunks.
+TEST(StepCost, ThreadsOfARankDecideHowStatesTravel) {
+  TrainingShape shape = small();
+  shape.attention = {};
+  shape.recurrences = {{.layers = 3, .shape = {.key_heads = 12, .heads = 12, .key_width = 64, .value_width = 64}}};
+  Hardware cpu = h200();
+  cpu.has_engines = false;
+  const MeshChoice choice{.data = 2, .context = 4, .micro_batch = 2, .layout = LayoutKind::contiguous};
+  const double state = 2 * 12 * 64 * 64 * 4.0, decays = 2 * 12 * 64 * 4.0;
+  const StepCost scan = step_cost(shape, choice, cpu);
+  EXPECT_NEAR(scan.context_sent, 4 * 3 * 2 * state, 1);
+  EXPECT_EQ(scan.context_bytes, 0);
+  shape.recurrences[0].shape.threads = 2;
+  const StepCost gather = step_cost(shape, choice, cpu);
+  EXPECT_NEAR(gather.context_sent, 4 * 3 * 3 * (2 * state + decays), 1);
+  EXPECT_EQ(gather.context_bytes, 3 * (8192 / 4 / 64 + 1) * state);
+}
+
 // Of a scan each segment waits for a head of the one before it, and its backward is twice the work.
 TEST(StepCost, AScanWaitsForTheRanksBefore) {
   TrainingShape shape = small();

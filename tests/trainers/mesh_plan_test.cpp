@@ -10,6 +10,7 @@
 #include "tests/trainers/config_text.h"
 #include "trainers/config/translate.h"
 #include "trainers/run/data.h"
+#include "weft/core/parallel.h"
 #include "weft/io/files.h"
 
 namespace weft::train {
@@ -152,7 +153,10 @@ TEST(MeshPlan, TheFirstChoicesHaveTheMemoryOfTheRunThatTheyName) {
                                           "train.tokens_per_step=8192"};
   const config::Loaded config = load_string(kTiny, sizes);
   constexpr size_t kDryRuns = 6;
-  const std::vector<PlannedStep> steps = MeshPlan(config, 512, dist::hardware_profile("h200")).steps(4, kDryRuns);
+  const std::vector<PlannedStep> steps =
+      MeshPlan(config, 512, dist::hardware_profile("h200"), {.ranks_here = 4}).steps(4, kDryRuns);
+  const int before = num_threads();
+  set_num_threads(std::max(before / 4, 1));  // of a rank: products take memory for each
   ASSERT_GT(steps.size(), kDryRuns);
   for (size_t i = 0; i < steps.size(); ++i) {
     const PlannedStep& s = steps[i];
@@ -167,6 +171,7 @@ TEST(MeshPlan, TheFirstChoicesHaveTheMemoryOfTheRunThatTheyName) {
       said.push_back(field);
     EXPECT_EQ(s.peak_bytes, check_memory(load_string(kTiny, said), 512, false).peak_bytes);
   }
+  set_num_threads(before);
 }
 
 // Where the memory decides, a choice is looked at before it is said to fit.
@@ -214,6 +219,79 @@ TEST(MeshPlan, KnowsWhatConvolutionsFetch) {
   EXPECT_DOUBLE_EQ(step.cost.context_sent - 8 * halo,
                    8 * (static_cast<double>(check_memory(config, 512, false).sent_bytes) - places));
   EXPECT_DOUBLE_EQ(plan.dry_step(choice).cost.context_sent, step.cost.context_sent);
+}
+
+// 16 heads of 32 x 64 and 2 ranks: in turns of one thread a scan, in turns of 4 they are gathered.
+std::vector<std::string> wide_recurrences() {
+  return {"model.vocab=512",
+          "model.dim=512",
+          "model.layers=2",
+          "model.context=256",
+          "train.tokens=1M",
+          "train.tokens_per_step=2048",
+          "train.micro_batch=1",
+          "parallel.context=2",
+          "parallel.layout=contiguous",
+          "parallel.scheme=ring",
+          "model.mixer=[{retnet{heads:16}}]"};
+}
+
+// How states travel on other hardware does not depend on the threads of the process that plans.
+TEST(MeshPlan, SentStatesDoNotDependOnTheThreadsHere) {
+  const config::Loaded config = load_string(kTiny, wide_recurrences());
+  dist::Hardware cpu = dist::hardware_profile("h200");
+  cpu.has_engines = false;
+  const dist::MeshChoice choice{.context = 2, .micro_batch = 1, .layout = dist::LayoutKind::contiguous};
+  const int before = num_threads();
+  for (const dist::Hardware& hardware : {dist::hardware_profile("h200"), cpu}) {
+    set_num_threads(1);
+    MeshPlan first(config, 512, hardware);
+    const PlannedStep sums = first.step(choice), dry = first.dry_step(choice);
+    EXPECT_GT(sums.cost.context_sent, 0);
+    for (int threads : {2, 4, 16}) {
+      SCOPED_TRACE(str(threads, " threads, has engines: ", hardware.has_engines));
+      set_num_threads(threads);
+      MeshPlan plan(config, 512, hardware);
+      EXPECT_EQ(plan.step(choice).cost.context_sent, sums.cost.context_sent);
+      EXPECT_EQ(plan.dry_step(choice).cost.context_sent, dry.cost.context_sent);
+      EXPECT_EQ(num_threads(), threads);
+    }
+  }
+  set_num_threads(before);
+}
+
+// Of this machine, they are those of the run, whose ranks share its threads or have what the config says.
+TEST(MeshPlan, SentStatesHereAreThoseOfTheRun) {
+  struct Case {
+    int process, asked, of_rank;  // threads; asked 0: not in the config
+    bool scans;
+  };
+  const dist::MeshChoice choice{.context = 2, .micro_batch = 1, .layout = dist::LayoutKind::contiguous};
+  const dist::Hardware here{.name = "here", .ranks_per_node = 1 << 20, .has_engines = false};
+  const int before = num_threads();
+  for (const Case& c : {Case{1, 0, 1, true}, Case{2, 0, 1, true}, Case{8, 0, 4, false}, Case{4, 4, 4, false}}) {
+    SCOPED_TRACE(str(c.process, " threads, train.threads ", c.asked));
+    std::vector<std::string> said = wide_recurrences();
+    if (c.asked > 0) said.push_back(str("train.threads=", c.asked));
+    const config::Loaded config = load_string(kTiny, said);
+    set_num_threads(c.process);
+    MeshPlan plan(config, 512, here, {.ranks_here = 2});
+    const double planned = plan.dry_step(choice).cost.context_sent;
+    MemoryEstimate of_run;
+    dist::run_thread_ranks(2,
+                           [&](dist::Communicator& world) {
+                             if (world.rank() > 0) return;
+                             EXPECT_EQ(num_threads(), c.of_rank);
+                             of_run = check_memory(config, 512, false);
+                           },
+                           {.threads_per_rank = c.asked});
+    const dist::SchemeCost carried = plan.planner().carry(choice, 0);
+    EXPECT_EQ(carried.forward_sent == carried.backward_sent, c.scans) << "gathering sends decays, forward";
+    // The first of two ranks sends states forward; the second sends as much backward. Beside them ranks tell each other where their tokens stand.
+    const double places = 4 * (3 * 128 + 3), unsent = c.scans ? 2 * carried.backward_sent - places : 0;
+    EXPECT_DOUBLE_EQ(planned, 8 * (static_cast<double>(of_run.sent_bytes) + unsent));
+  }
+  set_num_threads(before);
 }
 
 // What a plan's sums do not know is known of a dry run: tokens that are gathered.

@@ -44,6 +44,18 @@ bool is_all_counted(const MixingCalls& calls, const std::vector<dist::AttentionL
   });
 }
 
+// This thread's number of threads, for as long as it lives.
+class WithThreads {
+ public:
+  explicit WithThreads(int threads) : before_(num_threads()) { set_num_threads(threads); }
+  ~WithThreads() { set_num_threads(before_); }
+  WithThreads(const WithThreads&) = delete;
+  WithThreads& operator=(const WithThreads&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace
 
 dist::Hardware hardware_here(DType compute, int ranks) {
@@ -73,8 +85,16 @@ dist::FixedChoices fixed_choices(const config::Loaded& config) {
 
 MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware hardware, MeshPlanOptions options)
     : options_(std::move(options)),
+      threads_(threads_of_rank(config)),
       subject_(planned_subject(config, vocab)),
       planner_(planner_of(config, std::move(hardware))) {}
+
+// Not those of this process, unless its ranks are planned.
+int MeshPlan::threads_of_rank(const config::Loaded& config) const {
+  if (options_.ranks_here == 0) return 1;
+  if (config.experiment.train().has_threads()) return static_cast<int>(config.experiment.train().threads());
+  return std::max(num_threads() / options_.ranks_here, 1);
+}
 
 // A teacher's run may not be here yet: then it is taken for a model of this one's sizes.
 MemorySubject MeshPlan::planned_subject(const config::Loaded& config, int64_t vocab) {
@@ -109,7 +129,7 @@ void MeshPlan::calibrate_here(dist::TrainingShape& shape, dist::Hardware& hardwa
   subject.parallel = {};
   subject.model.recompute = Recompute::none;
   subject.model.context = std::max<int64_t>(shape.tokens / options_.fixed.context.value_or(1), 1);
-  const int threads = num_threads(), ranks = options_.ranks_here;
+  const int threads = num_threads(), ranks = std::max(options_.ranks_here, 1);
   const bool are_tried = ranks > 1 && ranks <= kMostTried && default_device().is_cpu();
   const double flops = options_.calibration_flops / (are_tried ? std::max(1, ranks / threads) : 1);
   double share = 1;
@@ -152,9 +172,11 @@ dist::TrainingShape MeshPlan::shape_of(const config::Loaded& config) {
     shape.documents.push_back(data::packed_documents(
         options_.documents, sizes.context, Rng(config.experiment.seed())["plan"][static_cast<uint64_t>(row)]));
   const MixingCalls calls = mixing_calls(model, subject_.compute, sizes.context);
-  for (const RecurrenceCall& call : calls.recurrences)
+  for (const RecurrenceCall& call : calls.recurrences) {
     shape.recurrences.push_back(
         {.layers = call.count, .shape = call.shape({}, 1, subject_.compute == kF64 ? kF64 : kF32)});
+    shape.recurrences.back().shape.threads = threads_;
+  }
   for (const NeighbourCall& call : calls.neighbours)
     shape.neighbours.push_back(
         {.calls = call.count, .tokens = call.tokens, .numbers = call.numbers, .dtype = call.dtype});
@@ -236,6 +258,7 @@ MemoryEstimate MeshPlan::dry_run(const dist::MeshChoice& choice) const {
   subject.model.recompute = choice.recomputes ? Recompute::blocks : Recompute::none;
   subject.parallel.data = choice.data, subject.parallel.context = choice.context, subject.parallel.zero = choice.zero;
   subject.parallel.scheme = choice.scheme, subject.parallel.layout = choice.layout;
+  const WithThreads of_rank(threads_);  // a dry run tells other ranks this thread's number
   return MemoryEstimator(std::move(subject)).of(choice.micro_batch);
 }
 

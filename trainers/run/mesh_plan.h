@@ -37,7 +37,8 @@ struct MeshPlanOptions {
       {};  // of packed rows, whose tokens see their own document only; empty: a row is one document
   // Above 0: the hardware is this machine, and rates of ranks are those that calibrate() finds with about so many operations.
   double calibration_flops = 0;
-  int ranks_here = 1;  // that share this thread's number of threads then
+  // Above 0: ranks are threads of this process. They share its threads, or each has what train.threads says.
+  int ranks_here = 0;
 };
 
 class MeshPlan {
@@ -65,6 +66,7 @@ class MeshPlan {
   const std::vector<std::string>& reasons() const { return reasons_; }
 
  private:
+  int threads_of_rank(const config::Loaded& config) const;
   dist::TrainingShape shape_of(const config::Loaded& config);
   dist::StepPlanner planner_of(const config::Loaded& config, dist::Hardware hardware);
   MemorySubject planned_subject(const config::Loaded& config, int64_t vocab);
@@ -75,6 +77,7 @@ class MeshPlan {
 
   MeshPlanOptions options_;
   std::string teacher_note_ = {};
+  int threads_ = 1;  // of a rank, by which states of recurrences travel this way or that
   MemorySubject subject_;
   double flops_per_token_ = 0;
   int64_t num_other_layers_ = 0;

@@ -25,7 +25,7 @@ struct AttentionLayers {
   bool operator==(const AttentionLayers&) const = default;
 };
 
-// Layers with the same recurrence; `shape` without ranks and segments.
+// Layers with the same recurrence; `shape` without ranks, segments and device. Its threads are those of a rank of the training.
 struct RecurrentLayers {
   int64_t layers = 0;
   CarryShape shape = {};
