@@ -185,23 +185,51 @@ TEST(TimedTraining, TakesTheLargestPartThatIsNotTooLong) {
   EXPECT_EQ(TimedTraining(subject(2)).part(4, 1).more, 2) << "few layers are not left out";
 }
 
-// A step of a run is its update and its micro-batches, whatever part of it was timed. Only orders of size hold on a busy machine.
-TEST(TimedTraining, GrowsWithTheMicroBatchesAndTheRowsThatItDoesNotTime) {
-  set_num_threads(1);
-  const MemorySubject s = subject(3, 2048);
-  const dist::AttentionLayers a = layers_of(3);
-  auto seconds = [&](int64_t rows, int64_t micro_batches, double flops) {
-    return time_step(s, {&a, 1}, {.context = 2048, .micro_batch = rows, .micro_batches = micro_batches}, nullptr,
-                     flops);
+// Patterns of what is frozen name layers, and a teacher has its own.
+TEST(TimedTraining, LeavesNoLayersOutThatAreNamed) {
+  MemorySubject s = subject(12, 4096);
+  const double alone = TimedTraining(s).flops(12, 4, 4096);
+  EXPECT_LT(TimedTraining(s).part(4, 1).more, 12);
+  s.start.frozen = {"layers.11."};
+  EXPECT_EQ(TimedTraining(s).part(4, 1).few, 12);
+  s.start = {.frozen = {}, .trained = {"layers.11."}};
+  EXPECT_EQ(TimedTraining(s).part(4, 1).few, 12);
+  s.start = {}, s.teacher = s.model;
+  const TimedTraining taught(s);
+  EXPECT_DOUBLE_EQ(taught.flops(12, 4, 4096), alone * 4 / 3) << "a forward of the teacher";
+  const TimedPart part = taught.part(4, 1);
+  EXPECT_EQ(part.few, 12);
+  EXPECT_EQ(part.more, 12);
+  EXPECT_EQ(part.context, 64);
+  EXPECT_EQ(taught.part(4, 1.01 * kTimedCalls * alone).context, 2048) << "with its teacher the whole is too long";
+}
+
+// A step of a run is its update and its micro-batches, whatever part of it was timed: exact where times are straight lines.
+TEST(TimedTraining, GrowsWithTheMicroBatchesTheRowsAndTheLayersThatItDoesNotTime) {
+  const MemorySubject s = subject(12, 2048);
+  const TimedTraining sizes_alone(s);
+  auto update = [](int64_t layers) { return 1e-4 + 1e-5 * static_cast<double>(layers); };
+  auto micro_batch = [&](int64_t layers, int64_t rows, int64_t context) {
+    return 1e-11 * sizes_alone.flops(layers, rows, context);
   };
-  const double one = seconds(1, 1, 1e12), four = seconds(1, 4, 1e12), of_part = seconds(1, 1, 1e9),
-               long_part = seconds(8, 1, 1e9);
-  EXPECT_GT(four / one, 0.4);
-  EXPECT_LT(four / one, 40);
-  EXPECT_GT(of_part / one, 0.03);
-  EXPECT_LT(of_part / one, 30);
-  EXPECT_GT(long_part / one, 0.3);
-  EXPECT_LT(long_part / one, 240);
+  double longest = 0;
+  auto seconds = [&](int64_t rows, int64_t micro_batches, double flops) {
+    longest = 0;
+    return time_step(s, {}, {.context = 2048, .micro_batch = rows, .micro_batches = micro_batches}, nullptr, flops, {},
+                     [&](int64_t layers, int64_t of, int64_t context, int64_t m) {
+                       longest = std::max(longest, micro_batch(layers, of, context));
+                       return update(layers) + static_cast<double>(m) * micro_batch(layers, of, context);
+                     });
+  };
+  for (int64_t rows : {1, 8})
+    for (int64_t micro_batches : {1, 4})
+      for (double part : {1.0, 0.5, 0.01, 1e-6}) {
+        SCOPED_TRACE(str(rows, " rows, ", micro_batches, " micro-batches, ", part));
+        const double whole = micro_batch(12, rows, 2048),
+                     step = static_cast<double>(micro_batches) * whole + update(12);
+        EXPECT_NEAR(seconds(rows, micro_batches, part * kTimedCalls * whole / 1e-11) / step, 1, 1e-9);
+        EXPECT_EQ(longest < whole, part < 1) << "a part of it was timed";
+      }
 }
 
 // Ranks time their trainings together, as they will train: every rank has a time, and none waits for another for ever.

@@ -121,8 +121,8 @@ Calibration calibrate(const MemorySubject& subject, std::span<const dist::Attent
 }
 
 double time_step(const MemorySubject& subject, std::span<const dist::AttentionLayers> layers, const StepSizes& sizes,
-                 Team* team, double flops, data::SampleSource samples) {
-  const TimedTraining timed(subject, team, nullptr, std::move(samples));
+                 Team* team, double flops, data::SampleSource samples, StepTimer timer) {
+  const TimedTraining timed(subject, team, nullptr, std::move(samples), std::move(timer));
   const TimedPart part = timed.part(sizes.micro_batch, flops);
   const bool is_whole = part.rows == sizes.micro_batch && part.context == sizes.context;
   const StepSeconds seconds = timed.seconds(part, sizes.micro_batches > 1 || !is_whole);

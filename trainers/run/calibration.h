@@ -28,6 +28,6 @@ Calibration calibrate(const MemorySubject& subject, std::span<const dist::Attent
 // Seconds of a step of a run. `subject` is that of the run, and `team` its ranks, if there are several, each of which calls it: what they send
 // each other and how they share a machine is timed with the rest. `samples`: of the run, or none.
 double time_step(const MemorySubject& subject, std::span<const dist::AttentionLayers> layers, const StepSizes& sizes,
-                 Team* team, double flops, data::SampleSource samples = {});
+                 Team* team, double flops, data::SampleSource samples = {}, StepTimer timer = {});
 
 }  // namespace weft::train

@@ -54,20 +54,28 @@ double median_seconds(const std::function<void()>& f, dist::Communicator* world)
   return *middle;
 }
 
-TimedTraining::TimedTraining(MemorySubject subject, Team* team, dist::Communicator* world, data::SampleSource samples)
-    : subject_(std::move(subject)), team_(team), world_(team ? &team->world() : world), samples_(std::move(samples)) {
+TimedTraining::TimedTraining(MemorySubject subject, Team* team, dist::Communicator* world, data::SampleSource samples,
+                             StepTimer timer)
+    : subject_(std::move(subject)),
+      team_(team),
+      world_(team ? &team->world() : world),
+      samples_(std::move(samples)),
+      timer_(std::move(timer)) {
   subject_.takes_diagnostics = false;
   // No rate of the config may make the weights infinite, on ids that mean nothing.
   for (ParamGroup& group : subject_.groups) std::visit([](auto& algorithm) { algorithm.lr = 0; }, group.algorithm);
 }
 
 double TimedTraining::flops(int64_t layers, int64_t rows, int64_t context) const {
-  LanguageModelOptions model = subject_.model;
-  model.layers = layers, model.context = context;
-  model.fixed_text.resize(static_cast<size_t>(context));
   DryRun dry;
-  return LanguageModel(model, Rng(0)).flops_per_token() * static_cast<double>(rows * context) /
-         subject_.parallel.context;
+  auto of = [&](LanguageModelOptions model) {
+    model.context = context, model.fixed_text.resize(static_cast<size_t>(context));
+    return LanguageModel(model, Rng(0)).flops_per_token();
+  };
+  LanguageModelOptions model = subject_.model;
+  model.layers = layers;
+  const double of_token = of(model) + (subject_.teacher ? of(*subject_.teacher) / 3 : 0);
+  return of_token * static_cast<double>(rows * context) / subject_.parallel.context;
 }
 
 double TimedTraining::cost(const TimedPart& part) const {
@@ -80,7 +88,10 @@ TimedPart TimedTraining::part(int64_t rows, double flops) const {
   const int64_t all = subject_.model.layers, ranks = subject_.parallel.context;
   TimedPart part{.few = all, .more = all, .rows = rows, .context = subject_.model.context};
   if (cost(part) <= flops) return part;
-  if (const int64_t few = smallest_depth(subject_.model); 3 * few < all) part.few = few, part.more = 2 * few;
+  const StartOptions& start = subject_.start;
+  const bool names_layers = subject_.teacher || !start.frozen.empty() || !start.trained.empty();
+  if (const int64_t few = smallest_depth(subject_.model); 3 * few < all && !names_layers)
+    part.few = few, part.more = 2 * few;
   auto shorten = [&] { return part.context /= 2; };
   if (!subject_.keeps_documents_apart)
     while (cost(part) > flops && part.context / 2 >= kShortRow * ranks) shorten(), part.rows *= 2;
@@ -97,8 +108,8 @@ TimedPart TimedTraining::part(int64_t rows, double flops) const {
 }
 
 double TimedTraining::step_seconds(int64_t layers, int64_t rows, int64_t context, int64_t micro_batches) const {
+  if (timer_) return timer_(layers, rows, context, micro_batches);
   MemorySubject s = subject_;
-  if (layers < s.model.layers) s.start = {}, s.teacher.reset();  // its patterns may name other layers
   s.model.layers = layers;
   for (LanguageModelOptions* model : {&s.model, s.teacher ? &*s.teacher : nullptr})
     if (model) model->context = context, model->fixed_text.resize(static_cast<size_t>(context));
