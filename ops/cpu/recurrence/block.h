@@ -106,9 +106,9 @@ struct HeadView {
     for (int64_t i = 0; i < n; ++i)
       if (!is_writing(first + i)) std::fill_n(to.row(i), to.ld, T(0));
   }
-  // Asks for the rows of the block that begins at `next`, if there is one.
+  // Asks for the rows of the block that begins at `next`, if there is one. An operand may be absent.
   void fetch_rows(const Operand& x, int64_t next, int64_t block, int64_t width) const {
-    if (next >= 0 && next < p.tokens) prefetch_rows(x, next, smaller(p.tokens, next + block), width);
+    if (x.data && next >= 0 && next < p.tokens) prefetch_rows(x, next, smaller(p.tokens, next + block), width);
   }
   // Decays of one number per token.
   void load_decays(int64_t first, int64_t n, int64_t padded, T* alpha) const {

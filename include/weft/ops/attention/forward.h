@@ -322,8 +322,10 @@ class Forward {
       const auto from = first_state(at, has);
       write_state<Normaliser, T>(from.state, s.state, kBlock, i);
       T* row = s.out + i * value_ld_;
-      const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
-      if (has) std::transform(old, old + p_.value_width, row, [&](T x) { return x * from.factor; });
+      if (has) {
+        const T* old = static_cast<const T*>(p_.out) + at * p_.value_width;
+        std::transform(old, old + p_.value_width, row, [&](T x) { return x * from.factor; });
+      }
       std::fill(row + (has ? p_.value_width : 0), row + value_ld_, T(0));
     }
     s.tiles = 0, s.has_total = false;
