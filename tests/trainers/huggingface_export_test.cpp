@@ -182,6 +182,10 @@ TEST_F(HuggingFace, AGateBiasThatIsNotZeroHasNoForm) {
             "");
   EXPECT_FALSE(io::file_exists(temp_ / "out"));
   export_run({.run = temp_ / "run@0", .folder = temp_ / "out"});
+  // A default id would lie beyond a small vocabulary.
+  const Json config = Json::parse(io::read_file(temp_ / "out/config.json"));
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    EXPECT_TRUE(config.contains(id) && config[id].is_null()) << id;
 }
 
 }  // namespace

@@ -228,6 +228,10 @@ nlohmann::ordered_json kimi_config(const config::Model& m, int64_t vocab) {
   }
   return {{"architectures", {"KimiLinearForCausalLM"}},
           {"model_type", "kimi_linear"},
+          // Readers fill in ids of the large model's vocabulary where there are none.
+          {"bos_token_id", nullptr},
+          {"eos_token_id", nullptr},
+          {"pad_token_id", nullptr},
           {"vocab_size", vocab},
           {"hidden_size", m.dim()},
           {"intermediate_size", m.ffn().swiglu().hidden()},
