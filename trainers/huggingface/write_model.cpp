@@ -177,7 +177,7 @@ Family family_of(const config::Model& m) {
   }
   if (!std::all_of(m.mixer().begin(), m.mixer().end(), is_softmax)) return Family::qwen3_next;
   if (m.position().has_learned()) return Family::gpt2;
-  if (m.mixer(0).softmax().qk_norm()) return Family::qwen3;
+  if (m.mixer(0).softmax().qk_norm()) return m.mixer(0).softmax().gate_size() > 0 ? Family::qwen3_next : Family::qwen3;
   const bool has_window =
       std::any_of(m.mixer().begin(), m.mixer().end(), [](const auto& x) { return x.softmax().has_window(); });
   return m.mixer(0).softmax().input_bias() || has_window ? Family::qwen2 : Family::llama;
