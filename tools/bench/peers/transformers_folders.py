@@ -3,22 +3,26 @@
     pip install torch transformers tokenizers
     python tools/bench/peers/transformers_folders.py build/release/weft [--text FILE] [--keep FOLDER]
 
-For each shape a tiny random model is made and saved by transformers. Weft imports it, and the logits of both are compared; Weft exports it
-again, transformers reads that, and the logits are compared once more. Then ids of random texts are compared for the three patterns, and the
-merges that both learn from a text. Prints one line each, and ends with exit code 1 if a difference is above 1e-4 or an id differs.
+For each shape a tiny random model is made and saved by transformers, and then --random models of each family with random sizes and options.
+Weft imports it, and the logits of both are compared, in transformers those of a batch whose other row is longer; Weft exports it again, in
+shards every second time, transformers reads that, and the logits are compared once more. Adapters that Weft has trained are merged and
+compared so too. Then ids of random texts are compared for the three patterns, and the merges that both learn from a text. Prints one line
+each, and ends with exit code 1 if a difference is above 1e-4 or an id differs.
 """
 import argparse
 import json
 import os
 import random
+import struct
 import subprocess
 import sys
 import tempfile
 
 import torch
 from safetensors.torch import load_file
-from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM)
+from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, KimiLinearConfig, KimiLinearForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3NextConfig,
+                          Qwen3NextForCausalLM)
 
 LIMIT = 1e-4
 SMALL = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
@@ -55,9 +59,95 @@ SHAPES = {
     "qwen3_next": lambda: Qwen3NextForCausalLM(Qwen3NextConfig(
         **{**SMALL, "num_hidden_layers": 4}, head_dim=16, num_experts=0, mlp_only_layers=[0, 1, 2, 3],
         linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12)),
+    "kimi_linear": lambda: kimi(4, ["linear_attention"] * 3 + ["full_attention"]),
+    "kimi_linear, low-rank queries": lambda: kimi(2, ["full_attention", "linear_attention"], q_lora_rank=20,
+                                                 rms_norm_eps=1e-3),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "gpt2 wide": lambda: GPT2LMHeadModel(GPT2Config(**GPT2, n_inner=64)),
+    "gpt2, gelu by its other name": lambda: GPT2LMHeadModel(
+        GPT2Config(**GPT2, activation_function="gelu_pytorch_tanh", tie_word_embeddings=False)),
 }
+
+
+def kimi(layers, kinds, **more):
+    sizes = dict(SMALL, num_hidden_layers=layers, num_key_value_heads=6, kv_lora_rank=20, qk_nope_head_dim=12,
+                 qk_rope_head_dim=6, v_head_dim=12, linear_head_dim=8, linear_num_heads=3, pad_token_id=0,
+                 bos_token_id=1, eos_token_id=2)
+    return KimiLinearForCausalLM(
+        KimiLinearConfig(**{**sizes, "layer_types": kinds, "mlp_layer_types": ["dense"] * layers, **more}))
+
+
+def random_sizes(draw):
+    kv_heads, shared = draw.choice([1, 2, 3]), draw.choice([1, 2, 3])
+    return dict(vocab_size=draw.randrange(50, 120), hidden_size=kv_heads * shared * draw.randrange(3, 9),
+                intermediate_size=draw.randrange(7, 90), num_hidden_layers=draw.randrange(1, 4),
+                num_attention_heads=kv_heads * shared, num_key_value_heads=kv_heads,
+                head_dim=2 * draw.randrange(1, 9), max_position_embeddings=64,
+                rms_norm_eps=draw.choice([1e-6, 1e-5, 1e-2]), tie_word_embeddings=draw.random() < 0.5)
+
+
+def random_rope(draw, config):
+    scaling = draw.choice([None, LLAMA3, YARN, {"rope_type": "linear", "factor": draw.uniform(1, 9)},
+                           {**YARN, "attention_factor": draw.uniform(0.5, 2)}])
+    return with_rope(config, draw.choice([100.0, 10000.0, 1e6]), scaling)
+
+
+def random_windows(draw, sizes):
+    if draw.random() < 0.5:
+        return {}
+    return dict(use_sliding_window=True, sliding_window=draw.randrange(1, 50), attn_implementation="eager",
+                max_window_layers=draw.randrange(sizes["num_hidden_layers"] + 1))
+
+
+def random_llama(draw):
+    sizes = random_sizes(draw)
+    return LlamaForCausalLM(random_rope(draw, LlamaConfig(**sizes, attention_bias=draw.random() < 0.5)))
+
+
+def random_qwen2(draw):
+    sizes = random_sizes(draw)
+    return Qwen2ForCausalLM(random_rope(draw, Qwen2Config(**sizes, **random_windows(draw, sizes))))
+
+
+def random_qwen3(draw):
+    sizes = random_sizes(draw)
+    return Qwen3ForCausalLM(random_rope(
+        draw, Qwen3Config(**sizes, attention_bias=draw.random() < 0.5, **random_windows(draw, sizes))))
+
+
+def random_next(draw):
+    sizes = random_sizes(draw)
+    layers, key_heads = sizes["num_hidden_layers"], draw.randrange(1, 4)
+    sizes["head_dim"] = 8
+    return Qwen3NextForCausalLM(Qwen3NextConfig(
+        **sizes, num_experts=0, mlp_only_layers=list(range(layers)), linear_num_key_heads=key_heads,
+        linear_num_value_heads=key_heads * draw.randrange(1, 4), linear_key_head_dim=draw.randrange(1, 12),
+        linear_value_head_dim=draw.randrange(1, 12), linear_conv_kernel_dim=draw.randrange(1, 6),
+        layer_types=[draw.choice(["linear_attention", "full_attention"]) for _ in range(layers)]))
+
+
+def random_kimi(draw):
+    sizes, heads, width = random_sizes(draw), draw.randrange(1, 5), draw.randrange(1, 12)
+    layers = sizes["num_hidden_layers"]
+    for name in ("num_hidden_layers", "head_dim", "tie_word_embeddings"):
+        del sizes[name]
+    return kimi(layers, [draw.choice(["linear_attention", "full_attention"]) for _ in range(layers)],
+                **{**sizes, "num_attention_heads": heads, "num_key_value_heads": heads, "qk_nope_head_dim": width,
+                   "v_head_dim": width, "qk_rope_head_dim": 2 * draw.randrange(1, 5), "kv_lora_rank": draw.randrange(1, 30),
+                   "q_lora_rank": draw.choice([None, draw.randrange(1, 30)]), "linear_head_dim": draw.randrange(1, 12),
+                   "linear_num_heads": draw.randrange(1, 5), "linear_conv_kernel_dim": draw.randrange(2, 6)})
+
+
+def random_gpt2(draw):
+    heads = draw.randrange(1, 5)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=draw.randrange(50, 120), n_embd=heads * draw.randrange(1, 12), n_layer=draw.randrange(1, 4), n_head=heads,
+        n_positions=64, n_inner=draw.choice([None, draw.randrange(5, 90)]), layer_norm_epsilon=draw.choice([1e-5, 1e-2]),
+        activation_function=draw.choice(["gelu_new", "gelu_pytorch_tanh"]), tie_word_embeddings=draw.random() < 0.5))
+
+
+FAMILIES = {"llama": random_llama, "qwen2": random_qwen2, "qwen3": random_qwen3, "qwen3_next": random_next,
+            "kimi_linear": random_kimi, "gpt2": random_gpt2}
 
 
 def run(*words):
@@ -77,27 +167,73 @@ def randomised(model):
 
 
 def difference(model, logits, ids):
+    """Of ours, and of theirs in a batch with a longer row: padding stands on the left, and positions do not count it."""
+    others = [(7 * i + 3) % model.config.vocab_size for i in range(len(ids) + 5)]
+    rows = torch.tensor([[0] * 5 + ids, others])
+    mask = torch.tensor([[0] * 5 + [1] * len(ids), [1] * len(others)])
     with torch.no_grad():
-        return (model(torch.tensor([ids])).logits[0] - logits).abs().max().item()
+        alone = model(torch.tensor([ids]), use_cache=False).logits[0]
+        padded = model(rows, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                       use_cache=False).logits[0, 5:]
+    return max((alone - logits).abs().max().item(), (padded - logits).abs().max().item())
 
 
-def compare_models(weft, folder):
+def weft_logits(weft, run_folder, ids, path):
+    run(weft, "sample", run_folder, "--prompt", " ".join(map(str, ids)), "--logits", path)
+    return load_file(path)["logits"]
+
+
+def reread(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def compare_model(weft, folder, number, name, make):
+    torch.manual_seed(number)
+    model = randomised(make())
+    given, imported, exported, logits = (os.path.join(folder, f"{number}-{part}") for part in
+                                         ("given", "run", "exported", "logits.safetensors"))
+    model.save_pretrained(given, max_shard_size="40KB" if number % 2 else "5GB")
+    run(weft, "import", given, "--out", imported)
+    ids = [random.Random(number).randrange(model.config.vocab_size) for _ in range(40)]
+    ours = weft_logits(weft, imported, ids, logits)
+    run(weft, "export", imported, "--out", exported, *(["--max-shard-size", "20k"] if number % 2 else []))
+    read, written = difference(model, ours, ids), difference(reread(exported), ours, ids)
+    print(f"{name:36} logits up to {ours.abs().max():6.2f}: import {read:.1e}, export {written:.1e}", flush=True)
+    return max(read, written) < LIMIT
+
+
+def compare_models(weft, folder, num_random):
+    rows = list(SHAPES.items())
+    for i in range(num_random):
+        rows += [(f"{family}, random {i}", lambda make=make, i=i: make(random.Random(i))) for family, make in FAMILIES.items()]
+    return all([compare_model(weft, folder, number, name, make) for number, (name, make) in enumerate(rows)])
+
+
+def compare_adapters(weft, folder):
+    """A few steps of low-rank adapters on random ids; Weft merges them, and transformers reads that."""
     is_good = True
-    for number, (name, make) in enumerate(SHAPES.items()):
-        torch.manual_seed(number)
-        model = randomised(make())
-        given, imported, exported, logits = (os.path.join(folder, f"{number}-{part}") for part in
-                                             ("given", "run", "exported", "logits.safetensors"))
-        model.save_pretrained(given, max_shard_size="40KB" if number % 2 else "5GB")
-        run(weft, "import", given, "--out", imported)
-        ids = [random.Random(number).randrange(97) for _ in range(40)]
-        run(weft, "sample", imported, "--prompt", " ".join(map(str, ids)), "--logits", logits)
-        ours = load_file(logits)["logits"]
-        run(weft, "export", imported, "--out", exported)
-        again = AutoModelForCausalLM.from_pretrained(exported, attn_implementation="eager").eval()
-        read, written = difference(model, ours, ids), difference(again, ours, ids)
-        is_good = is_good and max(read, written) < LIMIT
-        print(f"{name:36} logits up to {ours.abs().max():6.2f}: import {read:.1e}, export {written:.1e}")
+    shard, draw = os.path.join(folder, "ids.bin"), random.Random(3)
+    with open(shard, "wb") as file:
+        ids = [draw.randrange(97) for _ in range(20000)]
+        file.write(struct.pack("<256i", 20240520, 1, len(ids), *[0] * 253) + struct.pack(f"<{len(ids)}H", *ids))
+    for name in ("llama", "qwen2", "qwen3", "gpt2"):
+        torch.manual_seed(5)
+        given, base, adapted, merged, logits = (os.path.join(folder, f"adapted-{name}-{part}") for part in
+                                                ("given", "base", "run", "merged", "logits.safetensors"))
+        randomised(SHAPES[name]()).save_pretrained(given)
+        run(weft, "import", given, "--out", base)
+        run(weft, "train", os.path.join(base, "config.txtpb"), "--run", adapted,
+            f'start={{from:"{base}",frozen:"*",trained:"*.adapter_*"}}', 'model.adapter=[{match:"layers.*",rank:3}]',
+            "data.weights_only=false", f'data.train+={{path:"{shard}"}}', "data.val.fraction=0.2", "data.document_mask=false",
+            'optim.group=[{match:"*",adamw{lr:0.02}}]', "optim.schedule={constant{}}", "train.tokens=2560",
+            "train.tokens_per_step=256", "train.micro_batch=4", "log.sample_tokens=1")
+        ids = [draw.randrange(97) for _ in range(40)]
+        ours = weft_logits(weft, adapted, ids, logits)
+        moved = (ours - weft_logits(weft, base, ids, logits)).abs().max().item()
+        run(weft, "export", adapted, "--out", merged, "--merge-adapters")
+        apart = difference(reread(merged), ours, ids)
+        is_good = is_good and apart < LIMIT and moved > 0.01
+        print(f"{name + ', merged adapters':36} logits moved by {moved:6.2f}: export {apart:.1e}", flush=True)
     return is_good
 
 
@@ -157,12 +293,14 @@ def main():
     parser.add_argument("weft")
     parser.add_argument("--text", default=__file__)
     parser.add_argument("--keep", default="")
+    parser.add_argument("--random", type=int, default=3)
     words = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = words.keep or temporary
         os.makedirs(folder, exist_ok=True)
-        is_good = compare_models(words.weft, folder)
+        is_good = compare_models(words.weft, folder, words.random)
+        is_good = compare_adapters(words.weft, folder) and is_good
         is_good = compare_tokenizers(words.weft, folder, words.text) and is_good
     sys.exit(0 if is_good else 1)
 
