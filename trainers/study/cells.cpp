@@ -140,8 +140,8 @@ std::optional<CellResult> finished_cell(const std::string& folder, const CellRun
 std::string finished_mark(const std::string& folder) { return folder + "/finished"; }
 
 // What is to be looked at of a finished run are its weights; the optimiser's state is twice as large. Checkpoints are written anew for that: if
-// the disk has no room, the run keeps what it has.
-void keep_weights_alone(const std::string& folder, const CellRuns& how) {
+// the disk has no room, the run keeps what it has. Returns what is wrong, or "".
+std::string keep_weights_alone(const std::string& folder) {
   try {
     io::write_file_atomically(finished_mark(folder), "");
     const std::string checkpoints = folder + "/checkpoints";
@@ -149,7 +149,8 @@ void keep_weights_alone(const std::string& folder, const CellRuns& how) {
       const std::string path = io::checkpoint_path(checkpoints, step);
       if (io::has_optimizer(io::read_checkpoint_info(path))) io::drop_optimizer(path);
     }
-  } catch (const Error& e) { how.say(str(folder, " keeps the state of its optimiser: ", e.problem())); }
+    return {};
+  } catch (const Error& e) { return str(folder, " keeps the state of its optimiser: ", e.problem()); }
 }
 
 // Likewise. `is_trained`: only evaluations are missing.
@@ -324,13 +325,12 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
         } catch (const std::exception& e) {  // of this cell alone: the others go on
           if (!result || result->state == State::complete) result = CellResult{.problem = problem_of(e)};
         }
-        if (result->state == State::complete && !grid.keeps_optimizer) {
-          const std::string folder = run_folder(how.folder, cell);
-          const std::lock_guard lock(one_at_a_time);  // what it says
-          keep_weights_alone(folder, how);
-        }
+        std::string kept;
+        if (result->state == State::complete && !grid.keeps_optimizer)
+          kept = keep_weights_alone(run_folder(how.folder, cell));
         store(how.folder, cell, *result, asked);
         const std::lock_guard lock(one_at_a_time);
+        if (!kept.empty()) how.say(kept);
         const auto metric = result->metrics.find(how.metric);
         how.say(table.end(open[i], (result->state == State::complete && metric != result->metrics.end()
                                         ? fmt::format("{} {:.4f}", how.metric, metric->second)
