@@ -1,8 +1,8 @@
-#include "trainers/command/claims.h"
-
+// weft claims GRID... [--runs DIR]: the page of what studies make of papers' claims. The reports of the studies are read, no run is opened.
 #include <filesystem>
 
 #include "trainers/command/arguments.h"
+#include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/study/claims_page.h"

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/command/arguments.h"
-#include "trainers/command/convert.h"
+#include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"

@@ -1,7 +1,5 @@
 #include "trainers/command/arguments.h"
-#include "trainers/command/claims.h"
 #include "trainers/command/command.h"
-#include "trainers/command/convert.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/conformance/own_parts.h"
 #include "trainers/run/address.h"

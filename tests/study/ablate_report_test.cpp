@@ -1,0 +1,149 @@
+// What studies and comparisons report, and which runs they compare.
+#include <nlohmann/json.hpp>
+
+#include "tests/study/ablate_fixture.h"
+
+namespace weft::test {
+namespace {
+
+TEST_F(Ablate, ReportsRecallLengthsAndPositions) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", R"(
+set: "log.diagnostics_every=5" set: "data.tokenizer={bytes{}}"
+eval { length: 32 length: 64 by_position: true task: "mqar" task: "induction" rows: 16 }
+compare { metric: "val/loss" metric: "task/mqar/accuracy" metric: "val/loss@64" })",
+                 kArms));
+  const ProcessResult result = ablate("study");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string text = report("study");
+  for (const char* part :
+       {"Recall\n", "mqar of 32 tokens, 8 pairs", "Recall by difficulty", "Loss by length of the rows",
+        "Loss by position", "16-31", "32-63", "first token", "val/loss@64: arms minus gate=none"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  const auto& mqar = json["recall"][0];
+  EXPECT_EQ(mqar["task"], "mqar");
+  EXPECT_EQ(mqar["arms"][0]["rows"], 16) << "clusters are the test rows, which all seeds have";
+  // The metric of a run is the mean over the sizes of a task, whose rows have as many targets each.
+  double clustered = 0, mean = 0;
+  int sizes = 0;
+  for (const auto& question : json["recall"])
+    if (question["task"] == "mqar") clustered += question["arms"][1]["accuracy"].get<double>(), ++sizes;
+  for (const auto& run : json["metrics"][1]["arms"][1]["runs"]) mean += run["value"].get<double>() / 3;
+  EXPECT_EQ(sizes, 4);
+  EXPECT_NEAR(clustered / sizes, mean, 1e-12);
+  EXPECT_TRUE(mqar["arms"][1].contains("difference_interval"));
+  ASSERT_EQ(json["lengths"][0]["losses"].size(), 2u);
+  EXPECT_EQ(json["lengths"][0]["losses"][0]["tokens"], "32");
+  // The validation of a run has rows of the training's length.
+  EXPECT_NEAR(json["lengths"][0]["losses"][0]["loss"].get<double>(),
+              json["metrics"][0]["arms"][0]["mean"].get<double>(), 1e-6);
+  const std::string page = io::read_file(path("study") + "/report.html");
+  for (const char* part : {"Diagnostics of gate=head", "Weight on the first token", "Loss by position"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+
+  // The same report of the runs alone.
+  std::vector<std::string> words{"compare"};
+  for (const char* arm : {"gate=none", "gate=head"})
+    for (const std::string& cell : io::list_folder(path("study") + "/cells"))
+      if (cell.starts_with(arm)) words.push_back(path("study") + "/cells/" + cell);
+  ASSERT_EQ(words.size(), 7u);
+  words.insert(words.end(), {"--out", path("compared"), "--metric", "val/loss", "--metric", "task/mqar/accuracy"});
+  const ProcessResult compared = run_weft(words);
+  ASSERT_EQ(compared.exit_code, 0) << compared.err;
+  const auto other = nlohmann::json::parse(io::read_file(path("compared") + "/report.json"));
+  EXPECT_EQ(other["metrics"][0], json["metrics"][0]);
+  EXPECT_EQ(other["metrics"][1], json["metrics"][1]);
+  EXPECT_EQ(other["recall"], json["recall"]);
+  EXPECT_EQ(other["arms"][1]["parameters"], json["arms"][1]["parameters"]);
+  EXPECT_TRUE(io::file_exists(path("compared") + "/report.html"));
+  words = {"compare", words[1], words[4], words[1]};
+  const ProcessResult twice = run_weft(words);
+  EXPECT_EQ(twice.exit_code, 2);
+  EXPECT_NE(twice.err.find("have the same config and the same seed"), std::string::npos) << twice.err;
+}
+
+TEST_F(Ablate, CompareRefusesRunsOfOtherDataOrUnfinishedOnes) {
+  write("other.txt", io::read_file(path("text.txt")) + "one more line\n");
+  ASSERT_EQ(run_weft(train("a", {"train.tokens=256"})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("b", {"train.tokens=256", "data.train.path=" + path("other.txt")})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("c", {"train.tokens=25600", "train.max_seconds=0.001"})).exit_code, 3);
+  const ProcessResult data = run_weft({"compare", path("a"), path("b"), "--metric", "val/loss"});
+  EXPECT_EQ(data.exit_code, 2);
+  EXPECT_NE(data.err.find("have seen other batches: data.train"), std::string::npos) << data.err;
+  const ProcessResult part = run_weft({"compare", path("a"), path("c"), "--metric", "val/loss"});
+  EXPECT_EQ(part.exit_code, 2);
+  EXPECT_NE(part.err.find("is not finished"), std::string::npos) << part.err;
+}
+
+// The same path, with another text in it for the second arm's runs.
+TEST_F(Ablate, RunsOfAChangedTextAreNotCompared) {
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  ASSERT_EQ(ablate("study", {"--only", "gate=none"}).exit_code, 0);
+  const std::string text = io::read_file(path("text.txt"));
+  write("text.txt", "k" + text.substr(1));
+  const ProcessResult study = ablate("study");
+  EXPECT_EQ(study.exit_code, 2) << study.err;
+  for (const char* part :
+       {"has seen other texts than those that are there now: ", "text.txt has ", "bytes in both, and another checksum"})
+    EXPECT_NE(study.err.find(part), std::string::npos) << part << " in " << study.err;
+  EXPECT_EQ(io::list_folder(path("study") + "/cells").size(), 1u) << "before anything is trained";
+  ASSERT_EQ(ablate("other", {"--only", "gate=head"}).exit_code, 0);
+  const std::string head = io::list_folder(path("other") + "/cells")[0];
+  std::filesystem::rename(path("other") + "/cells/" + head, path("study") + "/cells/" + head);
+  const std::vector<std::string> cells = io::list_folder(path("study") + "/cells");
+  ASSERT_EQ(cells.size(), 2u);
+  const std::string folder = path("study") + "/cells/";
+  const ProcessResult compared = run_weft({"compare", folder + cells[0], folder + cells[1], "--metric", "val/loss"});
+  EXPECT_EQ(compared.exit_code, 2) << compared.err;
+  EXPECT_NE(compared.err.find("have seen other texts"), std::string::npos) << compared.err;
+}
+
+TEST_F(Ablate, CompareTakesAnswersOfTheLastCheckpointAndTheRunsOwnData) {
+  ASSERT_EQ(run_weft(train("a", {"train.tokens=1280"})).exit_code, 0);
+  ASSERT_EQ(run_weft(train("b", {"train.tokens=1280", "optim.group[1].adamw.lr=1e-3"})).exit_code, 0);
+  const ProcessResult own = run_weft({"eval", path("a"), "--lengths", "16", "--json"});
+  ASSERT_EQ(own.exit_code, 0) << own.err;
+  ASSERT_EQ(run_weft({"eval", path("a"), "--lengths", "16", "--by-position"}).exit_code, 0) << "the same answer";
+  ASSERT_EQ(run_weft({"eval", path("a@5"), "--lengths", "16"}).exit_code, 0);
+  ASSERT_EQ(run_weft({"eval", path("a"), "data.val.fraction=0.3", "--lengths", "16"}).exit_code, 0);
+  const std::vector<std::string> words{"compare", path("a"), path("b"), "--metric", "val/loss@16", "--json"};
+  const ProcessResult compared = run_weft(words);
+  ASSERT_EQ(compared.exit_code, 0) << compared.err;
+  const double loss = nlohmann::json::parse(own.out)["validation"][0]["loss"];
+  EXPECT_EQ(nlohmann::json::parse(compared.out)["metrics"][0]["arms"][0]["runs"][0]["value"], loss);
+  write("a/eval/step-00000010-ffffffff.json", R"({"step": 10, "validation": [{"length": 16, "loss": 9.0}]})");
+  const ProcessResult twice = run_weft(words);
+  EXPECT_EQ(twice.exit_code, 2) << twice.err;
+  EXPECT_NE(twice.err.find("have other answers to one question: length 16"), std::string::npos) << twice.err;
+}
+
+TEST_F(Ablate, ClaimsOfAStudyThatWasRun) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5 set: \"log.diagnostics_every=10\" name: \"gates\"", kArms, R"(
+claim { title: "Gates keep the loss" text: "It changes by little." part: gates paper { id: "2505.06708" } metric: "val/loss"
+  contrast { arm: "gate=head" baseline: "gate=none" } expect: equal effect: 1 }
+claim { title: "Gates calm the stream" text: "A mean over keys." part: gates paper { id: "2505.06708" } metric: "*.max_activation"
+  contrast { arm: "gate=head" baseline: "gate=none" } expect: equal effect: 0.5 relative: true }
+)"));
+  ASSERT_EQ(ablate("runs/gates").exit_code, 0);
+  const ProcessResult page = run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")});
+  ASSERT_EQ(page.exit_code, 0) << page.err;
+  for (const char* part : {"| Gates keep the loss | gates | 2505.06708 | reproduced |", "| `*.max_activation` |",
+                           "6 runs, 3 seeds of 2 arms", "max_activation` equal within 50 %"})
+    EXPECT_NE(page.out.find(part), std::string::npos) << part << " on " << page.out;
+  EXPECT_EQ(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")}).out, page.out);
+  EXPECT_EQ(
+      nlohmann::json::parse(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs"), "--json"}).out).size(), 2u);
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  EXPECT_NE(run_weft({"claims", path("grid.txtpb")}).err.find("has no claims"), std::string::npos);
+}
+
+TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
+  write_grid(str(kRuns, "seeds: 3 compare { metric: \"val/los\" }", kArms));
+  const ProcessResult result = ablate("study");
+  EXPECT_EQ(result.exit_code, 2) << result.err;
+  EXPECT_NE(result.err.find("val/los"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("Did you mean 'val/loss'"), std::string::npos) << result.err;
+}
+
+}  // namespace
+}  // namespace weft::test
