@@ -234,4 +234,10 @@ Launch detect_launch(const LaunchFlags& flags, const Environment& environment, c
   return *launch;
 }
 
+int gpu_of(const Launch& launch, int num_visible) {
+  WEFT_CHECK(num_visible > 0, str("rank ", launch.rank, " of ", launch.launcher, " sees no GPU"),
+             "set CUDA_VISIBLE_DEVICES to the GPUs of the host, or use the CPU");
+  return launch.launcher == Launcher::threads ? 0 : launch.local_rank % num_visible;
+}
+
 }  // namespace weft::dist

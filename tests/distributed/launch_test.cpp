@@ -185,5 +185,20 @@ TEST(Launch, ThisProcessHasAnEnvironmentAndMeans) {
   EXPECT_EQ(means.has_mpi, has_mpi());
 }
 
+// Two nodes of four GPUs; a launcher that shows each process its own GPU; more processes than GPUs; threads.
+TEST(Launch, EachProcessOfAHostHasTheGpuOfItsLocalRank) {
+  auto gpu = [](Launcher launcher, int rank, int local_rank, int num_visible) {
+    return gpu_of({.launcher = launcher, .rank = rank, .size = 8, .local_rank = local_rank}, num_visible);
+  };
+  for (Launcher launcher : {Launcher::open_mpi, Launcher::srun_mpi, Launcher::torchrun, Launcher::srun})
+    for (int rank = 0; rank < 8; ++rank) {
+      EXPECT_EQ(gpu(launcher, rank, rank % 4, 4), rank % 4);
+      EXPECT_EQ(gpu(launcher, rank, rank % 4, 1), 0);
+      EXPECT_EQ(gpu(launcher, rank, rank, 3), rank % 3);
+      EXPECT_EQ(gpu(Launcher::threads, rank, rank, 4), 0);
+    }
+  EXPECT_EQ(test::error_of([&] { gpu(Launcher::torchrun, 5, 1, 0); }, {"rank 5 of torchrun", "sees no GPU"}), "");
+}
+
 }  // namespace
 }  // namespace weft::dist

@@ -8,6 +8,7 @@
 #include "weft/comm/nccl.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
+#include "weft/core/stream.h"
 #include "weft/io/files.h"
 #include "weft/ops/elementwise.h"
 
@@ -79,6 +80,12 @@ int run_threads(const RankLaunch& launch, int ranks, const RankFunction& f) {
   return exit_code;
 }
 
+// Where the config trains on a GPU, that of this process among those of its host. It is chosen before MPI or NCCL start.
+void take_gpu(const dist::Launch& launch) {
+  if (default_device().is_cuda() && !has_emulated_cuda())
+    set_default_device(Device::cuda(dist::gpu_of(launch, num_cuda_devices())));
+}
+
 // What this process alone has found wrong is told by one rank, once all have met.
 struct Prepared {
   RankLaunch launch = {};
@@ -86,13 +93,14 @@ struct Prepared {
   double timeout_s = 600;
 };
 
-Prepared prepared(int asked, const std::function<RankLaunch()>& prepare) {
+Prepared prepared(int asked, const dist::Launch& launch, const std::function<RankLaunch()>& prepare) {
   Prepared p;
   try {
     dist::detect_launch({.threads = asked > 1 ? asked : 0}, dist::environment());
     p.launch = prepare();
     p.timeout_s = p.launch.config->experiment.parallel().timeout_s();
     apply_process_settings(p.launch.config->experiment);
+    take_gpu(launch);
   } catch (...) { p.problem = std::current_exception(); }
   return p;
 }
@@ -118,23 +126,41 @@ int run_process(Console& console, const dist::Launch& launch, dist::Communicator
   return cli::kFailure;
 }
 
+// Ranks of MPI with a GPU each are joined by NCCL too, which carries their tensors; MPI carries those of the CPU.
+int run_on_gpus(dist::Communicator& ranks, const Prepared& p, const RankFunction& f) {
+  if (default_device().is_cpu() || has_emulated_cuda() || !dist::has_nccl() || ranks.size() == 1) return f(&ranks);
+  const auto world =
+      dist::make_nccl_communicator(ranks, {.timeout_s = p.timeout_s, .device = default_device()});
+  world->record_to(p.launch.folder);
+  return f(world.get());
+}
+
+// Processes of torchrun or of srun without MPI.
+void require_gpu(const dist::Launch& launch) {
+  if (default_device().is_cuda()) return;
+  const std::string why = cuda_problem();
+  fail(str("rank ", launch.rank, " of ", launch.launcher, " trains on the CPU", why.empty() ? "" : ", since " + why,
+           ": processes without MPI are joined by NCCL, which needs a GPU for each"),
+       "start them by mpirun or srun --mpi, or one process with --ranks N; with GPUs use train.device=cuda");
+}
+
 }  // namespace
 
 int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>& prepare, const RankFunction& f) {
   if (asked < 1) throw config::ConfigError(str("--ranks ", asked, ": there are no such ranks."), "Use 1 or more.");
   const dist::Launch launch = dist::detect_launch({}, dist::environment());
   if (launch.uses_mpi()) {
-    const Prepared p = prepared(asked, prepare);
+    const Prepared p = prepared(asked, launch, prepare);
     const auto world = dist::make_mpi_communicator({.timeout_s = p.timeout_s});
-    return run_process(console, launch, *world, p, f);
+    return run_process(console, launch, *world, p,
+                       [&](dist::Communicator* ranks) { return run_on_gpus(*ranks, p, f); });
   }
   if (launch.size > 1) {  // of torchrun or srun, whose processes only NCCL joins
-    const Prepared p = prepared(asked, prepare);
+    const Prepared p = prepared(asked, launch, prepare);
     if (p.problem) std::rethrow_exception(p.problem);
-    set_default_device(Device::cuda(launch.local_rank));
-    const auto world =
-        dist::make_nccl_communicator(launch.rendezvous, launch.rank, launch.size,
-                                     {.timeout_s = p.timeout_s, .device = Device::cuda(launch.local_rank)});
+    require_gpu(launch);
+    const auto world = dist::make_nccl_communicator(launch.rendezvous, launch.rank, launch.size,
+                                                    {.timeout_s = p.timeout_s, .device = default_device()});
     return run_process(console, launch, *world, p, f);
   }
   const RankLaunch alone = prepare();

@@ -56,4 +56,8 @@ LaunchMeans launch_means();
 Launch detect_launch(const LaunchFlags& flags, const Environment& environment,
                      const LaunchMeans& means = launch_means());
 
+// Which of the GPUs that this process sees is the rank's: the local rank's, in a circle. A process that sees one takes that one, as launchers
+// show each process its own. Ranks that are threads share the first.
+int gpu_of(const Launch& launch, int num_visible);
+
 }  // namespace weft::dist
