@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+
+#include "tests/io/temp_folder.h"
 #include "tests/trainers/config_text.h"
 #include "weft/nn/mixers/projected.h"
+#include "weft/trainers/cli.h"
 
 namespace weft::train {
 namespace {
@@ -78,10 +82,15 @@ class Averaging final : public ProjectedMixer {
   double flops_per_token(double) const override { return 0; }
 };
 
+cli::Extensions averaging() {
+  return {.mixers = {{.name = "averaging", .make = [](const MixerArgs& args, Rng rng) {
+                        return std::make_unique<Averaging>(args, rng);
+                      }}}};
+}
+
 TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
   config::Loaded config = load({R"(model.mixer=[{softmax{heads:2}},{custom{type:"averaging"}}])"});
-  config.own.mixers = {{.name = "averaging",
-                        .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Averaging>(args, rng); }}};
+  config.own = averaging();
   const std::vector<ParityResult> results = check_parity(config, {kCases, 1}, {.steps = 1, .block = 2});
   ASSERT_EQ(results.size(), 1u);
   EXPECT_FALSE(results[0].passed);
@@ -90,6 +99,42 @@ TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
   double largest = 0;
   for (const ParityDifference& p : results[0].parameters) largest = std::max(largest, p.gradient);
   EXPECT_EQ(largest, results[0].gradient);
+}
+
+TEST(Parity, OfTheCommandEndsWithItsExitCodeWhereRanksDiffer) {
+  const test::TempFolder folder;
+  const std::string file = folder / "model.txtpb";
+  std::ofstream(file) << kModel;
+  auto exit_code = [&](std::string mixer) {
+    std::vector<std::string> words{"weft",    "parity",    file,         "model.mixer=[{" + mixer + "}]",
+                                   "--ranks", "2",         "--layouts",  "zigzag",
+                                   "--steps", "1",         "--schemes",  "ring"};
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    return cli::main(static_cast<int>(argv.size()), argv.data(), averaging());
+  };
+  EXPECT_EQ(exit_code("softmax{heads:2}"), cli::kSuccess);
+  EXPECT_EQ(exit_code(R"(custom{type:"averaging"})"), cli::kCheckFailed);
+}
+
+// A mixer whose output no number holds, on one rank and on many: infinity is not taken for a difference of nothing.
+class Overflowing final : public ProjectedMixer {
+ public:
+  Overflowing(const MixerArgs& args, Rng rng) : ProjectedMixer("overflowing", {.heads = 2}, args, rng) {}
+  Var forward(const Var& x, Tokens& tokens) override {
+    return written(tokens.attend(queries(x), keys(x), values(x))[0], tokens) * 1e308 * 1e308;
+  }
+  double flops_per_token(double) const override { return 0; }
+};
+
+TEST(Parity, OfNumbersThatAreNotFiniteFails) {
+  config::Loaded config = load({R"(model.mixer=[{custom{type:"overflowing"}}])"});
+  config.own.mixers = {{.name = "overflowing", .make = [](const MixerArgs& args, Rng rng) {
+                          return std::make_unique<Overflowing>(args, rng);
+                        }}};
+  const std::vector<ParityResult> results = check_parity(config, {kCases, 1}, {.steps = 0, .block = 2});
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_FALSE(results[0].passed);
 }
 
 }  // namespace

@@ -112,6 +112,10 @@ int run_rank(const Options& options, Console& console, const Extensions& extensi
 // Under mpirun every process is a rank. One of them speaks, also of an error.
 int run(const Options& options, Console& console, const Extensions& extensions) {
   const dist::Launch launch = dist::detect_launch({}, dist::environment());
+  if (!launch.uses_mpi() && launch.size > 1)
+    throw config::ConfigError(str("weft parity: ", launch.launcher, " started ", launch.size,
+                                  " processes, which would all make the same check."),
+                              "Start one process, whose ranks are threads, or use mpirun.");
   if (!launch.uses_mpi()) return run_rank(options, console, extensions);
   set_num_threads(launch.threads);
   const std::unique_ptr<dist::Communicator> world = dist::make_mpi_communicator();

@@ -76,7 +76,8 @@ MixerRow widened(MixerRow row) {
 double difference(const std::vector<double>& got, const std::vector<double>& expected) {
   double largest = 0;
   for (double x : expected) largest = std::max(largest, std::abs(x));
-  return largest_difference(got, expected) / (1 + largest);
+  const double worst = largest_difference(got, expected);
+  return std::isfinite(worst) && std::isfinite(largest) ? worst / (1 + largest) : HUGE_VAL;
 }
 
 // Rows on which f32 and bf16 are looked at too: plain attention and what stands around it, recurrences with each kind of decay and write.

@@ -110,7 +110,8 @@ double difference(const Tensor& got, const Tensor& expected) {
     worst = std::isnan(d) ? HUGE_VAL : std::max(worst, d);
     largest = std::max(largest, std::abs(b[i]));
   }
-  return worst / (1 + largest);
+  // Numbers that are not finite are equal to none: a model that has them says nothing of ranks.
+  return std::isfinite(worst) && std::isfinite(largest) ? worst / (1 + largest) : HUGE_VAL;
 }
 
 ParityResult compared(const ParityCase& c, const Numbers& got, const Numbers& expected, double bound) {
@@ -128,6 +129,7 @@ ParityResult compared(const ParityCase& c, const Numbers& got, const Numbers& ex
   for (size_t i = 0; i < expected.weights.size(); ++i) {  // the parameters, then the buffers
     const double d = difference(got.weights[i].second, expected.weights[i].second);
     if (i == result.parameters.size()) result.parameters.push_back({.name = expected.weights[i].first});
+    if (d > bound && result.first.empty()) result.first = expected.weights[i].first;
     result.parameters[i].weight = d;
     result.weight = std::max(result.weight, d);
   }

@@ -32,12 +32,13 @@ struct ParityDifference {
   double gradient = 0, weight = 0;
 };
 
-// Differences are the largest of any element, over 1 plus the largest element of that tensor on one rank.
+// Differences are the largest of any element, over 1 plus the largest element of that tensor on one rank; infinite where a number is not finite.
 struct ParityResult {
   ParityCase of;
   double loss = 0, gradient = 0, weight = 0;
-  std::string first =
-      {};  // the first gradient that differs by more than the bound, in the order of layers; empty: none
+  // The first parameter, in the order of layers, whose gradient differs by more than the bound; where all are equal, the first parameter or
+  // buffer that does after the steps. Empty: none.
+  std::string first = {};
   std::vector<ParityDifference> parameters = {};  // in the order of layers
   bool passed = false;
   std::string refused = {};  // why the scheme cannot run with so many ranks, such as heads that do not divide
