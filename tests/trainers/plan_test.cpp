@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
@@ -140,6 +142,21 @@ TEST(Calibration, GrowsWithTheLayersThatItDoesNotRun) {
   }
   EXPECT_GT(large.other_s_per_token, 4 * small.other_s_per_token);
   EXPECT_LT(large.other_s_per_token, 256 * small.other_s_per_token);
+}
+
+// Something else uses the machine in three of the calls: more of them are made, until most are as fast as the fastest.
+TEST(Calibration, OfAMachineThatIsDisturbedIsMadeOfMoreCalls) {
+  int calls = 0;
+  auto seconds = [&](int disturbed) {
+    calls = 0;
+    return median_seconds([&] {
+      const bool is_slow = ++calls > 2 && calls <= 2 + disturbed;
+      std::this_thread::sleep_for(std::chrono::milliseconds(is_slow ? 100 : 10));
+    });
+  };
+  EXPECT_LT(seconds(3), 0.05);
+  EXPECT_GT(calls, kTimedCalls);
+  EXPECT_GT(seconds(100), 0.05) << "a machine that stays slow is measured as it is";
 }
 
 // The rate of attention is that of its operations: a window of a quarter of the tokens does not change it much.
