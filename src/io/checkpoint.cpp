@@ -49,10 +49,12 @@ int64_t count_not_finite(std::string_view bytes, std::string_view dtype) {
   return 0;  // integers
 }
 
-void store_tensors(CheckpointInfo& info, std::string_view name, const std::vector<NamedTensor>& tensors, int64_t step) {
+void store_tensors(CheckpointInfo& info, std::string_view name, const std::vector<NamedTensor>& tensors,
+                   SafetensorsOptions options) {
   std::string path = str(info.path, "/", name);
-  info.files.push_back({std::string(name),
-                        write_safetensors(path, tensors, {.metadata = {{"step", str(step)}}, .placement = kInPlace})});
+  options.metadata = {{"step", str(info.step)}};
+  options.placement = kInPlace;
+  info.files.push_back({std::string(name), write_safetensors(path, tensors, options)});
   SafetensorsFile written = SafetensorsFile::open(path);
   for (const TensorEntry& entry : written.tensors()) {
     info.tensors.push_back({.name = entry.name,
@@ -75,8 +77,8 @@ void store_everything(const std::string& partial, const CheckpointData& data) {
   info.step = data.step;
   info.tokens = data.tokens;
   info.mesh = data.mesh;
-  store_tensors(info, kModelName, data.model, data.step);
-  store_tensors(info, kOptimizerName, data.optimizer, data.step);
+  store_tensors(info, kModelName, data.model, {});
+  store_tensors(info, kOptimizerName, data.optimizer, {.elements = data.optimizer_elements});
   store_text(info, kStateName, data.state);
   store_text(info, kConfigName, data.config);
   FileWriter writer(str(partial, "/", kManifestName), kInPlace);

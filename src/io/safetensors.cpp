@@ -88,7 +88,16 @@ Tensor SafetensorsFile::map(std::string_view name) const {
 
 namespace {
 
-void check_writable(const NamedTensor& named, const std::string& path) {
+void check_bools(const std::string& name, const Tensor& here, const std::string& path) {
+  const auto* bytes = static_cast<const unsigned char*>(here.raw());
+  const auto* bad = std::find_if(bytes, bytes + here.num_bytes(), [](unsigned char byte) { return byte > 1; });
+  WEFT_CHECK(
+      bad == bytes + here.num_bytes(),
+      str("safetensors ", path, ": BOOL tensor '", name, "' holds ", static_cast<int>(*bad), " at ", bad - bytes),
+      "give 0 and 1, or a uint8 tensor");
+}
+
+void check_writable(const NamedTensor& named, const std::string& path, bool has_elements) {
   const Tensor& t = named.tensor;
   WEFT_CHECK(named.name != "__metadata__", str("safetensors ", path, ": '__metadata__' is no tensor name"),
              "use another name");
@@ -96,19 +105,12 @@ void check_writable(const NamedTensor& named, const std::string& path) {
              str("safetensors ", path, ": tensor '", named.name, "' is ",
                  t.defined() ? str(t, t.is_contiguous() ? "" : ", not contiguous") : std::string("undefined")),
              "give row-major tensors");
-  if (t.dtype() != kBool) return;
-  Tensor here = t.cpu();
-  const auto* bytes = static_cast<const unsigned char*>(here.raw());
-  const auto* bad = std::find_if(bytes, bytes + here.num_bytes(), [](unsigned char byte) { return byte > 1; });
-  WEFT_CHECK(
-      bad == bytes + here.num_bytes(),
-      str("safetensors ", path, ": BOOL tensor '", named.name, "' holds ", static_cast<int>(*bad), " at ", bad - bytes),
-      "give 0 and 1, or a uint8 tensor");
+  if (t.dtype() == kBool && has_elements) check_bools(named.name, t.cpu(), path);
 }
 
 // The tensors to write, in their order; `aliases` gets the names that are the same memory, shape and dtype as one of these.
 std::vector<const NamedTensor*> written_tensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                                                std::map<std::string, std::string>& aliases) {
+                                                bool has_elements, std::map<std::string, std::string>& aliases) {
   std::vector<const NamedTensor*> order;
   std::set<std::string_view> names;
   std::map<std::tuple<const void*, std::vector<int64_t>, DType>, const NamedTensor*> memory;
@@ -116,10 +118,10 @@ std::vector<const NamedTensor*> written_tensors(const std::string& path, const s
     const Tensor& t = named.tensor;
     WEFT_CHECK(names.insert(named.name).second,
                str("safetensors ", path, ": the name '", named.name, "' is given twice"), "give unique names");
-    check_writable(named, path);
+    check_writable(named, path, has_elements);
     auto [first, is_new] =
         memory.try_emplace({t.raw(), std::vector<int64_t>(t.shape().begin(), t.shape().end()), t.dtype()}, &named);
-    if (is_new || t.num_bytes() == 0) order.push_back(&named);
+    if (is_new || t.num_bytes() == 0 || !has_elements) order.push_back(&named);
     else aliases.emplace(named.name, first->second->name);
   }
   std::sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
@@ -135,7 +137,7 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
                              const SafetensorsOptions& options) {
   std::map<std::string, std::string> metadata = options.metadata, aliases;
   metadata.emplace("format", "pt");
-  std::vector<const NamedTensor*> order = written_tensors(path, tensors, aliases);
+  std::vector<const NamedTensor*> order = written_tensors(path, tensors, !options.elements, aliases);
   for (const auto& [name, written] : aliases)
     WEFT_CHECK(metadata.emplace(name, written).second,
                str("safetensors ", path, ": '", name, "' is the same memory as '", written,
@@ -166,7 +168,12 @@ FileDigest write_safetensors(const std::string& path, const std::vector<NamedTen
   writer.write({reinterpret_cast<const char*>(&length), sizeof length});
   writer.write(header);
   for (const NamedTensor* named : order) {
-    Tensor here = named->tensor.cpu();
+    const Tensor& t = named->tensor;
+    const Tensor here = (options.elements ? options.elements(named->name) : t).cpu();
+    WEFT_CHECK(here.shape() == t.shape() && here.dtype() == t.dtype() && here.is_contiguous(),
+               str("safetensors ", path, ": '", named->name, "' was said to be ", t, ", and its elements are ", here),
+               "give row-major elements of the shape and dtype that were said");
+    if (options.elements && here.dtype() == kBool) check_bools(named->name, here, path);
     writer.write({static_cast<const char*>(here.raw()), here.num_bytes()});
   }
   return writer.commit();

@@ -1,4 +1,5 @@
 // A model and a whole training in files.
+#include "src/training/saving.h"
 #include "src/training/state.h"
 #include "src/training/training_state.pb.h"
 #include "weft/core/error.h"
@@ -66,24 +67,6 @@ TrainingState from_bytes(const std::string& bytes, const std::string& path) {
 
 }  // namespace
 
-namespace {
-
-// What the first rank did, or its error, on all of them.
-std::string said_by_first(dist::Communicator& comm, Device device, const std::function<std::string()>& f) {
-  std::string path, problem, fix;
-  if (comm.rank() == 0) {
-    try {
-      path = f();
-    } catch (const Error& e) { problem = e.problem(), fix = e.fix(); }
-  }
-  const std::string said = gather_texts(comm, path + '\n' + problem + '\n' + fix, device)[0];
-  const size_t first = said.find('\n'), second = said.find('\n', first + 1);
-  if (second > first + 1) fail(said.substr(first + 1, second - first - 1), said.substr(second + 1));
-  return said.substr(0, first);
-}
-
-}  // namespace
-
 std::string Training::save(const std::string& folder, const std::string& own_state, const std::string& config) {
   State& s = *state_;
   io::CheckpointData data{.step = s.step,
@@ -94,10 +77,14 @@ std::string Training::save(const std::string& folder, const std::string& own_sta
   if (s.options.ranks.ranks_per_row > 1) data.mesh.push_back({"context", s.options.ranks.ranks_per_row});
   AveragedWeights averages(*s.optimizer);  // the model is what to evaluate; the optimiser keeps where training goes on
   data.model = model_tensors(s.model);
-  const Shards::State moments = s.shards ? s.shards->gathered(s.optimizer->state()) : s.optimizer->state();
-  for (const auto& [name, tensor] : moments) data.optimizer.push_back({name, tensor});
-  auto write = [&] { return io::save_checkpoint(folder, data); };
-  return s.comm_ranks ? said_by_first(*s.options.ranks.comm, s.masters[0].device(), write) : write();
+  if (!s.comm_ranks) {
+    for (const auto& [name, tensor] : s.optimizer->state()) data.optimizer.push_back({name, tensor});
+    return io::save_checkpoint(folder, data);
+  }
+  Saving saving(*s.options.ranks.comm, s.masters[0].device(), s.shards.get(), s.optimizer->state());
+  data.optimizer = saving.state();
+  if (saving.has_parts()) data.optimizer_elements = [&](const std::string& name) { return saving.take(name); };
+  return saving.write([&] { return io::save_checkpoint(folder, data); });
 }
 
 bool Training::load(const std::string& folder, std::vector<std::string>* messages) {

@@ -92,38 +92,45 @@ Shards::Line Shards::line_of(const std::string& name, const Tensor& tensor) cons
   return line;
 }
 
-Shards::State Shards::gathered(const State& mine) const {
+std::vector<Shards::Whole> Shards::whole_state(const State& mine) const {
   std::string text;
   for (const auto& [name, tensor] : mine) text += line_of(name, tensor).text();
-  const Device device = params_[0].value.device();
-  std::vector<dist::Send> sends;
-  std::vector<dist::Receive> receives;
-  State all;
+  std::vector<Whole> all;
   std::map<std::string, size_t, std::less<>> places;  // in `all`
-  const std::vector<std::string> texts = gather_texts(comm_, text, device);
+  const std::vector<std::string> texts = gather_texts(comm_, text, params_[0].value.device());
   for (int r = 0; r < comm_.size(); ++r) {
     std::istringstream lines(texts[static_cast<size_t>(r)]);
-    size_t number = 0;  // of the tensor in the state of rank r
+    size_t number = 0;
     for (std::string each; std::getline(lines, each); ++number) {
       const Line line = Line::from(each);
       const bool is_part = line.param >= 0;
       const auto [place, is_new] = places.emplace(line.name, all.size());
       if (!is_new && !is_part) continue;  // all ranks have it
-      const Shape shape = is_part ? params_[static_cast<size_t>(line.param)].value.shape() : line.shape;
-      const bool is_here = comm_.rank() == 0;
-      // What rank 0 has whole it gives as it is.
-      if (is_new && r == 0 && !is_part) all.push_back({line.name, is_here ? mine[number].second : Tensor()});
-      else if (is_new) all.push_back({line.name, is_here ? Tensor::empty(shape, line.dtype, device) : Tensor()});
-      if (r == comm_.rank() && r > 0) sends.push_back({mine[number].second, 0});
-      if (!is_here || (r == 0 && !is_part)) continue;
-      Tensor& whole = all[place->second].second;
-      Tensor to = is_part ? whole.reshape({-1}).slice(0, line.begin, line.begin + line.shape.num_elements()) : whole;
-      if (r == 0) to.set_bytes(mine[number].second);
-      else receives.push_back({to, r});
+      if (is_new)
+        all.push_back({.name = line.name,
+                       .dtype = line.dtype,
+                       .shape = is_part ? params_[static_cast<size_t>(line.param)].value.shape() : line.shape});
+      all[place->second].sources.push_back({r, number, line.begin, line.shape.num_elements()});
     }
   }
+  return all;
+}
+
+Tensor Shards::gather(const Whole& whole, const State& mine) const {
+  const int rank = comm_.rank();
+  const auto& sources = whole.sources;
+  if (sources.size() == 1 && sources[0].rank == 0 && sources[0].count == whole.shape.num_elements())
+    return rank == 0 ? mine[sources[0].number].second : Tensor();
+  Tensor all = rank == 0 ? Tensor::empty(whole.shape, whole.dtype, params_[0].value.device()) : Tensor();
+  std::vector<dist::Send> sends;
+  std::vector<dist::Receive> receives;
+  for (const Whole::Source& source : sources) {
+    if (rank == source.rank) sends.push_back({mine[source.number].second.reshape({-1}), 0});
+    if (rank == 0)
+      receives.push_back({all.reshape({-1}).slice(0, source.begin, source.begin + source.count), source.rank});
+  }
   comm_.exchange(sends, receives);
-  return comm_.rank() == 0 ? all : State{};
+  return all;
 }
 
 Shards::State Shards::of_here(const State& all) const {

@@ -27,8 +27,22 @@ class Shards {
 
   // Every rank sends what it has updated and gets the rest, without a copy in between. All ranks call it.
   void fetch_parts();
-  // Of all ranks, on rank 0: as one rank without shards has it. All ranks call it.
-  State gathered(const State& mine) const;
+  // A tensor of the state that one rank without shards has, and the ranks that have its elements.
+  struct Whole {
+    struct Source {
+      int rank;
+      size_t number;         // in the state of that rank
+      int64_t begin, count;  // elements
+    };
+    std::string name;
+    DType dtype;
+    Shape shape;
+    std::vector<Source> sources = {};
+  };
+  // Of the state of all ranks. All ranks call it, and have the same.
+  std::vector<Whole> whole_state(const State& mine) const;
+  // On rank 0 that tensor; nothing on the others. All ranks call it.
+  Tensor gather(const Whole& whole, const State& mine) const;
   // What of the state of all ranks an optimiser of params_here() has.
   State of_here(const State& all) const;
 

@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 
+#include "src/training/repeating.h"
 #include "trainers/config/check.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/checkpoint.h"
@@ -18,7 +16,6 @@
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
-#include "weft/core/scope.h"
 #include "weft/io/checkpoint.h"
 #include "weft/ops/elementwise.h"
 #include "weft/training/rank_sums.h"
@@ -91,41 +88,14 @@ Team::Told Team::hear() {
   }
 }
 
-struct Team::Errand::State {
-  std::mutex mutex = {};
-  std::condition_variable changed = {};
-  bool is_over = false;
-  std::thread thread = {};
-};
-
 // What this thread meets with, the next call of the first rank meets with too.
 Team::Errand::Errand(Team* team) {
   if (!team || team->world().size() == 1) return;
-  state_ = std::make_unique<State>();
-  state_->thread = std::thread([team, state = state_.get(), label = rank_label(), device = default_device()] {
-    set_rank_label(label);
-    set_default_device(device);
-    const std::chrono::duration<double> every(std::min(team->parallel().timeout_s / 4, 60.0));
-    std::unique_lock lock(state->mutex);
-    while (!state->changed.wait_for(lock, every, [&] { return state->is_over; })) {
-      lock.unlock();
-      try {
-        team->tell(Duty::wait);
-      } catch (const std::exception&) { return; }
-      lock.lock();
-    }
-  });
+  const std::chrono::duration<double> every(std::min(team->parallel().timeout_s / 4, 60.0));
+  signs_ = std::make_unique<Repeating>(every, [team] { team->tell(Duty::wait); });
 }
 
-Team::Errand::~Errand() {
-  if (!state_) return;
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->is_over = true;
-  }
-  state_->changed.notify_all();
-  state_->thread.join();
-}
+Team::Errand::~Errand() = default;
 
 namespace {
 

@@ -11,6 +11,10 @@
 #include "weft/data/spread.h"
 #include "weft/nn/context_group.h"
 
+namespace weft {
+class Repeating;
+}
+
 namespace weft::train {
 
 enum class Duty : int32_t { wait, start, restore, step, validate, analyse, save, end };
@@ -52,8 +56,7 @@ class Team {
     Errand& operator=(const Errand&) = delete;
 
    private:
-    struct State;
-    std::unique_ptr<State> state_;
+    std::unique_ptr<Repeating> signs_;
   };
 
  private:

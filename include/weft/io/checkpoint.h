@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,6 +30,7 @@ struct CheckpointData {
   int64_t tokens = 0;
   std::vector<MeshAxis> mesh = {{"data", 1}};
   std::vector<NamedTensor> model = {}, optimizer = {};
+  std::function<Tensor(const std::string& name)> optimizer_elements = {};  // of SafetensorsOptions
   std::string state = {};
   std::string config = {};  // text of config.txtpb
 };

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -79,6 +80,9 @@ LoadReport load_into(const SafetensorsFile& file, const std::vector<NamedTensor>
 struct SafetensorsOptions {
   std::map<std::string, std::string> metadata = {};  // beside {"format": "pt"}, which common loaders ask for
   FileWriter::Placement placement = FileWriter::Placement::aside;
+  // Where set, the tensors say names, shapes and dtypes alone, none is the same memory as another, and this gives each of them once, when the
+  // file has come to it.
+  std::function<Tensor(const std::string& name)> elements = {};
 };
 
 // Writes contiguous tensors, sorted by descending element size, then by name. Tensors with the same memory, shape and dtype (tied weights)
