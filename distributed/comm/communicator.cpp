@@ -10,6 +10,11 @@ namespace weft::dist {
 
 namespace {
 
+class DoneTransfer final : public Transfer {
+ public:
+  void wait() override {}
+};
+
 class RecordedTransfer final : public Transfer {
  public:
   RecordedTransfer(std::shared_ptr<FlightRecord> record, std::unique_ptr<FlightEntry> entry,
@@ -113,11 +118,39 @@ void Communicator::all_reduce(Tensor& x, Reduce reduce) {
     all_reduce(here, reduce);
     return x.set_bytes(here);
   }
+  const Operation operation = reduction(x, reduce);
+  if (size_ > 1) run_recorded(operation, x.raw(), x.mutable_raw());
+}
+
+Operation Communicator::reduction(const Tensor& x, Reduce reduce) const {
   Operation operation = next(Collective::all_reduce, checked(x, "all_reduce"));
   operation.reduce = reduce;
   WEFT_CHECK(x.dtype() != kBool || reduce != Reduce::sum, str("all_reduce: sum of ", x),
              "use max for 'any' and min for 'all'");
-  if (size_ > 1) run_recorded(operation, x.raw(), x.mutable_raw());
+  return operation;
+}
+
+std::unique_ptr<Transfer> Communicator::start_all_reduce(Tensor& x, Reduce reduce) {
+  if (passes_cpu(x) || size_ == 1) {
+    all_reduce(x, reduce);
+    return std::make_unique<DoneTransfer>();
+  }
+  const Operation operation = reduction(x, reduce);
+  std::unique_ptr<FlightEntry> entry;
+  if (record_) {
+    entry = std::make_unique<FlightEntry>(record_.get(), ring_, name_, static_cast<int64_t>(x.num_bytes()),
+                                          to_string(operation));
+    record_->note_sent(sent_bytes(operation, size_));
+  }
+  std::unique_ptr<Transfer> transfer = start_run(operation, x);
+  if (!transfer) transfer = std::make_unique<DoneTransfer>();
+  return record_ ? std::make_unique<RecordedTransfer>(record_, std::move(entry), std::move(transfer))
+                 : std::move(transfer);
+}
+
+std::unique_ptr<Transfer> Communicator::start_run(const Operation& operation, Tensor& x) {
+  run(operation, x.raw(), x.mutable_raw());
+  return nullptr;
 }
 
 Tensor Communicator::all_gather(const Tensor& mine) {

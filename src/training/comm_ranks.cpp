@@ -22,6 +22,8 @@ void on_device(Tensor& x, Device device, F&& f) {
   if (!there.shares_memory_with(x)) x.set_bytes(there);
 }
 
+constexpr size_t kSumsAtATime = 2;
+
 Tensor like(const Tensor& x, int64_t count) { return Tensor::empty({count}, x.dtype(), x.device()); }
 
 // Gradients of bf16 values are f32.
@@ -56,6 +58,7 @@ void CommRanks::start_step() {
   for (const Bucket& bucket : buckets_) missing_.push_back(bucket.params.size());
   is_final_.assign(leaves_.size(), false);
   next_ = num_dropped_ = 0;
+  begun_.clear();
   last_.reset();
   done_before_ = thread_.num_done();
 }
@@ -87,43 +90,51 @@ void CommRanks::note_final(size_t param) {
   for (; next_ < buckets_.size() && missing_[next_] == 0; ++next_) launch(next_);
 }
 
+bool CommRanks::has_thread() const { return overlaps_ && !device_.is_cuda() && !is_dry_run(); }
+
+// On a GPU the sums go on in the stream of the communicator. A few of them at a time: their buffers are memory.
 void CommRanks::launch(size_t bucket) {
   std::vector<Tensor> grads;
   for (size_t i : buckets_[bucket].params) grads.push_back(leaves_[i].grad());
-  auto job = [this, bucket, grads = std::move(grads)]() mutable { sum(bucket, grads); };
-  if (overlaps_ && !device_.is_cuda() && !is_dry_run()) thread_.add(std::move(job));
-  else job();
+  if (has_thread()) return thread_.add([this, bucket, grads = std::move(grads)] { sum(bucket, grads)(); });
+  begun_.push_back(sum(bucket, std::move(grads)));
+  end_all_but(overlaps_ && device_.is_cuda() ? kSumsAtATime : 0);
 }
 
-void CommRanks::sum(size_t bucket, std::vector<Tensor>& grads) {
+void CommRanks::end_all_but(size_t newest) {
+  for (; begun_.size() > newest; begun_.pop_front()) begun_.front()();
+}
+
+CommRanks::End CommRanks::sum(size_t bucket, std::vector<Tensor> grads) {
   MemoryTag tag("gradients");
-  if (keeps_parts_) sum_parts(bucket, grads);
-  else sum_everywhere(grads);
+  return keeps_parts_ ? sum_parts(bucket, grads) : sum_everywhere(std::move(grads));
 }
 
-void CommRanks::sum_everywhere(std::vector<Tensor>& grads) {
-  auto all_reduce = [&](Tensor& x) {
-    if (!is_dry_run()) of_buckets_->all_reduce(x);
-  };
-  if (grads.size() == 1) return all_reduce(grads[0]);
+CommRanks::End CommRanks::sum_everywhere(std::vector<Tensor> grads) {
   int64_t count = 0;
   for (const Tensor& grad : grads) count += grad.num_elements();
-  Tensor all = like(grads[0], count);
-  auto for_each_piece = [&](auto&& f) {
+  Tensor all = grads.size() == 1 ? grads[0] : like(grads[0], count);
+  auto for_each_piece = [](std::vector<Tensor>& of, const Tensor& in, auto&& f) {
     int64_t begin = 0;
-    for (Tensor& grad : grads) {
-      Tensor piece = all.slice(0, begin, begin + grad.num_elements());
+    for (Tensor& grad : of) {
+      Tensor piece = in.slice(0, begin, begin + grad.num_elements());
       f(grad, piece);
       begin += grad.num_elements();
     }
   };
-  for_each_piece([](Tensor& grad, Tensor& piece) { piece.set_bytes(grad.reshape({-1})); });
-  all_reduce(all);
-  for_each_piece([](Tensor& grad, Tensor& piece) { grad.reshape({-1}).set_bytes(piece); });
+  if (grads.size() > 1)
+    for_each_piece(grads, all, [](Tensor& grad, Tensor& piece) { piece.set_bytes(grad.reshape({-1})); });
+  std::shared_ptr<dist::Transfer> transfer;
+  if (!is_dry_run()) transfer = of_buckets_->start_all_reduce(all);
+  return [=]() mutable {
+    if (transfer) transfer->wait();
+    if (grads.size() > 1)
+      for_each_piece(grads, all, [](Tensor& grad, Tensor& piece) { grad.reshape({-1}).set_bytes(piece); });
+  };
 }
 
 // Every rank sends to each what it updates, which sums in the order of ranks: as an all_reduce does, to the same bits.
-void CommRanks::sum_parts(size_t bucket, const std::vector<Tensor>& grads) {
+CommRanks::End CommRanks::sum_parts(size_t bucket, const std::vector<Tensor>& grads) {
   const Bucket& plan = buckets_[bucket];
   auto grad_of = [&](size_t param) {
     return grads[static_cast<size_t>(std::find(plan.params.begin(), plan.params.end(), param) - plan.params.begin())];
@@ -151,11 +162,16 @@ void CommRanks::sum_parts(size_t bucket, const std::vector<Tensor>& grads) {
     if (mine > 0) receives.push_back({from.back(), r});
     if (!parts.empty()) sends.push_back({packed(parts), r});
   }
-  if (!is_dry_run()) of_buckets_->exchange(sends, receives);
-  if (mine == 0) return;
-  Tensor sum = ops::clone(from[0]);
-  for (size_t r = 1; r < from.size(); ++r) ops::add_(sum, from[r]);
-  sums_[bucket] = std::move(sum);
+  std::shared_ptr<dist::Transfer> transfer;
+  if (!is_dry_run()) transfer = of_buckets_->start_exchange(sends, receives);
+  return [this, bucket, transfer, from = std::move(from), sends = std::move(sends)] {
+    MemoryTag tag("gradients");
+    if (transfer) transfer->wait();
+    if (from.empty()) return;
+    Tensor sum = ops::clone(from[0]);
+    for (size_t r = 1; r < from.size(); ++r) ops::add_(sum, from[r]);
+    sums_[bucket] = std::move(sum);
+  };
 }
 
 // Of buckets whose sums are there the gradients of this rank alone are of no more use.
@@ -163,7 +179,7 @@ void CommRanks::drop_summed() {
   if (!keeps_parts_) return;
   const size_t num_done =
       thread_.num_done() > done_before_ ? static_cast<size_t>(thread_.num_done() - done_before_) : 0;
-  const size_t end = overlaps_ && !device_.is_cuda() && !is_dry_run() ? num_done : next_;
+  const size_t end = has_thread() ? num_done : next_ - begun_.size();
   for (; num_dropped_ < end; ++num_dropped_)
     for (size_t i : buckets_[num_dropped_].params) leaves_[i].set_grad({});
 }
@@ -177,6 +193,7 @@ void CommRanks::finish_gradients() {
       leaves_[i].set_grad(Tensor::zeros(leaves_[i].shape(), dtype_of_gradient(leaves_[i].value()), device_));
     note_final(i);
   }
+  end_all_but(0);
   thread_.wait();
   drop_summed();
 }

@@ -2,6 +2,8 @@
 // of the buckets before it are final: never in the order in which they happen to become final, which may differ between ranks.
 #pragma once
 
+#include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -35,9 +37,13 @@ class CommRanks final : public RankSums {
  private:
   void note_final(size_t param);
   void launch(size_t bucket);
-  void sum(size_t bucket, std::vector<Tensor>& grads);
-  void sum_everywhere(std::vector<Tensor>& grads);
-  void sum_parts(size_t bucket, const std::vector<Tensor>& grads);
+  // Begin the sum of a bucket. What they return ends it.
+  using End = std::function<void()>;
+  End sum(size_t bucket, std::vector<Tensor> grads);
+  End sum_everywhere(std::vector<Tensor> grads);
+  End sum_parts(size_t bucket, const std::vector<Tensor>& grads);
+  bool has_thread() const;  // of its own for buckets; else this thread begins their sums
+  void end_all_but(size_t newest);
   void drop_summed();
 
   dist::Communicator& comm_;
@@ -53,6 +59,7 @@ class CommRanks final : public RankSums {
   size_t next_ = 0;              // the first bucket that has not been launched
   std::optional<size_t> last_;   // parameter whose other hooks may be running
   std::vector<Tensor> sums_;     // of the parts, by bucket
+  std::deque<End> begun_;        // sums of this thread, oldest first
   size_t num_dropped_ = 0;       // buckets of this step whose gradients were freed
   int64_t done_before_ = 0;      // jobs, when the step began
   std::string failure_;

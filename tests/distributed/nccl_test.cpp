@@ -156,6 +156,23 @@ TEST(Nccl, AHopIsOneGroupAndTheThreadWaitsOnlyWhenItAsks) {
   EXPECT_EQ(script.taken().back(), "thread waits");
 }
 
+// A bucket of gradients is summed while backward goes on.
+TEST(Nccl, ASumThatIsStartedIsWaitedForOnlyWhenItIsAsked) {
+  Script script;
+  auto comm = join(script);
+  script.taken();
+  Tensor first = Tensor::zeros({6}), second = Tensor::zeros({4}, kF64);
+  auto of_first = comm->start_all_reduce(first);
+  auto of_second = comm->start_all_reduce(second, Reduce::max);
+  EXPECT_EQ(script.taken(), (Calls{"follow", "group {", "all_reduce 6 f32 sum", "}", "mark", "follow", "group {",
+                                   "all_reduce 4 f64 max", "}", "mark"}));
+  of_first->wait();
+  of_first->wait();
+  EXPECT_EQ(script.taken(), (Calls{"thread waits"}));
+  of_second.reset();
+  EXPECT_EQ(script.taken(), (Calls{"thread waits"}));
+}
+
 TEST(Nccl, PartsAreCommunicatorsOfTheirOwnAndEndBeforeTheWorld) {
   Script script;
   auto comm = join(script);

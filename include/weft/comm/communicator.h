@@ -68,6 +68,8 @@ class Communicator {
   void barrier();
   void broadcast(Tensor& x, int root);
   void all_reduce(Tensor& x, Reduce reduce = Reduce::sum);
+  // x is the sum after wait(). With NCCL the thread's work on the GPU goes on meanwhile; else the sum is there at once.
+  std::unique_ptr<Transfer> start_all_reduce(Tensor& x, Reduce reduce = Reduce::sum);
   Tensor all_gather(const Tensor& mine);     // [n, ...] -> [P n, ...], in the order of ranks
   Tensor reduce_scatter(const Tensor& all);  // [P n, ...] -> [n, ...]: this rank's part of the sum
   Tensor all_to_all(const Tensor& parts);    // [P n, ...]: part r goes to rank r, and part r of the result came from it
@@ -95,6 +97,8 @@ class Communicator {
   Communicator(int rank, int size, std::string name);
   // `from` and `to` are row-major; for all_reduce and broadcast they are the same memory.
   virtual void run(const Operation& operation, const void* from, void* to) = 0;
+  // The same, begun; `x` is the memory of both. Where it is done when this returns: null.
+  virtual std::unique_ptr<Transfer> start_run(const Operation& operation, Tensor& x);
   virtual std::unique_ptr<Transfer> start(std::span<const Send> sends, std::span<const Receive> receives) = 0;
   virtual std::unique_ptr<Communicator> split_off(const Operation& operation, int color, int key, std::string name) = 0;
   virtual bool takes(Device device) const { return device.is_cpu(); }  // without a copy through the CPU
@@ -104,6 +108,7 @@ class Communicator {
   bool passes_cpu(const Tensor& x) const { return x.is_cuda() && size_ > 1 && !takes(x.device()); }
   static Tensor on_device_of(const Tensor& x, const Tensor& result);
   void run_recorded(const Operation& operation, const void* from, void* to);
+  Operation reduction(const Tensor& x, Reduce reduce) const;
   Operation next(Collective kind, const Tensor& x = {}) const;
   const Tensor& checked(const Tensor& x, std::string_view call) const;
   void check_parts(const Tensor& x, std::string_view call) const;

@@ -37,7 +37,8 @@ struct RanksOptions {
   // optimiser of your own, which stay whole.
   int zero = 0;
   int64_t bucket_bytes = int64_t{16} << 20;  // gradients are summed in pieces of at least this size
-  bool overlaps_backward = true;  // on the CPU by a thread of its own, which calls a communicator split off `comm`
+  // On the CPU by a thread of its own, on a GPU in NCCL's stream; of a communicator split off `comm`.
+  bool overlaps_backward = true;
   int ranks_per_row = 1;          // neighbours that are given different tokens of the same rows
   RankSums* sums = nullptr;       // or, in place of `comm`, sums of your own
 };
