@@ -1,8 +1,9 @@
-// Visible pairs of every (rank, hop), counted from positions. A query at position q sees the keys in [first(q), q], an interval, so the keys of
-// a rank, which ascend, are counted by two look-ups.
+// Visible pairs of every (rank, hop), counted from positions. What a query sees are one or two stretches of positions, so the keys of a rank,
+// which ascend, are counted by look-ups.
 #include <algorithm>
 #include <array>
 
+#include "distributed/comm/seen_keys.h"
 #include "weft/comm/layout.h"
 #include "weft/core/error.h"
 
@@ -10,19 +11,11 @@ namespace weft::dist {
 
 namespace {
 
-// The first position that each token sees; one past itself if it sees nothing.
-std::vector<int32_t> first_seen(const Layout& layout, const CausalMask& mask) {
-  const bool has_documents = !mask.documents.empty();
-  std::vector<int32_t> first(static_cast<size_t>(layout.padded_tokens()));
-  int64_t begin = 0;
-  for (int64_t t = 0; t < layout.padded_tokens(); ++t) {
-    const auto at = static_cast<size_t>(t);
-    const bool is_padding = t >= layout.tokens() || (has_documents && mask.documents[at] < 0);
-    if (has_documents && t && t < layout.tokens() && mask.documents[at] != mask.documents[at - 1]) begin = t;
-    const int64_t in_window = mask.window ? std::max(begin, t - mask.window + 1) : begin;
-    first[at] = static_cast<int32_t>(is_padding ? t + 1 : in_window);
-  }
-  return first;
+// Of each position; padding sees nothing.
+std::vector<SeenKeys> seen_keys_of(const Layout& layout, const TokenMask& mask) {
+  std::vector<SeenKeys> seen(static_cast<size_t>(layout.padded_tokens()));
+  for_each_query(layout.tokens(), mask, [&](int64_t t, const SeenKeys& keys) { seen[static_cast<size_t>(t)] = keys; });
+  return seen;
 }
 
 struct Work {
@@ -31,29 +24,52 @@ struct Work {
   TokenRange keys = {}, queries = {};
 };
 
-// Both position lists ascend; first[q] ascends with q but for padding, which sees nothing.
-Work work_of(std::span<const int32_t> queries, std::span<const int32_t> keys, std::span<const int32_t> first,
+// The tiles of a row of tiles that have a pair.
+class Tiles {
+ public:
+  Tiles(size_t keys, int64_t tile)
+      : tile_(tile), has_pair_(static_cast<size_t>((static_cast<int64_t>(keys) + tile - 1) / tile)) {}
+  void clear() { std::fill(has_pair_.begin(), has_pair_.end(), false); }
+  // `marked`: tiles before it need no other look, since the stretches of a document ascend.
+  void mark(int64_t begin, int64_t end, int64_t& marked) {
+    int64_t k = std::max(begin / tile_, marked);
+    for (; k * tile_ < end; ++k) has_pair_[static_cast<size_t>(k)] = true;
+    marked = k;
+  }
+  int64_t count() const { return std::count(has_pair_.begin(), has_pair_.end(), true); }
+
+ private:
+  int64_t tile_;
+  std::vector<bool> has_pair_;
+};
+
+// Both position lists ascend.
+Work work_of(std::span<const int32_t> queries, std::span<const int32_t> keys, std::span<const SeenKeys> seen,
              int64_t tile) {
   Work work;
-  std::vector<bool> has_pair(static_cast<size_t>((static_cast<int64_t>(keys.size()) + tile - 1) / tile));
+  Tiles tiles(keys.size(), tile);
+  auto below = [&](int32_t position) { return std::lower_bound(keys.begin(), keys.end(), position) - keys.begin(); };
   for (size_t q0 = 0; q0 < queries.size(); q0 += static_cast<size_t>(tile)) {
-    std::fill(has_pair.begin(), has_pair.end(), false);
-    // Tiles before it need no other look: the interval of a later query neither begins nor ends before that of an earlier one.
-    int64_t marked = 0;
+    tiles.clear();
+    int64_t marked = 0, more_marked = 0;
     for (size_t i = q0; i < std::min(queries.size(), q0 + static_cast<size_t>(tile)); ++i) {
-      const int32_t q = queries[i];
-      const auto begin = std::lower_bound(keys.begin(), keys.end(), first[static_cast<size_t>(q)]) - keys.begin();
-      const auto end = std::upper_bound(keys.begin() + begin, keys.end(), q) - keys.begin();
-      work.pairs += end - begin;
-      work.is_full &= end - begin == static_cast<int64_t>(keys.size());
-      if (begin == end) continue;
-      work.keys = work.keys.joined({begin, end});
-      work.queries = work.queries.joined({static_cast<int64_t>(i), static_cast<int64_t>(i) + 1});
-      int64_t k = std::max(begin / tile, marked);
-      for (; k * tile < end; ++k) has_pair[static_cast<size_t>(k)] = true;
-      marked = k;
+      const SeenKeys& of = seen[static_cast<size_t>(queries[i])];
+      int64_t pairs = 0;
+      auto add = [&](int32_t from, int32_t to, int64_t& so_far) {
+        if (from >= to) return;
+        const int64_t begin = below(from), end = below(to);
+        if (begin == end) return;
+        pairs += end - begin;
+        work.keys = work.keys.joined({begin, end});
+        tiles.mark(begin, end, so_far);
+      };
+      add(of.begin, of.end, marked), add(of.more_begin, of.more_end, more_marked);
+      work.pairs += pairs;
+      work.is_full &= pairs == static_cast<int64_t>(keys.size());
+      const auto at = static_cast<int64_t>(i);
+      if (pairs) work.queries = work.queries.joined({at, at + 1});
     }
-    work.tiles += std::count(has_pair.begin(), has_pair.end(), true);
+    work.tiles += tiles.count();
   }
   return work;
 }
@@ -110,21 +126,21 @@ HopPlan HopPlan::every_hop(int ranks) {
           .tiles = std::vector<int64_t>(hops)};
 }
 
-HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile) {
+HopPlan plan_hops(const Layout& layout, const TokenMask& mask, int64_t tile) {
   WEFT_CHECK(mask.documents.empty() || static_cast<int64_t>(mask.documents.size()) == layout.tokens(),
              str("hop plan: ", mask.documents.size(), " documents of ", layout.tokens(), " tokens"),
              "give each token its document");
   WEFT_CHECK(mask.window >= 0 && tile >= 1, str("hop plan: window ", mask.window, ", tile ", tile),
              "use 0 for no window, and a tile of at least 1");
   const int ranks = layout.ranks();
-  const std::vector<int32_t> first = first_seen(layout, mask);
+  const std::vector<SeenKeys> seen = seen_keys_of(layout, mask);
   std::vector<std::vector<int32_t>> positions;
   for (int r = 0; r < ranks; ++r) positions.push_back(layout.positions(r));
   HopPlan plan{.ranks = ranks, .tile = tile, .tokens = layout.tokens_per_rank()};
   for (int r = 0; r < ranks; ++r)
     for (int s = 0; s < ranks; ++s) {
       const auto source = static_cast<size_t>((r - s + ranks) % ranks);
-      const Work work = work_of(positions[static_cast<size_t>(r)], positions[source], first, tile);
+      const Work work = work_of(positions[static_cast<size_t>(r)], positions[source], seen, tile);
       plan.pairs.push_back(work.pairs);
       plan.tiles.push_back(work.tiles);
       plan.keys.push_back(work.keys), plan.queries.push_back(work.queries);
@@ -160,7 +176,41 @@ struct SortedTokens {
 
 }  // namespace
 
-HopPlan plan_hops(std::span<const RankTokens> tokens, int64_t batch, int64_t window) {
+namespace {
+
+// What a rank's queries see of a rank's keys.
+struct RowsWork {
+  int64_t pairs = 0;
+  TokenRange keys = {}, queries = {};
+};
+
+RowsWork work_of(const SortedTokens& mine, const SortedTokens& of, const TokenMask& mask) {
+  RowsWork work;
+  const auto &queries = mine.keys, &seen = of.keys;
+  // Places in `seen` of the ends of both stretches, which ascend with the query.
+  size_t begin = 0, end = 0, more_begin = 0, more_end = 0;
+  for (size_t i = 0; i < queries.size(); ++i) {
+    const auto& [document, position] = queries[i];
+    const SeenKeys keys = seen_keys(position, INT32_MIN, INT32_MAX, mask);
+    auto find = [&](size_t& place, int64_t at) {
+      while (place < seen.size() && seen[place] < std::array{document, at}) ++place;
+    };
+    auto add = [&](size_t& from, int64_t first, size_t& to, int64_t last) {
+      if (first >= last) return;
+      find(from, first), find(to, last);
+      if (from >= to) return;
+      work.pairs += static_cast<int64_t>(to - from);
+      work.keys = work.keys.joined({of.indices[from], of.indices[to - 1] + 1});
+      work.queries = work.queries.joined({mine.indices[i], mine.indices[i] + 1});
+    };
+    add(begin, keys.begin, end, keys.end), add(more_begin, keys.more_begin, more_end, keys.more_end);
+  }
+  return work;
+}
+
+}  // namespace
+
+HopPlan plan_hops(std::span<const RankTokens> tokens, int64_t batch, const TokenMask& mask) {
   const auto ranks = static_cast<int>(tokens.size());
   std::vector<SortedTokens> sorted;
   for (const RankTokens& of_rank : tokens) sorted.emplace_back(of_rank, batch);
@@ -171,25 +221,12 @@ HopPlan plan_hops(std::span<const RankTokens> tokens, int64_t batch, int64_t win
     for (int s = 0; s < ranks; ++s) {
       const SortedTokens &mine = sorted[static_cast<size_t>(r)],
                          &of = sorted[static_cast<size_t>((r - s + ranks) % ranks)];
-      const auto &queries = mine.keys, &seen = of.keys;
-      int64_t pairs = 0;
-      TokenRange of_keys, of_queries;
-      size_t begin = 0, end = 0;  // of what a query sees, which ascends with it
-      for (size_t i = 0; i < queries.size(); ++i) {
-        const auto& [document, position] = queries[i];
-        const int64_t first = window > 0 ? position - window + 1 : INT32_MIN;
-        while (begin < seen.size() && seen[begin] < std::array{document, first}) ++begin;
-        while (end < seen.size() && seen[end] <= std::array{document, position}) ++end;
-        if (begin >= end) continue;
-        pairs += static_cast<int64_t>(end - begin);
-        of_keys = of_keys.joined({of.indices[begin], of.indices[end - 1] + 1});
-        of_queries = of_queries.joined({mine.indices[i], mine.indices[i] + 1});
-      }
-      const bool is_full = pairs == static_cast<int64_t>(queries.size() * seen.size());
-      plan.pairs.push_back(pairs);
-      if (are_in_order) plan.keys.push_back(of_keys), plan.queries.push_back(of_queries);
-      plan.cover.push_back(pairs == 0 ? Cover::empty : is_full ? Cover::full : Cover::partial);
-      if (pairs) plan.steps = std::max(plan.steps, s + 1);
+      const RowsWork work = work_of(mine, of, mask);
+      const bool is_full = work.pairs == static_cast<int64_t>(mine.keys.size() * of.keys.size());
+      plan.pairs.push_back(work.pairs);
+      if (are_in_order) plan.keys.push_back(work.keys), plan.queries.push_back(work.queries);
+      plan.cover.push_back(work.pairs == 0 ? Cover::empty : is_full ? Cover::full : Cover::partial);
+      if (work.pairs) plan.steps = std::max(plan.steps, s + 1);
     }
   return plan;
 }

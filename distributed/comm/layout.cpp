@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "distributed/comm/seen_keys.h"
 #include "weft/core/error.h"
 
 namespace weft::dist {
@@ -63,21 +64,15 @@ Layout Layout::zigzag(int64_t tokens, int ranks) {
   return layout;
 }
 
-Layout Layout::balanced(int64_t tokens, int ranks, const CausalMask& mask, int64_t block) {
+Layout Layout::balanced(int64_t tokens, int ranks, const TokenMask& mask, int64_t block) {
   check_sizes(tokens, ranks, block);
   WEFT_CHECK(mask.documents.empty() || static_cast<int64_t>(mask.documents.size()) == tokens,
              str("layout: ", mask.documents.size(), " documents of ", tokens, " tokens"),
              "give each token its document");
   Layout layout(LayoutKind::balanced, tokens, ranks, block, divided_up(tokens, block * ranks));
   std::vector<int64_t> work(layout.owners_.size());
-  int64_t begin = 0;  // of the document
-  for (int64_t t = 0; t < tokens; ++t) {
-    const auto at = static_cast<size_t>(t);
-    if (t && !mask.documents.empty() && mask.documents[at] != mask.documents[at - 1]) begin = t;
-    const bool is_padding = !mask.documents.empty() && mask.documents[at] < 0;
-    const int64_t seen = t - begin + 1;
-    if (!is_padding) work[static_cast<size_t>(t / block)] += mask.window ? std::min(seen, mask.window) : seen;
-  }
+  for_each_query(tokens, mask,
+                 [&](int64_t t, const SeenKeys& seen) { work[static_cast<size_t>(t / block)] += seen.count(); });
   std::vector<size_t> order(work.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return work[a] > work[b]; });

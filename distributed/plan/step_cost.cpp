@@ -45,7 +45,7 @@ std::vector<RankTokens> tokens_of_ranks(const Layout& layout, std::span<const in
   return ranks;
 }
 
-Layout layout_of(LayoutKind kind, int64_t tokens, int ranks, const CausalMask& mask, int64_t block) {
+Layout layout_of(LayoutKind kind, int64_t tokens, int ranks, const TokenMask& mask, int64_t block) {
   switch (kind) {
     case LayoutKind::contiguous: return Layout::contiguous(tokens, ranks);
     case LayoutKind::striped: return Layout::striped(tokens, ranks, block);
@@ -111,8 +111,8 @@ const std::vector<HopPlan>& StepPlanner::plans(const MeshChoice& choice, size_t 
   }
   std::vector<HopPlan> rows;
   for (size_t row = 0; row < std::max<size_t>(training_.documents.size(), 1); ++row) {
-    const CausalMask mask{.window = window,
-                          .documents = training_.documents.empty() ? std::vector<int32_t>() : training_.documents[row]};
+    const TokenMask mask{.window = window,
+                         .documents = training_.documents.empty() ? std::vector<int32_t>() : training_.documents[row]};
     const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, mask, training_.block);
     rows.push_back(plan_hops(tokens_of_ranks(layout, mask.documents), 1, window));
   }

@@ -13,7 +13,7 @@ dist::Layout layout_of_row(const SpreadOptions& options, int64_t tokens, std::sp
     case dist::LayoutKind::zigzag: return dist::Layout::zigzag(tokens, options.ranks);
     case dist::LayoutKind::balanced: break;
   }
-  dist::CausalMask mask{.window = options.window};
+  dist::TokenMask mask{.window = options.window};
   if (options.keeps_documents_apart) mask.documents.assign(documents.begin(), documents.end());
   return dist::Layout::balanced(tokens, options.ranks, mask, options.block);
 }

@@ -15,12 +15,12 @@
 
 namespace weft::test {
 
-using dist::CausalMask;
 using dist::Communicator;
 using dist::HopPlan;
 using dist::Layout;
 using dist::Scheme;
 using dist::SchemeOptions;
+using dist::TokenMask;
 using dist::Travels;
 
 // Whether a product of cases is tried as a whole: ThreadSanitizer looks at which threads meet, not at numbers.
@@ -41,8 +41,7 @@ inline Tensor tokens_of(const Tensor& x, const std::vector<int32_t>& positions) 
 struct Sequence {
   std::string what;
   AttentionCase c;
-  CausalMask mask;
-  bool has_plan = true;  // a mask that plan_hops() knows
+  TokenMask mask;
 };
 
 // A case whose queries and keys are the tokens 0 .. N - 1.

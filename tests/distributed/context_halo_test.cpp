@@ -11,21 +11,27 @@ using dist::TokenRange;
 struct Masked {
   std::string what;
   Layout layout;
-  CausalMask mask;
+  TokenMask mask;
 };
 
 std::vector<Masked> masked(int64_t tokens, int ranks) {
-  CausalMask documents;
+  TokenMask documents;
   for (int64_t t = 0; t < tokens; ++t)
     documents.documents.push_back(static_cast<int32_t>(t < tokens / 3 ? 0 : 1 + t / 7));
-  CausalMask both = documents;
+  TokenMask both = documents;
   both.window = 5;
+  TokenMask all = documents, prefix = documents;
+  all.is_causal = false, prefix.prefix = tokens / 3 + 4;
   return {{"causal", Layout::zigzag(tokens, ranks), {}},
           {"window", Layout::contiguous(tokens, ranks), {.window = 4}},
           {"window over a rank", Layout::contiguous(tokens, ranks), {.window = tokens / ranks + 3}},
           {"window, zigzag", Layout::zigzag(tokens, ranks), {.window = 6}},
           {"documents", Layout::contiguous(tokens, ranks), documents},
-          {"documents and a window", Layout::striped(tokens, ranks, 3), both}};
+          {"documents and a window", Layout::striped(tokens, ranks, 3), both},
+          {"all of a document", Layout::contiguous(tokens, ranks), all},
+          {"prefix", Layout::zigzag(tokens, ranks), {.prefix = 9}},
+          {"prefix and a window", Layout::contiguous(tokens, ranks), {.window = 6, .prefix = tokens / ranks + 5}},
+          {"prefix of documents", Layout::striped(tokens, ranks, 2), prefix}};
 }
 
 TEST(HopPlan, KnowsWhichKeysAndQueriesAnyPairHas) {
@@ -42,7 +48,7 @@ TEST(HopPlan, KnowsWhichKeysAndQueriesAnyPairHas) {
             if (!m.mask.documents.empty()) of.documents.push_back(m.mask.documents[static_cast<size_t>(p)]);
           }
       }
-      const HopPlan of_rows = dist::plan_hops(tokens, 2, m.mask.window);
+      const HopPlan of_rows = dist::plan_hops(tokens, 2, m.mask);
       for (int r = 0; r < ranks; ++r)
         for (int s = 0; s < ranks; ++s) {
           const std::vector<int32_t> queries = m.layout.positions(r),
@@ -54,7 +60,9 @@ TEST(HopPlan, KnowsWhichKeysAndQueriesAnyPairHas) {
               auto document = [&](int32_t t) {
                 return m.mask.documents.empty() ? 0 : m.mask.documents[static_cast<size_t>(t)];
               };
-              if (k > q || (m.mask.window && q - k >= m.mask.window) || document(q) != document(k)) continue;
+              const bool is_behind = k <= q || (!m.mask.is_causal && !m.mask.window),
+                         is_near = is_behind && (!m.mask.window || q - k < m.mask.window);
+              if (document(q) != document(k) || !(is_near || k < m.mask.prefix)) continue;
               const auto at_q = static_cast<int64_t>(i), at_k = static_cast<int64_t>(j);
               seen = seen.joined({at_k, at_k + 1}), seeing = seeing.joined({at_q, at_q + 1});
             }
@@ -69,7 +77,7 @@ TEST(HopPlan, KnowsWhichKeysAndQueriesAnyPairHas) {
 // Tokens in any order have no ranges: everything that has work travels as a whole.
 TEST(HopPlan, KnowsNoRangesOfTokensOutOfOrder) {
   const std::vector<dist::RankTokens> tokens = {{.positions = {0, 3, 1, 2}}, {.positions = {4, 5, 6, 7}}};
-  const HopPlan plan = dist::plan_hops(tokens, 1, 2);
+  const HopPlan plan = dist::plan_hops(tokens, 1, {.window = 2});
   EXPECT_EQ(plan.keys_of(1, 1), TokenRange::all());
   EXPECT_TRUE(plan.keys_of(0, 1).is_empty());
 }
@@ -79,7 +87,8 @@ TEST(ContextHalo, ResultsAreThoseOfOneRankAndBytesThoseOfTheTokensThatAreSeen) {
     const int64_t tokens = 24 * ranks;
     for (const Masked& m : masked(tokens, ranks)) {
       Sequence s = make_sequence(m.what, tokens, kF64, {.B = 2, .H = 12, .G = 6, .K = 3, .V = 2});
-      s.c.options.mask.window = m.mask.window;
+      s.c.options.mask.window = m.mask.window, s.c.options.mask.prefix = m.mask.prefix;
+      s.c.options.mask.is_causal = m.mask.is_causal;
       s.c.use_biases(true);
       if (!m.mask.documents.empty()) {
         Tensor documents = Tensor::empty({2, tokens}, kI32);

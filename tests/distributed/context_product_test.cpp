@@ -29,7 +29,6 @@ const MaskRow kMasks[] = {
     {"all", {.is_causal = false}},
     {"all in documents", {.is_causal = false}, 8},
 };
-bool has_plan(const ops::AttentionMask& mask) { return mask.is_causal && mask.prefix == 0; }
 
 struct WeightRow {
   const char* what;
@@ -39,12 +38,12 @@ struct WeightRow {
 
 Sequence sequence_of(const MaskRow& mask, const WeightRow& weights, int64_t heads, int64_t kv_heads, int64_t tokens) {
   Sequence s = make_sequence(mask.what, tokens, kF64, {.B = 1, .H = heads, .G = kv_heads, .K = 4, .V = 3});
-  s.c.options.mask = mask.mask, s.mask.window = mask.mask.window;
+  s.c.options.mask = mask.mask;
+  s.mask = {.window = mask.mask.window, .is_causal = mask.mask.is_causal, .prefix = mask.mask.prefix};
   s.c.options.normaliser = weights.normaliser;
   if (weights.normaliser == Normaliser::sum)
     s.c.options.score.activation = weights.activation, s.c.options.score.shift = -0.5;
   if (mask.document > 0) use_documents(s, mask.document);
-  s.has_plan = has_plan(mask.mask);
   return s;
 }
 
@@ -93,7 +92,7 @@ int64_t expect_product(int ranks, int64_t heads, const Sequence& s) {
   dist::run_thread_ranks(ranks, [&](Communicator& comm) {
     for (const Layout& layout : layouts) {
       const RankCase mine(padded(s.c, layout.padded_tokens()), layout, comm.rank());
-      const HopPlan plan = s.has_plan ? plan_hops(layout, s.mask) : HopPlan::every_hop(ranks);
+      const HopPlan plan = plan_hops(layout, s.mask);
       for (Scheme scheme : dist::all_schemes()) {
         SCOPED_TRACE(str(s.what, ", ", layout, ", ", to_string(scheme), ", ", s.c.k.size(2), " of ", heads, " heads"));
         const dist::ContextRanks of(comm, dist::default_options(scheme, ranks, heads));

@@ -173,7 +173,7 @@ TEST(CostModel, PlanOfACausalMaskIsTheOneThatIsMade) {
                                                              : Layout::zigzag(tokens, ranks);
         std::vector<RankTokens> all;  // padding too is a token here
         for (int r = 0; r < ranks; ++r) all.push_back({.positions = layout.positions(r)});
-        const HopPlan plan = plan_hops(all, 1, 0), closed = causal_plan(kind, tokens, ranks, block);
+        const HopPlan plan = plan_hops(all, 1, {}), closed = causal_plan(kind, tokens, ranks, block);
         EXPECT_EQ(plan.pairs, closed.pairs) << to_string(layout);
         EXPECT_EQ(plan.cover, closed.cover) << to_string(layout);
         EXPECT_EQ(plan.steps, closed.steps) << to_string(layout);

@@ -12,7 +12,7 @@
 namespace weft::dist {
 namespace {
 
-std::vector<Layout> all_layouts(int64_t tokens, int ranks, int64_t block, const CausalMask& mask = {}) {
+std::vector<Layout> all_layouts(int64_t tokens, int ranks, int64_t block, const TokenMask& mask = {}) {
   return {Layout::contiguous(tokens, ranks), Layout::striped(tokens, ranks, block), Layout::zigzag(tokens, ranks),
           Layout::balanced(tokens, ranks, mask, block)};
 }
@@ -98,10 +98,12 @@ TEST(HopPlan, BalanceOfEightRanksIsThatOfTheTable) {
 // Every pair by itself, for masks of any kind.
 TEST(HopPlan, CountsAndCoversEqualLoopsOverAllPairs) {
   std::mt19937 random(5);
-  for (int round = 0; round < 40; ++round) {
+  for (int round = 0; round < 120; ++round) {
     const int ranks = 1 + static_cast<int>(random() % 5);
     const int64_t tokens = 1 + static_cast<int64_t>(random() % 90), tile = 1 + static_cast<int64_t>(random() % 9);
-    CausalMask mask{.window = round % 3 ? 0 : 1 + static_cast<int64_t>(random() % 20)};
+    TokenMask mask{.window = round % 3 ? 0 : 1 + static_cast<int64_t>(random() % 20)};
+    mask.is_causal = round % 5 != 4;
+    if (round % 7 < 3) mask.prefix = static_cast<int64_t>(random() % 60);
     if (round % 2) {
       int32_t document = 0;
       for (int64_t t = 0; t < tokens; ++t) {
@@ -114,7 +116,9 @@ TEST(HopPlan, CountsAndCoversEqualLoopsOverAllPairs) {
       return mask.documents.empty() ? 0 : mask.documents[static_cast<size_t>(t)];
     };
     auto is_seen = [&](int64_t q, int64_t k) {
-      return document(q) >= 0 && document(q) == document(k) && k <= q && (!mask.window || q - k < mask.window);
+      const bool is_behind = k <= q || (!mask.is_causal && !mask.window);
+      return document(q) >= 0 && document(q) == document(k) &&
+             ((is_behind && (!mask.window || q - k < mask.window)) || k < mask.prefix);
     };
     for (const Layout& layout : all_layouts(tokens, ranks, 1 + static_cast<int64_t>(random() % 5), mask)) {
       SCOPED_TRACE(str(layout, ", round ", round));
@@ -146,10 +150,22 @@ TEST(HopPlan, CountsAndCoversEqualLoopsOverAllPairs) {
 
 TEST(HopPlan, BalancedRanksHaveEqualWorkAlsoWithOneLongDocument) {
   const int64_t tokens = 4096;
-  CausalMask mask;
+  TokenMask mask;
   for (int64_t t = 0; t < tokens; ++t) mask.documents.push_back(t < tokens / 2 ? 0 : 1 + static_cast<int32_t>(t / 128));
   EXPECT_LT(plan_hops(Layout::balanced(tokens, 8, mask), mask).rank_pairs(), 1.02);
   EXPECT_GT(plan_hops(Layout::contiguous(tokens, 8), mask).rank_pairs(), 3);
+}
+
+// A prefix language model and one that looks both ways: rows of one work, or of several.
+TEST(HopPlan, BalancedRanksHaveEqualWorkForEveryMask) {
+  const int64_t tokens = 4096;
+  TokenMask both_ways{.is_causal = false};
+  for (int64_t t = 0; t < tokens; ++t)
+    both_ways.documents.push_back(t < tokens / 2 ? 0 : 1 + static_cast<int32_t>(t / 128));
+  for (const TokenMask& mask : {TokenMask{.prefix = 1500}, TokenMask{.window = 300, .prefix = 700}, both_ways}) {
+    EXPECT_LT(plan_hops(Layout::balanced(tokens, 8, mask), mask).rank_pairs(), 1.03);
+    EXPECT_GT(plan_hops(Layout::contiguous(tokens, 8), mask).rank_pairs(), 1.05);
+  }
 }
 
 TEST(Layout, WrongSizesAreRefused) {

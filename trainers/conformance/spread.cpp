@@ -19,7 +19,7 @@ dist::Layout layout_of(const SpreadCase& c, const SpreadSequence& s) {
     case dist::LayoutKind::zigzag: return dist::Layout::zigzag(s.length, c.ranks);
     case dist::LayoutKind::balanced: break;
   }
-  dist::CausalMask mask;
+  dist::TokenMask mask;
   if (!s.documents.empty()) mask.documents.assign(s.documents.begin(), s.documents.begin() + s.length);
   return dist::Layout::balanced(s.length, c.ranks, mask, kSpreadBlock);
 }

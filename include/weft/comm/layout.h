@@ -17,11 +17,14 @@ namespace weft::dist {
 enum class LayoutKind { contiguous, striped, zigzag, balanced };
 std::string_view to_string(LayoutKind kind);
 
-// Which keys a query sees: those of its document at or before its position, the last `window` of them (0: all).
-struct CausalMask {
+// Which keys a query sees, as ops::AttentionMask says it: those of its document at or before its position, the last `window` of them (0: all);
+// without is_causal and a window those behind it too; and those at positions < prefix.
+struct TokenMask {
   int64_t window = 0;
-  std::vector<int32_t> documents =
-      {};  // of each of the N tokens; empty: one document; -1: padding, which sees nothing and is not seen
+  // Of each of the N tokens; empty: one document; -1: padding, which sees nothing and is not seen.
+  std::vector<int32_t> documents = {};
+  bool is_causal = true;
+  int64_t prefix = 0;
 };
 
 class Layout {
@@ -31,7 +34,7 @@ class Layout {
   static Layout contiguous(int64_t tokens, int ranks);
   static Layout striped(int64_t tokens, int ranks, int64_t block = 64);
   static Layout zigzag(int64_t tokens, int ranks);
-  static Layout balanced(int64_t tokens, int ranks, const CausalMask& mask, int64_t block = 64);
+  static Layout balanced(int64_t tokens, int ranks, const TokenMask& mask, int64_t block = 64);
 
   LayoutKind kind() const { return kind_; }
   int64_t tokens() const { return tokens_; }
@@ -82,7 +85,7 @@ struct HopPlan {
   // [ranks, ranks]: of (rank, hop) the keys that some query sees, and the queries that see some key. Empty: not known, all.
   std::vector<TokenRange> keys = {}, queries = {};
 
-  // All hops, all of them partial: for masks that a plan does not know.
+  // All hops, all of them partial: of no plan.
   static HopPlan every_hop(int ranks);
 
   bool has_work(int rank, int hop) const { return cover_of(rank, hop) != Cover::empty; }
@@ -103,13 +106,14 @@ struct HopPlan {
     return ranges.empty() ? TokenRange::all() : ranges[static_cast<size_t>(rank * ranks + hop)];
   }
 };
-HopPlan plan_hops(const Layout& layout, const CausalMask& mask, int64_t tile = 64);
+HopPlan plan_hops(const Layout& layout, const TokenMask& mask, int64_t tile = 64);
 
 // Tokens as they stand on a rank, row by row of a batch: position in the row, and document (-1: padding); documents may be empty.
 struct RankTokens {
   std::vector<int32_t> positions, documents = {};
 };
-// The same from the tokens of all ranks, which may stand in any order and have other documents in each row. It counts pairs, but no tiles.
-HopPlan plan_hops(std::span<const RankTokens> ranks, int64_t batch, int64_t window);
+// The same from the tokens of all ranks, which may stand in any order and have other documents in each row: those of `mask` do not count. It
+// counts pairs, but no tiles.
+HopPlan plan_hops(std::span<const RankTokens> ranks, int64_t batch, const TokenMask& mask);
 
 }  // namespace weft::dist

@@ -76,11 +76,6 @@ const ops::AttentionTokens& Context::rank_by_rank() {
                                all.has_documents() ? of_all(&dist::RankTokens::documents) : Tensor());
 }
 
-std::shared_ptr<const dist::HopPlan> Context::plan_of(const ops::AttentionMask& mask) {
-  if (mask.is_causal && mask.prefix == 0) return tokens().plan(mask.window);
-  return std::make_shared<const dist::HopPlan>(dist::HopPlan::every_hop(group_.tokens->size()));
-}
-
 Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
   if (!keys.is_of_this_rank) return Local::attend(queries, keys, call);
   WEFT_CHECK(queries.q.size(0) == table_.batch() && queries.q.size(1) == table_.num_tokens(),
@@ -89,7 +84,7 @@ Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const
              "ask for the keys by Tokens::keys() where some tokens attend, or attend with all");
   ops::AttentionOptions options = call.options;
   options.first_row = queries.first_row;
-  auto plan = plan_of(options.mask);
+  const auto plan = tokens().plan(options.mask);
   const dist::ContextRanks ranks(*group_.tokens, group_.options_for(queries.q.size(2)));
   auto [out, lse] = context_attention(ranks, group_.scheme, queries.q, keys.k, keys.v, queries.tokens, options, plan,
                                       {.query = queries.bias, .key = keys.bias});
@@ -203,7 +198,7 @@ ops::AttentionStatistics Context::statistics(const QuerySet& queries, const KeyS
   if (keys.bias.defined()) how.options.score.key_bias = keys.bias.value();
   const dist::ContextRanks ranks(*group_.tokens, group_.options_for(queries.q.size(2)));
   return dist::context_statistics(ranks, group_.scheme, queries.q.value(), keys.k.value(), lse.value(), queries.tokens,
-                                  how.options, *plan_of(how.options.mask));
+                                  how.options, *tokens().plan(how.options.mask));
 }
 
 KeySet Context::keys_here(const KeySet& keys) {

@@ -35,7 +35,6 @@ class Context final : public Local {
  private:
   bool is_alone() const { return group_.tokens->size() == 1; }
   const ContextTokens& tokens();
-  std::shared_ptr<const dist::HopPlan> plan_of(const ops::AttentionMask& mask);
   KeySet gathered_keys(const KeySet& mine);
   const ops::AttentionTokens& rank_by_rank();
 

@@ -61,9 +61,11 @@ std::vector<int32_t> ContextTokens::rank_by_rank(std::vector<int32_t> dist::Rank
   return rows;
 }
 
-std::shared_ptr<const dist::HopPlan> ContextTokens::plan(int64_t window) const {
-  std::shared_ptr<const dist::HopPlan>& known = plans_[window];
-  if (!known) known = std::make_shared<dist::HopPlan>(dist::plan_hops(of_ranks_, batch_, window));
+std::shared_ptr<const dist::HopPlan> ContextTokens::plan(const ops::AttentionMask& mask) const {
+  std::shared_ptr<const dist::HopPlan>& known = plans_[{mask.is_causal, mask.window, mask.prefix}];
+  if (!known)
+    known = std::make_shared<dist::HopPlan>(dist::plan_hops(
+        of_ranks_, batch_, {.window = mask.window, .is_causal = mask.is_causal, .prefix = mask.prefix}));
   return known;
 }
 

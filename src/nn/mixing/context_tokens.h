@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "weft/comm/communicator.h"
 #include "weft/comm/layout.h"
 #include "weft/nn/token_table.h"
+#include "weft/ops/attention.h"
 
 namespace weft {
 
@@ -34,7 +36,7 @@ class ContextTokens {
   // Of those, in that order, a number that changes where two tokens do not stand one after the other in one document.
   const std::vector<int32_t>& chains() const { return chains_; }
 
-  std::shared_ptr<const dist::HopPlan> plan(int64_t window) const;
+  std::shared_ptr<const dist::HopPlan> plan(const ops::AttentionMask& mask) const;
 
   // Running sums over the ranks' runs. Each rank has a sum for each of its runs, and `most` places for them.
   struct Carries {
@@ -65,7 +67,7 @@ class ContextTokens {
   std::vector<std::vector<int32_t>> document_positions_;
   std::vector<int32_t> order_, chains_;
   // Made when first asked for.
-  mutable std::map<int64_t, std::shared_ptr<const dist::HopPlan>> plans_;
+  mutable std::map<std::tuple<bool, int64_t, int64_t>, std::shared_ptr<const dist::HopPlan>> plans_;
   mutable std::unique_ptr<Carries> carries_;
   mutable std::map<std::pair<int64_t, int64_t>, Halo> halos_;
 };

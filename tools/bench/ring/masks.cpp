@@ -65,8 +65,9 @@ RowMask make_ring_mask(const std::string& name, int64_t tokens, const data::Docu
   }
   row.mask = {.is_causal = is_causal, .same_document = has_documents};
   if (has(name, "window")) row.mask.window = row.causal.window = eighth;
-  if (name == "global_window") row.mask.prefix = kGlobal;
-  if (name == "prefix_causal") row.mask.prefix = eighth;
+  row.causal.is_causal = is_causal;
+  if (name == "global_window") row.mask.prefix = row.causal.prefix = kGlobal;
+  if (name == "prefix_causal") row.mask.prefix = row.causal.prefix = eighth;
   if (name == "prefix_document") row.mask.prefix = kPrefix;
   const std::vector<Stretch> of = stretches(documents);
   for (int32_t t = 0; t < static_cast<int32_t>(tokens); ++t) {

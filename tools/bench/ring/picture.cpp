@@ -21,7 +21,7 @@ constexpr std::array<const char*, kRanks> kRankColours = {"#3b6fb6", "#d98032", 
 struct Panel {
   const char* title;
   dist::Layout layout;
-  dist::CausalMask mask;
+  dist::TokenMask mask;
 };
 
 // A document of half the row, and four short ones.
@@ -31,7 +31,7 @@ std::vector<int32_t> half_and_short() {
   return documents;
 }
 
-bool sees(const dist::CausalMask& mask, int query, int key) {
+bool sees(const dist::TokenMask& mask, int query, int key) {
   if (key > query || (mask.window > 0 && query - key >= mask.window)) return false;
   auto document = [&](int t) { return mask.documents.empty() ? 0 : mask.documents[static_cast<size_t>(t)]; };
   return document(query) == document(key);
@@ -110,7 +110,7 @@ std::string hops(const dist::HopPlan& plan, int x, int y) {
 }  // namespace
 
 std::string ring_picture() {
-  const dist::CausalMask all{}, window{.window = 4}, documents{.documents = half_and_short()};
+  const dist::TokenMask all{}, window{.window = 4}, documents{.documents = half_and_short()};
   const std::vector<Panel> panels = {
       {"contiguous, causal", dist::Layout::contiguous(kTokens, kRanks), all},
       {"striped in blocks of 2, causal", dist::Layout::striped(kTokens, kRanks, 2), all},

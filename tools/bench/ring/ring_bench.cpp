@@ -38,7 +38,7 @@ std::string hops_with_work(const dist::HopPlan& plan) {
   return str(hops);
 }
 
-Row plan_row(const std::string& mask_name, const dist::Layout& layout, const dist::CausalMask& mask) {
+Row plan_row(const std::string& mask_name, const dist::Layout& layout, const dist::TokenMask& mask) {
   const dist::HopPlan plan = dist::plan_hops(layout, mask, kRingTile);
   Row row{.name = str("plan ", mask_name, ", ", layout_name(layout)),
           .shape = str("P", layout.ranks(), " n", layout.tokens_per_rank(), " tile ", kRingTile),
@@ -70,7 +70,7 @@ std::vector<Row> plan_rows() {
   for (uint64_t i = 0; i < 15; ++i) random.push_back(1 + static_cast<int64_t>(Rng(1).below(kAll - 1, i)));
   random.push_back(kAll);
   std::sort(random.begin(), random.end());
-  const std::pair<const char*, dist::CausalMask> masks[] = {
+  const std::pair<const char*, dist::TokenMask> masks[] = {
       {"causal", {}},
       {"window 256", {.window = kTokens / 2}},
       {"window 1024", {.window = 2 * kTokens}},
