@@ -1,10 +1,14 @@
 // Cases of `weft bench ring` on ranks that are threads. The ranks stay while all cases run in turn, round after round, so that a case meets
 // warm caches as in a training. One rank with as many threads takes part in every round; the ranks wait meanwhile.
+#include <stdlib.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "tools/bench/ring/ring.h"
+#include "weft/comm/dry_ranks.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
@@ -118,6 +122,24 @@ Results run_one(const Part& p, const ops::AttentionOptions& options, double& aft
   return {y.out, g.dq, g.dk, g.dv};
 }
 
+// A folder of flight records, for as long as they are read.
+class Records {
+ public:
+  Records() {
+    WEFT_CHECK(::mkdtemp(path_.data()), str("bench ring: cannot make ", path_), "set TMPDIR to a folder for short files");
+  }
+  ~Records() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Records(const Records&) = delete;
+  Records& operator=(const Records&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = (std::filesystem::temp_directory_path() / "weft-ring-XXXXXX").string();
+};
+
 // Times of one round, of a case or of one rank; of ranks the slowest one's.
 struct Round {
   double forward = 0, both = 0;
@@ -172,7 +194,15 @@ std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& 
   const Results expected = run_one(whole, options, unused);
   std::vector<std::vector<Round>> times(static_cast<size_t>(ranks));  // of a rank: round after round, of each case
   std::vector<std::vector<int64_t>> extra(static_cast<size_t>(ranks));
+  std::vector<std::vector<int64_t>> sent(static_cast<size_t>(ranks));
   std::vector<Round> alone(static_cast<size_t>(rounds));
+  const Records records;
+  auto counted = [&](dist::Communicator& comm, const Place& place) {
+    const auto recorded = comm.split(0, comm.rank(), "recorded");
+    recorded->record_to(records.path());
+    double after_forward = 0;
+    return place.run(*recorded, after_forward);
+  };
   auto run_rank = [&](dist::Communicator& comm) {
     std::map<std::string, Part> parts;  // of each layout
     std::vector<Place> places;
@@ -202,7 +232,7 @@ std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& 
         }
         memory.reset_peak();
         const int64_t before = memory.stats().current_bytes;
-        const Results got = places[i].run(comm, after_forward);
+        const Results got = round < 0 ? counted(comm, places[i]) : places[i].run(comm, after_forward);
         const double end = now_s();
         if (round >= 0) {
           mine.resize(static_cast<size_t>(rounds) * places.size());
@@ -212,6 +242,7 @@ std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& 
         std::vector<int64_t>& peaks = extra[static_cast<size_t>(comm.rank())];
         peaks.resize(places.size());
         peaks[i] = memory.stats().peak_bytes - before;
+        sent[static_cast<size_t>(comm.rank())].push_back(dist::recorded_bytes(records.path(), comm.rank()));
         const std::vector<int32_t> at = cases[i].layout.positions(comm.rank());
         const std::string of = str(cases[i].name(), ", ", mask.name, ", ", kernel.name);
         check_equal(got.out, expected.out, at, of + ", out"), check_equal(got.dq, expected.dq, at, of + ", dq");
@@ -234,6 +265,7 @@ std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& 
     }
     if (rounds > 0) m.forward = median(forward), m.both = median(both), m.seconds = median(seconds);
     for (const std::vector<int64_t>& peaks : extra) m.extra_bytes = std::max(m.extra_bytes, peaks[i]);
+    for (const std::vector<int64_t>& of_rank : sent) m.sent_bytes = std::max(m.sent_bytes, of_rank[i]);
     measured.push_back(m);
   }
   return measured;

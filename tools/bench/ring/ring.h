@@ -69,8 +69,8 @@ double shared_core_speed();
 struct RingMeasured {
   double forward = 0, both = 0;  // time over that of one rank, medians
   double seconds = 0;            // of forward and backward, median
-  int64_t extra_bytes =
-      0;  // peak beside queries, keys, values and the gradient of the output, of the rank that has most
+  // Of the rank that has most: the peak beside queries, keys, values and the gradient of the output, and what it sent.
+  int64_t extra_bytes = 0, sent_bytes = 0;
 };
 // Each case, one after the other in turn with one rank that has as many threads; before that, its results are compared with that rank's.
 std::vector<RingMeasured> measure_ring(const RingKernel& kernel, const RowMask& mask, std::span<const RingCase> cases,

@@ -110,12 +110,13 @@ Row measured_row(const RingKernel& kernel, const RowMask& mask, const RingCase& 
   row.ratio = row.value / row.limit;
   // 2 products forward, 5 backward, of the visible pairs.
   const double flops = 7 * 2.0 * mask.pairs() * static_cast<double>(kernel.heads * 64);
-  const dist::MessageBytes sent = dist::message_bytes(c.scheme, ring_shape(kernel, mask, c.layout), c.options, plan);
+  const dist::MessageBytes planned = dist::message_bytes(c.scheme, ring_shape(kernel, mask, c.layout), c.options, plan);
   auto mib = [](int64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1048576); };
   row.extra = {{"forward", fmt::format("{:.3f}", 1 / m.forward)},
                {"GFLOP/s", fmt::format("{:.0f}", flops / m.seconds / ranks / 1e9)},
                {"extra MiB", mib(m.extra_bytes)},
-               {"sent MiB", mib(sent.forward + sent.backward)},
+               {"sent MiB", mib(m.sent_bytes)},
+               {"planned MiB", mib(planned.forward + planned.backward)},
                {"hops", hops_with_work(plan)},
                {"lock-step pairs", fmt::format("{:.3f}", plan.lockstep_pairs())},
                {"lock-step tiles", fmt::format("{:.3f}", plan.lockstep_tiles())},
