@@ -77,8 +77,9 @@ TEST(RingBench, PlansCountVisiblePairsAndTiles) {
       }
 }
 
-TEST(RingBench, PlansOfCausalMasksAreThoseOfTheLibrary) {
-  for (const char* name : {"causal", "causal_window", "causal_document"}) {
+TEST(RingBench, PlansOfMasksByTheOrderOfTokensAreThoseOfTheLibrary) {
+  for (const char* name :
+       {"causal", "causal_window", "causal_document", "full", "full_document", "prefix_causal", "global_window"}) {
     const RowMask mask = make_ring_mask(name, 512, kShort);
     for (auto kind : {dist::LayoutKind::contiguous, dist::LayoutKind::balanced}) {
       const dist::Layout layout = make_ring_layout(kind, mask, 4);
@@ -107,9 +108,14 @@ TEST(RingBench, EveryKernelEqualsOneRank) {
     const RingCase cases[] = {{dist::Scheme::ring, make_ring_layout(dist::LayoutKind::zigzag, mask, 2), {}},
                               {dist::Scheme::ulysses, make_ring_layout(dist::LayoutKind::zigzag, mask, 2), {}}};
     const std::vector<RingMeasured> measured = measure_ring(kernel, mask, cases, 2, 1);
-    for (const RingMeasured& m : measured) {
+    for (size_t i = 0; i < measured.size(); ++i) {
+      const RingMeasured& m = measured[i];
       EXPECT_GT(m.both, 0) << kernel.name;
       EXPECT_GT(m.seconds, 0) << kernel.name;
+      const dist::MessageBytes planned = dist::message_bytes(cases[i].scheme, ring_shape(kernel, mask, cases[i].layout),
+                                                             cases[i].options, plan_of_seen(cases[i].layout, mask));
+      EXPECT_GT(m.sent_bytes, 0) << kernel.name;
+      EXPECT_LE(m.sent_bytes, planned.forward + planned.backward) << kernel.name;
     }
   }
 }
