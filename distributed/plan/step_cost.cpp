@@ -114,7 +114,7 @@ const std::vector<HopPlan>& StepPlanner::plans(const MeshChoice& choice, size_t 
     const TokenMask mask{.window = window,
                          .documents = training_.documents.empty() ? std::vector<int32_t>() : training_.documents[row]};
     const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, mask, training_.block);
-    rows.push_back(plan_hops(tokens_of_ranks(layout, mask.documents), 1, window));
+    rows.push_back(plan_hops(tokens_of_ranks(layout, mask.documents), 1, mask));
   }
   const auto each = static_cast<size_t>(at_once);
   for (size_t row = 0; row + each <= rows.size(); row += each)
