@@ -34,6 +34,7 @@ class Deadline {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end_ - Clock::now()).count();
     return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
   }
+  double left_s() const { return 1e-3 * left_ms(); }
   bool is_over() const { return left_ms() == 0; }
 
  private:
@@ -58,8 +59,11 @@ class Socket {
   bool is_open() const { return file_ >= 0; }
 
   bool waits_for(short events, const Deadline& deadline) const {
-    pollfd poll{file_, events, 0};
-    return ::poll(&poll, 1, deadline.left_ms()) > 0;
+    for (;;) {
+      pollfd poll{file_, events, 0};
+      const int count = ::poll(&poll, 1, deadline.left_ms());
+      if (count >= 0 || errno != EINTR) return count > 0;  // a signal that is handled does not end the wait
+    }
   }
   // False if the peer is gone or the time is up.
   bool send_all(const void* from, size_t size, const Deadline& deadline) const {
@@ -166,7 +170,8 @@ std::vector<std::string> gather_as_first(const std::string& address, int size, c
   texts[0] = mine;
   std::map<int, Socket> others;
   while (static_cast<int>(others.size()) < size - 1) {
-    if (!listener.waits_for(POLLIN, deadline)) {
+    // Also while somebody stands at the door: a stranger may come again and again.
+    if (!listener.waits_for(POLLIN, deadline) || deadline.is_over()) {
       std::string absent;
       for (int r = 1; r < size; ++r)
         if (!others.contains(r)) absent += str(absent.empty() ? "" : ", ", r);
@@ -174,7 +179,7 @@ std::vector<std::string> gather_as_first(const std::string& address, int size, c
     }
     Socket other(::accept4(listener.file(), nullptr, nullptr, SOCK_CLOEXEC));
     Greeting greeting;
-    const Deadline soon(kGreeting_s);
+    const Deadline soon(std::min(kGreeting_s, deadline.left_s()));
     if (!other.is_open() || !other.receive_all(&greeting, sizeof greeting, soon)) continue;
     if (std::memcmp(greeting.word, Greeting{}.word, sizeof greeting.word) != 0 || greeting.length > kLongest) continue;
     WEFT_CHECK(greeting.size == size && greeting.rank >= 1 && greeting.rank < size && !others.contains(greeting.rank),
