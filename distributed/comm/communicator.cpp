@@ -2,6 +2,7 @@
 #include "weft/comm/communicator.h"
 
 #include "distributed/comm/flight_record.h"
+#include "distributed/comm/peers.h"
 #include "distributed/comm/sent_bytes.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -196,12 +197,13 @@ std::unique_ptr<Transfer> Communicator::start_exchange(std::span<const Send> sen
   for (const Receive& r : receives) checked(r.tensor, "exchange"), check_peer(r.peer);
   ++exchange_;
   if (!record_ || size_ == 1) return start(sends, receives);
-  std::string text = str("exchange (number ", exchange_, ")");
+  // Lines are cut at their end, and the module says more than the last of many peers.
+  const std::string where = Scope::path();
+  const std::string text =
+      str("exchange (number ", exchange_, ")", where.empty() ? "" : " at ", where, peers_text(sends, receives));
   int64_t bytes = 0;
-  for (const Send& s : sends) text += str(" to ", s.peer), bytes += static_cast<int64_t>(s.tensor.num_bytes());
+  for (const Send& s : sends) bytes += static_cast<int64_t>(s.tensor.num_bytes());
   record_->note_sent(sent_bytes(sends, rank_));
-  for (const Receive& r : receives) text += str(" from ", r.peer);
-  if (const std::string where = Scope::path(); !where.empty()) text += " at " + where;
   auto entry = std::make_unique<FlightEntry>(record_.get(), ring_, name_, bytes, text);
   return std::make_unique<RecordedTransfer>(record_, std::move(entry), start(sends, receives));
 }

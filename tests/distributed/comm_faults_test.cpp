@@ -227,10 +227,38 @@ TEST(CommunicatorFaults, FlightRecordsTellWhichRankWasBehindAndWhere) {
   std::filesystem::remove_all(folder);
   expect_parts(first.substr(0, first.find('\n')), {"state", "seconds", "bytes", "operation", "rank 0 of 2", "process"});
   expect_parts(line_of(first, "all_reduce sum of 6 f32 (number 1) at model"), {"done", " 24 world"});
-  expect_parts(line_of(first, "exchange (number 1) to 1 from 1 at model"), {"done", " 24 world"});
+  expect_parts(line_of(first, "exchange (number 1) at model to 1 from 1"), {"done", " 24 world"});
   expect_parts(line_of(first, "broadcast of 6 f32 from rank 0 (number 1) at model"), {"failed", "0.3", " 24 everyone"});
-  expect_parts(line_of(second, "exchange (number 1) to 0 from 0 at model"), {"done"});
+  expect_parts(line_of(second, "exchange (number 1) at model to 0 from 0"), {"done"});
   EXPECT_EQ(line_of(second, "broadcast"), "");
+}
+
+// A rank that sends several tensors to each of many others, deep in a model: a line of the record has room for all of it.
+TEST(CommunicatorFaults, FlightRecordsNameTheModuleOfAnExchangeOfManyMessages) {
+  std::string folder = std::filesystem::temp_directory_path() / "weft-flights-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  constexpr int kRanks = 8;
+  run_thread_ranks(kRanks, [&](Communicator& comm) {
+    comm.record_to(folder);
+    Scope model("model"), layer("layers.23"), mixer("mixer.experts.attention");
+    const Tensor sent = Tensor::zeros({6});
+    std::vector<Send> sends;
+    std::vector<Receive> receives;
+    for (int message = 0; message < 5; ++message)
+      for (int r = 0; r < kRanks; ++r)
+        if (r != comm.rank()) sends.push_back({sent, r}), receives.push_back({Tensor::empty({6}), r});
+    comm.exchange(sends, receives);
+    if (comm.rank() == 0) comm.exchange(std::vector<Send>{{sent, 1}, {sent, 2}, {sent, 5}}, {});
+    else if (comm.rank() == 1 || comm.rank() == 2 || comm.rank() == 5)
+      comm.exchange({}, std::vector<Receive>{{Tensor::empty({6}), 0}});
+  });
+  const std::string first = flight_of(folder, 0), third = flight_of(folder, 2);
+  std::filesystem::remove_all(folder);
+  expect_parts(line_of(first, "(number 1)"),
+               {"done", "exchange (number 1) at model.layers.23.mixer.experts.attention to 1-7 from 1-7"});
+  expect_parts(line_of(first, "(number 2)"), {"(number 2) at model.layers.23.mixer.experts.attention to 1, 2, 5"});
+  expect_parts(line_of(third, "(number 1)"), {"attention to 0, 1, 3-7 from 0, 1, 3-7"});
+  expect_parts(line_of(third, "(number 2)"), {"(number 2) at model.layers.23.mixer.experts.attention from 0"});
 }
 
 TEST(CommunicatorFaults, AFlightRecordThatCannotBeMadeIsAnErrorWithItsPath) {

@@ -5,6 +5,7 @@
 
 #include "distributed/comm/mpi/link.h"
 #include "distributed/comm/mpi/requests.h"
+#include "distributed/comm/peers.h"
 #include "distributed/comm/reduce.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -119,9 +120,8 @@ class MpiTransfer final : public Transfer {
       labels_.send(&labels_sent_.back(), sizeof(Label), to, group_->tag(kLabels));
       data_.send(here.raw(), static_cast<int64_t>(here.num_bytes()), to, group_->tag(kMessages));
       data_.keep(here);
-      peers_ += str(peers_.empty() ? "to " : ", to ", s.peer);
     }
-    for (const Receive& r : receives) peers_ += str(peers_.empty() ? "from " : ", from ", r.peer);
+    peers_ = peers_text(sends, receives);
   }
 
   void wait() override {
@@ -129,7 +129,7 @@ class MpiTransfer final : public Transfer {
     const MpiWait wait{group_->name,
                        [&] {
                          const std::string where = Scope::path();
-                         return str("exchange ", peers_, where.empty() ? "" : " at ", where);
+                         return str("exchange", where.empty() ? "" : " at ", where, peers_);
                        },
                        record_};
     labels_.wait(wait);
