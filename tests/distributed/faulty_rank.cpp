@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -52,10 +53,19 @@ void work(Communicator& world, const std::string& fault) {
   }
   world.all_reduce(x);
   half->barrier();
+  if (is_faulty && fault == "stopped at the end") raise(SIGSTOP);
+}
+
+// As the launcher says, before MPI has started.
+bool is_rank_1() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"})
+    if (const char* value = std::getenv(name)) return std::string(value) == "1";
+  return false;
 }
 
 int run(const std::string& fault, const std::string& folder) {
   std::unique_ptr<Communicator> world;
+  if (fault == "stopped before the start" && is_rank_1()) raise(SIGSTOP);
   try {
     world = make_mpi_communicator({.timeout_s = 2});
     world->record_to(folder);

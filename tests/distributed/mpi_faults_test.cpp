@@ -98,6 +98,23 @@ TEST(MpiFaults, AStoppedRankIsNamedAfterTheTimeOut) {
                              "for rank 1 on " + host(), "is stopped (SIGSTOP, or a debugger)"});
 }
 
+// MPI itself waits for all ranks when it starts, and has no time-out.
+TEST(MpiFaults, AStartToWhichARankDoesNotComeEndsAfterTheTimeOut) {
+  const Outcome outcome = run_fault("stopped before the start");
+  EXPECT_NE(outcome.exit_code, 0);
+  EXPECT_LT(outcome.seconds, 30);
+  EXPECT_EQ(count(outcome.messages, "error: "), 1) << outcome.messages;
+  for (const std::string& part : {str("the start of MPI: rank 0 on ", host()), str("waited 2 s in MPI_"),
+                                  str("not all of them came"), str("fix: look at the processes of all ranks")})
+    EXPECT_NE(outcome.messages.find(part), std::string::npos) << "'" << part << "' is not in:\n" << outcome.messages;
+}
+
+// Ranks that have done their work wait for the others without an end, but not for one that is stopped.
+TEST(MpiFaults, ARankThatIsStoppedAtTheEndIsNamedAfterTheTimeOut) {
+  expect_failure("stopped at the end",
+                 {"the end of the run: rank ", "for rank 1 on " + host(), "is stopped (SIGSTOP, or a debugger)"});
+}
+
 TEST(MpiFaults, ARankThatDoesNotComeIsNamedAfterTheTimeOut) {
   expect_failure("late", {"(number 5) at model.layers.3", "for rank 1 on " + host(),
                           "does not answer: it is busy, stopped or gone"});
@@ -123,8 +140,8 @@ TEST(MpiFaults, AMessageOfAnotherSizeIsAnErrorThatNamesBothSizes) {
 
 // Rank 2 waits for rank 1, and rank 0 for rank 2: all of them name the rank that is behind.
 TEST(MpiFaults, InARingTheRankThatIsBehindIsNamedByThoseThatWaitForOthers) {
-  expect_failure("ring", {"exchange to ", " at model.layers.3", "rank 1 on " + host(), "is stopped"});
-  expect_failure("one exchange less", {"exchange to ", "rank 1: the end of its work"});
+  expect_failure("ring", {"exchange at model.layers.3 to ", "rank 1 on " + host(), "is stopped"});
+  expect_failure("one exchange less", {"exchange at model.layers.3 to ", "rank 1: the end of its work"});
 }
 
 }  // namespace

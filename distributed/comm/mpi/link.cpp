@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <thread>
 
+#include "distributed/comm/mpi/guard.h"
 #include "distributed/comm/mpi/requests.h"
 #include "weft/core/error.h"
 #include "weft/core/scope.h"
@@ -30,16 +32,19 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 
 MpiLink::MpiLink(const MpiOptions& options)
     : timeout_s_(options.timeout_s), piece_bytes_(static_cast<int>(options.piece_bytes)) {
+  MpiGuard guard("the start of MPI", timeout_s_);
   int is_started = 0, is_ended = 0, level = 0;
   MPI_Initialized(&is_started);
   MPI_Finalized(&is_ended);
   WEFT_CHECK(!is_ended, "make_mpi_communicator: MPI has ended, and starts only once in a process",
              "keep the communicator for as long as ranks work together");
+  guard.enter("MPI_Init_thread");
   if (is_started) MPI_Query_thread(&level);
   else check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
   is_ours_ = !is_started;
   WEFT_CHECK(level >= MPI_THREAD_SERIALIZED, str("make_mpi_communicator: MPI has thread level ", level),
              "start MPI with MPI_THREAD_SERIALIZED or above, or let Weft start it");
+  guard.enter("MPI_Comm_dup");
   check(MPI_Comm_dup(MPI_COMM_WORLD, &messages_), "MPI_Comm_dup");
   check(MPI_Comm_dup(MPI_COMM_WORLD, &letters_), "MPI_Comm_dup");
   MPI_Comm_set_errhandler(messages_, MPI_ERRORS_RETURN);
@@ -53,6 +58,7 @@ MpiLink::MpiLink(const MpiOptions& options)
 
   const Process self = this_process();
   peers_.resize(static_cast<size_t>(size));
+  guard.enter("MPI_Allgather");
   check(MPI_Allgather(&self, sizeof self, MPI_BYTE, peers_.data(), sizeof self, MPI_BYTE, messages_), "MPI_Allgather");
   // All are alive here: who is not seen is in a container of its own.
   for (const Process& peer : peers_) is_watched_.push_back(life_of(peer, self) == Life::runs);
@@ -63,13 +69,18 @@ MpiLink::MpiLink(const MpiOptions& options)
 MpiLink::~MpiLink() {
   try {
     if (!stopped_) say_goodbye();
-  } catch (const std::exception&) {}  // told to the others; nobody is left here to tell
+  } catch (const std::exception& error) {
+    // The caller's work is done, and a destructor throws nothing: whoever started the ranks hears of it here or nowhere.
+    if (is_own_error_ && is_speaker()) std::fprintf(stderr, "error: %s\n", error.what());
+  }
   const auto begin = Clock::now();
   while (!is_silent_ && !outgoing_.empty() && seconds_since(begin) < kSpeaker_s) {  // letters are on their way
     auto held = lock();
     listen([] { return std::string("the end of its work"); });
   }
   if (stopped_ || is_silent_) return;  // MPI_Finalize would wait for all ranks
+  MpiGuard guard("the end of MPI", timeout_s_);
+  guard.enter("MPI_Finalize");
   MPI_Cancel(&incoming_request_);
   MPI_Wait(&incoming_request_, MPI_STATUS_IGNORE);
   MPI_Comm_free(&messages_);
@@ -158,7 +169,20 @@ void MpiLink::look_around(const MpiWait& wait, double waited_s, const std::vecto
   }
   if (wait.record) wait.record->update_times();
   if (waited_s > kLook_s) look_for_the_dead(wait, waited_s);
-  if (wait.has_end && waited_s > timeout_s_) fail_late(wait, waited_s, absent);
+  if (!wait.has_end) look_for_the_stopped(wait, waited_s, absent);
+  else if (waited_s > timeout_s_) fail_late(wait, waited_s, absent);
+}
+
+bool MpiLink::is_stopped(int rank) const {
+  const auto peer = static_cast<size_t>(rank);
+  return is_watched_[peer] && life_of(peers_[peer], peers_[static_cast<size_t>(rank_)]) == Life::stopped;
+}
+
+// Who works is waited for, however long that takes; who is stopped (SIGSTOP, or a debugger) for the time-out.
+void MpiLink::look_for_the_stopped(const MpiWait& wait, double waited_s, const std::vector<int>& absent) {
+  if (std::none_of(absent.begin(), absent.end(), [&](int r) { return is_stopped(r); })) return stopped_since_.reset();
+  if (!stopped_since_) stopped_since_ = Clock::now();
+  if (seconds_since(*stopped_since_) > timeout_s_) fail_late(wait, waited_s, absent);
 }
 
 void MpiLink::look_for_the_dead(const MpiWait& wait, double waited_s) {
@@ -196,8 +220,7 @@ void MpiLink::fail_late(const MpiWait& wait, double waited_s, const std::vector<
     const auto peer = static_cast<size_t>(r);
     if (r == rank_) continue;
     if (answers_[peer]) problem += str("; rank ", r, ": ", *answers_[peer]);
-    else if (is_watched_[peer] && life_of(peers_[peer], peers_[static_cast<size_t>(rank_)]) == Life::stopped)
-      problem += str("; ", name_of(r), " is stopped (SIGSTOP, or a debugger)");
+    else if (is_stopped(r)) problem += str("; ", name_of(r), " is stopped (SIGSTOP, or a debugger)");
     else problem += str("; ", name_of(r), " does not answer: it is busy, stopped or gone");
   }
   fail_all(problem, kHint);

@@ -1,5 +1,6 @@
 // The processes that mpirun started, as far as they must know of each other when something goes wrong: who lives, who has stopped the run
-// and why, and what each waits for. Nothing here waits inside MPI. One thread at a time calls MPI: it holds lock().
+// and why, and what each waits for. Nothing here waits inside MPI but its start and its end, which end the process after the time-out. One thread
+// at a time calls MPI: it holds lock().
 #pragma once
 
 #include <mpi.h>
@@ -25,7 +26,7 @@ struct MpiWait {
   const std::string& group;
   std::function<std::string()> doing;  // "all_reduce sum of 12 f32 (number 7) at model.layers.0"
   FlightRecord* record = nullptr;
-  bool has_end = true;  // with the time-out
+  bool has_end = true;  // with the time-out; else for as long as the others run
 };
 
 // A letter to another rank, beside the messages of the communicators.
@@ -74,7 +75,9 @@ class MpiLink {
   void send_to_all(int32_t kind, const std::string& text);
   void listen(const std::function<std::string()>& doing);
   void require_running_locked(const std::string& group) const;
+  bool is_stopped(int rank) const;
   void look_for_the_dead(const MpiWait& wait, double waited_s);
+  void look_for_the_stopped(const MpiWait& wait, double waited_s, const std::vector<int>& absent);
   [[noreturn]] void fail_late(const MpiWait& wait, double waited_s, const std::vector<int>& absent);
   void say_goodbye();
 
@@ -95,6 +98,7 @@ class MpiLink {
   bool is_own_error_ = false;
   int lowest_heard_ = 0;  // the lowest rank that has said that the run stops
   Clock::time_point last_look_;
+  std::optional<Clock::time_point> stopped_since_;  // where a wait has no end: one that is waited for
   std::vector<Tensor> kept_;
 };
 
