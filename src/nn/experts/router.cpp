@@ -115,10 +115,13 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
   if (o_.balance_loss == 0) return;
   Var loss;
   if (o_.balance == RouterBalance::per_row) {
-    Var n_B1 = tokens.sum(one_BT1, Over::row), n_BE = at_least_one(n_B1);
-    Var rows = at_least_one(sum_all(minimum(n_B1, Tensor::full({}, 1, wide, n_B1.device()))));  // with a token
-    Var of_rows = tokens.sum(hits_BTE, Over::row) / n_BE * (tokens.sum(r.probabilities_BTE, Over::row) / n_BE);
-    loss = sum_all(of_rows) / rows * (E / static_cast<double>(o_.active));
+    const Var n_B1 = at_least_one(tokens.sum(one_BT1, Over::row));
+    const Var of_rows_BE =
+        tokens.sum(hits_BTE, Over::row) / n_B1 * (tokens.sum(r.probabilities_BTE, Over::row) / n_B1);
+    // Rows are those of all ranks of the micro-batch: each token brings its part of its row.
+    const Var part_BT1 = one_BT1 / unsqueeze(n_B1, 1);
+    const Var rows = at_least_one(sum_all(tokens.sum(part_BT1)));  // with a token
+    loss = sum_all(tokens.sum(part_BT1 * unsqueeze(of_rows_BE, 1))) / rows * (E / static_cast<double>(o_.active));
   } else {
     Var load_E = load_ ? cast(Var(load_->value()), wide) : tokens.sum(hits_BTE) / count;
     loss = sum_all(load_E * tokens.sum(r.probabilities_BTE) / count) * E;
