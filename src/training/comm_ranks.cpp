@@ -39,6 +39,8 @@ CommRanks::CommRanks(const RanksOptions& options, std::vector<Var> leaves, std::
       bucket_of_(leaves_.size()),
       keeps_parts_(keeps_parts),
       overlaps_(options.overlaps_backward),
+      // A sum that this thread waits for could stand before a ring on one rank and behind it on another, which does not use a parameter.
+      sums_at_end_(!overlaps_ && options.ranks_per_row > 1 && !leaves_[0].device().is_cuda()),
       device_(leaves_[0].device()),
       sums_(buckets_.size()) {
   if (!is_dry_run()) of_buckets_ = comm_.split(0, comm_.rank(), str("gradients of ", comm_.name()));
@@ -87,6 +89,10 @@ void CommRanks::sum_gradient(size_t param, Tensor& /*grad*/) {
 void CommRanks::note_final(size_t param) {
   is_final_[param] = true;
   --missing_[bucket_of_[param]];
+  if (!sums_at_end_) launch_final();
+}
+
+void CommRanks::launch_final() {
   for (; next_ < buckets_.size() && missing_[next_] == 0; ++next_) launch(next_);
 }
 
@@ -193,6 +199,7 @@ void CommRanks::finish_gradients() {
       leaves_[i].set_grad(Tensor::zeros(leaves_[i].shape(), dtype_of_gradient(leaves_[i].value()), device_));
     note_final(i);
   }
+  launch_final();
   end_all_but(0);
   thread_.wait();
   drop_summed();

@@ -36,6 +36,7 @@ class CommRanks final : public RankSums {
 
  private:
   void note_final(size_t param);
+  void launch_final();
   void launch(size_t bucket);
   // Begin the sum of a bucket. What they return ends it.
   using End = std::function<void()>;
@@ -52,6 +53,7 @@ class CommRanks final : public RankSums {
   std::vector<Bucket> buckets_;
   std::vector<size_t> bucket_of_;  // each parameter
   const bool keeps_parts_, overlaps_;
+  const bool sums_at_end_;  // of the step, and not while its backward goes on
   const Device device_;
 
   std::vector<bool> is_final_;   // of this step, each parameter's gradient
