@@ -54,11 +54,11 @@ void parallel_run(int64_t n, int64_t grain, void* context, void (*body)(void*, i
   if (pieces <= 1 || omp_in_parallel()) return body(context, 0, n);
   FirstException first;
   const RankLabel label = rank_label();
-  const int memory = memory_rank();
+  const ThreadMemory memory;
 #pragma omp parallel num_threads(static_cast <int>(pieces))
   {
     int64_t count = omp_get_num_threads(), me = omp_get_thread_num();
-    if (me) set_rank_label(label), set_memory_rank(memory);
+    if (me) set_rank_label(label), memory.apply();
     int64_t length = (n + count - 1) / count;
     int64_t begin = me * length, end = std::min(n, begin + length);
     if (begin < end) first.guard([&] { body(context, begin, end); });
@@ -75,10 +75,10 @@ void parallel_items_run(int64_t n, void* context, void (*body)(void*, int64_t)) 
   }
   FirstException first;
   const RankLabel label = rank_label();
-  const int memory = memory_rank();
+  const ThreadMemory memory;
 #pragma omp parallel num_threads(threads)
   {
-    if (omp_get_thread_num()) set_rank_label(label), set_memory_rank(memory);
+    if (omp_get_thread_num()) set_rank_label(label), memory.apply();
 #pragma omp for schedule(monotonic : dynamic, 1)
     for (int64_t i = 0; i < n; ++i) first.guard([&] { body(context, i); });
   }

@@ -10,4 +10,16 @@ void set_memory_rank(int rank);
 
 int64_t& memory_limit(bool is_of_gpu);  // of this thread: MemoryLimit
 
+// In whose books tensors of the thread that makes this object are, and within which limits. A thread that works for it calls apply().
+struct ThreadMemory {
+  int rank = memory_rank();
+  int64_t cpu_limit = memory_limit(false), gpu_limit = memory_limit(true);
+
+  void apply() const {
+    set_memory_rank(rank);
+    memory_limit(false) = cpu_limit;
+    memory_limit(true) = gpu_limit;
+  }
+};
+
 }  // namespace weft

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <thread>
 
+#include "src/core/thread_settings.h"
 #include "weft/core/error.h"
 #include "weft/data/samples.h"
 
@@ -54,7 +55,10 @@ Prefetcher::Prefetcher(SampleSource source, int64_t rows, int64_t first, int dep
   state_->rows = rows;
   state_->next_sample = first;
   state_->depth = static_cast<size_t>(depth);
-  state_->thread = std::thread([state = state_.get()] { state->run(); });
+  state_->thread = std::thread([state = state_.get(), settings = ThreadSettings()] {
+    settings.apply();
+    state->run();
+  });
 }
 
 Prefetcher::~Prefetcher() {

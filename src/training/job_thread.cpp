@@ -1,7 +1,7 @@
 #include "src/training/job_thread.h"
 
+#include "src/core/thread_settings.h"
 #include "weft/core/parallel.h"
-#include "weft/core/scope.h"
 
 namespace weft {
 
@@ -18,11 +18,13 @@ JobThread::~JobThread() {
 void JobThread::add(std::function<void()> job) {
   std::lock_guard lock(mutex_);
   if (problem_) return;
-  jobs_.push_back(std::move(job));
+  jobs_.push_back([settings = ThreadSettings(), job = std::move(job)] {
+    settings.apply();
+    job();
+  });
   changed_.notify_all();
   if (thread_.joinable()) return;
-  thread_ = std::thread([this, label = rank_label()] {
-    set_rank_label(label);
+  thread_ = std::thread([this] {
     set_num_threads(1);  // the cores are at work on what goes on meanwhile
     run();
   });

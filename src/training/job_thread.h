@@ -1,4 +1,4 @@
-// A thread that does jobs one after the other, in the order in which they were given.
+// A thread that does jobs one after the other, in the order in which they were given, each as a part of the rank that gave it.
 #pragma once
 
 #include <condition_variable>

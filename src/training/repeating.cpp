@@ -2,15 +2,13 @@
 
 #include <exception>
 
-#include "weft/core/device.h"
-#include "weft/core/scope.h"
+#include "src/core/thread_settings.h"
 
 namespace weft {
 
 Repeating::Repeating(std::chrono::duration<double> every, std::function<void()> f)
-    : thread_([this, every, f = std::move(f), label = rank_label(), device = default_device()] {
-        set_rank_label(label);
-        set_default_device(device);
+    : thread_([this, every, f = std::move(f), settings = ThreadSettings()] {
+        settings.apply();
         std::unique_lock lock(mutex_);
         while (!changed_.wait_for(lock, every, [&] { return is_over_; })) {
           lock.unlock();

@@ -10,7 +10,7 @@
 
 namespace weft {
 
-// Calls f on a thread of its own, with this one's rank and default device, `every` so long, until it ends or f throws.
+// Calls f on a thread of its own, as a part of this one's rank, `every` so long, until it ends or f throws.
 class Repeating {
  public:
   Repeating(std::chrono::duration<double> every, std::function<void()> f);
