@@ -11,8 +11,8 @@
 #include "src/nn/mixing/runs.h"
 #include "weft/comm/communicator.h"
 #include "weft/comm/layout.h"
+#include "weft/distributed/context_attention.h"
 #include "weft/nn/token_table.h"
-#include "weft/ops/attention.h"
 
 namespace weft {
 
