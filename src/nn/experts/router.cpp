@@ -116,8 +116,7 @@ void Router::add_losses(const Routing& r, const Var& logits_BTE, Tokens& tokens)
   Var loss;
   if (o_.balance == RouterBalance::per_row) {
     const Var n_B1 = at_least_one(tokens.sum(one_BT1, Over::row));
-    const Var of_rows_BE =
-        tokens.sum(hits_BTE, Over::row) / n_B1 * (tokens.sum(r.probabilities_BTE, Over::row) / n_B1);
+    const Var of_rows_BE = tokens.sum(hits_BTE, Over::row) / n_B1 * (tokens.sum(r.probabilities_BTE, Over::row) / n_B1);
     // Rows are those of all ranks of the micro-batch: each token brings its part of its row.
     const Var part_BT1 = one_BT1 / unsqueeze(n_B1, 1);
     const Var rows = at_least_one(sum_all(tokens.sum(part_BT1)));  // with a token
