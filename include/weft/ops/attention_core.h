@@ -9,7 +9,7 @@
 //   };
 //   Attention y = attend_with(Dilated{}, PlainScore{}, SoftmaxNormaliser{}, q, k, v, queries, keys, options);
 // What a functor must have is in attention/tokens.h (mask), score.h and normaliser.h. Of `options`, scale and dropout are used; mask, score
-// and normaliser are ignored, because the functors say them. Shapes and errors as in weft/ops/attention.h; tensors are on the CPU.
+// and normaliser are ignored: the functors say them. Shapes and errors as in weft/ops/attention.h; tensors are on the CPU, bf16 is computed in f32.
 #pragma once
 
 #include "weft/ops/attention.h"
