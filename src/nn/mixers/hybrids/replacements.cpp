@@ -2,6 +2,7 @@
 //   linear     f = elu + 1,  y_i = sum_j f(rot(q_i)) f(rot(k_j)) v_j / sum_j f(rot(q_i)) f(rot(k_j)),  over the last W tokens j
 //   identity   y_i = v_i: every token attends to itself alone; no queries and no keys
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width.
+#include "src/nn/mixers/recurrent/parts.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/hybrids.h"
 #include "weft/nn/mixers/projected.h"
@@ -17,7 +18,7 @@ class LinearWindow final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    auto features = [&](const Var& x) { return elu(rotated(x, args_, tokens)) + 1.0; };
+    auto features = [&](const Var& x) { return recurrent::elu1(rotated(x, args_, tokens)); };
     const Var v_BTGK = values(x_BTD);
     Shape one = v_BTGK.shape();
     one[3] = 1;

@@ -32,6 +32,8 @@ Var floored(const Var& log_decay) {
   return clamp_min(log_decay, kFloor);
 }
 
+Var elu1(const Var& x) { return relu(x) + exp(clamp_max(x, 0)); }
+
 Var l2_normed(const Var& x_BTHK) {
   const auto K = static_cast<double>(x_BTHK.size(-1));
   Tensor gain = Tensor::full({x_BTHK.size(-1)}, 1 / std::sqrt(K), wide(x_BTHK), x_BTHK.device());

@@ -32,6 +32,8 @@ class ShortConv final : public Module {
 Var wide_linear(const Var& x, Linear& projection);
 // Logs of decays, above a floor under which exp() is 0 in every dtype: a gate of 0 stays finite.
 Var floored(const Var& log_decay);
+// elu(x) + 1, which keeps its digits where it is small: e^x for x below 0, x + 1 above.
+Var elu1(const Var& x);
 // x / sqrt(x . x + 1e-6) of each head.
 Var l2_normed(const Var& x_BTHK);
 // x / sqrt(mean of squares + eps) of each head or token, without a gain.

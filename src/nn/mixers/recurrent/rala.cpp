@@ -27,7 +27,7 @@ class Rala final : public ProjectedMixer {
     Scope scope(name());
     constexpr double kLargest = 600;  // exp() of it is far from the largest f64
     const DType dtype = x_BTD.dtype(), sums = wide(x_BTD);
-    Var q = elu(cast(queries(x_BTD), sums)) + 1.0, k = elu(cast(keys(x_BTD), sums)) + 1.0, v = values(x_BTD);
+    Var q = elu1(cast(queries(x_BTD), sums)), k = elu1(cast(keys(x_BTD), sums)), v = values(x_BTD);
     Var n_BT11 = cast(Var(tokens.visible_keys().unsqueeze(2).unsqueeze(3)), sums);
     Var scores_BTH1 = sum(k * (tokens.scan(q) / n_BT11), -1, true) * inverse_root(s_.head_dim);
     Var sizes = exp(clamp(cast(scores_BTH1, kF64), -kLargest, kLargest));

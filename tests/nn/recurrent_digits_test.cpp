@@ -1,0 +1,90 @@
+// Digits that recurrent mixers keep: features of far negative keys, writes of gates near 1, exponentials of large logits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "tests/support/errors.h"
+#include "tests/support/random.h"
+#include "weft/nn/mixers.h"
+
+namespace weft {
+namespace {
+
+using test::error_of;
+using test::random_normal;
+
+constexpr int64_t kDim = 8, kTokens = 12;
+
+std::vector<double> numbers(const Var& x) { return cast(x, kF64).value().to_vector<double>(); }
+
+// The parameter's numbers become f(row, column, what they are).
+void change(Mixer& mixer, const std::string& name, const std::function<double(int64_t, int64_t, double)>& f) {
+  for (const NamedParam& p : mixer.params()) {
+    if (p.name != name) continue;
+    const Shape shape = p.param->value().shape();
+    const int64_t columns = shape.back();
+    std::vector<double> all = numbers(*p.param);
+    for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i) {
+      double& x = all[static_cast<size_t>(i)];
+      x = f(i / columns, i % columns, x);
+    }
+    p.param->set_value(Tensor::from(std::span<const double>(all), shape));
+    return;
+  }
+  ADD_FAILURE() << name;
+}
+
+// Normal numbers, but a channel 0 of ones: what a projection takes from it is as a bias.
+Tensor inputs() {
+  Tensor x = random_normal({1, kTokens, kDim}, "x", kF32);
+  for (int64_t t = 0; t < kTokens; ++t) x.mutable_data<float>()[t * kDim] = 1;
+  return x;
+}
+
+std::vector<double> run(Mixer& mixer, const Tensor& x, DType dtype) {
+  NoGrad no_grad;
+  mixer.set_compute(dtype);
+  Tokens tokens(plain_tokens(1, kTokens));
+  return numbers(mixer.forward(cast(Var(x), dtype), tokens));
+}
+
+void expect_digits(const std::vector<double>& got, const std::vector<double>& want, double share,
+                   const std::string& what) {
+  double largest = 0;
+  for (double x : want) largest = std::max(largest, std::abs(x));
+  ASSERT_GT(largest, 0) << what;
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], share * largest) << what << ", number " << i;
+}
+
+// elu(x) + 1 = e^x of keys about -5 is less than the spacing of bf16 numbers at 1.
+TEST(RecurrentDigits, FeaturesOfFarNegativeKeysAreNotRounded) {
+  struct Row {
+    const char* name;
+    MixerMaker make;
+    double allowed;
+  };
+  const Row rows[] = {
+      {"linear attention", LinearAttentionOptions{.heads = 1}, 0.03},
+      {"linear window", ReplacementOptions{.kind = ReplacementKind::linear, .heads = 1, .window = kTokens}, 0.02}};
+  Var noise = random_normal({1, kTokens, kDim}, "x", kF32);
+  const Tensor x = cast(cast(sin(noise) + 5.0, kBF16), kF32).value();
+  for (const Row& row : rows) {
+    auto made = [&] {
+      auto mixer = row.make({.dim = kDim, .context = 16, .rotary = std::nullopt}, Rng(3));
+      for (const char* name : {"q.weight", "k.weight"})
+        change(*mixer, name, [](int64_t r, int64_t c, double) { return r == c ? -1 : 0; });
+      change(*mixer, "out.weight", [](int64_t r, int64_t c, double) { return r == c ? 1 : 0; });
+      // Differences of channels: numbers about 0.
+      change(*mixer, "v.weight", [](int64_t r, int64_t c, double) {
+        return r == c ? 1 : c == (r + 1) % kDim ? -1 : 0;
+      });
+      return mixer;
+    };
+    const std::vector<double> got = run(*made(), x, kBF16), want = run(*made(), x, kF64);
+    for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], row.allowed) << row.name << ", number " << i;
+  }
+}
+
+}  // namespace
+}  // namespace weft
