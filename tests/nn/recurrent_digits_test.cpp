@@ -86,5 +86,36 @@ TEST(RecurrentDigits, FeaturesOfFarNegativeKeysAreNotRounded) {
   }
 }
 
+// A gate f of 1 - 1e-6 writes a share of 1e-6, of which a difference from 1 in f32 has one digit.
+TEST(RecurrentDigits, WritesOfGatesNearOneAreNotRounded) {
+  constexpr int64_t kLayers = 24;
+  struct Row {
+    const char* name;
+    MixerMaker make;
+    int64_t layer;
+  };
+  const Row rows[] = {{"hgrn, its first layer", HgrnOptions{.heads = 0}, 0},
+                      {"hgrn, a bound near 1", HgrnOptions{.heads = 0}, kLayers - 1},
+                      {"hgrn2, its first layer", HgrnOptions{.heads = 2}, 0},
+                      {"hgrn2, a bound near 1", HgrnOptions{.heads = 2}, kLayers - 1},
+                      {"gsa", GatedSlotsOptions{.heads = 2, .slots = 3}, 0}};
+  for (const Row& row : rows) {
+    auto made = [&] {
+      auto mixer = row.make(
+          {.dim = kDim, .context = 16, .layer = row.layer, .layers = kLayers, .std = 0.3, .out_std = 0.3}, Rng(3));
+      const bool is_bounded = row.layer > 0;
+      if (is_bounded)
+        change(*mixer, "bounds", [](int64_t, int64_t i, double) {
+          return i < kDim ? -12 + 0.1 * static_cast<double>(i) : 0.05 * std::sin(static_cast<double>(i));
+        });
+      else
+        change(*mixer, "decay.weight",
+               [](int64_t r, int64_t c, double x) { return c == 0 ? 12 + 0.3 * static_cast<double>(r % 5) : x; });
+      return mixer;
+    };
+    expect_digits(run(*made(), inputs(), kF32), run(*made(), inputs(), kF64), 1e-4, row.name);
+  }
+}
+
 }  // namespace
 }  // namespace weft

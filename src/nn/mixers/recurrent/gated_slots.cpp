@@ -31,7 +31,7 @@ class GatedSlots final : public Mixer {
     constexpr double kRoot = 8;  // of the gate
     auto made = [&](const Linear& projection) { return split_heads(silu(projection(x_BTD)), o_.heads); };
     Var f_BTHM = split_heads(floored(log_sigmoid(wide_linear(x_BTD, decay_)) * (1.0 / kRoot)), o_.heads);
-    Var write_BTHM = cast(1.0 - exp(f_BTHM), x_BTD.dtype());
+    Var write_BTHM = cast(-elu(f_BTHM), x_BTD.dtype());  // 1 - f, as a difference 0 where f is near 1
     Var choice_BTHM = softmax(tokens.recur({made(q_), made(k_), write_BTHM, f_BTHM}, {.side = ops::DecaySide::value}));
     Var o = tokens.recur({choice_BTHM, write_BTHM, made(v_), f_BTHM});
     return out_(norm_(silu(merge_heads(tokens.heads(o)))));

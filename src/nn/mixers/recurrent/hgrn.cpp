@@ -40,8 +40,8 @@ class Hgrn final : public Mixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    Var g_BTD = floored(log_decay(x_BTD));
-    Var write_BTD = cast(1.0 - exp(g_BTD), x_BTD.dtype());
+    Var odds_BTD = log_odds(x_BTD), g_BTD = floored(log_sigmoid(odds_BTD));
+    Var write_BTD = cast(sigmoid(-odds_BTD), x_BTD.dtype());
     if (heads_ == 0) {
       Var h = tokens.decay_scan(silu(v_(x_BTD)) * write_BTD, g_BTD);
       return out_(norm_(h) * silu(q_(x_BTD)));
@@ -58,17 +58,18 @@ class Hgrn final : public Mixer {
   }
 
  private:
-  // log(c + (1 - c) sigmoid(z)) as the sum of two numbers in logs. The bound of the first layer is 0.
-  Var log_decay(const Var& x_BTD) {
-    Var open = log_sigmoid(wide_linear(x_BTD, decay_));
-    if (layer_ == 0) return open;
+  // log(f / (1 - f)), of which both f and 1 - f keep their digits where they are small. By f = c + (1 - c) sigmoid(z) it is
+  // log(c / (1 - c) (1 + e^z) + e^z), a sum of two numbers in logs. The bound of the first layer is 0.
+  Var log_odds(const Var& x_BTD) {
+    Var z = wide_linear(x_BTD, decay_);
+    if (layer_ == 0) return z;
     // 1 - c is the sum of the other shares: as a difference it is 0 where they are small.
     Var shares = log_softmax(reshape(*bounds_, {layers_, dim_}), 0);
     std::vector<Var> others{slice(shares, 0, 0, 1)};
     if (layer_ + 1 < layers_) others.push_back(slice(shares, 0, layer_ + 1, layers_));
-    Var low = expand(logsumexp(slice(shares, 0, 1, layer_ + 1), 0), open.shape());
-    open = open + logsumexp(concatenate(others, 0), 0);
-    return clamp_max(maximum(low, open) + softplus(-abs(low - open)), 0);
+    Var bound = logsumexp(slice(shares, 0, 1, layer_ + 1), 0) - logsumexp(concatenate(others, 0), 0);
+    Var low = softplus(z) + bound;
+    return maximum(low, z) + softplus(-abs(low - z));
   }
 
   int64_t heads_, dim_, layer_, layers_;
