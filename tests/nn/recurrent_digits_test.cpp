@@ -117,5 +117,38 @@ TEST(RecurrentDigits, WritesOfGatesNearOneAreNotRounded) {
   }
 }
 
+std::unique_ptr<Mixer> slots_of(SlotKind kind, double bias_of_keys) {
+  const bool has_slots = kind == SlotKind::agent || kind == SlotKind::flare;
+  auto mixer = AdditiveSlotsOptions{.kind = kind, .heads = 2, .slots = has_slots ? 3 : 0}(
+      {.dim = kDim, .context = 16, .std = 0.3, .out_std = 0.3}, Rng(3));
+  if (has_slots) change(*mixer, "agents", [](int64_t, int64_t c, double x) { return c == 0 ? 1 : x; });
+  change(*mixer, "k.weight", [&](int64_t r, int64_t c, double x) {
+    const bool is_first_of_head = r % (kDim / 2) == 0;
+    return c == 0 && (!has_slots || is_first_of_head) ? x + bias_of_keys : x;
+  });
+  return mixer;
+}
+
+// A softmax over positions does not see what is added to all of a slot's logits: as far as sums of exponentials reach, and behind it
+// nothing is cut off in silence.
+TEST(RecurrentDigits, LogitsOfSlotsAreExactOrRefused) {
+  for (SlotKind kind : {SlotKind::lightnet, SlotKind::efficient}) {
+    const std::vector<double> want = run(*slots_of(kind, 0), inputs(), kF64);
+    for (double bias : {-590.0, 590.0})
+      expect_digits(run(*slots_of(kind, bias), inputs(), kF64), want, 1e-10, str(bias));
+  }
+  for (SlotKind kind : {SlotKind::lightnet, SlotKind::efficient, SlotKind::agent, SlotKind::flare})
+    for (double bias : {-3000.0, -1000.0, 1000.0, 3000.0}) {
+      if (kind == SlotKind::agent && std::abs(bias) < 2000) continue;  // its logits are divided by sqrt(4)
+      EXPECT_EQ(error_of([&] { run(*slots_of(kind, bias), inputs(), kF32); },
+                         {"additive_slots: a logit of a slot of size ", "sizes up to 600", "learning rate"}),
+                "");
+    }
+  auto rala = RalaOptions{.heads = 2}({.dim = kDim, .context = 16, .std = 0.3}, Rng(3));
+  for (const char* name : {"q.weight", "k.weight"})
+    change(*rala, name, [](int64_t, int64_t, double x) { return 100 * x; });
+  EXPECT_EQ(error_of([&] { run(*rala, inputs(), kF32); }, {"rala: a score", " of size ", "sizes up to 600"}), "");
+}
+
 }  // namespace
 }  // namespace weft

@@ -22,10 +22,9 @@ using namespace recurrent;
 struct Slots {
   Var keys, log_decay;
 };
-// Sums of exponentials are f64, so that exp() of any sensible logit has room, and differences of their logs are exact enough.
+// Sums of exponentials are f64, so that differences of their logs are exact enough.
 Slots additive(const Var& logits_BTHM, DType dtype, Tokens& tokens) {
-  constexpr double kLargest = 600;  // exp() of it is far from the largest f64
-  Var x = clamp(cast(logits_BTHM, kF64), -kLargest, kLargest), z = log(tokens.scan(exp(x)));
+  Var x = cast(logits_BTHM, kF64), z = log(tokens.scan(summed_exp("additive_slots: a logit of a slot", x)));
   // Before the first token of a document there is no state: its decay is without effect.
   Var growth = clamp_max(tokens.shift(z, 1) - z, 0);
   return {cast(exp(x - z), dtype), cast(growth, wide(logits_BTHM))};

@@ -34,6 +34,18 @@ Var floored(const Var& log_decay) {
 
 Var elu1(const Var& x) { return relu(x) + exp(clamp_max(x, 0)); }
 
+Var summed_exp(std::string_view what, const Var& x) {
+  constexpr double kLargest = 600;  // sums of exp() of it, and of its inverse, are far from the ends of f64
+  Var exponents = cast(x, kF64);
+  if (x.device().is_cpu() && !is_dry_run() && x.value().num_elements() > 0) {
+    const double largest = max(reshape(abs(exponents.detach()), {-1}), 0).value().item();
+    WEFT_CHECK(largest <= kLargest,
+               str(what, " of size ", largest, ": sums of exponentials hold sizes up to ", kLargest),
+               "normalise what the layer reads, or lower the learning rate");
+  }
+  return exp(exponents);
+}
+
 Var l2_normed(const Var& x_BTHK) {
   const auto K = static_cast<double>(x_BTHK.size(-1));
   Tensor gain = Tensor::full({x_BTHK.size(-1)}, 1 / std::sqrt(K), wide(x_BTHK), x_BTHK.device());

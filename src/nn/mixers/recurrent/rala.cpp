@@ -25,12 +25,11 @@ class Rala final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    constexpr double kLargest = 600;  // exp() of it is far from the largest f64
     const DType dtype = x_BTD.dtype(), sums = wide(x_BTD);
     Var q = elu1(cast(queries(x_BTD), sums)), k = elu1(cast(keys(x_BTD), sums)), v = values(x_BTD);
     Var n_BT11 = cast(Var(tokens.visible_keys().unsqueeze(2).unsqueeze(3)), sums);
     Var scores_BTH1 = sum(k * (tokens.scan(q) / n_BT11), -1, true) * inverse_root(s_.head_dim);
-    Var sizes = exp(clamp(cast(scores_BTH1, kF64), -kLargest, kLargest));
+    Var sizes = summed_exp("rala: a score k . mean(q) / sqrt(K)", scores_BTH1);
     k = k * (n_BT11 * cast(sizes / tokens.scan(sizes), sums));
     Var norm_BTH1 = sum(q * (tokens.scan(k) / n_BT11), -1, true) + 1e-6;
     Var o = tokens.recur({rotated(cast(q, dtype), args_, tokens), rotated(cast(k, dtype), args_, tokens), v});
