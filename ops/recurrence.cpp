@@ -57,10 +57,10 @@ struct Call {
     WEFT_CHECK(qs[0] == vs[0] && qs[1] == vs[1],
                str(op, ": batch or tokens differ: q is ", in.q_BTGK, ", v is ", in.v_BTHV),
                "q and k are [B, T, G, K], v is [B, T, H, V]");
-    WEFT_CHECK(qs[2] > 0 && vs[2] % qs[2] == 0,
+    WEFT_CHECK(qs[2] > 0 && vs[2] > 0 && vs[2] % qs[2] == 0,
                str(op, ": ", vs[2], " value heads are not a multiple of ", qs[2], " key heads: q is ", in.q_BTGK,
                    ", v is ", in.v_BTHV),
-               "use a number of value heads that is a multiple of the key heads");
+               "use one or more value heads for each key head");
     wide = in.q_BTGK.dtype() == kF64 ? kF64 : kF32;
     p.device = in.v_BTHV.device().index;
     p.batch = vs[0], p.tokens = vs[1], p.heads = vs[2], p.key_heads = qs[2], p.key_width = qs[3], p.value_width = vs[3];
@@ -87,6 +87,13 @@ struct Call {
     const int64_t wanted = std::clamp<int64_t>(p.value_width / kLeast, 1, (num_threads() + items - 1) / items);
     p.part_width = (p.value_width + 16 * wanted - 1) / (16 * wanted) * 16;
     p.parts = (p.value_width + p.part_width - 1) / p.part_width;
+  }
+
+  // Two heads of a group have sums of dq and dk of their own where groups are few. Never by the number of threads, which would change bits.
+  void choose_sums() {
+    constexpr int64_t kFew = 16;
+    const int64_t group = p.heads_per_group();
+    if (!v.is_cuda() && p.batch * p.key_heads < kFew) p.sums_per_group = group / (group % 2 == 0 ? 2 : 1);
   }
 
   void take_gradients(std::string_view op, const RecurrenceInput& in, const Tensor& dout_BTHV, const Tensor& dstate) {
@@ -252,7 +259,8 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
   const DType dtype = input.q_BTGK.dtype(), wide = call.wide;
   const Device device = input.v_BTHV.device();
   call.take_gradients(op, input, dout_BTHV, dstate);
-  call.choose_parts(p.batch * p.key_heads);
+  call.choose_sums();
+  call.choose_parts(p.batch * p.key_heads * p.sums_per_group);
   auto make = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType of, Operand& to) {
     if (!is_wanted) return;
     if (grad.defined()) check_tensor(op, "a gradient", grad, shape, of, input.v_BTHV);
@@ -260,30 +268,34 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
     grad.mutable_raw();
     to = operand(grad);
   };
-  // Of a sum over value columns: one behind the other per part, added up at the end. Returns those, or nothing where grad is written itself.
-  auto make_sum = [&](bool is_wanted, Tensor& grad, const Shape& shape, DType last, DType of, Operand& to) {
+  // Of a sum over value columns: one behind the other per part, and `sums` beside each other per group of heads, added up at the end. Returns
+  // those, or nothing where grad is written itself.
+  auto make_sum = [&](bool is_wanted, Tensor& grad, const Shape& shape, int64_t sums, DType last, DType of,
+                      Operand& to) {
     Tensor parts;
     if (!is_wanted) return parts;
-    if (p.parts == 1 && of == last) {
+    if (p.parts == 1 && sums == 1 && of == last) {
       make(true, grad, shape, last, to);
       return parts;
     }
     Shape of_parts = shape;
-    of_parts[0] *= p.parts;
-    make(true, parts, of_parts, p.parts > 1 ? wide : of, to);
+    of_parts[0] *= p.parts, of_parts[2] *= sums;
+    make(true, parts, of_parts, p.parts > 1 || sums > 1 ? wide : of, to);
     return parts;
   };
-  auto add_parts = [&](const Tensor& parts, Tensor& grad, const Shape& shape, DType of) {
+  auto add_parts = [&](const Tensor& parts, Tensor& grad, const Shape& shape, int64_t sums, DType of) {
     if (!parts.defined()) return;
-    const Tensor all =
-        cast(p.parts > 1 ? sum(parts.reshape({p.parts, shape.num_elements()}), 0).reshape(shape) : parts, of);
+    Tensor all = parts;
+    if (sums > 1) all = sum(all.reshape({p.parts * shape[0] * shape[1] * shape[2], sums, shape[3]}), 1);
+    if (p.parts > 1) all = sum(all.reshape({p.parts, shape.num_elements()}), 0);
+    all = cast(all.reshape(shape), of);
     if (grad.defined()) copy_(grad, all);
     else grad = all;
   };
   const DType shared = p.heads_per_group() > 1 && device.is_cpu() ? wide : dtype;
   const Shape &of_q = input.q_BTGK.shape(), &of_decay = input.log_decay.shape(), &of_beta = input.beta.shape();
-  const Tensor dq = make_sum(wants.q, grads.dq, of_q, dtype, shared, p.dq),
-               dk = make_sum(wants.k, grads.dk, of_q, dtype, shared, p.dk);
+  const Tensor dq = make_sum(wants.q, grads.dq, of_q, p.sums_per_group, dtype, shared, p.dq),
+               dk = make_sum(wants.k, grads.dk, of_q, p.sums_per_group, dtype, shared, p.dk);
   make(wants.v, grads.dv, input.v_BTHV.shape(), dtype, p.dv);
   const bool wants_decay = wants.log_decay && input.log_decay.defined();
   Tensor of_heads, dlog_decay;
@@ -295,9 +307,9 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
   } else if (p.decay == cpu::Decay::value) {
     make(wants_decay, grads.dlog_decay, of_decay, wide, p.dlog_decay);
   } else {
-    dlog_decay = make_sum(wants_decay, grads.dlog_decay, of_decay, wide, wide, p.dlog_decay);
+    dlog_decay = make_sum(wants_decay, grads.dlog_decay, of_decay, 1, wide, wide, p.dlog_decay);
   }
-  const Tensor dbeta = make_sum(wants.beta && input.beta.defined(), grads.dbeta, of_beta, wide, wide, p.dbeta);
+  const Tensor dbeta = make_sum(wants.beta && input.beta.defined(), grads.dbeta, of_beta, 1, wide, wide, p.dbeta);
   if (wants.state && input.state.defined()) {
     grads.dstate = call.new_state();
     p.dstate = grads.dstate.mutable_raw();
@@ -308,8 +320,8 @@ void recur_backward_into(RecurrenceGrads& grads, const Tensor& dout_BTHV, const 
     Tensor states = Tensor::empty({workers.count, workers.states}, wide, device);
     Kernels::backward(p, states.mutable_raw());
   });
-  add_parts(dq, grads.dq, of_q, dtype), add_parts(dk, grads.dk, of_q, dtype);
-  add_parts(dlog_decay, grads.dlog_decay, of_decay, wide), add_parts(dbeta, grads.dbeta, of_beta, wide);
+  add_parts(dq, grads.dq, of_q, p.sums_per_group, dtype), add_parts(dk, grads.dk, of_q, p.sums_per_group, dtype);
+  add_parts(dlog_decay, grads.dlog_decay, of_decay, 1, wide), add_parts(dbeta, grads.dbeta, of_beta, 1, wide);
   if (!of_heads.defined()) return;
   grads.dlog_decay = cast(sum(device.is_cuda() ? sum(of_heads, 1) : of_heads, 0), wide);
 }

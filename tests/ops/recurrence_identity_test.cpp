@@ -153,6 +153,10 @@ TEST(RecurrenceErrors, SayWhatIsWrongWithTheValues) {
        },
        {"3 value heads are not a multiple of 2 key heads"}},
       {[](RecurrenceCase& c) {
+         c.in.v_BTHV = Tensor::zeros({1, 6, 0, 3});
+       },
+       {"0 value heads", "one or more value heads for each key head"}},
+      {[](RecurrenceCase& c) {
          c.in.v_BTHV = Tensor::zeros({1, 6, 4, 0});
        },
        {"its width is 0"}},

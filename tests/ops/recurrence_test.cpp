@@ -1,4 +1,5 @@
 // The gated linear recurrence against float64 loops, and its gradients against differences of them.
+#include "ops/cpu/recurrence/kernels.h"
 #include "tests/ops/recurrence_case.h"
 
 namespace weft::test {
@@ -123,13 +124,14 @@ TEST(Recurrence, SegmentsWithTheStateHandedOnEqualTheWhole) {
 
 // f32 and bf16 at the widths and lengths of models, in every instruction set.
 TEST(Recurrence, NarrowTypesAreNearTheLoop) {
+  static constexpr RecurrenceSize kSize{.B = 1, .T = 130, .G = 1, .H = 4, .K = 40, .V = 33};
   for_each_isa([] {
     for_each_kind([](Gate gate, bool is_delta) {
       for (DType dtype : {kF32, kBF16}) {
-        RecurrenceCase c({.B = 1, .T = 130, .G = 1, .H = 2, .K = 40, .V = 33}, gate, is_delta, dtype, 0.1);
+        RecurrenceCase c(kSize, gate, is_delta, dtype, 0.1);
         c.use_state(), c.use_documents();
         c.expect_forward(dtype == kF32 ? 1e-5 : 0);
-        RecurrenceCase wide({.B = 1, .T = 130, .G = 1, .H = 2, .K = 40, .V = 33}, gate, is_delta, kF64, 0.1);
+        RecurrenceCase wide(kSize, gate, is_delta, kF64, 0.1);
         wide.in = {.q_BTGK = ops::cast(c.in.q_BTGK, kF64),
                    .k_BTGK = ops::cast(c.in.k_BTGK, kF64),
                    .v_BTHV = ops::cast(c.in.v_BTHV, kF64),
@@ -173,16 +175,55 @@ TEST(Recurrence, ReadsStridedTensorsAndSharesKeysInGroups) {
 
 TEST(Recurrence, RepeatsBitForBitWithAnyThreadCount) {
   for_each_kind([](Gate gate, bool is_delta) {
-    RecurrenceCase c({.B = 2, .T = 150, .G = 1, .H = 4, .K = 16, .V = 24}, gate, is_delta, kF32);
-    expect_same_for_all_threads([&]() -> std::vector<Tensor> {
-      ops::Recurrence y = ops::recur(c.in, c.options);
-      ops::RecurrenceGrads grads = ops::recur_backward(c.dout, c.dstate, c.in, c.options);
-      std::vector<Tensor> all = {y.out, y.state, grads.dq, grads.dk, grads.dv};
-      if (grads.dlog_decay.defined()) all.push_back(grads.dlog_decay);
-      if (grads.dbeta.defined()) all.push_back(grads.dbeta);
-      return all;
-    });
+    for (const RecurrenceSize& size : {RecurrenceSize{.B = 2, .T = 150, .G = 1, .H = 4, .K = 16, .V = 24},
+                                       RecurrenceSize{.B = 1, .T = 70, .G = 1, .H = 14, .K = 8, .V = 8},
+                                       RecurrenceSize{.B = 1, .T = 70, .G = 1, .H = 5, .K = 8, .V = 8}}) {
+      RecurrenceCase c(size, gate, is_delta, kF32);
+      expect_same_for_all_threads([&]() -> std::vector<Tensor> {
+        ops::Recurrence y = ops::recur(c.in, c.options);
+        ops::RecurrenceGrads grads = ops::recur_backward(c.dout, c.dstate, c.in, c.options);
+        std::vector<Tensor> all = {y.out, y.state, grads.dq, grads.dk, grads.dv};
+        if (grads.dlog_decay.defined()) all.push_back(grads.dlog_decay);
+        if (grads.dbeta.defined()) all.push_back(grads.dbeta);
+        return all;
+      });
+    }
   });
+}
+
+// All value heads have one key head: threads share them, and dq and dk are sums of what some heads each gave.
+TEST(Recurrence, HeadsOfOneGroupEqualTheLoop) {
+  const int before = num_threads();
+  set_num_threads(4);
+  for_each_kind([](Gate gate, bool is_delta) {
+    for (const RecurrenceSize& size : {RecurrenceSize{.B = 2, .T = 70, .G = 1, .H = 3, .K = 3, .V = 4},
+                                       RecurrenceSize{.B = 1, .T = 70, .G = 2, .H = 8, .K = 3, .V = 4},
+                                       RecurrenceSize{.B = 1, .T = 70, .G = 1, .H = 6, .K = 3, .V = 70}}) {
+      RecurrenceCase c(size, gate, is_delta);
+      c.use_state(), c.use_documents(), c.use_writes();
+      c.expect_forward();
+      c.expect_gradients(2e-7, 25);
+      expect_close(ops::recur_state_gradient(c.dout, c.dstate, c.in, c.options),
+                   values(ops::recur_backward(c.dout, c.dstate, c.in, c.options).dstate), c.name() + " dstate alone");
+    }
+  });
+  set_num_threads(before);
+}
+
+TEST(Recurrence, ThreadsShareTheHeadsOfAGroup) {
+  const int before = num_threads();
+  set_num_threads(4);
+  cpu::RecurrenceProblem p;
+  p.batch = 1, p.tokens = 256, p.heads = 24, p.key_heads = 1, p.key_width = 16;
+  p.value_width = p.part_width = p.state_width = 16;
+  using Kernels = cpu::RecurrenceKernels<cpu::Isa::baseline, double>;
+  EXPECT_GE(Kernels::forward_items(p), 4);
+  EXPECT_EQ(Kernels::workers(p).count, 1) << "one sum of all heads";
+  const int64_t of_all = Kernels::workers(p).states;
+  p.sums_per_group = 12;
+  EXPECT_EQ(Kernels::workers(p).count, 4);
+  EXPECT_EQ(Kernels::workers(p).states, of_all / 12);
+  set_num_threads(before);
 }
 
 // With fewer heads than threads a head is computed in parts of its value columns.

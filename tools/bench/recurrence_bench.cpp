@@ -110,18 +110,22 @@ std::array<double, 2> flop(const Case& c, const Heads& heads = {}) {  // per tok
   return {H * (2 * C * (K + V) + 4 * K * V), H * (2 * C * (3 * K + 2 * V) + 10 * K * V)};
 }
 
-std::string shape_of(int64_t tokens) { return str("B1 H", kHeads, " d", kWidth, " T", tokens); }
+std::string shape_of(int64_t tokens, const Heads& heads = {}) {
+  return str("B1 H", heads.keys, heads.keys == heads.values ? "" : str("/", heads.values), " d", heads.width, " T",
+             tokens);
+}
 std::string digits(double x, double unit) { return str(std::round(x * unit) / unit); }
 
-void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& options, std::vector<Row>& rows) {
-  Problem p(c, tokens, dtype);
+void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& options, std::vector<Row>& rows,
+               const Heads& heads = {}) {
+  Problem p(c, tokens, dtype, heads);
   const std::vector<std::function<void()>> functions = {[&] { p.forward(); }, [&] { p.backward(); }};
   const double peak = gemm_peak(kF32) * 1e-9;
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 4, options.quick ? 2 : 5);
   for (size_t i = 0; i < 2; ++i) {
-    const double rate = flop(c)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
-    rows.push_back(
-        rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape_of(tokens), dtype, rate, "GFLOP/s", peak));
+    const double rate = flop(c, heads)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
+    rows.push_back(rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape_of(tokens, heads), dtype, rate,
+                            "GFLOP/s", peak));
     rows.back().extra = {{"goal", str(i == 0 ? c.forward_goal : c.backward_goal)},
                          {"tokens/ms", str(std::round(static_cast<double>(tokens) / times[i].best_s * 1e-3))},
                          {"time", str(digits(times[i].best_s * 1e3, 100), " ms")}};
@@ -206,8 +210,7 @@ void add_gpu_rates(const Case& c, int64_t tokens, const Heads& heads, const Benc
         [&] { ops::attend_backward(p.dout, {}, p.in.q_BTGK, p.in.k_BTGK, p.in.v_BTHV, y, order, order, {}); });
   }
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.5 : 2);
-  const std::string shape = str("B1 H", heads.keys, heads.keys == heads.values ? "" : str("/", heads.values), " d",
-                                heads.width, " T", tokens);
+  const std::string shape = shape_of(tokens, heads);
   for (size_t i = 0; i < 2; ++i) {
     const double rate = flop(c, heads)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
     rows.push_back(rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape, kBF16, rate, "GFLOP/s",
@@ -239,6 +242,7 @@ std::vector<Row> run_recurrence(const BenchOptions& options) {
       add_rates(c, tokens, kF32, options, rows);
     add_rates(c, 4096, kBF16, options, rows);
   }
+  for (size_t i : {0u, 3u}) add_rates(kCases[i], 4096, kF32, options, rows, {1, 24, kWidth});  // one key head for all
   for (const Case& c : kCases) add_crossover(c, options, rows);
   for (size_t i : {0u, 1u, 3u}) add_lengths(kCases[i], options, rows);
   for (const Case& c : kCases) add_step(c, options, rows);

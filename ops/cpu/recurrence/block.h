@@ -53,7 +53,7 @@ RecurrenceProblem columns_of(const RecurrenceProblem& all, int64_t part) {
   shift_state(p.kept_states);
   if (p.decay == Decay::value) shift_state(p.kept_decays);
   else p.gives_decays = part == 0;
-  for (Operand* o : {&p.dq, &p.dk}) shift(*o, part * tokens * p.key_heads * p.key_width);
+  for (Operand* o : {&p.dq, &p.dk}) shift(*o, part * tokens * p.key_heads * p.sums_per_group * p.key_width);
   shift(p.dbeta, part * tokens * p.heads);
   if (p.decay == Decay::value) shift(p.log_decay, first), shift(p.dlog_decay, first);
   else shift(p.dlog_decay, part * tokens * p.heads * (p.decay == Decay::key ? p.key_width : 1));
@@ -72,6 +72,7 @@ template <class T>
 struct HeadView {
   const RecurrenceProblem& p;
   int64_t b, h, group;
+  int64_t sum;  // of dq and dk, to which the head belongs
   Operand q, k, v, log_decay, beta, writes;
 
   HeadView(const RecurrenceProblem& problem, int64_t b_, int64_t h_)
@@ -79,6 +80,7 @@ struct HeadView {
         b(b_),
         h(h_),
         group(h_ / problem.heads_per_group()),
+        sum(h_ / problem.heads_per_sum()),
         q(p.q.at(b, group)),
         k(p.k.at(b, group)),
         v(p.v.at(b, h)),

@@ -44,24 +44,26 @@ void with_plain_side(const RecurrenceProblem& p, F&& run) {
   }
 }
 
-// Work is cut into items of a few key heads of a row with their value heads: as many as leave an item to every thread, up to `most` value
-// heads.
+// Work is cut into items of a few value heads of a row, a multiple of `unit`: as many as leave an item to every thread, up to `most`. What is
+// a sum over heads is written by one item: of forward nothing is.
 struct Items {
-  int64_t per_row, key_heads, group, count;
+  int64_t each, per_row, count;  // heads of an item, items of a row
 
-  Items(const RecurrenceProblem& p, int64_t most) : group(p.heads_per_group()) {
+  Items(const RecurrenceProblem& p, int64_t unit, int64_t most) {
     const int64_t wanted = (num_threads() + p.batch - 1) / larger(p.batch, 1);  // of a row
-    key_heads = larger(1, smaller(p.key_heads / larger(wanted, 1), most / group));
-    per_row = (p.key_heads + key_heads - 1) / key_heads;
+    each = unit * larger(1, smaller(p.heads / unit / larger(wanted, 1), most / unit));
+    per_row = (p.heads + each - 1) / each;
     count = p.batch * per_row * p.parts;
   }
   Heads heads(const RecurrenceProblem& p, int64_t i) const {
-    const int64_t first = i % per_row * key_heads, last = smaller(p.key_heads, first + key_heads);
-    return {i / per_row % p.batch, first * group, last * group};
+    const int64_t first = i % per_row * each;
+    return {i / per_row % p.batch, first, smaller(p.heads, first + each)};
   }
   int64_t part(const RecurrenceProblem& p, int64_t i) const { return i / (per_row * p.batch); }
 };
-constexpr int64_t kMostForward = 4, kMostBackward = 2;  // backward holds the states of its heads
+Items forward_items_of(const RecurrenceProblem& p) { return Items(p, 1, 4); }
+// An item of backward holds the states of its heads.
+Items backward_items_of(const RecurrenceProblem& p) { return Items(p, p.heads_per_sum(), 2); }
 
 }  // namespace
 
@@ -69,11 +71,16 @@ template <Isa I, class T>
 void RecurrenceKernels<I, T>::forward(const RecurrenceProblem& p) {
   if (p.tokens <= kFewTokens)
     return run_items(p, p.batch * p.heads, [&](int64_t i) { forward_steps<T>(p, i / p.heads, i % p.heads); });
-  const Items items(p, kMostForward);
+  const Items items = forward_items_of(p);
   run_items(p, items.count, [&](int64_t i) {
     const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
     with_side<T>(part, false, [&](auto side) { side.forward(items.heads(p, i)); });
   });
+}
+
+template <Isa I, class T>
+int64_t RecurrenceKernels<I, T>::forward_items(const RecurrenceProblem& p) {
+  return forward_items_of(p).count;
 }
 
 template <Isa I, class T>
@@ -85,7 +92,7 @@ int64_t RecurrenceKernels<I, T>::block_to_keep(const RecurrenceProblem& p) {
 
 template <Isa I, class T>
 void RecurrenceKernels<I, T>::keep_states(const RecurrenceProblem& p) {
-  const Items items(p, kMostForward);
+  const Items items = forward_items_of(p);
   run_items(p, items.count, [&](int64_t i) {
     const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
     const Heads heads = items.heads(p, i);
@@ -95,7 +102,7 @@ void RecurrenceKernels<I, T>::keep_states(const RecurrenceProblem& p) {
 
 template <Isa I, class T>
 void RecurrenceKernels<I, T>::state_gradient(const RecurrenceProblem& p) {
-  const Items items(p, kMostForward);
+  const Items items = forward_items_of(p);
   run_items(p, items.count, [&](int64_t i) {
     const RecurrenceProblem part = columns_of<T>(p, items.part(p, i));
     with_side<T>(part, true, [&](auto side) { TwoPasses::state_gradient(side, items.heads(p, i)); });
@@ -105,14 +112,14 @@ void RecurrenceKernels<I, T>::state_gradient(const RecurrenceProblem& p) {
 template <Isa I, class T>
 RecurrenceWorkers RecurrenceKernels<I, T>::workers(const RecurrenceProblem& p) {
   const Sizes<T> z(columns_of<T>(p, 0), true);
-  const Items items(p, kMostBackward);
-  return {smaller(num_threads(), items.count), items.key_heads * items.group * (z.blocks + 1) * z.K * z.V};
+  const Items items = backward_items_of(p);
+  return {smaller(num_threads(), items.count), items.each * (z.blocks + 1) * z.K * z.V};
 }
 
 // Each worker has memory for the states of an item and takes the next item when it is free.
 template <Isa I, class T>
 void RecurrenceKernels<I, T>::backward(const RecurrenceProblem& p, void* states) {
-  const Items items(p, kMostBackward);
+  const Items items = backward_items_of(p);
   const RecurrenceWorkers all = workers(p);
   int64_t next = 0;
   run_items(p, all.count, [&](int64_t worker) {

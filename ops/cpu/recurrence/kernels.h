@@ -21,6 +21,8 @@ struct RecurrenceProblem {
   // Where there are fewer heads than threads, a head is computed in parts of so many value columns, each with a state of its own. What is a sum
   // over the columns has one tensor per part then: dq, dk, dbeta and the gradient of the decay, unless it is of value channels.
   int64_t part_width = 0, parts = 1;
+  // Of backward: dq and dk of a group are the sum of so many tensors [B, T, K], each of some of its heads, so that threads can share a group.
+  int64_t sums_per_group = 1;
   Decay decay = Decay::scalar;
   Operand q, k, v;
   // [B, T, H], log_decay also [B, T, H, K or V]. No data: 0, the plain write, all tokens.
@@ -39,8 +41,8 @@ struct RecurrenceProblem {
   Operand out;                 // without data: only the last state is wanted
   void* last_state = nullptr;  // contiguous [B, H, K, V]
 
-  // Backward. Without data: dout and dlast_state are zeros, gradients are not wanted. dq and dk add up over the heads of a group, so they are
-  // in the computing type if there are several.
+  // Backward. Without data: dout and dlast_state are zeros, gradients are not wanted. dq and dk [B, T, G sums_per_group, K] add up over heads, so
+  // they are in the computing type if a group has several.
   Operand dout;
   const void* dlast_state = nullptr;
   Operand dq, dk, dv, dlog_decay, dbeta;
@@ -48,6 +50,7 @@ struct RecurrenceProblem {
   void* dstate = nullptr;
 
   int64_t heads_per_group() const { return heads / key_heads; }
+  int64_t heads_per_sum() const { return heads_per_group() / sums_per_group; }
   int64_t kept_blocks() const { return (tokens + kept_block - 1) / kept_block; }
 };
 
@@ -60,6 +63,7 @@ struct RecurrenceWorkers {
 template <Isa I, class T>
 struct RecurrenceKernels {
   static void forward(const RecurrenceProblem& problem);
+  static int64_t forward_items(const RecurrenceProblem& problem);  // pieces of work, which threads take one by one
   // `states` is memory for workers(problem).
   static void backward(const RecurrenceProblem& problem, void* states);
   static RecurrenceWorkers workers(const RecurrenceProblem& problem);

@@ -354,13 +354,12 @@ class KeySide : public Side<T> {
   }
 
   [[gnu::noinline]] void give(const HeadView<T>& head) {
-    const bool adds = head.h % p.heads_per_group() > 0;
+    const bool adds = head.h % p.heads_per_sum() > 0;
     if (kDelta && p.dk.data)
       for (int64_t i = 0; i < count * z.K; i += kLanes<T>)
         store(dwriter.data + i, load(dwriter.data + i) + load(dreader.data + i));
-    if (p.dq.data)
-      store_rows(p.dq.at(head.b, head.group), first, count, p.key_width, dq, static_cast<T>(p.scale), adds);
-    if (p.dk.data) store_rows(p.dk.at(head.b, head.group), first, count, p.key_width, dwriter, T(1), adds);
+    if (p.dq.data) store_rows(p.dq.at(head.b, head.sum), first, count, p.key_width, dq, static_cast<T>(p.scale), adds);
+    if (p.dk.data) store_rows(p.dk.at(head.b, head.sum), first, count, p.key_width, dwriter, T(1), adds);
     if (p.dv.data) {
       if constexpr (!kDelta)
         for (int64_t i = 0; i < count; ++i)

@@ -179,10 +179,9 @@ class ValueSide : public Side<T> {
   }
 
   [[gnu::noinline]] void give(const HeadView<T>& head) {
-    const bool adds = head.h % p.heads_per_group() > 0;
-    if (p.dq.data)
-      store_rows(p.dq.at(head.b, head.group), first, count, p.key_width, dq, static_cast<T>(p.scale), adds);
-    if (p.dk.data) store_rows(p.dk.at(head.b, head.group), first, count, p.key_width, dk, T(1), adds);
+    const bool adds = head.h % p.heads_per_sum() > 0;
+    if (p.dq.data) store_rows(p.dq.at(head.b, head.sum), first, count, p.key_width, dq, static_cast<T>(p.scale), adds);
+    if (p.dk.data) store_rows(p.dk.at(head.b, head.sum), first, count, p.key_width, dk, T(1), adds);
     if (!p.dv.data) return;
     for (int64_t i = 0; i < count; ++i)
       if (!head.is_writing(first + i)) std::fill_n(dv.row(i), z.V, T(0));
