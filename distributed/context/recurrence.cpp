@@ -1,8 +1,8 @@
 // Forward, by gather: each rank computes L and P of its segments, one all-gather, then S_in(j) = P S_in(j - 1) + L along the chains, and each rank
 // its outputs. Backward: E, the gradient of the state that comes in with zeros behind the segment, does not depend on any state; one all-gather,
 // then the gradient behind segment j is E(j + 1) + P(j + 1)^T of the one behind j + 1, and each rank its gradients.
-// Plain recurrences keep the states of chunks that L takes, and correct them later. The delta rule gets P by values of zeros and the identity
-// as the state, and computes its tokens again.
+// Plain recurrences keep the states of chunks that L takes, and correct them later. The delta rule gets L and P in one walk over the tokens, of
+// values [V | 0] and the state [0 | I], and computes its tokens again.
 #include "distributed/context/segments.h"
 #include "ops/recurrence_input.h"
 #include "weft/core/error.h"
@@ -100,22 +100,29 @@ Tensor delta_ends(const RecurrenceInput& input, const std::vector<OwnSegment>& o
     const OwnSegment& kind = own[static_cast<size_t>(begin)];
     const int64_t count = end - begin;
     RecurrenceInput part = some_segments(input, begin, end);
-    Tensor ends = Tensor::zeros({count, z.H, z.K * z.V}, z.wide, device),
-           maps = Tensor::zeros({count, z.H, z.K * z.K}, z.wide, device);
+    Tensor ends = Tensor::zeros(z.states(count), z.wide, device),
+           maps = Tensor::zeros({count, z.H, z.K, z.K}, z.wide, device);
+    std::vector<Tensor> values, states;  // beside each other
     if (kind.is_needed) {
-      if (!kind.comes_in && input.state.defined()) part.state = input.state.slice(0, begin, end);
-      ends = ops::recur_state(part, options).reshape(ends.shape());
+      values.push_back(part.v_BTHV);
+      const bool begins = !kind.comes_in && input.state.defined();
+      states.push_back(begins ? input.state.slice(0, begin, end) : ends);
     }
     if (kind.has_map()) {
-      const DType dtype = input.v_BTHV.dtype();
       std::vector<double> identity(static_cast<size_t>(z.K * z.K), 0.0);
       for (int64_t c = 0; c < z.K; ++c) identity[static_cast<size_t>(c * z.K + c)] = 1;
       const Tensor one = ops::cast(Tensor::from(std::span<const double>(identity), {z.K, z.K}), z.wide);
-      part.state = ops::contiguous(ops::to(one, device).expand({count, z.H, z.K, z.K}));
-      part.v_BTHV = Tensor::zeros({1, 1, 1, z.K}, dtype, device).expand({count, part.v_BTHV.size(1), z.H, z.K});
-      maps = ops::recur_state(part, options).reshape(maps.shape());
+      values.push_back(Tensor::zeros({count, part.v_BTHV.size(1), z.H, z.K}, input.v_BTHV.dtype(), device));
+      states.push_back(ops::to(one, device).expand({count, z.H, z.K, z.K}));
     }
-    const Tensor both[] = {ends, maps};
+    if (kind.is_needed) {
+      part.v_BTHV = ops::concatenate(values, 3), part.state = ops::concatenate(states, 3);
+      const Tensor all = ops::recur_state(part, options);
+      ends = all.slice(3, 0, z.V);
+      if (kind.has_map()) maps = all.slice(3, z.V, z.V + z.K);
+    }
+    auto flat = [&](const Tensor& x) { return ops::contiguous(x).reshape({count, z.H, z.K * x.size(3)}); };
+    const Tensor both[] = {flat(ends), flat(maps)};
     pieces.push_back(ops::concatenate(both, 2));
   });
   return ops::concatenate(pieces, 0);
