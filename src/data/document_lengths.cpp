@@ -1,6 +1,7 @@
 #include "weft/data/document_lengths.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <utility>
@@ -69,10 +70,11 @@ DocumentLengths read_document_lengths(const std::string& path) {
     const bool is_number = line.front() >= '0' && line.front() <= '9';
     if (!is_number && lengths.empty() && !std::exchange(had_heading, true)) continue;
     LengthRange range;
-    const bool is_range = parse(line, range);
-    WEFT_CHECK(is_range && range.from >= 1 && range.to >= range.from && range.share >= 0,
+    constexpr int64_t kLongest = (int64_t{1} << 31) - 1;  // that positions can count
+    const bool is_range = parse(line, range) && range.from >= 1 && range.to >= range.from && range.to <= kLongest;
+    WEFT_CHECK(is_range && range.share >= 0 && std::isfinite(range.share),
                str("document lengths: ", path, " line ", number, ": ", line),
-               "write from,to,share with 1 <= from <= to and a share of at least 0");
+               str("write from,to,share with 1 <= from <= to <= ", kLongest, " and a share of at least 0"));
     lengths.push_back(range);
   }
   WEFT_CHECK(std::any_of(lengths.begin(), lengths.end(), [](const LengthRange& range) { return range.share > 0; }),

@@ -39,6 +39,8 @@ TEST(DocumentLengths, AreReadAsRangesLengthsAndCounts) {
 TEST(DocumentLengths, OfABadFileAreAnErrorWithTheLine) {
   expect_error([] { read_document_lengths("/nowhere.csv"); }, {"/nowhere.csv cannot be read", "from,to,share"});
   expect_error([] { read("1,10,5\n20,11,5\n"); }, {"line 2: 20,11,5", "from <= to"});
+  for (const char* line : {"4611686018427387904,9223372036854775807,1", "1,2147483648,1", "1,10,inf", "1,10,nan"})
+    expect_error([&] { read(str(line, "\n")); }, {line, "to <= 2147483647"});
   expect_error([] { read("a,b,c\nd,e,f\n"); }, {"line 2: d,e,f"});
   expect_error([] { read("0,10,5\n"); }, {"line 1: 0,10,5"});
   expect_error([] { read("1,10,5 6\n1,2\nx"); }, {"line 1: 1,10,5 6"});
