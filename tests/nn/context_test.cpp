@@ -99,7 +99,7 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& expe
 }
 
 // Without documents the layouts pad 29 tokens, so all tokens are of document 0 then, and those of padding of -1.
-void expect_equals_one_rank(const Layer& layer, std::optional<dist::Carry> carry = {}) {
+void expect_equals_one_rank(const Layer& layer, std::optional<dist::Carry> carry = {}, int64_t block = 2) {
   for (bool has_documents : {false, true}) {
     std::mutex mutex;
     Numbers expected;
@@ -108,7 +108,7 @@ void expect_equals_one_rank(const Layer& layer, std::optional<dist::Carry> carry
       for (auto kind : {dist::LayoutKind::contiguous, dist::LayoutKind::striped, dist::LayoutKind::zigzag,
                         dist::LayoutKind::balanced}) {
         const data::SpreadOptions options{
-            .layout = kind, .ranks = ranks, .block = 2, .keeps_documents_apart = has_documents};
+            .layout = kind, .ranks = ranks, .block = block, .keeps_documents_apart = has_documents};
         Numbers got;
         dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
           const ContextGroup group{.tokens = &comm, .carry = carry};
@@ -251,8 +251,10 @@ TEST(Context, Shifts) {
   for (int64_t n : {1, 5, 40})
     expect_equals_one_rank([=](Tokens& tokens, const Var& x, const Var&) { return tokens.shift(x, n) * x; });
 }
+// Four tokens wide, over stretches of one and of two tokens: what is in front of a stretch comes from several ranks.
 TEST(Context, Convolution) {
-  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) { return tokens.conv(x, w) * x; });
+  for (int64_t block : {1, 2})
+    expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) { return tokens.conv(x, w) * x; }, {}, block);
 }
 TEST(Context, SumsOverRowsAndTheBatchAreThoseOfAllRanks) {
   expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var&) {

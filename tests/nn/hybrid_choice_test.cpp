@@ -44,14 +44,14 @@ std::map<std::string, Param*> params_of(const Mixer& mixer) {
   return all;
 }
 
-TokenData two_documents() {  // of 8 and 5 tokens
-  constexpr int64_t kTokens = 13, kFirst = 8;
-  TokenData data = plain_tokens(1, kTokens);
+TokenData two_documents(int32_t first = 8, int32_t second = 5) {  // tokens of each
+  const int32_t num_tokens = first + second;
+  TokenData data = plain_tokens(1, num_tokens);
   std::vector<int32_t> documents, positions;
-  for (int32_t t = 0; t < kTokens; ++t)
-    documents.push_back(t >= kFirst), positions.push_back(t < kFirst ? t : t - kFirst);
-  data.documents = Tensor::from(std::span<const int32_t>(documents), {1, kTokens});
-  data.document_positions = Tensor::from(std::span<const int32_t>(positions), {1, kTokens});
+  for (int32_t t = 0; t < num_tokens; ++t)
+    documents.push_back(t >= first), positions.push_back(t < first ? t : t - first);
+  data.documents = Tensor::from(std::span<const int32_t>(documents), {1, num_tokens});
+  data.document_positions = Tensor::from(std::span<const int32_t>(positions), {1, num_tokens});
   return data;
 }
 
@@ -318,6 +318,31 @@ TEST(HybridChoice, TypesOfNatsLinearHaveTheGradientOfTheirShares) {
     EXPECT_GT(most, 1e-3);
     for (size_t i = 0; i < grad.size(); i += 5)
       EXPECT_NEAR(grad[i], (loss(i, 1e-5) - loss(i, -1e-5)) / 2e-5, 1e-6 * std::max(1.0, most)) << i;
+  }
+}
+
+// Documents whose lengths no block divides: in one row they are what each is alone.
+TEST(HybridChoice, BlocksDoNotReachAcrossDocuments) {
+  constexpr int32_t kFirst = 781, kSecond = 1267;
+  const std::vector<MixerMaker> makers{
+      HySparseOptions{.heads = 2, .kv_heads = 1, .sparse = 0, .block = 32, .blocks = 4, .window = 16},
+      NatsLinearOptions{.heads = 2, .chunk = 32, .kernel = 4}, NatsOptions{.heads = 2, .kv_heads = 1, .window = 32}};
+  NoGrad no_grad;
+  const Tensor x = random({1, kFirst + kSecond, 16}, 4);
+  for (size_t i = 0; i < makers.size(); ++i) {
+    MixerArgs args = args_of_layer(0);
+    args.context = kFirst + kSecond;
+    const auto mixer = makers[i](args, Rng(3));
+    mixer->set_compute(kF64);
+    auto run = [&](const Tensor& some, const TokenData& data) {
+      Tokens tokens(data);
+      return ops::contiguous(mixer->forward(some, tokens).value());
+    };
+    const Tensor packed = run(x, two_documents(kFirst, kSecond));
+    const Tensor first = run(x.slice(1, 0, kFirst), plain_tokens(1, kFirst)),
+                 second = run(x.slice(1, kFirst, kFirst + kSecond), plain_tokens(1, kSecond));
+    EXPECT_LT(max_difference(packed.slice(1, 0, kFirst), first), 1e-10) << "mixer " << i;
+    EXPECT_LT(max_difference(packed.slice(1, kFirst, kFirst + kSecond), second), 1e-10) << "mixer " << i;
   }
 }
 
