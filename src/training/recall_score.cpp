@@ -13,6 +13,13 @@ namespace {
 
 constexpr int64_t kLogitsAtOnce = int64_t{1} << 24;
 
+// Whether the largest logit is the target's. Where one is NaN, or the largest is infinite, the model gives no answer.
+bool is_hit(std::span<const float> logits, int32_t target) {
+  if (std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); })) return false;
+  const auto most = std::max_element(logits.begin(), logits.end());
+  return std::isfinite(*most) && most - logits.begin() == target;
+}
+
 double loss_of(std::span<const float> logits, int32_t target) {
   const double most = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
   double sum = 0;
@@ -37,9 +44,9 @@ void Counter::add(const data::RecallRows& batch, const Tensor& logits_BTV) {
     if (i % T == 0) rows.push_back({});
     if (targets[i] < 0) continue;
     const std::span of_token(logits + i * V, static_cast<size_t>(V));
-    const bool is_hit = std::max_element(of_token.begin(), of_token.end()) - of_token.begin() == targets[i];
+    const bool hits = is_hit(of_token, targets[i]);
     for (HitCount* count : {&score.all, &rows.back(), &groups[static_cast<size_t>(group[i])]})
-      ++count->targets, count->hits += is_hit;
+      ++count->targets, count->hits += hits;
     score.nats += loss_of(of_token, targets[i]);
   }
 }

@@ -65,6 +65,20 @@ TEST(RecallScore, CountsTheMostLikelyIds) {
   EXPECT_EQ(score.groups[1].first, "updated");
 }
 
+// Of two ids one is the target half of the time: a model whose logits are NaN or infinite has none of them.
+TEST(RecallScore, LogitsThatAreNotFiniteAreNoHits) {
+  const RecallTask task(data::StateOptions{.size = 2}, 12, 1);
+  for (double weight : {std::nan(""), HUGE_VAL}) {
+    LanguageModel model(options_for(task), Rng(4));
+    for (const NamedParam& p : model.params()) p.param->set_value(Tensor::full(p.param->value().shape(), weight));
+    const RecallScore score = score_recall(model, task, 8);
+    EXPECT_EQ(score.all.targets, 8 * 12);
+    EXPECT_EQ(score.all.hits, 0);
+    EXPECT_EQ(score.whole_rows, 0);
+    EXPECT_TRUE(std::isnan(score.nats));
+  }
+}
+
 TEST(RecallScore, RefusesAModelWithFewerIds) {
   const RecallTask small(data::MqarOptions{.vocab = 16, .pairs = 3}, 16, 1), large(data::MqarOptions{}, 64, 1);
   LanguageModel model(options_for(small), Rng(1));
