@@ -77,6 +77,9 @@ std::vector<RecallOptions> recall_tasks() {
 
 RecallTask::RecallTask(const RecallOptions& options, int64_t context, uint64_t seed)
     : options_(options), context_(context), seed_(seed) {
+  constexpr int64_t kLongest = (int64_t{1} << 31) - 1;
+  WEFT_CHECK(context <= kLongest, str(recall_name(options), ": a row of ", context, " tokens"),
+             str("use at most ", kLongest, ": positions are 32-bit integers"));
   std::visit([&](const auto& o) { recall::check(o, context); }, options_);
 }
 

@@ -58,6 +58,7 @@ void require_range(const char* what, int64_t value, int64_t lowest, int64_t high
 // MQAR
 
 void check(const MqarOptions& o, int64_t context) {
+  require_range("mqar: vocab", o.vocab, 4, int64_t{1} << 24);
   require_range("mqar: pairs", o.pairs, 1, int64_t{1} << 24);
   require_range("mqar: updates", o.updates, 0, o.pairs);
   require_range("mqar: passes", o.passes, 1, int64_t{1} << 16);

@@ -279,6 +279,12 @@ TEST(RecallTask, RefusesWhatDoesNotFit) {
   expect_error(NeedleOptions{.vocab = 80}, 64, "needle: vocab is 80");
   expect_error(NeedleOptions{.needles = 40, .hops = 30}, 4096, "needle: needles and hops together is 70");
   expect_error(StateOptions{.kind = StateKind::permutation, .size = 6}, 64, "state: size is 6");
+  expect_error(MqarOptions{.vocab = int64_t{1} << 33}, 64, "mqar: vocab is 8589934592");
+  for (int64_t context : {int64_t{1} << 31, int64_t{1} << 62}) {  // positions are 32-bit integers
+    expect_error(MqarOptions{}, context, str("mqar: a row of ", context, " tokens"));
+    expect_error(CopyOptions{}, context, str("copy: a row of ", context, " tokens"));
+    expect_error(StateOptions{}, context, str("state: a row of ", context, " tokens"));
+  }
   expect_error(StateOptions{}, 1, "state: none of 65536 rows belongs to the tests");
 }
 

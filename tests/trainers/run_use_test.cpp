@@ -98,6 +98,16 @@ TEST_F(RunUse, ATaskIsTrainedAndScored) {
   const std::string longer = run({"--tasks", "mqar", "--lengths", "32,64", "--rows", "8", "--json"});
   for (const char* part : {"\"length\": 64", "\"pairs\": 16", "\"whole_rows\": ", "\"accuracy_se\": "})
     EXPECT_NE(longer.find(part), std::string::npos) << longer;
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--tasks", "mqar", "--lengths", "4611686018427387904"},
+        std::vector<std::string>{"--lengths", "2147483648"}, std::vector<std::string>{"--ranks", "1000000000"}}) {
+    std::vector<std::string> asked{"eval", path("t")};
+    asked.insert(asked.end(), more.begin(), more.end());
+    const auto refused = test::run_weft(asked);
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    for (const std::string& part : {more[more.size() - 2], more.back(), std::string("Use ")})
+      EXPECT_NE(refused.err.find(part), std::string::npos) << part << "\n" << refused.err;
+  }
   auto wrong = test::run_weft({"eval", path("t"), "--tasks", "mqra"});
   EXPECT_EQ(wrong.exit_code, 2);
   EXPECT_NE(wrong.err.find("mqar"), std::string::npos) << wrong.err;

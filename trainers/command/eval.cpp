@@ -144,8 +144,10 @@ void check(const Options& options, const config::Loaded& config) {
   for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
   for (const std::string& name : options.tasks) config::check_choice("--tasks", name, known, "task");
   for (int64_t length : options.lengths) {
-    if (length < 1)
-      throw config::ConfigError(fmt::format("--lengths {}: not a length.", length), "Use lengths of 1 token or more.");
+    constexpr int64_t kLongest = (int64_t{1} << 31) - 1;  // as model.context
+    if (length < 1 || length > kLongest)
+      throw config::ConfigError(fmt::format("--lengths {}: not a length.", length),
+                                fmt::format("Use lengths of 1 to {} tokens.", kLongest));
     if (config.experiment.model().position().has_learned() && length > config.experiment.model().context())
       throw config::ConfigError(fmt::format("--lengths {}: the model has learned positions for {} tokens.", length,
                                             config.experiment.model().context()),

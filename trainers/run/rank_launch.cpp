@@ -147,7 +147,9 @@ void require_gpu(const dist::Launch& launch) {
 }  // namespace
 
 int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>& prepare, const RankFunction& f) {
-  if (asked < 1) throw config::ConfigError(str("--ranks ", asked, ": there are no such ranks."), "Use 1 or more.");
+  constexpr int kMost = 4096;  // each is a thread of this process, or of a process of its own
+  if (asked < 1 || asked > kMost)
+    throw config::ConfigError(str("--ranks ", asked, ": there are no such ranks."), str("Use 1 to ", kMost, "."));
   const dist::Launch launch = dist::detect_launch({}, dist::environment());
   if (launch.uses_mpi()) {
     const Prepared p = prepared(asked, launch, prepare);
