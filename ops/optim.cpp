@@ -190,6 +190,28 @@ constexpr int64_t kSerialProducts = 1 << 17;
 
 }  // namespace
 
+// What an update holds beside the parameter at its peak: the momentum's update, and of newton_schulz() X, X X^T, the factor and the next X.
+static std::vector<Tensor> muon_temporaries(const Tensor& param) {
+  const int64_t shorter = std::min(param.size(0), param.size(1));
+  std::vector<Tensor> held;
+  for (int i = 0; i < 3; ++i) held.push_back(Tensor::empty(param.shape(), kF32, Device::cpu()));
+  for (int i = 0; i < 2; ++i) held.push_back(Tensor::empty({shorter, shorter}, kF32, Device::cpu()));
+  return held;
+}
+
+// A dry run counts what threads hold at once: the largest matrix is updated beside the temporaries of the next ones.
+static void muon_in_dry_run(std::vector<OptimTensors*> small, size_t at_once, const MuonStep& o) {
+  auto size = [](const OptimTensors* t) { return t->param.num_elements(); };
+  std::sort(small.begin(), small.end(), [&](auto* a, auto* b) { return size(a) > size(b); });
+  std::vector<std::vector<Tensor>> others;
+  for (size_t i = 1; i < std::min(at_once, small.size()); ++i) others.push_back(muon_temporaries(small[i]->param));
+  for (OptimTensors* t : small) {
+    const OneThread one;
+    muon_of_one(*t, o);
+    others.clear();
+  }
+}
+
 // Which other matrices are updated beside one depends on how many ranks share them. So a small matrix takes one thread even alone, and
 // none is part of a batch, whose products have other kernels: its bits are the same in any company.
 static void muon_on_cpu(std::span<OptimTensors> group, const MuonStep& o) {
@@ -198,15 +220,17 @@ static void muon_on_cpu(std::span<OptimTensors> group, const MuonStep& o) {
   for (OptimTensors& t : group) {
     if (t.param.num_elements() == 0) continue;
     const int64_t product = t.param.num_elements() * std::min(t.param.size(0), t.param.size(1));
-    if (product <= kSmallProduct && !is_dry_run()) small.push_back(&t), products += product;
+    if (product <= kSmallProduct) small.push_back(&t), products += product;
     else muon_of_one(t, o);
   }
+  const bool is_parallel = products >= kSerialProducts;
+  if (is_dry_run()) return muon_in_dry_run(std::move(small), is_parallel ? static_cast<size_t>(num_threads()) : 1, o);
   auto update = [&](int64_t i) {
     const OneThread one;
     muon_of_one(*small[static_cast<size_t>(i)], o);
   };
   const auto count = static_cast<int64_t>(small.size());
-  if (products >= kSerialProducts) return parallel_items(count, update);
+  if (is_parallel) return parallel_items(count, update);
   for (int64_t i = 0; i < count; ++i) update(i);
 }
 

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
 #include "trainers/run/memory_estimate.h"
@@ -11,6 +13,7 @@
 #include "trainers/run/trainer.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/parallel.h"
+#include "weft/ops/optim.h"
 
 namespace weft::train {
 namespace {
@@ -117,6 +120,44 @@ TEST(MemoryEstimate, KnowsRecomputeComputeAndOptimisers) {
     s.groups = optimisers[i];
     expect_within(s, 1, 0.03);
   }
+}
+
+// Threads update small matrices of Muon beside each other, and each has temporaries: three of the matrix's size, two of its shorter side's.
+TEST(MemoryEstimate, KnowsWhatThreadsOfMuonHoldAtOnce) {
+  constexpr int64_t kRows = 256, kColumns = 128, kCount = 4;
+  const int threads = num_threads();
+  auto update = [&] {
+    std::vector<ops::OptimTensors> group;
+    for (int64_t i = 0; i < kCount; ++i) {
+      auto make = [&] { return Tensor::full({kRows, kColumns}, 0.5); };
+      group.push_back({.param = make(), .grad = make(), .moment1 = make()});
+    }
+    ops::muon_(group, {});
+  };
+  auto dry_bytes = [&](int num, const std::function<void()>& f) {
+    set_num_threads(num);
+    DryRun dry;
+    f();
+    return dry.memory(Device::cpu()).peak_bytes;
+  };
+  const int64_t of_one = dry_bytes(1, [&] {
+    std::vector<Tensor> held(3, Tensor());
+    for (Tensor& t : held) t = Tensor::empty({kRows, kColumns});
+    for (int i = 0; i < 2; ++i) held.push_back(Tensor::empty({kColumns, kColumns}));
+  });
+  const int64_t one = dry_bytes(1, update), three = dry_bytes(3, update);
+  EXPECT_GT(one, of_one);
+  EXPECT_EQ(three - one, 2 * of_one);
+  EXPECT_EQ(dry_bytes(9, update) - one, 3 * of_one) << "there are four matrices";
+  set_num_threads(3);
+  Allocator& memory = allocator(Device::cpu());
+  for (int i = 0; i < 20; ++i) {
+    memory.reset_peak();
+    const int64_t before = memory.stats().current_bytes;
+    update();
+    EXPECT_LE(memory.stats().peak_bytes - before, three) << "threads meet by chance, but never more of them";
+  }
+  set_num_threads(threads);
 }
 
 TEST(MemoryEstimate, KnowsDocumentsDiagnosticsAndResidualStreams) {
