@@ -50,11 +50,12 @@ struct BpeModel {
   uint64_t fingerprint = 0;
 };
 
-// Of a tokenizer.json: the model, and how texts are cut.
+// Of a tokenizer.json: the model, how texts are cut, and the special ids that its template puts around a text.
 struct TokenizerFile {
   BpeModel model;
   const PiecePattern* pattern = nullptr;
   bool is_composed = false;  // texts are brought to NFC first
+  std::vector<int32_t> before = {}, behind = {};
 };
 TokenizerFile read_tokenizer_json(const std::string& path);
 

@@ -32,6 +32,8 @@ class Reader {
     read_pattern(member(file, "pre_tokenizer"));
     read_model(member(file, "model"));
     read_added(file);
+    read_decoder(file);
+    read_ends(file);
     read_merges(member(member(file, "model"), "merges"));
     finish(flag(member(file, "model"), "ignore_merges"));
     return std::move(out_);
@@ -125,6 +127,9 @@ class Reader {
     for (const char* name : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
       if (is_set(model, name)) refuse(str("model.", name, " is set, which is not known here"));
     if (flag(model, "byte_fallback")) refuse("model.byte_fallback is true: this is no byte-level BPE");
+    // Every byte has a token: neither says anything about a text.
+    if (is_set(model, "unk_token") && !model["unk_token"].is_string()) refuse("model.unk_token is no text");
+    flag(model, "fuse_unk");
     const json& vocab = member(model, "vocab");
     if (!vocab.is_object()) refuse("model.vocab is no object");
     for (const auto& [token, id] : vocab.items()) add(token, id);
@@ -157,6 +162,67 @@ class Reader {
       added_.push_back(ids_.at(content));
       for (const char* name : {"<|endoftext|>", "<|end_of_text|>"})
         if (content == name) out_.model.end_of_text = ids_.at(content);
+    }
+  }
+
+  void read_decoder(const json& file) {
+    if (!is_set(file, "decoder")) return;
+    const json& decoder = only(file["decoder"], "decoders");
+    if (type_of(decoder) != "ByteLevel")
+      refuse(str("the decoder ", show_utf8(type_of(decoder)), " is not known here, only ByteLevel is"));
+  }
+
+  // ByteLevel moves offsets alone.
+  void read_ends(const json& file) {
+    if (!is_set(file, "post_processor")) return;
+    const json& given = file["post_processor"];
+    const bool is_list = type_of(given) == "Sequence";
+    if (is_list && !(given.contains("processors") && given["processors"].is_array()))
+      refuse("the post_processor Sequence has no list of processors");
+    const json steps = is_list ? given["processors"] : json::array({given});
+    bool has_template = false;
+    for (const json& step : steps) {
+      if (type_of(step) == "ByteLevel") continue;
+      if (type_of(step) != "TemplateProcessing")
+        refuse(str("the post_processor ", show_utf8(type_of(step)),
+                   " is not known here, only ByteLevel and TemplateProcessing are"));
+      if (has_template) refuse("the post_processor has two templates");
+      has_template = true;
+      read_template(step);
+    }
+  }
+
+  // Of one text: {"SpecialToken": {"id": NAME}} around {"Sequence": {"id": "A"}}.
+  void read_template(const json& step) {
+    const json& pieces = member(step, "single");
+    if (!pieces.is_array()) refuse("post_processor.single is no list");
+    bool is_behind = false;
+    for (const json& piece : pieces) {
+      const bool is_special = piece.is_object() && piece.contains("SpecialToken");
+      if (!is_special && !(piece.is_object() && piece.contains("Sequence")))
+        refuse(str("post_processor.single has ", show_utf8(piece.dump().substr(0, 80)),
+                   ", which is neither a SpecialToken nor a Sequence"));
+      if (is_special) {
+        add_special(step, member(piece["SpecialToken"], "id"), is_behind ? out_.behind : out_.before);
+        continue;
+      }
+      if (is_behind) refuse("post_processor.single has the text twice");
+      is_behind = true;
+    }
+    if (!is_behind) refuse("post_processor.single has no text");
+  }
+
+  void add_special(const json& step, const json& name, std::vector<int32_t>& to) const {
+    const json& all = member(step, "special_tokens");
+    if (!name.is_string() || !all.is_object() || !all.contains(name.get<std::string>()))
+      refuse(str("post_processor.special_tokens lacks ", show_utf8(name.dump().substr(0, 80))));
+    const json& ids = member(all[name.get<std::string>()], "ids");
+    if (!ids.is_array()) refuse("post_processor.special_tokens has ids that are no list");
+    for (const json& id : ids) {
+      const bool is_known =
+          id.is_number_unsigned() && id.get<uint64_t>() < names_.size() && !names_[id.get<size_t>()].empty();
+      if (!is_known) refuse(str("post_processor: the id ", show_utf8(id.dump().substr(0, 80)), " is no token"));
+      to.push_back(id.get<int32_t>());
     }
   }
 

@@ -1,5 +1,4 @@
-// tokenizer.json and its training: how texts are cut, whole pieces, NFC, merges that are learned, files that are not known.
-#include <functional>
+// tokenizer.json and its training: how texts are cut, whole pieces, NFC, merges that are learned.
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -7,6 +6,7 @@
 #include "src/data/byte_alphabet.h"
 #include "src/data/pretokenize.h"
 #include "src/data/utf8.h"
+#include "tests/data/bpe_support.h"
 #include "tests/data/support.h"
 #include "tests/support/random.h"
 #include "weft/data/tokenize.h"
@@ -16,16 +16,13 @@ namespace weft::data {
 namespace {
 
 using test::expect_error;
+using test::file_of;
+using test::make;
+using test::pattern_of;
 using test::TempFolder;
 using Ids = std::vector<int32_t>;
 using Json = nlohmann::json;
 using Words = std::vector<std::string>;
-
-const PiecePattern& pattern_of(std::string_view name) {
-  for (const PiecePattern& pattern : piece_patterns())
-    if (pattern.name == name) return pattern;
-  throw std::runtime_error("no pattern");
-}
 
 Words pieces(std::string_view name, std::string_view text) {
   Words out;
@@ -105,30 +102,6 @@ TEST(Pieces, OfATextThatWasCutAreThoseOfTheWhole) {
       parts.insert(parts.end(), rest.begin(), rest.end());
       EXPECT_EQ(parts, pieces(name, text)) << name << " cut at " << cut << " of: " << text;
     }
-}
-
-// A tokenizer.json of the bytes and these merges, in the way of Llama 3.
-Json file_of(const std::vector<std::pair<std::string, std::string>>& merges, const std::string& name = "llama3") {
-  const ByteAlphabet alphabet;
-  Json vocab = Json::object(), list = Json::array();
-  for (int byte = 0; byte < 256; ++byte) vocab[alphabet.to_text(std::string(1, static_cast<char>(byte)))] = byte;
-  for (const auto& [left, right] : merges) {
-    list.push_back({alphabet.to_text(left), alphabet.to_text(right)});
-    const std::string made = alphabet.to_text(left + right);
-    if (!vocab.contains(made)) vocab[made] = vocab.size();
-  }
-  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  const Json split = {
-      {"type", "Split"}, {"pattern", {{"Regex", pattern_of(name).regex}}}, {"behavior", "Isolated"}, {"invert", false}};
-  return {{"normalizer", nullptr},
-          {"added_tokens", Json::array({{{"id", vocab.size()}, {"content", "<|end_of_text|>"}, {"special", true}}})},
-          {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}},
-          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", list}}}};
-}
-
-std::unique_ptr<Tokenizer> make(const TempFolder& folder, const Json& file) {
-  test::write_bytes(folder / "tokenizer.json", file.dump());
-  return make_bpe_tokenizer(folder / "tokenizer.json");
 }
 
 TEST(Bpe, ReadsATokenizerFile) {
@@ -257,78 +230,6 @@ TEST(BpeTraining, StopsWhereNoPairIsLeft) {
   expect_error([&] { train_bpe({folder / "text.txt"}, folder / "o.json", {.vocab = 300, .pattern = "cl100k"}); },
                {"cl100k", "llama3"});
   expect_error([&] { train_bpe({folder / "absent"}, folder / "o.json", {.vocab = 300}); }, {"absent"});
-}
-
-TEST(Bpe, RefusesFilesThatItDoesNotKnow) {
-  struct Row {
-    const char* name;
-    std::function<void(Json&)> change;
-    std::initializer_list<std::string_view> parts;
-  };
-  const Row rows[] = {
-      {"unigram", [](Json& f) { f["model"]["type"] = "Unigram"; }, {"Unigram", "BPE"}},
-      {"no model", [](Json& f) { f.erase("model"); }, {"has no model"}},
-      {"no merges", [](Json& f) { f["model"].erase("merges"); }, {"has no merges"}},
-      {"merges of numbers", [](Json& f) { f["model"]["merges"] = {1}; }, {"merge 0"}},
-      {"merge of three",
-       [](Json& f) {
-         f["model"]["merges"].push_back({"a", "b", "c"});
-       },
-       {"merge 1"}},
-      {"merge twice",
-       [](Json& f) {
-         f["model"]["merges"].push_back({"a", "b"});
-       },
-       {"merge 1", "already"}},
-      {"merge of nothing",
-       [](Json& f) {
-         f["model"]["merges"].push_back({"q", "q"});
-       },
-       {"\"qq\"", "no token"}},
-      {"vocab is a list", [](Json& f) { f["model"]["vocab"] = {1}; }, {"vocab"}},
-      {"negative id", [](Json& f) { f["model"]["vocab"]["a"] = -1; }, {"\"a\"", "no id"}},
-      {"huge id", [](Json& f) { f["model"]["vocab"]["a"] = 1000000000; }, {"\"a\"", "no id"}},
-      {"far id", [](Json& f) { f["model"]["vocab"]["xyz"] = 9000000; }, {"ids up to 9000000"}},
-      {"two tokens of an id", [](Json& f) { f["model"]["vocab"]["xyz"] = 97; }, {"97", "two tokens"}},
-      {"missing byte", [](Json& f) { f["model"]["vocab"].erase("z"); }, {"no token for byte 122"}},
-      {"no byte token", [](Json& f) { f["model"]["vocab"]["\xE4\xB8\xAD"] = 300; }, {"byte alphabet"}},
-      {"added without id",
-       [](Json& f) {
-         f["added_tokens"].push_back({{"content", "<x>"}});
-       },
-       {"added token"}},
-      {"added with two ids",
-       [](Json& f) {
-         f["added_tokens"].push_back({{"content", "a"}, {"id", 300}});
-       },
-       {"two ids"}},
-      {"metaspace",
-       [](Json& f) {
-         f["pre_tokenizer"] = {{"type", "Metaspace"}};
-       },
-       {"Metaspace"}},
-      {"no pre_tokenizer", [](Json& f) { f["pre_tokenizer"] = nullptr; }, {"pre_tokenizer"}},
-      {"other pattern",
-       [](Json& f) { f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\w+"; },
-       {"\\w+", "Llama 3"}},
-      {"removed pieces", [](Json& f) { f["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; }, {"Isolated"}},
-      {"prefix space",
-       [](Json& f) { f["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true; },
-       {"add_prefix_space"}},
-      {"fallback", [](Json& f) { f["model"]["byte_fallback"] = true; }, {"byte_fallback"}},
-      {"dropout", [](Json& f) { f["model"]["dropout"] = 0.1; }, {"dropout"}},
-  };
-  TempFolder folder;
-  for (const Row& row : rows) {
-    SCOPED_TRACE(row.name);
-    Json file = file_of({{"a", "b"}});
-    row.change(file);
-    expect_error([&] { make(folder, file); }, row.parts);
-  }
-  for (const std::string& text : {std::string("{"), std::string("[]"), std::string(4000, '['), std::string()}) {
-    test::write_bytes(folder / "bad.json", text);
-    expect_error([&] { make_bpe_tokenizer(folder / "bad.json"); }, {"bad.json"});
-  }
 }
 
 }  // namespace
