@@ -198,9 +198,13 @@ TEST_F(HuggingFace, RefusesDamagedFoldersWithOneError) {
       {"huge unsigned", set("hidden_size", 18446744073709551615u), false, {"hidden_size is 18446744073709551615"}},
       {"many layers", set("num_hidden_layers", 1000000), false, {"num_hidden_layers is 1000000"}},
       {"layers that the file lacks",
-       set("num_hidden_layers", 300),
+       set("num_hidden_layers", 5),
        false,
        {"does not fit", "layers.2.mixer_norm.weight"}},
+      {"more layers than tensors",
+       set("num_hidden_layers", 22),
+       false,
+       {"config.json: says 22 layers, and the folder has 21 tensors", "--partial"}},
       {"a vocabulary that the file lacks", set("vocab_size", 2000000000), false, {"does not fit", "2000000000"}},
       {"heads", set("num_key_value_heads", 3), false, {"kv_heads"}},
       {"eps", set("rms_norm_eps", -1), false, {"rms_norm_eps"}},
@@ -273,6 +277,29 @@ TEST_F(HuggingFace, RefusesDamagedFoldersWithOneError) {
   io::write_file_atomically(temp_ / "bare/config.json", "{}");
   EXPECT_EQ(
       error_of([&] { import_folder({.folder = temp_ / "bare", .run = temp_ / "r"}); }, {"neither", "safetensors"}), "");
+}
+
+// A config of some bytes, whose model would keep a machine busy before its first missing tensor is found.
+TEST_F(HuggingFace, MoreLayersThanTensorsAreRefusedBeforeAModelIsMade) {
+  const HfModel kimi{.family = "kimi_linear", .kv_heads = 4, .is_linear = {true, false}, .rotated = 2};
+  const HfModel next{.family = "qwen3_next", .is_linear = {true, false}};
+  const HfModel gpt2{.family = "gpt2", .heads = 4, .kv_heads = 4, .head_dim = 4, .is_tied = true};
+  size_t number = 0;
+  for (const HfModel& model : {HfModel{}, kimi, next, gpt2})
+    for (const auto& [layers, said] :
+         {std::pair(4096, std::string("says 4096 layers, and the folder has ")), {4097, "layer"}, {65536, "layer"}}) {
+      HfFolder folder(model, false);
+      folder.config[model.is_gpt2() ? "n_layer" : "num_hidden_layers"] = layers;
+      for (const char* key : {"layer_types", "mlp_layer_types"}) folder.config.erase(key);
+      if (model.is_kimi()) folder.config["first_k_dense_replace"] = layers;
+      const std::string path = temp_ / std::to_string(number++);
+      folder.write(path);
+      const std::string count = std::to_string(layers);
+      EXPECT_EQ(error_of([&] { import_folder({.folder = path, .run = path + "-run"}); }, {"config.json", said, count}),
+                "")
+          << model.family;
+      EXPECT_FALSE(io::file_exists(path + "-run")) << model.family;
+    }
 }
 
 TEST_F(HuggingFace, WhatHasNoFormThereIsRefusedByName) {

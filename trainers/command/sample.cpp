@@ -7,6 +7,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
+#include "trainers/run/prompt_start.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "weft/io/safetensors.h"
@@ -25,9 +26,21 @@ struct Options {
   uint64_t seed = 1;
 };
 
-// What the model says behind each token of the prompt, for other programs.
-int write_logits(const train::LoadedRun& run, const std::vector<int32_t>& prompt, const std::string& path,
-                 Console& console) {
+struct Prompt {
+  std::vector<int32_t> ids;
+  std::optional<int32_t> first;  // stands before them
+};
+
+Prompt prompt_of(const train::LoadedRun& run, const std::string& text) {
+  const std::optional<int32_t> start = train::prompt_start(run.config.experiment.data());
+  if (start && text.empty()) return {{*start}, {}};
+  return {train::prompt_ids(run.data, text), start ? start : run.data.first_token};
+}
+
+// What the model says behind each token that it reads, for other programs.
+int write_logits(const train::LoadedRun& run, const Prompt& given, const std::string& path, Console& console) {
+  std::vector<int32_t> prompt = given.ids;
+  if (given.first) prompt.insert(prompt.begin(), *given.first);
   const auto count = static_cast<int64_t>(prompt.size());
   const Tensor ids = ops::to(Tensor::from(std::span<const int32_t>(prompt), {1, count}), default_device());
   Tokens tokens(plain_tokens(1, count, 0));
@@ -42,19 +55,19 @@ int write_logits(const train::LoadedRun& run, const std::vector<int32_t>& prompt
 int run(const Options& options, Console& console, const Extensions& extensions) {
   if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
-  std::vector<int32_t> prompt = train::prompt_ids(run.data, options.prompt);
+  const Prompt prompt = prompt_of(run, options.prompt);
   if (!options.logits.empty()) return write_logits(run, prompt, options.logits, console);
   auto samples = nlohmann::ordered_json::array();
-  std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt));
+  std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt.ids));
   for (int64_t i = 0; i < options.count; ++i) {
-    auto ids = weft::sample(*run.model, prompt,
+    auto ids = weft::sample(*run.model, prompt.ids,
                             {.tokens = options.tokens,
                              .temperature = options.temperature,
                              .top_p = options.top_p,
                              .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
                              .vocab = run.data.tokenizer->vocab_size(),
                              .end_of_text = run.data.end_of_text,
-                             .first_token = run.data.first_token});
+                             .first_token = prompt.first});
     std::string text = data::show_utf8(run.data.tokenizer->decode(ids));
     samples.push_back(text);
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");

@@ -9,6 +9,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/stop_signal.h"
+#include "trainers/run/prompt_start.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "trainers/serve/api.h"
@@ -72,13 +73,14 @@ serve::ServedModel served(const Options& options, const train::LoadedRun& run) {
     throw config::ConfigError(
         str("--context ", context, ": the model has learned positions for ", model.context, " tokens."),
         str("Use at most ", model.context, "."));
+  const std::optional<int32_t> start = train::prompt_start(run.config.experiment.data());
   return {.name = name_of(run.folder),
           .address = options.run.file(),
           .step = run.step,
           .context = context,
           .tokenizer = run.data.tokenizer,
           .end_of_text = run.data.end_of_text,
-          .first_token = run.data.first_token};
+          .first_token = start ? start : run.data.first_token};
 }
 
 // A prompt that the model can read, for the example.

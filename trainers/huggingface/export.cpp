@@ -8,6 +8,7 @@
 #include "trainers/huggingface/import.h"
 #include "trainers/huggingface/merged_weights.h"
 #include "trainers/huggingface/model_config.h"
+#include "trainers/huggingface/tokenizer_files.h"
 #include "trainers/run/address.h"
 #include "trainers/run/session.h"
 #include "weft/core/error.h"
@@ -84,8 +85,9 @@ void require_constant(const Tensor& ours, const Place& place, const std::string&
 std::vector<io::NamedTensor> their_tensors(const MergedWeights& weights, Family family, const config::Model& model,
                                            bool is_bf16) {
   std::map<std::string, Target> targets;
+  const Places places(family, model);
   for (const std::string& name : weights.names()) {
-    const std::optional<Place> place = place_of(family, model, name);
+    const std::optional<Place> place = places.of(name);
     WEFT_CHECK(place, str(weights.path(), ": tensor '", name, "' has no place in a ", name_of(family), " folder"),
                "export a model without it");
     const Tensor ours = weights.load(name);
@@ -141,17 +143,8 @@ uint64_t write_weights(const NewFolder& folder, const std::vector<io::NamedTenso
   return written;
 }
 
-// That the config names, where it is a tokenizer.json.
-void copy_tokenizer(const config::Loaded& config, const NewFolder& folder, std::vector<std::string>& notes) {
-  const config::Tokenizer& tokenizer = config.experiment.data().tokenizer();
-  if (tokenizer.has_bpe()) {
-    io::write_file_atomically(folder.file(kTokenizerName), io::read_file(tokenizer.bpe().file()));
-  } else if (tokenizer.has_gpt2()) {
-    io::write_file_atomically(folder.file("vocab.json"), io::read_file(tokenizer.gpt2().vocab()));
-    io::write_file_atomically(folder.file("merges.txt"), io::read_file(tokenizer.gpt2().merges()));
-  } else {
-    notes.push_back("the run's tokenizer has no file there: readers give ids");
-  }
+nlohmann::ordered_json id_or_null(const std::optional<int64_t>& id) {
+  return id ? nlohmann::ordered_json(*id) : nlohmann::ordered_json();
 }
 
 io::Checkpoint checkpoint_of(const train::RunAddress& address, std::vector<std::string>& messages) {
@@ -181,11 +174,16 @@ Exported export_run(const ExportOptions& options) {
   const Written written = write_model(config, embedding->shape[0]);
   out.family = std::string(name_of(written.family));
   out.num_merged = weights.num_merged();
+  const FolderTokenizer tokenizer = give_tokenizer(config, embedding->shape[0]);
+  out.notes.insert(out.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
   NewFolder folder(options.folder);
   const std::vector<io::NamedTensor> tensors = their_tensors(weights, written.family, model, options.is_bf16);
   nlohmann::ordered_json json = written.config;
   if (options.is_bf16) json["torch_dtype"] = "bfloat16";
-  copy_tokenizer(config, folder, out.notes);
+  // Readers have ids of their own for what is left out.
+  json["bos_token_id"] = id_or_null(tokenizer.begin_of_text);
+  json["eos_token_id"] = id_or_null(tokenizer.end_of_text);
+  for (const auto& [name, text] : tokenizer.files) io::write_file_atomically(folder.file(name), text);
   out.num_tensors = static_cast<int64_t>(tensors.size());
   out.bytes = write_weights(folder, tensors, options.max_shard_bytes);
   io::write_file_atomically(folder.file(kConfigName), json.dump(2) + "\n");

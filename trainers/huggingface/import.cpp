@@ -10,6 +10,7 @@
 #include "trainers/config/translate.h"
 #include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/model_config.h"
+#include "trainers/huggingface/tokenizer_files.h"
 #include "trainers/run/folder.h"
 #include "trainers/run/session.h"
 #include "trainers/run/state.pb.h"
@@ -60,8 +61,9 @@ Mapping map_tensors(const Folder& folder, const ModelConfig& config, const confi
                     const std::vector<io::NamedTensor>& model) {
   Mapping out;
   std::set<std::string> known;
+  const Places places(config.family, resolved);
   for (const io::NamedTensor& ours : model) {
-    const std::optional<Place> place = place_of(config.family, resolved, ours.name);
+    const std::optional<Place> place = places.of(ours.name);
     if (!place) {
       out.report.missing.push_back(ours.name);
       continue;
@@ -107,28 +109,6 @@ Tensor taken_from(const Folder& folder, const Mapping::Pair& pair, const Shape& 
   return out;
 }
 
-// The tokenizer as the config names it, its file copied into the run. Ids where there is none, or none that Weft reads.
-std::string place_tokenizer(const Folder& folder, const std::string& run, int64_t vocab, config::Tokenizer& to,
-                            std::vector<std::string>& notes) {
-  const std::string json = folder.file(kTokenizerName);
-  if (io::file_exists(json)) {
-    try {
-      const auto tokenizer = data::make_bpe_tokenizer(json);
-      WEFT_CHECK(tokenizer->vocab_size() <= vocab,
-                 str(json, ": has ", tokenizer->vocab_size(), " ids, and the model has ", vocab),
-                 "give the model's own");
-      to.mutable_bpe()->set_file(fs::absolute(run + "/" + kTokenizerName).string());
-      return "bpe";
-    } catch (const Error& error) {
-      notes.push_back(str("the tokenizer is not taken, the run has ids: ", error.problem()));
-    }
-  } else {
-    notes.push_back(str("there is no ", kTokenizerName, ": the run has ids, written as numbers"));
-  }
-  to.mutable_ids();
-  return "ids";
-}
-
 // Letters, digits and what else a name may hold.
 std::string plain_name(const std::string& path) {
   std::string name = fs::path(path).filename().string();
@@ -141,7 +121,7 @@ std::string plain_name(const std::string& path) {
 // A tied model has one table; transformers ignores the second one where it is the same, and does not tie where it is another.
 void require_one_table(const Folder& folder, const ModelConfig& config) {
   if (!config.model.embedding().tied() || !folder.find("lm_head.weight")) return;
-  const Place table = *place_of(config.family, config.model, "embedding.weight");
+  const Place table = *Places(config.family, config.model).of("embedding.weight");
   const std::string name = name_in(folder, config.family, table.name);
   if (!folder.find(name)) return;  // said with the others that are missing
   const Tensor a = folder.load(name), b = folder.load("lm_head.weight");
@@ -152,14 +132,30 @@ void require_one_table(const Folder& folder, const ModelConfig& config) {
       "set tie_word_embeddings to false, or remove lm_head.weight");
 }
 
-config::Loaded run_config(const Folder& folder, const ModelConfig& model, const ImportOptions& options,
-                          Imported& imported) {
+// Every layer has tensors of its own. A config that promises more layers would keep a machine busy before one of them is missed.
+void require_layers(const Folder& folder, const ModelConfig& config, const ImportOptions& options) {
+  const auto num_tensors = static_cast<int64_t>(folder.tensors().size());
+  WEFT_CHECK(options.is_partial || config.model.layers() <= num_tensors,
+             str(folder.file(kConfigName), ": says ", config.model.layers(), " layers, and the folder has ",
+                 num_tensors, " tensors"),
+             "fetch the folder again, or take what fits with --partial");
+}
+
+// What config.json says, else the tokenizer's own, else what transformers' class has.
+std::optional<int32_t> end_of_text(const ModelConfig& model, const RunTokenizer& tokenizer) {
+  if (model.end_of_text) return model.end_of_text;
+  return tokenizer.end_of_text ? tokenizer.end_of_text : model.default_end_of_text;
+}
+
+config::Loaded run_config(const Folder& folder, const ModelConfig& model, const RunTokenizer& tokenizer,
+                          const ImportOptions& options) {
   config::Experiment e;
   e.set_name(plain_name(options.run));
   *e.mutable_model() = model.model;
-  e.mutable_data()->set_weights_only(true);
-  imported.tokenizer =
-      place_tokenizer(folder, options.run, model.model.vocab(), *e.mutable_data()->mutable_tokenizer(), imported.notes);
+  config::Data& data = *e.mutable_data();
+  data.set_weights_only(true);
+  *data.mutable_tokenizer() = tokenizer.config;
+  if (const auto end = end_of_text(model, tokenizer); end != tokenizer.end_of_text) data.set_end_of_text(*end);
   e.mutable_train()->set_tokens(model.model.context());
   config::Loaded loaded = config::read_string(config::to_text(e), "config made of " + folder.file(kConfigName),
                                               folder.path(), options.overrides);
@@ -183,8 +179,15 @@ Imported import_folder(const ImportOptions& options) {
              "choose another folder with --out");
   const Folder folder = Folder::open(options.folder);
   const ModelConfig model_config = read_model(folder.config(), folder.file(kConfigName));
-  Imported out{.family = std::string(name_of(model_config.family)), .notes = model_config.notes};
-  const config::Loaded config = run_config(folder, model_config, options, out);
+  require_layers(folder, model_config, options);
+  const RunTokenizer tokenizer = take_tokenizer(folder, model_config.family, model_config.model.vocab(), options.run);
+  Imported out{.family = std::string(name_of(model_config.family)), .tokenizer = tokenizer.name};
+  out.notes = model_config.notes;
+  out.notes.insert(out.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
+  if (model_config.end_of_text && tokenizer.end_of_text && model_config.end_of_text != tokenizer.end_of_text)
+    out.notes.push_back(str("id ", *model_config.end_of_text, " ends a text, as ", kConfigName,
+                            " says; the tokenizer's own is ", *tokenizer.end_of_text));
+  const config::Loaded config = run_config(folder, model_config, tokenizer, options);
   const LanguageModelOptions model_options = train::model_options(config, model_config.model.vocab());
   // Shapes alone first: a config may promise what no memory holds.
   const Mapping mapping = [&] {
@@ -210,9 +213,7 @@ Imported import_folder(const ImportOptions& options) {
   }
   out.num_params = model.num_params();
 
-  std::vector<std::pair<std::string, std::string>> files;
-  if (out.tokenizer == "bpe") files.emplace_back(kTokenizerName, io::read_file(folder.file(kTokenizerName)));
-  const train::RunFolder run(options.run, config.experiment, options.overrides, files);
+  const train::RunFolder run(options.run, config.experiment, options.overrides, tokenizer.files);
   WEFT_CHECK(!run.existed(), str(options.run, ": another process has made a run there"),
              "choose another folder with --out");
   out.checkpoint = io::save_checkpoint(

@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kMaxSize = 1 << 24, kMaxLayers = 65536;
+constexpr int64_t kMaxSize = 1 << 24, kMaxLayers = 4096;
 constexpr double kLatentEps = 1e-6;  // of the norms inside latent attention, whatever rms_norm_eps is
 
 enum class Kind { attention, delta };
@@ -228,9 +228,7 @@ nlohmann::ordered_json kimi_config(const config::Model& m, int64_t vocab) {
   }
   return {{"architectures", {"KimiLinearForCausalLM"}},
           {"model_type", "kimi_linear"},
-          // Readers fill in ids of the large model's vocabulary where there are none.
-          {"bos_token_id", nullptr},
-          {"eos_token_id", nullptr},
+          // Readers fill in an id of the large model's vocabulary where there is none.
           {"pad_token_id", nullptr},
           {"vocab_size", vocab},
           {"hidden_size", m.dim()},

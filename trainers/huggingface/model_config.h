@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,10 @@ namespace weft::huggingface {
 
 struct ModelConfig {
   Family family = Family::llama;
-  config::Model model = {};             // without defaults filled in
-  std::vector<std::string> notes = {};  // what of config.json the model does not take, for people
+  config::Model model = {};                         // without defaults filled in
+  std::optional<int32_t> end_of_text = {};          // that config.json says
+  std::optional<int32_t> default_end_of_text = {};  // of transformers' class, where config.json says nothing of it
+  std::vector<std::string> notes = {};              // what of config.json the model does not take, for people
 };
 
 // Error that names the field of what Weft does not have. `where` is the path of the file.

@@ -153,27 +153,29 @@ int64_t Place::index(int64_t row, int64_t column, int64_t rows, int64_t columns)
   return is_transposed ? column * their_rows + theirs : theirs * columns + column;
 }
 
-std::optional<Place> place_of(Family family, const config::Model& model, std::string_view ours) {
-  const bool is_gpt2 = family == Family::gpt2;
+Places::Places(Family family, const config::Model& model)
+    : family_(family), model_(model), mixers_(config::layer_mixers(model)) {}
+
+std::optional<Place> Places::of(std::string_view ours) const {
+  const bool is_gpt2 = family_ == Family::gpt2;
   constexpr std::string_view kLayers = "layers.";
   if (!ours.starts_with(kLayers)) {
     std::optional<Place> place = is_gpt2 ? find(kGpt2Model, ours, "") : find(kLlamaModel, ours, "");
-    if (place && family == Family::qwen3_next && ours == "norm.weight") place->added = 1;
+    if (place && family_ == Family::qwen3_next && ours == "norm.weight") place->added = 1;
     return place;
   }
   const size_t dot = ours.find('.', kLayers.size());
   if (dot == std::string_view::npos) return std::nullopt;
   const std::string layer(ours.substr(kLayers.size(), dot - kLayers.size()));
   const std::string_view in_layer = ours.substr(dot + 1);
-  if (is_gpt2) return gpt2_place(model, in_layer, "transformer.h." + layer + ".");
+  if (is_gpt2) return gpt2_place(model_, in_layer, "transformer.h." + layer + ".");
   const std::string prefix = "model.layers." + layer + ".";
-  if (family != Family::qwen3_next && family != Family::kimi_linear) return find(kLlamaLayer, in_layer, prefix);
-  const std::vector<int> mixers = config::layer_mixers(model);
+  if (family_ != Family::qwen3_next && family_ != Family::kimi_linear) return find(kLlamaLayer, in_layer, prefix);
   size_t number = 0;
   std::from_chars(layer.data(), layer.data() + layer.size(), number);
-  const config::Mixer& mixer = model.mixer(mixers[number % mixers.size()]);
-  return family == Family::kimi_linear ? kimi_place(model, mixer, in_layer, prefix)
-                                       : next_place(model, mixer, in_layer, prefix);
+  const config::Mixer& mixer = model_.mixer(mixers_[number % mixers_.size()]);
+  return family_ == Family::kimi_linear ? kimi_place(model_, mixer, in_layer, prefix)
+                                        : next_place(model_, mixer, in_layer, prefix);
 }
 
 std::string_view prefix_of(Family family) { return family == Family::gpt2 ? "transformer." : "model."; }

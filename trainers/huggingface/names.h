@@ -34,8 +34,18 @@ struct Place {
 config::Delta completed(const config::Delta& delta, int64_t dim);
 config::Mla completed(const config::Mla& mla, int64_t dim);
 
-// `ours`: "layers.3.mixer.q.weight", of a resolved model. Nothing where the family has no such parameter.
-std::optional<Place> place_of(Family family, const config::Model& model, std::string_view ours);
+// Where a folder of the family has the parameters of a resolved model, which must outlive this.
+class Places {
+ public:
+  Places(Family family, const config::Model& model);
+  // `ours`: "layers.3.mixer.q.weight". Nothing where the family has no such parameter.
+  std::optional<Place> of(std::string_view ours) const;
+
+ private:
+  Family family_;
+  const config::Model& model_;
+  std::vector<int> mixers_;  // as layer_mixers() gives them
+};
 
 // Their names in `in_layer` tables, of what Llama's layers and all that are made after them have: norms and the feed-forward network.
 std::optional<Place> llama_layer_place(std::string_view in_layer, const std::string& prefix);

@@ -15,7 +15,8 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxSize = 1 << 24;  // of a width; the tensors of a file are looked at before anything is made
-constexpr int64_t kMaxLayers = 65536;
+constexpr int64_t kMaxLayers = 4096;
+constexpr uint64_t kMaxId = (uint64_t{1} << 31) - 1;
 
 // Of those that are made after llama, where config.json leaves a field out.
 struct Defaults {
@@ -292,6 +293,40 @@ void read_gpt2(JsonFields& fields, ModelConfig& out) {
   note_dropout(fields, {"attn_pdrop", "embd_pdrop", "resid_pdrop"}, out.notes);
 }
 
+// An id beyond a small vocabulary never comes.
+std::optional<int32_t> default_end_of_text(Family family, int64_t vocab) {
+  const int32_t id = family == Family::llama         ? 2
+                     : family == Family::gpt2        ? 50256
+                     : family == Family::kimi_linear ? 163586
+                                                     : -1;
+  return id >= 0 && id < vocab ? std::optional(id) : std::nullopt;
+}
+
+// An id, or a list of them, of which the first is taken; null is none.
+void read_end_of_text(const json& config, const std::string& where, ModelConfig& out) {
+  constexpr const char* kKey = "eos_token_id";
+  if (!config.contains(kKey)) {
+    out.default_end_of_text = default_end_of_text(out.family, out.model.vocab());
+    return;
+  }
+  const json& given = config[kKey];
+  if (given.is_null()) return;
+  const json list = given.is_array() ? given : json::array({given});
+  for (const json& id : list) {
+    const bool is_id = id.is_number_unsigned() && id.get<uint64_t>() <= kMaxId;
+    WEFT_CHECK(is_id, str(where, ": ", kKey, " is ", data::show_utf8(given.dump().substr(0, 100))),
+               str("give an id from 0 to ", kMaxId, ", a list of ids, or null"));
+  }
+  if (list.empty()) return;
+  const auto first = list[0].get<int64_t>();
+  if (first >= out.model.vocab()) {
+    out.notes.push_back(str(kKey, " ", first, " is not taken: the model has ", out.model.vocab(), " ids"));
+    return;
+  }
+  out.end_of_text = static_cast<int32_t>(first);
+  if (list.size() > 1) out.notes.push_back(str("of ", list.size(), " ids in ", kKey, " the first is taken, ", first));
+}
+
 Family family_of(JsonFields& fields) {
   const std::string type = fields.text("model_type", "");
   for (Family family : kFamilies)
@@ -313,6 +348,7 @@ ModelConfig read_model(const json& config, const std::string& where) {
   if (out.family == Family::gpt2) read_gpt2(fields, out);
   else if (out.family == Family::kimi_linear) read_kimi(fields, out);
   else read_llama(fields, out.family, out);
+  read_end_of_text(config, where, out);
   fields.ignore(plain_fields());
   for (const std::string& key : fields.unread())
     out.notes.push_back(str("field ", data::show_utf8(key), " of config.json is not read"));
