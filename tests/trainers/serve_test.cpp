@@ -140,6 +140,47 @@ TEST_F(Serve, PromptsAreCountedBeforeTheyAreEncoded) {
   }
 }
 
+// A request of some kilobytes, whose answer would have gigabytes.
+TEST_F(Serve, AnAnswerThatIsTooLargeIsRefusedBeforeItIsComputed) {
+  ServedModel model = bytes_model();
+  model.context = int64_t{1} << 20;
+  struct Row {
+    size_t prompts, ids;  // of each
+    json fields;
+    std::vector<std::string> parts;  // empty: it is taken
+    std::string param = "logprobs";
+  };
+  const std::vector<Row> rows{
+      {8, 1, {{"n", 128}, {"max_tokens", 1024}, {"logprobs", 0}}, {}},
+      {8, 1, {{"n", 128}, {"max_tokens", 1025}, {"logprobs", 0}}, {"8 prompts, n 128", "1049600 tokens", "1048576"}},
+      {8, 1, {{"n", 128}, {"max_tokens", 512}, {"logprobs", 1}}, {}},
+      {8, 1, {{"n", 128}, {"max_tokens", 513}, {"logprobs", 1}}, {"1050624 log probabilities"}},
+      {8, 4096, {{"n", 128}, {"max_tokens", 0}, {"logprobs", 20}}, {}},
+      {8,
+       4096,
+       {{"n", 128}, {"max_tokens", 0}, {"logprobs", 20}, {"echo", true}},
+       {"with echo", "4194304 tokens", "logprobs 20", "88080384 log probabilities", "lower logprobs"}},
+      {128, 4096, {{"max_tokens", 0}, {"logprobs", 1}, {"echo", true}}, {}},
+      {1, 1, {{"max_tokens", 1 << 20}, {"logprobs", 20}}, {"1 prompt, n 1 and max_tokens 1048576"}},
+      {8, 1, {{"n", 128}, {"max_tokens", 16383}}, {}},
+      {8, 1, {{"n", 128}, {"max_tokens", 16384}}, {"16778240 tokens", "16777216", "lower n"}, "max_tokens"},
+      {1, 200000, {{"n", 128}, {"max_tokens", 1}}, {"25600128 tokens"}, "max_tokens"}};
+  for (const Row& row : rows) {
+    json body = row.fields;
+    body["prompt"] = std::vector<Ids>(row.prompts, Ids(row.ids, 7));
+    try {
+      read_completion(body.dump(), model);
+      EXPECT_TRUE(row.parts.empty()) << "taken: " << row.fields;
+    } catch (const RequestError& error) {
+      EXPECT_FALSE(row.parts.empty()) << error.message;
+      EXPECT_EQ(error.status, 400);
+      EXPECT_EQ(error.param, row.param) << error.message;
+      for (const std::string& part : row.parts)
+        EXPECT_NE(error.message.find(part), std::string::npos) << part << " in: " << error.message;
+    }
+  }
+}
+
 TEST_F(Serve, AModelThatOnlyScoresRefusesToContinue) {
   ServedModel model = bytes_model();
   model.can_continue = false;

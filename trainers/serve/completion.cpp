@@ -16,6 +16,8 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kMostCopies = 128, kMostLogprobs = 20;
 constexpr size_t kMostChoices = 1024, kMostStops = 64, kLongestStop = 1000;
+// Of one request, which is held whole until its last completion is there: an answer takes about 100 bytes for each log probability.
+constexpr int64_t kMostScores = int64_t{1} << 20, kMostTokens = int64_t{1} << 24;
 
 const std::vector<std::string> kFields{"model", "prompt", "n", "max_tokens", "echo", "logprobs", "stop", "temperature",
                                        "top_p", "seed", "stream", "stream_options", "user",
@@ -101,6 +103,29 @@ int64_t check_room(const Completion& c, std::optional<int64_t> max_tokens, const
   return room;
 }
 
+// Few bytes of a request can ask for an answer that no memory holds.
+void check_answer(const Completion& c, const ServedModel& model) {
+  int64_t held = 0, shown = 0;  // tokens of all completions
+  for (const std::vector<int32_t>& prompt : c.prompts) {
+    held += c.n * (tokens_read(prompt, model) + c.max_tokens);
+    shown += c.n * ((c.echo ? static_cast<int64_t>(prompt.size()) : 0) + c.max_tokens);
+  }
+  const std::string asked = str(c.prompts.size(), c.prompts.size() > 1 ? " prompts" : " prompt", ", n ", c.n,
+                                " and max_tokens ", c.max_tokens, c.echo ? " with echo" : "");
+  if (held > kMostTokens)
+    throw RequestError(400,
+                       str(asked, " are up to ", held, " tokens, and a request has at most ", kMostTokens,
+                           "; lower n or max_tokens, or send several requests"),
+                       "max_tokens");
+  const int64_t scores = c.logprobs ? shown * (1 + *c.logprobs) : 0;
+  if (scores > kMostScores)
+    throw RequestError(400,
+                       str(asked, " are up to ", shown, " tokens, with logprobs ", *c.logprobs, " up to ", scores,
+                           " log probabilities, and an answer has at most ", kMostScores,
+                           "; lower logprobs, n or max_tokens, or send several requests"),
+                       "logprobs");
+}
+
 std::vector<std::string> read_stop(const Fields& fields) {
   const json* value = fields.find("stop");
   if (!value) return {};
@@ -181,6 +206,7 @@ Completion read_completion(std::string_view body, const ServedModel& model) {
   c.max_tokens = max_tokens.value_or(std::min<int64_t>(c.max_tokens, room));
   c.echo = fields.boolean("echo").value_or(false);
   c.logprobs = fields.integer("logprobs", 0, kMostLogprobs);
+  check_answer(c, model);
   c.stop = read_stop(fields);
   c.temperature = fields.number("temperature", 0, 1000).value_or(1);
   c.top_p = fields.number("top_p", 0, 1).value_or(1);
