@@ -72,6 +72,15 @@ TEST_F(Replay, RefusesWhatIsNoRun) {
     EXPECT_EQ(result.exit_code, 2) << words[1] << ": " << result.err;
     EXPECT_NE(result.err.find("error: "), std::string::npos) << result.err;
   }
+  // Refused by CMake of their folder, later.
+  for (const char* name : {"all", "clean", "edit_cache", "help", "install", "list_install_components", "package",
+                           "package_source", "preinstall", "rebuild_cache", "test"}) {
+    const ProcessResult result = run_weft({"new", name, "--out", path("taken")});
+    EXPECT_EQ(result.exit_code, 2) << name << ": " << result.err;
+    EXPECT_NE(result.err.find(std::string("'") + name + "' is the name of a target of CMake"), std::string::npos)
+        << result.err;
+    EXPECT_FALSE(std::filesystem::exists(path("taken"))) << name;
+  }
   std::filesystem::create_directories(path("full"));
   write("full/file", "");
   const ProcessResult full = run_weft({"new", "loud", "--out", path("full")});

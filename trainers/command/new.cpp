@@ -154,10 +154,14 @@ void check_name(const std::string& name) {
   if (!is_plain)
     throw ConfigError("weft new: '" + name + "' is not a name of a project.",
                       "Use up to 40 lower case letters, digits and '_', a letter first.");
-  for (const MixerRow& row : mixer_table())
-    if (row.name == name || name == "test" || name == "all")
-      throw ConfigError("weft new: '" + name + "' is taken.",
-                        "Choose a name that no mixer and no target of CMake has.");
+  // CMake keeps these for targets of its own, some of them where CTest or CPack are included.
+  constexpr std::string_view kTargets[] = {
+      "all",     "clean",          "edit_cache", "help",          "install", "list_install_components",
+      "package", "package_source", "preinstall", "rebuild_cache", "test"};
+  const bool is_mixer = std::ranges::any_of(mixer_table(), [&](const MixerRow& row) { return row.name == name; });
+  if (is_mixer || std::ranges::find(kTargets, name) != std::end(kTargets))
+    throw ConfigError("weft new: '" + name + "' is the name of a " + (is_mixer ? "mixer." : "target of CMake."),
+                      "Choose a name that no mixer and no target of CMake has.");
 }
 
 int run(const std::string& name, const std::string& out, Console& console) {
