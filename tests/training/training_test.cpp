@@ -5,6 +5,7 @@
 
 #include "tests/support/errors.h"
 #include "tests/training/support.h"
+#include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft {
@@ -48,6 +49,37 @@ TEST(Training, AnOptimiserWithoutWorkingCopiesTrainsTheSameBits) {
   }
   EXPECT_EQ(weights_of(a), weights_of(b));
   EXPECT_TRUE(working_copies_agree(b));
+}
+
+// What a user may rely on: with as many threads the same bits, in every kind of optimiser that cuts its work by threads.
+TEST(Training, RepeatsBitForBitWithAsManyThreads) {
+  LanguageModelOptions options = tiny_options();
+  options.dim = 128, options.context = 64, options.ffn.hidden = 192, options.mixers = {SoftmaxOptions{.heads = 2}};
+  const std::vector<ParamGroup> muon = {{.match = "layers.*.weight", .num_dims = 2, .algorithm = MuonOptions{}},
+                                        kAdamW[0]};
+  data::Batch rows{.tokens = Tensor::empty({20, 64}, kI32, Device::cpu()),
+                   .targets = Tensor::empty({20, 64}, kI32, Device::cpu())};
+  for (int64_t i = 0; i < 20 * 64; ++i) {
+    rows.tokens.mutable_data<int32_t>()[i] = static_cast<int32_t>(i * i % kVocab);
+    rows.targets.mutable_data<int32_t>()[i] = static_cast<int32_t>((i * 7 + i / 64) % kVocab);
+  }
+  const int before = num_threads();
+  for (int threads : {2, 3})
+    for (DType compute : {kF32, kBF16}) {
+      SCOPED_TRACE(str(threads, " threads, ", compute));
+      set_num_threads(threads);
+      auto trained = [&] {
+        LanguageModel model(options, Rng(1));
+        Training training(model, {.groups = muon, .clip_norm = 1, .compute = compute});
+        std::vector<double> losses;
+        for (int step = 0; step < 2; ++step) losses.push_back(training.step(rows).loss);
+        return std::pair(losses, weights_of(model));
+      };
+      const auto first = trained();
+      EXPECT_LT(first.first[1], first.first[0]);
+      EXPECT_TRUE(trained() == first);
+    }
+  set_num_threads(before);
 }
 
 TEST(Training, MicroBatchesOfAnySizeSumToOneStep) {
