@@ -4,7 +4,8 @@
 
 Run it with a Python that has PyTorch, on a machine where nothing else runs. PyTorch is warm, and compiled where it says so, before the
 first round; then in each round every side is measured once, in another order each time. Tables hold medians over the rounds; the spread is the lowest and
-highest ratio of a round. Takes about ten minutes, with --quick (no L8 model, of the masks only the window) three.
+highest ratio of a round. Beside a ratio stands its goal, where it has one. Takes about ten minutes, with --quick (no L8 model, of the masks only the window)
+three.
 """
 import argparse
 import contextlib
@@ -15,6 +16,14 @@ import platform
 import statistics
 import subprocess
 import sys
+
+from rows import ATTENTION_SHAPE, DIRECTIONS, STEPS, find, step_shape
+
+# Weft over the faster of PyTorch's two, by model and dtype.
+STEP_GOALS = {("L8", "f32"): 1.4, ("L6", "f32"): 1.33, ("L4", "f32"): 1.6,
+              ("L8", "bf16"): 1.35, ("L6", "bf16"): 1.6, ("L4", "bf16"): 2.25}
+# PyTorch's time over Weft's, forward and backward together; forward alone where PyTorch has no backward.
+ATTENTION_GOALS = {"": 1.5, "window 512": 3, "documents 512": 3}
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -59,6 +68,10 @@ def in_turn(sides, rounds):
     return values
 
 
+def goal_text(goal):
+    return f"{goal:.2f}" if goal else ""
+
+
 def spread(ratios):
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
@@ -82,63 +95,64 @@ def train_line(args, shape, dtype, rounds):
         flops = peers["eager"].facts["flops"]
 
         def ours():
-            row = next(r for r in weft(args, "train", "--rows", f"{shape} {dtype}") if r["name"] == "step")
+            row = find(weft(args, "train", "--rows", f"{shape} {dtype}"), "step", step_shape(shape), dtype)
             limits.append(row["limit"])
+            goals.append(row.get("goal", ""))
             return row["value"]
 
-        limits = []
+        limits, goals = [], []
         rate = lambda peer: lambda: flops / statistics.median(peer.ask(steps)) / 1e9
         values = in_turn({"weft": ours, **{mode: rate(peer) for mode, peer in peers.items()}}, rounds)
     medians = {name: statistics.median(v) for name, v in values.items()}
     best = max(("eager", "compiled"), key=lambda mode: medians[mode])
     ratios = [w / t for w, t in zip(values["weft"], values[best])]
     of_limit = statistics.median(w / l for w, l in zip(values["weft"], limits))
-    return [shape, dtype, *(f"{medians[name]:.1f}" for name in ("eager", "compiled", "weft")), f"{of_limit:.2f}",
-            f"{medians['weft'] / medians[best]:.2f}", spread(ratios)]
+    return [shape, dtype, *(f"{medians[name]:.1f}" for name in ("eager", "compiled", "weft")), f"{of_limit:.2f}", goals[0],
+            f"{medians['weft'] / medians[best]:.2f}", goal_text(STEP_GOALS.get((shape, dtype))), spread(ratios)]
 
 
 def train_table(args):
     print("GFLOP/s of whole training steps, the models of `weft bench train`:\n")
-    shapes = ("L6", "L4") if args.quick else ("L8", "L6", "L4")
+    shapes = [shape for shape in STEPS if not (args.quick and shape == "L8")]
     lines = (train_line(args, shape, dtype, min(args.rounds, 2) if shape == "L8" else args.rounds)
              for shape in shapes for dtype in ("f32", "bf16"))  # each is printed when it is measured
-    table(["model", "dtype", "PyTorch eager", "PyTorch compiled", "Weft", "of the limit", "Weft / best PyTorch", "spread"], lines)
+    table(["model", "dtype", "PyTorch eager", "PyTorch compiled", "Weft", "of the limit", "goal", "Weft / best PyTorch", "goal", "spread"], lines)
+
+
+def compare(direction, case, ours, theirs, goal):
+    """The line of a table: ours and theirs are ms, one per round."""
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    return [direction, case["name"] or "plain", case["dtype"], f"{statistics.median(theirs):.1f}", f"{statistics.median(ours):.1f}",
+            f"{ratio:.2f}", goal_text(goal), spread([t / m for t, m in zip(theirs, ours)])]
+
+
+def attention_lines(case, ours, theirs):
+    """ours and theirs: {direction: ms, one per round}. A direction that PyTorch does not have has None."""
+    goal = ATTENTION_GOALS.get(case["name"])
+    has_backward = None not in theirs["backward"]
+    yield compare("forward", case, ours["forward"], theirs["forward"], None if has_backward else goal)
+    both = [f + b for f, b in zip(ours["forward"], ours["backward"])]
+    if has_backward:
+        yield compare("backward", case, ours["backward"], theirs["backward"], None)
+        yield compare("both", case, both, [f + b for f, b in zip(theirs["forward"], theirs["backward"])], goal)
+        return
+    for direction, mine in (("backward", ours["backward"]), ("both", both)):
+        yield [direction, case["name"] or "plain", case["dtype"], f"none, because {case['problem']}", f"{statistics.median(mine):.1f}",
+               "", "", ""]
 
 
 def attention_table(args):
     peer = Peer("torch_attention.py", ["--threads", str(args.threads), "--seconds", "0.5"] + (["--quick"] if args.quick else []))
-    shape = "B1 H8 d64 T4096"
-
-    def ours():
-        times = {}
-        for row in weft(args, "attention"):
-            direction, _, name = row["name"].partition(" ")
-            if row["shape"] == shape and direction in ("forward", "backward"):
-                times[name, row["dtype"], direction] = float(row["time"].split()[0])
-        return times
-
-    rows = in_turn({"weft": ours, "torch": lambda: peer.ask()}, args.rounds)
+    rows = in_turn({"weft": lambda: weft(args, "attention"), "torch": peer.ask}, args.rounds)
     peer.close()
-    print(f"Attention, {shape}, causal, ms; PyTorch's plain rows are scaled_dot_product_attention, the others flex_attention compiled:\n")
+    print(f"Attention, {ATTENTION_SHAPE}, causal, ms; PyTorch's plain rows are scaled_dot_product_attention, the others flex_attention compiled:\n")
     lines = []
     for i, case in enumerate(rows["torch"][0]):
-        both = {}
-        for direction in ("forward", "backward"):
-            mine = [r[case["name"], case["dtype"], direction] for r in rows["weft"]]
-            theirs = [r[i][direction] for r in rows["torch"]]
-            both[direction] = (mine, theirs)
-            has_peer = None not in theirs
-            lines.append([direction, case["name"] or "plain", case["dtype"],
-                          f"{statistics.median(theirs):.1f}" if has_peer else f"none: {case['problem']}",
-                          f"{statistics.median(mine):.1f}",
-                          f"{statistics.median(theirs) / statistics.median(mine):.2f}" if has_peer else "",
-                          spread([t / m for t, m in zip(theirs, mine)]) if has_peer else ""])
-        if None not in both["backward"][1]:
-            sums = [[f + b for f, b in zip(both["forward"][side], both["backward"][side])] for side in (0, 1)]
-            lines.append(["both", case["name"] or "plain", case["dtype"], f"{statistics.median(sums[1]):.1f}",
-                          f"{statistics.median(sums[0]):.1f}", f"{statistics.median(sums[1]) / statistics.median(sums[0]):.2f}",
-                          spread([t / m for t, m in zip(sums[1], sums[0])])])
-    table(["direction", "row", "dtype", "PyTorch", "Weft", "PyTorch / Weft", "spread"], lines)
+        mine = lambda round, direction: find(round, f"{direction} {case['name']}".strip(), ATTENTION_SHAPE, case["dtype"])
+        ours = {d: [float(mine(r, d)["time"].split()[0]) for r in rows["weft"]] for d in DIRECTIONS}
+        theirs = {d: [r[i][d] for r in rows["torch"]] for d in DIRECTIONS}
+        lines += attention_lines(case, ours, theirs)
+    table(["direction", "row", "dtype", "PyTorch", "Weft", "PyTorch / Weft", "goal", "spread"], lines)
 
 
 def cpu_name():

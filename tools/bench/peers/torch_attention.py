@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from rows import ATTENTION
+
 HEADS = 8
 WINDOW = DOCUMENT = 512
 CAP, SLOPE = 30.0, 0.01
@@ -83,16 +85,17 @@ class Row:
 
 def rows(tokens, width, is_quick):
     sdpa = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    yield Row("", "f32", sdpa, tokens, width)
-    yield Row("", "bf16", sdpa, tokens, width)
-    cases = [("window 512", window, None), ("documents 512", documents, None), ("softcap", causal, softcap),
-             ("alibi", causal, alibi)]
-    for name, mask, score in cases[:1] if is_quick else cases:
-        torch._dynamo.reset()
-        blocks = create_block_mask(mask, None, None, tokens, tokens, device="cpu")
-        compiled = torch.compile(flex_attention)
-        attend = lambda q, k, v, b=blocks, s=score, f=compiled: f(q, k, v, block_mask=b, score_mod=s)
-        yield Row(name, "f32", attend, tokens, width)
+    flex = {"window 512": (window, None), "documents 512": (documents, None), "softcap": (causal, softcap), "alibi": (causal, alibi)}
+    for name, dtype in ATTENTION:
+        if name == "":
+            yield Row(name, dtype, sdpa, tokens, width)
+        elif not is_quick or name == "window 512":
+            mask, score = flex[name]
+            torch._dynamo.reset()
+            blocks = create_block_mask(mask, None, None, tokens, tokens, device="cpu")
+            compiled = torch.compile(flex_attention)
+            attend = lambda q, k, v, b=blocks, s=score, f=compiled: f(q, k, v, block_mask=b, score_mod=s)
+            yield Row(name, dtype, attend, tokens, width)
 
 
 def main():

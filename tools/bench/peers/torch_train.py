@@ -18,12 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-SHAPES = {  # layers, width, heads, tokens, vocabulary, batch
-    "L8": (8, 512, 8, 1024, 8192, 4),
-    "L6": (6, 384, 6, 512, 8192, 4),
-    "L4": (4, 128, 4, 256, 256, 16),
-}
-
+from rows import STEPS
 
 class Block(nn.Module):
     def __init__(self, dim, heads):
@@ -65,12 +60,12 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
-    parser.add_argument("--shape", choices=list(SHAPES), default="L8")
+    parser.add_argument("--shape", choices=list(STEPS), default="L8")
     parser.add_argument("--serve", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
-    layers, dim, heads, tokens, vocab, batch = SHAPES[a.shape]
+    layers, dim, heads, tokens, vocab, batch = STEPS[a.shape]
     model = Model(layers, dim, heads, tokens, vocab)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
     forward = torch.compile(model) if a.compile else model
