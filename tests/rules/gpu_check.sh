@@ -92,5 +92,22 @@ echo 'by hand' >"$page"
 check --steps bench && { echo "a page without comments was taken"; failed=1; }
 wants "$work/said.txt" "page.md has no lines '<!-- gpu-check: begin -->'"
 [[ $(<"$page") == 'by hand' ]] || { echo "a page without comments was written"; failed=1; }
+
+# Tables of a CPU carry their goals.
+cat >"$work/bench train.txt" <<'TABLE'
+cpu AMD EPYC; kernels avx512; command weft bench train --runs 3
+
+name                     shape                      dtype  threads   value  unit     limit  ratio  lowest  highest  goal  goal of other  tokens/s  peak MiB 4  % other
+step                     L6 d384 h6 T512 V8192 B4   f32          2     200  GFLOP/s    233  0.858  0.841   0.860    0.85                 2000                  14
+step                     L4 d128 h4 T256 V256 B16   f32          2     160  GFLOP/s    233  0.687  0.680   0.702    0.75  10             9000                  21.5
+step of 4 micro-batches  L6 d384 h6 T512 V8192 B4   f32          2     308  MiB        308  1.000  1.000   1.000                                   308
+TABLE
+awk -v device=cpu -f "$root/tools/bench/goals.awk" "$work/bench train.txt" >"$work/cpu.md"
+for line in '| step | L6 d384 h6 T512 V8192 B4 | f32 | 0.85 | 0.858 (0.841 to 0.860) | yes |' \
+  '| step | L4 d128 h4 T256 V256 B16 | f32 | 0.75 | 0.687 (0.680 to 0.702) | no |' \
+  '| step: % other | L4 d128 h4 T256 V256 B16 | f32 | at most 10 | 21.5 | no |'; do
+  wants "$work/cpu.md" "$line"
+done
+(( $(wc -l <"$work/cpu.md") == 3 )) || { echo "rows without a goal were compared"; failed=1; }
 (( ! failed )) || cat "$work/first.md" "$work/said.txt"
 exit $failed

@@ -13,6 +13,7 @@
 
 #include "tests/trainers/config_text.h"
 #include "tests/trainers/options_dump.h"
+#include "tools/bench/training_step.h"
 #include "trainers/config/options_text.h"
 #include "trainers/config/scalar.h"
 #include "trainers/config/schema.h"
@@ -352,6 +353,23 @@ TEST_F(EveryField, ThatIsRefusedIsNamed) {
     ASSERT_FALSE(seen[path].refused.empty()) << path;
     for (const std::string& text : seen[path].refused) EXPECT_NE(text.find(path + " is "), std::string::npos) << text;
   }
+}
+
+// `weft bench train` measures the quickstart's step without reading configs.
+TEST(BenchedStep, OfTheQuickstartIsThatOfItsRecipe) {
+  const Loaded recipe = config::load(WEFT_TRAINERS "/recipes/quickstart.txtpb", {});
+  const bench::StepShape& shape = bench::kSmallShape;
+  LanguageModelOptions options = bench::quickstart_options(shape);
+  // The config writes out what 0 and an empty pattern mean.
+  SoftmaxOptions softmax = *options.mixers[0].target<SoftmaxOptions>();
+  softmax.kv_heads = softmax.heads, softmax.head_dim = shape.dim / shape.heads;
+  options.mixers = {softmax}, options.pattern = {0};
+  EXPECT_EQ(train::test::dump(options), train::test::dump(train::model_options(recipe, shape.vocab)));
+  EXPECT_EQ(train::test::dump(bench::quickstart_groups()), train::test::dump(train::param_groups(recipe.experiment)));
+  const train::StepSizes sizes = train::step_sizes(recipe.experiment);
+  EXPECT_EQ(sizes.micro_batch, shape.batch);
+  EXPECT_EQ(sizes.tokens_per_step, shape.batch * shape.tokens);
+  EXPECT_EQ(train::compute_dtype(recipe.experiment), kF32);
 }
 
 // Arms of a oneof are choices as well: each makes other options.

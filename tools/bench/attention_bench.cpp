@@ -210,8 +210,22 @@ struct RivalRun {
   }
 };
 
+std::string share(double x) { return str(std::round(x * 1000) / 1000); }
+
+// The row of forward (0) or backward (1), without what is measured. Without goals there is no column of them.
+Row row_of(const Case& c, const Size& size, const Goals* goals, size_t i) {
+  Row row{.name = str(i == 0 ? "forward" : "backward", c.name),
+          .shape = str("B1 H", size.heads, " d", size.width, " T", size.tokens),
+          .dtype = str(c.dtype),
+          .threads = num_threads(),
+          .unit = "GFLOP/s"};
+  if (goals) row.extra.emplace_back("goal", share(goals->of[i]));
+  row.extra.emplace_back("time", "");
+  return row;
+}
+
 // Times and, beside them, those of rivals. `plain` holds forward's and backward's rates of the size's first case, which is plain
-// causal: what a mask or a score costs per visible pair. Without goals there is no column of them.
+// causal: what a mask or a score costs per visible pair.
 void run_case(const Case& c, const Size& size, const Goals* goals, const BenchOptions& options,
               std::array<double, 2>& plain, std::vector<Row>& rows) {
   Problem here(c, size), p = here.on(default_device());
@@ -234,18 +248,17 @@ void run_case(const Case& c, const Size& size, const Goals* goals, const BenchOp
     for (size_t i = 0; i < 2; ++i)
       if (rival.calls[i]) rival.seconds[i] = times[next++].best_s;
   double product = 2.0 * static_cast<double>(size.width * size.heads) * p.pairs * 1e-9;
-  std::string shape = str("B1 H", size.heads, " d", size.width, " T", size.tokens);
-  auto share = [](double x) { return str(std::round(x * 1000) / 1000); };
   for (size_t i = 0; i < 2; ++i) {
     const double rate = (i == 0 ? 2 : 5) * product / times[i].best_s;
-    rows.push_back(rate_row(str(i == 0 ? "forward" : "backward", c.name), shape, c.dtype, rate, "GFLOP/s", peak));
-    auto& extra = rows.back().extra;
-    if (goals) extra.emplace_back("goal", share(goals->of[i]));
-    extra.emplace_back("time", str(std::round(times[i].best_s * 1e5) / 100, " ms"));
+    Row row = row_of(c, size, goals, i);
+    row.value = rate, row.limit = peak, row.ratio = rate / peak;
+    auto& extra = row.extra;
+    extra.back().second = str(std::round(times[i].best_s * 1e5) / 100, " ms");
     if (*c.name == 0) plain[i] = rate;
     else extra.emplace_back("of plain", share(rate / plain[i]));
     for (const RivalRun& rival : rivals)
       extra.emplace_back(rival.column, rival.calls[i] ? share(rival.seconds[i] / times[i].best_s) : rival.problems[i]);
+    rows.push_back(std::move(row));
   }
 }
 
@@ -267,6 +280,13 @@ void add_memory_rows(const BenchOptions& options, std::vector<Row>& rows) {
 }
 
 }  // namespace
+
+std::vector<Row> cpu_attention_rows() {
+  std::vector<Row> rows;
+  for (const CpuRow& row : kCpuRows)
+    for (size_t i = 0; i < 2; ++i) rows.push_back(row_of(row.c, row.size, &row.goals, i));
+  return rows;
+}
 
 std::vector<Row> run_attention(const BenchOptions& options) {
   std::vector<Row> rows;

@@ -121,7 +121,33 @@ const Family& family(std::string_view name) {
   fail(str("bench: no benchmark is called '", name, "'"), str("use one of: ", names));
 }
 
-void print_table(std::span<const Row> rows, std::FILE* to) {
+std::vector<Row> middle_rows(std::span<const std::vector<Row>> runs) {
+  std::vector<Row> rows;
+  for (size_t i = 0; i < runs[0].size(); ++i) {
+    std::vector<const Row*> same;
+    for (const std::vector<Row>& run : runs) {
+      const Row& first = runs[0][i];
+      const bool is_same = run.size() == runs[0].size() && run[i].name == first.name && run[i].shape == first.shape &&
+                           run[i].dtype == first.dtype;
+      WEFT_CHECK(is_same, str("bench: another run has no row ", first.name, " ", first.shape, " ", first.dtype),
+                 "please report this");
+      same.push_back(&run[i]);
+    }
+    auto ratio = [](const Row* row) { return std::isfinite(row->ratio) ? row->ratio : 0; };
+    std::stable_sort(same.begin(), same.end(), [&](const Row* a, const Row* b) { return ratio(a) < ratio(b); });
+    rows.push_back(*same[(same.size() - 1) / 2]);
+    if (ratio(same.back()) <= 0) continue;  // says why it was not measured
+    const std::pair<std::string, std::string> spread[] = {{"lowest", number(ratio(same.front()))},
+                                                          {"highest", number(ratio(same.back()))}};
+    rows.back().extra.insert(rows.back().extra.begin(), std::begin(spread), std::end(spread));
+  }
+  return rows;
+}
+
+void print_table(std::span<const Row> rows, const Facts& facts, std::FILE* to) {
+  std::string head;
+  for (const auto& [name, text] : facts) head += str(head.empty() ? "" : "; ", name, " ", text);
+  if (!head.empty()) std::fprintf(to, "%s\n\n", head.c_str());
   std::vector<std::vector<std::string>> lines = {
       {"name", "shape", "dtype", "threads", "value", "unit", "limit", "ratio"}};
   const size_t num_fixed = lines[0].size();
@@ -150,8 +176,11 @@ void print_table(std::span<const Row> rows, std::FILE* to) {
   }
 }
 
-void print_json(std::span<const Row> rows, std::FILE* to) {
-  std::string text = "{\"rows\": [";
+void print_json(std::span<const Row> rows, const Facts& facts, std::FILE* to) {
+  std::string text = "{\"facts\": {";
+  for (const auto& [name, value] : facts)
+    text += str(text.ends_with('{') ? "" : ", ", quoted(name), ": ", quoted(value));
+  text += "},\n\"rows\": [";
   for (const Row& row : rows) {
     text += &row == rows.data() ? "\n" : ",\n";
     text +=

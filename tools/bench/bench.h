@@ -52,6 +52,9 @@ struct Row {
   std::vector<std::pair<std::string, std::string>> extra = {};  // further columns of the table: (heading, text)
 };
 
+// Where, when and with what rows were measured: (name, text).
+using Facts = std::vector<std::pair<std::string, std::string>>;
+
 Row rate_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 Row time_row(std::string name, std::string shape, DType dtype, double value, std::string unit, double limit);
 
@@ -68,6 +71,7 @@ std::vector<Timing> time_in_turn(std::span<const std::function<void()>> function
 // The best rate of matrix products of a dtype, in FLOP/s, that oneDNN shows on this machine, or cuBLASLt called directly on the default
 // device, over several shapes and routes; measured once per thread count. Of bf16 without hardware support that is the rate of f32.
 double gemm_peak(DType dtype);
+void forget_gemm_peaks();  // so that another run measures its own limits
 double
 memory_bandwidth();  // bytes read plus bytes written per second by a copy far larger than the caches, on the default device
 
@@ -75,12 +79,20 @@ struct Family {
   const char* name;
   const char* what;  // one line of help
   std::vector<Row> (*run)(const BenchOptions&);
+  void (*check)(const BenchOptions&) =
+      nullptr;  // Error where options name rows that there are not; before anything is measured
+  const char* why_not_on_gpu = "";
 };
 std::span<const Family> families();
 const Family& family(std::string_view name);  // Error that names all families
 
-void print_table(std::span<const Row> rows, std::FILE* to);
-void print_json(std::span<const Row> rows, std::FILE* to);  // {"rows": [{"name", "shape", "dtype", ...}]}
+// Of runs that measured the same rows: each row as the run measured it that has the middle one of its ratios (of an even number of runs the
+// lower middle), with the lowest and the highest ratio beside it.
+std::vector<Row> middle_rows(std::span<const std::vector<Row>> runs);
+
+void print_table(std::span<const Row> rows, const Facts& facts, std::FILE* to);
+void print_json(std::span<const Row> rows, const Facts& facts,
+                std::FILE* to);  // {"facts": {...}, "rows": [{"name", ...}]}
 
 std::vector<Row> run_gemm(const BenchOptions& options);
 std::vector<Row> run_attention(const BenchOptions& options);
@@ -93,5 +105,9 @@ std::vector<Row> run_heads(const BenchOptions& options);
 std::vector<Row> run_diagnostics(const BenchOptions& options);
 std::vector<Row> run_ring(const BenchOptions& options);
 std::vector<Row> run_residual(const BenchOptions& options);
+
+void check_train(const BenchOptions& options);
+void check_ring(const BenchOptions& options);
+std::vector<Row> cpu_attention_rows();  // what run_attention() measures of rates, without values
 
 }  // namespace weft::bench

@@ -15,8 +15,9 @@ const Family kFamilies[] = {
     {"heads", "chosen heads and windows against all heads and tokens, one mixer forward and backward", run_heads},
     {"diagnostics", "training steps that take diagnostics against those that do not", run_diagnostics},
     {"residual", "training steps of residual streams against the standard one", run_residual},
-    {"ring", "attention over the tokens of several ranks against one rank", run_ring},
-    {"train", "training steps of GPT-2 shaped models", run_train},
+    {"ring", "attention over the tokens of several ranks against one rank", run_ring, check_ring,
+     "its ranks are threads of the CPU"},
+    {"train", "training steps of GPT-2 shaped models", run_train, check_train},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 # awk -f goals.awk "DIR/bench NAME.txt"...: rows of a table that sets what `weft bench NAME --device cuda` printed beside the goals for a GPU.
 # Measured is the worst of the rows that a goal is about.
-# awk -v device=cpu -f goals.awk FILE...: the same of what was printed with a column of goals, row by row.
+# awk -v device=cpu -f goals.awk FILE...: the same of what was printed with a column of goals, row by row. What was printed with --runs has the
+# lowest and highest ratio behind the middle one.
 BEGIN {
   FS = "  +"
   if (device != "cpu") gpu_goals()
@@ -42,7 +43,10 @@ $1 == "name" && $2 == "shape" { header = $0; next }
 header == "" { next }
 device == "cpu" {
   least = cell("goal")
-  if (least != "") printf "| %s | %s | %s | %s | %s | %s |\n", $1, $2, $3, least, $8, $8 + 0 < least + 0 ? "no" : "yes"
+  spread = cell("lowest") == "" ? "" : " (" cell("lowest") " to " cell("highest") ")"
+  if (least != "") printf "| %s | %s | %s | %s | %s%s | %s |\n", $1, $2, $3, least, $8, spread, $8 + 0 < least + 0 ? "no" : "yes"
+  most = cell("goal of other")
+  if (most != "") printf "| %s: %% other | %s | %s | at most %s | %s | %s |\n", $1, $2, $3, most, cell("% other"), (cell("% other") + 0 > most + 0 ? "no" : "yes")
   next
 }
 bench == "gemm" && $3 == "bf16" {

@@ -69,9 +69,12 @@ void GemmRoutes::add_routes(const cpu::Gemm& g, const std::string& prefix) {
   }
 }
 
+static std::map<std::pair<DType, int>, double> measured_peaks;  // by dtype and threads
+
+void forget_gemm_peaks() { measured_peaks.clear(); }
+
 double gemm_peak(DType dtype) {
-  static std::map<std::pair<DType, int>, double> measured;
-  double& peak = measured[{dtype, num_threads()}];
+  double& peak = measured_peaks[{dtype, num_threads()}];
   if (peak > 0) return peak;
   struct Size {
     int64_t m, k, n;

@@ -1,50 +1,52 @@
 // `weft bench train`: whole training steps of GPT-2 shaped models (pre-LN, GELU 4d, tied head, AdamW), and what a step allocates.
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <functional>
 #include <sstream>
+#include <utility>
+#include <vector>
 
 #include "tools/bench/bench.h"
-#include "tools/bench/training_step.h"
+#include "tools/bench/step_shares.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
-#include "weft/core/profile.h"
 
 namespace weft::bench {
 
 namespace {
 
-constexpr StepShape kShapes[] = {
-    {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
-    {"L6 d384 h6 T512 V8192 B4", 6, 384, 6, 512, 8192, 4},
-    {"L4 d128 h4 T256 V256 B16", 4, 128, 4, 256, 256, 16},
+// What is asked of a row: its share of the limit, and the most percent of a step that may be neither products nor attention. 0: nothing.
+struct Goals {
+  double share = 0, most_other = 0;
 };
+struct CpuShape {
+  StepShape shape;
+  Goals f32, bf16;
+};
+constexpr CpuShape kCpuShapes[] = {
+    {{"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4}, {0.85}, {0.72}},
+    {{"L6 d384 h6 T512 V8192 B4", 6, 384, 6, 512, 8192, 4}, {0.85}, {0.72}},
+    {kSmallShape, {0.75, 10}, {0.60}},
+};
+constexpr Goals kQuickstartGoals = {0.70};
 
 constexpr StepShape kCudaShapes[] = {
     {"L24 d1024 h16 T4096 V50304 B4", 24, 1024, 16, 4096, 50304, 4},  // about 350 M parameters
     {"L8 d512 h8 T1024 V8192 B4", 8, 512, 8, 1024, 8192, 4},
 };
 
-// Where a step's time goes, in shares: products, attention, and what is neither, of which the update is a part.
-void add_shares(Row& row, TrainingStep& step) {
-  Profile profile(default_device());
-  step.run();
-  double products = 0, attention = 0, update = 0, all = 0;
-  for (const SelfTime& time : self_times(profile.finish())) {
-    all += time.us;
-    if (time.name.ends_with(" attention")) attention += time.us;
-    else if (time.name.starts_with("update")) update += time.us;
-    else if (time.name.ends_with(" matmul")) products += time.us;
-  }
-  auto share = [&](double us) { return str(std::round(1000 * us / all) / 10); };
-  row.extra.emplace_back("% products", share(products));
-  row.extra.emplace_back("% attention", share(attention));
-  row.extra.emplace_back("% other", share(all - products - attention));
-  row.extra.emplace_back("% update", share(update));
+void add_shares(Row& row, TrainingStep& step, bool is_quick) {
+  const StepShares shares = measured_shares(step, is_quick ? 3 : 5);
+  auto add = [&](const char* heading, double percent) {
+    row.extra.emplace_back(heading, str(std::round(10 * percent) / 10));
+  };
+  add("% products", shares.products);
+  add("% attention", shares.attention);
+  add("% update products", shares.update_products);
+  add("% other", shares.other);
+  add("% update", shares.update);
 }
 
-Row step_row(const char* name, const StepShape& shape, DType compute, const BenchOptions& options,
+Row step_row(const char* name, const StepShape& shape, DType compute, const Goals& goals, bool is_quick,
              const LanguageModelOptions& model, std::vector<ParamGroup> groups = {}) {
   TrainingStep step(model, shape.batch, compute, std::move(groups));
   double first = step.run();
@@ -54,20 +56,23 @@ Row step_row(const char* name, const StepShape& shape, DType compute, const Benc
   int64_t before = memory.stats().num_system_allocations;
   double last = first;
   std::function<void()> run = [&] { last = step.run(); };
-  Timing t = time_in_turn({&run, 1}, options.quick ? 4 : 20, options.quick ? 2 : 3)[0];
+  Timing t = time_in_turn({&run, 1}, is_quick ? 4 : 20, is_quick ? 2 : 3)[0];
   MemoryStats stats = memory.stats();
   WEFT_CHECK(last < first, str("bench train: the loss went from ", first, " to ", last, " on one batch"),
              "a training step is broken");
   double rate = step.flops() / t.median_s;
   Row row = rate_row(name, shape.text, compute, rate / 1e9, "GFLOP/s", gemm_peak(compute) / 1e9);
-  row.extra = {{"tokens/s", rounded(static_cast<double>(step.num_tokens()) / t.median_s)},
-               {"ms", str(std::round(t.median_s * 1e5) / 100)},
-               {"best ms", str(std::round(t.best_s * 1e5) / 100)},
-               {"peak MiB", rounded(static_cast<double>(stats.peak_bytes) / 1048576.0)},
-               {"new blocks", str(stats.num_system_allocations - before)}};
-  add_shares(row, step);
+  if (goals.share > 0) row.extra.emplace_back("goal", str(goals.share));
+  if (goals.most_other > 0) row.extra.emplace_back("goal of other", str(goals.most_other));
+  auto add = [&](const char* heading, std::string text) { row.extra.emplace_back(heading, std::move(text)); };
+  add("tokens/s", rounded(static_cast<double>(step.num_tokens()) / t.median_s));
+  add("ms", str(std::round(t.median_s * 1e5) / 100));
+  add("best ms", str(std::round(t.best_s * 1e5) / 100));
+  add("peak MiB", rounded(static_cast<double>(stats.peak_bytes) / 1048576.0));
+  add("new blocks", str(stats.num_system_allocations - before));
+  add_shares(row, step, is_quick);
   if (const double muon = step.muon_flops(); muon > 0)
-    row.extra.emplace_back("Muon's FLOPs, not counted", str("+", std::round(1000 * muon / step.flops()) / 10, " %"));
+    add("Muon's FLOPs, not counted", str("+", std::round(1000 * muon / step.flops()) / 10, " %"));
   return row;
 }
 
@@ -91,9 +96,9 @@ Row micro_batch_row(const char* name, const StepShape& shape, DType compute) {
 }
 
 // A row that did not fit is a row without a rate.
-Row step_row_or_problem(const StepShape& shape, DType compute, const BenchOptions& options) {
+Row step_row_or_problem(const StepShape& shape, DType compute, const Goals& goals, bool is_quick) {
   try {
-    return step_row("step", shape, compute, options, gpt2_options(shape));
+    return step_row("step", shape, compute, goals, is_quick, gpt2_options(shape));
   } catch (const Error& error) {
     if (error.problem().find("out of memory") == std::string::npos) throw;
     allocator(default_device()).trim();
@@ -106,35 +111,69 @@ Row step_row_or_problem(const StepShape& shape, DType compute, const BenchOption
   }
 }
 
-// Whether a row has every word that was asked for.
-bool is_asked(const BenchOptions& options, const char* name, const char* shape, DType dtype) {
-  const std::string text = str(name, " ", shape, " ", dtype);
-  std::istringstream words(options.rows);
-  for (std::string word; words >> word;)
-    if (text.find(word) == std::string::npos) return false;
-  return true;
+struct Subject {
+  std::string text;  // name, shape and dtype: what words are looked for in
+  bool takes_minutes;
+  std::function<Row()> measure;
+};
+
+std::vector<Subject> all_subjects(bool is_quick) {
+  std::vector<Subject> all;
+  const int64_t most_layers = default_device().is_cuda() ? 8 : 6;  // of what is quick
+  auto add = [&](const char* name, const StepShape& shape, DType dtype, std::function<Row()> measure) {
+    all.push_back({str(name, " ", shape.text, " ", dtype), shape.layers > most_layers, std::move(measure)});
+  };
+  auto add_step = [&](const StepShape& shape, DType compute, const Goals& goals) {
+    add("step", shape, compute, [=] { return step_row_or_problem(shape, compute, goals, is_quick); });
+  };
+  const StepShape& middle = kCpuShapes[1].shape;
+  if (default_device().is_cuda()) {
+    for (DType compute : {kBF16, kF32})  // first what a GPU is for
+      for (const StepShape& shape : kCudaShapes) add_step(shape, compute, {});
+  } else {
+    for (const CpuShape& s : kCpuShapes) add_step(s.shape, kF32, s.f32);
+    for (const CpuShape& s : kCpuShapes) add_step(s.shape, kBF16, s.bf16);
+    constexpr const char* kName = "quickstart's step";
+    add(kName, kSmallShape, kF32, [=] {
+      return step_row(kName, kSmallShape, kF32, kQuickstartGoals, is_quick, quickstart_options(kSmallShape),
+                      quickstart_groups());
+    });
+  }
+  constexpr const char* kName = "step of 4 micro-batches";
+  add(kName, middle, kF32, [=] { return micro_batch_row(kName, middle, kF32); });
+  return all;
+}
+
+// Those that have every word that was asked for; with --quick without words, those that do not take minutes.
+std::vector<Subject> asked_subjects(const BenchOptions& options) {
+  std::vector<Subject> all = all_subjects(options.quick), asked;
+  std::string names;
+  for (Subject& subject : all) {
+    names += (names.empty() ? "" : "; ") + subject.text;
+    std::istringstream words(options.rows);
+    bool is_asked = !options.quick || !options.rows.empty() || !subject.takes_minutes;
+    for (std::string word; words >> word;) is_asked &= subject.text.find(word) != std::string::npos;
+    if (is_asked) asked.push_back(std::move(subject));
+  }
+  WEFT_CHECK(!asked.empty(), str("bench train: no row has each word of '", options.rows, "'"),
+             str("use words of one of these: ", names));
+  return asked;
 }
 
 }  // namespace
 
+void check_train(const BenchOptions& options) {
+  WEFT_CHECK(options.mixer.empty() || options.rows.empty(),
+             str("bench train: rows of mixers have no words, and '", options.rows, "' is asked for"),
+             "leave --rows or --mixer out");
+  if (options.mixer.empty()) asked_subjects(options);
+}
+
 std::vector<Row> run_train(const BenchOptions& options) {
+  check_train(options);
   if (!options.mixer.empty()) return run_mixers(options);
   std::vector<Row> rows;
-  std::span<const StepShape> shapes = default_device().is_cuda() ? std::span<const StepShape>(kCudaShapes) : kShapes;
-  std::array<DType, 2> computes = {kF32, kBF16};
-  if (default_device().is_cuda()) std::swap(computes[0], computes[1]);  // first what a GPU is for
-  for (DType compute : computes)
-    for (const StepShape& shape : shapes)
-      if (is_asked(options, "step", shape.text, compute) &&
-          (!options.quick || !options.rows.empty() || &shape != &shapes[0]))  // it takes minutes
-        rows.push_back(step_row_or_problem(shape, compute, options));
-  constexpr const char* kQuickstart = "quickstart's step";
-  const StepShape& small = kShapes[2];
-  if (!default_device().is_cuda() && is_asked(options, kQuickstart, small.text, kF32))
-    rows.push_back(step_row(kQuickstart, small, kF32, options, quickstart_options(small), quickstart_groups()));
-  constexpr const char* kMicroBatches = "step of 4 micro-batches";
-  if (is_asked(options, kMicroBatches, kShapes[1].text, kF32))
-    rows.push_back(micro_batch_row(kMicroBatches, kShapes[1], kF32));
+  for (const Subject& subject : asked_subjects(options)) rows.push_back(subject.measure());
   return rows;
 }
 

@@ -10,6 +10,7 @@ struct StepShape {
   const char* text;
   int64_t layers, dim, heads, tokens, vocab, batch;
 };
+inline constexpr StepShape kSmallShape = {"L4 d128 h4 T256 V256 B16", 4, 128, 4, 256, 256, 16};  // the quickstart's
 
 // GPT-2 shaped: LayerNorm in front, GELU 4d, tied head; learned positions, or what `position` says.
 inline LanguageModelOptions gpt2_options(const StepShape& s, PositionKind position = PositionKind::learned) {

@@ -1,7 +1,12 @@
-// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--baseline FILE], weft bench ring [--masks LIST] ...: speed beside the limit measured in the same run.
+// weft bench [NAME|all] [--device cpu|cuda] [--quick] [--runs N] [--baseline FILE], weft bench ring [--masks LIST] ...: speed beside the limit
+// measured in the same run.
 #include "tools/bench/bench.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,6 +16,8 @@
 #include "trainers/config/config_error.h"
 #include "trainers/conformance/own_parts.h"
 #include "trainers/console/console.h"
+#include "trainers/run/environment.h"
+#include "trainers/run/system_info.h"
 #include "weft/core/error.h"
 #include "weft/core/stream.h"
 #include "weft/trainers/cli.h"
@@ -22,6 +29,7 @@ namespace {
 struct Options {
   std::string name = "all", baseline, device = "cpu";
   bool quick = false, plan = false;
+  int64_t runs = 1;
   std::string mixer, rows;
   bench::RingOptions ring;
 };
@@ -90,9 +98,8 @@ void check_mixer(const Options& options, const Extensions& extensions) {
   config::check_choice("--mixer", options.mixer, names, "mixer");
 }
 
-int run(const Options& options, Console& console, const Extensions& extensions) {
-  check_name(options.name);
-  check_mixer(options, extensions);
+// Options that a family does not read, and names that it does not have.
+void check_options(const Options& options, const bench::BenchOptions& how) {
   if (options.plan && options.name != "ring")
     throw config::ConfigError(str("--plan: weft bench ", options.name, " has no plan."), "Use weft bench ring --plan.");
   if (options.name != "ring" &&
@@ -102,13 +109,87 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   if (!options.rows.empty() && options.name != "train")
     throw config::ConfigError(str("--rows ", options.rows, ": weft bench ", options.name, " measures all its rows."),
                               "Use weft bench train --rows TEXT.");
+  if (options.plan && options.runs > 1)
+    throw config::ConfigError(str("--runs ", options.runs, ": --plan measures nothing."), "Leave one of them out.");
   const std::string devices[] = {"cpu", "cuda"};
   config::check_choice("--device", options.device, devices, "device");
-  if (options.device == "cuda" && num_cuda_devices() == 0)
-    throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
-  set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
-  nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
+  if (options.name == "all") return;
+  const bench::Family& family = bench::family(options.name);
+  if (options.device == "cuda" && *family.why_not_on_gpu)
+    throw config::ConfigError(str("--device cuda: not for weft bench ", family.name, ": ", family.why_not_on_gpu, "."),
+                              "Use --device cpu.");
+  if (!family.check) return;
+  try {
+    family.check(how);
+  } catch (const Error& error) { throw config::ConfigError(error.problem(), error.fix()); }
+}
+
+std::vector<bench::Row> measure(const Options& options, const bench::BenchOptions& how, Console& console) {
+  if (options.name != "all") return bench::family(options.name).run(how);
   std::vector<bench::Row> rows;
+  for (const bench::Family& family : bench::families()) {
+    if (options.device == "cuda" && *family.why_not_on_gpu) {
+      console.message(str("bench ", family.name, ": left out: ", family.why_not_on_gpu));
+      continue;
+    }
+    console.message(str("bench ", family.name, ": ", family.what));
+    for (bench::Row& row : family.run(how)) rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+// The command line, as it has to be given again for the same rows.
+std::string command_text(const Options& options) {
+  std::string text = "weft bench " + options.name;
+  auto add = [&](const char* option, const std::string& value) {
+    if (!value.empty()) text += str(" ", option, " ", value.find(' ') == std::string::npos ? value : "'" + value + "'");
+  };
+  auto add_list = [&](const char* option, const auto& values) {
+    std::string all;
+    for (const auto& value : values) all += str(all.empty() ? "" : ",", value);
+    add(option, all);
+  };
+  if (options.device != "cpu") add("--device", options.device);
+  add("--mixer", options.mixer), add("--rows", options.rows);
+  if (options.plan) text += " --plan";
+  const bench::RingOptions& ring = options.ring;
+  add_list("--kernels", ring.kernels), add_list("--schemes", ring.schemes), add_list("--masks", ring.masks);
+  add_list("--layouts", ring.layouts), add_list("--tokens", ring.tokens), add_list("--ranks", ring.ranks);
+  add("--documents", ring.documents);
+  if (options.quick) text += " --quick";
+  if (options.runs > 1) text += str(" --runs ", options.runs);
+  return text;
+}
+
+// What a page says above its figures. Asked before anything is measured, so that the load is that of others.
+bench::Facts facts_of(const Options& options) {
+  const SystemInfo info = system_info();
+  bench::Facts facts = {
+      {"cpu", info.cpu}, {"kernels", info.isa}, {"cores", str(info.cores)}, {"threads", str(info.threads)}};
+  if (options.device == "cuda") {
+    facts.emplace_back("device", info.devices.at(1));
+    for (auto& library : gpu_libraries()) facts.push_back(std::move(library));
+  }
+  facts.push_back(info.libraries.at(0));  // oneDNN
+  facts.emplace_back("compiler", info.compiler);
+  facts.emplace_back("weft",
+                     str(info.version, " ", info.build_type, info.sanitizers.empty() ? "" : " " + info.sanitizers));
+  facts.emplace_back("commit", train::build_commit());
+  std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", &utc);
+  facts.emplace_back("date", date);
+  double load = 0;
+  facts.emplace_back("load", getloadavg(&load, 1) == 1 ? fmt::format("{:.2f}", load) : "unknown");
+  facts.emplace_back("command", command_text(options));
+  return facts;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  check_name(options.name);
+  check_mixer(options, extensions);
   bench::BenchOptions how{.quick = options.quick,
                           .plan_only = options.plan,
                           .rows = options.rows,
@@ -117,14 +198,21 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                           .mixers = extensions.mixers};
   for (conformance::OwnPart& part : conformance::own_parts(extensions))
     how.parts.emplace_back(part.row.name, std::move(part.put_into));
-  if (options.name != "all") rows = bench::family(options.name).run(how);
-  else
-    for (const bench::Family& family : bench::families()) {
-      console.message(std::string("bench ") + family.name + ": " + family.what);
-      for (bench::Row& row : family.run(how)) rows.push_back(std::move(row));
-    }
-  if (console.is_json()) bench::print_json(rows, stdout);
-  else bench::print_table(rows, stdout);
+  const bool has_device = options.device != "cuda" || num_cuda_devices() > 0;
+  if (has_device) set_default_device(options.device == "cuda" ? Device::cuda() : Device::cpu());
+  check_options(options, how);
+  if (!has_device) throw config::ConfigError("--device cuda: " + cuda_problem(), "Use --device cpu.");
+  nlohmann::json baseline = options.baseline.empty() ? nlohmann::json() : read_baseline(options.baseline);
+  const bench::Facts facts = facts_of(options);
+  std::vector<std::vector<bench::Row>> runs;
+  for (int64_t i = 1; i <= options.runs; ++i) {
+    if (options.runs > 1) console.message(str("run ", i, " of ", options.runs));
+    bench::forget_gemm_peaks();
+    runs.push_back(measure(options, how, console));
+  }
+  const std::vector<bench::Row> rows = options.runs > 1 ? bench::middle_rows(runs) : std::move(runs[0]);
+  if (console.is_json()) bench::print_json(rows, facts, stdout);
+  else bench::print_table(rows, facts, stdout);
   return baseline.is_null() ? kSuccess : compare(rows, baseline, console);
 }
 
@@ -156,6 +244,10 @@ Action define_bench(Arguments& app) {
       .type_name("FILE");
   app.add_option("--picture", ring.picture, "ring: SVG file of layouts and hop plans, to write").type_name("FILE");
   app.add_flag("--quick", options->quick, "At most 30 s for a family");
+  app.add_option("--runs", options->runs,
+                 "Measure so many times: rows of the middle ratio, with the lowest and the highest")
+      .range(int64_t{1}, int64_t{100})
+      .type_name("N");
   app.add_option("--baseline", options->baseline,
                  "File of an earlier weft bench --json: exit code 4 if a ratio fell by more than a tenth")
       .type_name("FILE");

@@ -247,26 +247,44 @@ std::vector<T> chosen(const char* option, const std::vector<std::string>& asked,
   return values;
 }
 
-std::vector<Row> chosen_rows(const RingOptions& asked, const data::DocumentLengths& lengths, int rounds) {
-  auto named = [](const auto& value) { return std::string(value.name); };
-  auto spelled = [](auto value) { return std::string(to_string(value)); };
-  const auto kernels = chosen<RingKernel>("--kernels", asked.kernels, ring_kernels(), named, {ring_kernels()[0]});
-  const auto masks = chosen<MaskKind>("--masks", asked.masks, ring_masks(), named, {ring_masks()[1]});
-  const auto schemes = chosen<Scheme>("--schemes", asked.schemes, dist::all_schemes(), spelled, {Scheme::ring});
-  const auto layouts = chosen<LayoutKind>("--layouts", asked.layouts, kLayouts, spelled, {LayoutKind::zigzag});
-  for (int64_t n : asked.tokens) WEFT_CHECK(n >= 1, str("bench ring: --tokens ", n), "use at least one");
-  for (int64_t n : asked.ranks) WEFT_CHECK(n >= 1 && n <= 1024, str("bench ring: --ranks ", n), "use 1 to 1024");
+// What is asked for of each axis; one value where nothing is.
+struct Axes {
+  std::vector<RingKernel> kernels;
+  std::vector<MaskKind> masks;
+  std::vector<Scheme> schemes;
+  std::vector<LayoutKind> layouts;
+  std::vector<int64_t> tokens, ranks;
+
+  explicit Axes(const RingOptions& asked)
+      : tokens(asked.tokens.empty() ? std::vector<int64_t>{4096} : asked.tokens),
+        ranks(asked.ranks.empty() ? std::vector<int64_t>{2} : asked.ranks) {
+    auto named = [](const auto& value) { return std::string(value.name); };
+    auto spelled = [](auto value) { return std::string(to_string(value)); };
+    kernels = chosen<RingKernel>("--kernels", asked.kernels, ring_kernels(), named, {ring_kernels()[0]});
+    masks = chosen<MaskKind>("--masks", asked.masks, ring_masks(), named, {ring_masks()[1]});
+    schemes = chosen<Scheme>("--schemes", asked.schemes, dist::all_schemes(), spelled, {Scheme::ring});
+    layouts = chosen<LayoutKind>("--layouts", asked.layouts, kLayouts, spelled, {LayoutKind::zigzag});
+    for (int64_t n : tokens) WEFT_CHECK(n >= 1, str("bench ring: --tokens ", n), "use at least one");
+    for (int64_t n : ranks) WEFT_CHECK(n >= 1 && n <= 1024, str("bench ring: --ranks ", n), "use 1 to 1024");
+  }
+};
+
+data::DocumentLengths lengths_of(const RingOptions& asked) {
+  return asked.documents.empty() ? data::pretraining_document_lengths() : data::read_document_lengths(asked.documents);
+}
+
+std::vector<Row> chosen_rows(const Axes& axes, const data::DocumentLengths& lengths, int rounds) {
   std::vector<Row> rows;
-  for (int64_t tokens : asked.tokens.empty() ? std::vector<int64_t>{4096} : asked.tokens)
-    for (const MaskKind& kind : masks) {
+  for (int64_t tokens : axes.tokens)
+    for (const MaskKind& kind : axes.masks) {
       if (kind.why_not[0] != '\0') {
         rows.push_back(refused_row(str("mask ", kind.name), str("T", tokens), kind.why_not));
         continue;
       }
       const RowMask mask = make_ring_mask(kind.name, tokens, lengths);
-      for (int64_t ranks : asked.ranks.empty() ? std::vector<int64_t>{2} : asked.ranks)
-        for (const RingKernel& kernel : kernels)
-          for (Row& row : case_rows(kernel, mask, static_cast<int>(ranks), schemes, layouts, rounds))
+      for (int64_t ranks : axes.ranks)
+        for (const RingKernel& kernel : axes.kernels)
+          for (Row& row : case_rows(kernel, mask, static_cast<int>(ranks), axes.schemes, axes.layouts, rounds))
             rows.push_back(std::move(row));
     }
   return rows;
@@ -321,13 +339,31 @@ double ring_bound(const RingKernel& kernel, const RowMask& mask, const RingCase&
   return all / ring / std::max(1.0, *std::max_element(work.begin(), work.end()));
 }
 
+void check_ring(const BenchOptions& options) {
+  const RingOptions& asked = options.ring;
+  WEFT_CHECK(!options.plan_only || (!asked.has_axis() && asked.documents.empty()),
+             "bench ring: --plan has masks, layouts, documents and lengths of its own",
+             "leave --plan out to measure what is asked for, or leave the other options out");
+  const data::DocumentLengths lengths = lengths_of(asked);
+  const Axes axes(asked);
+  if (asked.documents.empty() || !asked.has_axis()) return;
+  auto has_documents = [&](const MaskKind& kind) {
+    return kind.why_not[0] == '\0' && !make_ring_mask(kind.name, 8, lengths).documents.empty();
+  };
+  if (std::any_of(axes.masks.begin(), axes.masks.end(), has_documents)) return;
+  std::string names;
+  for (const MaskKind& kind : ring_masks())
+    if (has_documents(kind)) names += str(names.empty() ? "" : ", ", kind.name);
+  fail("bench ring: --documents: none of the masks has documents", "use --masks with one of " + names);
+}
+
 std::vector<Row> run_ring(const BenchOptions& options) {
+  check_ring(options);
   const RingOptions& asked = options.ring;
   if (!asked.picture.empty()) io::write_file_atomically(asked.picture, ring_picture());
   if (options.plan_only) return plan_rows();
-  const data::DocumentLengths lengths =
-      asked.documents.empty() ? data::pretraining_document_lengths() : data::read_document_lengths(asked.documents);
-  if (asked.has_axis()) return chosen_rows(asked, lengths, options.quick ? 3 : 5);
+  const data::DocumentLengths lengths = lengths_of(asked);
+  if (asked.has_axis()) return chosen_rows(Axes(asked), lengths, options.quick ? 3 : 5);
   std::vector<Row> rows = plan_rows();
   for (Row& row : expected_rows(options, lengths)) rows.push_back(std::move(row));
   return rows;
