@@ -55,15 +55,33 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
+// Keeps both ends of a long name: its beginning may be that of others.
+std::string shortened(std::string_view text, size_t most) {
+  if (text.size() <= most) return std::string(text);
+  const auto is_inside = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80; };
+  size_t head = most / 2 - 1, tail = text.size() - (most - most / 2 - 2);
+  while (head > 0 && is_inside(head)) --head;
+  while (tail < text.size() && is_inside(tail)) ++tail;
+  return str(text.substr(0, head), "...", text.substr(tail));
+}
+constexpr size_t kMaxTitle = 112, kMaxName = 36;  // letters that fit above a picture, and beside one
+std::string quoted_name(std::string_view name) { return quoted(shortened(name, kMaxName)); }
+
 // Colours that people with a weak sense of colour tell apart too, dark enough for thin lines (after Okabe and Ito).
 constexpr std::string_view kFrame =
     "set linetype 1 lc rgb '#000000'\nset linetype 2 lc rgb '#0072b2'\nset linetype 3 lc rgb '#d55e00'\n"
     "set linetype 4 lc rgb '#009e73'\nset linetype 5 lc rgb '#cc3f8f'\nset linetype 6 lc rgb '#e69f00'\n"
-    "set linetype 7 lc rgb '#56b4e9'\nset linetype 8 lc rgb '#7a5195'\nset linetype cycle 8\n"
+    "set linetype 7 lc rgb '#56b4e9'\nset linetype 8 lc rgb '#7a5195'\n"
+    // The next eight are dashed.
+    "set linetype 9 lc rgb '#000000' dt 2\nset linetype 10 lc rgb '#0072b2' dt 2\nset linetype 11 lc rgb '#d55e00' dt "
+    "2\n"
+    "set linetype 12 lc rgb '#009e73' dt 2\nset linetype 13 lc rgb '#cc3f8f' dt 2\nset linetype 14 lc rgb '#e69f00' dt "
+    "2\n"
+    "set linetype 15 lc rgb '#56b4e9' dt 2\nset linetype 16 lc rgb '#7a5195' dt 2\nset linetype cycle 16\n"
     "set grid lc rgb '#dddddd'\nset key top right\nset border 3\nset tics nomirror\n"
     "set palette defined (0 '#440154', 1 '#31688e', 2 '#35b779', 3 '#fde725')\n";
 
-constexpr int kWidth = 800, kHeight = 360, kRowHeight = 16;  // pixels
+constexpr int kWidth = 800, kHeight = 360, kRowHeight = 16, kKeyHeight = 18;  // pixels
 constexpr size_t kMaxColumns = 80, kMaxNamedRows = 40;
 
 // One picture as gnuplot sees it: blocks of numbers, and the commands that draw them; no commands if there is nothing to draw.
@@ -73,7 +91,8 @@ struct Panel {
 };
 
 std::string labels(const std::string& title, const std::string& x, const std::string& y) {
-  return str("set title ", quoted(title), "\nset xlabel ", quoted(x), "\nset ylabel ", quoted(y), "\n");
+  return str("set title ", quoted(shortened(title, kMaxTitle)), "\nset xlabel ", quoted(shortened(x, kMaxTitle)),
+             "\nset ylabel ", quoted_name(y), "\n");
 }
 
 // Rows "x y", with "low high" behind them where there is a band. An empty line ends the curve, the next one begins anew.
@@ -107,11 +126,12 @@ Panel panel_of(const Plot& plot, const std::string& prefix) {
       bands += str(block, " using 1:3:4 with filledcurves lt ", colour, " fs transparent solid 0.18 notitle, ");
     std::string_view style = num_drawn <= 60 ? " with linespoints pt 7 ps 0.4" : " with lines";
     curves += str(curves.empty() ? "" : ", ", block, " using 1:2", style, " lt ", colour, " lw 2 title ",
-                  quoted(series.name));
+                  quoted_name(series.name));
   }
   if (curves.empty()) return {};
   // Many names do not fit into the frame.
   std::string key = plot.series.size() > 2 ? "set key outside right top\n" : "";
+  panel.height = std::max(kHeight, kKeyHeight * static_cast<int>(plot.series.size()) + 90);
   panel.commands = str(labels(plot.title, plot.x_label, plot.y_label), key, plot.is_log_y ? "set logscale y\n" : "",
                        "plot ", bands, curves, "\n");
   return panel;
@@ -139,7 +159,7 @@ Panel panel_of(const HeatMap& map, const std::string& prefix) {
   std::string block = str("$", prefix, "map"), rows, columns;
   const size_t row_step = stride_for(map.rows.size(), kMaxNamedRows), column_step = stride_for(num_columns, 8);
   for (size_t r = 0; r < map.rows.size(); r += row_step)
-    rows += str(rows.empty() ? "" : ", ", quoted(map.rows[r]), " ", r);
+    rows += str(rows.empty() ? "" : ", ", quoted_name(map.rows[r]), " ", r);
   for (size_t c = 0; c < num_columns; c += column_step)
     columns += str(columns.empty() ? "" : ", ", quoted(rounded(map.x[c * step])), " ", c);
   panel.blocks = str(block, " << WEFT_END\n", numbers, "WEFT_END\n");
@@ -155,7 +175,7 @@ Panel panel_of(const Intervals& picture, const std::string& prefix) {
   for (size_t r = 0; r < picture.rows.size(); ++r) {
     const Intervals::Row& row = picture.rows[r];
     if (!std::isfinite(row.middle) || !std::isfinite(row.low) || !std::isfinite(row.high)) continue;
-    names += str(names.empty() ? "" : ", ", quoted(row.name), " ", r);
+    names += str(names.empty() ? "" : ", ", quoted_name(row.name), " ", r);
     intervals += str(number(row.middle), " ", r, " ", number(row.low), " ", number(row.high), "\n");
     for (double x : row.points)
       if (std::isfinite(x)) points += str(number(x), " ", r, "\n");

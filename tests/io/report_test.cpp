@@ -215,6 +215,29 @@ TEST(Report, DrawsIntervalsOfAnyKind) {
   expect_parts(html, {"single values", "-0.375", "-0.3 nan -0.2", "<svg"});
 }
 
+TEST(Report, ManyCurvesWithLongNamesAreToldApart) {
+  const auto drawn = [](int count) {
+    Plot plot{.title = std::string(300, 't')};
+    for (int i = 0; i < count; ++i)
+      plot.series.push_back({str(std::string(99, 'n'), ".", i), {{0, i}, {1, i + 1}}, {{i, i + 1}, {i, i + 2}}});
+    return plot_svg(plot, "p");
+  };
+  const auto count = [](const std::string& svg, const std::string& part) {
+    int times = 0;
+    for (size_t at = svg.find(part); at != std::string::npos; at = svg.find(part, at + 1)) ++times;
+    return times;
+  };
+  const std::string eight = drawn(8), twelve = drawn(12);
+  EXPECT_EQ(find_fault(twelve), "");
+  EXPECT_EQ(twelve.find(std::string(37, 'n')), std::string::npos) << "names leave room for the curves";
+  EXPECT_EQ(twelve.find(std::string(113, 't')), std::string::npos);
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(count(twelve, str("n.", i, "<")), 1) << "its end is kept";
+  for (const char* colour : {"rgb(  0, 114, 178)", "rgb(213,  94,   0)"}) {  // of the second curve, and of the third
+    EXPECT_EQ(count(eight, str("stroke='", colour, "' stroke-dasharray")), 0) << colour;
+    EXPECT_EQ(count(twelve, str("stroke='", colour, "' stroke-dasharray")), 1) << "it comes again, dashed";
+  }
+}
+
 TEST(Report, RoundsNumbersForPeople) {
   for (auto [value, text] : std::initializer_list<std::pair<double, const char*>>{{0, "0"},
                                                                                   {1200, "1200"},
