@@ -54,7 +54,10 @@ compare { metric: "val/loss" metric: "task/mqar/accuracy" metric: "val/loss@64" 
   EXPECT_EQ(other["metrics"][0], json["metrics"][0]);
   EXPECT_EQ(other["metrics"][1], json["metrics"][1]);
   EXPECT_EQ(other["recall"], json["recall"]);
-  EXPECT_EQ(other["arms"][1]["parameters"], json["arms"][1]["parameters"]);
+  for (const char* key : {"parameters_without_embeddings", "flops_per_token_without_output_head", "metrics"})
+    EXPECT_EQ(other["arms"][1][key], json["arms"][1][key]) << key;
+  EXPECT_EQ(other["curves"], json["curves"]);
+  EXPECT_EQ(other["diagnostics"], json["diagnostics"]);
   EXPECT_TRUE(io::file_exists(path("compared") + "/report.html"));
   words = {"compare", words[1], words[4], words[1]};
   const ProcessResult twice = run_weft(words);

@@ -162,6 +162,24 @@ TEST_F(Claims, ThePageHasOursBesideThePapers) {
   expect_on(first.json, {"\"verdict\": \"reproduced\"", "\"holm_p\""});
 }
 
+TEST_F(Claims, RunsOfSeveralBuildsOrMachinesAreSaid) {
+  study("done", replaced(replaced(kReport, "\"parameters\"", "\"parameters_without_embeddings\""), "\"parameters\"",
+                         "\"parameters_without_embeddings\""));
+  const auto cell = [&](const std::string& name, const std::string& text) {
+    io::make_folders(path("runs/done/cells/" + name));
+    write("runs/done/cells/" + name + "/environment.txtpb", text);
+  };
+  cell("a", "host: \"one\" processor: \"Some CPU\" threads: 1 commit: \"abc\"");
+  cell("b", "host: \"two\" processor: \"Some CPU\" threads: 1 commit: \"abc\"");
+  const std::string same = page({"done"}).text;
+  expect_on(same, {"1000 to 1010 parameters", "on Some CPU, 1 threads"});
+  EXPECT_EQ(same.find("may be theirs"), std::string::npos) << "hosts of one kind are one machine";
+  cell("b", "host: \"two\" processor: \"Another CPU\" threads: 1 commit: \"def\"");
+  expect_on(page({"done"}).text,
+            {"on Another CPU, 1 threads", " and on Some CPU, 1 threads",
+             "The runs come from 2 machines and 2 builds of Weft: what arms differ by may be theirs."});
+}
+
 TEST_F(Claims, AStudyThatWasNotRunHasNoNumber) {
   study("open");
   study("begun", replaced(replaced(kReport, "\"complete\": 6", "\"complete\": 5"), "\"not_run\": 0", "\"not_run\": 1"));

@@ -52,7 +52,9 @@ void store(const std::string& study_folder, const Cell& cell, const CellResult& 
   Json out{
       {"cell", cell.folder}, {"state", to_string(result.state)}, {"problem", result.problem}, {"metrics", metrics}};
   if (!asked.empty()) out["asked"] = asked, out["answers"] = result.answers;
-  io::write_file_atomically(result_file(study_folder, cell), out.dump(1) + "\n");
+  // A message may quote any bytes.
+  io::write_file_atomically(result_file(study_folder, cell),
+                            out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 io::EventTime time_now() { return {.step = 0, .wall_s = train::wall_now_s()}; }
@@ -124,7 +126,7 @@ bool evaluate(const std::string& folder, const CellRuns& how, const Environment&
     }
     result.answers.push_back(ended.output);
   }
-  add_metrics(scores_of(result.answers), result.metrics);
+  add_metrics(scores_of(result.answers, folder), result.metrics);
   return true;
 }
 

@@ -4,10 +4,11 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "trainers/config/grid.pb.h"
 #include "trainers/config/text_reader.h"
-#include "trainers/run/facts.h"
+#include "trainers/study/origin.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
@@ -51,17 +52,18 @@ double seconds_of(const std::string& cells) {
   return seconds;
 }
 
-// Processor, threads, kernels and memory, without the name of the host.
-std::string machine_of(const std::string& cells) {
-  if (!io::is_folder(cells)) return {};
+// Machines without the names of their hosts.
+void add_origins(const std::string& cells, ClaimRuns& runs) {
+  if (!io::is_folder(cells)) return;
+  std::set<std::string> machines, builds;
   for (const std::string& cell : io::list_folder(cells)) {
-    const std::string file = str(cells, "/", cell, "/environment.txtpb");
-    if (!io::file_exists(file)) continue;
-    const train::Facts facts = train::run_facts(config::Experiment(), io::read_file(file, kMostGridBytes));
-    for (const auto& [name, value] : facts)
-      if (name == "machine") return value.substr(value.find(": ") + 2);
+    const std::string folder = str(cells, "/", cell);
+    if (!io::file_exists(folder + "/environment.txtpb")) continue;
+    const Origin origin = origin_of(folder);
+    machines.insert(origin.machine), builds.insert(origin.build);
   }
-  return {};
+  runs.machines.assign(machines.begin(), machines.end());
+  runs.num_builds = std::ssize(builds);
 }
 
 std::vector<std::string> overrides_in(const std::string& text) {
@@ -98,7 +100,10 @@ void read_report(const Grid& grid, const Json& report, ClaimRuns& runs) {
   runs.state = missing > 0 ? ClaimRuns::State::unfinished : ClaimRuns::State::complete;
   for (const Json& arm : report.at("arms")) {
     ClaimRuns::Arm& one = runs.arms[arm.at("arm").get<std::string>()];
-    one.params = arm.at("parameters").get<int64_t>(), one.tokens = arm.at("tokens").get<int64_t>();
+    // Reports that stand in studies' folders have either name.
+    const auto params = arm.find("parameters_without_embeddings");
+    one.params = (params != arm.end() ? *params : arm.at("parameters")).get<int64_t>();
+    one.tokens = arm.at("tokens").get<int64_t>();
   }
   for (const Json& metric : report.at("metrics"))
     for (const Json& arm : metric.at("arms"))
@@ -127,7 +132,7 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
     fail(str(report_file, ": is not the report of ", grid.file, ": ", std::string_view(e.what())),
          "run weft ablate again: it writes the report anew from the results that are there");
   }
-  runs.machine = machine_of(folder + "/cells");
+  add_origins(folder + "/cells", runs);
   runs.training_s = seconds_of(folder + "/cells") + seconds_of(folder + "/tuning/cells");
   return runs;
 }

@@ -14,10 +14,11 @@ struct ClaimRuns {
   enum class State { not_run, unfinished, complete };
   State state = State::not_run;
   int64_t num_complete = 0, num_runs = 0;
-  std::vector<std::string> lost = {};  // "gate=head,seed=1-5f1c93a0: diverged: ..."
-  std::vector<std::string> set = {};   // overrides of the command line
-  std::string machine = {};            // of the first run, or ""
-  double training_s = 0;               // of all runs
+  std::vector<std::string> lost = {};      // "gate=head,seed=1-5f1c93a0: diverged: ..."
+  std::vector<std::string> set = {};       // overrides of the command line
+  std::vector<std::string> machines = {};  // that the runs were made on
+  int64_t num_builds = 0;                  // of Weft, that made them
+  double training_s = 0;                   // of all runs
   struct Arm {
     int64_t params = 0, tokens = 0;                          // without embeddings; of a run
     std::map<std::string, std::vector<double>> values = {};  // by metric, of each seed; NaN where a run has none

@@ -168,7 +168,11 @@ std::string study_text(const Study& study) {
         "{} runs, {} seeds of {} arms, {} parameters without embeddings, {} training tokens each. Training took {}{}.",
         runs.num_runs, grid.seeds.size(), runs.arms.size(), range_text(runs, &ClaimRuns::Arm::params),
         range_text(runs, &ClaimRuns::Arm::tokens), cli::duration_text(runs.training_s),
-        runs.machine.empty() ? "" : " on " + runs.machine);
+        runs.machines.empty() ? "" : " on " + config::join(runs.machines, " and on "));
+  if (runs.machines.size() > 1 || runs.num_builds > 1)
+    text += fmt::format(" The runs come from {} machine{} and {} build{} of Weft: what arms differ by may be theirs.",
+                        runs.machines.size(), runs.machines.size() == 1 ? "" : "s", runs.num_builds,
+                        runs.num_builds == 1 ? "" : "s");
   if (grid.minutes) text += fmt::format(" Stated time: {:g} minutes on one core.", *grid.minutes);
   for (const std::string& lost : runs.lost) text += "\n\nLost: " + lost;
   return text + "\n\n";

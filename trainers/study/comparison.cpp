@@ -11,6 +11,7 @@
 #include "trainers/run/session.h"
 #include "trainers/study/match.h"
 #include "weft/core/error.h"
+#include "weft/core/pattern.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/files.h"
 #include "weft/io/metrics.h"
@@ -30,7 +31,11 @@ struct Run {
 };
 
 Run read(const std::string& name, const cli::Extensions& own) {
-  Run run{.folder = train::find_run(name).folder, .experiment = train::config_of_run(name, {}, own).experiment};
+  const train::RunAddress address = train::find_run(name);
+  if (!address.checkpoint.empty())
+    throw ConfigError(name + ": names one checkpoint, and a report is of whole runs.",
+                      "Name the run: " + address.folder + ".");
+  Run run{.folder = address.folder, .experiment = train::config_of_run(name, {}, own).experiment};
   const std::string file = run.folder + "/metrics.jsonl";
   int64_t step = 0;
   if (io::file_exists(file))
@@ -56,13 +61,21 @@ bool is_same_arm(const config::Experiment& a, const config::Experiment& b) {
   return true;
 }
 
+// A folder may have any bytes as its name, and a config any characters.
+std::string printable(const std::string& text) {
+  auto name = Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+  for (char& c : name)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  return name;
+}
+
 // A cell's folder begins with the names of its arms; another run has a name or a folder of its own.
 std::string name_of(const Run& run, const Arms& arms) {
-  const std::string folder = run.folder.substr(run.folder.find_last_of('/') + 1);
+  const std::string folder = printable(run.folder.substr(run.folder.find_last_of('/') + 1));
   const size_t seed = folder.find(",seed=");
   std::string name = seed != std::string::npos       ? folder.substr(0, seed)
                      : run.experiment.name().empty() ? folder
-                                                     : run.experiment.name();
+                                                     : printable(run.experiment.name());
   const auto is_taken = [&](const std::string& text) {
     return std::ranges::any_of(arms.all, [&](const Combination& arm) { return arm.name == text; });
   };
@@ -76,9 +89,11 @@ std::string name_of(const Run& run, const Arms& arms) {
 // "length 64", or "mqar of 64 tokens, 8 pairs".
 std::string question_of(const Json& row) {
   if (!row.contains("task")) return str("length ", row.at("length").get<int64_t>());
-  const auto second = std::next(row.begin(), 2);
-  return str(row.at("task").get<std::string>(), " of ", row.at("length").get<int64_t>(), " tokens",
-             second.key() == "rows" ? "" : str(", ", second.value().get<int64_t>(), " ", second.key()));
+  std::string text = str(row.at("task").get<std::string>(), " of ", row.at("length").get<int64_t>(), " tokens");
+  if (row.size() > 2)
+    if (const auto third = std::next(row.begin(), 2); third.key() != "rows")
+      text += str(", ", third.value().get<int64_t>(), " ", third.key());
+  return text;
 }
 
 bool is_same_answer(const Json& a, const Json& b) {
@@ -86,12 +101,11 @@ bool is_same_answer(const Json& a, const Json& b) {
                              [&](const char* key) { return a.value(key, Json()) == b.value(key, Json()); });
 }
 
-// Of the run as it is, and not with other data or another model.
+// Of the run as it is: an override, such as of data.val or of train.compute, gives the answer of another one.
 bool is_of_run(const Json& answer, int64_t step) {
   if (answer.value("step", int64_t{-1}) != step) return false;
   for (const Json& argument : answer.value("arguments", Json::array()))
-    for (const char* part : {"data.", "model.", "eval."})
-      if (argument.get<std::string>().starts_with(part)) return false;
+    if (!argument.get<std::string>().starts_with("--")) return false;
   return true;
 }
 
@@ -135,15 +149,31 @@ std::vector<std::string> answers_of(const std::string& folder, int64_t step) {
   return answers;
 }
 
-CellResult result_of(const Run& run, std::set<std::string>& tasks) {
-  CellResult result = read_run(run.folder);
-  const std::string evals = run.folder + "/eval";
-  if (!io::is_folder(evals)) return result;
-  result.answers = answers_of(evals, run.last_step);
-  const Scores scores = scores_of(result.answers);
-  add_metrics(scores, result.metrics);
-  for (const Scores::Task& task : scores.tasks) tasks.insert(task.name);
-  return result;
+// Of each metric of a task what it was asked, and of which run.
+struct Asked {
+  std::string run;
+  std::vector<std::string> questions;
+};
+
+// A mean over other questions is another number. Where two runs were asked differently, it is taken from all of them, and refused if it is
+// what is compared.
+void keep_what_was_asked_alike(Comparison& c, const std::vector<Scores>& scores) {
+  std::map<std::string, Asked> first;
+  std::set<std::string> unlike;
+  for (size_t i = 0; i < scores.size(); ++i)
+    for (const auto& [key, questions] : questions_of(scores[i])) {
+      const auto [at, is_new] = first.try_emplace(key, c.cells[i].run, questions);
+      if (is_new || at->second.questions == questions) continue;
+      for (const std::string& metric : c.grid.metrics)
+        if (matches_pattern(metric, key))
+          throw ConfigError(str(at->second.run, " and ", c.cells[i].run, " were asked other questions for ", key, ": ",
+                                config::join(at->second.questions, "; "), " in one, ", config::join(questions, "; "),
+                                " in the other."),
+                            "Evaluate both with the same --tasks, --lengths and --rows, or compare another metric.");
+      unlike.insert(key);
+    }
+  for (std::optional<CellResult>& result : c.results)
+    for (const std::string& key : unlike) result->metrics.erase(key);
 }
 
 }  // namespace
@@ -153,7 +183,7 @@ Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<
   Comparison c{.grid = {.file = "weft compare", .name = "comparison"}, .arms = {}, .cells = {}, .results = {}};
   c.grid.metrics = metrics.empty() ? std::vector<std::string>{"val/loss"} : metrics;
   std::set<int64_t> seeds;
-  std::set<std::string> tasks;
+  std::vector<Scores> scores;
   std::vector<config::Experiment> of_arms;
   for (const std::string& name : runs) {
     Run run = read(name, own);
@@ -181,10 +211,19 @@ Comparison compare_runs(const std::vector<std::string>& runs, const std::vector<
             "Give each run once.");
     seeds.insert(run.experiment.seed());
     c.cells.push_back({.combination = arm, .seed = run.experiment.seed(), .folder = run.folder, .run = run.folder});
-    c.results.push_back(result_of(run, tasks));
+    CellResult result = read_run(run.folder);
+    if (const std::string evals = run.folder + "/eval"; io::is_folder(evals))
+      result.answers = answers_of(evals, run.last_step);
+    scores.push_back(scores_of(result.answers, run.folder));
+    add_metrics(scores.back(), result.metrics);
+    c.results.push_back(std::move(result));
   }
   require_same_contents("", c.cells, c.results);
   c.grid.seeds.assign(seeds.begin(), seeds.end());
+  keep_what_was_asked_alike(c, scores);
+  std::set<std::string> tasks;
+  for (const Scores& of_run : scores)
+    for (const Scores::Task& task : of_run.tasks) tasks.insert(task.name);
   c.grid.evals.tasks.assign(tasks.begin(), tasks.end());
   count_and_match(c.grid, c.arms, own);
   return c;

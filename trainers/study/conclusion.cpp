@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "trainers/study/report_parts.h"
+
 namespace weft::study {
 
 namespace {
@@ -14,49 +16,61 @@ std::string count_text(double x) {
 }
 
 struct Verdicts {
-  std::string better, worse, open, few;  // arms, with their differences; few: of too few runs
+  std::string lower, higher, open, few;  // arms, with their differences; few: of too few runs
+  std::string unpaired;                  // arms with runs, none of a seed of the baseline's
   double resolves = 0;                   // the largest of the open ones
 };
 
 Verdicts verdicts_of(const StudyData& data, const std::vector<Difference>& differences) {
-  const bool is_accuracy = data.grid.metrics[0].find("accuracy") != std::string::npos;
   Verdicts v;
   size_t next = 0;
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
     if (a == data.arms.baseline) continue;
     const Difference& d = differences[next++];
-    if (d.count == 0) continue;
+    if (d.count == 0) {
+      if (mean_of(values_of(data, a, data.grid.metrics[0])).count > 0)
+        v.unpaired += (v.unpaired.empty() ? "" : ", ") + data.arms.all[a].name;
+      continue;
+    }
     const bool is_clear = d.adjusted_p && *d.adjusted_p < 1 - data.grid.confidence;
-    std::string& list = d.count < kFewestForAnInterval ? v.few
-                        : !is_clear                    ? v.open
-                        : (d.mean > 0) == is_accuracy  ? v.better
-                                                       : v.worse;
+    std::string& list = d.count < kFewestForAnInterval ? v.few : !is_clear ? v.open : d.mean > 0 ? v.higher : v.lower;
     list += fmt::format("{}{} ({:+.4f})", list.empty() ? "" : ", ", data.arms.all[a].name, d.mean);
     if (!is_clear && d.resolves) v.resolves = std::max(v.resolves, *d.resolves);
   }
   return v;
 }
 
+std::string found_text(const StudyData& data, const std::string& arms, Direction side) {
+  if (arms.empty()) return {};
+  const std::string& metric = data.grid.metrics[0];
+  const Direction good = direction_of(metric);
+  const char* word = good == Direction::neither ? (side == Direction::lower ? "lower" : "higher")
+                     : good == side             ? "better"
+                                                : "worse";
+  return fmt::format("At this size, {} is {} than {} for {}. ", metric, word, data.arms.all[data.arms.baseline].name,
+                     arms);
+}
+
 }  // namespace
 
 std::string conclusion_of(const StudyData& data, const std::vector<Difference>& differences) {
+  const Verdicts v = verdicts_of(data, differences);
   const auto has_any = std::ranges::any_of(differences, [](const Difference& d) { return d.count > 0; });
-  if (!has_any) return {};
+  if (!has_any && v.unpaired.empty()) return {};
   const Combination& baseline = data.arms.all[data.arms.baseline];
   const double tokens = static_cast<double>(baseline.experiment.train().tokens());
   std::string text = fmt::format("These runs have {} parameters without embeddings, {} training tokens and {} seed{}. ",
                                  count_text(static_cast<double>(baseline.params)), count_text(tokens),
                                  data.grid.seeds.size(), data.grid.seeds.size() == 1 ? "" : "s");
-  const Verdicts v = verdicts_of(data, differences);
   const std::string& metric = data.grid.metrics[0];
   if (static_cast<int64_t>(data.grid.seeds.size()) < kFewestForAnInterval) {
     text +=
         fmt::format("Fewer than {} seeds cannot tell a difference in {} from noise. ", kFewestForAnInterval, metric);
   } else {
-    if (!v.better.empty())
-      text += fmt::format("At this size, {} is better than {} for {}. ", metric, baseline.name, v.better);
-    if (!v.worse.empty())
-      text += fmt::format("At this size, {} is worse than {} for {}. ", metric, baseline.name, v.worse);
+    const bool is_higher_first = direction_of(metric) == Direction::higher;  // the better ones
+    if (is_higher_first) text += found_text(data, v.higher, Direction::higher);
+    text += found_text(data, v.lower, Direction::lower);
+    if (!is_higher_first) text += found_text(data, v.higher, Direction::higher);
     if (!v.open.empty())
       text += fmt::format("No difference was found for {}{}. ", v.open,
                           v.resolves > 0
@@ -66,6 +80,11 @@ std::string conclusion_of(const StudyData& data, const std::vector<Difference>& 
                               : "");
     if (!v.few.empty()) text += fmt::format("Too few runs count to tell {} from noise. ", v.few);
   }
+  if (!v.unpaired.empty())
+    text += fmt::format("No seed has a run of {} and one of {}, so nothing says how they differ. ", baseline.name,
+                        v.unpaired);
+  if (const size_t origins = origins_of(data).size(); origins > 1)
+    text += fmt::format("The runs come from {} builds or machines, and what arms differ by may be theirs. ", origins);
   text += "They cannot tell what larger models, longer trainings, other texts or other widths would give";
   text += data.tuning ? ". " : ", nor whether an arm wants another learning rate: none was tuned. ";
   return text + "The intervals say what other seeds would change, and nothing else.\n";

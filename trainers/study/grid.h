@@ -66,6 +66,7 @@ struct Combination {
   int64_t params = 0;                  // without embeddings
   int64_t idle_params = 0;             // of them, those that LanguageModel::num_active_params() leaves out
   int64_t matched_ffn = 0;             // width that match set, or 0
+  std::optional<double> off_by = {};   // of what match made equal: this arm over the baseline, minus 1
   double flops_per_token = 0;          // without the output head
   std::string tuned = {};              // the value of Tune::path
 };

@@ -96,6 +96,7 @@ void match_width(const Grid& grid, Combination& arm, double target, const cli::E
   check_tolerance(grid, arm, quantity(grid, arm, counts), target, str("width ", width), fix);
   arm.overrides.push_back(width_override(grid, arm, width));
   arm.experiment = matched.experiment;
+  arm.off_by = quantity(grid, arm, counts) / target - 1;
   arm.matched_ffn = width;
   set_counts(arm, counts);
 }
@@ -108,6 +109,7 @@ void match_tokens(const Grid& grid, Combination& arm, double target, const Count
   check_tolerance(grid, arm, per_token * static_cast<double>(tokens), target, str(tokens, " tokens"),
                   "Raise match.flops, or train with more steps: tokens come in whole steps.");
   arm.overrides.push_back(str("train.tokens=", tokens));
+  arm.off_by = per_token * static_cast<double>(tokens) / target - 1;
   arm.experiment = config_of(grid, arm, {}, own).experiment;
 }
 

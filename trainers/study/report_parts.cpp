@@ -7,9 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "trainers/run/value_pictures.h"
-#include "weft/core/pattern.h"
-#include "weft/io/files.h"
+#include "weft/core/error.h"
 #include "weft/trainers/statistics.h"
 
 namespace weft::study {
@@ -29,12 +27,13 @@ std::string mean_text(const StudyData& data, size_t arm, const std::string& metr
   return mean.count > 0 ? fmt::format("{:.4f}", mean.mean) : "-";
 }
 
-// Names of the tasks of the runs, in their order.
-std::vector<std::string> accuracies_of(const StudyData& data) {
-  std::vector<std::string> keys;
-  for (const std::string& task : data.grid.evals.tasks)
-    if (has_metric(data, str("task/", task, "/accuracy"))) keys.push_back(str("task/", task, "/accuracy"));
-  return keys;
+// What was made equal, how nearly, and in which steps.
+std::string match_text(const std::optional<Match>& match) {
+  if (!match) return {};
+  return fmt::format(
+      "; matched in {} within {:g} %, {}",
+      match->what == Match::What::parameters ? "parameters" : "operations of the training", 100 * match->tolerance,
+      match->changes_tokens ? "by whole steps" : fmt::format("by widths in multiples of {}", match->multiple));
 }
 
 }  // namespace
@@ -53,18 +52,6 @@ io::PlotSeries series_of(const StudyData& data, size_t arm, const std::vector<st
     series.band.emplace_back(point.lowest, point.highest);
   }
   return series;
-}
-
-std::optional<double> metric_of(const CellResult& result, const std::string& metric) {
-  if (metric.find('*') == std::string::npos) {
-    const auto found = result.metrics.find(metric);
-    return found == result.metrics.end() ? std::nullopt : std::optional(found->second);
-  }
-  double sum = 0;
-  int64_t count = 0;
-  for (const auto& [key, value] : result.metrics)
-    if (matches_pattern(metric, key)) sum += value, ++count;
-  return count == 0 ? std::nullopt : std::optional(sum / static_cast<double>(count));
 }
 
 std::vector<double> values_of(const StudyData& data, size_t arm, const std::string& metric) {
@@ -93,26 +80,35 @@ std::string text_of(const io::ReportTable& table) {
   return text;
 }
 
+std::vector<std::string> metrics_of_arms(const StudyData& data) {
+  std::vector<std::string> wanted{"val/bpb", "first_token_mass"}, metrics;
+  for (const std::string& task : data.grid.evals.tasks) wanted.push_back(str("task/", task, "/accuracy"));
+  for (const std::string& metric : wanted)
+    if (metric != data.grid.metrics[0] && has_metric(data, metric)) metrics.push_back(metric);
+  return metrics;
+}
+
 io::ReportTable arms_table(const StudyData& data) {
   const Grid& grid = data.grid;
   const std::string& first = grid.metrics[0];
   const bool has_idle = std::ranges::any_of(data.arms.all, [](const Combination& arm) { return arm.idle_params > 0; });
-  io::ReportTable table{.title = "Arms", .header = {"arm", "parameters"}, .rows = {}};
-  if (has_idle) table.header.push_back("active");
+  io::ReportTable table{.title = "Arms: parameters without embeddings, operations of a token without the output head" +
+                                 match_text(grid.match),
+                        .header = {"arm", "without embeddings"},
+                        .rows = {}};
+  if (has_idle) table.header.push_back("active of them");
+  if (grid.match) table.header.push_back("off by %");
   table.header.insert(table.header.end(), {"MFLOP/token", "tokens"});
   if (data.tuning) table.header.push_back(grid.tune->path);
   table.header.insert(table.header.end(), {first, "difference", "t interval"});
-  std::vector<std::string> more;  // further columns
-  for (const std::string& metric : {std::string("val/bpb"), std::string("first_token_mass")})
-    if (metric != first && has_metric(data, metric)) more.push_back(metric);
-  for (const std::string& metric : accuracies_of(data))
-    if (metric != first) more.push_back(metric);
+  const std::vector<std::string> more = metrics_of_arms(data);
   for (const std::string& metric : more) table.header.push_back(metric == "first_token_mass" ? "first token" : metric);
   const std::vector<double> baseline = values_of(data, data.arms.baseline, first);
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
     const Combination& arm = data.arms.all[a];
     std::vector<std::string> row{arm.name, str(arm.params)};
     if (has_idle) row.push_back(str(arm.params - arm.idle_params));
+    if (grid.match) row.push_back(arm.off_by ? fmt::format("{:+.3f}", 100 * *arm.off_by) : "-");
     row.push_back(fmt::format("{:.3f}", arm.flops_per_token / 1e6));
     row.push_back(str(arm.experiment.train().tokens()));
     if (data.tuning) row.push_back(arm.tuned);
@@ -195,32 +191,6 @@ ReportPart speed_part(const StudyData& data) {
                       .text = "Runs beside each other share the machine: compare tokens per second of one study only.",
                       .tables = {std::move(table)}},
           .json = arms.dump()};
-}
-
-std::vector<io::ReportSection> diagnostics_sections(const StudyData& data) {
-  std::vector<io::ReportSection> sections;
-  for (size_t a = 0; a < data.arms.all.size(); ++a) {
-    std::map<int64_t, std::map<std::string, SpreadPoint>> steps;
-    for (size_t i = 0; i < data.cells.size(); ++i) {
-      const std::string file = run_folder(data.folder, data.cells[i]) + "/metrics.jsonl";
-      if (data.cells[i].combination != a || !io::file_exists(file)) continue;
-      for (const io::MetricsRecord& record : io::apply_rewinds(io::read_metrics(file)))
-        if (record.kind == "diagnostics")
-          for (const auto& [key, value] : record.values) steps[record.step][key].add(value);
-    }
-    std::vector<io::MetricsRecord> means;
-    for (const auto& [step, values] : steps) {
-      io::MetricsRecord& record = means.emplace_back();
-      record.step = step, record.kind = "diagnostics";
-      for (const auto& [key, point] : values)
-        if (point.count > 0) record.values.emplace_back(key, point.sum / static_cast<double>(point.count));
-    }
-    io::ReportSection section{.heading = "Diagnostics of " + data.arms.all[a].name,
-                              .text = "Layers and heads against steps, means over the seeds."};
-    for (io::HeatMap& map : train::head_maps(means)) section.pictures.push_back(std::move(map));
-    if (!section.pictures.empty()) sections.push_back(std::move(section));
-  }
-  return sections;
 }
 
 }  // namespace weft::study

@@ -23,7 +23,7 @@ ScoresOfArms scores_of_arms(const StudyData& data) {
   ScoresOfArms all(data.arms.all.size());
   for (size_t i = 0; i < data.cells.size(); ++i)
     if (data.results[i] && data.results[i]->state == CellResult::State::complete && !data.results[i]->answers.empty())
-      all[data.cells[i].combination][data.cells[i].seed] = scores_of(data.results[i]->answers);
+      all[data.cells[i].combination][data.cells[i].seed] = scores_of(data.results[i]->answers, data.cells[i].folder);
   return all;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -30,21 +31,53 @@ Scores::Length length_of(const Json& row) {
   return score;
 }
 
+// What no evaluation says of the rows of a task, or "". The report makes an item of every target, and looks up the hits of every row.
+std::string fault_of(const Scores::Task& score) {
+  if (score.hits.size() != score.targets.size())
+    return str(score.name, " has the hits of ", score.hits.size(), " rows and the targets of ", score.targets.size());
+  for (size_t row = 0; row < score.targets.size(); ++row)
+    if (score.hits[row] < 0 || score.hits[row] > score.targets[row] || score.targets[row] > score.length)
+      return str("row ", row, " of ", score.name, " has ", score.hits[row], " hits of ", score.targets[row],
+                 " targets in ", score.length, " tokens");
+  return {};
+}
+
 Scores::Task task_of(const Json& row) {
   Scores::Task score{.name = row.at("task").get<std::string>(),
                      .length = row.at("length").get<int64_t>(),
+                     .rows = row.value("rows", int64_t{0}),
                      .accuracy = number_of(row, "accuracy"),
                      .loss = number_of(row, "loss")};
   if (row.contains("row_hits")) {
     score.hits = row["row_hits"].get<std::vector<int64_t>>();
     score.targets = row.at("row_targets").get<std::vector<int64_t>>();
   }
-  if (auto second = std::next(row.begin(), 2); second.key() != "rows")
-    score.size = fmt::format("{} {}", second.value().get<int64_t>(), second.key());
+  // A task of several sizes has its size behind the length.
+  if (row.size() > 2)
+    if (const auto third = std::next(row.begin(), 2); third.key() != "rows")
+      score.size = fmt::format("{} {}", third.value().get<int64_t>(), third.key());
   if (row.contains("groups"))
     for (const Json& group : row["groups"])
       score.groups.emplace_back(group.at("group").get<std::string>(), number_of(group, "accuracy"));
   return score;
+}
+
+// The tasks that each metric is the mean over.
+std::map<std::string, std::vector<const Scores::Task*>> tasks_of_metrics(const Scores& scores) {
+  std::map<std::string, std::vector<const Scores::Task*>> tasks;
+  std::map<std::string, std::set<int64_t>> lengths;
+  for (const Scores::Task& task : scores.tasks) {
+    const std::string name = str("task/", task.name, "/accuracy");
+    lengths[name].insert(task.length);
+    tasks[name].push_back(&task);
+    tasks[str(name, "@", task.length)].push_back(&task);
+    if (!task.size.empty()) tasks[str(name, "/", task.size.substr(0, task.size.find(' ')))].push_back(&task);
+  }
+  std::erase_if(tasks, [&](const auto& entry) {
+    const size_t at = entry.first.find('@');
+    return at != std::string::npos && lengths[entry.first.substr(0, at)].size() < 2;
+  });
+  return tasks;
 }
 
 }  // namespace
@@ -66,7 +99,8 @@ std::vector<std::vector<std::string>> eval_calls(const Evals& evals) {
   return calls;
 }
 
-Scores scores_of(const std::vector<std::string>& answers) {
+Scores scores_of(const std::vector<std::string>& answers, const std::string& run) {
+  constexpr const char* kFix = "remove the run's result, and it is evaluated again";
   Scores scores;
   for (const std::string& answer : answers) try {
       const Json in = Json::parse(answer);
@@ -74,30 +108,30 @@ Scores scores_of(const std::vector<std::string>& answers) {
         for (const Json& row : in["validation"]) scores.lengths.push_back(length_of(row));
       else
         for (const Json& row : in.at("tasks")) scores.tasks.push_back(task_of(row));
-    } catch (const Json::exception& e) {
-      fail(str("scores of a run: ", std::string_view(e.what())), "remove the run's result, and it is evaluated again");
-    }
+    } catch (const Json::exception& e) { fail(str("scores of ", run, ": ", std::string_view(e.what())), kFix); }
+  for (const Scores::Task& task : scores.tasks)
+    if (const std::string fault = fault_of(task); !fault.empty()) fail(str("scores of ", run, ": ", fault), kFix);
   return scores;
 }
 
 void add_metrics(const Scores& scores, std::map<std::string, double>& metrics) {
   for (const Scores::Length& length : scores.lengths) metrics[str("val/loss@", length.length)] = length.loss;
-  std::map<std::string, std::pair<double, int>> sums;
-  std::map<std::string, std::set<int64_t>> lengths;
-  for (const Scores::Task& task : scores.tasks) {
-    const std::string name = str("task/", task.name, "/accuracy");
-    lengths[name].insert(task.length);
-    std::vector<std::string> keys{name, str(name, "@", task.length)};
-    if (!task.size.empty()) keys.push_back(str(name, "/", task.size.substr(0, task.size.find(' '))));
-    for (const std::string& key : keys) {
-      sums[key].first += task.accuracy;
-      ++sums[key].second;
-    }
+  for (const auto& [key, tasks] : tasks_of_metrics(scores)) {
+    double sum = 0;
+    for (const Scores::Task* task : tasks) sum += task->accuracy;
+    metrics[key] = sum / static_cast<double>(tasks.size());
   }
-  for (const auto& [key, sum] : sums) {
-    const auto at = key.find('@');
-    if (at == std::string::npos || lengths[key.substr(0, at)].size() > 1) metrics[key] = sum.first / sum.second;
+}
+
+std::map<std::string, std::vector<std::string>> questions_of(const Scores& scores) {
+  std::map<std::string, std::vector<std::string>> questions;
+  for (const auto& [key, tasks] : tasks_of_metrics(scores)) {
+    for (const Scores::Task* task : tasks)
+      questions[key].push_back(
+          fmt::format("{} tokens, {}{} rows", task->length, task->size.empty() ? "" : task->size + ", ", task->rows));
+    std::ranges::sort(questions[key]);
   }
+  return questions;
 }
 
 }  // namespace weft::study

@@ -32,7 +32,7 @@ struct Scores {
   };
   struct Task {
     std::string name = {}, size = {};  // size: "8 pairs"; empty where a task has one size
-    int64_t length = 0;
+    int64_t length = 0, rows = 0;
     double accuracy = 0, loss = 0;
     std::vector<std::pair<std::string, double>> groups = {};  // accuracy by difficulty
     std::vector<int64_t> hits = {}, targets = {};             // of every row
@@ -40,11 +40,13 @@ struct Scores {
   std::vector<Length> lengths = {};
   std::vector<Task> tasks = {};
 };
-// Of what the calls printed. Error if it is not that.
-Scores scores_of(const std::vector<std::string>& answers);
+// Of what the calls printed. Error that names the run if it is not that, or if it cannot be true.
+Scores scores_of(const std::vector<std::string>& answers, const std::string& run);
 
 // "val/loss@512", "task/mqar/accuracy" (mean over lengths and sizes), "task/mqar/accuracy/16" (with 16 pairs), and
 // "task/mqar/accuracy@64" where there are several lengths.
 void add_metrics(const Scores& scores, std::map<std::string, double>& metrics);
+// What each of these metrics of a task is the mean over: "64 tokens, 8 pairs, 256 rows".
+std::map<std::string, std::vector<std::string>> questions_of(const Scores& scores);
 
 }  // namespace weft::study

@@ -55,18 +55,22 @@ std::string interval_text(const std::optional<Interval>& interval) {
   return interval ? fmt::format("[{:+.4f}, {:+.4f}]", interval->low, interval->high) : "-";
 }
 
-// How many seeds would find the effect that the grid asks for among all contrasts, by the deviation that was seen.
-std::string seeds_text(const Grid& grid, const Results& r, const Difference* d) {
-  if (!d || d->count < kFewestForAnInterval) return "-";
+// How many seeds would find the effect that the grid asks for among all contrasts, by the deviation that was seen. 0: over 10 million.
+std::optional<int64_t> seeds_for_effect(const Grid& grid, const Results& r, const Difference* d) {
+  if (!d || d->count < kFewestForAnInterval || grid.effect == 0) return {};
   const auto contrasts = std::ranges::count_if(r.differences, [](const Difference& one) { return one.p.has_value(); });
   const auto needed =
       seeds_needed(d->deviation, grid.effect, {.confidence = grid.confidence, .contrasts = int64_t{contrasts}});
-  return needed ? str(*needed) : "over 10 million";
+  return needed.value_or(0);
 }
 
-io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::string& metric, const Results& r) {
+int64_t runs_of(const StudyData& data, size_t arm) { return std::ranges::count(data.cells, arm, &Cell::combination); }
+
+io::ReportTable metric_table(const StudyData& data, const std::string& metric, const Results& r) {
+  const auto& grid = data.grid;
+  const auto& arms = data.arms;
   io::ReportTable table{.title = fmt::format("{}: arms minus {}, paired by seed", metric, arms.all[arms.baseline].name),
-                        .header = {"arm", "parameters", "ffn", metric, "deviation", "difference", "t interval",
+                        .header = {"arm", "without embeddings", "ffn", metric, "deviation", "difference", "t interval",
                                    "bootstrap", "p", "Holm p", "resolves"}};
   if (grid.effect > 0) table.header.push_back(fmt::format("seeds for {:g}", grid.effect));
   table.header.push_back("runs");
@@ -88,8 +92,11 @@ io::ReportTable metric_table(const Grid& grid, const Arms& arms, const std::stri
       row.push_back(d.adjusted_p ? fmt::format("{:.4f}", *d.adjusted_p) : "-");
       row.push_back(d.resolves ? fmt::format("{:.4f}", *d.resolves) : "-");
     }
-    if (grid.effect > 0) row.push_back(seeds_text(grid, r, a == arms.baseline ? nullptr : &r.differences[next - 1]));
-    row.push_back(str(mean.count, " of ", mean.count + mean.lost));
+    if (grid.effect > 0) {
+      const auto seeds = seeds_for_effect(grid, r, a == arms.baseline ? nullptr : &r.differences[next - 1]);
+      row.push_back(!seeds ? "-" : *seeds > 0 ? str(*seeds) : "over 10 million");
+    }
+    row.push_back(str(mean.count, " of ", runs_of(data, a)));
     table.rows.push_back(std::move(row));
   }
   return table;
@@ -115,29 +122,42 @@ io::Intervals picture_of(const Grid& grid, const Arms& arms, const std::string& 
 }
 
 // How much an arm would win by if all were equal. A difference has the noise of two runs, and the baseline's is the same for all arms.
-std::string luck_text(const Arms& arms, const Results& r) {
+struct Luck {
+  int64_t arms = 0;  // beside the baseline, with as many runs as an interval needs
+  SelectionFloor floor = {};
+};
+std::optional<Luck> luck_of(const Grid& grid, const Results& r) {
   double squares = 0;
   int64_t count = 0;
   for (const Difference& d : r.differences)
     if (d.count >= kFewestForAnInterval) squares += d.deviation * d.deviation / static_cast<double>(d.count), ++count;
   if (count < 2) return {};  // nothing was chosen among
   const double error = std::sqrt(squares / static_cast<double>(count) / 2);
+  return Luck{count, selection_floor(count, error, {.confidence = grid.confidence})};
+}
+
+std::string luck_text(const Grid& grid, const Results& r, const Luck& luck) {
+  const std::string which =
+      luck.arms == std::ssize(r.differences) ? str(luck.arms) : fmt::format("the {} that have intervals", luck.arms);
   return fmt::format(
-      "If all arms were equal, the best of {} would still be {:.4f} ahead of the baseline by luck, on average.\n",
-      arms.all.size() - 1, selection_floor(count, error).expected);
+      "If all arms were equal, the best of {} would still be {:.4f} ahead of the baseline by luck, on average, and "
+      "more than {:.4f} in {:g} of 100 studies.\n",
+      which, luck.floor.expected, luck.floor.bound, 100 * (1 - grid.confidence));
 }
 
 Json json_of(const Interval& i) { return Json::array({i.low, i.high}); }
 Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
 
-Json arm_json(const Grid& grid, const Arms& arms, size_t a, const Results& r, const Difference* d) {
+Json arm_json(const StudyData& data, size_t a, const Results& r, const Difference* d) {
+  const auto& grid = data.grid;
+  const auto& arms = data.arms;
   Json runs = Json::array();
   for (size_t s = 0; s < grid.seeds.size(); ++s)
     runs.push_back({{"seed", grid.seeds[s]}, {"value", number(r.of_arm[a][s])}});
   Json out{{"arm", arms.all[a].name},
            {"runs", runs},
            {"count", r.means[a].count},
-           {"lost", r.means[a].lost},
+           {"lost", runs_of(data, a) - r.means[a].count},
            {"mean", r.means[a].count > 0 ? Json(r.means[a].mean) : Json(nullptr)},
            {"deviation", r.means[a].deviation}};
   if (r.means[a].t_interval) out["t_interval"] = json_of(*r.means[a].t_interval);
@@ -151,8 +171,19 @@ Json arm_json(const Grid& grid, const Arms& arms, size_t a, const Results& r, co
   if (d->p) difference["p"] = *d->p;
   if (d->adjusted_p) difference["holm_p"] = *d->adjusted_p;
   if (d->resolves) difference["resolves"] = *d->resolves;
+  if (const auto seeds = seeds_for_effect(grid, r, d))
+    difference["seeds_for_effect"] = *seeds > 0 ? Json(*seeds) : Json("over 10 million");
   out["difference"] = std::move(difference);
   return out;
+}
+
+Json match_json(const Grid& grid) {
+  if (!grid.match) return nullptr;
+  const Match& match = *grid.match;
+  return {{"what", match.what == Match::What::parameters ? "parameters" : "flops"},
+          {"by", match.changes_tokens ? "tokens" : "width"},
+          {"tolerance", match.tolerance},
+          {"multiple", match.changes_tokens ? Json(nullptr) : Json(match.multiple)}};
 }
 
 }  // namespace
@@ -180,57 +211,76 @@ StudyReport report_of(const StudyData& data) {
                                num_missing ? fmt::format(", {} not run yet", num_missing) : "");
   report.text = report.summary + lost;
   report.text += fmt::format(
-      "intervals at {:g} %; p of the paired t-test, adjusted by Holm over the {} comparisons of a metric; resolves: "
-      "the "
+      "intervals at {:g} %; p of the paired t-test, adjusted by Holm over all arms that have one; resolves: the "
       "smallest difference that these seeds find in 80 of 100 studies by that p\n\n",
-      100 * grid.confidence, arms.all.size() - 1);
+      100 * grid.confidence);
   if (static_cast<int64_t>(grid.seeds.size()) < kFewestForAnInterval)
     report.text += str("No intervals: ", grid.seeds.size(), " seeds, and they need ", kFewestForAnInterval, ".\n\n");
-  Json out{{"study", grid.name},       {"baseline", arms.all[arms.baseline].name},
-           {"seeds", grid.seeds},      {"confidence", grid.confidence},
-           {"complete", num_complete}, {"lost", lost_json},
-           {"not_run", num_missing}};
+  Json out{{"study", grid.name},    {"baseline", arms.all[arms.baseline].name},
+           {"seeds", grid.seeds},   {"confidence", grid.confidence},
+           {"effect", grid.effect}, {"complete", num_complete},
+           {"lost", lost_json},     {"not_run", num_missing}};
   report.tables.push_back(arms_table(data));
   report.text += text_of(report.tables[0]) + "\n";
-  Json settings = Json::array(), metrics = Json::array();
-  for (const Combination& arm : arms.all)
+  Json settings = Json::array(), metrics = Json::array(), floor_json;
+  const std::vector<std::string> more = metrics_of_arms(data);
+  for (size_t a = 0; a < arms.all.size(); ++a) {
+    const Combination& arm = arms.all[a];
+    Json means = Json::object();
+    for (const std::string& metric : more) {
+      const Mean mean = mean_of(values_of(data, a, metric));
+      means[metric] = mean.count > 0 ? Json(mean.mean) : Json(nullptr);
+    }
     settings.push_back({{"arm", arm.name},
-                        {"parameters", arm.params},
-                        {"active_parameters", arm.params - arm.idle_params},
+                        {"parameters_without_embeddings", arm.params},
+                        {"active_parameters_without_embeddings", arm.params - arm.idle_params},
                         {"ffn_width_of_match", arm.matched_ffn},
-                        {"flops_per_token", arm.flops_per_token},
+                        {"off_by", arm.off_by ? Json(*arm.off_by) : Json(nullptr)},
+                        {"flops_per_token_without_output_head", arm.flops_per_token},
                         {"tokens", arm.experiment.train().tokens()},
                         {"tuned", arm.tuned},
-                        {"overrides", arm.overrides}});
+                        {"overrides", arm.overrides},
+                        {"metrics", std::move(means)}});
+  }
   for (const std::string& metric : grid.metrics) {
     const Results r = results_of(data, metric);
-    report.tables.push_back(metric_table(grid, arms, metric, r));
+    report.tables.push_back(metric_table(data, metric, r));
     report.text += text_of(report.tables.back()) + "\n";
     if (io::Intervals picture = picture_of(grid, arms, metric, r); !picture.rows.empty())
       report.pictures.push_back(std::move(picture));
     if (&metric == &grid.metrics[0]) {
-      report.luck = luck_text(arms, r), report.conclusion = conclusion_of(data, r.differences);
+      if (const auto luck = luck_of(grid, r)) {
+        report.luck = luck_text(grid, r, *luck);
+        floor_json = {
+            {"metric", metric}, {"arms", luck->arms}, {"expected", luck->floor.expected}, {"bound", luck->floor.bound}};
+      }
+      report.conclusion = conclusion_of(data, r.differences);
       for (const std::string* text : {&report.luck, &report.conclusion})
         if (!text->empty()) report.text += *text + "\n";
     }
     Json rows = Json::array();
     size_t next = 0;
     for (size_t a = 0; a < arms.all.size(); ++a)
-      rows.push_back(arm_json(grid, arms, a, r, a == arms.baseline ? nullptr : &r.differences[next++]));
+      rows.push_back(arm_json(data, a, r, a == arms.baseline ? nullptr : &r.differences[next++]));
     metrics.push_back({{"metric", metric}, {"arms", rows}});
   }
   out["conclusion"] = report.conclusion;
+  out["selection_floor"] = std::move(floor_json), out["match"] = match_json(grid);
   out["arms"] = std::move(settings), out["metrics"] = std::move(metrics);
-  std::vector<ReportPart> parts = tuning_parts(data);
-  for (ReportPart& part : score_parts(data)) parts.push_back(std::move(part));
+  std::vector<ReportPart> parts;
+  for (const auto& make : {curve_parts, tuning_parts, score_parts, diagnostics_parts, setting_parts})
+    for (ReportPart& part : make(data)) parts.push_back(std::move(part));
   parts.push_back(speed_part(data));
   for (ReportPart& part : parts) {
     out[part.key] = Json::parse(part.json);
     report.text += part.section.heading + "\n" + part.section.text + "\n\n";
-    for (const io::ReportTable& table : part.section.tables) report.text += text_of(table) + "\n";
+    for (const io::ReportTable& table : part.section.tables)
+      report.text += text_of(table).substr(table.title.empty() ? 1 : 0) + "\n";
     report.sections.push_back(std::move(part.section));
   }
-  report.json = out.dump(1) + "\n";
+  for (ReportPart& part : parts)
+    for (io::ReportSection& section : part.page) report.page_sections.push_back(std::move(section));
+  report.json = out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";  // names of folders may be any bytes
   return report;
 }
 

@@ -26,10 +26,11 @@ struct StudyReport {
   std::string text = {}, json = {};
   std::vector<io::ReportTable> tables = {};      // of the text: what arms are, then one per metric
   std::vector<io::Picture> pictures = {};        // differences of the arms, one per metric; of the page alone
-  std::vector<io::ReportSection> sections = {};  // scores, tuning, speed: in the text without their pictures
-  std::string summary = {}, luck = {};           // of the text: runs that are complete, and what arms win by luck
-  std::string conclusion = {};                   // of the text: what the runs tell and what they cannot
-  int64_t num_lost = 0;                          // runs that diverged or failed
+  std::vector<io::ReportSection> sections = {};  // curves, scores, settings, speed: in the text without their pictures
+  std::vector<io::ReportSection> page_sections = {};  // behind them, of the page alone
+  std::string summary = {}, luck = {};                // of the text: runs that are complete, and what arms win by luck
+  std::string conclusion = {};                        // of the text: what the runs tell and what they cannot
+  int64_t num_lost = 0;                               // runs that diverged or failed
 };
 StudyReport report_of(const StudyData& data);
 

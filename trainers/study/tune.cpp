@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "trainers/study/metric.h"
 #include "weft/core/error.h"
 
 namespace weft::study {
@@ -64,7 +65,7 @@ Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> va
     one.mean += value->second, ++one.count;
     one.lowest = std::min(one.lowest, value->second), one.highest = std::max(one.highest, value->second);
   }
-  const bool is_accuracy = grid.tune->metric.find("accuracy") != std::string::npos;
+  const bool is_higher_better = direction_of(grid.tune->metric) == Direction::higher;
   for (size_t a = 0; a < arms.all.size(); ++a) {
     std::optional<size_t> best;
     for (size_t v = 0; v < tuning.values.size(); ++v) {
@@ -73,7 +74,7 @@ Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> va
       one.mean = one.lost > 0 ? std::numeric_limits<double>::quiet_NaN() : one.mean / static_cast<double>(one.count);
       if (std::isnan(one.mean)) continue;
       const bool is_better =
-          !best || (is_accuracy ? one.mean > tuning.tries[a][*best].mean : one.mean < tuning.tries[a][*best].mean);
+          !best || (is_higher_better ? one.mean > tuning.tries[a][*best].mean : one.mean < tuning.tries[a][*best].mean);
       if (is_better) best = v;
     }
     WEFT_CHECK(best,

@@ -1,0 +1,18 @@
+// Metrics of runs, by keys such as "val/loss" or "task/mqar/accuracy@64", or by patterns such as "*.sink_rate/*".
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace weft::study {
+
+struct CellResult;
+
+// Which of two values is better. Of most keys neither is: more weight on the first token is no merit, and no fault.
+enum class Direction { lower, higher, neither };
+Direction direction_of(const std::string& metric);
+
+// A metric of a run; of a pattern with *, the mean of all metrics that match it.
+std::optional<double> metric_of(const CellResult& result, const std::string& metric);
+
+}  // namespace weft::study
