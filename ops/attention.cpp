@@ -160,6 +160,7 @@ void bind_backward(Problem& p, std::string_view op, AttentionGrads& grads, const
   p.dq = bind_output(op, "dq", grads.dq, {p.batch, p.queries, p.heads, p.key_width}, p, dtype);
   p.dk = bind_output(op, "dk", grads.dk, {p.batch, p.keys, p.kv_heads, p.key_width}, p, dtype);
   p.dv = bind_output(op, "dv", grads.dv, {p.batch, p.keys, p.kv_heads, p.value_width}, p, dtype);
+  p.has_state = true;
 }
 
 }  // namespace core
@@ -364,16 +365,21 @@ AttentionGrads attend_backward(const Tensor& dout_BTHV, const Tensor& dlse_BTH, 
     refuse_cudnn("attend_backward", q_BTHK, why_not);
   }
   Tensor delta = attention_delta(dout_BTHV, result.out, dlse_BTH, options);
-  // On a GPU a gradient's rows have one block each, which can round and store what it would add to zeros.
+  // On the CPU what would be added to zeros is stored: one thread would clear all of the memory before.
+  const bool are_stored = p.device.is_cpu() && p.batch * p.heads > 0;
+  // On a GPU a gradient's rows have one block each, which can round and store.
   if constexpr (kCuda) {
     p.dout = core::operand(dout_BTHV);
     p.are_grads_bf16 = p.device.is_cuda() && cuda::stores_bf16_gradients(p);
   }
   auto make = [&](const Tensor& x) {
-    return p.are_grads_bf16 ? Tensor::empty(x.shape(), kBF16, p.device) : Tensor::zeros(x.shape(), p.compute, p.device);
+    const DType dtype = p.are_grads_bf16 ? kBF16 : p.compute;
+    return p.are_grads_bf16 || are_stored ? Tensor::empty(x.shape(), dtype, p.device)
+                                          : Tensor::zeros(x.shape(), dtype, p.device);
   };
   AttentionGrads grads{make(q_BTHK), make(k_BSGK), make(v_BSGV)};
   core::bind_backward(p, "attend_backward", grads, dout_BTHV, result.lse, delta, has_statistic(options));
+  p.has_state = !are_stored;
   const core::Biases biases = core::bind_biases(p, "attend_backward", options.score);
   auto make_sums = [&](Tensor& to, const Tensor& bias) {
     if (bias.defined()) to = Tensor::zeros(bias.shape(), kF64, p.device);

@@ -104,6 +104,35 @@ TEST(AttentionBlock, RepeatsBitForBitForAnyNumberOfThreads) {
   });
 }
 
+// Gradients of one call are stored, not added to zeros: those of tokens that no pair has are 0 too. New memory is NaN in tests.
+TEST(AttentionBlock, GradientsOfTokensWithoutAPairAreZero) {
+  auto expect_zeros = [](const Tensor& t, int64_t begin, int64_t end, const char* what) {
+    for (double x : reference::numbers(t.slice(1, begin, end))) ASSERT_EQ(x, 0) << what;
+  };
+  for_each_isa([&] {
+    for (DType dtype : {kF32, kBF16, kF64}) {
+      // Queries 300 to 399 see nothing, and nothing sees keys from 300 on.
+      AttentionCase c({2, 400, 3500, 4, 2, 16, 8}, dtype);
+      c.use_documents(300);
+      for (int64_t b = 0; b < 2; ++b)
+        for (int64_t i = 300; i < 400; ++i) c.queries.documents.mutable_data<int32_t>()[b * 400 + i] = -1;
+      const ops::AttentionGrads grads = c.backward(c.forward());
+      expect_zeros(grads.dq, 300, 400, "dq");
+      expect_zeros(grads.dk, 300, 3500, "dk");
+      expect_zeros(grads.dv, 300, 3500, "dv");
+      for (const Tensor& t : {grads.dq, grads.dk, grads.dv})
+        for (double x : reference::numbers(t)) ASSERT_TRUE(std::isfinite(x));
+    }
+    for (auto [queries, keys] : {std::pair<int64_t, int64_t>{0, 130}, std::pair<int64_t, int64_t>{130, 0}}) {
+      AttentionCase c({1, queries, keys, 2, 1, 8, 8}, kF32);
+      const ops::AttentionGrads grads = c.backward(c.forward());
+      expect_zeros(grads.dq, 0, queries, "dq without keys");
+      expect_zeros(grads.dk, 0, keys, "dk without queries");
+      expect_zeros(grads.dv, 0, keys, "dv without queries");
+    }
+  });
+}
+
 TEST(AttentionBlock, MemoryBeyondTheResultsIsSmall) {
   AttentionCase c({1, 2048, 2048, 2, 2, 16, 16}, kF32);
   for (int warm = 0; warm < 3; ++warm) c.backward(c.forward());

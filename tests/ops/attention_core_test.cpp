@@ -1,6 +1,7 @@
 // The attention core with functors of the user's own: masks, scores, normalisers; and its parts.
 #include "weft/ops/attention_core.h"
 
+#include <atomic>
 #include <thread>
 
 #include "tests/ops/attention_case.h"
@@ -115,6 +116,39 @@ TEST(AttentionCore, CoversOfComposedMasksAreNeverWrong) {
   expect_sound(And{Causal{}, Document{}}, "and");
   expect_sound(Or{Causal{}, Prefix{20}}, "or");
   expect_sound(Not{And{Causal{}, Window{7}}}, "not");
+}
+
+// A window that counts how often it is asked what a range of tokens sees.
+struct CountedWindow {
+  ops::And<ops::Causal, ops::Window> mask;
+  std::atomic<int64_t>* asked;
+  template <class I>
+  auto keep(int64_t row, int64_t head, ops::Token<I> q, ops::Token<I> k) const {
+    return mask.keep(row, head, q, k);
+  }
+  ops::Cover cover(int64_t row, int64_t head, ops::TokenRange q, ops::TokenRange k) const {
+    asked->fetch_add(1, std::memory_order_relaxed);
+    return mask.cover(row, head, q, k);
+  }
+};
+
+// In a long row a window of few blocks passes over the others by runs of blocks: the cost of a token does not grow with the row.
+TEST(AttentionCore, BlocksOutsideAWindowAreNotVisited) {
+  auto asked_per_block = [](int64_t blocks) {
+    AttentionCase c({1, blocks * ops::core::kBlock, blocks * ops::core::kBlock, 1, 1, 4, 4}, kF32);
+    std::atomic<int64_t> forward = 0, backward = 0;
+    auto mask = [](std::atomic<int64_t>& asked) { return CountedWindow{{ops::Causal{}, ops::Window{100}}, &asked}; };
+    const ops::Attention y = ops::attend_with(mask(forward), ops::PlainScore{}, ops::SoftmaxNormaliser{}, c.q, c.k, c.v,
+                                              c.queries, c.keys, c.options);
+    ops::AttentionGrads grads{Tensor::zeros(c.q.shape()), Tensor::zeros(c.k.shape()), Tensor::zeros(c.v.shape())};
+    ops::attend_block_backward_with(mask(backward), ops::PlainScore{}, ops::SoftmaxNormaliser{}, grads, c.dout, c.q,
+                                    c.k, c.v, y.lse, ops::attention_delta(c.dout, y.out, {}, c.options), c.queries,
+                                    c.keys, c.options);
+    return std::pair(forward / blocks, backward / blocks);
+  };
+  const auto [forward, backward] = asked_per_block(1200);
+  EXPECT_LT(forward, 400);
+  EXPECT_LT(backward, 400);
 }
 
 // dQ is added block after block by several threads; ThreadSanitizer sees these threads, it does not see OpenMP's.

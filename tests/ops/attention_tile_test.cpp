@@ -1,6 +1,7 @@
 // Parts of the attention core below a tile: tanh, packing by transposing, and which cells an edge of a mask needs.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -76,6 +77,32 @@ std::pair<int, int> groups_needed(const Mask& mask, int32_t first_key, int64_t d
     sums.first += plan.lane_end[g] - plan.lane_begin[g],
         sums.second += std::max(0, plan.row_end[g] - plan.row_begin[g]);
   return sums;
+}
+
+// Whatever blocks a mask sees, none of them is passed over, from any block on and back.
+TEST(AttentionTile, BlocksThatAreSeenAreFoundFromEitherSide) {
+  const Rng rng = Rng(test::seed())["seen"];
+  for (int64_t count : {0, 1, 15, 16, 17, 255, 256, 257, 700})
+    for (uint64_t sparsity : {1, 2, 40, 1000}) {
+      std::vector<int32_t> block_of(static_cast<size_t>(count * kBlock));
+      std::vector<bool> is_seen(static_cast<size_t>(count));
+      for (size_t i = 0; i < block_of.size(); ++i) block_of[i] = static_cast<int32_t>(i / kBlock);
+      for (size_t i = 0; i < is_seen.size(); ++i) is_seen[i] = rng.below(sparsity, i) == 0;
+      const Ranges groups(TokenView{block_of.data(), nullptr, 0, 1, 0, 1}, 1, count * kBlock, kGroup);
+      const Blocks blocks(groups);
+      ASSERT_EQ(blocks.count(), count);
+      auto is_empty = [&](const TokenRange& range) {
+        const auto begin = is_seen.begin() + range.position_min, end = is_seen.begin() + range.position_max + 1;
+        return std::find(begin, end, true) == end;
+      };
+      for (int64_t from = 0; from <= count; ++from) {
+        int64_t next = from, last = from - 1;
+        while (next < count && !is_seen[static_cast<size_t>(next)]) ++next;
+        while (last >= 0 && !is_seen[static_cast<size_t>(last)]) --last;
+        ASSERT_EQ(blocks.first_seen(0, from, is_empty), next) << count << " blocks from " << from;
+        ASSERT_EQ(blocks.last_seen(0, from, is_empty), last) << count << " blocks before " << from;
+      }
+    }
 }
 
 TEST(AttentionTile, EdgesOfMasksNeedNoMoreGroupsThanTheyTouch) {

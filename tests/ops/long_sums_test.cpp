@@ -60,6 +60,16 @@ TEST(AttentionSums, EveryPartOfALongSumIsTaken) {
       }
 }
 
+// Three parts of dq, and a first sum that begins with what the caller's memory holds.
+TEST(AttentionSums, PartsFollowEachOther) {
+  for (int64_t keys : {2 * 32 * 96, 2 * 32 * 96 + 96, 7000}) {
+    AttentionCase c({1, 30, keys, 2, 2, 4, 5}, kF32);
+    c.options.mask.is_causal = false;
+    expect_equals_reference(c, 4e-6, str(keys, " keys"));
+    expect_pieces_equal_whole(c, {0, 6144, keys}, 4e-6, str(keys, " keys in pieces"));
+  }
+}
+
 TEST(RowSums, GradientsOfNormWeightsDoNotLoseAccuracyWithTheNumberOfRows) {
   constexpr int64_t kRows = 1 << 18, kWidth = 4;
   const Tensor x = random_normal({kRows, kWidth}, "x"), dy = random_normal({kRows, kWidth}, "dy");

@@ -3,12 +3,12 @@
 //   S = Q K^T, dP = dO V^T (lanes are keys), W = weight(S), dS = dscore(W, dP, delta) * slope
 //   dV += W^T dO, dK += dS^T Q, dQ += dS K (lanes are channels; W and dS are read in either direction, never transposed)
 // dK, dV stay in scratch for kTilesOfSum tiles. dQ is shared by the items of a head: block after block is added in the order
-// of the key blocks, each waiting for its predecessor, so every thread count gives the same bits. Many key blocks are added in parts of
-// kTilesOfSum blocks.
+// of the key blocks, each waiting for its predecessor, so every thread count gives the same bits.
 #pragma once
 
 #include "weft/ops/attention/backward_scratch.h"
 #include "weft/ops/attention/forward.h"
+#include "weft/ops/attention/query_sums.h"
 #include "weft/ops/attention/turns.h"
 
 namespace weft::ops::core {
@@ -33,15 +33,12 @@ class Backward {
         key_panels_(problem.key_tokens, problem.batch, problem.keys, P),
         query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
         key_groups_(ranges_of_keys(problem, query_groups_)),
-        key_blocks_(key_groups_, kGroups),
-        query_blocks_(query_groups_, kGroups),
+        key_blocks_(key_groups_),
+        query_blocks_(query_groups_),
+        sums_(problem, query_blocks_.count(), key_blocks_.count()),
         key_ld_(round_up(problem.key_width, L)),
         value_ld_(round_up(problem.value_width, L)),
-        product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())) {
-    if (key_blocks_.count() <= kTilesOfSum) return;
-    parts_ = Tensor::zeros({p_.batch, p_.queries, p_.heads, p_.key_width}, dtype_of<T>(), Device::cpu());
-    part_of_ = Tensor::zeros({p_.batch, p_.heads, query_blocks_.count()}, kI32, Device::cpu());
-  }
+        product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())) {}
 
   void run() {
     Turns turns(p_.batch, p_.heads, query_blocks_.count());
@@ -49,19 +46,24 @@ class Backward {
     int64_t packed_bytes = kBlockSteps * (2 * key_ld_ + value_ld_) * static_cast<int64_t>(sizeof(Packed));
     int64_t strip_bytes = packed_bytes + kBlock * (key_ld_ + value_ld_) * static_cast<int64_t>(sizeof(T));
     int64_t span = choose_span(strip_bytes, groups * blocks, kMaxSpan);
-    run_items(p_, groups * ((blocks + span - 1) / span), [&](int64_t i) {
-      int64_t group = i % groups, first = i / groups * span;
+    const int64_t items = groups * ((blocks + span - 1) / span), threads = num_threads();
+    auto item_at = [&](int64_t i) {
+      const int64_t group = i % groups, first = i / groups * span;
+      return i < items ? Item{group / p_.kv_heads, group % p_.kv_heads, first, smaller(blocks, first + span)} : Item{};
+    };
+    run_items(p_, items, [&](int64_t i) {
       try {
-        item(group / p_.kv_heads, group % p_.kv_heads, first, smaller(blocks, first + span), turns);
+        item(item_at(i), item_at(i + threads), turns);
       } catch (...) {
         turns.abandon();
         throw;
       }
     });
-    if (!parts_.defined()) return;
     const int64_t each = query_blocks_.count();
-    run_items(p_, p_.batch * p_.heads * each,
-              [&](int64_t i) { take_part(i / (p_.heads * each), i / each % p_.heads, i % each, -1); });
+    constexpr int64_t kGrain = 32;
+    parallel_for(p_.batch * p_.heads * each, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sums_.finish(i / (p_.heads * each), i / each % p_.heads, i % each);
+    });
   }
 
  private:
@@ -73,23 +75,47 @@ class Backward {
   // With pairs a panel's numbers are gone when their pairs are there, so all panels have one place.
   [[gnu::always_inline]] static int64_t place_of(int panel) { return kIsPaired ? 0 : panel * P; }
 
-  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last, Turns& turns) {
-    int64_t span = last - first;
+  // `next`: the item that this thread is likely to take after this one.
+  [[gnu::noinline]] void item(const Item& of, const Item& next, Turns& turns) {
+    const int64_t b = of.b, row = p_.first_row + b, span = of.last - of.first;
     Scratch s(p_, key_ld_, value_ld_, span, scratch(Scratch(p_, key_ld_, value_ld_, span, nullptr).bytes));
-    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
+    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, of.kv_head, of.first + i);
+    fetch_ahead(s, of, next);
     for (int64_t h = 0; h < p_.heads_per_group(); ++h) {
-      const int64_t head = kv_head * p_.heads_per_group() + h;
+      const int64_t head = of.kv_head * p_.heads_per_group() + h;
       if constexpr (kBiased)
         for (int64_t i = 0; i < span; ++i) start_bias(s.strips[i], b, head);
-      for (int64_t block = 0; block < query_blocks_.count(); ++block) {
-        int64_t q0 = block * kBlock;
-        Place at{b, p_.first_row + b, head, block, q0, static_cast<int>(smaller(kBlock, p_.queries - q0)), false};
+      auto is_empty = [&](const TokenRange& queries) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < span; ++i)
+          if (mask_.cover(row, head, queries, key_blocks_.row(b)[s.strips[i].block]) != Cover::empty) return false;
+        return true;
+      };
+      int64_t next_block = query_blocks_.first_seen(b, 0, is_empty);
+      while (next_block < query_blocks_.count()) {
+        const int64_t block = next_block, q0 = block * kBlock;
+        next_block = query_blocks_.first_seen(b, block + 1, is_empty);
+        Place at{b, row, head, block, q0, next_block, static_cast<int>(smaller(kBlock, p_.queries - q0)), false};
         for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], at, turns);
       }
       if constexpr (kBiased)
         for (int64_t i = 0; i < span; ++i) give_bias(s.strips[i], b, head);
     }
-    for (int64_t i = 0; i < span; ++i) give_sums(s.strips[i], b, kv_head);
+    for (int64_t i = 0; i < span; ++i) give_sums(s.strips[i], b, of.kv_head);
+  }
+
+  void fetch_ahead(Scratch& s, const Item& of, const Item& next) {
+    const int64_t bytes = sizeof(T), dk_bytes = p_.key_width * bytes, dv_bytes = p_.value_width * bytes;
+    for (int i = 0; i < of.last - of.first; ++i) {
+      const Strip& strip = s.strips[i];
+      const int64_t row = (of.b * p_.keys + strip.k0) * p_.kv_heads + of.kv_head;
+      s.fetcher.want(Scratch::kKeyGradients + i, static_cast<const char*>(p_.dk) + row * dk_bytes,
+                     p_.kv_heads * dk_bytes, dk_bytes, strip.count, true);
+      s.fetcher.want(Scratch::kValueGradients + i, static_cast<const char*>(p_.dv) + row * dv_bytes,
+                     p_.kv_heads * dv_bytes, dv_bytes, strip.count, true);
+    }
+    const int64_t first = next.first * kBlock, end = smaller(next.last * kBlock, p_.keys);
+    s.fetcher.want(Scratch::kNextKeys, p_.k.at(next.b, next.kv_head), first, end, p_.key_width);
+    s.fetcher.want(Scratch::kNextValues, p_.v.at(next.b, next.kv_head), first, end, p_.value_width);
   }
 
   void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t block) {
@@ -100,6 +126,7 @@ class Backward {
     pack_lane_operand<A>(p_.v.at(b, kv_head), strip.k0, strip.count, p_.value_width, T(1), strip.value_lanes);
     pack_depth_operand<A>(k, strip.k0, strip.count, p_.key_width, strip.keys, key_ld_);
     strip.tokens->gather(p_.key_tokens, b, strip.k0, strip.count);
+    strip.has_given = false;
     clear_sums(strip);
   }
 
@@ -122,19 +149,22 @@ class Backward {
 
   [[gnu::noinline]] void give_sums(Strip& strip, int64_t b, int64_t kv_head) {
     int64_t row = (b * p_.keys + strip.k0) * p_.kv_heads + kv_head;
-    add_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
+    const bool are_new = !p_.has_state && !strip.has_given;
+    strip.has_given = true;
+    put_rows(static_cast<T*>(p_.dk) + row * p_.key_width, p_.kv_heads * p_.key_width, strip.dk, key_ld_, p_.key_width,
              strip.count,
-             T(kIsPaired ? p_.scale : 1 / score_unit<Score, Normaliser>()));  // packed queries carry scale * unit
-    add_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
-             p_.value_width, strip.count, T(1));
+             T(kIsPaired ? p_.scale : 1 / score_unit<Score, Normaliser>()),  // packed queries carry scale * unit
+             are_new);
+    put_rows(static_cast<T*>(p_.dv) + row * p_.value_width, p_.kv_heads * p_.value_width, strip.dv, value_ld_,
+             p_.value_width, strip.count, T(1), are_new);
     clear_sums(strip);
   }
 
   [[gnu::noinline]] void tile(Scratch& s, Strip& strip, Place& at, Turns& turns) {
-    auto cover_of = [&](int64_t j) {
-      return mask_.cover(at.row, at.head, query_blocks_.row(at.b)[at.block], key_blocks_.row(at.b)[j]);
+    auto cover_of = [&](const TokenRange& keys) __attribute__((always_inline)) {
+      return mask_.cover(at.row, at.head, query_blocks_.row(at.b)[at.block], keys);
     };
-    Cover cover = cover_of(strip.block);
+    Cover cover = cover_of(key_blocks_.row(at.b)[strip.block]);
     if (cover == Cover::empty) return;
     const TokenRange* groups = query_groups_.row(at.b) + at.block * kGroups;
     TilePlan<T> plan;
@@ -146,15 +176,18 @@ class Backward {
       if (!at.is_packed) load_queries(s, at);
       at.is_packed = true;
       if constexpr (kBiased) std::fill_n(s.bias_sums, kBlock, 0.0);
-      prefetch_rows({dq_rows(at), 0, p_.heads * p_.key_width, 0, false, sizeof(T)}, 0, at.queries, p_.key_width);
+      const int64_t dq_bytes = p_.key_width * static_cast<int64_t>(sizeof(T));
+      s.fetcher.want(Scratch::kQueryGradients, sums_.likely(at.b, at.head, at.block), p_.heads * dq_bytes, dq_bytes,
+                     at.queries, true);
       for (int panel = 0; panel < plan.panels; ++panel) panel_scores(s, strip, plan, panel, at);
       key_gradients(s, strip, plan, at);
       if (++strip.tiles == kTilesOfSum) give_sums(strip, at.b, at.head / p_.heads_per_group());
     }
-    int64_t before = strip.block;
-    while (before > 0 && cover_of(before - 1) == Cover::empty) --before;
-    turns.wait(at.b, at.head, at.block, before);
-    if (has_pairs && parts_.defined()) take_part(at.b, at.head, at.block, strip.block / kTilesOfSum);
+    const int64_t before = key_blocks_.last_seen(
+        at.b, strip.block, [&](const TokenRange& keys) __attribute__((always_inline)) {
+          return cover_of(keys) == Cover::empty;
+        });
+    turns.wait(at.b, at.head, at.block, before + 1);
     if (has_pairs) query_gradients(s, strip, plan, at);
     if constexpr (kBiased) {
       if (has_pairs && p_.query_bias.gradient)
@@ -174,8 +207,9 @@ class Backward {
       pack_depth_operand<A>(q, at.q0, at.queries, p_.key_width, s.query_depth, key_ld_);
       pack_depth_operand<A>(dout, at.q0, at.queries, p_.value_width, s.dout_depth, value_ld_);
     }
-    prefetch_rows(q, at.q0 + kBlock, p_.queries, p_.key_width);
-    prefetch_rows(dout, at.q0 + kBlock, p_.queries, p_.value_width);
+    const int64_t next = at.next * kBlock, end = smaller(next + kBlock, p_.queries);
+    s.fetcher.want(Scratch::kNextQueries, q, next, end, p_.key_width);
+    s.fetcher.want(Scratch::kNextDouts, dout, next, end, p_.value_width);
     s.query_tokens->gather(p_.query_tokens, at.b, at.q0, at.queries);
     if constexpr (kBiased) s.query_bias->gather(p_.query_bias, at.b, at.head, at.q0, at.queries);
     for (int64_t i = 0; i < padded; ++i) {
@@ -196,6 +230,7 @@ class Backward {
     bool is_plain = is_identity_score<Score>() && p_.dropout == 0;
     for (int g = first; g < last; ++g) {
       bool is_full = plan.is_full || plan.cover[panel][g] == Cover::full;
+      s.fetcher.step();
       product(s.queries, Scratch::row_ld(key_ld_), strip.key_lanes, steps_of<A>(p_.key_width), panel, g, product_scale_,
               s.weights);
       product(s.douts, Scratch::row_ld(value_ld_), strip.value_lanes, steps_of<A>(p_.value_width), panel, g, T(1),
@@ -303,38 +338,25 @@ class Backward {
     }
   }
 
-  // Adds the part of dQ that is there to the caller's accumulator and begins the part `next`, unless it is that one.
-  void take_part(int64_t b, int64_t head, int64_t block, int64_t next) {
-    int32_t& part = part_of_.template mutable_data<int32_t>()[(b * p_.heads + head) * query_blocks_.count() + block];
-    if (part == next) return;
-    part = static_cast<int32_t>(next);
-    int64_t q0 = block * kBlock, stride = p_.heads * p_.key_width;
-    int64_t first = ((b * p_.queries + q0) * p_.heads + head) * p_.key_width, count = smaller(kBlock, p_.queries - q0);
-    T* rows = parts_.template mutable_data<T>() + first;
-    add_rows(static_cast<T*>(p_.dq) + first, stride, rows, stride, p_.key_width, count, T(1));
-    for (int64_t i = 0; i < count; ++i) std::fill_n(rows + i * stride, p_.key_width, T(0));
-  }
-
-  T* dq_rows(const Place& at) {
-    T* dq = parts_.defined() ? parts_.template mutable_data<T>() : static_cast<T*>(p_.dq);
-    return dq + ((at.b * p_.queries + at.q0) * p_.heads + at.head) * p_.key_width;
-  }
-
-  // dQ += scale * dS K, into the caller's accumulator or the present part of it.
+  // dQ += scale * dS K.
   [[gnu::noinline]] void query_gradients(Scratch& s, const Strip& strip, const TilePlan<T>& plan, const Place& at) {
-    T* dq = dq_rows(at);
+    const auto dq = sums_.take(at.b, at.head, at.block);
     int64_t stride = p_.heads * p_.key_width;
-    for (int g = plan.begin; g < plan.end; ++g) {
+    for (int g = 0; g < plan.groups; ++g) {
       const int first = plan.row_begin[g], last = plan.row_end[g];
-      if (first >= last) continue;
+      const int64_t count = smaller(kGroup, at.queries - g * kGroup);
+      T* to = dq.to + g * kGroup * stride;
+      if (first >= last) {
+        for (int64_t i = 0; dq.are_new && i < count; ++i) std::fill_n(to + i * stride, p_.key_width, T(0));
+        continue;
+      }
       int64_t j0 = first * kGroup, depth = steps_of<A>(smaller(last * kGroup, strip.count) - j0);
       j0 = steps_of<A>(j0);
       for (int r0 = 0; r0 < kGroup; r0 += kRowStep)
         row_product<false, true, false>(s.dscore_rows + (g * kGroup + r0) * kBlockSteps + j0, kBlockSteps,
                                         strip.keys + j0 * key_ld_, key_ld_, depth, s.product + r0 * key_ld_, key_ld_,
                                         key_ld_, nullptr);
-      add_rows(dq + g * kGroup * stride, stride, s.product, key_ld_, p_.key_width,
-               smaller(kGroup, at.queries - g * kGroup), T(p_.scale));
+      put_rows(to, stride, s.product, key_ld_, p_.key_width, count, T(p_.scale), dq.are_new);
     }
   }
 
@@ -342,10 +364,11 @@ class Backward {
   const Mask& mask_;
   const Score& score_;
   Dropout dropout_;
-  Ranges key_panels_, query_groups_, key_groups_, key_blocks_, query_blocks_;
+  Ranges key_panels_, query_groups_, key_groups_;
+  Blocks key_blocks_, query_blocks_;
+  QuerySums<T> sums_;
   int64_t key_ld_, value_ld_;
-  T product_scale_;         // in the packed queries, or with pairs applied to scores
-  Tensor parts_, part_of_;  // sums of some key blocks in the shape of dQ, and which ones they are, per block of queries
+  T product_scale_;  // in the packed queries, or with pairs applied to scores
 };
 
 }  // namespace

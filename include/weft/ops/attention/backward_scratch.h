@@ -1,6 +1,7 @@
 // What an item of the backward works in: the sums of its blocks of keys, and one block of queries with its scores.
 #pragma once
 
+#include "weft/ops/attention/fetch.h"
 #include "weft/ops/attention/pairs.h"
 #include "weft/ops/attention/plan.h"
 
@@ -20,6 +21,7 @@ struct BackwardStrip {
   BlockBias<T>* bias;
   int64_t block, k0;
   int count, tiles;  // tiles: summed in dk and dv
+  bool has_given;    // sums of earlier tiles to the caller
 };
 
 // The block of queries at work, and the strips.
@@ -38,6 +40,18 @@ struct BackwardScratch {
   BlockTokens* query_tokens;
   BlockBias<T>* query_bias;
   BackwardStrip<A, kBiased> strips[kMaxSpan];
+  // What is fetched ahead: dQ of the tile, the next block of queries, where the sums go, keys of the thread's next item.
+  enum Fetched {
+    kQueryGradients,
+    kNextQueries,
+    kNextDouts,
+    kKeyGradients,
+    kValueGradients = kKeyGradients + kMaxSpan,
+    kNextKeys = kValueGradients + kMaxSpan,
+    kNextValues,
+    kFetched
+  };
+  Fetcher<kFetched> fetcher;
   size_t bytes;
 
   BackwardScratch(const Problem& p, int64_t key_ld, int64_t value_ld, int64_t span, std::byte* base) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "weft/ops/attention/cells.h"
+#include "weft/ops/attention/fetch.h"
 #include "weft/ops/attention/normaliser.h"
 #include "weft/ops/attention/pairs.h"
 #include "weft/ops/attention/plan.h"
@@ -35,8 +36,8 @@ class Forward {
         query_panels_(problem.query_tokens, problem.batch, problem.queries, P),
         query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
         key_groups_(ranges_of_keys(problem, query_groups_)),
-        query_blocks_(query_groups_, kGroups),
-        key_blocks_(key_groups_, kGroups),
+        query_blocks_(query_groups_),
+        key_blocks_(key_groups_),
         key_steps_(steps_of<A>(problem.key_width)),
         value_ld_(round_up(problem.value_width, L)),
         product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())),
@@ -46,12 +47,13 @@ class Forward {
     int64_t strips = query_blocks_.count() * p_.heads_per_group(), groups = p_.batch * p_.kv_heads;
     int64_t strip_bytes = kBlock * (key_steps_ + value_ld_) * static_cast<int64_t>(sizeof(T));
     int64_t span = choose_span(strip_bytes, groups * strips, kMaxSpan);
-    int64_t items = (strips + span - 1) / span;
-    // Longest first: later positions see more keys under the masks that matter.
-    run_items(p_, groups * items, [&](int64_t i) {
-      int64_t group = i % groups, last = strips - i / groups * span;
-      item(group / p_.kv_heads, group % p_.kv_heads, larger(0, last - span), last);
-    });
+    const int64_t items = groups * ((strips + span - 1) / span), threads = num_threads();
+    // Longest first: later positions see more keys under the masks that matter. Threads take items in turn.
+    auto item_at = [&](int64_t i) {
+      const int64_t group = i % groups, last = strips - i / groups * span;
+      return i < items ? Item{group / p_.kv_heads, group % p_.kv_heads, larger(0, last - span), last} : Item{};
+    };
+    run_items(p_, items, [&](int64_t i) { item(item_at(i), item_at(i + threads)); });
   }
 
  private:
@@ -68,12 +70,15 @@ class Forward {
     int count, tiles;
     bool has_total;
   };
+  // What is fetched ahead: the next block of keys and values, where results go, queries of the thread's next item.
+  enum Fetched { kNextKeys, kNextValues, kOut, kNextQueries = kOut + kMaxSpan, kFetched = kNextQueries + kMaxSpan };
   struct Scratch {
     Packed *keys, *values, *weights;  // weights: the scores' own memory, or pairs of them
     T* scores;                        // of the tile; with pairs of one panel
     BlockTokens* key_tokens;
     BlockBias<T>* key_bias;  // for the head of the strip at work
     Strip strips[kMaxSpan];
+    Fetcher<kFetched> fetcher;
     size_t bytes;
 
     Scratch(int64_t key_steps, int64_t value_ld, int64_t span, bool is_long, std::byte* base) {
@@ -93,20 +98,25 @@ class Forward {
       bytes = carve.used();
     }
   };
-  // One key block as the strips of an item see it.
-  struct Keys {
-    int64_t b, row, first, count, block;
-    bool is_packed;
-  };
 
-  [[gnu::noinline]] void item(int64_t b, int64_t kv_head, int64_t first, int64_t last) {
-    int64_t span = last - first, row = p_.first_row + b;
+  // `next`: the item that this thread is likely to take after this one.
+  [[gnu::noinline]] void item(const Item& of, const Item& next) {
+    const int64_t b = of.b, span = of.last - of.first, row = p_.first_row + b;
     Scratch s(key_steps_, value_ld_, span, is_long_,
               scratch(Scratch(key_steps_, value_ld_, span, is_long_, nullptr).bytes));
-    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, kv_head, first + i);
-    for (int64_t t = 0; t < key_blocks_.count(); ++t) {
-      Keys keys{b, row, t * kBlock, smaller(kBlock, p_.keys - t * kBlock), t, false};
-      for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], keys, kv_head);
+    for (int64_t i = 0; i < span; ++i) start_strip(s.strips[i], b, of.kv_head, of.first + i);
+    fetch_ahead(s, of, next);
+    auto is_empty = [&](const TokenRange& keys) __attribute__((always_inline)) {
+      for (const Strip* x = s.strips; x < s.strips + span; ++x)
+        if (mask_.cover(row, x->head, query_blocks_.row(b)[x->block], keys) != Cover::empty) return false;
+      return true;
+    };
+    int64_t next_block = key_blocks_.first_seen(b, 0, is_empty);
+    while (next_block < key_blocks_.count()) {
+      const int64_t t = next_block;
+      next_block = key_blocks_.first_seen(b, t + 1, is_empty);
+      Keys keys{b, row, t * kBlock, smaller(kBlock, p_.keys - t * kBlock), t, next_block, false};
+      for (int64_t i = 0; i < span; ++i) tile(s, s.strips[i], keys, of.kv_head);
     }
     for (int64_t i = 0; i < span; ++i) {
       if (s.strips[i].has_total) add_to_total(s.strips[i]);
@@ -114,10 +124,29 @@ class Forward {
     }
   }
 
-  void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t index) {
+  void fetch_ahead(Scratch& s, const Item& of, const Item& next) {
+    const int64_t bytes = p_.value_width * (p_.out_is_bf16 ? 2 : static_cast<int64_t>(sizeof(T)));
+    for (int i = 0; i < of.last - of.first; ++i) {
+      const Strip& strip = s.strips[i];
+      const int64_t row = (of.b * p_.queries + strip.q0) * p_.heads + strip.head;
+      const char* to = static_cast<const char*>(p_.out) + row * bytes;
+      s.fetcher.want(kOut + i, to, p_.heads * bytes, bytes, strip.count, true);
+    }
+    for (int i = 0; i < next.last - next.first; ++i) {
+      Strip strip;
+      place_strip(strip, next.kv_head, next.first + i);
+      s.fetcher.want(kNextQueries + i, p_.q.at(next.b, strip.head), strip.q0, strip.q0 + strip.count, p_.key_width);
+    }
+  }
+
+  void place_strip(Strip& strip, int64_t kv_head, int64_t index) const {
     strip.head = kv_head * p_.heads_per_group() + index % p_.heads_per_group();
     strip.block = index / p_.heads_per_group(), strip.q0 = strip.block * kBlock;
     strip.count = static_cast<int>(smaller(kBlock, p_.queries - strip.q0));
+  }
+
+  void start_strip(Strip& strip, int64_t b, int64_t kv_head, int64_t index) {
+    place_strip(strip, kv_head, index);
     pack_lane_operand<A>(p_.q.at(b, strip.head), strip.q0, strip.count, p_.key_width, product_scale_, strip.queries);
     strip.tokens->gather(p_.query_tokens, b, strip.q0, strip.count);
     if constexpr (kBiased) strip.bias->gather(p_.query_bias, b, strip.head, strip.q0, strip.count);
@@ -140,8 +169,9 @@ class Forward {
       pack_row_operand<A>(k, keys.first, keys.count, p_.key_width, T(1), s.keys, key_steps_,
                           round_up(keys.count, kGroup));
       pack_depth_operand<A>(v, keys.first, keys.count, p_.value_width, s.values, value_ld_);
-      prefetch_rows(k, keys.first + kBlock, p_.keys, p_.key_width);
-      prefetch_rows(v, keys.first + kBlock, p_.keys, p_.value_width);
+      const int64_t next = keys.next * kBlock, end = smaller(next + kBlock, p_.keys);
+      s.fetcher.want(kNextKeys, k, next, end, p_.key_width);
+      s.fetcher.want(kNextValues, v, next, end, p_.value_width);
       s.key_tokens->gather(p_.key_tokens, keys.b, keys.first, keys.count);
       keys.is_packed = true;
     }
@@ -178,7 +208,10 @@ class Forward {
       int first = plan.panel_begin[panel], last = plan.panel_end[panel];
       int64_t row_begin = first * kGroup, row_end = smaller(last * kGroup, keys);
       V lowest = Normaliser::key(broadcast<V>(T(Normaliser::kMasked))), max[2] = {lowest, lowest};
-      for (int group = first; group < last; ++group) score_cell(s, strip, plan, panel, group, row, keys, max);
+      for (int group = first; group < last; ++group) {
+        s.fetcher.step();
+        score_cell(s, strip, plan, panel, group, row, keys, max);
+      }
       for (int n = 0; n < 2; ++n) {
         int64_t lane = panel * P + n * L;
         auto state = read_state<Normaliser, V>(strip.state, kBlock, lane);
@@ -353,7 +386,8 @@ class Forward {
   const Mask& mask_;
   const Score& score_;
   Dropout dropout_;
-  Ranges query_panels_, query_groups_, key_groups_, query_blocks_, key_blocks_;
+  Ranges query_panels_, query_groups_, key_groups_;
+  Blocks query_blocks_, key_blocks_;
   int64_t key_steps_, value_ld_;
   T product_scale_;  // in the packed queries, or with pairs applied to scores
   bool is_long_;     // many key blocks

@@ -1,80 +1,24 @@
-// Which parts of a tile of pairs are worked on: token ranges of panels and groups, and the rows each panel needs.
+// Which parts of a tile of pairs are worked on: the rows that each panel needs, and the lanes that each group of rows does.
 // Lanes are tokens of one side (forward: queries, backward: keys), rows tokens of the other.
 #pragma once
 
 #include "weft/core/parallel.h"
-#include "weft/core/tensor.h"
 #include "weft/ops/attention/bias.h"
-#include "weft/ops/attention/tile.h"
-#include "weft/ops/attention/tokens.h"
+#include "weft/ops/attention/ranges.h"
 
 namespace weft::ops::core {
 namespace {
 
-// Ranges of pieces of `step` tokens of one side, [B, ceil(n / step)], joined from data: positions need not be sorted.
-class Ranges {
- public:
-  Ranges(const TokenView& tokens, int64_t batch, int64_t n, int64_t step) : Ranges(batch, (n + step - 1) / step) {
-    for (int64_t b = 0; b < batch; ++b)
-      for (int64_t i = 0; i < count_; ++i) {
-        TokenRange& range = data_[b * count_ + i];
-        const int64_t first = i * step, count = smaller(n - first, step);
-        least_and_most(tokens.position + b * tokens.batch_stride, tokens.stride, first, count, range.position_min,
-                       range.position_max);
-        range.document_min = range.document_max = 0;
-        if (tokens.document)
-          least_and_most(tokens.document + b * tokens.document_batch_stride, tokens.document_stride, first, count,
-                         range.document_min, range.document_max);
-      }
-  }
-  // Of pieces of `pieces` pieces each.
-  Ranges(const Ranges& finer, int64_t pieces) : Ranges(finer.batch_, (finer.count_ + pieces - 1) / pieces) {
-    for (int64_t b = 0; b < batch_; ++b)
-      for (int64_t i = 0; i < count_; ++i) data_[b * count_ + i] = finer.span(b, i * pieces, pieces);
-  }
-  int64_t count() const { return count_; }
-  const TokenRange* row(int64_t b) const { return data_ + b * count_; }
-  // Range of pieces [first, first + n), clipped at the end.
-  TokenRange span(int64_t b, int64_t first, int64_t n) const {
-    TokenRange range = kNoTokens;
-    for (int64_t i = first; i < smaller(first + n, count_); ++i) range = join(range, row(b)[i]);
-    return range;
-  }
-
- private:
-  Ranges(int64_t batch, int64_t count)
-      : batch_(batch),
-        count_(count),
-        memory_(Tensor::empty({batch, count, 4}, kI32, Device::cpu())),
-        data_(reinterpret_cast<TokenRange*>(memory_.template mutable_data<int32_t>())) {}
-
-  static void least_and_most(const int32_t* x, int64_t stride, int64_t first, int64_t count, int32_t& least,
-                             int32_t& most) {
-    auto loop = [&](int64_t step) __attribute__((always_inline)) {
-      int32_t low = INT32_MAX, high = INT32_MIN;
-      for (int64_t j = first; j < first + count; ++j) {
-        const int32_t value = x[j * step];
-        low = value < low ? value : low, high = value > high ? value : high;
-      }
-      least = low, most = high;
-    };
-    if (stride == 1) loop(1);  // a loop of vectors
-    else loop(stride);
-  }
-
-  int64_t batch_, count_;
-  Tensor memory_;
-  TokenRange* data_;
+// Blocks [first, last) of a key/value head: what a thread takes at a time.
+struct Item {
+  int64_t b, kv_head, first, last;
 };
 
-// Ranges of the keys' groups: those of the queries where both sides are the same tokens.
-inline Ranges ranges_of_keys(const Problem& p, const Ranges& of_queries) {
-  const TokenView &q = p.query_tokens, &k = p.key_tokens;
-  const bool are_same = p.queries == p.keys && q.position == k.position && q.document == k.document &&
-                        q.stride == k.stride && q.batch_stride == k.batch_stride &&
-                        q.document_stride == k.document_stride && q.document_batch_stride == k.document_batch_stride;
-  return are_same ? of_queries : Ranges(k, p.batch, p.keys, kGroup);
-}
+// One key block as the strips of an item of the forward see it; `next` is the block after it that they see.
+struct Keys {
+  int64_t b, row, first, count, block, next;
+  bool is_packed;
+};
 
 // Calls f(i) for i in [0, n); on the calling thread if the whole problem is too small to be worth waking others.
 template <class F>

@@ -36,8 +36,8 @@ struct Problem {
   bool out_is_bf16 = false, has_state = false;
   void* statistic = nullptr;
   bool is_statistic_f64 = false;  // of a state in f32 on the CPU, so that many calls round it once
-  // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type, or new memory in bf16
-  // whose every element is stored.
+  // Backward: contiguous statistic and delta [B, T, H]; accumulators of the inputs' shapes in the computing type, or new memory whose every
+  // element is stored: in bf16, and on the CPU without `has_state`.
   bool are_grads_bf16 = false;
   const void* delta = nullptr;
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;

@@ -9,9 +9,9 @@
 namespace weft::ops::core {
 namespace {
 
-// One block of queries of one head as the strips of an item see it.
+// One block of queries of one head as the strips of an item see it; `next` is the block after it that they see.
 struct Place {
-  int64_t b, row, head, block, q0;
+  int64_t b, row, head, block, q0, next;
   int queries;
   bool is_packed;
 };
