@@ -47,7 +47,7 @@ void check_logits(const Tensor& logits, std::string_view op) {
 // Tokens at a time. The logits of a chunk should be few, and the tokens many where V is large: each chunk reads the weight and
 // adds to its gradient, both V x D. A GPU needs more tokens to multiply for as long as that takes it.
 int64_t chunk_of(int64_t asked, int64_t N, int64_t V, Device device) {
-  const int64_t bytes = device.is_cuda() ? 512 << 20 : 8 << 20, fewest = device.is_cuda() ? 1024 : 128,
+  const int64_t bytes = device.is_cuda() ? 512 << 20 : 8 << 20, fewest = device.is_cuda() ? 1024 : 256,
                 multiple = device.is_cuda() ? 128 : 16;
   int64_t chunk = asked ? asked : std::max(bytes / (4 * std::max<int64_t>(V, 1)) / multiple * multiple, fewest);
   return std::max<int64_t>(std::min(chunk, N), 1);

@@ -45,7 +45,7 @@ struct LinearCrossEntropy {
 struct LinearCrossEntropyOptions {
   double factor = 1;   // usually 1 / number of targets of the whole step
   double softcap = 0;  // logits become cap * tanh(logits / cap); 0: off
-  // Tokens at a time. 0: as many as have 8 MiB of logits, at least 128; on a CUDA device 512 MiB, at least 1024.
+  // Tokens at a time. 0: as many as have 8 MiB of logits, at least 256; on a CUDA device 512 MiB, at least 1024.
   int64_t chunk = 0;
   bool wants_dx = false, wants_dweight = false;
 };
