@@ -30,7 +30,7 @@ class Noted final : public Mixing {
                      .window = mask.window,
                      .has_plan = mask.is_causal && mask.prefix == 0,
                      .are_values_in_keys = are_values_in_keys_,
-                     .is_gathered = !serves_one_call_,
+                     .is_gathered = !serves_one_call_ || keys.is_of_this_rank,  // chosen ones
                      .where = Scope::path()};
     std::vector<AttentionCall>& all = calls_.attention;
     if (std::ranges::none_of(all, [&](const AttentionCall& known) { return known.is_like(of); }))

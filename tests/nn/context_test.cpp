@@ -8,6 +8,7 @@
 
 #include "src/nn/mixing/mixing.h"
 #include "tests/distributed/counting_communicator.h"
+#include "tests/nn/mixing_support.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
 #include "weft/autograd/recurrence.h"
@@ -15,6 +16,7 @@
 #include "weft/data/spread.h"
 #include "weft/distributed/choose_scheme.h"
 #include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/hybrids.h"
 #include "weft/nn/tokens.h"
 #include "weft/ops/elementwise.h"
 
@@ -280,6 +282,36 @@ TEST(Context, Attention) {
     Var q = unsqueeze(matmul(x, w), 2);
     auto [out, lse] = tokens.attend(q, q * 0.5, q, {.mask = {.window = 12}});
     return concatenate(std::array{squeeze(out, 2), lse}, -1);
+  });
+}
+
+// Ranks have different numbers of the chosen keys, and some have none.
+TEST(Context, AttentionToChosenKeys) {
+  expect_equals_one_rank([](Tokens& tokens, const Var& x, const Var& w) {
+    auto [out, lse] = mixing_test::attend_to_every_third(tokens, unsqueeze(matmul(x, w), 2));
+    return concatenate(std::array{squeeze(out, 2), lse}, -1);
+  });
+}
+
+// Chunks twice as long have half as many last tokens. Of each a key, a value and its position travel.
+TEST(Context, RatSendsTheKeysOfLastTokensOfItsChunks) {
+  constexpr int64_t kTokens = 48, kDim = 16;
+  dist::run_thread_ranks(2, [&](dist::Communicator& comm) {
+    NoGrad no_grad;
+    auto bytes_of = [&](int64_t chunk) {
+      auto mixer = RatOptions{.heads = 2, .chunk = chunk}({.dim = kDim, .context = 2 * kTokens}, Rng(1));
+      test::CountingCommunicator counting(comm);
+      const ContextGroup group{.tokens = &counting};
+      Tokens tokens(plain_tokens(1, kTokens, comm.rank() * kTokens), {.context = &group});
+      const Var x = random_normal({1, kTokens, kDim}, "x", kF32);
+      mixer->forward(x, tokens);
+      const int64_t first = counting.collective_bytes;
+      mixer->forward(x, tokens);
+      return counting.collective_bytes - first;
+    };
+    const int64_t of_a_key = static_cast<int64_t>(sizeof(float)) * (2 * kDim + 1);
+    EXPECT_EQ(bytes_of(4) - bytes_of(8), (kTokens / 4 - kTokens / 8) * of_a_key);
+    EXPECT_EQ(bytes_of(8) - bytes_of(24), (kTokens / 8 - kTokens / 24) * of_a_key);
   });
 }
 

@@ -72,6 +72,10 @@ TEST(Decode, GivesWhatAParallelForwardGives) {
          Var heads = unsqueeze(part, 2);
          return tokens.attend_keys(heads, heads, 4, {.mask = {.window = 4}})[0];
        }},
+      {"attend to chosen keys",
+       [](Tokens& tokens, const Var& part) {
+         return attend_to_every_third(tokens, reshape(part, {part.size(0), part.size(1), 2, 3}))[0];
+       }},
       {"scan", [](Tokens& tokens, const Var& part) { return tokens.scan(part); }},
       {"scan of 1", [](Tokens& tokens, const Var& part) { return tokens.scan(part, 1); }},
       {"scan of 4", [](Tokens& tokens, const Var& part) { return tokens.scan(part, 4); }},

@@ -142,5 +142,71 @@ TEST(Hybrid, RatWithChunksOfOneTokenIsAttention) {
   EXPECT_LT(max_difference(rat->forward(x, tokens).value(), expected.value()), 1e-12);
 }
 
+// Bytes of the cache after each of so many tokens, read one by one.
+std::vector<int64_t> cached_by_token(const LanguageModelOptions& options, int64_t tokens) {
+  NoGrad no_grad;
+  LanguageModel model(options, Rng(3));
+  auto cache = make_cache(1, options.context);
+  std::vector<int64_t> bytes;
+  for (int64_t t = 0; t < tokens; ++t) {
+    Tokens here(plain_tokens(1, 1, t), {.cache = cache});
+    model.logits(ids(1, 1), here);
+    bytes.push_back(cached_bytes(*cache));
+  }
+  return bytes;
+}
+
+// Beside states of one size, a key and a value per chunk, and room for one before the first chunk is over.
+TEST(Hybrid, RatKeepsKeysOfLastTokensOfChunks) {
+  for (int64_t chunk : {1, 3, 8}) {
+    const LanguageModelOptions options = hybrid({RatOptions{.heads = 2, .chunk = chunk}}, {0, 0});
+    const std::vector<int64_t> bytes = cached_by_token(options, options.context);
+    const int64_t of_a_chunk = 2 * 2 * options.dim * static_cast<int64_t>(sizeof(float));  // two layers
+    for (int64_t t = 0; t < options.context; ++t) {
+      const int64_t chunks = std::max<int64_t>((t + 1) / chunk, 1);
+      EXPECT_EQ(bytes[static_cast<size_t>(t)], bytes[0] + (chunks - 1) * of_a_chunk) << chunk << " " << t;
+    }
+    EXPECT_LE(bytes[0], 2 * of_a_chunk) << "a key, a value, and their running means";
+  }
+}
+
+TEST(Hybrid, RatCountsTheKeysThatItsQueriesSee) {
+  for (int64_t chunk : {1, 4, 7, 64})
+    for (int64_t context : {1, 7, 24, 64}) {
+      const auto rat = RatOptions{.heads = 2, .chunk = chunk}({.dim = 8, .context = context}, Rng(1));
+      int64_t keys = 0;
+      for (int64_t t = 0; t < context; ++t) keys += t / chunk + 1;
+      EXPECT_NEAR(rat->keys_per_query(context), static_cast<double>(keys) / static_cast<double>(context), 1e-12)
+          << chunk << " " << context;
+    }
+}
+
+// Two layers that share have one cache of keys and values.
+TEST(Hybrid, LayersThatShareKeepTheirKeysOnce) {
+  constexpr int64_t kWindow = 4, kLayers = 4;
+  auto of_sharing = [&](int64_t sharing) {
+    return hybrid({HymbaOptions{.heads = 2, .kv_heads = 1, .window = kWindow, .meta = 2, .sharing = sharing}},
+                  std::vector<int>(kLayers, 0));
+  };
+  const LanguageModelOptions alone = of_sharing(1), in_pairs = of_sharing(2);
+  const std::vector<int64_t> each = cached_by_token(alone, 17), shared = cached_by_token(in_pairs, 17);
+  const int64_t of_a_layer = 2 * (2 * (kWindow - 1)) * (alone.dim / 2) * static_cast<int64_t>(sizeof(float));
+  for (size_t t = 0; t < each.size(); ++t) EXPECT_EQ(each[t] - shared[t], kLayers / 2 * of_a_layer) << t;
+
+  LanguageModel model(in_pairs, Rng(3));
+  model.set_compute(kF64);
+  const Tensor all = ids(1, 17);
+  Tokens parallel(plain_tokens(1, 17));
+  const Tensor expected = model.logits(all, parallel);
+  auto cache = make_cache(1, 24);
+  const std::vector<int32_t> text = all.to_vector<int32_t>();
+  for (int64_t t = 0; t < 17; ++t) {
+    NoGrad no_grad;
+    Tokens tokens(plain_tokens(1, 1, t), {.cache = cache});
+    const Tensor here = Tensor::from(std::span(text).subspan(static_cast<size_t>(t), 1), {1, 1});
+    EXPECT_LT(max_difference(model.logits(here, tokens), expected.slice(1, t, t + 1)), 1e-10) << t;
+  }
+}
+
 }  // namespace
 }  // namespace weft

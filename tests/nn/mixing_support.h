@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
 
+#include "src/nn/mixing/chosen_keys.h"
 #include "tests/support/random.h"
 #include "weft/nn/tokens.h"
 
@@ -108,5 +110,23 @@ inline std::vector<double> masses(const Tensor& q, const Tensor& k, const TokenD
 }
 
 inline std::vector<double> doubles(const Tensor& t) { return cast(Var(t), kF64).value().to_vector<double>(); }
+
+// Attention of heads [B, T, H, K] to those tokens whose position leaves 1 when divided by 3, from the token behind on: {out, lse}. A token that
+// sees none has -99 as lse.
+inline std::array<Var, 2> attend_to_every_third(Tokens& tokens, const Var& q_BTHK) {
+  const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1);
+  ChosenRows rows(static_cast<size_t>(B));
+  for (int64_t i = 0; i < B * T; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const int32_t position = tokens.cpu_positions()[at];
+    if (tokens.is_padding(i) || position % 3 != 1) continue;
+    const int32_t document = tokens.has_padding() ? tokens.cpu_documents()[at] : 0;
+    rows[static_cast<size_t>(i / T)].push_back({static_cast<int32_t>(i), position + 1, document});
+  }
+  Var flat = reshape(q_BTHK, {B * T, q_BTHK.size(2), q_BTHK.size(3)});
+  const KeySet keys = chosen_keys(flat * 0.7, flat * 1.3, rows, tokens.has_padding());
+  auto [out, lse] = tokens.attend_part(tokens.queries(q_BTHK), keys, {});
+  return {out, maximum(lse, Var(Tensor::full({}, -99, lse.dtype(), lse.device())))};
+}
 
 }  // namespace weft::mixing_test

@@ -60,6 +60,9 @@ int64_t Cache::bytes() const {
     if (auto* tail = std::get_if<Tail>(&entry.slot))
       for (const CachedRows& rows : tail->values) sum += rows.bytes();
     if (auto* total = std::get_if<Sum>(&entry.slot)) sum += static_cast<int64_t>(total->total.num_bytes());
+    if (auto* chosen = std::get_if<Chosen>(&entry.slot))
+      for (const Var* x : {&chosen->keys.k, &chosen->keys.v})
+        sum += x->defined() ? static_cast<int64_t>(x->value().num_bytes()) : 0;
     if (auto* kept = std::get_if<Recurrent>(&entry.slot)) sum += static_cast<int64_t>(kept->state.num_bytes());
   }
   return sum;

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "src/nn/mixing/chosen_keys.h"
 #include "src/nn/mixing/runs.h"
 #include "weft/nn/token_table.h"
 
@@ -38,6 +39,11 @@ class Cache {
   struct Sum {
     Tensor total;                    // [B, 1, ...] of the document that each row is in
     std::vector<int32_t> documents;  // [B]: that document; empty without documents
+  };
+
+  struct Chosen {
+    KeySet keys;
+    ChosenRows rows;  // of those keys
   };
 
   struct Recurrent {
@@ -79,7 +85,7 @@ class Cache {
   int64_t reach_before(int64_t count) const { return reach(count, step_); }
 
  private:
-  using AnySlot = std::variant<Keys, Tail, Sum, Recurrent>;
+  using AnySlot = std::variant<Keys, Tail, Sum, Chosen, Recurrent>;
   struct Entry {
     AnySlot slot;
     int64_t num_tokens = 0;

@@ -1,6 +1,9 @@
 #include "src/nn/mixing/context.h"
 
+#include <algorithm>
+
 #include "src/nn/mixing/any_order.h"
+#include "src/nn/mixing/chosen_keys.h"
 #include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
 #include "weft/distributed/choose_scheme.h"
@@ -66,6 +69,38 @@ KeySet Context::gathered_keys(const KeySet& mine) {
           mine.bias.defined() ? of_all_ranks(comm, mine.bias) : Var(), rank_by_rank(), mine.window};
 }
 
+// Ranks have different numbers of chosen keys: first how many there are at most, then where they stand, then the keys.
+KeySet Context::with_those_of_ranks(const KeySet& mine) {
+  dist::Communicator& comm = *group_.tokens;
+  const Device device = mine.k.device();
+  const auto B = mine.k.size(0), most_here = mine.k.size(1);
+  const int32_t count = static_cast<int32_t>(most_here);
+  const std::vector<int32_t> counts =
+      comm.all_gather(to(Tensor::from(std::span(&count, 1), {1}), device).value()).to_vector<int32_t>();
+  const int64_t most = *std::ranges::max_element(counts);
+  auto flat = [](const Var& x) { return reshape(x, {x.size(0) * x.size(1), x.size(2), x.size(3)}); };
+  const bool have_documents = mine.tokens.documents.defined();
+  KeySet sent =
+      most == most_here ? mine : chosen_keys(flat(mine.k), flat(mine.v), chosen_rows(mine), have_documents, most);
+  auto numbers = [&](const Tensor& of_these) {  // [B, P most], those of rank 0 first in each row
+    if (!of_these.defined()) return Tensor();
+    const std::vector<int32_t> all = comm.all_gather(of_these).to_vector<int32_t>();
+    std::vector<int32_t> rows;
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t r = 0; r < comm.size(); ++r) {
+        const auto begin = all.begin() + (r * B + b) * most;
+        rows.insert(rows.end(), begin, begin + most);
+      }
+    return on_device_of(of_these, rows, {B, comm.size() * most});
+  };
+  KeySet all{.k = of_all_ranks(comm, sent.k),
+             .v = of_all_ranks(comm, sent.v),
+             .bias = {},
+             .tokens = {numbers(sent.tokens.positions), numbers(sent.tokens.documents)}};
+  unsettled_.push_back(all.k), unsettled_.push_back(all.v);
+  return all;
+}
+
 // [B, P T]: as gathered keys stand.
 const ops::AttentionTokens& Context::rank_by_rank() {
   if (rank_by_rank_) return *rank_by_rank_;
@@ -77,7 +112,8 @@ const ops::AttentionTokens& Context::rank_by_rank() {
 }
 
 Mixing::State Context::attend(const QuerySet& queries, const KeySet& keys, const Call& call) {
-  if (!keys.is_of_this_rank) return Local::attend(queries, keys, call);
+  if (!keys.is_of_this_rank || is_alone()) return Local::attend(queries, keys, call);
+  if (are_chosen(keys, table_.positions())) return Local::attend(queries, with_those_of_ranks(keys), call);
   WEFT_CHECK(queries.q.size(0) == table_.batch() && queries.q.size(1) == table_.num_tokens(),
              str("attend: queries ", queries.q.value(), " of the [", table_.batch(), ", ", table_.num_tokens(),
                  "] tokens here, over keys that travel"),

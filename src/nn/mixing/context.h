@@ -36,6 +36,7 @@ class Context final : public Local {
   bool is_alone() const { return group_.tokens->size() == 1; }
   const ContextTokens& tokens();
   KeySet gathered_keys(const KeySet& mine);
+  KeySet with_those_of_ranks(const KeySet& chosen);
   const ops::AttentionTokens& rank_by_rank();
 
   // What ContextTokens plans, on the device.

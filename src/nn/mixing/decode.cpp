@@ -1,4 +1,5 @@
 // The tokens here come behind those in a cache.
+#include <algorithm>
 #include <map>
 
 #include "src/nn/mixing/any_order.h"
@@ -30,7 +31,7 @@ class Decode final : public Local {
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override {
     Call how = call;
     how.options.dropout = 0;
-    return Local::attend(queries, keys, how);
+    return Local::attend(queries, are_chosen(keys, table_.positions()) ? with_cached(keys) : keys, how);
   }
 
   Var prefix(const Var& x, int64_t window) override {
@@ -142,6 +143,30 @@ class Decode final : public Local {
   }
   Tensor append(CachedRows& rows, const Var& fresh, int64_t keep) const {
     return rows.append(fresh.value(), keep, cache_->max_tokens());
+  }
+
+  // Chosen keys with those of the tokens before. They are moved in the steps that bring some.
+  KeySet with_cached(const KeySet& fresh) {
+    check_no_gradient("attend");
+    kept_for("attend", 0);
+    auto& slot = cache_->slot<Cache::Chosen>(name("chosen"));
+    ChosenRows rows = chosen_rows(fresh);
+    const bool are_new = std::ranges::any_of(rows, [](const auto& row) { return !row.empty(); });
+    if (!are_new && slot.keys.k.defined()) return slot.keys;
+    auto flat = [](const Var& x) { return reshape(x, {x.size(0) * x.size(1), x.size(2), x.size(3)}); };
+    Var k = flat(fresh.k), v = flat(fresh.v);
+    if (slot.keys.k.defined()) {
+      const auto held = static_cast<int32_t>(slot.keys.k.size(0) * slot.keys.k.size(1));
+      for (size_t b = 0; b < rows.size(); ++b) {
+        for (ChosenKey& key : rows[b]) key.number += held;
+        rows[b].insert(rows[b].begin(), slot.rows[b].begin(), slot.rows[b].end());
+      }
+      const Var ks[] = {flat(slot.keys.k), k}, vs[] = {flat(slot.keys.v), v};
+      k = concatenate(ks, 0), v = concatenate(vs, 0);
+    }
+    slot.keys = chosen_keys(k, v, rows, fresh.tokens.documents.defined());
+    slot.rows = chosen_rows(slot.keys);
+    return slot.keys;
   }
 
   // The runs of the last `count` tokens if they do not stand in order: padding may stand between the tokens of a row.

@@ -1,7 +1,8 @@
 // The seam through which tokens see each other; Tokens is its face for layers. A maker knows where the tokens of a row are: all here
 // (Local), the earlier ones in a cache (Decode), or some on other ranks (Context), which exchanges in keys(), prefix(), neighbours(),
 // gather() and sum(). How often these are called is the layers' business and never depends on numbers, such as what a router chose;
-// attend() and statistics() may be called for any heads, rows and queries, also for none, but where the keys serve one call.
+// attend() and statistics() may be called for any heads, rows and queries, also for none, but where the keys serve one call, as chosen ones
+// do (chosen_keys.h).
 // B batch rows, T tokens here, H query heads, G key/value heads, K head width, V value width.
 #pragma once
 

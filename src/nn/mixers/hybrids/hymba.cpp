@@ -4,6 +4,7 @@
 //   S_t = exp(g_t) S_{t-1} + w_t^T (d_t u_t),  m_t = (r_t S_t + D u_t) silu(z_t),  S before the first token learned with M
 //   y = (RMSNorm(a) + RMSNorm(m)) / 2 W_out
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width, E = H K, N state width, M meta tokens.
+#include <array>
 #include <cmath>
 
 #include "src/nn/mixers/recurrent/parts.h"
@@ -91,8 +92,15 @@ class Hymba final : public Mixer {
  private:
   Var attention(const Var& x_BTD, Tokens& tokens) {
     Var q_BTHK = rotated(split_heads(q_(x_BTD), o_.heads), args_, tokens);
-    const auto [k_BTGK, v_BTGK] = keys_and_values(x_BTD, tokens);
-    auto [y_BTHK, lse_BTH] = tokens.attend(q_BTHK, k_BTGK, v_BTGK, {.mask = {.window = o_.window}}, {});
+    const ops::AttentionOptions core{.mask = {.window = o_.window}};
+    std::array<Var, 2> attended;
+    if (o_.sharing > 1 && tokens.is_decoding()) {
+      attended = tokens.attend_part(tokens.queries(q_BTHK), cached_keys(x_BTD, tokens), core);
+    } else {
+      const auto [k_BTGK, v_BTGK] = keys_and_values(x_BTD, tokens);
+      attended = tokens.attend(q_BTHK, k_BTGK, v_BTGK, core, {});
+    }
+    const auto& [y_BTHK, lse_BTH] = attended;
     if (!meta_k_) return y_BTHK;
     // Attention on the meta tokens, joined by the share of weight that they get.
     const DType wide = lse_BTH.dtype();
@@ -114,14 +122,40 @@ class Hymba final : public Mixer {
     return reshape(x_GRMK, {o_.heads, o_.meta, o_.head_dim});
   }
 
+  // Each layer that shares asks other ranks for the keys of its window again: to keep them, a rank would gather those of all tokens.
   std::pair<Var, Var> keys_and_values(const Var& x_BTD, Tokens& tokens) {
-    const std::string shared = str("hymba.", args_.layer - place_);
-    if (!k_) return {tokens.shared(shared + ".k"), tokens.shared(shared + ".v")};
-    Var k_BTGK = rotated(split_heads((*k_)(x_BTD), o_.kv_heads), args_, tokens);
-    Var v_BTGK = split_heads((*v_)(x_BTD), o_.kv_heads);
-    if (o_.sharing > 1) tokens.share(shared + ".k", k_BTGK), tokens.share(shared + ".v", v_BTGK);
+    if (!k_) return {tokens.shared(named("k")), tokens.shared(named("v"))};
+    auto [k_BTGK, v_BTGK] = own_keys_and_values(x_BTD, tokens);
+    if (o_.sharing > 1) tokens.share(named("k"), k_BTGK), tokens.share(named("v"), v_BTGK);
     return {k_BTGK, v_BTGK};
   }
+
+  // Of these tokens and of those before: the first layer has them in its cache, and the others read them there.
+  KeySet cached_keys(const Var& x_BTD, Tokens& tokens) {
+    auto shared = [&](std::string_view what) {
+      return tokens.has_shared(named(what)) ? tokens.shared(named(what)) : Var();
+    };
+    auto number = [&](std::string_view what) { return shared(what).defined() ? shared(what).value() : Tensor(); };
+    if (!k_)
+      return {.k = shared("k"),
+              .v = shared("v"),
+              .bias = {},
+              .tokens = {number("positions"), number("documents")},
+              .window = o_.window};
+    auto [k_BTGK, v_BTGK] = own_keys_and_values(x_BTD, tokens);
+    const KeySet keys = tokens.keys(k_BTGK, v_BTGK, {.window = o_.window});
+    tokens.share(named("k"), keys.k), tokens.share(named("v"), keys.v);
+    tokens.share(named("positions"), keys.tokens.positions);
+    if (keys.tokens.documents.defined()) tokens.share(named("documents"), keys.tokens.documents);
+    return keys;
+  }
+
+  std::pair<Var, Var> own_keys_and_values(const Var& x_BTD, Tokens& tokens) {
+    return {rotated(split_heads((*k_)(x_BTD), o_.kv_heads), args_, tokens), split_heads((*v_)(x_BTD), o_.kv_heads)};
+  }
+
+  // Of the layers that share.
+  std::string named(std::string_view what) const { return str("hymba.", args_.layer - place_, ".", what); }
 
   Var recurrence(const Var& x_BTD, Tokens& tokens) {
     const DType dtype = x_BTD.dtype();

@@ -2,11 +2,13 @@
 //   v'_t = f_t v'_{t-1} + (1 - f_t) v_t,  k'_t = f_t k'_{t-1} + (1 - f_t) k_t
 //   y_t = softmax over the last tokens e of earlier chunks and t itself of q_t . k'_e / sqrt(K), times v'_e
 //   out = (y * sigmoid(x W_z)) W_out
-// A key stands one token later, where its chunk is over: from there on queries see it.
+// Only the keys of last tokens e travel between ranks and are cached. A key stands one token later, where its chunk is over: from there
+// on queries see it.
 // B batch, T tokens, D model width, H heads, K head width, E = H K, N groups of queries and keys.
 #include <cmath>
 
 #include "src/nn/mixers/recurrent/parts.h"
+#include "src/nn/mixing/chosen_keys.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/hybrids.h"
@@ -64,8 +66,9 @@ class Rat final : public Mixer {
     const ops::RotaryTable* table = places.rotation ? &*places.rotation : nullptr;
     Var q_BTHK = per_head(q_(x_BTD)), k_BTHK = means_BTHK;
     if (table) q_BTHK = rotary(q_BTHK, *table), k_BTHK = rotary(k_BTHK, *table);
-    auto [across_BTHK, lse_BTH] = tokens.attend(q_BTHK, tokens.shift(k_BTHK, 1), tokens.shift(values_BTHK, 1), {}, {},
-                                                {.query = places.zeros_BTH, .key = places.hidden_BTH});
+    show(q_BTHK, k_BTHK, values_BTHK, tokens);
+    auto [across_BTHK, lse_BTH] =
+        tokens.attend_part(tokens.queries(q_BTHK), last_of_chunks(k_BTHK, values_BTHK, tokens), {});
     Var own_BTH = cast(sum(q_BTHK * k_BTHK, -1), f) * (1 / std::sqrt(static_cast<double>(o_.head_dim)));
     Var share = unsqueeze(cast(sigmoid(own_BTH - cast(lse_BTH, f)), dtype), -1);
     Var y_BTHK = across_BTHK + (values_BTHK - across_BTHK) * share;
@@ -73,34 +76,71 @@ class Rat final : public Mixer {
     return out_(merge_heads(tokens.heads(gated)));
   }
 
+  // The earlier chunks, and the running one.
+  double keys_per_query(int64_t context) const override {
+    const int64_t last = (context - 1) / o_.chunk;  // number of the last chunk
+    const auto chunks = static_cast<double>(o_.chunk * last * (last - 1) / 2 + last * (context - last * o_.chunk));
+    return 1 + (context > 0 ? chunks / static_cast<double>(context) : 0);
+  }
   double flops_per_token(double keys) const override { return 12.0 * static_cast<double>(width_) * keys; }
 
  private:
   // What follows from the tokens' places in their documents.
   struct Places {
-    Var starts_BT1;             // 1 where a chunk begins, else 0
-    Var hidden_BTH, zeros_BTH;  // what is added to the scores of keys and of queries
+    Var starts_BT1;  // 1 where a chunk begins, else 0
     std::optional<ops::RotaryTable> rotation;
   };
   Places places_of(const Tokens& tokens, DType dtype) const {
     const int64_t B = tokens.batch(), T = tokens.num_tokens();
-    Tensor starts = Tensor::zeros({B, T, 1}, kF32, Device::cpu()),
-           hidden = Tensor::zeros({B, T, 1}, kF32, Device::cpu()), chunks = Tensor::zeros({B, T}, kI32, Device::cpu());
+    Tensor starts = Tensor::zeros({B, T, 1}, kF32, Device::cpu()), chunks = Tensor::zeros({B, T}, kI32, Device::cpu());
     const auto local = is_dry_run() ? std::span<const int32_t>() : tokens.cpu_document_positions();
     for (size_t i = 0; i < local.size(); ++i) {
-      const bool begins = local[i] % o_.chunk == 0;
       chunks.mutable_data<int32_t>()[i] = static_cast<int32_t>(local[i] / o_.chunk);
-      starts.mutable_data<float>()[i] = begins ? 1 : 0;
-      hidden.mutable_data<float>()[i] = begins && local[i] > 0 ? 0 : static_cast<float>(kHidden);
+      starts.mutable_data<float>()[i] = local[i] % o_.chunk == 0 ? 1 : 0;
     }
     const Device device = tokens.positions().device();
-    auto there = [&](const Tensor& x) { return cast(weft::to(x, device), dtype); };
-    Places places{.starts_BT1 = there(starts),
-                  .hidden_BTH = expand(there(hidden), {B, T, o_.heads}),
-                  .zeros_BTH = Tensor::zeros({B, T, o_.heads}, dtype, device),
-                  .rotation = {}};
+    Places places{.starts_BT1 = cast(weft::to(starts, device), dtype), .rotation = {}};
     if (args_.rotary) places.rotation = make_rotary_table(weft::to(chunks, device).value(), o_.head_dim, *args_.rotary);
     return places;
+  }
+
+  // Of the tokens here those that end a chunk. A dry run has rows of one document.
+  KeySet last_of_chunks(const Var& k_BTHK, const Var& v_BTHK, const Tokens& tokens) const {
+    const int64_t B = tokens.batch(), T = tokens.num_tokens();
+    const bool have_documents = tokens.documents().defined();
+    ChosenRows rows(static_cast<size_t>(B));
+    for (int64_t i = 0; i < B * T; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const int64_t local = is_dry_run() ? i % T : tokens.cpu_document_positions()[at];
+      if (local % o_.chunk != o_.chunk - 1 || (!is_dry_run() && tokens.is_padding(i))) continue;
+      ChosenKey key{.number = static_cast<int32_t>(i)};
+      if (!is_dry_run()) {
+        key.position = tokens.cpu_positions()[at] + 1;
+        if (have_documents) key.document = tokens.cpu_documents()[at];
+      }
+      rows[static_cast<size_t>(i / T)].push_back(key);
+    }
+    auto flat = [&](const Var& x) { return reshape(x, {B * T, o_.heads, o_.head_dim}); };
+    return chosen_keys(flat(k_BTHK), flat(v_BTHK), rows, have_documents);
+  }
+
+  // Whoever watches has keys of all tokens, of which those inside of chunks are hidden.
+  void show(const Var& q_BTHK, const Var& k_BTHK, const Var& v_BTHK, Tokens& tokens) const {
+    if (tokens.is_decoding() || !(tokens.takes_reports() || tokens.shows_weights())) return;
+    NoGrad no_grad;
+    const int64_t B = tokens.batch(), T = tokens.num_tokens();
+    const DType dtype = wide(q_BTHK);
+    Tensor hidden = Tensor::full({B, T, 1}, kHidden, kF32, Device::cpu());
+    const auto local = is_dry_run() ? std::span<const int32_t>() : tokens.cpu_document_positions();
+    for (size_t i = 0; i < local.size(); ++i)
+      if (local[i] > 0 && local[i] % o_.chunk == 0) hidden.mutable_data<float>()[i] = 0;
+    const Device device = tokens.positions().device();
+    const Var zeros_BTH = Tensor::zeros({B, T, o_.heads}, dtype, device),
+              hidden_BTH = expand(cast(weft::to(hidden, device), dtype), {B, T, o_.heads});
+    tokens.observe(
+        tokens.queries(q_BTHK, zeros_BTH),
+        tokens.keys(tokens.shift(k_BTHK, 1), tokens.shift(v_BTHK, 1), {.bias = hidden_BTH, .serves_one_call = true}),
+        {}, {}, {});
   }
 
   // The gated means of values and of keys, [B, T, H, K] each.
