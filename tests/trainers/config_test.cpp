@@ -54,7 +54,7 @@ TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
   expect_parts(error_of(kTiny, with("model.pattern=0 1 1 1")),
                {"sparse is 1", "layer 1 reads the keys of layer 0", "model.mixer[0]"});
   EXPECT_EQ(layers_text(load_string(kTiny, with("model.pattern=1 1 0 0")).experiment.model()),
-            "0-1 hysparse (mixer 1), 2-3 softmax (mixer 0)");
+            "0 hysparse full (mixer 1), 1 hysparse sparse (mixer 1), 2-3 softmax (mixer 0)");
   load_string(kTiny, {"model.mixer=[{softmax{heads:4}},{hysparse{heads:4,sparse:0}}]", "model.pattern=0 1 0 1"});
   expect_parts(error_of(kTiny, {"model.mixer=[{flux{heads:4,window:8,prompt:9}}]"}), {"a prompt of 9 tokens"});
   expect_parts(error_of(kTiny, {"model.mixer=[{nats_l{heads:4,softmax_heads:3}}]"}), {"softmax_heads 3"});
@@ -65,7 +65,8 @@ TEST(Config, SharedKeysWithoutLayersThatShareThemAreRefused) {
   const std::string mixers = "model.mixer=[{hymba{heads:4}},{hymba{heads:4,window:4,sharing:2}}]";
   load_string(kTiny, {mixers, "model.pattern=0 1 1 0"});
   expect_parts(error_of(kTiny, {mixers, "model.pattern=0 1 0 1"}),
-               {"model.mixer[1].hymba.sharing", "is 2", "no two layers in a row", "1 3 hymba (mixer 1)", "sharing: 1"});
+               {"model.mixer[1].hymba.sharing", "is 2", "no two layers in a row",
+                "1 3 hymba with keys of its own (mixer 1)", "sharing: 1"});
 }
 
 // Placements go over the pattern, in their order.

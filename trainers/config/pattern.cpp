@@ -4,6 +4,7 @@
 #include <charconv>
 #include <functional>
 #include <sstream>
+#include <utility>
 
 #include "trainers/config/check.h"
 #include "trainers/config/text_place.h"
@@ -93,20 +94,31 @@ std::vector<int> layer_mixers(const Model& model) {
   return all;
 }
 
+// What sets a layer apart from others that have its mixer.
+static std::string role_of(const Model& model, const std::function<int(int64_t)>& mixer_of, int64_t layer) {
+  const Mixer& mixer = model.mixer(mixer_of(layer));
+  if (const int64_t sparse = mixer.hysparse().sparse(); mixer.has_hysparse() && sparse > 0)
+    return layer % (sparse + 1) == 0 ? " full" : " sparse";
+  if (mixer.hymba().sharing() <= 1) return "";
+  int64_t first = layer;
+  while (first > 0 && mixer_of(first - 1) == mixer_of(layer)) --first;
+  return (layer - first) % mixer.hymba().sharing() == 0 ? " with keys of its own" : " with keys of an earlier layer";
+}
+
 std::string layers_text(const Model& model) {
   const std::vector<int> pattern = layer_mixers(model);
-  std::vector<int> order;
-  std::vector<std::vector<int>> layers(static_cast<size_t>(model.mixer_size()));
+  auto mixer_of = [&](int64_t layer) { return pattern[static_cast<size_t>(layer) % pattern.size()]; };
+  std::vector<std::pair<std::string, std::vector<int>>> kinds;  // in the order of their first layers
   for (int64_t layer = 0; layer < model.layers(); ++layer) {
-    const int mixer = pattern[static_cast<size_t>(layer) % pattern.size()];
-    auto& of_mixer = layers[static_cast<size_t>(mixer)];
-    if (of_mixer.empty()) order.push_back(mixer);
-    of_mixer.push_back(static_cast<int>(layer));
+    const int mixer = mixer_of(layer);
+    const std::string kind = str(kind_of(model.mixer(mixer)), role_of(model, mixer_of, layer),
+                                 model.mixer_size() > 1 ? str(" (mixer ", mixer, ")") : "");
+    auto known = std::ranges::find_if(kinds, [&](const auto& of) { return of.first == kind; });
+    if (known == kinds.end()) known = kinds.insert(known, {kind, {}});
+    known->second.push_back(static_cast<int>(layer));
   }
   std::string text;
-  for (int mixer : order)
-    text += str(text.empty() ? "" : ", ", ranges(layers[static_cast<size_t>(mixer)]), " ", kind_of(model.mixer(mixer)),
-                model.mixer_size() > 1 ? str(" (mixer ", mixer, ")") : "");
+  for (const auto& [kind, layers] : kinds) text += str(text.empty() ? "" : ", ", ranges(layers), " ", kind);
   return text;
 }
 

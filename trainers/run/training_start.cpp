@@ -165,7 +165,8 @@ void TrainingRun::announce() {
   cli::SystemInfo system = cli::system_info();
   console_.detail(str("machine: ", system.host, ", ", system.cpu, ", kernels ", system.isa, ", config ",
                       config_.experiment.name(), " resolved in ", folder_.file("config.txtpb")));
-  if (e_.model().mixer_size() > 1) recorder_.message("layers: " + config::layers_text(e_.model()));
+  const std::string layers = config::layers_text(e_.model());
+  if (e_.model().mixer_size() > 1 || layers.find(", ") != std::string::npos) recorder_.message("layers: " + layers);
   for (const std::string& line : start_.lines) recorder_.message(line);
   recorder_.message("data: " + data_.text());
   if (!io::has_plotter())
