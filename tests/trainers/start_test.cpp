@@ -51,6 +51,26 @@ TEST_F(StartRun, BoostReplacesTheLayersThatMatterLeastAndHealsThem) {
   EXPECT_NE(again.err.find("1 layers of softmax attention"), std::string::npos) << again.err;
 }
 
+// What a replacement does not have of a layer is in the list, and a position of its own is refused: linear attention would rotate.
+TEST_F(StartRun, BoostSaysWhichOptionsOfALayerAreLeftOut) {
+  auto boost = [&](const std::string& softmax, const std::string& run) {
+    const auto result =
+        test::run_weft({"train", path("three.txtpb"), "model.mixer=[{softmax{heads:2," + softmax + "}}]",
+                        "train.tokens=128", "--run", path(run)});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return test::run_weft({"boost", path(run), "--out", path(run + ".txtpb"), "--window", "8"});
+  };
+  const auto listed = boost("qk_norm:true,sink{kind:logit}", "options");
+  EXPECT_EQ(listed.exit_code, 0) << listed.err;
+  EXPECT_NE(listed.out.find("linear window, without qk_norm, sink\n"), std::string::npos) << listed.out;
+  EXPECT_NE(listed.out.find("identity, without qk_norm, sink\n"), std::string::npos) << listed.out;
+  EXPECT_NE(listed.out.find("softmax\n"), std::string::npos) << listed.out;
+  const auto refused = boost("position:none", "still");
+  EXPECT_NE(refused.exit_code, 0);
+  for (const char* words : {"boost: layer ", "has a position of its own", "position: model"})
+    EXPECT_NE(refused.err.find(words), std::string::npos) << refused.err;
+}
+
 // A run without a step of its own is its teacher: the distance is 0.
 TEST_F(StartRun, AModelIsNoDistanceFromItself) {
   const auto result = test::run_weft({"train", path("three.txtpb"), "start={from:\"" + path("base") + "\",distill{}}",
@@ -174,7 +194,23 @@ TEST_F(StartRun, PlacedHybridsTrainAndSayTheirLayers) {
               "layers: 0 2 deconstructed (mixer 0), 1 3 softmax (mixer 1)");
   EXPECT_EQ(layers_of("[{hysparse{heads:2,sparse:2,block:4,blocks:2,window:4}},{nats_l{heads:2,head_dim:4,chunk:8}}]",
                       "0 0 0 1", "sparse"),
-            "layers: 0-2 hysparse (mixer 0), 3 nats_l (mixer 1)");
+            "layers: 0 hysparse full (mixer 0), 1-2 hysparse sparse (mixer 0), 3 nats_l (mixer 1)");
+  const std::string meta = "hymba{heads:2,meta:2}", shared = "hymba{heads:2,window:4,meta:2,sharing:2}";
+  EXPECT_EQ(layers_of("[{" + meta + "},{" + shared + "}]", "0 1 1 0", "hymba"),
+            "layers: 0 3 hymba (mixer 0), 1 hymba with keys of its own (mixer 1), 2 hymba with keys of an earlier "
+            "layer (mixer 1)");
+  EXPECT_EQ(layers_of("[{rat{heads:2,chunk:4}},{softmax{heads:2,window:8}}]", "0 1", "rat"),
+            "layers: 0 2 rat (mixer 0), 1 3 softmax (mixer 1)");
+  EXPECT_EQ(layers_of("[{nats{heads:2,window:4}},{nats_l{heads:2,head_dim:4,chunk:8}}]", "0 1", "types"),
+            "layers: 0 2 nats (mixer 0), 1 3 nats_l (mixer 1)");
+  EXPECT_EQ(
+      layers_of("[{softmax{heads:2}},{tlinformer{heads:2,depth:2,window:8,rows:4,hidden:16}}]", "0 1", "tlinformer"),
+      "layers: 0 2 softmax (mixer 0), 1 3 tlinformer (mixer 1)");
+  EXPECT_EQ(layers_of("[{flux{heads:2,window:8,prompt:4}},{hymba{heads:2}}]", "0 1", "flux"),
+            "layers: 0 2 flux (mixer 0), 1 3 hymba (mixer 1)");
+  // Of one mixer, whose layers differ by themselves.
+  EXPECT_EQ(layers_of("[{hysparse{heads:2,sparse:1,block:4,blocks:2,window:4}}]", "0", "one"),
+            "layers: 0 2 hysparse full, 1 3 hysparse sparse");
 }
 
 TEST_F(StartRun, WhatDoesNotFitIsOneError) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -35,6 +36,7 @@ struct Layer {
   int64_t number;
   double loss_without;
   Use use = Use::keep;
+  std::vector<std::string> without = {};  // options of its softmax attention that the new mixer does not have
 };
 
 std::string word_of(Use use) {
@@ -62,6 +64,35 @@ std::vector<Layer> planned(LanguageModel& model, const AnalysisRows& rows, const
   const size_t third = layers.size() / 3;
   for (size_t i = 0; i < 2 * third; ++i) order[i]->use = i < third ? Use::identity : Use::linear;
   return layers;
+}
+
+// Options of softmax attention beside its sizes, which a replacement takes over.
+std::vector<std::string> options_of(const config::Softmax& softmax) {
+  config::Softmax plain;
+  plain.set_heads(softmax.heads());
+  config::fill_presets(plain);
+  std::set<std::string> names;
+  for (const config::Difference& d : config::differences(plain, softmax))
+    names.insert(d.path.substr(0, d.path.find_first_of(".[")));
+  for (const char* size : {"heads", "kv_heads", "head_dim", "window"}) names.erase(size);
+  return {names.begin(), names.end()};
+}
+
+// What each replaced layer loses. Positions are not among it: the identity needs none, and linear attention has the model's.
+void note_options(std::vector<Layer>& layers, const config::Model& model) {
+  const std::vector<int> mixers = config::layer_mixers(model);
+  for (Layer& layer : layers) {
+    if (layer.use == Use::keep) continue;
+    const int mixer = mixers[static_cast<size_t>(layer.number) % mixers.size()];
+    layer.without = options_of(model.mixer(mixer).softmax());
+    const bool has_positions = std::erase(layer.without, "position") > 0;
+    WEFT_CHECK(!has_positions || layer.use == Use::identity,
+               str("boost: layer ", layer.number,
+                   " matters little enough for linear attention over a window, which does "
+                   "with positions what model.position says, but its softmax attention (model.mixer[",
+                   mixer, "]) has a position of its own"),
+               "choose a run whose layers of softmax attention have position: model");
+  }
 }
 
 // The run's config with other mixers in these layers, its weights to begin with and its model as teacher.
@@ -104,7 +135,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   run.folder = std::filesystem::absolute(run.folder).lexically_normal().string();
   const AnalysisRows rows = train::analysis_rows(run.data, run.model->options().context, options.rows);
-  const std::vector<Layer> layers = planned(*run.model, rows, run.config.experiment.model());
+  std::vector<Layer> layers = planned(*run.model, rows, run.config.experiment.model());
+  note_options(layers, run.config.experiment.model());
   config::Loaded config;
   config.experiment = boosted(run, layers, options);
   config.own = extensions;
@@ -114,8 +146,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   nlohmann::ordered_json table = nlohmann::ordered_json::array();
   std::string text = fmt::format("{:>5}  {:>12}  mixer\n", "layer", "loss without");
   for (const Layer& layer : layers) {
-    table.push_back({{"layer", layer.number}, {"loss_without", layer.loss_without}, {"mixer", word_of(layer.use)}});
-    text += fmt::format("{:>5}  {:>+12.4f}  {}\n", layer.number, layer.loss_without, word_of(layer.use));
+    table.push_back({{"layer", layer.number},
+                     {"loss_without", layer.loss_without},
+                     {"mixer", word_of(layer.use)},
+                     {"options_left_out", layer.without}});
+    text += fmt::format("{:>5}  {:>+12.4f}  {}{}\n", layer.number, layer.loss_without, word_of(layer.use),
+                        layer.without.empty() ? "" : fmt::format(", without {}", fmt::join(layer.without, ", ")));
   }
   text += fmt::format("config {}: weft train {}\n", options.out, options.out);
   console.result(
