@@ -1,12 +1,14 @@
 // The synthetic sink tasks: what their rows hold, their exact solutions, and that a short training moves the right way.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 
 #include "trainers/tasks/circuits.h"
 #include "trainers/tasks/regression.h"
 #include "weft/autograd/functions.h"
+#include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/nn/mixers/softmax.h"
 
@@ -133,6 +135,33 @@ TEST(Regression, RowsFollowALinearMap) {
   EXPECT_EQ(alone.y.to_vector<float>(), batch.y.slice(0, 2, 3).to_vector<float>());
 }
 
+// Without noise: on each side of the plane the targets are one linear map of x, and the two maps differ.
+TEST(Regression, PiecewiseRowsFollowALinearMapOnEachSideOfAPlane) {
+  constexpr size_t kPairs = 400, kWidth = 2;
+  const RegressionSizes sizes{.width = kWidth, .pairs = kPairs, .noise = 0, .is_piecewise = true};
+  const RegressionBatch batch = regression_batch(2, 1, sizes, Rng(1));
+  const auto x = batch.x.to_vector<float>(), y = batch.y.to_vector<float>();
+  const Rng own = Rng(1)[uint64_t{2}];
+  auto product = [&](size_t i, const char* weights) {
+    double sum = 0;
+    for (size_t c = 0; c < kWidth; ++c)
+      sum += static_cast<double>(x[i * kWidth + c]) * static_cast<double>(own[weights].normal(c));
+    return sum / std::sqrt(double{kWidth});
+  };
+  size_t behind = 0;
+  for (size_t i = 0; i < kPairs; ++i) {
+    const bool is_behind = product(i, "plane") < 0;
+    behind += is_behind ? 1 : 0;
+    EXPECT_NEAR(static_cast<double>(y[i]), product(i, is_behind ? "w behind" : "w"), 1e-5);
+    EXPECT_NE(product(i, "w behind"), product(i, "w"));
+  }
+  EXPECT_GT(behind, kPairs / 3);
+  EXPECT_LT(behind, 2 * kPairs / 3);
+  const RegressionBatch linear = regression_batch(2, 1, {.width = kWidth, .pairs = kPairs, .noise = 0}, Rng(1));
+  EXPECT_EQ(linear.x.to_vector<float>(), x);
+  EXPECT_NE(linear.y.to_vector<float>(), y);
+}
+
 // The mean squared error of many rows against the expectation in closed form; and no other step is better.
 TEST(Regression, TheGradientStepIsTheBestOne) {
   const RegressionSizes sizes{.width = 4, .pairs = 7, .noise = 0.5};
@@ -158,11 +187,26 @@ TEST(Regression, TheGradientStepIsTheBestOne) {
 }
 
 TEST(Regression, AShortTrainingBeatsKnowingNothing) {
+  set_num_threads(1);
   const Figures figures = regression(SoftmaxOptions{.heads = 4}, {.steps = 400, .tokens = 16, .layers = 2, .lr = 3e-3});
   std::map<std::string, double> by_name(figures.begin(), figures.end());
   EXPECT_LT(by_name["squared error"], 0.95);  // 1.01 is that of predicting 0
   EXPECT_GT(by_name["squared error"], by_name["of ridge"]);
   EXPECT_NEAR(by_name["gap to the step"], by_name["squared error"] - by_name["of a gradient step"], 1e-12);
+  const std::array whole = {"squared error", "of a gradient step", "of ridge"},
+                   last = {"last error", "last of a step", "last of ridge"};
+  for (size_t which = 0; which < kAfter.size(); ++which) {
+    double mean = 0;
+    for (int pairs = 0; pairs < 8; ++pairs) {
+      const std::string name = str(kAfter[which], pairs);
+      ASSERT_TRUE(by_name.contains(name)) << name;
+      mean += by_name[name] / 8;
+    }
+    EXPECT_FALSE(by_name.contains(str(kAfter[which], 8)));
+    EXPECT_NEAR(mean, by_name[whole[which]], 1e-9);
+    EXPECT_EQ(by_name[str(kAfter[which], 7)], by_name[last[which]]);
+  }
+  EXPECT_LT(by_name["error of ridge after 7"], by_name["error of ridge after 1"]);
 }
 
 // The equation of the patterns in plain loops.

@@ -2,6 +2,7 @@
 // and regression in context.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -63,6 +64,51 @@ std::string text_of(const std::string& path) {
   return text;
 }
 
+// What is known of an arm, as columns of the table. Errors by the number of pairs before are a table of their own.
+struct ArmFigures {
+  std::string name;
+  std::vector<std::string> names;
+  std::vector<Estimate> values;
+};
+
+bool is_by_pairs(const std::string& figure) {
+  return std::ranges::any_of(tasks::kAfter, [&](std::string_view start) { return figure.starts_with(start); });
+}
+
+std::string head_of(const std::string& first, const std::vector<std::string>& columns) {
+  std::string head = "| " + first + " |", line = "\n|---|";
+  for (const std::string& column : columns) head += " " + column + " |", line += "---|";
+  return head + line + "\n";
+}
+
+// The errors that start with these words, one after the other.
+std::string errors_of(const ArmFigures& arm, std::string_view start, const std::string& label) {
+  std::string row = "| " + label + " |";
+  for (size_t i = 0; i < arm.names.size(); ++i)
+    if (arm.names[i].starts_with(start)) row += fmt::format(" {:.3g} |", arm.values[i].mean);
+  return row + "\n";
+}
+
+std::string tables_of(const std::vector<ArmFigures>& arms, const std::string& kind, int64_t seeds) {
+  std::vector<std::string> columns{"seeds"}, pairs;
+  for (const std::string& name : arms[0].names) {
+    if (!is_by_pairs(name)) columns.push_back(name);
+    else if (name.starts_with(tasks::kAfter[0])) pairs.push_back(name.substr(tasks::kAfter[0].size()));
+  }
+  std::string text = head_of(kind, columns);
+  for (const ArmFigures& arm : arms) {
+    text += fmt::format("| {} | {} |", arm.name, seeds);
+    for (size_t i = 0; i < arm.names.size(); ++i)
+      if (!is_by_pairs(arm.names[i]))
+        text += fmt::format(" {:.4g} +- {:.2g} |", arm.values[i].mean, arm.values[i].error);
+    text += "\n";
+  }
+  if (pairs.empty()) return text;
+  text += "\n" + head_of("squared error after so many pairs", pairs);
+  for (const ArmFigures& arm : arms) text += errors_of(arm, tasks::kAfter[0], arm.name);
+  return text + errors_of(arms[0], tasks::kAfter[1], "a gradient step") + errors_of(arms[0], tasks::kAfter[2], "ridge");
+}
+
 int run(const Options& options, Console& console, const Extensions& extensions) {
   const std::string tasks[] = {"backcopy", "trigger", "regression", "circuits"};
   config::check_choice("weft task", options.task, tasks, "task");
@@ -75,10 +121,13 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   if (is_backcopy)
     bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
                                   : tasks::bigram_of_text(text_of(options.text));
+  WEFT_CHECK(!options.each.is_piecewise || options.task == "regression",
+             str("weft task ", options.task, ": --piecewise, but only regression has maps"),
+             "leave --piecewise out, or run weft task regression");
   auto rows = nlohmann::ordered_json::array();
-  std::string text;
+  std::vector<ArmFigures> arms;
   for (const tasks::Arm& arm : is_circuits ? numbers_of_heads() : chosen(options.mixers, extensions)) {
-    std::vector<std::string> names;
+    ArmFigures& found = arms.emplace_back(ArmFigures{.name = arm.name, .names = {}, .values = {}});
     std::vector<std::vector<double>> values;
     for (int64_t seed = 1; seed <= options.seeds; ++seed) {
       tasks::Options each = options.each;
@@ -87,33 +136,23 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                                : options.task == "trigger" ? tasks::trigger(arm.make, each)
                                : is_circuits               ? tasks::circuits(std::stoll(arm.name), each)
                                                            : tasks::regression(arm.make, each);
-      names.clear();
+      found.names.clear();
       values.resize(figures.size());
       for (size_t i = 0; i < figures.size(); ++i) {
-        names.push_back(figures[i].first);
+        found.names.push_back(figures[i].first);
         values[i].push_back(figures[i].second);
       }
       console.detail(fmt::format("{}, seed {}", arm.name, seed));
     }
-    if (text.empty()) {
-      text = "| " + kind + " | seeds |";
-      for (const std::string& name : names) text += " " + name + " |";
-      text += "\n|---|---|";
-      for (size_t i = 0; i < names.size(); ++i) text += "---|";
-      text += "\n";
-    }
     nlohmann::ordered_json row{{kind, arm.name}, {"seeds", options.seeds}};
-    text += fmt::format("| {} | {} |", arm.name, options.seeds);
-    for (size_t i = 0; i < names.size(); ++i) {
-      Estimate e = estimate(values[i]);
-      text += fmt::format(" {:.4g} +- {:.2g} |", e.mean, e.error);
-      row[names[i]] = {{"mean", e.mean}, {"standard_error", e.error}};
+    for (size_t i = 0; i < values.size(); ++i) {
+      const Estimate e = found.values.emplace_back(estimate(values[i]));
+      row[found.names[i]] = {{"mean", e.mean}, {"standard_error", e.error}};
     }
-    text += "\n";
     rows.push_back(row);
   }
   console.result(console.is_json() ? nlohmann::ordered_json{{"task", options.task}, {"rows", rows}}.dump(2) + "\n"
-                                   : text);
+                                   : tables_of(arms, kind, options.seeds));
   return kSuccess;
 }
 
@@ -132,6 +171,8 @@ Action define_task(Arguments& app) {
                  "first if none is named")
       .type_name("NAME")
       .one_word();
+  app.add_flag("--piecewise", o->each.is_piecewise,
+               "regression: a map that is linear on each side of a plane through 0, and another on each");
   app.add_option("--text", o->text, "backcopy: take the bigram from this text instead of a random one")
       .type_name("FILE");
   app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000; regression and circuits 3000)")

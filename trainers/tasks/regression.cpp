@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "weft/autograd/functions.h"
+#include "weft/core/error.h"
 #include "weft/training/training.h"
 
 namespace weft::tasks {
@@ -19,13 +20,17 @@ RegressionBatch regression_batch(int64_t first_row, int64_t rows, const Regressi
     const Rng own = rng[static_cast<uint64_t>(first_row + r)];
     for (int64_t i = 0; i < n; ++i) {
       float *at_x = tokens + (r * 2 * n + 2 * i) * C, *at_y = at_x + C;
-      double sum = sizes.noise * static_cast<double>(own["noise"].normal(static_cast<uint64_t>(i)));
-      for (int64_t c = 0; c < d; ++c) {
+      for (int64_t c = 0; c < d; ++c)
         at_x[c] = x[(r * n + i) * d + c] = own["x"].normal(static_cast<uint64_t>(i * d + c));
-        sum += static_cast<double>(at_x[c]) * static_cast<double>(own["w"].normal(static_cast<uint64_t>(c))) /
-               std::sqrt(static_cast<double>(d));
-      }
-      y[r * n + i] = at_y[d] = static_cast<float>(sum);
+      auto product = [&](std::string_view weights) {
+        double sum = 0;
+        for (int64_t c = 0; c < d; ++c)
+          sum += static_cast<double>(at_x[c]) * static_cast<double>(own[weights].normal(static_cast<uint64_t>(c)));
+        return sum / std::sqrt(static_cast<double>(d));
+      };
+      const bool is_behind = sizes.is_piecewise && product("plane") < 0;
+      const double noise = sizes.noise * static_cast<double>(own["noise"].normal(static_cast<uint64_t>(i)));
+      y[r * n + i] = at_y[d] = static_cast<float>(product(is_behind ? "w behind" : "w") + noise);
       at_y[d + 1] = 1;
       at_x[d + 2] = at_y[d + 2] = 1;
     }
@@ -158,15 +163,16 @@ class Regressor final : public Module {
 };
 
 struct Errors {
-  double all = 0, last = 0;
+  double all = 0;
+  std::vector<double> after;  // so many pairs
 };
 Errors errors_of(const std::vector<double>& predictions, const std::vector<float>& y, int64_t pairs) {
-  Errors errors;
+  Errors errors{.all = 0, .after = std::vector<double>(static_cast<size_t>(pairs))};
   const auto rows = static_cast<double>(y.size()) / static_cast<double>(pairs);
   for (size_t i = 0; i < y.size(); ++i) {
     const double error = predictions[i] - static_cast<double>(y[i]);
     errors.all += error * error / static_cast<double>(y.size());
-    if (static_cast<int64_t>(i) % pairs == pairs - 1) errors.last += error * error / rows;
+    errors.after[i % errors.after.size()] += error * error / rows;
   }
   return errors;
 }
@@ -174,7 +180,7 @@ Errors errors_of(const std::vector<double>& predictions, const std::vector<float
 }  // namespace
 
 Figures regression(const MixerMaker& mixer, const Options& options) {
-  RegressionSizes sizes;
+  RegressionSizes sizes{.is_piecewise = options.is_piecewise};
   if (options.tokens > 0) sizes.pairs = std::max<int64_t>(options.tokens / 2, 1);
   const int64_t B = options.batch ? options.batch : 64, T = 2 * sizes.pairs;
   const int64_t steps = options.steps ? options.steps : 3000;
@@ -197,10 +203,18 @@ Figures regression(const MixerMaker& mixer, const Options& options) {
   const Errors own = errors_of({out.begin(), out.end()}, y, sizes.pairs),
                step = errors_of(gradient_step(test, sizes), y, sizes.pairs),
                best = errors_of(ridge(test, sizes), y, sizes.pairs);
-  return {{"squared error", own.all},  {"of a gradient step", step.all},
-          {"of ridge", best.all},      {"gap to the step", own.all - step.all},
-          {"last error", own.last},    {"last of a step", step.last},
-          {"last of ridge", best.last}};
+  Figures figures{{"squared error", own.all},
+                  {"of a gradient step", step.all},
+                  {"of ridge", best.all},
+                  {"gap to the step", own.all - step.all},
+                  {"last error", own.after.back()},
+                  {"last of a step", step.after.back()},
+                  {"last of ridge", best.after.back()}};
+  const Errors* all[] = {&own, &step, &best};
+  for (size_t which = 0; which < kAfter.size(); ++which)
+    for (size_t i = 0; i < all[which]->after.size(); ++i)
+      figures.emplace_back(str(kAfter[which], i), all[which]->after[i]);
+  return figures;
 }
 
 }  // namespace weft::tasks

@@ -19,6 +19,7 @@ struct Options {
   int64_t tokens = 0, batch = 0, layers = 1;
   double lr = 0;
   uint64_t seed = 1;
+  bool is_piecewise = false;  // regression: the map of a row is piecewise linear
 };
 
 // Named figures in the order of the table's columns.
