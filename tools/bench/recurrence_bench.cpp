@@ -1,7 +1,8 @@
 // `weft bench recurrence`: the gated linear recurrence beside the best GEMM rate. FLOP are those of the chunkwise form with chunks of 64
 // tokens and full square blocks, whatever chunk the kernel takes; backward includes the pass that computes the states again:
 //   plain forward 2C(K+V) + 4KV, backward 2C(3K+2V) + 10KV;  delta forward 2C(2K+V) + CV + 6KV, backward 2C(7K+5V) + CV + 18KV
-// per token and head. Beside it: time per token over the length, the softmax core at the same shape, one step of decoding, memory.
+// per token and head. Beside it: time per token over the length, the softmax core at the same shape, bf16 beside f32, one step of decoding by
+// itself and after texts of two lengths, memory.
 // On a GPU: bf16 at widths of 128, beside the softmax core, and what Gated DeltaNet's shape takes in other libraries (8 key heads, 32 value
 // heads, 32768 tokens, forward on an H200: 1.89 ms with flash-linear-attention, 0.89 ms with FlashQLA).
 #include <algorithm>
@@ -9,10 +10,12 @@
 #include <cmath>
 
 #include "tools/bench/recurrence_ranks.h"
+#include "weft/autograd/recurrence.h"
 #include "weft/core/allocator.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/core/rng.h"
+#include "weft/nn/tokens.h"
 #include "weft/ops/attention.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/recurrence.h"
@@ -132,6 +135,26 @@ void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& o
   }
 }
 
+// Forward and backward as one call each, as a training step makes them.
+void add_both(const Case& c, int64_t tokens, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem p(c, tokens, kF32);
+  const std::vector<std::function<void()>> functions = {[&] { p.forward(), p.backward(); }};
+  const double s = time_in_turn(functions, options.quick ? 0.5 : 2)[0].best_s;
+  const double rate = (flop(c)[0] + flop(c)[1]) * static_cast<double>(tokens) / s * 1e-9;
+  rows.push_back(rate_row(str("both ", c.name), shape_of(tokens), kF32, rate, "GFLOP/s", gemm_peak(kF32) * 1e-9));
+  rows.back().extra = {{"time", str(digits(s * 1e3, 100), " ms")}};
+}
+
+// Forward and backward in bf16; the limit is the time of f32, measured in turn.
+void add_dtypes(const Case& c, int64_t tokens, const BenchOptions& options, std::vector<Row>& rows) {
+  Problem narrow(c, tokens, kBF16), wide(c, tokens, kF32);
+  const std::vector<std::function<void()>> functions = {[&] { narrow.forward(), narrow.backward(); },
+                                                        [&] { wide.forward(), wide.backward(); }};
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.5 : 6, 2);
+  rows.push_back(time_row(str("both ", c.name, " against f32"), shape_of(tokens), kBF16, times[0].best_s * 1e3, "ms",
+                          times[1].best_s * 1e3));
+}
+
 ops::AttentionTokens in_order(int64_t tokens) {
   Tensor positions = Tensor::empty({1, tokens}, kI32, Device::cpu());
   for (int64_t i = 0; i < tokens; ++i) positions.mutable_data<int32_t>()[i] = static_cast<int32_t>(i);
@@ -176,6 +199,45 @@ void add_step(const Case& c, const BenchOptions& options, std::vector<Row>& rows
   const double s = time_in_turn(functions, options.quick ? 0.2 : 0.5)[0].best_s;
   rows.push_back(time_row(str("step ", c.name), shape_of(1), kF32, s * 1e6, "us",
                           2e6 * static_cast<double>(p.in.state.num_bytes()) / memory_bandwidth()));
+}
+
+// A decoding that has read so many tokens, in a cache without a bound on its length.
+class Decoding {
+ public:
+  Decoding(const Case& c, int64_t tokens) : next_(c, 1, kF32), options_{.side = c.side} {
+    const Problem text(c, tokens, kF32);
+    read(text.in, tokens);
+  }
+  void step() { read(next_.in, 1); }
+  int64_t bytes() const { return cached_bytes(*cache_); }
+
+ private:
+  void read(const ops::RecurrenceInput& in, int64_t tokens) {
+    NoGrad no_grad;
+    Tokens here(plain_tokens(1, tokens, cached_tokens(*cache_)), {.cache = cache_});
+    RecurrenceVars vars{.q_BTGK = in.q_BTGK, .k_BTGK = in.k_BTGK, .v_BTHV = in.v_BTHV, .log_decay = in.log_decay};
+    if (in.beta.defined()) vars.beta = in.beta;
+    here.recur(vars, options_);
+    here.finish_decode_step();
+  }
+
+  std::shared_ptr<Cache> cache_ = make_cache(1, 0);
+  Problem next_;
+  ops::RecurrenceOptions options_;
+};
+
+// One token more after a short and a long text; the limit is the time after the short one.
+void add_decoding(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+  const int64_t lengths[] = {1024, options.quick ? 4096 : 65536};
+  Decoding after_short(c, lengths[0]), after_long(c, lengths[1]);
+  const std::vector<std::function<void()>> functions = {[&] { after_short.step(); }, [&] { after_long.step(); }};
+  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.2 : 1);
+  const Decoding* all[] = {&after_short, &after_long};
+  for (size_t i = 0; i < 2; ++i) {
+    rows.push_back(time_row(str("decode ", c.name), shape_of(lengths[i]), kF32, times[i].best_s * 1e6, "us",
+                            times[0].best_s * 1e6));
+    rows.back().extra = {{"cache", str(all[i]->bytes(), " B")}};
+  }
 }
 
 // Highest memory of one forward and backward beyond the inputs, per token; the limit is that of the shortest sequence.
@@ -243,10 +305,13 @@ std::vector<Row> run_recurrence(const BenchOptions& options) {
     add_rates(c, 4096, kBF16, options, rows);
   }
   for (size_t i : {0u, 3u}) add_rates(kCases[i], 4096, kF32, options, rows, {1, 24, kWidth});  // one key head for all
+  for (const Case& c : kCases) add_both(c, 4096, options, rows);
+  for (const Case& c : kCases) add_dtypes(c, options.quick ? 4096 : 65536, options, rows);
   for (const Case& c : kCases) add_crossover(c, options, rows);
-  for (size_t i : {0u, 1u, 3u}) add_lengths(kCases[i], options, rows);
+  for (const Case& c : kCases) add_lengths(c, options, rows);
   for (const Case& c : kCases) add_step(c, options, rows);
-  for (size_t i : {0u, 1u}) add_memory(kCases[i], options, rows);
+  for (const Case& c : kCases) add_decoding(c, options, rows);
+  for (const Case& c : kCases) add_memory(c, options, rows);
   add_recurrence_ranks(options, rows);
   return rows;
 }

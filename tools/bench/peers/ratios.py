@@ -1,6 +1,6 @@
 """Weft beside PyTorch, measured in turn: the ratio tables of docs/performance.md. Not needed to build, run or test Weft.
 
-    python tools/bench/peers/ratios.py [--weft build/release/weft] [--threads 2] [--rounds 3] [--quick] [--only train|attention]
+    python tools/bench/peers/ratios.py [--weft build/release/weft] [--threads 2] [--rounds 3] [--quick] [--only train|attention|recurrence]
 
 Run it with a Python that has PyTorch, on a machine where nothing else runs. PyTorch is warm, and compiled where it says so, before the
 first round; then in each round every side is measured once, in another order each time. Tables hold medians over the rounds; the spread is the lowest and
@@ -155,6 +155,28 @@ def attention_table(args):
     table(["direction", "row", "dtype", "PyTorch", "Weft", "PyTorch / Weft", "goal", "spread"], lines)
 
 
+def recurrence_table(args):
+    """Goals: plain 2 times as fast as PyTorch, forward and backward together, delta and a decay per channel 3 times."""
+    peer = Peer("torch_recurrence.py", ["--threads", str(args.threads), "--rounds", "3"])
+    shape = "B1 H8 d64 T4096"
+
+    def ours():
+        return {row["name"].removeprefix("both "): float(row["time"].split()[0]) for row in weft(args, "recurrence")
+                if row["shape"] == shape and row["dtype"] == "f32" and row["name"].startswith("both ") and "time" in row}
+
+    rows = in_turn({"weft": ours, "torch": lambda: peer.ask()}, args.rounds)
+    peer.close()
+    print(f"Gated linear recurrence, {shape} f32, forward and backward together, ms; PyTorch's is the chunkwise form with its matmuls:\n")
+    lines = []
+    for i, form in enumerate(rows["torch"][0]):
+        mine, theirs = [r[form["name"]] for r in rows["weft"]], [r[i]["both"] for r in rows["torch"]]
+        ratio = statistics.median(theirs) / statistics.median(mine)
+        goal = 2 if form["name"] == "plain" else 3
+        lines.append([form["name"], f"{statistics.median(theirs):.1f}", f"{statistics.median(mine):.1f}", f"{ratio:.2f}",
+                      goal_text(goal), spread([t / m for t, m in zip(theirs, mine)])])
+    table(["form", "PyTorch", "Weft", "PyTorch / Weft", "goal", "spread"], lines)
+
+
 def cpu_name():
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
@@ -169,7 +191,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=["train", "attention"])
+    parser.add_argument("--only", choices=["train", "attention", "recurrence"])
     args = parser.parse_args()
     if args.quick:
         args.rounds = min(args.rounds, 2)
@@ -177,10 +199,9 @@ def main():
     load = os.getloadavg()[0]
     print(f"{cpu_name()}, {args.threads} threads, PyTorch {torch.__version__}, Python {platform.python_version()}, "
           f"{datetime.date.today()}, {args.rounds} rounds, load at the start {load:.1f}. Command: {' '.join(sys.argv)}\n", flush=True)
-    if args.only != "attention":
-        train_table(args)
-    if args.only != "train":
-        attention_table(args)
+    for name, print_table in (("train", train_table), ("attention", attention_table), ("recurrence", recurrence_table)):
+        if args.only in (None, name):
+            print_table(args)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The gated linear recurrence of `weft bench recurrence` in PyTorch, as a peer for docs/performance.md. Not needed to build, run or test Weft.
 
-    python tools/bench/peers/torch_recurrence.py [--threads 2] [--tokens 4096] [--chunk 64] [--rounds 5]
+    python tools/bench/peers/torch_recurrence.py [--threads 2] [--tokens 4096] [--chunk 64] [--rounds 5] [--serve]
 
 The chunkwise form with its products as batched matmuls: everything inside the chunks for all chunks at once, then the states one after the
-other. The delta rule by the WY form with solve_triangular, a decay per key channel by sub-chunks of 16 tokens. Backward is autograd's. Each
+other. The delta rule by the WY form with solve_triangular, a decay per key or value channel by sub-chunks of 16 tokens. Backward is autograd's. Each
 form is compared with the loop over tokens before it is timed. B1 H8 d64 f32; prints the best time of forward and of forward + backward.
+With --serve it prints a line of JSON when it is warm, and times all forms once for every line of its input.
 """
 import argparse
+import json
+import sys
 import time
 
 import torch
@@ -75,10 +78,30 @@ def recur(q, k, v, g, beta, size):
     return (qp @ S + P @ u).flatten(2, 3)
 
 
-def loop(q, k, v, g, beta):
+def recur_values(q, k, v, g, size):
+    """The same with a decay g [B, H, T, d] per value channel, without beta."""
+    q, k, v, g = (chunks(x, size) for x in (q, k, v, g))
+    G = g.cumsum(-2)
+    last = G[..., -1:, :]
+    S = states(k.mT @ (v * (last - G).exp()), last.exp())
+    P = (q @ k.mT).tril()
+    mask = torch.ones(SUB, SUB, dtype=torch.bool).tril()[..., None]
+    rows = []
+    for a in range(0, size, SUB):
+        p, own, G_own = P[..., a:a + SUB, :], v[..., a:a + SUB, :], G[..., a:a + SUB, :]
+        relative = (G_own.unsqueeze(-2) - G_own.unsqueeze(-3)).masked_fill(~mask, 0).exp()
+        y = torch.einsum("...ri,...riv,...iv->...rv", p[..., a:a + SUB], relative, own)
+        if a > 0:
+            first = G_own[..., :1, :]
+            y = y + (p[..., :a] @ (v[..., :a, :] * (first - G[..., :a, :]).exp())) * (G_own - first).exp()
+        rows.append(y)
+    return ((q @ S) * G.exp() + torch.cat(rows, -2)).flatten(2, 3)
+
+
+def loop(q, k, v, g, beta, side="key"):
     state, out = torch.zeros(q.shape[0], q.shape[1], q.shape[3], v.shape[3], dtype=q.dtype), []
     for t in range(q.shape[2]):
-        state = state * g[:, :, t].exp().unsqueeze(-1)
+        state = state * g[:, :, t].exp().unsqueeze(-2 if side == "value" else -1)
         u, key = v[:, :, t], k[:, :, t].unsqueeze(-1)
         if beta is not None:
             u = beta[:, :, t] * (u - (key.mT @ state).squeeze(-2))
@@ -112,35 +135,58 @@ def best(run, rounds):
     return min(times)
 
 
+class Form:
+    """One form of the recurrence: compared with the loop, then ready to be timed."""
+
+    def __init__(self, name, is_delta, side, args):
+        self.name, self.rounds, size = name, args.rounds, args.chunk
+        of_values = side == "value"
+        self.run = (lambda q, k, v, g, beta: recur_values(q, k, v, g, size)) if of_values else (
+            lambda *x: recur(*x, size))
+        small = heads_first(inputs(3 * size, is_delta, side is not None))
+        difference = (self.run(*small) - loop(*small, side or "key")).abs().max().item()
+        if difference > 1e-4:
+            raise SystemExit(f"{name}: differs from the loop by {difference}")
+        self.leaves = inputs(args.tokens, is_delta, side is not None)
+        self.dout = torch.rand(1, args.tokens, HEADS, WIDTH)
+        self.both()
+
+    def forward(self):
+        with torch.no_grad():
+            self.run(*heads_first(self.leaves)).transpose(1, 2).contiguous()
+
+    def both(self):
+        self.run(*heads_first(self.leaves)).transpose(1, 2).backward(self.dout)
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    def time(self):
+        return {"name": self.name, "forward": best(self.forward, self.rounds) * 1e3, "both": best(self.both, self.rounds) * 1e3}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    forms = [Form(name, is_delta, side, args)
+             for name, is_delta, side in [("plain", False, None), ("plain key channels", False, "key"),
+                                          ("plain value channels", False, "value"), ("delta", True, None),
+                                          ("delta key channels", True, "key")]]
+    if args.serve:
+        print(json.dumps({"torch": torch.__version__}), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps([form.time() for form in forms]), flush=True)
+        return
     print(f"PyTorch {torch.__version__}, {args.threads} threads, B1 H{HEADS} d{WIDTH} T{args.tokens}, chunks of {args.chunk}")
-    for name, is_delta, is_channel in [("plain", False, False), ("plain key channels", False, True),
-                                       ("delta", True, False), ("delta key channels", True, True)]:
-        small = heads_first(inputs(3 * args.chunk, is_delta, is_channel))
-        difference = (recur(*small, args.chunk) - loop(*small)).abs().max().item()
-        if difference > 1e-4:
-            raise SystemExit(f"{name}: differs from the loop by {difference}")
-        leaves = inputs(args.tokens, is_delta, is_channel)
-        dout = torch.rand(1, args.tokens, HEADS, WIDTH)
-
-        def forward():
-            with torch.no_grad():
-                recur(*heads_first(leaves), args.chunk).transpose(1, 2).contiguous()
-
-        def both():
-            recur(*heads_first(leaves), args.chunk).transpose(1, 2).backward(dout)
-            for leaf in leaves:
-                leaf.grad = None
-
-        print(f"{name:20} forward {best(forward, args.rounds) * 1e3:8.2f} ms  forward + backward {best(both, args.rounds) * 1e3:8.2f} ms")
+    for form in forms:
+        times = form.time()
+        print(f"{form.name:20} forward {times['forward']:8.2f} ms  forward + backward {times['both']:8.2f} ms")
 
 
 if __name__ == "__main__":
