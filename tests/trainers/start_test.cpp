@@ -1,4 +1,7 @@
 // Trainings that begin as another run: layers that are replaced and healed, parts that are added to a frozen model.
+#include <cmath>
+#include <sstream>
+
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
 #include "weft/core/error.h"
@@ -35,7 +38,7 @@ TEST_F(StartRun, BoostReplacesTheLayersThatMatterLeastAndHealsThem) {
   const auto boosted =
       test::run_weft({"boost", path("base"), "--out", path("boosted.txtpb"), "--window", "8", "--heal", "1280"});
   ASSERT_EQ(boosted.exit_code, 0) << boosted.err;
-  for (const char* word : {"softmax", "linear window", "identity", "loss without"})
+  for (const char* word : {"softmax", "linear window", "identity", "loss as identity"})
     EXPECT_NE(boosted.out.find(word), std::string::npos) << boosted.out;
   const std::string config = io::read_file(path("boosted.txtpb"));
   for (const char* word : {"kind: linear", "kind: identity", "window: 8", "distill", "tokens: 1280", "base@20"})
@@ -49,6 +52,35 @@ TEST_F(StartRun, BoostReplacesTheLayersThatMatterLeastAndHealsThem) {
   const auto again = test::run_weft({"boost", path("healed"), "--out", path("again.txtpb")});
   EXPECT_NE(again.exit_code, 0);
   EXPECT_NE(again.err.find("1 layers of softmax attention"), std::string::npos) << again.err;
+}
+
+// Attention to the token itself is the identity, which changes no loss; without it the loss changes.
+TEST_F(StartRun, BoostScansByTheIdentityOrByRemoval) {
+  const auto trained =
+      test::run_weft({"train", path("three.txtpb"), "model.mixer=[{softmax{heads:2,window:1}}]", "--run", path("own")});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  auto growths = [&](const char* scan) {
+    const auto result = test::run_weft({"boost", path("own"), "--scan", scan, "--out", path("own.txtpb")});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    std::vector<double> all;
+    std::istringstream lines(result.out);
+    std::string line;
+    std::getline(lines, line);
+    for (int layer = 0; layer < 3; ++layer) {
+      int number = -1;
+      double growth = NAN;
+      lines >> number >> growth;
+      EXPECT_EQ(number, layer) << result.out;
+      all.push_back(growth);
+      std::getline(lines, line);
+    }
+    return all;
+  };
+  for (double growth : growths("identity")) EXPECT_NEAR(growth, 0, 1e-4);
+  double most = 0;
+  for (double growth : growths("removal")) most = std::max(most, std::abs(growth));
+  EXPECT_GT(most, 1e-4);
+  EXPECT_NE(test::run_weft({"boost", path("own"), "--scan", "nothing", "--out", path("own.txtpb")}).exit_code, 0);
 }
 
 // What a replacement does not have of a layer is in the list, and a position of its own is refused: linear attention would rotate.
