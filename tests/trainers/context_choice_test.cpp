@@ -168,6 +168,17 @@ TEST(MixingCalls, CountRecurrencesOfEachKind) {
   EXPECT_TRUE(calls.has_running_sums && calls.attention.empty());
 }
 
+// Keys of chosen tokens are gathered, so no scheme has a say and no head count is refused.
+TEST(MixingCalls, ChosenKeysAreGathered) {
+  LanguageModelOptions options{.vocab = 97, .dim = 32, .layers = 2, .context = 64};
+  options.mixers = {RatOptions{.heads = 2, .chunk = 4}};
+  const MixingCalls calls = mixing_calls(options, kF32, 16);
+  ASSERT_EQ(calls.attention.size(), 1u);
+  EXPECT_TRUE(calls.attention[0].is_gathered && calls.has_running_sums);
+  EXPECT_FALSE(calls.has_neighbours || calls.gathers_tokens);
+  EXPECT_EQ(calls.where_not(Scheme::ulysses, 4), "");
+}
+
 TEST(MixingCalls, AreThoseOfEveryKindOfLayer) {
   LanguageModelOptions options{.vocab = 97, .dim = 32, .layers = 4, .context = 64};
   options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .head_dim = 8, .window = 5},
