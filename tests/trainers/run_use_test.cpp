@@ -237,5 +237,22 @@ TEST_F(RunUse, TheFieldOfJsonlIsSaidInTheConfig) {
   EXPECT_EQ(right.exit_code, 0) << right.err;
 }
 
+TEST(Tasks, RegressionPrintsErrorsByTheNumberOfPairs) {
+  const std::vector<std::string> words{"task", "regression", "--steps", "1", "--seeds", "1", "--mixer", "gla"};
+  const auto linear = test::run_weft(words);
+  ASSERT_EQ(linear.exit_code, 0) << linear.err;
+  for (const char* row : {"| squared error after so many pairs | 0 | 1 | 2 |", "\n| gla | ", "\n| a gradient step | ",
+                          "\n| ridge | ", "| last of ridge |\n"})
+    EXPECT_NE(linear.out.find(row), std::string::npos) << row << "\n" << linear.out;
+  std::vector<std::string> more = words;
+  more.push_back("--piecewise");
+  const auto piecewise = test::run_weft(more);
+  ASSERT_EQ(piecewise.exit_code, 0) << piecewise.err;
+  EXPECT_NE(piecewise.out, linear.out);
+  const auto refused = test::run_weft({"task", "trigger", "--piecewise", "--steps", "1"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find("run weft task regression"), std::string::npos) << refused.err;
+}
+
 }  // namespace
 }  // namespace weft
