@@ -104,7 +104,7 @@ std::string tables_of(const std::vector<ArmFigures>& arms, const std::string& ki
     text += "\n";
   }
   if (pairs.empty()) return text;
-  text += "\n" + head_of("squared error after so many pairs", pairs);
+  text += str("\n", head_of("squared error after so many pairs", pairs));
   for (const ArmFigures& arm : arms) text += errors_of(arm, tasks::kAfter[0], arm.name);
   return text + errors_of(arms[0], tasks::kAfter[1], "a gradient step") + errors_of(arms[0], tasks::kAfter[2], "ridge");
 }
