@@ -46,8 +46,9 @@ std::string RunCheckpoints::store(const RunProgress& progress) {
   return path;
 }
 
-std::string RunCheckpoints::save(const RunProgress& progress) {
+std::string RunCheckpoints::save(const RunProgress& progress, Team* team) {
   const std::string path = store(progress);
+  const Team::Errand errand(team);
   prune(progress);
   return finite_warning(io::read_checkpoint_info(path), folder_);
 }

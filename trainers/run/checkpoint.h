@@ -26,8 +26,9 @@ class RunCheckpoints {
   RunCheckpoints(std::string folder, io::Retention retention, Trainer& trainer, std::string config_text, uint64_t seed,
                  std::shared_ptr<const DataIdentity> data);
 
-  // Of the trainer's step; then prunes. Returns a warning if numbers in it are not finite, otherwise "".
-  std::string save(const RunProgress& progress);
+  // Of the trainer's step; then prunes, while the others of the team hear that this takes time. Returns a warning if numbers in it are not
+  // finite, otherwise "".
+  std::string save(const RunProgress& progress, Team* team);
   void prune(const RunProgress& progress);
   // The newest good checkpoint, if there is one; `messages` says which damaged ones were passed over.
   std::optional<RunProgress> restore_latest(std::vector<std::string>& messages);

@@ -76,10 +76,13 @@ void TrainingRun::write_samples() {
 // The records first, to the disk: a checkpoint never stands for steps that they lack.
 void TrainingRun::save() {
   StopSignal::waits_for("finishing the checkpoint");
-  folder_.require_present();
-  recorder_.sync();
+  {
+    const Team::Errand errand(team_);
+    folder_.require_present();
+    recorder_.sync();
+  }
   progress_.line = recorder_.line();
-  std::string warning = checkpoints_.save(progress_);
+  std::string warning = checkpoints_.save(progress_, team_);
   recorder_.checkpoint(trainer_.num_steps());
   if (!warning.empty()) recorder_.message(warning);
 }

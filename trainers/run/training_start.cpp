@@ -119,13 +119,12 @@ void TrainingRun::resume(const std::string& how) {
   bool has_checkpoint = !io::list_checkpoints(folder_.file("checkpoints")).empty();
   WEFT_CHECK(how != "never" || !has_checkpoint, str("run folder ", folder_.path(), " already holds checkpoints"),
              "choose another folder with --run, or leave --resume at auto to continue");
-  std::optional<RunProgress> found;
-  if (is_folder) {
-    found = checkpoints_.restore(how);
-    again_ = "the same command without --resume continues";
-  } else {
-    found = checkpoints_.restore_latest(messages);
-  }
+  if (is_folder) again_ = "the same command without --resume continues";
+  const std::optional<RunProgress> found = [&]() -> std::optional<RunProgress> {
+    Team::Errand errand(team_);  // it reads all of a checkpoint, and perhaps of several
+    if (is_folder) return checkpoints_.restore(how);
+    return checkpoints_.restore_latest(messages);
+  }();
   for (const std::string& message : messages) recorder_.message(message);
   if (found) progress_ = *found;
   if (found && team_) team_->tell(Duty::restore, checkpoints_.restored());
