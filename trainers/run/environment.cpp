@@ -26,6 +26,15 @@ std::string output_of(const char* command) {
 
 }  // namespace
 
+const std::string& working_commit() {
+  static const std::string& commit = *new std::string([] {
+    const std::string head = output_of("git rev-parse HEAD 2>/dev/null");
+    if (head.empty()) return head;
+    return head + (output_of("git status --porcelain 2>/dev/null").empty() ? "" : "-dirty");
+  }());
+  return commit;
+}
+
 std::string environment_text(int64_t seed) {
   cli::SystemInfo info = cli::system_info();
   Environment e;
@@ -37,8 +46,7 @@ std::string environment_text(int64_t seed) {
   e.set_instruction_set(info.isa);
   e.set_threads(info.threads);
   e.set_memory_bytes(info.memory_bytes);
-  std::string commit = output_of("git rev-parse HEAD 2>/dev/null");
-  if (!commit.empty()) e.set_git(commit + (output_of("git status --porcelain 2>/dev/null").empty() ? "" : "-dirty"));
+  if (!working_commit().empty()) e.set_git(working_commit());
   e.set_commit(build_commit());
   e.set_seed(seed);
   char stamp[32];
