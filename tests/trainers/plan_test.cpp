@@ -75,6 +75,46 @@ TEST_F(Plan, PrintsItsChoicesAsTextAndAsJson) {
   EXPECT_EQ(json["balance"].size(), 4u);
 }
 
+// One layer of Llama-3-8B, 2^20 tokens over 64 H200 in 8 nodes: what the command says of it are the printed times, as those of CostModel.
+TEST_F(Plan, HasTheTimesOfTheWorkedExample) {
+  write("layer.txtpb", R"(
+model { vocab: 256 dim: 4096 layers: 1 context: 1048576 mixer { softmax { heads: 32 kv_heads: 8 } } ffn { swiglu { hidden: 14336 } } }
+data { train { path: "text.txt" } val { fraction: 0.1 } }
+train { tokens: 1048576 tokens_per_step: 1048576 compute: bf16 }
+parallel { context: 64 }
+)");
+  struct Row {
+    const char *scheme, *layout;
+    double forward_ms, backward_ms, layer_ms;
+  };
+  double contiguous_s = 0, zigzag_s = 0;
+  for (const Row& row : {Row{"ring", "contiguous", 465.5, 1454.6, 1951}, Row{"ring", "zigzag", 234.6, 733.0, 999},
+                         Row{"usp", "zigzag", 235.4, 733.8, 1000}}) {
+    SCOPED_TRACE(str(row.scheme, ", ", row.layout));
+    const test::ProcessResult result =
+        test::run_weft({"plan", path("layer.txtpb"), "--hardware", "h200", "--rows", "1", "--json",
+                        str("parallel.scheme=", row.scheme), str("parallel.layout=", row.layout)});
+    ASSERT_TRUE(result.exit_code == 0 || result.exit_code == 4) << result.err;  // whether it fits is not asked here
+    const nlohmann::json json = nlohmann::json::parse(result.out);
+    EXPECT_EQ(json["ranks"], 64);
+    const nlohmann::json& step = json["steps"][0];
+    EXPECT_EQ(step["scheme"], row.scheme);
+    EXPECT_EQ(step["layout"], row.layout);
+    const double attention_s = step["attention_s"], linear_s = step["linear_s"];
+    EXPECT_NEAR(1e3 * attention_s, row.forward_ms + row.backward_ms, 0.1);
+    EXPECT_NEAR(1e3 * (attention_s + linear_s), row.layer_ms, 0.6);
+    (std::string(row.layout) == "contiguous" ? contiguous_s : zigzag_s) = attention_s + linear_s;
+    for (const auto& traffic : json["traffic"]) {
+      if (traffic["scheme"] != "ring") continue;
+      // 63 hops of keys and values, 67.1 MB each, and a position for each of their tokens.
+      EXPECT_NEAR(traffic["forward_bytes"].get<double>() / 63 / 1e6, 67.1 + 4 * 16384 / 1e6, 0.05);
+    }
+    if (std::string(row.scheme) == "ring" && std::string(row.layout) == "zigzag") {
+      EXPECT_NEAR(contiguous_s / zigzag_s, 1.95, 0.005);
+    }
+  }
+}
+
 TEST_F(Plan, TellsThatNothingFits) {
   const test::ProcessResult result = plan({"--hardware", "h200", "train.memory_gib=1e-4", "--json"});
   EXPECT_EQ(result.exit_code, 4) << result.err;
