@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "tests/trainers/process.h"
@@ -79,6 +81,38 @@ TEST_F(RankFaults, ProcessesThatThisBuildCannotJoinAreRefused) {
   EXPECT_FALSE(io::file_exists(path("a") + "/metrics.jsonl"));
 }
 
+// Of what ranks do not share, and of what is wrong with the words of a command, one process of a launcher speaks.
+TEST_F(RankFaults, OneProcessOfALauncherDoesWhatRanksDoNotShare) {
+  const std::vector<std::vector<std::string>> commands = {{"config", path("tiny.txtpb")},
+                                                          {"plan", path("tiny.txtpb"), "model.vocab=50"},
+                                                          {"check", "--mixer", "gqa"},
+                                                          {"gradcheck", "--mixer", "gqa"},
+                                                          {"bench", "gemm", "--quick"},
+                                                          {"ablate", path("no.txtpb")},
+                                                          {"doctor"},
+                                                          {"--help"},
+                                                          {"--version"},
+                                                          {},
+                                                          {"trian", path("tiny.txtpb")},
+                                                          {"train", "--help"},
+                                                          {"train", "--bogus"}};
+  for (const auto& words : commands) {
+    SCOPED_TRACE(words.empty() ? "" : words[0]);
+    for (const char* variables : {"OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2", "PMI_RANK=3 PMI_SIZE=4",
+                                  "SLURM_PROCID=1 SLURM_NTASKS=2 SLURM_STEP_ID=0"}) {
+      const test::ProcessResult result = with_environment(variables, words);
+      EXPECT_EQ(result.out + result.err, "") << variables;
+      EXPECT_EQ(result.exit_code, !words.empty() && words.back() == "--bogus" ? 2 : 0);
+    }
+  }
+  const test::ProcessResult first =
+      with_environment("OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2", {"config", path("tiny.txtpb")});
+  EXPECT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_EQ(first.out, test::run_weft({"config", path("tiny.txtpb")}).out);
+  EXPECT_NE(with_environment("OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2", {"trian"}).err.find("no command 'trian'"),
+            std::string::npos);
+}
+
 #ifdef WEFT_MPIEXEC
 
 class MpiRankFaults : public RankFaults {
@@ -106,22 +140,39 @@ class MpiRankFaults : public RankFaults {
     const size_t at = text.find("process ");
     return at == std::string::npos ? 0 : std::atoi(text.c_str() + at + 8);
   }
+  static std::string host() {
+    char name[256] = {};
+    gethostname(name, sizeof name - 1);
+    return name;
+  }
+  test::ProcessResult run_with_signal(int rank, int signal, double& seconds) const {
+    return run_with_fault(
+        rank, [signal](pid_t process) { kill(process, signal); }, seconds);
+  }
   bool has_checkpoint(const std::string& run) const {
     return io::file_exists(path(run) + "/checkpoints") && !io::list_checkpoints(path(run) + "/checkpoints").empty();
   }
-  // Starts a training that does not end, sends `signal` to a rank after its first checkpoint, and waits for the end.
-  test::ProcessResult run_with_signal(int rank, int signal, double& seconds) const {
+  // Starts a training that does not end, does `fault` to the process of a rank after its first checkpoint, and waits for the end.
+  test::ProcessResult run_with_fault(int rank, const std::function<void(pid_t)>& fault, double& seconds) const {
+    return run_with_fault(
+        two_processes("a", {"train.tokens=128000000", "parallel.timeout_s=3", "checkpoint.every=5"}),
+        [&] { return has_checkpoint("a"); }, rank, fault, seconds);
+  }
+  test::ProcessResult run_with_fault(const std::vector<std::string>& command, const std::function<bool()>& is_ready,
+                                     int rank, const std::function<void(pid_t)>& fault, double& seconds,
+                                     const std::string& flights = "a") const {
     std::FILE* err = std::tmpfile();
-    const pid_t child = test::start_program(
-        mpirun(2, two_processes("a", {"train.tokens=128000000", "parallel.timeout_s=3", "checkpoint.every=5"})),
-        fileno(err), fileno(err));
-    for (int tries = 0; tries < 600 && !has_checkpoint("a"); ++tries)
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    EXPECT_TRUE(has_checkpoint("a"));
-    const int victim = process_of("a", rank);
+    std::vector<std::string> words = mpirun(2, command);
+    // On a busy machine the ranks that are left take longer to speak than the second that Open MPI gives them.
+    words.insert(words.begin() + 1, "OMPI_MCA_odls_base_sigkill_timeout=5");
+    const pid_t child = test::start_program(words, fileno(err), fileno(err));
+    for (int tries = 0; tries < 1200 && !is_ready(); ++tries)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_TRUE(is_ready());
+    const int victim = process_of(flights, rank);
     EXPECT_GT(victim, 1);
     const auto begin = Clock::now();
-    if (victim > 1) kill(victim, signal);
+    if (victim > 1) fault(victim);
     int status = 0;
     waitpid(child, &status, 0);
     seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -132,6 +183,21 @@ class MpiRankFaults : public RankFaults {
     return result;
   }
 };
+
+// Programs that a process starts while MPI runs in it may end it or harm it: git is asked before. The stub writes down when.
+TEST_F(MpiRankFaults, NoProgramIsStartedOnceMpiRuns) {
+  std::filesystem::create_directories(folder_ / "bin");
+  write("bin/git", str("#!/bin/sh\n[ -e '", path("a"), "/flight-0.txt' ] && when=late || when=early\n",
+                       "echo $when >> '", path("calls"), "'\n[ \"$1\" = status ] || echo 0123abc\n"));
+  std::filesystem::permissions(folder_ / "bin" / "git", std::filesystem::perms::owner_all);
+  // mpirun puts its own folder first in PATH.
+  std::vector<std::string> words = two_processes("a", {"train.tokens=640"});
+  words.insert(words.begin(), {"/usr/bin/env", str("PATH=", path("bin"), ":", std::getenv("PATH"))});
+  const test::ProcessResult result = test::run_program(mpirun(2, words));
+  ASSERT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_EQ(io::read_file(path("calls")), "early\nearly\n") << "rev-parse and status, by one rank";
+  EXPECT_NE(io::read_file(path("a") + "/environment.txtpb").find("0123abc"), std::string::npos);
+}
 
 TEST_F(MpiRankFaults, AnotherConfigOnOneRankIsNamedByItsField) {
   expect_failure(run_pair(two_processes("a"), two_processes("a", {"optim.clip_norm=7"})),
@@ -156,15 +222,57 @@ TEST_F(MpiRankFaults, ARankWithoutMemoryEndsTheRun) {
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), 60);
 }
 
-TEST_F(MpiRankFaults, AKilledRankEndsTheTrainingAndItsCheckpointIsWhole) {
+// mpirun sends SIGTERM to the ranks that are left: they say what they know all the same.
+TEST_F(MpiRankFaults, AKilledRankEndsTheTrainingIsNamedAndItsCheckpointIsWhole) {
+  for (int rank : {1, 0}) {
+    SCOPED_TRACE(str("rank ", rank));
+    std::filesystem::remove_all(folder_ / "a");
+    double seconds = 0;
+    const test::ProcessResult result = run_with_signal(rank, SIGKILL, seconds);
+    expect_failure(result, {str("rank ", rank, " on ", host(), " (process "), ") is gone; rank ", "waited "});
+    EXPECT_LT(seconds, 30);
+    std::vector<std::string> messages;
+    EXPECT_TRUE(io::load_latest_checkpoint(path("a") + "/checkpoints", messages));
+    EXPECT_TRUE(messages.empty());
+    for (int r : {0, 1}) EXPECT_GT(process_of("a", r), 0) << "no flight record of rank " << r;
+  }
+}
+
+// A command that nothing asks to save: it too says who died before mpirun's SIGTERM ends it.
+TEST_F(MpiRankFaults, AKilledRankOfAnEvaluationIsNamed) {
+  ASSERT_EQ(test::run_weft(train("a", {"train.tokens=128"})).exit_code, 0);
+  std::string text;
+  for (int i = 0; i < 30000; ++i)
+    text += "line " + std::to_string(i * 7919 % 1000) + " of a text that repeats itself\n";
+  write("long.txt", text);
+  for (int rank : {0, 1}) {
+    SCOPED_TRACE(str("rank ", rank));
+    for (int r : {0, 1}) std::filesystem::remove(path("a") + str("/eval/flight-", r, ".txt"));
+    double seconds = 0;
+    const std::vector<std::string> words =
+        test::weft_words({"eval", path("a"), str("data.val={path:\"", path("long.txt"), "\"}"), "parallel.context=2",
+                          "parallel.timeout_s=3"});
+    const test::ProcessResult result = run_with_fault(
+        words, [&] { return process_of("a/eval", 0) > 0 && process_of("a/eval", 1) > 0; }, rank,
+        [](pid_t process) { kill(process, SIGKILL); }, seconds, "a/eval");
+    expect_failure(result, {str("rank ", rank, " on ", host(), " (process "), ") is gone; rank "});
+    EXPECT_LT(seconds, 30);
+  }
+}
+
+// Rank 0 alone writes files. From some step on it cannot.
+TEST_F(MpiRankFaults, AnErrorOfOneRankAloneEndsTheTrainingAndIsToldOnce) {
   double seconds = 0;
-  const test::ProcessResult result = run_with_signal(1, SIGKILL, seconds);
-  EXPECT_NE(result.exit_code, 0);
+  auto fault = [](pid_t process) {
+    const rlimit none{1, 1};
+    EXPECT_EQ(prlimit(process, RLIMIT_FSIZE, &none, nullptr), 0);
+  };
+  const test::ProcessResult result = run_with_fault(0, fault, seconds);
+  expect_failure(result, {"File too large", path("a")});
+  EXPECT_EQ(result.err.find("is gone"), std::string::npos) << result.err;
   EXPECT_LT(seconds, 30);
   std::vector<std::string> messages;
   EXPECT_TRUE(io::load_latest_checkpoint(path("a") + "/checkpoints", messages));
-  EXPECT_TRUE(messages.empty());
-  for (int r : {0, 1}) EXPECT_GT(process_of("a", r), 0) << "no flight record of rank " << r;
 }
 
 TEST_F(MpiRankFaults, AStoppedRankEndsTheTrainingWithinTheTimeOut) {

@@ -260,6 +260,25 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
             std::string::npos)
       << wrong.err;
 }
+
+// Rows over two ranks, the tokens of each over two others, and of gradients and moments a quarter on every one.
+TEST_F(Ranks, ProcessesThatShareRowsTokensAndStateHaveTheBitsOfThreads) {
+  const std::vector<std::string> mesh{"parallel.data=2",   "parallel.context=2",  "parallel.zero=2",
+                                      "train.tokens=1280", "train.micro_batch=1", "eval.every=5"};
+  std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", "4", WEFT_BINARY};
+  for (const std::string& word : train("processes", mesh)) words.push_back(word);
+  const test::ProcessResult result = test::run_program(words);
+  ASSERT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_NE(result.err.find("4 ranks (2 data x 2 context)"), std::string::npos) << result.err;
+  ASSERT_EQ(run("threads", 4, mesh).exit_code, 0);
+  for (const char* file : {"model.safetensors", "optimizer-0000-of-0001.safetensors"}) {
+    auto bytes = [&](const std::string& name) {
+      return io::read_file(path(name) + "/checkpoints/step-00000010/" + file);
+    };
+    EXPECT_EQ(bytes("processes") == bytes("threads"), true) << file;
+  }
+  EXPECT_EQ(losses("processes"), losses("threads"));
+}
 #endif
 
 // An error on a rank that does not lead ends the run, with its text.

@@ -5,9 +5,12 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <array>
 #include <csignal>
 #include <map>
 #include <new>
+#include <string_view>
 
 #include "src/training/diverged.h"
 #include "trainers/command/arguments.h"
@@ -15,6 +18,8 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/standard_streams.h"
+#include "trainers/run/rank_launch.h"
+#include "weft/core/error.h"
 
 namespace weft::cli {
 
@@ -93,21 +98,37 @@ std::map<std::string, Action> define_commands(CLI::App& app, Flags& flags) {
   return actions;
 }
 
+// What all processes of a launcher say alike, one of them says. A launch that contradicts itself is for the command to refuse.
+bool is_first_process() {
+  try {
+    return train::is_first_process();
+  } catch (const Error&) { return true; }
+}
+
+// Commands whose ranks meet; of all others the first process of a launcher does the work alone.
+constexpr std::array<std::string_view, 4> kOfAllRanks = {"train", "eval", "analyse", "parity"};
+
 int run(int argc, char** argv, const Extensions& extensions) {
   CLI::App app("Weft trains language models whose attention is exchangeable, and compares the variants.", "weft");
   Flags flags;
   std::map<std::string, Action> actions = define_commands(app, flags);
+  const bool speaks = is_first_process();
+  if (!speaks && (argc < 2 || std::ranges::find(kOfAllRanks, std::string_view(argv[1])) == kOfAllRanks.end()))
+    return kSuccess;
   Console plain(Verbosity::normal, false);
-  check_command_name(argc, argv);
   try {
+    check_command_name(argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    plain.result(app.help());  // of the command that is named, if one is
+    if (speaks) plain.result(app.help());  // of the command that is named, if one is
     return kSuccess;
   } catch (const CLI::CallForVersion& version) {
     plain.result(str(version.what(), "\n"));
     return kSuccess;
-  } catch (const CLI::ParseError& error) { fail_usage(app, error); }
+  } catch (const CLI::ParseError& error) {
+    if (!speaks) return kUsageError;
+    fail_usage(app, error);
+  }
   if (app.get_subcommands().empty()) {
     plain.message(app.help());
     return kUsageError;

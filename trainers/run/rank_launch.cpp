@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "trainers/console/console.h"
+#include "trainers/console/last_words.h"
 #include "trainers/run/session.h"
 #include "weft/comm/launch.h"
 #include "weft/comm/nccl.h"
@@ -107,6 +108,7 @@ Prepared prepared(int asked, const dist::Launch& launch, const std::function<Ran
 
 int run_process(Console& console, const dist::Launch& launch, dist::Communicator& world, const Prepared& p,
                 const RankFunction& f) {
+  const LastWords words;
   try {
     if (p.problem) std::rethrow_exception(p.problem);
     check_same_config(world, *p.launch.config);
@@ -176,6 +178,9 @@ int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>&
   return f(nullptr);
 }
 
-bool is_first_process() { return dist::detect_launch({}, dist::environment()).rank == 0; }
+bool is_first_process() {
+  // Also of launchers whose processes this build cannot join.
+  return dist::detect_launch({}, dist::environment(), {.has_mpi = true, .has_nccl = true}).rank == 0;
+}
 
 }  // namespace weft::train

@@ -25,7 +25,7 @@ struct RankLaunch {
 int run_on_ranks(cli::Console& console, int asked, const std::function<RankLaunch()>& prepare,
                  const std::function<int(dist::Communicator* world)>& f);
 
-// Of a command that one rank does, such as sampling: whether this process is that rank. The others of a launcher end at once.
+// Whether this process is the only one, or the first of a launcher's: it speaks before ranks have met, and does what they do not share.
 bool is_first_process();
 
 }  // namespace weft::train
