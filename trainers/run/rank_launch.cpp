@@ -131,8 +131,7 @@ int run_process(Console& console, const dist::Launch& launch, dist::Communicator
 // Ranks of MPI with a GPU each are joined by NCCL too, which carries their tensors; MPI carries those of the CPU.
 int run_on_gpus(dist::Communicator& ranks, const Prepared& p, const RankFunction& f) {
   if (default_device().is_cpu() || has_emulated_cuda() || !dist::has_nccl() || ranks.size() == 1) return f(&ranks);
-  const auto world =
-      dist::make_nccl_communicator(ranks, {.timeout_s = p.timeout_s, .device = default_device()});
+  const auto world = dist::make_nccl_communicator(ranks, {.timeout_s = p.timeout_s, .device = default_device()});
   world->record_to(p.launch.folder);
   return f(world.get());
 }
