@@ -8,7 +8,6 @@
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
 #include "trainers/run/prompt_start.h"
-#include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "weft/io/safetensors.h"
 #include "weft/ops/elementwise.h"
@@ -53,7 +52,6 @@ int write_logits(const train::LoadedRun& run, const Prompt& given, const std::st
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
   const Prompt prompt = prompt_of(run, options.prompt);
   if (!options.logits.empty()) return write_logits(run, prompt, options.logits, console);

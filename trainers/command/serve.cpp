@@ -10,7 +10,6 @@
 #include "trainers/console/console.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/prompt_start.h"
-#include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "trainers/serve/api.h"
 #include "trainers/serve/request_error.h"
@@ -112,7 +111,6 @@ void announce(const Options& options, const serve::ServedModel& model, int port,
 }
 
 int run(Options options, Console& console, const Extensions& extensions) {
-  if (!train::is_first_process()) return kSuccess;
   train::LoadedRun run = train::load_run(options.run.file(), overrides_of(options), console, extensions);
   serve::ServedModel model = served(options, run);
   const int64_t vocab = run.data.tokenizer->vocab_size();
