@@ -264,6 +264,9 @@ TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {
   write_grid(str(kRuns, axis, " match { flops: 0.06 by: tokens } set: \"data.tokenizer={bytes{}}\""));
   const ProcessResult tokens = ablate("study", {"--dry-run"});
   ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  EXPECT_NE(tokens.out.find("matched in operations of a training within 6 %, by whole steps: arms are off by up to "),
+            std::string::npos)
+      << tokens.out;
   ASSERT_EQ(ablate("study").exit_code, 0);
   const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
   EXPECT_EQ(json["arms"][0]["tokens"], 1280);

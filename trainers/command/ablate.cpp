@@ -128,6 +128,7 @@ std::string plan_text(const study::Grid& grid, const study::Arms& arms, const st
                           str(f.cache_bytes_per_token)});
   }
   text += study::text_of(table).substr(1);
+  if (grid.match) text += study::match_text(grid, arms) + "\n";
   text += fmt::format("{:.3g} PFLOP without the output head, {} of checkpoints", flops / 1e15,
                       train::size_text(static_cast<int64_t>(disk)));
   if (seconds > 0)

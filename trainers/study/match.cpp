@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "trainers/run/memory_estimate.h"
@@ -139,6 +140,17 @@ void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
     if (grid.match->changes_tokens) match_tokens(grid, arms.all[a], target, counts[a], own);
     else match_width(grid, arms.all[a], target, own);
   }
+}
+
+std::string match_text(const Grid& grid, const Arms& arms) {
+  if (!grid.match) return {};
+  const Match& match = *grid.match;
+  double most = 0;
+  for (const Combination& arm : arms.all) most = std::max(most, std::abs(arm.off_by.value_or(0)));
+  return fmt::format("matched in {} within {:g} %, by {}: arms are off by up to {:.2f} %",
+                     match.what == Match::What::parameters ? "parameters" : "operations of a training",
+                     100 * match.tolerance,
+                     match.changes_tokens ? "whole steps" : str("widths in multiples of ", match.multiple), 100 * most);
 }
 
 }  // namespace weft::study

@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "trainers/study/match.h"
 #include "weft/core/error.h"
 #include "weft/trainers/statistics.h"
 
@@ -25,15 +26,6 @@ bool has_metric(const StudyData& data, const std::string& metric) {
 std::string mean_text(const StudyData& data, size_t arm, const std::string& metric) {
   const Mean mean = mean_of(values_of(data, arm, metric));
   return mean.count > 0 ? fmt::format("{:.4f}", mean.mean) : "-";
-}
-
-// What was made equal, how nearly, and in which steps.
-std::string match_text(const std::optional<Match>& match) {
-  if (!match) return {};
-  return fmt::format(
-      "; matched in {} within {:g} %, {}",
-      match->what == Match::What::parameters ? "parameters" : "operations of the training", 100 * match->tolerance,
-      match->changes_tokens ? "by whole steps" : fmt::format("by widths in multiples of {}", match->multiple));
 }
 
 }  // namespace
@@ -93,7 +85,7 @@ io::ReportTable arms_table(const StudyData& data) {
   const std::string& first = grid.metrics[0];
   const bool has_idle = std::ranges::any_of(data.arms.all, [](const Combination& arm) { return arm.idle_params > 0; });
   io::ReportTable table{.title = "Arms: parameters without embeddings, operations of a token without the output head" +
-                                 match_text(grid.match),
+                                 (grid.match ? "; " + match_text(grid, data.arms) : ""),
                         .header = {"arm", "without embeddings"},
                         .rows = {}};
   if (has_idle) table.header.push_back("active of them");
