@@ -5,9 +5,10 @@
 
 For each shape a tiny random model is made and saved by transformers, and then --random models of each family with random sizes and options.
 Weft imports it, and the logits of both are compared, in transformers those of a batch whose other row is longer; Weft exports it again, in
-shards every second time, transformers reads that, and the logits are compared once more. Adapters that Weft has trained are merged and
-compared so too. Then ids of random texts are compared for the three patterns, and the merges that both learn from a text. Prints one line
-each, and ends with exit code 1 if a difference is above 1e-4 or an id differs.
+shards every second time, transformers reads that, and the logits are compared once more, with the id that ends a text. Adapters that Weft
+has trained are merged and compared so too. Then ids of random texts are compared for the three patterns, the merges that both learn from
+a text, and what is read of a text in a folder whose tokenizer has a template, or is GPT-2's pair of files. Prints one line each, and ends with
+exit code 1 if a difference is above 1e-4 or an id differs.
 """
 import argparse
 import json
@@ -20,11 +21,12 @@ import tempfile
 
 import torch
 from safetensors.torch import load_file
-from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, KimiLinearConfig, KimiLinearForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3NextConfig,
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, KimiLinearConfig, KimiLinearForCausalLM,
+                          LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3NextConfig,
                           Qwen3NextForCausalLM)
 
 LIMIT = 1e-4
+END = "<|endof" + "text|>"  # in two parts: the text is this file, in which the tokenizers library would find the token
 SMALL = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
              num_key_value_heads=2, max_position_embeddings=64)
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -192,14 +194,19 @@ def compare_model(weft, folder, number, name, make):
     model = randomised(make())
     given, imported, exported, logits = (os.path.join(folder, f"{number}-{part}") for part in
                                          ("given", "run", "exported", "logits.safetensors"))
+    end = number % model.config.vocab_size
+    model.config.eos_token_id = model.generation_config.eos_token_id = [end, 1] if number % 3 == 0 else end
     model.save_pretrained(given, max_shard_size="40KB" if number % 2 else "5GB")
     run(weft, "import", given, "--out", imported)
     ids = [random.Random(number).randrange(model.config.vocab_size) for _ in range(40)]
     ours = weft_logits(weft, imported, ids, logits)
     run(weft, "export", imported, "--out", exported, *(["--max-shard-size", "20k"] if number % 2 else []))
-    read, written = difference(model, ours, ids), difference(reread(exported), ours, ids)
-    print(f"{name:36} logits up to {ours.abs().max():6.2f}: import {read:.1e}, export {written:.1e}", flush=True)
-    return max(read, written) < LIMIT
+    again = reread(exported)
+    read, written = difference(model, ours, ids), difference(again, ours, ids)
+    has_end = again.config.eos_token_id == end
+    print(f"{name:36} logits up to {ours.abs().max():6.2f}: import {read:.1e}, export {written:.1e}"
+          f"{'' if has_end else f', end of text {again.config.eos_token_id} for {end}'}", flush=True)
+    return max(read, written) < LIMIT and has_end
 
 
 def compare_models(weft, folder, num_random):
@@ -266,7 +273,7 @@ def compare_tokenizers(weft, folder, text_file):
         learned.pre_tokenizer = ours.pre_tokenizer
         learned.train_from_iterator([text], trainers.BpeTrainer(
             vocab_size=1500, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=["<|endoftext|>"]))
+            special_tokens=[END]))
         merges = [json.loads(t.to_str())["model"]["merges"] for t in (ours, learned)]
         merges = [[m.split(" ") if isinstance(m, str) else m for m in one] for one in merges]
         same = sum(a == b for a, b in zip(*merges))
@@ -288,6 +295,35 @@ def compare_tokenizers(weft, folder, text_file):
     return is_good
 
 
+def compare_folders_of_tokenizers(weft, folder, text_file):
+    """A template that puts an id before a text, and GPT-2's pair of files: what `weft sample` reads of a text is what the library gives."""
+    from tokenizers import Tokenizer, processors
+    is_good, text, name = True, "Some words, 12345 of them, and \u4e2d\u6587.", "<|begin|>"
+    learned, logits = os.path.join(folder, "folder.json"), os.path.join(folder, "folder.safetensors")
+    run(weft, "data", "bpe", text_file, "--out", learned, "--vocab", "600", "--pattern", "gpt2")
+    for kind in ("template", "pair"):
+        tokenizer = Tokenizer.from_file(learned)
+        given, imported, exported = (os.path.join(folder, f"{kind}-{part}") for part in ("given", "run", "exported"))
+        GPT2LMHeadModel(GPT2Config(**{**GPT2, "vocab_size": 640}, bos_token_id=None, eos_token_id=7)).save_pretrained(given)
+        if kind == "template":
+            tokenizer.add_special_tokens([name])
+            begin = tokenizer.token_to_id(name)
+            tokenizer.post_processor = processors.TemplateProcessing(single=f"{name} $A", special_tokens=[(name, begin)])
+            tokenizer.save(os.path.join(given, "tokenizer.json"))
+        else:
+            begin = None
+            tokenizer.model.save(given)
+        run(weft, "import", given, "--out", imported)
+        run(weft, "sample", imported, "--prompt", text, "--logits", logits)
+        run(weft, "export", imported, "--out", exported)
+        ours, wanted = load_file(logits)["ids"].flatten().tolist(), tokenizer.encode(text).ids
+        again, config = AutoTokenizer.from_pretrained(exported), json.load(open(os.path.join(exported, "config.json")))
+        is_same = ours == wanted == again(text)["input_ids"] and config["bos_token_id"] == begin and config["eos_token_id"] == 7
+        print(f"{'tokenizer, ' + kind:36} {len(wanted)} ids {'alike' if is_same else f'DIFFER: {ours}, {wanted}, {again(text)}'}")
+        is_good = is_good and is_same
+    return is_good
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weft")
@@ -302,6 +338,7 @@ def main():
         is_good = compare_models(words.weft, folder, words.random)
         is_good = compare_adapters(words.weft, folder) and is_good
         is_good = compare_tokenizers(words.weft, folder, words.text) and is_good
+        is_good = compare_folders_of_tokenizers(words.weft, folder, words.text) and is_good
     sys.exit(0 if is_good else 1)
 
 
