@@ -105,6 +105,16 @@ TEST_F(Cli, ChecksMixersAndListsEveryResult) {
                {"| `mha` | `softmax(q k^T / sqrt(K)) v` | `softmax { heads: 4 }` | 1706.03762 |", " yes |"});
 }
 
+TEST_F(Cli, JsonIsOneDocumentOfEveryCommand) {
+  const auto table = nlohmann::json::parse(weft("check --mixer gqa --check causality --table --json").out);
+  EXPECT_TRUE(table["table"].get<std::string>().starts_with("| ")) << table;
+  EXPECT_EQ(table["results"].size(), 1u);
+  const auto project = nlohmann::json::parse(weft("new loudness --out made --json").out);
+  EXPECT_EQ(project["project"], "loudness");
+  for (const auto& file : project["files"]) EXPECT_TRUE(fs::exists(folder_ / "made" / file.get<std::string>())) << file;
+  EXPECT_EQ(project["files"].size(), 4u);
+}
+
 TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
   const Row rows[] = {
       {"confg", {"error: weft has no command 'confg'. Did you mean 'config'?"}},

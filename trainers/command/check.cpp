@@ -107,14 +107,16 @@ std::string table(const std::vector<Result>& results, const std::vector<MixerRow
   return text;
 }
 
-std::string json_of(const std::vector<Result>& results, bool passed) {
+std::string json_of(const std::vector<Result>& results, bool passed, const std::string& table) {
   auto list = nlohmann::ordered_json::array();
   for (const Result& r : results)
     list.push_back({{"variant", r.variant},
                     {"check", r.check},
                     {"result", conformance::name_of(r.verdict)},
                     {"reason", r.reason}});
-  return nlohmann::ordered_json{{"passed", passed}, {"results", list}}.dump(2) + "\n";
+  nlohmann::ordered_json out{{"passed", passed}, {"results", list}};
+  if (!table.empty()) out["table"] = table;
+  return out.dump(2) + "\n";
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
@@ -141,8 +143,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   how.on_result = {};
   if (options.mixer == "all" || options.mixer == "option_pairs")
     option_pairs = conformance::check_option_pairs(softmax_option_pairs(), how);
-  if (options.is_table)
-    console.result(options.check == "ranks" ? conformance::ranks_table(results) : table(results, rows));
+  std::string markdown;
+  if (options.is_table) markdown = options.check == "ranks" ? conformance::ranks_table(results) : table(results, rows);
+  if (!markdown.empty() && !console.is_json()) console.result(markdown);
   if (prints_lines) console.result(failures(option_pairs));
   if (prints_lines && !option_pairs.empty()) console.result(summary("pairs of options", option_pairs));
   if (prints_lines && !results.empty()) console.result(summary("variants", results));
@@ -152,7 +155,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   results.insert(results.end(), option_pairs.begin(), option_pairs.end());
   auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
   bool passed = std::none_of(results.begin(), results.end(), has_failed) && missing.empty();
-  if (console.is_json()) console.result(json_of(results, passed));
+  if (console.is_json()) console.result(json_of(results, passed, markdown));
   return passed ? kSuccess : kCheckFailed;
 }
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -170,9 +171,17 @@ int run(const std::string& name, const std::string& out, Console& console) {
   if (io::file_exists(folder) && (!io::is_folder(folder) || !io::list_folder(folder).empty()))
     throw ConfigError("weft new: " + folder + " is there already.", "Choose another name, or --out with a new folder.");
   io::make_folders(folder);
+  auto files = nlohmann::ordered_json::array();
   for (const auto& [file, text] :
-       {std::pair("CMakeLists.txt", kCMake), {"main.cpp", kMain}, {"run.txtpb", kRun}, {"study.txtpb", kStudy}})
+       {std::pair("CMakeLists.txt", kCMake), {"main.cpp", kMain}, {"run.txtpb", kRun}, {"study.txtpb", kStudy}}) {
     io::write_file_atomically(folder + "/" + file, filled(text, name));
+    files.push_back(file);
+  }
+  if (console.is_json()) {
+    console.result(nlohmann::ordered_json{{"project", name}, {"folder", folder}, {"files", std::move(files)}}.dump(2) +
+                   "\n");
+    return kSuccess;
+  }
   console.result(fmt::format(
       "{0}: CMakeLists.txt, main.cpp, run.txtpb, study.txtpb\n"
       "cd {0} && cmake -S . -B build -DCMAKE_PREFIX_PATH=PREFIX -DCMAKE_BUILD_TYPE=Release && cmake --build build\n"
