@@ -22,17 +22,16 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 CellTable::CellTable(std::string study_folder, const Arms& arms, const std::vector<Cell>& cells,
                      const std::vector<size_t>& open)
     : study_folder_(std::move(study_folder)), arms_(arms), cells_(cells), num_done_(cells.size() - open.size()) {
-  for (size_t cell : open) open_work_ += work_of(cell);
+  for (size_t cell : open) open_work_ += work_[cell] = work_of(cell);
 }
 
+// Steps that are taken already cost nothing more. What comes behind the last step, such as evaluations, counts as one of a hundred parts.
 double CellTable::work_of(size_t cell) const {
-  const Combination& arm = arms_.all[cells_[cell].combination];
-  return arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
-}
-
-int64_t CellTable::steps_of(size_t cell) const {
-  const config::Train& train = arms_.all[cells_[cell].combination].experiment.train();
-  return std::max<int64_t>(1, train.tokens() / std::max<int64_t>(1, train.tokens_per_step()));
+  constexpr double kBehind = 0.01;
+  const Cell& run = cells_[cell];
+  const double taken = static_cast<double>(progress_of(cell).step) / static_cast<double>(run.steps);
+  return arms_.all[run.combination].flops_per_token * static_cast<double>(run.tokens) *
+         (kBehind + std::clamp(1 - taken, 0.0, 1.0));
 }
 
 // From the last whole line of its metrics that has a training loss. The run writes while this reads.
@@ -54,7 +53,7 @@ void CellTable::begin(size_t cell) { working_[cell] = {.begin = Clock::now(), .f
 std::string CellTable::end(size_t cell, const std::string& outcome) {
   const double took_s = seconds_since(working_[cell].begin);
   working_.erase(cell);
-  done_work_ += work_of(cell);
+  done_work_ += work_.at(cell);
   ++num_done_;
   return fmt::format("{}/{} {} {}, {}, about {} left", num_done_, cells_.size(), cells_[cell].folder, outcome,
                      cli::duration_text(took_s), cli::duration_text(std::max(0.0, seconds_left())));
@@ -62,9 +61,11 @@ std::string CellTable::end(size_t cell, const std::string& outcome) {
 
 double CellTable::seconds_left() const {
   double done = done_work_;
-  for (const auto& [cell, working] : working_)
-    done += work_of(cell) * static_cast<double>(progress_of(cell).step - working.first_step) /
-            static_cast<double>(steps_of(cell));
+  for (const auto& [cell, working] : working_) {
+    const int64_t steps = cells_[cell].steps - working.first_step, taken = progress_of(cell).step - working.first_step;
+    if (steps > 0)
+      done += work_.at(cell) * std::clamp(static_cast<double>(taken) / static_cast<double>(steps), 0.0, 1.0);
+  }
   if (done <= 0) return -1;
   return seconds_since(begin_) / done * std::max(0.0, open_work_ - done);
 }
@@ -74,8 +75,8 @@ std::vector<std::string> CellTable::lines() const {
   for (const auto& [cell, working] : working_) {
     const Progress progress = progress_of(cell);
     lines.push_back(fmt::format("{:<44} {:>6}/{:<6} {:>3.0f}%  {}  {}", cells_[cell].folder, progress.step,
-                                steps_of(cell),
-                                100.0 * static_cast<double>(progress.step) / static_cast<double>(steps_of(cell)),
+                                cells_[cell].steps,
+                                100.0 * static_cast<double>(progress.step) / static_cast<double>(cells_[cell].steps),
                                 progress.step > 0 ? fmt::format("loss {:.4f}", progress.loss) : "starting   ",
                                 cli::duration_text(seconds_since(working.begin))));
   }

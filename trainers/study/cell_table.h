@@ -31,8 +31,7 @@ class CellTable {
     int64_t step = 0;
     double loss = 0;
   };
-  double work_of(size_t cell) const;  // operations of the whole run
-  int64_t steps_of(size_t cell) const;
+  double work_of(size_t cell) const;  // operations that the run still took when this began
   Progress progress_of(size_t cell) const;
   double seconds_left() const;  // negative: nothing is known yet
 
@@ -40,6 +39,7 @@ class CellTable {
   const Arms& arms_;
   const std::vector<Cell>& cells_;
   Clock::time_point begin_ = Clock::now();
+  std::map<size_t, double> work_;  // of the open cells, as work_of() says
   double open_work_ = 0, done_work_ = 0;
   size_t num_done_ = 0;
   std::map<size_t, Working> working_;

@@ -111,11 +111,16 @@ std::string problem_of(const std::exception& e) {
 constexpr double kNoLimit_s = 1e8, kGrace_s = 30;
 using Environment = std::vector<std::string>;  // of a cell's processes
 
-// Whether all questions were answered; if not, `result` says why, unless the study is stopped.
-bool evaluate(const std::string& folder, const CellRuns& how, const Environment& environment, CellResult& result) {
+// Whether all questions were answered; if not, `result` says why, unless the study is stopped. Ranks share validation windows, and not the rows
+// of a task.
+bool evaluate(const std::string& folder, int64_t ranks, const CellRuns& how, const Environment& environment,
+              CellResult& result) {
   for (const std::vector<std::string>& call : eval_calls(how.evals)) {
     std::vector<std::string> arguments{how.program, "eval", folder, "--json", "--quiet"};
     arguments.insert(arguments.end(), call.begin(), call.end());
+    const bool is_of_tasks =
+        std::ranges::any_of(call, [](const std::string& word) { return word.starts_with("--tasks"); });
+    if (ranks > 1 && !is_of_tasks) arguments.push_back(str("--ranks=", ranks));
     const io::ProcessResult ended =
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping}, "reinstall weft", environment);
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return false;
@@ -131,10 +136,11 @@ bool evaluate(const std::string& folder, const CellRuns& how, const Environment&
 }
 
 // Unset: it was stopped.
-std::optional<CellResult> finished_cell(const std::string& folder, const CellRuns& how,
+std::optional<CellResult> finished_cell(const std::string& folder, int64_t ranks, const CellRuns& how,
                                         const Environment& environment) {
   CellResult result = read_run(folder);
-  if (result.state == State::complete && !evaluate(folder, how, environment, result) && how.is_stopping()) return {};
+  if (result.state == State::complete && !evaluate(folder, ranks, how, environment, result) && how.is_stopping())
+    return {};
   return result;
 }
 
@@ -164,14 +170,15 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
   for (const std::string& last :
        {std::string("--quiet"), str("--with-parent=", int64_t{::getpid()}), str("--run=", folder)})
     arguments.push_back(last);
+  if (cell.ranks > 1) arguments.push_back(str("--ranks=", cell.ranks));
   CellResult lost;
   if (!wait_until_free(folder, how)) return {};
-  if (is_trained || io::file_exists(finished_mark(folder))) return finished_cell(folder, how, environment);
+  if (is_trained || io::file_exists(finished_mark(folder))) return finished_cell(folder, cell.ranks, how, environment);
   for (int attempt = 0; attempt < 2; ++attempt) {
     const io::ProcessResult ended =
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft", environment);
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return {};
-    if (ended.exit_code == cli::kSuccess) return finished_cell(folder, how, environment);
+    if (ended.exit_code == cli::kSuccess) return finished_cell(folder, cell.ranks, how, environment);
     lost.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
     if (ended.exit_code == cli::kDiverged) lost.state = State::diverged;
     if (ended.exit_code == cli::kUsageError || ended.exit_code == cli::kDiverged) break;  // it would end so again
@@ -279,6 +286,30 @@ void require_same_contents(const std::string& study_folder, const std::vector<Ce
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell) {
   std::optional<Stored> stored = read_stored(study_folder, cell);
   return stored ? std::optional(std::move(stored->result)) : std::nullopt;
+}
+
+std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells) {
+  const std::string folder = study_folder + "/results", ending = ".json";
+  const std::vector<std::string> names = io::is_folder(folder) ? io::list_folder(folder) : std::vector<std::string>();
+  std::vector<std::optional<CellResult>> results;
+  for (Cell& cell : cells) {
+    const size_t stem = cell.folder.rfind('-') + 1;  // behind it stands the checksum
+    std::vector<std::string> found;
+    for (const std::string& name : names)
+      if (name.size() == cell.folder.size() + ending.size() && name.ends_with(ending) &&
+          name.compare(0, stem, cell.folder, 0, stem) == 0)
+        found.push_back(name.substr(0, cell.folder.size()));
+    const bool is_there = std::ranges::find(found, cell.folder) != found.end();
+    if (found.size() > 1 && !is_there)
+      throw config::ConfigError(
+          str(study_folder, ": has ", found.size(), " results of ", cell.folder.substr(0, stem - 1),
+              ", of different configs: ", config::join(found, ", "), "."),
+          "Run weft ablate on the grid again, which knows the one that is meant, or remove the "
+          "others from results/ and cells/.");
+    if (!found.empty() && !is_there) cell.folder = found[0];
+    results.push_back(stored_result(study_folder, cell));
+  }
+  return results;
 }
 
 std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,

@@ -31,6 +31,7 @@ struct CellRuns {
   std::string metric = "val/loss";  // said of each run
   Evals evals = {};
   bool notes_hparams = true;  // for TensorBoard
+  bool runs_nothing = false;  // of tune_arms(): what is stored is all there is
   std::function<bool()> is_stopping = {};
   std::function<void(std::string_view)> say = {};           // a line per finished run
   std::function<void(std::vector<std::string>)> show = {};  // what runs at present, several times a second
@@ -42,6 +43,9 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
                                                  const CellRuns& how);
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell);
+// The results that a study's folder holds, read without its runs. Paths of overrides, or defaults of another version, may have given a config
+// another checksum: then the cell takes the name that is there. ConfigError if several results have its arms and its seed.
+std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells);
 std::string run_folder(const std::string& study_folder, const Cell& cell);
 // ConfigError if complete runs have read files of other contents, whatever their paths: runs of a seed would not be pairs.
 void require_same_contents(const std::string& study_folder, const std::vector<Cell>& cells,

@@ -66,18 +66,6 @@ void add_origins(const std::string& cells, ClaimRuns& runs) {
   runs.num_builds = std::ssize(builds);
 }
 
-std::vector<std::string> overrides_in(const std::string& text) {
-  constexpr std::string_view kMark = "# --set ";  // as weft ablate writes it
-  std::vector<std::string> set;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    if (text.compare(begin, kMark.size(), kMark) == 0)
-      set.push_back(text.substr(begin + kMark.size(), end - begin - kMark.size()));
-    begin = end + 1;
-  }
-  return set;
-}
-
 std::vector<double> values_of(const Grid& grid, const Json& runs) {
   std::vector<double> values;
   for (const Json& run : runs) {

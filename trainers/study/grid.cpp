@@ -1,7 +1,5 @@
 #include "trainers/study/grid.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -18,6 +16,8 @@ namespace weft::study {
 namespace {
 
 using config::ConfigError;
+
+constexpr std::string_view kOverrideMark = "# --set ";
 
 // Names stand in folder names and in tables.
 void check_name(const std::string& file, const std::string& what, const std::string& name) {
@@ -162,39 +162,45 @@ Evals evals_of(const std::string& file, const config::GridEval& in) {
   return evals;
 }
 
-// What is tuned, and what the tries look at, an arm does not set.
-void check_tunable(const Grid& grid, const Combination& one) {
-  for (const std::string& override : one.overrides)
-    for (const std::string& path : {grid.tune->path, std::string("data.val.half"), std::string("data.task.test_from")})
-      if (override.starts_with(path + "="))
-        throw ConfigError(str(grid.file, ": ", one.name, " sets ", path, ", and the grid tunes ", grid.tune->path, "."),
-                          "Leave one of the two out.");
+// The axis of compare.tune is no axis of arms: its values are tried with every arm, on seeds that the study does not have.
+void tune_axis(Grid& grid, const config::Grid& in) {
+  if (!in.compare().has_tune()) return;
+  const std::string& name = in.compare().tune();
+  if (in.has_tune())
+    throw ConfigError(str(grid.file, ": compare.tune is ", name, ", and there is tune { }."),
+                      "Leave one of the two out.");
+  std::vector<std::string> names;
+  for (const GridAxis& axis : grid.axes) names.push_back(axis.name);
+  config::check_choice(grid.file + ": compare: tune:", name, names, "axis");
+  const auto at = std::ranges::find(names, name) - names.begin();
+  const config::Axis& axis = in.axis(static_cast<int>(at));
+  if (axis.arm_size() > 0)
+    throw ConfigError(
+        str(grid.file, ": compare.tune: axis ", name, " has arms."),
+        "Only values of one field are tuned: write path: \"..\" value: \"..\" value: \"..\" in the axis.");
+  config::Tune tune;
+  tune.set_path(axis.path());
+  for (const std::string& value : axis.value()) tune.add_value(value);
+  for (int64_t seed = 1; tune.seeds_size() < 2; ++seed)
+    if (std::ranges::find(grid.seeds, seed) == grid.seeds.end()) tune.add_seeds(seed);
+  grid.tune = tune_of(grid.file, tune, grid.seeds);
+  grid.axes.erase(grid.axes.begin() + at);
 }
 
-// Found before anything is trained: a learned position is of one place in the context, so longer rows have none.
-void check_eval_lengths(const Grid& grid, const Combination& one) {
-  const config::Model& model = one.experiment.model();
-  if (!model.position().has_learned()) return;
-  for (const std::vector<int64_t>* lengths : {&grid.evals.lengths, &grid.evals.task_lengths})
-    for (int64_t length : *lengths)
-      if (length > model.context())
-        throw ConfigError(str(grid.file, ": eval: length ", length, ": ", one.name, " has learned positions for ",
-                              model.context(), " tokens."),
-                          "Ask for lengths up to the training context, or give that arm rope.");
+// A metric of a task is a question to the finished runs, whether or not `eval` has it too.
+void ask_for_metrics(Grid& grid) {
+  std::vector<std::string> known;
+  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
+  constexpr std::string_view kTask = "task/";
+  for (const std::string& metric : grid.metrics) {
+    if (!metric.starts_with(kTask)) continue;
+    const std::string task = metric.substr(kTask.size(), metric.find('/', kTask.size()) - kTask.size());
+    config::check_choice(str(grid.file, ": compare: metric ", metric, ":"), task, known, "task");
+    if (std::ranges::find(grid.evals.tasks, task) == grid.evals.tasks.end()) grid.evals.tasks.push_back(task);
+  }
 }
 
 }  // namespace
-
-std::string other_batches(const config::Experiment& a, const config::Experiment& b) {
-  for (const config::Difference& d : config::differences(a, b)) {
-    const bool decides = d.path.starts_with("data.") || d.path == "seed" || d.path == "model.context" ||
-                         d.path == "train.tokens_per_step" || d.path.starts_with("eval.");
-    if (decides)
-      return str(d.path, " is ", d.a.empty() ? "not set" : d.a, " in one and ", d.b.empty() ? "not set" : d.b,
-                 " in the other");
-  }
-  return {};
-}
 
 Grid read_grid(const std::string& file) {
   if (!io::file_exists(file) || io::is_folder(file))
@@ -214,10 +220,11 @@ Grid read_grid(const std::string& file) {
     throw ConfigError(file + ": there are no seeds.", "Write seeds: 1 seeds: 2 seeds: 3; intervals need three.");
   check_different(file, "seed", grid.seeds, [](int64_t seed) { return str(seed); });
   for (const config::Axis& axis : in.axis()) grid.axes.push_back(axis_of(file, axis));
+  check_different(file, "axis", grid.axes, [](const GridAxis& axis) { return axis.name; });
+  tune_axis(grid, in);
   if (grid.axes.empty())
     throw ConfigError(file + ": there is no axis, so nothing is compared.",
                       "Add axis { name: \"..\" arm {..} arm {..} }.");
-  check_different(file, "axis", grid.axes, [](const GridAxis& axis) { return axis.name; });
   grid.set.assign(in.set().begin(), in.set().end());
   grid.baseline = arms_named(grid, "baseline", in.baseline());
   grid.metrics.assign(in.compare().metric().begin(), in.compare().metric().end());
@@ -242,6 +249,7 @@ Grid read_grid(const std::string& file) {
   grid.claims = claims_of(grid, in);
   for (const Claim& claim : grid.claims)
     if (std::ranges::find(grid.metrics, claim.metric) == grid.metrics.end()) grid.metrics.push_back(claim.metric);
+  ask_for_metrics(grid);
   return grid;
 }
 
@@ -249,81 +257,20 @@ std::string full_name(const Grid& grid, const std::string& what, const std::stri
   return name_of(grid, arms_named(grid, what, text));
 }
 
-config::Loaded config_of(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
-                         const cli::Extensions& own) {
-  std::vector<std::string> overrides = arm.overrides;
-  overrides.insert(overrides.end(), more.begin(), more.end());
-  overrides.push_back(str("seed=", grid.seeds[0]));
-  config::Loaded config = config::read(arm.base.empty() ? grid.base : arm.base, overrides);
-  config.own = own;
-  config::resolve(config);
-  return config;
-}
-
-Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
-  Arms arms;
-  std::vector<size_t> at(grid.axes.size(), 0);
-  for (bool is_done = false; !is_done;) {
-    Combination one{.arms = at, .name = {}, .overrides = {"checkpoint.keep_last=1", "checkpoint.keep_best=false"}};
-    one.overrides.insert(one.overrides.end(), grid.set.begin(), grid.set.end());
-    one.name = name_of(grid, at);
-    for (size_t a = 0; a < at.size(); ++a) {
-      const GridArm& arm = grid.axes[a].arms[at[a]];
-      one.overrides.insert(one.overrides.end(), arm.set.begin(), arm.set.end());
-    }
-    for (const std::string& override : one.overrides)
-      if (override.starts_with("seed="))
-        throw ConfigError(str(grid.file, ": ", one.name, " sets the seed."),
-                          "Give seeds to the grid: all arms run with each of them.");
-    if (grid.tune) check_tunable(grid, one);
-    one.overrides.push_back(str("train.threads=", grid.threads));
-    try {
-      one.experiment = config_of(grid, one, {}, own).experiment;
-      if (grid.tune && one.experiment.data().has_val() && !one.experiment.data().has_task()) {
-        one.overrides.push_back("data.val.half=2");  // the tries have the first half
-        one.experiment = config_of(grid, one, {}, own).experiment;
-      }
-    } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
-    check_eval_lengths(grid, one);
-    if (at == grid.baseline) arms.baseline = arms.all.size();
-    arms.all.push_back(std::move(one));
-    size_t axis = at.size();
-    while (axis > 0 && ++at[axis - 1] == grid.axes[axis - 1].arms.size()) at[--axis] = 0;
-    is_done = axis == 0;
+std::vector<std::string> overrides_in(const std::string& text) {
+  std::vector<std::string> set;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line = text.substr(begin, end - begin);
+    if (line.starts_with(kOverrideMark)) set.push_back(line.substr(kOverrideMark.size()));
+    begin = end + 1;
   }
-  const Combination& baseline = arms.all[arms.baseline];
-  const bool is_about_speed = std::ranges::all_of(grid.metrics, [](const std::string& metric) {
-    return metric.starts_with("speed/") || metric.starts_with("memory/");
-  });
-  if (is_about_speed) return arms;  // which is no matter of the text
-  for (const Combination& one : arms.all)
-    if (const std::string other = other_batches(baseline.experiment, one.experiment); !other.empty())
-      throw ConfigError(
-          str(grid.file, ": ", baseline.name, " and ", one.name, " would see other batches: ", other, "."),
-          "Runs of a seed are compared on the same data; study other data in a grid of its own. Where speed/ or "
-          "memory/ "
-          "alone is compared, arms may see other batches.");
-  return arms;
+  return set;
 }
 
-Cell cell_of(size_t combination, const std::string& name, int64_t seed, config::Experiment experiment,
-             std::vector<std::string> overrides) {
-  experiment.set_seed(seed);
-  experiment.clear_name();
-  const uint64_t checksum = io::xxh3_64(config::to_text(experiment));
-  overrides.push_back(str("seed=", seed));
-  return {.combination = combination,
-          .seed = seed,
-          .folder = fmt::format("{},seed={}-{:08x}", name, seed, checksum >> 32),
-          .overrides = std::move(overrides)};
-}
-
-std::vector<Cell> cells_of(const Grid& grid, const Arms& arms) {
-  std::vector<Cell> cells;
-  for (int64_t seed : grid.seeds)  // so that a study that is stopped early has whole seeds
-    for (size_t c = 0; c < arms.all.size(); ++c)
-      cells.push_back(cell_of(c, arms.all[c].name, seed, arms.all[c].experiment, arms.all[c].overrides));
-  return cells;
+void add_override(Grid& grid, const std::string& override) {
+  grid.set.push_back(override);
+  grid.text += str(kOverrideMark, override, "\n");
 }
 
 }  // namespace weft::study

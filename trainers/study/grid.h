@@ -53,6 +53,9 @@ struct Grid {
 };
 // ConfigError with file, line and the word at fault.
 Grid read_grid(const std::string& file);
+// An override for all runs, given on the command line: it is part of the study, and stands behind the grid's text as a comment.
+void add_override(Grid& grid, const std::string& override);
+std::vector<std::string> overrides_in(const std::string& text);  // those that were added so
 // "gate=none,lr=1e-3" of the arms that a text of this form names; of axes that it leaves out, the first arm. `what` is said in errors.
 std::string full_name(const Grid& grid, const std::string& what, const std::string& text);
 
@@ -83,7 +86,9 @@ struct Cell {
   int64_t seed = 0;
   std::string folder;  // name of its run folder: arms, seed, and the first digits of the checksum of its config
   std::vector<std::string> overrides = {};
-  std::string run = {};  // where the run is, if not in the study's folder
+  std::string run = {};           // where the run is, if not in the study's folder
+  int64_t ranks = 1;              // that train it together, as threads of one process
+  int64_t steps = 1, tokens = 0;  // of its training; a try may have fewer than the runs of its arm
 };
 std::vector<Cell> cells_of(const Grid& grid, const Arms& arms);
 // One cell. `name` stands before the seed in the name of its folder; `experiment` is its config with any seed.
@@ -93,6 +98,7 @@ Cell cell_of(size_t combination, const std::string& name, int64_t seed, config::
 // The config of an arm with these overrides behind its own.
 config::Loaded config_of(const Grid& grid, const Combination& arm, const std::vector<std::string>& more,
                          const cli::Extensions& own);
+int64_t ranks_of(const config::Experiment& e);
 // "data.train.path is a.txt in one and b.txt in the other", or "" where runs of a seed see the same batches.
 std::string other_batches(const config::Experiment& a, const config::Experiment& b);
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "trainers/study/match.h"
 #include "trainers/study/metric.h"
 #include "weft/core/error.h"
 
@@ -100,8 +101,9 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
   if (how.metric.find('@') == std::string::npos) how.evals = {};
   std::vector<std::string> values = grid.tune->values;
   for (int64_t lower = 0, upper = 0;;) {
-    const Tries tries = tries_of(grid, arms, values, own);
-    const auto results = run_cells(grid, arms, tries.cells, how);
+    Tries tries = tries_of(grid, arms, values, own);
+    const auto results =
+        how.runs_nothing ? found_results(how.folder, tries.cells) : run_cells(grid, arms, tries.cells, how);
     const bool is_stopped = how.is_stopping() || std::ranges::any_of(results, [](const auto& r) { return !r; });
     if (is_stopped) return {};
     require_same_contents(how.folder, tries.cells, results);
@@ -127,8 +129,16 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
   }
 }
 
-int64_t num_tries(const Grid& grid, const Arms& arms) {
-  return static_cast<int64_t>(arms.all.size() * grid.tune->values.size() * grid.tune->seeds.size());
+Arms tried_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own) {
+  Grid unmatched = grid;  // what match has set is among the overrides
+  unmatched.match.reset();
+  Arms tried = arms;
+  for (Combination& arm : tried.all) {
+    arm.overrides.insert(arm.overrides.end(), grid.tune->set.begin(), grid.tune->set.end());
+    arm.experiment = config_of(grid, arm, {}, own).experiment;
+  }
+  count_and_match(unmatched, tried, own);
+  return tried;
 }
 
 }  // namespace weft::study

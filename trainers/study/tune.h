@@ -22,10 +22,11 @@ struct Tuning {
   bool is_edge(size_t arm) const { return best[arm] == 0 || best[arm] + 1 == values.size(); }
 };
 
-// Runs the tries in the folder tuning/ of the study, widens the values, and gives every arm its best one. Unset: it was stopped. Error if all
-// tries of an arm are lost.
+// Runs the tries in the folder tuning/ of the study, widens the values, and gives every arm its best one. Unset: it was stopped, or
+// CellRuns::runs_nothing and some tries have not been run. Error if all tries of an arm are lost.
 std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, const cli::Extensions& own);
 
-int64_t num_tries(const Grid& grid, const Arms& arms);  // before any widening
+// The arms as they are tried, with Tune::set and without a value: for the plan of a study.
+Arms tried_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own);
 
 }  // namespace weft::study

@@ -1,0 +1,242 @@
+// Grids and their arms, read in this process: what is refused before anything runs, and what a study is shown to be.
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "tests/support/errors.h"
+#include "tests/trainers/run_fixture.h"
+#include "trainers/study/cell_table.h"
+#include "trainers/study/cells.h"
+#include "trainers/study/match.h"
+#include "weft/io/files.h"
+
+namespace weft::study {
+namespace {
+
+using test::error_of;
+
+class GridArms : public test::RunFixture {
+ protected:
+  static constexpr const char* kRuns = "base: \"tiny.txtpb\" seeds: 3 set: \"train.tokens=1280\" ";
+  static constexpr const char* kArms =
+      R"(axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={preset: \"gate_out_head\"}" } } )";
+
+  Grid grid(const std::string& text) {
+    write("grid.txtpb", text);
+    return read_grid(path("grid.txtpb"));
+  }
+  Arms arms(const std::string& text) { return resolve_arms(grid(text), {}); }
+  static std::string axis_of(const std::string& set) {
+    return "axis { name: \"a\" arm { name: \"plain\" } arm { name: \"own\" set: \"" + set + "\" } } ";
+  }
+};
+
+// Arms that tuning makes equal would be reported as different ones.
+TEST_F(GridArms, DoNotSetWhatIsTuned) {
+  const std::string tune =
+      R"(tune { path: "optim.group[*].adamw.lr" value: "1e-3" value: "2e-3" value: "4e-3" seeds: 8 )";
+  for (const char* set : {"optim.group[1].adamw.lr=1e-2", "optim.group[1]={match:'*' adamw{lr:1e-2}}",
+                          "optim.group=[{match:'*' adamw{lr:1e-2}}]", "optim={group{match:'*' adamw{lr:1e-2}}}",
+                          "optim.group=[{match:'*' muon{lr:1e-2}}]", "optim.group+={match:'x' adamw{lr:1e-2}}"})
+    EXPECT_EQ(
+        error_of([&] { arms(kRuns + axis_of(set) + tune + "}"); },
+                 {"grid.txtpb: a=own: optim.group[*].adamw.lr is set: it is", "0.003 without that; tune sets it"}),
+        "")
+        << set;
+  EXPECT_EQ(error_of(
+                [&] {
+                  arms(kRuns + tune +
+                       "} axis { name: \"lr\" path: \"optim.group[1].adamw.lr\" value: \"1e-3\" value: \"9e-3\" }");
+                },
+                {"lr=1e-3: optim.group[*].adamw.lr is set: it is 0.001 here and 0.003 without that"}),
+            "");
+  EXPECT_EQ(error_of([&] { arms(kRuns + std::string(kArms) + tune + "set: \"optim.group[1].adamw.lr=1\" }"); },
+                     {"grid.txtpb: tune: optim.group[*].adamw.lr is set: it is 1 here", "tune.path sets it"}),
+            "");
+  for (const std::string& text : {axis_of("data.val={fraction:0.1 half:1}") + tune + "}",
+                                  std::string(kArms) + tune + "} set: \"data.val.half=2\"",
+                                  std::string(kArms) + tune + "set: \"data.val.half=2\" }"})
+    EXPECT_EQ(error_of([&] { arms(kRuns + text); }, {"data.val.half is set to ", "tuning decides it"}), "") << text;
+  for (const char* set : {"optim.group=[{match:'*' adamw{lr:3e-3}}]", "optim.group[0].muon.lr=1e-3", "model.layers=2"})
+    EXPECT_EQ(arms(kRuns + axis_of(set) + tune + "}").all.size(), 2u) << set << " leaves the tuned rate as it is";
+}
+
+TEST_F(GridArms, DoNotSetWhatIsMatched) {
+  const std::string match = "match { parameters: 0.5 } ", tokens = "match { flops: 0.5 by: tokens } ";
+  EXPECT_EQ(error_of([&] { arms(kRuns + match + axis_of("model.ffn.swiglu.hidden=64")); },
+                     {"a=own: model.ffn.swiglu.hidden is set: it is 64 here and 32 without that; match sets it"}),
+            "");
+  EXPECT_EQ(error_of([&] { arms(kRuns + match + axis_of("model.ffn={swiglu{}}")); }, {"it is not set here and 32"}),
+            "");
+  EXPECT_EQ(error_of([&] { arms(kRuns + tokens + axis_of("train.tokens=2560")); },
+                     {"train.tokens is set: it is 2560 here and 1280 without that; match sets it"}),
+            "");
+  EXPECT_EQ(arms(kRuns + match + axis_of("model.ffn={gelu{hidden:64}}")).all.size(), 2u) << "another kind has a width";
+  EXPECT_EQ(arms(kRuns + match + axis_of("model.ffn.swiglu.hidden=64") + "baseline: \"a=own\"").all.size(), 2u)
+      << "the baseline's width stays";
+  EXPECT_EQ(arms(kRuns + axis_of("model.ffn.swiglu.hidden=64")).all.size(), 2u);
+}
+
+TEST_F(GridArms, DoNotSetThreads) {
+  for (const std::string& text : {axis_of("train.threads=2"), kArms + std::string("set: \"train.threads=2\"")})
+    EXPECT_EQ(error_of([&] { arms(kRuns + text); },
+                       {"train.threads is set: it is 2 here and 1 without that; `threads: 1` of the grid sets it"}),
+              "")
+        << text;
+}
+
+// The grid of the users' page: an axis of rates is tuned, a metric of a task is asked for, and arms are matched within 1 %.
+TEST_F(GridArms, AnAxisCanBeTuned) {
+  write("gated-124m.txtpb", R"(
+model { dim: 256 layers: 2 context: 64 mixer { softmax { heads: 4 gate {} } } ffn { swiglu { hidden: 768 } } }
+data { tokenizer { characters {} } train { path: "text.txt" } val { fraction: 0.1 } }
+optim { group { match: "layers.*.weight" rank: 2 muon { lr: 0.02 } } group { match: "*" adamw { lr: 3e-4 } } }
+train { tokens: 5120 tokens_per_step: 128 micro_batch: 2 }
+)");
+  const std::string text = R"(
+name: "gates"
+base: "gated-124m.txtpb"
+seeds: 1 seeds: 2 seeds: 3 seeds: 4 seeds: 5
+axis { name: "gate"
+  arm { name: "none" set: "model.mixer[*].softmax.gate=" }
+  arm { name: "head" set: "model.mixer[*].softmax.gate.per_head=true" }
+  arm { name: "channel" set: "model.mixer[*].softmax.gate.per_head=false" } }
+axis { name: "lr" path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "1e-3" }
+baseline: "gate=none"
+compare { metric: "val/bpb" metric: "task/mqar/accuracy" tune: "lr" paired_by: seed confidence: 0.95 }
+match { parameters: 0.01 }                # adjust the FFN width until the arms agree within 1 %
+)";
+  const Grid gates = grid(text);
+  ASSERT_TRUE(gates.tune);
+  EXPECT_EQ(gates.tune->path, "optim.group[1].adamw.lr");
+  EXPECT_EQ(gates.tune->values, (std::vector<std::string>{"1e-4", "3e-4", "1e-3"}));
+  EXPECT_EQ(gates.tune->seeds, (std::vector<int64_t>{6, 7})) << "none of the study's";
+  EXPECT_EQ(gates.tune->metric, "val/loss");
+  EXPECT_EQ(gates.evals.tasks, std::vector<std::string>{"mqar"});
+  Arms three = resolve_arms(gates, {});
+  count_and_match(gates, three, {});
+  ASSERT_EQ(three.all.size(), 3u);
+  EXPECT_EQ(three.all[2].name, "gate=channel");
+  EXPECT_EQ(three.baseline, 0u);
+  const auto target = static_cast<double>(three.all[0].params);
+  for (const Combination& arm : three.all) EXPECT_NEAR(static_cast<double>(arm.params), target, 0.01 * target);
+  EXPECT_NE(three.all[2].matched_ffn, 0);
+  EXPECT_EQ(cells_of(gates, three).size(), 15u);
+
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string other = text;
+    other.replace(other.find(from), from.size(), to);
+    return other;
+  };
+  const std::string values = "tune: \"lr\"";
+  EXPECT_EQ(error_of([&] { grid(with(values, "tune: \"rate\"")); }, {"compare: tune: rate", "axis"}), "");
+  EXPECT_EQ(error_of([&] { grid(with(values, "tune: \"gate\"")); }, {"axis gate has arms", "value: \"..\""}), "");
+  EXPECT_EQ(
+      error_of([&] { grid(with("match {", "tune { path: \"x\" } match {")); }, {"compare.tune is lr", "tune { }"}), "");
+  EXPECT_EQ(error_of([&] { grid(with("value: \"1e-4\"", "")); }, {"tune has 2 values"}), "");
+  EXPECT_EQ(error_of([&] { grid(with("task/mqar/", "task/mqr/")); }, {"task/mqr/accuracy", "Did you mean 'mqar'"}), "");
+  EXPECT_EQ(error_of([&] { grid(with("paired_by: seed", "paired_by: arm")); }, {"paired_by", "arm"}), "");
+}
+
+TEST_F(GridArms, HaveABoundInNumberAndNames) {
+  std::string axes;
+  for (char name = 'a'; name <= 'k'; ++name)
+    axes += str("axis { name: \"", std::string(1, name), "\" arm { name: \"x\" } arm { name: \"y\" } } ");
+  EXPECT_EQ(error_of([&] { arms(kRuns + axes); }, {"the axes up to k make 2048 arms", "1024 are the most"}), "");
+  const std::string letters(50, 'n'),
+      tune = "tune { path: \"optim.group[1].adamw.lr\" value: \"1\" value: \"2\" value: \"";
+  std::string names;
+  for (char name = 'a'; name <= 'b'; ++name)
+    names += str("axis { name: \"", letters, std::string(1, name), "\" arm { name: \"", letters, "\" } } ");
+  EXPECT_EQ(error_of([&] { arms(kRuns + names); }, {"has 205 letters", "160 are the most", "shorter names"}), "");
+  const std::string one = names.substr(0, names.find("} } ") + 4);
+  EXPECT_EQ(arms(kRuns + one).all[0].name.size(), 102u);
+  EXPECT_EQ(error_of([&] { arms(kRuns + one + tune + "3." + std::string(60, '0') + "\" seeds: 8 }"); },
+                     {"has 164 letters with a tuned value"}),
+            "");
+}
+
+// A program that fails once, or always, in place of weft.
+TEST_F(GridArms, ARunThatFailsIsStartedOnceMore) {
+  const auto run = [&](const std::string& name, const std::string& fails) {
+    write("program",
+          "#!/bin/sh\nfor word; do case $word in --run=*) run=${word#--run=};; esac; done\n"
+          "mkdir -p $run && echo x >> $run/attempts\n" +
+              fails +
+              "\necho '{\"step\":10,\"tokens\":1280,\"time\":1,\"wall\":1,\"kind\":\"val\",\"val/loss\":2.5}' > "
+              "$run/metrics.jsonl\n");
+    std::filesystem::permissions(path("program"), std::filesystem::perms::owner_all);
+    const Grid one = grid(kRuns + std::string("keep_optimizer: true axis { name: \"a\" arm { name: \"x\" } }"));
+    const Arms all = resolve_arms(one, {});
+    const std::vector<Cell> cells = cells_of(one, all);
+    const auto results = run_cells(one, all, cells,
+                                   {.program = path("program"),
+                                    .folder = path(name),
+                                    .notes_hparams = false,
+                                    .is_stopping = [] { return false; },
+                                    .say = [](std::string_view) {}});
+    const std::string attempts = io::read_file(run_folder(path(name), cells[0]) + "/attempts");
+    return std::pair(results[0].value(), static_cast<int64_t>(attempts.size()) / 2);
+  };
+  const auto [once, of_once] =
+      run("once", "[ $(wc -l < $run/attempts) -ge 2 ] || { echo 'error: broke' >&2; exit 1; }");
+  EXPECT_EQ(once.state, CellResult::State::complete) << once.problem;
+  EXPECT_EQ(once.metrics.at("val/loss"), 2.5);
+  EXPECT_EQ(of_once, 2);
+  const auto [always, of_always] = run("always", "echo 'error: broke' >&2; exit 1");
+  EXPECT_EQ(always.state, CellResult::State::failed);
+  EXPECT_EQ(always.problem, "exit code 1: broke");
+  EXPECT_EQ(of_always, 2);
+  const auto [refused, of_refused] = run("refused", "exit 2");
+  EXPECT_EQ(refused.state, CellResult::State::failed);
+  EXPECT_EQ(of_refused, 1) << "it would be refused again";
+  const auto [diverged, of_diverged] = run("diverged", "exit 5");
+  EXPECT_EQ(diverged.state, CellResult::State::diverged);
+  EXPECT_EQ(of_diverged, 1) << "it would diverge again";
+}
+
+TEST_F(GridArms, ATableShowsTheRunsAtWorkAndTheTimeThatIsLeft) {
+  const Grid one = grid(kRuns + std::string("seeds: 4 ") + kArms);
+  Arms all = resolve_arms(one, {});
+  count_and_match(one, all, {});
+  const std::vector<Cell> cells = cells_of(one, all);
+  const auto is_at = [&](size_t cell, int step) {
+    const std::string folder = run_folder(path("study"), cells[cell]);
+    std::filesystem::create_directories(folder);
+    io::write_file_atomically(folder + "/metrics.jsonl", str("{\"step\":", step, ",\"train/loss\":2.5}\n"));
+  };
+  is_at(1, 5), is_at(2, 10);  // one that goes on in its middle, one that is only evaluated
+  config::Experiment shorter = all.all[0].experiment;
+  shorter.mutable_train()->set_tokens(640);
+  EXPECT_EQ(cell_of(0, "a", 3, shorter, {}).steps, 5) << "a try has the steps of its own config";
+  const auto begin = std::chrono::steady_clock::now();
+  CellTable table(path("study"), all, cells, {0, 1, 2});
+  EXPECT_EQ(table.lines(), std::vector<std::string>{"1 of 4 runs done"});
+  table.begin(0);
+  std::vector<std::string> lines = table.lines();
+  ASSERT_EQ(lines.size(), 2u);
+  for (const std::string& part : {cells[0].folder, std::string("0/10"), std::string("starting")})
+    EXPECT_NE(lines[0].find(part), std::string::npos) << part << " in " << lines[0];
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  is_at(0, 5);
+  lines = table.lines();
+  const double most_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (const char* part : {"5/10", " 50%", "loss 2.5000"})
+    EXPECT_NE(lines[0].find(part), std::string::npos) << part << " in " << lines[0];
+  // Half of a run is done; half of it and half of another one are left.
+  const std::string left = lines[1].substr(lines[1].find("about ") + 6, 7);
+  ASSERT_TRUE(left.starts_with("0:00:0")) << lines[1];
+  const double left_s = std::stod(left.substr(5));
+  EXPECT_GE(left_s, 1.5);
+  EXPECT_LE(left_s, 2.2 * most_s + 0.6);
+  const std::string said = table.end(0, "val/loss 2.5");
+  EXPECT_TRUE(said.starts_with(str("2/4 ", cells[0].folder, " val/loss 2.5, 0:00:0"))) << said;
+  EXPECT_NE(said.find(", about 0:00:0"), std::string::npos) << said;
+  table.begin(2);
+  EXPECT_NE(table.lines()[0].find("10/10"), std::string::npos);
+  table.end(2, "asked again"), table.begin(1), table.end(1, "done");
+  EXPECT_EQ(table.lines(), std::vector<std::string>{"4 of 4 runs done, about 0:00:00 left"});
+}
+
+}  // namespace
+}  // namespace weft::study
