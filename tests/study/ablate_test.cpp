@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <thread>
 
 #include "tests/study/ablate_fixture.h"
@@ -76,18 +77,26 @@ TEST_F(Ablate, FinishedRunsKeepTheirWeightsAlone) {
   EXPECT_EQ(numbers("weights"), report_before);
 }
 
+// In whatever it is doing: tries, runs, questions, reports.
 TEST_F(Ablate, AKilledStudyGoesOnAndEndsInTheSameReport) {
-  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", kArms));
+  write_grid(str(kRuns, "seeds: 3 seeds: 4", kArms, R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 widen: 0 }
+eval { length: 16 by_position: true task: "copy" rows: 4 })"));
   ASSERT_EQ(ablate("whole").exit_code, 0);
-  for (int after_ms : {120, 400, 700}) {  // in whatever it is doing
+  std::random_device device;
+  std::vector<int> moments;
+  for (int i = 0; i < 5; ++i) {
+    moments.push_back(static_cast<int>(50 + device() % 1200));
     const pid_t child = start_weft({"ablate", path("grid.txtpb"), "--out", path("killed")});
-    std::this_thread::sleep_for(std::chrono::milliseconds(after_ms));
-    kill(child, after_ms == 400 ? SIGTERM : SIGKILL);
+    std::this_thread::sleep_for(std::chrono::milliseconds(moments.back()));
+    kill(child, i % 2 == 0 ? SIGKILL : SIGTERM);
     int status = 0;
     waitpid(child, &status, 0);
   }
-  std::this_thread::sleep_for(
-      std::chrono::seconds(2));  // runs that outlive a killed study hold their folders until they end
+  // Runs that outlive a killed study hold their folders until they end.
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  SCOPED_TRACE(
+      str("killed after ms: ", moments[0], " ", moments[1], " ", moments[2], " ", moments[3], " ", moments[4]));
   const ProcessResult rest = ablate("killed");
   ASSERT_EQ(rest.exit_code, 0) << rest.err;
   EXPECT_EQ(numbers("killed"), numbers("whole"));
@@ -257,6 +266,13 @@ tune { path: "optim.group[1].adamw.lr" value: "1e-5" value: "3e-5" value: "9e-5"
   EXPECT_EQ(again.exit_code, 0);
   EXPECT_EQ(again.err.find("seed="), std::string::npos) << "neither tries nor runs are made again: " << again.err;
   EXPECT_EQ(report("study"), text);
+  const ProcessResult alone = run_weft({"ablate", "report", path("study")});
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_EQ(alone.out, text) << "with its tuning";
+  std::filesystem::remove(path("study") + "/tuning/results/" + io::list_folder(path("study") + "/tuning/results")[0]);
+  const ProcessResult part = run_weft({"ablate", "report", path("study")});
+  EXPECT_EQ(part.exit_code, 2) << part.err;
+  EXPECT_NE(part.err.find("the tuning has not been run to its end"), std::string::npos) << part.err;
 }
 
 TEST_F(Ablate, MatchesOperationsByWidthOrByTokens) {

@@ -1,27 +1,23 @@
 // weft ablate GRID [--out DIR] [--jobs N] [--only axis=arm]... [--dry-run]: a study, from its grid to its report.
-#include <fmt/format.h>
+// weft ablate report DIR: the report of what there is.
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "src/core/file_lock.h"
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/live_lines.h"
-#include "trainers/console/progress.h"
 #include "trainers/console/stop_signal.h"
-#include "trainers/run/memory_estimate.h"
-#include "trainers/run/session.h"
-#include "trainers/study/forecast.h"
 #include "trainers/study/match.h"
-#include "trainers/study/report_parts.h"
+#include "trainers/study/study_folder.h"
+#include "trainers/study/study_plan.h"
+#include "trainers/study/study_report.h"
 #include "trainers/study/tune.h"
 #include "weft/core/parallel.h"
 #include "weft/core/stream.h"
@@ -35,29 +31,15 @@ namespace {
 using config::ConfigError;
 
 struct Options {
-  std::string grid, out;
+  std::string grid, out, reported;
   std::vector<std::string> only, set, devices;
   int jobs = 0;
   bool is_dry = false;
   bool has_times = true;
-};
 
-// One process at a time works on a study; the lock ends with the process.
-class StudyLock {
- public:
-  explicit StudyLock(const std::string& folder) : descriptor_(open_locked(folder + "/lock", 0)) {
-    if (descriptor_ >= 0) return;
-    const std::string why = errno == EWOULDBLOCK
-                                ? "another process works on this study."
-                                : str("cannot be locked: ", std::string_view(std::strerror(errno)), ".");
-    throw ConfigError(folder + ": " + why, "Wait for it, or give this study --out of its own.");
+  bool names_runs() const {
+    return !out.empty() || !only.empty() || !set.empty() || !devices.empty() || jobs > 0 || is_dry || !has_times;
   }
-  ~StudyLock() { ::close(descriptor_); }
-  StudyLock(const StudyLock&) = delete;
-  StudyLock& operator=(const StudyLock&) = delete;
-
- private:
-  int descriptor_;
 };
 
 // Messages scroll above the lines while this is there.
@@ -71,17 +53,6 @@ class Attached {
  private:
   Console& console_;
 };
-
-// A folder holds one study: its cells are known by their configs, but the report is of one grid.
-void claim_folder(const std::string& folder, const study::Grid& grid) {
-  const std::string file = folder + "/grid.txtpb";
-  if (!io::file_exists(file)) io::write_file_atomically(file, grid.text);
-  else if (io::read_file(file) != grid.text)
-    throw ConfigError(str(folder, " holds the study of another grid than ", grid.file, "."),
-                      "Give this one --out of its own, or write its text over " + file +
-                          " to add to what is there: cells whose config "
-                          "is the same are not run again.");
-}
 
 // Those cells whose arm is named by every --only axis=arm.
 std::vector<study::Cell> chosen(const std::vector<study::Cell>& cells, const study::Arms& arms,
@@ -99,42 +70,22 @@ std::vector<study::Cell> chosen(const std::vector<study::Cell>& cells, const stu
   return kept;
 }
 
-std::string plan_text(const study::Grid& grid, const study::Arms& arms, const std::vector<study::Cell>& cells, int jobs,
-                      const Options& options, const Extensions& own) {
-  std::string text = fmt::format("study {}: {} arms x {} seeds, {} runs of {} threads, {} at a time\n", grid.name,
-                                 arms.all.size(), grid.seeds.size(), cells.size(), grid.threads, jobs);
-  if (grid.tune)
-    text +=
-        fmt::format("tuning of {}: {} arms x {} values x {} seeds before them, more where the best lies at an edge\n",
-                    grid.tune->path, arms.all.size(), grid.tune->values.size(), grid.tune->seeds.size());
-  io::ReportTable table{.title = "",
-                        .header = {"arm", "runs", "parameters", "active", "without embeddings", "ffn", "MFLOP/token",
-                                   "tokens", "time", "memory", "disk", "cache", "cache/token"},
-                        .rows = {}};
-  double flops = 0, seconds = 0, disk = 0;
-  for (size_t a = 0; a < arms.all.size(); ++a) {
-    const study::Combination& arm = arms.all[a];
-    const auto runs = std::ranges::count(cells, a, &study::Cell::combination);
-    if (runs == 0) continue;  // left out by --only
-    const study::Forecast f = study::forecast_of(grid, arm, options.has_times, own);
-    const auto n = static_cast<double>(runs);
-    flops += n * arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
-    seconds += n * f.seconds, disk += n * static_cast<double>(f.disk_bytes);
-    table.rows.push_back({arm.name, str(runs), str(f.params), str(f.params - arm.idle_params), str(arm.params),
-                          arm.matched_ffn ? str(arm.matched_ffn) : "-",
-                          fmt::format("{:.3f}", arm.flops_per_token / 1e6), str(arm.experiment.train().tokens()),
-                          f.seconds > 0 ? duration_text(f.seconds) : "-", train::size_text(f.memory_bytes),
-                          train::size_text(f.disk_bytes), train::size_text(f.cache_bytes),
-                          str(f.cache_bytes_per_token)});
+// "0-3" is 0, 1, 2, 3; other texts are as they are.
+std::vector<std::string> without_ranges(const std::vector<std::string>& devices) {
+  constexpr int kMost = 4096;
+  std::vector<std::string> all;
+  for (const std::string& text : devices) {
+    const size_t dash = text.find('-');
+    int first = -1, last = -1;
+    const char *middle = text.data() + std::min(dash, text.size()), *end = text.data() + text.size();
+    const bool is_range = dash != std::string::npos && std::from_chars(text.data(), middle, first).ptr == middle &&
+                          std::from_chars(middle + 1, end, last).ptr == end && first >= 0 && first <= last &&
+                          last < kMost;
+    if (!is_range) all.push_back(text);
+    else
+      for (int gpu = first; gpu <= last; ++gpu) all.push_back(str(gpu));
   }
-  text += study::text_of(table).substr(1);
-  if (grid.match) text += study::match_text(grid, arms) + "\n";
-  text += fmt::format("{:.3g} PFLOP without the output head, {} of checkpoints", flops / 1e15,
-                      train::size_text(static_cast<int64_t>(disk)));
-  if (seconds > 0)
-    text += fmt::format(", about {} of training by a calibration here{}", duration_text(seconds / jobs),
-                        jobs > 1 ? fmt::format(", if {} runs beside each other are as fast as one", jobs) : "");
-  return text + "\n";
+  return all;
 }
 
 // What CUDA_VISIBLE_DEVICES is for a run on each of the GPUs of --devices. They are numbered as this process sees them.
@@ -150,16 +101,17 @@ std::vector<std::string> gpus_of(const Options& options, const study::Arms& arms
     std::istringstream list(text);
     for (std::string one; std::getline(list, one, ',');) visible.push_back(one);
   }
-  const bool is_all = options.devices == std::vector<std::string>{"all"};
+  const std::vector<std::string> devices = without_ranges(options.devices);
+  const bool is_all = devices == std::vector<std::string>{"all"};
   std::vector<std::string> gpus;
-  for (int i = 0; i < (is_all ? count : static_cast<int>(options.devices.size())); ++i) {
+  for (int i = 0; i < (is_all ? count : static_cast<int>(devices.size())); ++i) {
     int gpu = i;
     if (!is_all) {
-      const std::string& text = options.devices[static_cast<size_t>(i)];
+      const std::string& text = devices[static_cast<size_t>(i)];
       const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), gpu);
       if (error != std::errc() || end != text.data() + text.size() || gpu < 0 || gpu >= count)
         throw ConfigError(str("--devices ", text, ": there are ", count, " GPUs that this program can use."),
-                          count ? str("Name those of 0 to ", count - 1, ", separated by commas, or all.")
+                          count ? str("Name those of 0 to ", count - 1, ", as 0,1 or 0-1, or all.")
                                 : "Run weft doctor, which says why, or leave --devices out.");
     }
     const auto place = static_cast<size_t>(gpu);
@@ -175,36 +127,57 @@ std::vector<std::string> gpus_of(const Options& options, const study::Arms& arms
   return gpus;
 }
 
-// With the overrides of the command line, which are part of what the folder holds.
-study::Grid grid_of(const Options& options) {
-  study::Grid grid = study::read_grid(options.grid);
-  for (const std::string& override : options.set) {
-    grid.set.push_back(override);
-    grid.text += "# --set " + override + "\n";
-  }
-  return grid;
+// Runs at a time: as many as have cores for all threads of all their ranks.
+int jobs_of(const Options& options, const study::Grid& grid, const study::Arms& arms, size_t gpus) {
+  if (options.jobs > 0) return options.jobs;
+  if (gpus > 0) return static_cast<int>(gpus);
+  int64_t ranks = 1;
+  for (const study::Combination& arm : arms.all) ranks = std::max(ranks, study::ranks_of(arm.experiment));
+  return static_cast<int>(std::max<int64_t>(1, num_threads() / (grid.threads * ranks)));
+}
+
+// Writes and prints the report of what there is.
+int report(const study::StudyData& data, Console& console) {
+  study::require_same_contents(data.folder, data.cells, data.results);
+  const study::StudyReport report = study::report_of(data);
+  io::write_file_atomically(data.folder + "/report.txt", report.text);
+  io::write_file_atomically(data.folder + "/report.json", report.json);
+  for (const std::string& warning : study::write_study_page(data, report)) console.message(warning);
+  console.result(console.is_json() ? report.json : report.text);
+  console.message("report " + data.folder + "/report.html");
+  return report.num_lost > 0 ? kFailure : kSuccess;
+}
+
+int stopped_in_tuning(const study::Grid& grid, Console& console) {
+  if (console.is_json())
+    console.result(nlohmann::ordered_json{{"study", grid.name}, {"stopped", "while tuning"}}.dump(2) + "\n");
+  return kStopped;
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  const study::Grid grid = grid_of(options);
+  if (options.grid.empty())
+    throw ConfigError("weft ablate: the argument GRID is missing.",
+                      "Name a grid, or write weft ablate report DIR for the report of a study that was begun.");
+  study::Grid grid = study::read_grid(options.grid);
+  for (const std::string& override : options.set) study::add_override(grid, override);
   study::Arms arms = study::resolve_arms(grid, extensions);
   study::count_and_match(grid, arms, extensions);
   std::vector<study::Cell> cells = study::cells_of(grid, arms);
   const std::vector<std::string> gpus = gpus_of(options, arms);
-  const int places = gpus.empty() ? num_threads() / static_cast<int>(grid.threads) : static_cast<int>(gpus.size()),
-            jobs = options.jobs ? options.jobs : std::max(1, places);
+  const int jobs = jobs_of(options, grid, arms, gpus.size());
   if (!options.only.empty() || options.is_dry) {
     const std::vector<study::Cell> some =
         chosen(cells, arms, options.only);  // refuses a wrong name before anything runs
     if (options.is_dry) {
-      console.result(plan_text(grid, arms, some, jobs, options, extensions));
+      const study::StudyPlan plan = study::plan_of(grid, arms, some, jobs, options.has_times, extensions);
+      console.result(console.is_json() ? plan.json : plan.text);
       return kSuccess;
     }
   }
   const std::string folder = options.out.empty() ? "studies/" + grid.name : options.out;
   io::make_folders(folder);
-  const StudyLock lock(folder);
-  claim_folder(folder, grid);
+  const study::StudyLock lock(folder);
+  study::claim_folder(folder, grid);
   train::StopSignal signals(console.verbosity() != Verbosity::quiet);
   train::StopSignal::waits_for("saving the runs at work; the same command goes on");
   LiveLines live(live_options(console.verbosity() == Verbosity::quiet ? -1 : STDERR_FILENO));
@@ -222,41 +195,65 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   std::optional<study::Tuning> tuning;
   if (grid.tune) {
     tuning = study::tune_arms(grid, arms, how, extensions);
-    if (!tuning) return kStopped;
+    if (!tuning) return stopped_in_tuning(grid, console);
     cells = study::cells_of(grid, arms);
   }
   study::run_cells(grid, arms, options.only.empty() ? cells : chosen(cells, arms, options.only), how);
   std::vector<std::optional<study::CellResult>> results;
   for (const study::Cell& cell : cells) results.push_back(study::stored_result(folder, cell));
-  study::require_same_contents(folder, cells, results);
-  const study::StudyData data{.folder = folder,
-                              .grid = grid,
-                              .arms = arms,
-                              .cells = cells,
-                              .results = results,
-                              .tuning = tuning ? &*tuning : nullptr};
-  const study::StudyReport report = study::report_of(data);
-  io::write_file_atomically(folder + "/report.txt", report.text);
-  io::write_file_atomically(folder + "/report.json", report.json);
-  for (const std::string& warning : study::write_study_page(data, report)) console.message(warning);
-  console.result(console.is_json() ? report.json : report.text);
-  console.message("report " + folder + "/report.html");
-  if (train::StopSignal::was_raised()) return kStopped;
-  return report.num_lost > 0 ? kFailure : kSuccess;
+  const int code = report({.folder = folder,
+                           .grid = grid,
+                           .arms = arms,
+                           .cells = cells,
+                           .results = results,
+                           .tuning = tuning ? &*tuning : nullptr},
+                          console);
+  return train::StopSignal::was_raised() ? kStopped : code;
+}
+
+// weft ablate report DIR: nothing is run, and a study at work goes on.
+int run_report(const Options& options, Console& console, const Extensions& extensions) {
+  if (!options.grid.empty() || options.names_runs())
+    throw ConfigError("weft ablate report: runs nothing, and takes no grid and no options of runs.",
+                      "Write weft ablate report DIR, alone or with --json.");
+  const study::Grid grid = study::stored_grid(options.reported);
+  study::Arms arms = study::resolve_arms(grid, extensions);
+  study::count_and_match(grid, arms, extensions);
+  std::optional<study::Tuning> tuning;
+  if (grid.tune) {
+    const study::CellRuns how{.program = {},
+                              .folder = options.reported,
+                              .runs_nothing = true,
+                              .is_stopping = [] { return false; },
+                              .say = [](std::string_view) {}};
+    tuning = study::tune_arms(grid, arms, how, extensions);
+    if (!tuning)
+      throw ConfigError(options.reported + ": the tuning has not been run to its end, and no arm has its value.",
+                        "Run weft ablate on the grid again: it goes on where it was stopped.");
+  }
+  std::vector<study::Cell> cells = study::cells_of(grid, arms);
+  const auto results = study::found_results(options.reported, cells);
+  return report({.folder = options.reported,
+                 .grid = grid,
+                 .arms = arms,
+                 .cells = cells,
+                 .results = results,
+                 .tuning = tuning ? &*tuning : nullptr},
+                console);
 }
 
 }  // namespace
 
 Action define_ablate(Arguments& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("GRID", options->grid, "Grid of the study: arms x values x seeds").required().type_name("GRID");
+  app.add_option("GRID", options->grid, "Grid of the study: arms x values x seeds").type_name("GRID");
   app.add_option("--out", options->out, "Folder of the study; default studies/<name>").type_name("DIR");
   app.add_option("--devices", options->devices,
-                 "GPUs that the runs take in turn: 0,1 or all; each run sees the one that it has")
+                 "GPUs that the runs take in turn: 0,1 or 0-3 or all; each run sees the one that it has")
       .delimiter(',')
       .type_name("N,N");
   app.add_option("--jobs", options->jobs,
-                 "Runs at a time; default: as many as their threads have cores, or one per GPU")
+                 "Runs at a time; default: as many as the threads of their ranks have cores, or one per GPU")
       .range(int64_t{1}, int64_t{4096})
       .type_name("N");
   app.add_option("--only", options->only, "Only runs of this arm, such as gate=none; may be given several times")
@@ -267,7 +264,11 @@ Action define_ablate(Arguments& app) {
       .type_name("path=value");
   app.add_flag("--dry-run", options->is_dry, "Say what would be run");
   app.add_flag("!--no-times", options->has_times, "--dry-run without times, which take seconds of steps for each arm");
-  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
+  Arguments report = app.add_subcommand("report", "The report of what a study has so far, made anew; nothing is run");
+  report.add_option("DIR", options->reported, "Folder of the study").required().type_name("DIR");
+  return [options, report](Console& console, const Extensions& extensions) {
+    return report.is_named() ? run_report(*options, console, extensions) : run(*options, console, extensions);
+  };
 }
 
 }  // namespace weft::cli

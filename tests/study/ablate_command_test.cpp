@@ -1,0 +1,178 @@
+// What `weft ablate` says and takes beside the study itself: plans, reports of studies that were begun, ranks, devices.
+#include <signal.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "tests/study/ablate_fixture.h"
+#include "weft/io/checkpoint.h"
+
+namespace weft::test {
+namespace {
+
+TEST_F(Ablate, ADryRunCountsTheTriesAndIsOneDocument) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4", kArms, R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 set: "train.tokens=640" }
+)"));
+  const ProcessResult text = ablate("study", {"--dry-run", "--no-times"});
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_NE(text.out.find("; the 6 tries of the tuning are in these sums"), std::string::npos) << text.out;
+  const ProcessResult result = ablate("study", {"--dry-run", "--no-times", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  EXPECT_EQ(json["runs"], 4);
+  EXPECT_EQ(json["tuning"]["tries"], 6);
+  ASSERT_EQ(json["arms"].size(), 2u);
+  double flops = 0, disk = 0;
+  for (const auto& arm : json["arms"]) {
+    EXPECT_EQ(arm["runs"], 2);
+    EXPECT_EQ(arm["active_parameters"], arm["parameters"]);
+    EXPECT_GT(arm["parameters"], arm["parameters_without_embeddings"]);
+    EXPECT_TRUE(arm["seconds"].is_null());
+    flops += arm["flops_per_token_without_output_head"].get<double>() * (2 * 1280 + 3 * 640);
+    disk += arm["disk_bytes"].get<double>() * (2 + 3);
+  }
+  EXPECT_NEAR(json["flops_without_output_head"].get<double>(), flops, 1e-9 * flops);
+  EXPECT_NEAR(json["disk_bytes"].get<double>(), disk, 1e-9 * disk);
+  const auto some = nlohmann::json::parse(ablate("study", {"--dry-run", "--json", "--only", "gate=head"}).out);
+  EXPECT_EQ(some["runs"], 2);
+  EXPECT_EQ(some["tuning"]["tries"], 6) << "all arms are tuned";
+  EXPECT_EQ(some["arms"].size(), 1u);
+  EXPECT_GT(some["seconds"].get<double>(), 0);
+}
+
+// Arms that differ in nothing but their ranks have the losses of one rank, up to the order of sums.
+TEST_F(Ablate, CellsOfSeveralRanks) {
+  write_grid(str(kRuns, R"(
+seeds: 3 eval { length: 16 task: "induction" rows: 8 } set: "data.tokenizer={bytes{}}"
+axis { name: "ranks" arm { name: "one" } arm { name: "data" set: "parallel.data=2" }
+  arm { name: "context" set: "parallel.context=2" } })"));
+  const ProcessResult plan = ablate("study", {"--dry-run", "--no-times"});
+  EXPECT_NE(plan.out.find("3 runs of up to 2 ranks x 1 threads"), std::string::npos) << plan.out << plan.err;
+  const ProcessResult result = ablate("study", {"--jobs", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err << result.out;
+  std::map<std::string, nlohmann::json> metrics;
+  for (const std::string& name : io::list_folder(path("study") + "/results"))
+    metrics[name.substr(0, name.find(','))] =
+        nlohmann::json::parse(io::read_file(path("study") + "/results/" + name))["metrics"];
+  ASSERT_EQ(metrics.size(), 3u);
+  for (const char* arm : {"ranks=data", "ranks=context"})
+    for (const char* key : {"val/loss", "val/loss@16"})
+      EXPECT_NEAR(metrics[arm][key].get<double>(), metrics["ranks=one"][key].get<double>(), 1e-3) << arm << " " << key;
+  for (const std::string& cell : io::list_folder(path("study") + "/cells")) {
+    const std::string file = path("study") + "/cells/" + cell + "/checkpoints/step-00000010";
+    EXPECT_FALSE(io::has_optimizer(io::read_checkpoint_info(file))) << cell;
+  }
+}
+
+// A rate far too low for any step to be seen: the weights are those that the runs began with.
+TEST_F(Ablate, TensorsOfOneNameAndShapeBeginAlike) {
+  write_grid(str(kRuns, "seeds: 3 set: \"optim.group=[{match: '*' adamw {lr: 1e-30}}]\"", R"(
+axis { name: "a" arm { name: "plain" } arm { name: "gated" set: "model.mixer[0].softmax.gate+={}" }
+  arm { name: "wider" set: "model.ffn.swiglu.hidden=48" } })"));
+  ASSERT_EQ(ablate("study").exit_code, 0);
+  const std::vector<std::string> cells = io::list_folder(path("study") + "/cells");
+  ASSERT_EQ(cells.size(), 3u);
+  const auto weights_of = [&](const std::string& arm) {
+    for (const std::string& cell : cells)
+      if (cell.starts_with(arm))
+        return io::SafetensorsFile::open(path("study") + "/cells/" + cell +
+                                         "/checkpoints/step-00000010/model.safetensors");
+    throw std::runtime_error(arm);
+  };
+  const io::SafetensorsFile plain = weights_of("a=plain");
+  for (const auto& [arm, other_shapes] : {std::pair{"a=gated", 0}, std::pair{"a=wider", 3}}) {
+    const io::SafetensorsFile other = weights_of(arm);
+    int num_alike = 0, num_others = 0;
+    for (const io::TensorEntry& entry : plain.tensors()) {
+      const Tensor a = plain.load(entry.name), b = other.load(entry.name);
+      if (a.shape() != b.shape()) {
+        ++num_others;
+        continue;
+      }
+      const std::vector<float> x = a.to_vector<float>(), y = b.to_vector<float>();
+      double largest = 0, difference = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        largest = std::max<double>(largest, std::abs(x[i]));
+        difference = std::max<double>(difference, std::abs(x[i] - y[i]));
+      }
+      EXPECT_GT(largest, 1e-3) << entry.name;
+      EXPECT_LT(difference, 1e-20) << arm << " " << entry.name;
+      ++num_alike;
+    }
+    EXPECT_EQ(num_others, other_shapes) << arm;
+    EXPECT_GT(num_alike, 5) << arm;
+  }
+}
+
+TEST_F(Ablate, AStudyThatIsStoppedEndsWithCodeThreeAndHasAReport) {
+  write_grid(str(kRuns, "seeds: 3 seeds: 4", kArms));
+  const std::vector<std::string> words{"ablate", path("grid.txtpb"),     "--out", path("study"), "--jobs", "1",
+                                       "--set",  "train.tokens=12800000"};
+  const pid_t child = start_weft(words);
+  const auto is_training = [&] {
+    const std::string cells = path("study") + "/cells";
+    if (!io::is_folder(cells)) return false;
+    for (const std::string& cell : io::list_folder(cells))
+      if (io::file_exists(cells + "/" + cell + "/metrics.jsonl")) return true;
+    return false;
+  };
+  for (int i = 0; i < 1200 && !is_training(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const ProcessResult at_work = run_weft({"ablate", "report", path("study")});
+  EXPECT_EQ(at_work.exit_code, 0) << at_work.err;
+  EXPECT_NE(at_work.out.find("0 of 4 runs complete, 4 not run yet"), std::string::npos) << at_work.out;
+  kill(child, SIGTERM);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 3);
+  const ProcessResult result = run_weft({"ablate", "report", path("study"), "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out)["not_run"], 4);
+}
+
+TEST_F(Ablate, AReportIsMadeOfTheFolderAlone) {
+  write_grid(str(kRuns, "name: \"mine\" seeds: 3 seeds: 4 seeds: 5", kArms));
+  const ProcessResult whole = ablate("study", {"--set", "train.tokens=640"});
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  const std::string json = io::read_file(path("study") + "/report.json");
+  for (const char* file : {"grid.txtpb", "tiny.txtpb", "text.txt", "study/report.txt", "study/report.html"})
+    std::filesystem::remove(path(file));
+  // As if the config of the first run had had other defaults then.
+  const std::string results = path("study") + "/results/", first = io::list_folder(results)[0],
+                    older = first.substr(0, first.size() - 13) + "00000000.json";
+  std::filesystem::rename(results + first, results + older);
+  std::filesystem::rename(path("study") + "/cells/" + first.substr(0, first.size() - 5),
+                          path("study") + "/cells/" + older.substr(0, older.size() - 5));
+  const ProcessResult again = run_weft({"ablate", "report", path("study"), "--json"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(again.out, json);
+  EXPECT_EQ(io::read_file(path("study") + "/report.txt"), whole.out);
+  EXPECT_TRUE(io::file_exists(path("study") + "/report.html"));
+  std::filesystem::copy(results + older, results + older.substr(0, older.size() - 6) + "1.json");
+  for (const auto& [words, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"ablate", "report", path("study")}, "has 2 results of gate="},
+           {{"ablate", "report", path("nothing")}, "holds no study"},
+           {{"ablate", "report"}, "DIR"},
+           {{"ablate"}, "the argument GRID is missing"},
+           {{"ablate", "report", path("study"), "--jobs", "2"}, "no options of runs"}}) {
+    const ProcessResult refused = run_weft(words);
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    EXPECT_NE(refused.err.find(part), std::string::npos) << part << " in " << refused.err;
+  }
+}
+
+TEST_F(Ablate, DevicesMayBeARange) {
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  for (const auto& [devices, part] :
+       {std::pair{"95-99", "--devices 95: there are "}, std::pair{"98,99-99", "--devices 98: there are "},
+        std::pair{"9-8", "--devices 9-8: there are "}, std::pair{"9-x", "--devices 9-x: there are "}}) {
+    const ProcessResult result = ablate("study", {"--devices", devices, "--set", "train.device=cuda"});
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << part << " in " << result.err;
+  }
+}
+
+}  // namespace
+}  // namespace weft::test

@@ -1,0 +1,27 @@
+// The folder of a study. It holds one grid and the config that its runs start from, so that its report can be made from the folder alone.
+#pragma once
+
+#include <string>
+
+#include "trainers/study/grid.h"
+
+namespace weft::study {
+
+// One process at a time works on a study; the lock ends with the process. ConfigError if another one does.
+class StudyLock {
+ public:
+  explicit StudyLock(const std::string& folder);
+  ~StudyLock();
+  StudyLock(const StudyLock&) = delete;
+  StudyLock& operator=(const StudyLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+// Writes grid.txtpb and base.txtpb. A folder holds one study, since the report is of one grid: ConfigError if another one is there.
+void claim_folder(const std::string& folder, const Grid& grid);
+// The grid that a folder holds, whatever became of the files that it was read from.
+Grid stored_grid(const std::string& folder);
+
+}  // namespace weft::study
