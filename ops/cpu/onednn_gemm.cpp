@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <bit>
+#include <mutex>
 #include <new>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <optional>
@@ -12,6 +13,7 @@
 
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
+#include "weft/core/parallel.h"
 #include "weft/core/tensor.h"
 
 namespace weft::cpu {
@@ -50,23 +52,28 @@ decltype(auto) with_room(const Gemm& g, F&& f) {
 
 // oneDNN called inside a parallel region must not start threads of its own. A region of one thread does not count as
 // active for OpenMP, so the limit is set explicitly. Nor may it where starting them costs more than they save (3 us).
+// Of threads that OpenMP does not start, for its limit or as it is dynamic, oneDNN leaves out the work: so it asks for none.
 class ThreadLimit {
  public:
   static constexpr int64_t kSerialWork = 1 << 17;
 
-  explicit ThreadLimit(const Gemm& g) {
-    if (omp_get_level() == 0 && g.m * g.n * g.k * g.num_products() > kSerialWork) return;
-    outer_ = omp_get_max_threads();
-    if (outer_ > 1) omp_set_num_threads(1);
+  explicit ThreadLimit(const Gemm& g) : outer_(omp_get_max_threads()), is_dynamic_(omp_get_dynamic() != 0) {
+    const bool is_serial = omp_get_level() > 0 || g.m * g.n * g.k * g.num_products() <= kSerialWork;
+    const int wanted = is_serial ? 1 : num_threads();
+    has_changed_ = wanted != outer_;
+    if (has_changed_) omp_set_num_threads(wanted);
+    if (is_dynamic_) omp_set_dynamic(0);
   }
   ~ThreadLimit() {
-    if (outer_ > 1) omp_set_num_threads(outer_);
+    if (has_changed_) omp_set_num_threads(outer_);
+    if (is_dynamic_) omp_set_dynamic(1);
   }
   ThreadLimit(const ThreadLimit&) = delete;
   ThreadLimit& operator=(const ThreadLimit&) = delete;
 
  private:
-  int outer_ = 0;
+  int outer_;
+  bool is_dynamic_, has_changed_ = false;
 };
 
 // What a primitive depends on, as numbers. The thread count is one of them: some kernels plan their split when created.
@@ -178,6 +185,8 @@ struct Primitive {
   }
 
   void create(const Gemm& g, const dnnl::engine& engine, bool packs_b) {
+    static std::mutex of_all_threads;  // who share oneDNN's cache: ThreadSanitizer does not see the locks inside it
+    const std::lock_guard lock(of_all_threads);
     for (size_t i = 0; i < static_cast<size_t>(g.num_batch_dims); ++i)
       if (g.a_step[i] == 0 && g.b_step[i] == 0) return;  // the same product several times: oneDNN cannot say it
     auto a_desc = descriptor(g, g.in, g.m, g.k, g.a.is_transposed, g.a.ld, g.a_step);

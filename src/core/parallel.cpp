@@ -38,7 +38,8 @@ class FirstException {
 
 }  // namespace
 
-int num_threads() { return omp_get_max_threads(); }
+// OpenMP starts no more threads than its limit (OMP_THREAD_LIMIT), whatever it was asked for.
+int num_threads() { return std::min(omp_get_max_threads(), omp_get_thread_limit()); }
 
 void set_num_threads(int n) {
   WEFT_CHECK(n >= 1, str("set_num_threads: ", n), "use at least one thread");
