@@ -20,8 +20,7 @@ std::vector<io::NamedTensor> without_elements(const std::vector<Shards::Whole>& 
   std::vector<io::NamedTensor> tensors;
   const auto addresses = std::make_shared<std::vector<double>>(wholes.size());
   for (size_t i = 0; i < wholes.size(); ++i)
-    tensors.push_back(
-        {wholes[i].name, Tensor::borrow(&(*addresses)[i], wholes[i].shape, wholes[i].dtype, addresses)});
+    tensors.push_back({wholes[i].name, Tensor::borrow(&(*addresses)[i], wholes[i].shape, wholes[i].dtype, addresses)});
   return tensors;
 }
 

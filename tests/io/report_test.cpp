@@ -204,7 +204,9 @@ TEST(Report, DrawsIntervalsOfAnyKind) {
   EXPECT_EQ(find_fault(svg), "");
   expect_parts(svg, {"better", "one seed", "loss &lt;difference", "`date`"});
   EXPECT_EQ(svg.find("endless"), std::string::npos) << "what is not finite has no line";
-  expect_parts(error_of([&] { plot_svg(Intervals{.title = "empty", .rows = {{"n", nan, nan, nan}}}, "i"); }),
+  expect_parts(error_of([&] {
+                 plot_svg(Intervals{.title = "empty", .rows = {{"n", nan, nan, nan}}}, "i");
+               }),
                {"empty", "no series has a point"});
 
   const TempFolder folder;

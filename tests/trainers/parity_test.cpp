@@ -83,9 +83,8 @@ class Averaging final : public ProjectedMixer {
 };
 
 cli::Extensions averaging() {
-  return {.mixers = {{.name = "averaging", .make = [](const MixerArgs& args, Rng rng) {
-                        return std::make_unique<Averaging>(args, rng);
-                      }}}};
+  return {.mixers = {{.name = "averaging",
+                      .make = [](const MixerArgs& args, Rng rng) { return std::make_unique<Averaging>(args, rng); }}}};
 }
 
 TEST(Parity, NamesTheFirstLayerOfAMixerThatMixesTokensHere) {
@@ -106,9 +105,9 @@ TEST(Parity, OfTheCommandEndsWithItsExitCodeWhereRanksDiffer) {
   const std::string file = folder / "model.txtpb";
   std::ofstream(file) << kModel;
   auto exit_code = [&](std::string mixer) {
-    std::vector<std::string> words{"weft",    "parity",    file,         "model.mixer=[{" + mixer + "}]",
-                                   "--ranks", "2",         "--layouts",  "zigzag",
-                                   "--steps", "1",         "--schemes",  "ring"};
+    std::vector<std::string> words{"weft",    "parity", file,        "model.mixer=[{" + mixer + "}]",
+                                   "--ranks", "2",      "--layouts", "zigzag",
+                                   "--steps", "1",      "--schemes", "ring"};
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     return cli::main(static_cast<int>(argv.size()), argv.data(), averaging());

@@ -19,16 +19,15 @@ using namespace test;
 // The first rank needs three times as long as others wait for one that is silent.
 TEST(Saving, OthersWaitForAFirstRankThatWritesForLongerThanTheTimeOut) {
   std::vector<std::string> said(3);
-  dist::run_thread_ranks(
-      3,
-      [&](dist::Communicator& comm) {
-        Saving saving(comm, Device::cpu(), nullptr, {});
-        said[static_cast<size_t>(comm.rank())] = saving.write([] {
-          std::this_thread::sleep_for(std::chrono::milliseconds(1500));
-          return std::string("step-7");
-        });
-      },
-      {.timeout_s = 0.5});
+  dist::run_thread_ranks(3,
+                         [&](dist::Communicator& comm) {
+                           Saving saving(comm, Device::cpu(), nullptr, {});
+                           said[static_cast<size_t>(comm.rank())] = saving.write([] {
+                             std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+                             return std::string("step-7");
+                           });
+                         },
+                         {.timeout_s = 0.5});
   EXPECT_EQ(said, (std::vector<std::string>{"step-7", "step-7", "step-7"}));
 }
 
@@ -36,9 +35,9 @@ TEST(Saving, AnErrorOfTheFirstRankIsThatOfAll) {
   std::vector<std::string> problems(3);
   dist::run_thread_ranks(3, [&](dist::Communicator& comm) {
     Saving saving(comm, Device::cpu(), nullptr, {});
-    problems[static_cast<size_t>(comm.rank())] = error_of(
-        [&] { saving.write([]() -> std::string { fail("the disk is full", "free some of it"); }); },
-        {"the disk is full", "free some of it"});
+    problems[static_cast<size_t>(comm.rank())] =
+        error_of([&] { saving.write([]() -> std::string { fail("the disk is full", "free some of it"); }); },
+                 {"the disk is full", "free some of it"});
     comm.barrier();  // and they go on together
   });
   EXPECT_EQ(problems, std::vector<std::string>(3));
@@ -50,10 +49,10 @@ TEST(Saving, AFolderThatCannotBeWrittenIsAnErrorOnAllRanksWhichGoOn) {
   std::vector<std::string> problems(2);
   dist::run_thread_ranks(2, [&](dist::Communicator& comm) {
     LanguageModel model(tiny_options(), Rng(1));
-    Training training(model, {.groups = {{.algorithm = AdamWOptions{.lr = 1e-2}}}, .ranks = {.comm = &comm, .zero = 2}});
+    Training training(model,
+                      {.groups = {{.algorithm = AdamWOptions{.lr = 1e-2}}}, .ranks = {.comm = &comm, .zero = 2}});
     training.step(rows_from, training.num_samples(), 8);
-    problems[static_cast<size_t>(comm.rank())] =
-        error_of([&] { training.save("/proc/none"); }, {"/proc/none"});
+    problems[static_cast<size_t>(comm.rank())] = error_of([&] { training.save("/proc/none"); }, {"/proc/none"});
     training.step(rows_from, training.num_samples(), 8);
     training.save(folder / "c");
   });

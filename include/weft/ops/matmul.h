@@ -26,8 +26,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 // Fused products of a feed-forward network with the tanh form of GELU. On a GPU each is one call of cuBLASLt where that has the kernel.
 // Results differ from those of the single ops by the roundings that the fusion leaves out.
 struct LinearGelu {
-  Tensor y;      // gelu_tanh(inner)
-  Tensor inner;  // for the backward: linear(x, weight, bias); on the CPU in f32 and f64 gelu_tanh'() of that, which costs little beside y
+  Tensor y;  // gelu_tanh(inner)
+  Tensor
+      inner;  // for the backward: linear(x, weight, bias); on the CPU in f32 and f64 gelu_tanh'() of that, which costs little beside y
 };
 LinearGelu linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 // (dy weight) * gelu_tanh'(inner): from dy [N, out] of linear(gelu_tanh(inner), weight) to the gradient of inner [N, in].

@@ -39,8 +39,8 @@ struct RanksOptions {
   int64_t bucket_bytes = int64_t{16} << 20;  // gradients are summed in pieces of at least this size
   // On the CPU by a thread of its own, on a GPU in NCCL's stream; of a communicator split off `comm`.
   bool overlaps_backward = true;
-  int ranks_per_row = 1;          // neighbours that are given different tokens of the same rows
-  RankSums* sums = nullptr;       // or, in place of `comm`, sums of your own
+  int ranks_per_row = 1;     // neighbours that are given different tokens of the same rows
+  RankSums* sums = nullptr;  // or, in place of `comm`, sums of your own
 };
 
 // Whether it is so on any of the ranks: for stop signals and time limits, on which all have to agree. Every rank calls it.

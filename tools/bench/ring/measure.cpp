@@ -126,7 +126,8 @@ Results run_one(const Part& p, const ops::AttentionOptions& options, double& aft
 class Records {
  public:
   Records() {
-    WEFT_CHECK(::mkdtemp(path_.data()), str("bench ring: cannot make ", path_), "set TMPDIR to a folder for short files");
+    WEFT_CHECK(::mkdtemp(path_.data()), str("bench ring: cannot make ", path_),
+               "set TMPDIR to a folder for short files");
   }
   ~Records() {
     std::error_code ignored;

@@ -27,7 +27,7 @@ struct RowMask {
   ops::AttentionMask mask = {};
   std::vector<int32_t> positions = {}, documents = {};  // documents may be empty
   std::vector<Seen> seen = {};                          // of each place
-  dist::TokenMask causal = {};  // the mask as a balanced layout knows it: tokens stand in order
+  dist::TokenMask causal = {};                          // the mask as a balanced layout knows it: tokens stand in order
 
   int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
   double pairs() const;
