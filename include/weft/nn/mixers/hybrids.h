@@ -20,8 +20,8 @@ struct HymbaOptions {
 };
 
 // RAT (2507.04416): a gated mean of values and keys runs within chunks of tokens, and attention reads its last value of every earlier chunk and
-// the running one. A chunk of 1 is attention, one as long as the text a recurrence. Rotation is by the number of the chunk. Attention goes
-// over all tokens here, of which those inside of chunks have no weight.
+// the running one. A chunk of 1 is attention, one as long as the text a recurrence. Rotation is by the number of the chunk. Decoding
+// keeps the keys of last tokens of chunks alone, and no others are sent to other ranks.
 struct RatOptions {
   int64_t heads = 1, head_dim = 0;
   int64_t chunk = 16;
