@@ -15,7 +15,7 @@ using config::ConfigError;
 
 // Folders of runs are named after arms. With the value of a try, the seed, the checksum and what files add they stay below the 255 bytes that a
 // file system takes.
-constexpr size_t kMostArms = 1024, kMostNameBytes = 160;
+constexpr size_t kMostArms = 1024, kMostNameBytes = 192;
 
 void check_size(const Grid& grid) {
   size_t arms = 1, bytes = 0;
