@@ -19,6 +19,7 @@ using nlohmann::json;
 
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 constexpr int kMaxDepth = 32;
+constexpr size_t kMaxEndIds = 64;  // a template's, before a text or behind it
 constexpr int64_t kMaxId = int64_t{1} << 24;
 constexpr const char* kFix = "give the tokenizer.json of a byte-level BPE, such as GPT-2's, Llama 3's or Qwen 2's";
 
@@ -222,6 +223,8 @@ class Reader {
       const bool is_known =
           id.is_number_unsigned() && id.get<uint64_t>() < names_.size() && !names_[id.get<size_t>()].empty();
       if (!is_known) refuse(str("post_processor: the id ", show_utf8(id.dump().substr(0, 80)), " is no token"));
+      if (to.size() == kMaxEndIds)
+        refuse(str("post_processor.single puts more than ", kMaxEndIds, " ids before or behind a text"));
       to.push_back(id.get<int32_t>());
     }
   }

@@ -54,6 +54,10 @@ TEST(Bpe, ReadsWhatATemplatePutsAroundATextAndPutsNothingThere) {
   EXPECT_EQ(ends(template_of({end, end, "A", end})), Ends(Ids{257, 257}, Ids{257}));
   EXPECT_EQ(ends({{"type", "Sequence"}, {"processors", Json::array({bytes, template_of({end, "A"})})}}),
             Ends(Ids{257}, Ids{}));
+  const Words most(64, end);
+  Words around = most;
+  around.push_back("A"), around.insert(around.end(), most.begin(), most.end());
+  EXPECT_EQ(ends(template_of(around)), Ends(Ids(64, 257), Ids(64, 257)));
   file["decoder"] = bytes, file["model"]["unk_token"] = "a", file["model"]["fuse_unk"] = true;
   EXPECT_EQ(ends(template_of({"A"})), Ends());
 }
@@ -172,6 +176,21 @@ TEST(Bpe, RefusesFilesThatItDoesNotKnow) {
          f["post_processor"]["special_tokens"]["<|end_of_text|>"]["ids"] = {-1};
        },
        {"the id -1 is no token"}},
+      {"more ids than memory holds",
+       [](Json& f) {
+         Words names(20000, "<|end_of_text|>");
+         names.push_back("A");
+         f["post_processor"] = template_of(names);
+         f["post_processor"]["special_tokens"]["<|end_of_text|>"]["ids"] = Ids(20000, 257);
+       },
+       {"puts more than 64 ids before or behind a text"}},
+      {"65 ids behind a text",
+       [](Json& f) {
+         Words names(66, "<|end_of_text|>");
+         names[0] = "A";
+         f["post_processor"] = template_of(names);
+       },
+       {"puts more than 64 ids before or behind a text"}},
   };
   TempFolder folder;
   for (const Row& row : rows) {
