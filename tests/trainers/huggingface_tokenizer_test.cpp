@@ -6,6 +6,7 @@
 #include "tests/support/errors.h"
 #include "tests/trainers/huggingface_support.h"
 #include "trainers/huggingface/import.h"
+#include "trainers/huggingface/tokenizer_files.h"
 #include "trainers/run/prompt_start.h"
 #include "weft/data/tokenizer.h"
 #include "weft/trainers/cli.h"
@@ -160,6 +161,8 @@ TEST_F(HuggingFace, WhatOfATokenizerIsNotTakenIsNamed) {
       {with_template({special, special, text}), "bpe", "the ids 269, 269 that tokenizer.json puts before a text"},
       {[](Json&, Json& config) { config["eos_token_id"] = 9; }, "bpe",
        "id 9 ends a text, as config.json says; the tokenizer's own is 269"},
+      {[](Json&, Json& config) { config["eos_token_id"] = 280; }, "bpe",
+       "eos_token_id 280 is not taken: the tokenizer has 270 ids"},
       {[](Json& file, Json&) { file["decoder"]["type"] = "Metaspace"; }, "ids", "the decoder Metaspace is not known"},
       {[](Json& file, Json&) {
          file["post_processor"] = Json::object();
@@ -176,8 +179,30 @@ TEST_F(HuggingFace, WhatOfATokenizerIsNotTakenIsNamed) {
     const Imported done = import_folder({.folder = path, .run = path + "-run"});
     EXPECT_EQ(done.tokenizer, rows[i].name) << i << ": " << joined(done.notes);
     EXPECT_NE(joined(done.notes).find(rows[i].note), std::string::npos) << joined(done.notes);
-    EXPECT_EQ(train::prompt_start(load_quietly(path + "-run").config.experiment.data()), std::nullopt) << i;
+    const train::LoadedRun loaded = load_quietly(path + "-run");
+    EXPECT_EQ(train::prompt_start(loaded.config.experiment.data()), std::nullopt) << i;
+    const std::vector<int32_t> prompt = train::prompt_ids(loaded.data, "");
+    ASSERT_EQ(prompt.size(), 1u) << i;
+    EXPECT_LT(prompt[0], loaded.data.tokenizer->vocab_size()) << i;
+    loaded.data.tokenizer->decode(prompt);
   }
+}
+
+TEST_F(HuggingFace, TheFirstTokenGoesOutWhereTheModelHasMoreIds) {
+  learned(temp_ / "", "gpt2");
+  config::Loaded run;
+  run.experiment.mutable_data()->mutable_tokenizer()->mutable_bpe()->set_file(temp_ / "learned.json");
+  EXPECT_EQ(give_tokenizer(run, 271).begin_of_text, std::nullopt);
+  run.experiment.mutable_data()->set_first_token(true);
+  EXPECT_EQ(give_tokenizer(run, 271).begin_of_text, 270);
+  run.experiment.mutable_model()->set_vocab(300);
+  EXPECT_EQ(give_tokenizer(run, 300).begin_of_text, 270);
+  run.experiment.mutable_data()->mutable_tokenizer()->mutable_bytes();
+  EXPECT_EQ(give_tokenizer(run, 300).begin_of_text, 256);
+  run.experiment.mutable_data()->mutable_tokenizer()->mutable_ids();
+  EXPECT_EQ(give_tokenizer(run, 300).begin_of_text, std::nullopt) << "no file says how many ids there are";
+  run.experiment.mutable_model()->clear_vocab();
+  EXPECT_EQ(give_tokenizer(run, 300).begin_of_text, 299);
 }
 
 TEST_F(HuggingFace, ThePairOfGpt2IsReadAndReadBack) {

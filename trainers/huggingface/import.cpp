@@ -141,10 +141,14 @@ void require_layers(const Folder& folder, const ModelConfig& config, const Impor
              "fetch the folder again, or take what fits with --partial");
 }
 
+// An id that the tokenizer does not have is no prompt, and is never sampled.
+bool has_id(const RunTokenizer& tokenizer, int32_t id) { return !tokenizer.vocab || id < *tokenizer.vocab; }
+
 // What config.json says, else the tokenizer's own, else what transformers' class has.
 std::optional<int32_t> end_of_text(const ModelConfig& model, const RunTokenizer& tokenizer) {
-  if (model.end_of_text) return model.end_of_text;
-  return tokenizer.end_of_text ? tokenizer.end_of_text : model.default_end_of_text;
+  for (const std::optional<int32_t>& id : {model.end_of_text, tokenizer.end_of_text, model.default_end_of_text})
+    if (id && has_id(tokenizer, *id)) return id;
+  return std::nullopt;
 }
 
 config::Loaded run_config(const Folder& folder, const ModelConfig& model, const RunTokenizer& tokenizer,
@@ -184,7 +188,10 @@ Imported import_folder(const ImportOptions& options) {
   Imported out{.family = std::string(name_of(model_config.family)), .tokenizer = tokenizer.name};
   out.notes = model_config.notes;
   out.notes.insert(out.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
-  if (model_config.end_of_text && tokenizer.end_of_text && model_config.end_of_text != tokenizer.end_of_text)
+  if (model_config.end_of_text && !has_id(tokenizer, *model_config.end_of_text))
+    out.notes.push_back(
+        str("eos_token_id ", *model_config.end_of_text, " is not taken: the tokenizer has ", *tokenizer.vocab, " ids"));
+  else if (model_config.end_of_text && tokenizer.end_of_text && model_config.end_of_text != tokenizer.end_of_text)
     out.notes.push_back(str("id ", *model_config.end_of_text, " ends a text, as ", kConfigName,
                             " says; the tokenizer's own is ", *tokenizer.end_of_text));
   const config::Loaded config = run_config(folder, model_config, tokenizer, options);

@@ -59,7 +59,7 @@ RunTokenizer take_json(const Folder& folder, int64_t vocab, const std::string& r
   const auto tokenizer = data::make_bpe_tokenizer(path);
   require_fit(*tokenizer, vocab, path);
   RunTokenizer out{.name = "bpe", .files = {{kTokenizerName, io::read_file(path)}}};
-  out.end_of_text = tokenizer->end_of_text();
+  out.vocab = tokenizer->vocab_size(), out.end_of_text = tokenizer->end_of_text();
   out.config.mutable_bpe()->set_file(in_run(run, kTokenizerName));
   const data::TokenizerFile file = data::read_tokenizer_json(path);
   if (file.before.size() == 1)
@@ -78,7 +78,7 @@ RunTokenizer take_pair(const Folder& folder, int64_t vocab, const std::string& r
   const auto tokenizer = data::make_gpt2_tokenizer(words, merges);
   require_fit(*tokenizer, vocab, words);
   RunTokenizer out{.name = "gpt2", .files = {{kVocabName, io::read_file(words)}, {kMergesName, io::read_file(merges)}}};
-  out.end_of_text = tokenizer->end_of_text();
+  out.vocab = tokenizer->vocab_size(), out.end_of_text = tokenizer->end_of_text();
   out.config.mutable_gpt2()->set_vocab(in_run(run, kVocabName));
   out.config.mutable_gpt2()->set_merges(in_run(run, kMergesName));
   return out;
@@ -122,13 +122,15 @@ FolderTokenizer give_tokenizer(const config::Loaded& run, int64_t vocab) {
                  {kMergesName, io::read_file(given.gpt2().merges())},
                  {kTokenizerConfigName, nlohmann::ordered_json{{"tokenizer_class", kGpt2Class}}.dump(2) + "\n"}};
   } else {
+    if (given.has_bytes()) tokenizer = data::make_byte_tokenizer();
     out.notes.push_back("the run's tokenizer has no file there: readers give ids");
   }
   if (data.has_end_of_text()) out.end_of_text = data.end_of_text();
   else if (tokenizer && tokenizer->end_of_text()) out.end_of_text = *tokenizer->end_of_text();
   if (const auto start = train::prompt_start(data)) out.begin_of_text = *start;
-  // The id behind the tokenizer's is the last one, unless the model has more than it needs.
-  if (data.first_token() && !run.experiment.model().has_vocab()) out.begin_of_text = vocab - 1;
+  // It is the id behind the tokenizer's: the last one, unless the model has more than it needs.
+  if (data.first_token() && tokenizer) out.begin_of_text = tokenizer->vocab_size();
+  else if (data.first_token() && !run.experiment.model().has_vocab()) out.begin_of_text = vocab - 1;
   return out;
 }
 

@@ -20,6 +20,7 @@ struct RunTokenizer {
   std::string name = "ids";  // or bpe, gpt2
   config::Tokenizer config = {};
   NamedFiles files = {};                    // for the run's folder
+  std::optional<int64_t> vocab = {};        // absent: the model's
   std::optional<int32_t> end_of_text = {};  // the tokenizer's own
   std::vector<std::string> notes = {};      // why it is not taken, and what of it is not
 };
