@@ -118,8 +118,8 @@ def ask(url, model, tasks, folder, concurrent, batch):
     offline = {**os.environ, "HF_HOME": os.path.join(folder, "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     print(run(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", arguments, "--tasks", ",".join(TASKS),
               "--include_path", tasks, "--batch_size", str(batch), "--output_path", out, env=offline))
-    [results] = [os.path.join(at, name) for at, _, names in os.walk(out) for name in names if name.startswith("results")]
-    with open(results, encoding="utf-8") as file:
+    results = [os.path.join(at, name) for at, _, names in os.walk(out) for name in names if name.startswith("results")]
+    with open(max(results, key=os.path.getmtime), encoding="utf-8") as file:  # a folder that is kept has those of earlier calls
         return {(task, name.split(",")[0]): value for task, row in json.load(file)["results"].items()
                 for name, value in row.items() if name.endswith(",none") and isinstance(value, float) and "stderr" not in name}
 
