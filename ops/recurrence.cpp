@@ -89,11 +89,14 @@ struct Call {
     p.parts = (p.value_width + p.part_width - 1) / p.part_width;
   }
 
-  // Two heads of a group have sums of dq and dk of their own where groups are few. Never by the number of threads, which would change bits.
+  // Some heads of a group have sums of dq and dk of their own where groups are few: each sum is as much memory as the gradient. Never by the
+  // number of threads, which would change bits.
   void choose_sums() {
-    constexpr int64_t kFew = 16;
+    constexpr int64_t kFew = 16, kMostSums = 8;
     const int64_t group = p.heads_per_group();
-    if (!v.is_cuda() && p.batch * p.key_heads < kFew) p.sums_per_group = group / (group % 2 == 0 ? 2 : 1);
+    if (v.is_cuda() || p.batch * p.key_heads >= kFew) return;
+    p.sums_per_group = std::min(group % 2 == 0 ? group / 2 : group, kMostSums);
+    while (group % p.sums_per_group != 0) --p.sums_per_group;
   }
 
   void take_gradients(std::string_view op, const RecurrenceInput& in, const Tensor& dout_BTHV, const Tensor& dstate) {

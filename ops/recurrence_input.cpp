@@ -7,6 +7,7 @@
 #include "ops/cpu/recurrence/kernels.h"
 #include "ops/cuda/recurrence/kernels.h"
 #include "src/core/cuda_build.h"
+#include "src/core/not_finite.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
@@ -55,8 +56,9 @@ void check_tensor(std::string_view op, std::string_view name, const Tensor& t, c
 void check_decay(std::string_view op, const Tensor& log_decay) {
   if (log_decay.is_cuda()) return;  // its kernels give NaN instead: the host would have to wait
   const double worst = worst_decay(log_decay);
-  WEFT_CHECK(worst < INFINITY, str(op, ": log_decay ", log_decay, " has an element that is not finite"),
-             "floor the gate in log space, such as at -100; documents make the state begin with zeros");
+  if (!(worst < INFINITY))
+    fail_not_finite(str(op, ": log_decay ", log_decay, " has an element that is not finite"),
+                    "floor the gate in log space, such as at -100; documents make the state begin with zeros");
   WEFT_CHECK(worst <= 0, str(op, ": log_decay ", log_decay, " has an element ", worst, ", above 0"),
              "give the logarithm of decays that are at most 1, such as log_sigmoid");
 }

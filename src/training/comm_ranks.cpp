@@ -40,7 +40,8 @@ CommRanks::CommRanks(const RanksOptions& options, std::vector<Var> leaves, std::
       keeps_parts_(keeps_parts),
       overlaps_(options.overlaps_backward),
       // A sum that this thread waits for could stand before a ring on one rank and behind it on another, which does not use a parameter.
-      sums_at_end_(!overlaps_ && options.ranks_per_row > 1 && !leaves_[0].device().is_cuda()),
+      // On a GPU they are of one stream, whoever waits.
+      sums_at_end_(options.ranks_per_row > 1 && (!overlaps_ || leaves_[0].device().is_cuda())),
       device_(leaves_[0].device()),
       sums_(buckets_.size()) {
   if (!is_dry_run()) of_buckets_ = comm_.split(0, comm_.rank(), str("gradients of ", comm_.name()));

@@ -1,7 +1,9 @@
 // What a Training holds, and the parts of a step.
 #pragma once
 
+#include "src/core/not_finite.h"
 #include "src/training/comm_ranks.h"
+#include "src/training/diverged.h"
 #include "src/training/shards.h"
 #include "src/training/step_losses.h"
 #include "weft/core/error.h"
@@ -25,6 +27,9 @@ struct Training::State {
   auto as_rank(F&& f) {
     try {
       return f();
+    } catch (const NotFinite& e) {
+      if (comm_ranks) comm_ranks->note_failure(e.problem());
+      throw Diverged(e);
     } catch (const Error& e) {
       if (comm_ranks) comm_ranks->note_failure(e.problem());
       throw;

@@ -102,9 +102,9 @@ TEST(MpiFaults, AStoppedRankIsNamedAfterTheTimeOut) {
 TEST(MpiFaults, AStartToWhichARankDoesNotComeEndsAfterTheTimeOut) {
   const Outcome outcome = run_fault("stopped before the start");
   EXPECT_NE(outcome.exit_code, 0);
-  EXPECT_LT(outcome.seconds, 30);
+  EXPECT_LT(outcome.seconds, 90);
   EXPECT_EQ(count(outcome.messages, "error: "), 1) << outcome.messages;
-  for (const std::string& part : {str("the start of MPI: rank 0 on ", host()), str("waited 2 s in MPI_"),
+  for (const std::string& part : {str("the start of MPI: rank 0 on ", host()), str("waited 20 s in MPI_"),
                                   str("not all of them came"), str("fix: look at the processes of all ranks")})
     EXPECT_NE(outcome.messages.find(part), std::string::npos) << "'" << part << "' is not in:\n" << outcome.messages;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "tests/support/errors.h"
+#include "trainers/run/memory_estimate.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/profile.h"
 #include "weft/core/stream.h"
@@ -205,6 +206,23 @@ TEST(StepOnDevices, HasProfilesOfBackwardByModule) {
   EXPECT_GE(matmul.begin_us, backward.begin_us);
   EXPECT_GT(matmul.device_duration_us, 0);
   EXPECT_LE(matmul.device_begin_us + matmul.device_duration_us, backward.device_begin_us + backward.device_duration_us);
+}
+
+// A dry run copies nothing to a device and back, and ranks that share rows tell each other where their tokens stand.
+TEST(StepOnDevices, ADryRunKnowsTheTokensOfTheOtherRanks) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  for (const MixerMaker& mixer :
+       {MixerMaker(SoftmaxOptions{.heads = 2}), MixerMaker(RatOptions{.heads = 2, .chunk = 4})}) {
+    MemorySubject s{
+        .model = {.vocab = 60, .dim = 16, .layers = 2, .context = 48, .mixers = {mixer}, .ffn = {.hidden = 24}},
+        .groups = {{}},
+        .rows_per_step = 2};
+    s.parallel.context = 2;
+    const int64_t on_cpu = MemoryEstimator(s).of(1).sent_bytes;
+    OnDevice on(Device::cuda());
+    EXPECT_EQ(MemoryEstimator(s).of(1).sent_bytes, on_cpu);
+    EXPECT_GT(on_cpu, 0);
+  }
 }
 
 }  // namespace

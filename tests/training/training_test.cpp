@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "src/training/diverged.h"
 #include "tests/support/errors.h"
 #include "tests/training/support.h"
 #include "weft/core/parallel.h"
@@ -327,4 +328,13 @@ TEST(Training, RefusesWhatDoesNotGoTogether) {
 }
 
 }  // namespace
+// A mixer that refuses numbers ends a training as a loss that is not finite does.
+TEST(Training, HasDivergedWhereAMixerMeetsNumbersThatItDoesNotTake) {
+  LanguageModelOptions o = tiny_options();
+  o.mixers = {AdditiveSlotsOptions{.heads = 2}};
+  LanguageModel model(o, Rng(1));
+  Training training(model, {.groups = {{.algorithm = AdamWOptions{.lr = 1e4}}}});
+  EXPECT_THROW(for (int step = 0; step < 10; ++step) training.step(rows_from, training.num_samples(), 8), Diverged);
+}
+
 }  // namespace weft

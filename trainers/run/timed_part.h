@@ -47,7 +47,8 @@ class TimedTraining {
   StepTimer timer_;
 };
 
-// The median of a few calls, after one that warms up; of more where half of them take much longer than the fastest. Ranks of `world` begin each of them together, and end it together.
+// The median of a few calls, after one that warms up; of more where half of them take much longer than the fastest. Ranks of `world` begin each
+// of them together, and end it together.
 double median_seconds(const std::function<void()>& f, dist::Communicator* world = nullptr);
 inline constexpr int kTimedCalls = 4;  // with the first one
 

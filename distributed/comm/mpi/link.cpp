@@ -19,6 +19,8 @@ constexpr double kAnswer_s = 1.0;   // how long the others have to answer before
 constexpr double kSpeaker_s = 0.3;  // how long errors of other ranks are waited for
 constexpr double kListeners_s =
     1.0;  // how long the others leave the speaker: mpirun ends all when the first process ends
+constexpr double kStart_s =
+    20;  // at least, until all processes have come: one of them may have asked git for its commit before
 constexpr const char* kHint =
     "look at that process: its own messages, the kernel's log, the scheduler; a longer time-out helps if it only works";
 
@@ -32,7 +34,7 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 
 MpiLink::MpiLink(const MpiOptions& options)
     : timeout_s_(options.timeout_s), piece_bytes_(static_cast<int>(options.piece_bytes)) {
-  MpiGuard guard("the start of MPI", timeout_s_);
+  MpiGuard guard("the start of MPI", std::max(timeout_s_, kStart_s));
   int is_started = 0, is_ended = 0, level = 0;
   MPI_Initialized(&is_started);
   MPI_Finalized(&is_ended);

@@ -56,9 +56,10 @@ struct ContextRanks {
   ContextRanks(Communicator& ranks, SchemeOptions scheme_options = {}) : all(ranks), options(scheme_options) {}
 };
 
-// Every rank calls it, with the same options but for the biases of its own tokens, and with the same plan: plan_hops() of the
-// mask, or HopPlan::every_hop(). What has no work by plan is left out, and keys go only where they have work or pass through. With keys go their values, positions, documents and biases; values that are the first channels of the keys in memory, as those of a
-// latent (MLA in its absorbed form), do not go twice, nor do their gradients. With one rank it is ops::attend().
+// Every rank calls it, with the same options but for the biases of its own tokens, and with the same plan: plan_hops() of the mask, or
+// HopPlan::every_hop(). What has no work by plan is left out, and keys go only where they have work or pass through. With keys go their values,
+// positions, documents and biases; values that are the first channels of the keys in memory, as those of a latent (MLA in its absorbed form), do
+// not go twice, nor do their gradients. With one rank it is ops::attend().
 ops::Attention context_attention(const ContextRanks& ranks, Scheme scheme, const Tensor& q_BnHK, const Tensor& k_BnGK,
                                  const Tensor& v_BnGV, const ops::AttentionTokens& here,
                                  const ops::AttentionOptions& options, const HopPlan& plan);

@@ -5,6 +5,7 @@
 #include "src/nn/mixing/any_order.h"
 #include "src/nn/mixing/chosen_keys.h"
 #include "weft/autograd/ranks.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/distributed/choose_scheme.h"
 
@@ -75,8 +76,9 @@ KeySet Context::with_those_of_ranks(const KeySet& mine) {
   const Device device = mine.k.device();
   const auto B = mine.k.size(0), most_here = mine.k.size(1);
   const int32_t count = static_cast<int32_t>(most_here);
+  const Tensor count_here = Tensor::from(std::span(&count, 1), {1});
   const std::vector<int32_t> counts =
-      comm.all_gather(to(Tensor::from(std::span(&count, 1), {1}), device).value()).to_vector<int32_t>();
+      comm.all_gather(is_dry_run() ? count_here : to(count_here, device).value()).to_vector<int32_t>();
   const int64_t most = *std::ranges::max_element(counts);
   auto flat = [](const Var& x) { return reshape(x, {x.size(0) * x.size(1), x.size(2), x.size(3)}); };
   const bool have_documents = mine.tokens.documents.defined();

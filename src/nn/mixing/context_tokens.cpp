@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "weft/autograd/functions.h"
+#include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 
@@ -24,7 +25,8 @@ ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
   mine.push_back(threads_);
   mine.push_back(has_documents_ ? 1 : 0);
   const Tensor sent = Tensor::from(std::span<const int32_t>(mine), {1, static_cast<int64_t>(mine.size())});
-  const Tensor all = comm.all_gather(to(sent, here.positions().device()).value());
+  // A dry run copies nothing to a device and back; its communicator takes the CPU's memory.
+  const Tensor all = comm.all_gather(is_dry_run() ? sent : to(sent, here.positions().device()).value());
   const std::vector<int32_t> numbers = all.to_vector<int32_t>();
   for (size_t r = 0; r < static_cast<size_t>(comm.size()); ++r) {
     const auto from = numbers.begin() + static_cast<std::ptrdiff_t>(r * mine.size());

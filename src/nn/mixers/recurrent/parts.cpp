@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "src/core/not_finite.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 
@@ -39,9 +40,9 @@ Var summed_exp(std::string_view what, const Var& x) {
   Var exponents = cast(x, kF64);
   if (x.device().is_cpu() && !is_dry_run() && x.value().num_elements() > 0) {
     const double largest = max(reshape(abs(exponents.detach()), {-1}), 0).value().item();
-    WEFT_CHECK(largest <= kLargest,
-               str(what, " of size ", largest, ": sums of exponentials hold sizes up to ", kLargest),
-               "normalise what the layer reads, or lower the learning rate");
+    if (!(largest <= kLargest))
+      fail_not_finite(str(what, " of size ", largest, ": sums of exponentials hold sizes up to ", kLargest),
+                      "normalise what the layer reads, or lower the learning rate");
   }
   return exp(exponents);
 }

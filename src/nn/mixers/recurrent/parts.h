@@ -34,7 +34,8 @@ Var wide_linear(const Var& x, Linear& projection);
 Var floored(const Var& log_decay);
 // elu(x) + 1, which keeps its digits where it is small: e^x for x below 0, x + 1 above.
 Var elu1(const Var& x);
-// exp(x) in f64, of which running sums are taken. Error unless all x are in [-600, 600]; on a GPU numbers far outside become NaN.
+// exp(x) in f64, of which running sums are taken. NotFinite, with which a training has diverged,
+// unless all x are in [-600, 600]; on a GPU numbers far outside become NaN.
 Var summed_exp(std::string_view what, const Var& x);
 // x / sqrt(x . x + 1e-6) of each head.
 Var l2_normed(const Var& x_BTHK);
