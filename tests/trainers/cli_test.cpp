@@ -113,6 +113,9 @@ TEST_F(Cli, JsonIsOneDocumentOfEveryCommand) {
   EXPECT_EQ(project["project"], "loudness");
   for (const auto& file : project["files"]) EXPECT_TRUE(fs::exists(folder_ / "made" / file.get<std::string>())) << file;
   EXPECT_EQ(project["files"].size(), 4u);
+  const Outcome odd = weft("new loudness --out \"$(printf 'q\\377')\" --json");
+  EXPECT_EQ(odd.code, 0) << odd.err;
+  EXPECT_EQ(nlohmann::json::parse(odd.out)["folder"], "q\xEF\xBF\xBD");
 }
 
 TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
@@ -134,6 +137,8 @@ TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
       {"config run.txtpb --as", {"error: weft config: ", "--as"}},
       {"config run.txtpb --quiet --verbose", {"error: weft config: ", "--quiet excludes --verbose"}},
       {"config --explain model.dmi", {"error: model.dmi: model has no field 'dmi'. Did you mean 'dim'?"}},
+      {"task trigger --piecewise", {"error: weft task trigger: --piecewise, but", "run weft task regression"}},
+      {"task circuits --mixer mha", {"error: weft task circuits: --mixer, but", "run weft task regression"}},
       {"doctor extra", {"error: weft doctor: ", "extra"}},
       {"", {"Usage: weft", "config", "doctor"}},
   };

@@ -250,7 +250,7 @@ TEST(Tasks, RegressionPrintsErrorsByTheNumberOfPairs) {
   ASSERT_EQ(piecewise.exit_code, 0) << piecewise.err;
   EXPECT_NE(piecewise.out, linear.out);
   const auto refused = test::run_weft({"task", "trigger", "--piecewise", "--steps", "1"});
-  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(refused.exit_code, 2);
   EXPECT_NE(refused.err.find("run weft task regression"), std::string::npos) << refused.err;
 }
 

@@ -12,6 +12,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/console/live_lines.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/study/match.h"
@@ -150,7 +151,7 @@ int report(const study::StudyData& data, Console& console) {
 
 int stopped_in_tuning(const study::Grid& grid, Console& console) {
   if (console.is_json())
-    console.result(nlohmann::ordered_json{{"study", grid.name}, {"stopped", "while tuning"}}.dump(2) + "\n");
+    console.result(json_text(nlohmann::ordered_json{{"study", grid.name}, {"stopped", "while tuning"}}));
   return kStopped;
 }
 

@@ -15,6 +15,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/config/pattern.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/session.h"
 #include "weft/core/error.h"
@@ -203,13 +204,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                         layer.without.empty() ? "" : fmt::format(", without {}", fmt::join(layer.without, ", ")));
   }
   text += fmt::format("config {}: weft train {}\n", options.out, options.out);
-  console.result(console.is_json() ? nlohmann::ordered_json{{"run", run.folder},
-                                                            {"step", run.step},
-                                                            {"scan", options.scan},
-                                                            {"layers", table},
-                                                            {"config", options.out}}
-                                             .dump(2) +
-                                         "\n"
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"run", run.folder},
+                                                                      {"step", run.step},
+                                                                      {"scan", options.scan},
+                                                                      {"layers", table},
+                                                                      {"config", options.out}})
                                    : text);
   return kSuccess;
 }

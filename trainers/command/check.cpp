@@ -14,6 +14,7 @@
 #include "trainers/conformance/conformance.h"
 #include "trainers/conformance/ranks_table.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/core/parallel.h"
 
 namespace weft::cli {
@@ -116,7 +117,7 @@ std::string json_of(const std::vector<Result>& results, bool passed, const std::
                     {"reason", r.reason}});
   nlohmann::ordered_json out{{"passed", passed}, {"results", list}};
   if (!table.empty()) out["table"] = table;
-  return out.dump(2) + "\n";
+  return json_text(out);
 }
 
 int run(const Options& options, Console& console, const Extensions& extensions) {

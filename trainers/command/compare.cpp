@@ -13,6 +13,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/address.h"
 #include "trainers/study/comparison.h"
 #include "trainers/study/study_report.h"
@@ -264,7 +265,7 @@ int compare_weights(const Options& options, Console& console) {
                       counts[close], counts[differs], counts[ignored],
                       first.empty() ? "" : "; the first that differs is " + first);
   const bool is_same = counts[differs] == 0;
-  console.result(console.is_json() ? json_of(rows, is_same).dump(2) + "\n" : text);
+  console.result(console.is_json() ? json_text(json_of(rows, is_same)) : text);
   return is_same ? kSuccess : kCheckFailed;
 }
 

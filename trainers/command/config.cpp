@@ -6,6 +6,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -19,7 +20,7 @@ struct Options {
 };
 
 void print(const std::string& text, const char* key, Console& console) {
-  console.result(console.is_json() ? nlohmann::ordered_json{{key, text}}.dump(2) + "\n" : text);
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{key, text}}) : text);
 }
 
 int run(const Options& options, Console& console) {

@@ -7,6 +7,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/address.h"
 #include "trainers/run/conversion.h"
 
@@ -19,14 +20,12 @@ using Json = nlohmann::ordered_json;
 int convert(const train::ConversionOptions& options, Console& console) {
   const train::Converted done = train::convert_run(options, console);
   if (console.is_json()) {
-    console.result(Json{{"run", options.out},
-                        {"checkpoint", done.checkpoint},
-                        {"parameters", done.num_params},
-                        {"taken", done.taken},
-                        {"new", done.fresh},
-                        {"left", done.left}}
-                       .dump(2) +
-                   "\n");
+    console.result(json_text(Json{{"run", options.out},
+                                  {"checkpoint", done.checkpoint},
+                                  {"parameters", done.num_params},
+                                  {"taken", done.taken},
+                                  {"new", done.fresh},
+                                  {"left", done.left}}));
     return kSuccess;
   }
   std::string text = fmt::format("{} parameters in {}\n{} tensors taken, {} new, {} without a place\n", done.num_params,

@@ -10,6 +10,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/console/live_lines.h"
 #include "trainers/console/progress.h"
 #include "weft/data/loader.h"
@@ -77,7 +78,7 @@ int tokenize(const Options& o, Console& console) {
   nlohmann::ordered_json out{
       {"shards", result.shards}, {"tokens", result.tokens}, {"documents", result.documents}, {"bytes", result.bytes}};
   console.result(console.is_json()
-                     ? out.dump(2) + "\n"
+                     ? json_text(out)
                      : fmt::format("{} tokens of {} documents ({} bytes) in {} shards: {} ...\n", result.tokens,
                                    result.documents, result.bytes, result.shards.size(), result.shards.front()));
   return kSuccess;
@@ -96,14 +97,12 @@ int learn_bpe(const Options& o, Console& console) {
     for (const std::string& path : data::expand_path(input)) inputs.push_back(path);
   const data::BpeTrained done = data::train_bpe(
       inputs, o.out, {.vocab = o.vocab, .pattern = o.pattern, .blank_lines = o.blank_lines, .field = o.field});
-  console.result(console.is_json() ? nlohmann::ordered_json{{"tokenizer", o.out},
-                                                            {"vocab", done.vocab},
-                                                            {"merges", done.merges},
-                                                            {"pieces", done.pieces}}
-                                             .dump(2) +
-                                         "\n"
-                                   : fmt::format("{} ids, {} merges, from {} different pieces, in {}\n", done.vocab,
-                                                 done.merges, done.pieces, o.out));
+  console.result(
+      console.is_json()
+          ? json_text(nlohmann::ordered_json{
+                {"tokenizer", o.out}, {"vocab", done.vocab}, {"merges", done.merges}, {"pieces", done.pieces}})
+          : fmt::format("{} ids, {} merges, from {} different pieces, in {}\n", done.vocab, done.merges, done.pieces,
+                        o.out));
   return kSuccess;
 }
 
@@ -213,7 +212,7 @@ int pack(const Options& o, Console& console) {
   for (const data::Dataset& stream : streams_of(shards)) copy_stream(stream, packing, writer);
   const int64_t tokens = writer.num_tokens();
   writer.close();
-  console.result(console.is_json() ? nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}}.dump(2) + "\n"
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"shard", o.out}, {"tokens", tokens}})
                                    : fmt::format("{} tokens in {}\n", tokens, o.out));
   return kSuccess;
 }
@@ -244,8 +243,7 @@ int look(const Options& o, bool checks, Console& console) {
       }
       rows.push_back(row);
     }
-  console.result(console.is_json() ? nlohmann::ordered_json{{"shards", rows}, {"good", all_good}}.dump(2) + "\n"
-                                   : text);
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"shards", rows}, {"good", all_good}}) : text);
   return all_good ? kSuccess : kCheckFailed;
 }
 

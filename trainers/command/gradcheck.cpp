@@ -9,6 +9,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/conformance/conformance.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -84,7 +85,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                       {"report", result.report}});
     }
   }
-  console.result(console.is_json() ? nlohmann::ordered_json{{"passed", passed}, {"rows", rows}}.dump(2) + "\n" : text);
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"passed", passed}, {"rows", rows}}) : text);
   return passed ? kSuccess : kCheckFailed;
 }
 

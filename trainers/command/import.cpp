@@ -9,6 +9,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/address.h"
 
 namespace weft::cli {
@@ -28,17 +29,15 @@ int import_model(const huggingface::ImportOptions& options, Console& console) {
   const io::LoadReport& r = done.report;
   for (const std::string& note : done.notes) console.message(note);
   if (console.is_json()) {
-    console.result(Json{{"run", options.run},
-                        {"family", done.family},
-                        {"tokenizer", done.tokenizer},
-                        {"checkpoint", done.checkpoint},
-                        {"parameters", done.num_params},
-                        {"taken", r.loaded},
-                        {"missing", r.missing},
-                        {"left_over", r.unexpected},
-                        {"wrong_shape", r.mismatched}}
-                       .dump(2) +
-                   "\n");
+    console.result(json_text(Json{{"run", options.run},
+                                  {"family", done.family},
+                                  {"tokenizer", done.tokenizer},
+                                  {"checkpoint", done.checkpoint},
+                                  {"parameters", done.num_params},
+                                  {"taken", r.loaded},
+                                  {"missing", r.missing},
+                                  {"left_over", r.unexpected},
+                                  {"wrong_shape", r.mismatched}}));
     return kSuccess;
   }
   std::string text = fmt::format("{} of {} parameters in {}, tokenizer {}\n{} tensors taken\n", done.family,
@@ -54,13 +53,11 @@ int export_model(const huggingface::ExportOptions& options, Console& console) {
   const huggingface::Exported done = huggingface::export_run(options);
   for (const std::string& note : done.notes) console.message(note);
   const std::string merged = done.num_merged > 0 ? fmt::format(", {} adapters merged", done.num_merged) : "";
-  console.result(console.is_json() ? Json{{"folder", options.folder},
-                                          {"family", done.family},
-                                          {"tensors", done.num_tensors},
-                                          {"merged_adapters", done.num_merged},
-                                          {"bytes", done.bytes}}
-                                             .dump(2) +
-                                         "\n"
+  console.result(console.is_json() ? json_text(Json{{"folder", options.folder},
+                                                    {"family", done.family},
+                                                    {"tensors", done.num_tensors},
+                                                    {"merged_adapters", done.num_merged},
+                                                    {"bytes", done.bytes}})
                                    : fmt::format("{} of {} tensors ({} bytes{}) in {}\n", done.family, done.num_tensors,
                                                  done.bytes, merged, options.folder));
   return kSuccess;

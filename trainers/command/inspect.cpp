@@ -7,6 +7,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/address.h"
 #include "weft/data/shards.h"
 #include "weft/io/checkpoint.h"
@@ -148,7 +149,7 @@ Action define_inspect(Arguments& app) {
       .required();
   return [path](Console& console, const Extensions&) {
     Json result = inspect(*path);
-    console.result(console.is_json() ? result.dump(2) + "\n" : text_of(result));
+    console.result(console.is_json() ? json_text(result) : text_of(result));
     return kSuccess;
   };
 }

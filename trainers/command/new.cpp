@@ -8,6 +8,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
@@ -178,8 +179,8 @@ int run(const std::string& name, const std::string& out, Console& console) {
     files.push_back(file);
   }
   if (console.is_json()) {
-    console.result(nlohmann::ordered_json{{"project", name}, {"folder", folder}, {"files", std::move(files)}}.dump(2) +
-                   "\n");
+    console.result(
+        json_text(nlohmann::ordered_json{{"project", name}, {"folder", folder}, {"files", std::move(files)}}));
     return kSuccess;
   }
   console.result(fmt::format(

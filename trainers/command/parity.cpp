@@ -11,6 +11,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/comm/launch.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -104,8 +105,7 @@ int run_rank(const Options& options, Console& console, const Extensions& extensi
   }
   text += fmt::format("{} of {} equal one rank to {:.0e}, after {} steps\n", cases.size() - failed - refused,
                       cases.size() - refused, options.how.bound, options.how.steps);
-  console.result(console.is_json() ? nlohmann::ordered_json{{"passed", failed == 0}, {"rows", rows}}.dump(2) + "\n"
-                                   : text);
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"passed", failed == 0}, {"rows", rows}}) : text);
   return failed == 0 ? kSuccess : kCheckFailed;
 }
 

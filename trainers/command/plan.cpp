@@ -9,6 +9,7 @@
 #include "trainers/config/config.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/data.h"
 #include "trainers/run/mesh_plan.h"
 #include "trainers/run/session.h"
@@ -181,7 +182,7 @@ std::string json_of(const Report& report) {
   for (const Balance& row : report.balances)
     out["balance"].push_back(
         {{"layout", dist::to_string(row.layout)}, {"hop_pairs", row.pairs.hops}, {"rank_pairs", row.pairs.ranks}});
-  return out.dump(2) + "\n";
+  return json_text(out);
 }
 
 int run(const Options& options, Console& console) {

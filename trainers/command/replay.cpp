@@ -10,6 +10,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/environment.h"
@@ -173,13 +174,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     Json differences = Json::array();
     for (const Difference& d : result.differences)
       differences.push_back({{"step", d.step}, {"what", d.what}, {"recorded", d.recorded}, {"replayed", d.replayed}});
-    console.result(Json{{"run", folder},
-                        {"steps", result.steps},
-                        {"lines", result.lines},
-                        {"checkpoints", result.checkpoints},
-                        {"differences", differences}}
-                       .dump(2) +
-                   "\n");
+    console.result(json_text(Json{{"run", folder},
+                                  {"steps", result.steps},
+                                  {"lines", result.lines},
+                                  {"checkpoints", result.checkpoints},
+                                  {"differences", differences}}));
   } else {
     console.result(text_of(result, other));
   }

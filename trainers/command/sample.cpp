@@ -7,6 +7,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/prompt_start.h"
 #include "trainers/run/session.h"
 #include "weft/io/safetensors.h"
@@ -46,7 +47,7 @@ int write_logits(const train::LoadedRun& run, const Prompt& given, const std::st
   const Tensor logits = run.model->logits(ids, tokens).cpu();
   io::write_safetensors(path, {{"ids", ids.cpu()}, {"logits", logits.reshape({count, -1})}});
   console.result(console.is_json()
-                     ? nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"logits", path}}.dump(2) + "\n"
+                     ? json_text(nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"logits", path}})
                      : str("logits of ", count, " tokens in ", path, "\n"));
   return kSuccess;
 }
@@ -71,10 +72,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
   }
   if (console.is_json())
-    console.result(
-        nlohmann::ordered_json{{"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}
-            .dump(2) +
-        "\n");
+    console.result(json_text(nlohmann::ordered_json{
+        {"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}));
   return kSuccess;
 }
 

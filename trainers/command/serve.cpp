@@ -8,6 +8,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/prompt_start.h"
 #include "trainers/run/session.h"
@@ -94,15 +95,13 @@ void announce(const Options& options, const serve::ServedModel& model, int port,
       options.http.host.find(':') == std::string::npos ? options.http.host : "[" + options.http.host + "]";
   const std::string url = str("http://", host, ":", port);
   if (console.is_json()) {
-    console.result(nlohmann::ordered_json{{"run", options.run.file()},
-                                          {"model", model.name},
-                                          {"step", model.step},
-                                          {"url", url},
-                                          {"port", port},
-                                          {"context", model.context},
-                                          {"max_batch", options.batcher.max_batch}}
-                       .dump(2) +
-                   "\n");
+    console.result(json_text(nlohmann::ordered_json{{"run", options.run.file()},
+                                                    {"model", model.name},
+                                                    {"step", model.step},
+                                                    {"url", url},
+                                                    {"port", port},
+                                                    {"context", model.context},
+                                                    {"max_batch", options.batcher.max_batch}}));
     return;
   }
   console.result(str("serving ", model.name, " (step ", model.step, ", context ", model.context, ") at ", url, "\n",

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 
@@ -23,7 +24,7 @@ std::string result_name(const std::string& stem, const std::vector<std::string>&
 void print_and_store(Console& console, nlohmann::ordered_json json, const std::string& text, const std::string& run,
                      const std::string& name, const std::vector<std::string>& arguments) {
   if (!arguments.empty()) json["arguments"] = arguments;
-  const std::string bytes = json.dump(2) + "\n";
+  const std::string bytes = json_text(json);
   console.result(console.is_json() ? bytes : text);
   try {
     io::make_folders(run + "/eval");

@@ -10,6 +10,7 @@
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/tasks/circuits.h"
 #include "trainers/tasks/regression.h"
 #include "weft/core/error.h"
@@ -113,17 +114,17 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   const std::string tasks[] = {"backcopy", "trigger", "regression", "circuits"};
   config::check_choice("weft task", options.task, tasks, "task");
   const bool is_backcopy = options.task == "backcopy", is_circuits = options.task == "circuits";
-  WEFT_CHECK(!is_circuits || options.mixers.empty(),
-             "weft task circuits: --mixer, but it trains heads of softmax attention",
-             "leave --mixer out, or run weft task regression");
+  if (is_circuits && !options.mixers.empty())
+    throw config::ConfigError("weft task circuits: --mixer, but it trains heads of softmax attention.",
+                              "Leave --mixer out, or run weft task regression.");
+  if (options.each.is_piecewise && options.task != "regression")
+    throw config::ConfigError("weft task " + options.task + ": --piecewise, but only regression has maps.",
+                              "Leave --piecewise out, or run weft task regression.");
   const std::string kind = is_circuits ? "heads" : "mixer";
   tasks::Bigram bigram;
   if (is_backcopy)
     bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
                                   : tasks::bigram_of_text(text_of(options.text));
-  WEFT_CHECK(!options.each.is_piecewise || options.task == "regression",
-             str("weft task ", options.task, ": --piecewise, but only regression has maps"),
-             "leave --piecewise out, or run weft task regression");
   auto rows = nlohmann::ordered_json::array();
   std::vector<ArmFigures> arms;
   for (const tasks::Arm& arm : is_circuits ? numbers_of_heads() : chosen(options.mixers, extensions)) {
@@ -151,7 +152,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     }
     rows.push_back(row);
   }
-  console.result(console.is_json() ? nlohmann::ordered_json{{"task", options.task}, {"rows", rows}}.dump(2) + "\n"
+  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"task", options.task}, {"rows", rows}})
                                    : tables_of(arms, kind, options.seeds));
   return kSuccess;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "trainers/console/json_text.h"
 #include "trainers/run/evaluate.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
@@ -61,7 +62,7 @@ void write_measured(const RunResult& r, const std::string& file) {
   if (r.step_s) out["step_s"] = *r.step_s;
   if (r.predicted.step_s > 0) out["predicted_step_s"] = r.predicted.step_s;
   if (r.sent_bytes) out["sent_bytes"] = *r.sent_bytes, out["predicted_sent_bytes"] = r.predicted.sent_bytes;
-  io::write_file_atomically(file, out.dump(2) + "\n");
+  io::write_file_atomically(file, cli::json_text(out));
 }
 
 void read_measured(RunResult& r, const std::string& file) {
@@ -143,7 +144,7 @@ std::string result_text(const RunResult& r, bool is_json) {
     if (r.predicted.step_s > 0) out["predicted_step_s"] = r.predicted.step_s;
     add("sent_bytes_per_step", r.sent_bytes);
     if (r.sent_bytes) out["predicted_sent_bytes_per_step"] = r.predicted.sent_bytes;
-    return out.dump(2) + "\n";
+    return cli::json_text(out);
   }
   std::string text;
   if (r.val_loss) text += validation(r) + "\n";

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/training/diverged.h"
+#include "trainers/console/json_text.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/facts.h"
 #include "trainers/run/trace.h"
@@ -129,9 +130,8 @@ int TrainingRun::stop(const std::string& why) {
   recorder_.finish();
   recorder_.message(str("stopped after step ", trainer_.num_steps(), " (", why, "); ", again_));
   if (console_.is_json())
-    console_.result(
-        nlohmann::ordered_json{{"run", folder_.path()}, {"step", trainer_.num_steps()}, {"stopped", why}}.dump(2) +
-        "\n");
+    console_.result(cli::json_text(
+        nlohmann::ordered_json{{"run", folder_.path()}, {"step", trainer_.num_steps()}, {"stopped", why}}));
   return cli::kStopped;
 }
 
