@@ -65,7 +65,14 @@ TEST_F(Comparisons, DamagedAnswersAreOneClearError) {
         std::pair(R"({"task": "a", "length": 8, "rows": 1, "row_hits": [0], "row_targets": [4000000000000]})",
                   "row 0 of a has 0 hits of 4000000000000 targets in 8 tokens"),
         std::pair(R"({"task": "a", "length": 8, "rows": 1, "row_hits": [-1], "row_targets": [1]})",
-                  "row 0 of a has -1 hits of 1 targets in 8 tokens")}) {
+                  "row 0 of a has -1 hits of 1 targets in 8 tokens"),
+        std::pair(
+            R"({"task": "a", "length": 4000000000000, "rows": 1, "row_hits": [0], "row_targets": [4000000000000]})",
+            "a has rows of 4000000000000 tokens"),
+        std::pair(R"({"task": "a", "length": 0, "rows": 1, "row_hits": [0], "row_targets": [0]})",
+                  "a has rows of 0 tokens"),
+        std::pair(R"({"task": "a", "length": 2147483647, "rows": 1, "row_hits": [0], "row_targets": [2147483647]})",
+                  "a has more than 134217728 targets")}) {
     answer("a", tasks(bad));
     EXPECT_EQ(error_of([&] { compare_runs(runs, {}, {}); }, {"scores of " + runs[0], says}), "") << bad;
   }

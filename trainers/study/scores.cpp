@@ -33,12 +33,17 @@ Scores::Length length_of(const Json& row) {
 
 // What no evaluation says of the rows of a task, or "". The report makes an item of every target, and looks up the hits of every row.
 std::string fault_of(const Scores::Task& score) {
+  constexpr int64_t kMostTargets = int64_t{1} << 27;  // 2 GiB in the report
+  if (score.length < 1 || score.length > kMostLength) return str(score.name, " has rows of ", score.length, " tokens");
+  int64_t sum = 0;
   if (score.hits.size() != score.targets.size())
     return str(score.name, " has the hits of ", score.hits.size(), " rows and the targets of ", score.targets.size());
   for (size_t row = 0; row < score.targets.size(); ++row)
     if (score.hits[row] < 0 || score.hits[row] > score.targets[row] || score.targets[row] > score.length)
       return str("row ", row, " of ", score.name, " has ", score.hits[row], " hits of ", score.targets[row],
                  " targets in ", score.length, " tokens");
+    else if ((sum += score.targets[row]) > kMostTargets)
+      return str(score.name, " has more than ", kMostTargets, " targets");
   return {};
 }
 

@@ -10,6 +10,8 @@
 
 namespace weft::study {
 
+constexpr int64_t kMostLength = 2147483647;  // tokens of a row
+
 struct Evals {
   std::vector<int64_t> lengths = {};  // of validation rows; without any that of the training
   bool by_position = false;
