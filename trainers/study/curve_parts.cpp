@@ -151,7 +151,7 @@ std::vector<ReportPart> curve_parts(const StudyData& data) {
   add_curves(data, "Training loss minus that of " + data.arms.all[data.arms.baseline].name,
              of_arms(gaps_of, "train/loss", false), part, json);
   if (json.empty()) return {};
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return {std::move(part)};
 }
 
@@ -188,7 +188,7 @@ std::vector<ReportPart> diagnostics_parts(const StudyData& data) {
     table.rows.push_back(std::move(values));
   }
   part.section.tables.push_back(std::move(table));
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return {std::move(part)};
 }
 

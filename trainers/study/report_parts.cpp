@@ -161,7 +161,7 @@ std::vector<ReportPart> tuning_parts(const StudyData& data) {
                {"metric", data.grid.tune->metric},
                {"seeds", data.grid.tune->seeds},
                {"arms",
-                arms}}.dump()}};
+                arms}}.dump(-1, ' ', false, Json::error_handler_t::replace)}};
 }
 
 ReportPart speed_part(const StudyData& data) {
@@ -182,7 +182,7 @@ ReportPart speed_part(const StudyData& data) {
           .section = {.heading = "Speed and memory",
                       .text = "Runs beside each other share the machine: compare tokens per second of one study only.",
                       .tables = {std::move(table)}},
-          .json = arms.dump()};
+          .json = arms.dump(-1, ' ', false, Json::error_handler_t::replace)};
 }
 
 }  // namespace weft::study

@@ -126,7 +126,7 @@ ReportPart recall_part(const StudyData& data, const ScoresOfArms& all, const std
     part.section.tables.push_back(std::move(table));
     json.push_back({{"task", q.name}, {"length", q.length}, {"size", q.size}, {"arms", arms}});
   }
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return part;
 }
 
@@ -172,7 +172,7 @@ ReportPart difficulty_part(const StudyData& data, const ScoresOfArms& all, const
     part.section.pictures.push_back(std::move(plot));
     json.push_back({{"task", q.name}, {"length", q.length}, {"size", q.size}, {"arms", rows}});
   }
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return part;
 }
 
@@ -205,7 +205,7 @@ ReportPart curves_part(const StudyData& data, const Curves& curves, ReportPart p
   }
   part.section.tables.push_back(std::move(table));
   if (!plot.series.empty()) part.section.pictures.push_back(std::move(plot));
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return part;
 }
 

@@ -31,7 +31,7 @@ ReportPart differences_part(const StudyData& data) {
       json.push_back({{"field", d.path}, {"baseline", value(d.a)}, {"arm", arm.name}, {"in_the_arm", value(d.b)}});
     }
   if (!table.rows.empty()) part.section.tables.push_back(std::move(table));
-  part.json = json.dump();
+  part.json = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   return part;
 }
 
@@ -66,7 +66,8 @@ ReportPart origins_part(const StudyData& data, const std::vector<OriginOfRuns>& 
     json.push_back({{"build", one.origin.build}, {"machine", machine}, {"runs", count}, {"of", std::move(arms)}});
   }
   if (!table.rows.empty()) part.section.tables.push_back(std::move(table));
-  part.json = Json{{"arithmetic", arithmetic}, {"origins", std::move(json)}}.dump();
+  part.json = Json{{"arithmetic", arithmetic}, {"origins", std::move(json)}}.dump(-1, ' ', false,
+                                                                                  Json::error_handler_t::replace);
   return part;
 }
 
