@@ -147,10 +147,23 @@ TEST_F(Ablate, AReportIsMadeOfTheFolderAlone) {
                           path("study") + "/cells/" + older.substr(0, older.size() - 5));
   const ProcessResult again = run_weft({"ablate", "report", path("study"), "--json"});
   ASSERT_EQ(again.exit_code, 0) << again.err;
-  EXPECT_EQ(again.out, json);
-  EXPECT_EQ(io::read_file(path("study") + "/report.txt"), whole.out);
+  // The same but for the word about it.
+  auto then = nlohmann::json::parse(json), now = nlohmann::json::parse(again.out);
+  EXPECT_TRUE(then["taken_over"].empty());
+  ASSERT_EQ(now["taken_over"].size(), 1u);
+  EXPECT_EQ(now["taken_over"][0]["run"], older.substr(0, older.size() - 5));
+  EXPECT_EQ(now["taken_over"][0]["is"], first.substr(0, first.size() - 5));
+  now["taken_over"].clear();
+  EXPECT_EQ(now, then);
+  std::string text = io::read_file(path("study") + "/report.txt");
+  const size_t taken = text.find("taken over: ");
+  ASSERT_NE(taken, std::string::npos) << text;
+  EXPECT_EQ(text.erase(taken, text.find('\n', taken) + 1 - taken), whole.out);
   EXPECT_TRUE(io::file_exists(path("study") + "/report.html"));
-  std::filesystem::copy(results + older, results + older.substr(0, older.size() - 6) + "1.json");
+  const std::string second = older.substr(0, older.size() - 6) + "1", cells = path("study") + "/cells/";
+  std::filesystem::copy(results + older, results + second + ".json");
+  std::filesystem::copy(cells + older.substr(0, older.size() - 5), cells + second,
+                        std::filesystem::copy_options::recursive);
   for (const auto& [words, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{"ablate", "report", path("study")}, "has 2 results of gate="},
            {{"ablate", "report", path("nothing")}, "holds no study"},

@@ -230,7 +230,7 @@ TEST_F(StudyReports, RunsOfSeveralBuildsOrMachinesAreSaid) {
   const StudyReport one = report_of(data());
   EXPECT_EQ(Json::parse(one.json)["hardware_and_versions"]["origins"].size(), 1u);
   EXPECT_EQ(one.text.find("may be theirs"), std::string::npos) << one.text;
-  EXPECT_NE(one.text.find("here: Some CPU, 1 threads"), std::string::npos) << one.text;
+  EXPECT_NE(one.text.find("here: Some CPU, "), std::string::npos) << one.text;
   for (const auto& [commit, processor] : {std::pair("def", "Some CPU"), std::pair("abc", "Another CPU")}) {
     environment(2, commit, processor);  // the first seed's third arm
     const StudyReport two = report_of(data());
@@ -250,6 +250,16 @@ TEST_F(StudyReports, RunsOfSeveralBuildsOrMachinesAreSaid) {
     for (const char* part : {"several: see Hardware and versions", "gate=none 3, gate=head 3, gate=channel 2"})
       EXPECT_NE(page.find(part), std::string::npos) << part;
   }
+}
+
+TEST_F(StudyReports, ThreadsMakeNoOtherMachine) {
+  make(str(kSeeds, kArms));
+  for (size_t i = 0; i < cells.size(); ++i) environment(i, "abc", "Some CPU");
+  set("val/loss", [](double arm, double seed) { return 3 + arm + seed; });
+  const std::string file = folder_of(2) + "/environment.txtpb";
+  std::string text = io::read_file(file);
+  io::write_file_atomically(file, text.replace(text.find("threads: 1"), 10, "threads: 4"));
+  EXPECT_EQ(Json::parse(report_of(data()).json)["hardware_and_versions"]["origins"].size(), 1u);
 }
 
 TEST_F(StudyReports, OneWordHasOneNumber) {
@@ -303,6 +313,25 @@ TEST_F(StudyReports, AMessageOfALostRunMayHaveAnyBytes) {
   const Json json = Json::parse(report.json);
   EXPECT_EQ(json["lost"][0]["why"], "failed: exit code 2: \xEF\xBF\xBD in a path");
   for (const Cell& cell : cells) EXPECT_TRUE(stored_result(study_folder, cell));
+}
+
+TEST_F(StudyReports, AConfigMayHaveAnyBytes) {
+  make(str(kSeeds, R"(axis { name: "a" arm { name: "plain" } arm { name: "own" set: "start={from:\"p)", "\xe9",
+           R"(\"}" } })"));
+  set("val/loss", [](double arm, double seed) { return 3 + arm + seed; });
+  const Json json = Json::parse(report_of(data()).json);
+  EXPECT_NE(json["differences_of_configs"].dump().find("p\xEF\xBF\xBD"), std::string::npos) << json.dump(1);
+}
+
+TEST_F(StudyReports, RunsThatWereNotMadeAreNotLost) {
+  make(str(kSeeds, kArms));
+  set("val/loss", [](double arm, double seed) { return 3 + arm + seed; });
+  results[1].reset(), results[4]->state = CellResult::State::failed, results[5].reset();
+  const Json json = Json::parse(report_of(data()).json);
+  std::vector<int64_t> lost;
+  for (const Json& arm : json["metrics"][0]["arms"]) lost.push_back(arm["lost"].get<int64_t>());
+  EXPECT_EQ(lost, (std::vector<int64_t>{0, 1, 0}));
+  EXPECT_EQ(json["not_run"], 2);
 }
 
 // Each of these alone, and the page still has every picture.

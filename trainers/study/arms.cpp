@@ -109,9 +109,13 @@ void check_tries(const Grid& grid, const std::vector<std::string>& of_all) {
   if (!grid.tune) return;
   std::vector<std::string> of_tries = of_all;
   of_tries.insert(of_tries.end(), grid.tune->set.begin(), grid.tune->set.end());
+  config::Experiment runs;
+  try {
+    runs = config::read(grid.base, of_all).experiment;
+  } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", e.problem()), e.fix()); }
   try {
     const config::Experiment tries = config::read(grid.base, of_tries).experiment;
-    refuse_other(tries, config::read(grid.base, of_all).experiment, grid.tune->path, "tune.path");
+    refuse_other(tries, runs, grid.tune->path, "tune.path");
     for (const char* path : {"data.val.half", "data.task.test_from"}) refuse_any(tries, path);
   } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": tune: ", e.problem()), e.fix()); }
 }
@@ -216,6 +220,7 @@ Cell cell_of(size_t combination, const std::string& name, int64_t seed, config::
   return {.combination = combination,
           .seed = seed,
           .folder = fmt::format("{},seed={}-{:08x}", name, seed, checksum >> 32),
+          .experiment = experiment,
           .overrides = std::move(overrides),
           .ranks = ranks_of(experiment),
           .steps = std::max<int64_t>(1, train.tokens() / std::max<int64_t>(1, train.tokens_per_step())),

@@ -288,30 +288,6 @@ std::optional<CellResult> stored_result(const std::string& study_folder, const C
   return stored ? std::optional(std::move(stored->result)) : std::nullopt;
 }
 
-std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells) {
-  const std::string folder = study_folder + "/results", ending = ".json";
-  const std::vector<std::string> names = io::is_folder(folder) ? io::list_folder(folder) : std::vector<std::string>();
-  std::vector<std::optional<CellResult>> results;
-  for (Cell& cell : cells) {
-    const size_t stem = cell.folder.rfind('-') + 1;  // behind it stands the checksum
-    std::vector<std::string> found;
-    for (const std::string& name : names)
-      if (name.size() == cell.folder.size() + ending.size() && name.ends_with(ending) &&
-          name.compare(0, stem, cell.folder, 0, stem) == 0)
-        found.push_back(name.substr(0, cell.folder.size()));
-    const bool is_there = std::ranges::find(found, cell.folder) != found.end();
-    if (found.size() > 1 && !is_there)
-      throw config::ConfigError(
-          str(study_folder, ": has ", found.size(), " results of ", cell.folder.substr(0, stem - 1),
-              ", of different configs: ", config::join(found, ", "), "."),
-          "Run weft ablate on the grid again, which knows the one that is meant, or remove the "
-          "others from results/ and cells/.");
-    if (!found.empty() && !is_there) cell.folder = found[0];
-    results.push_back(stored_result(study_folder, cell));
-  }
-  return results;
-}
-
 std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
                                                  const CellRuns& how) {
   io::make_folders(how.folder + "/results");

@@ -43,8 +43,9 @@ std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& a
                                                  const CellRuns& how);
 
 std::optional<CellResult> stored_result(const std::string& study_folder, const Cell& cell);
-// The results that a study's folder holds, read without its runs. Paths of overrides, or defaults of another version, may have given a config
-// another checksum: then the cell takes the name that is there. ConfigError if several results have its arms and its seed.
+// The results that a study's folder holds, read without training. Paths of overrides, or fields of a younger version, may have given a config
+// another checksum: if the config in the run's folder is the cell's but for those, the cell takes the name that is there, and Cell::meant is
+// its own. ConfigError if several results are such.
 std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells);
 std::string run_folder(const std::string& study_folder, const Cell& cell);
 // ConfigError if complete runs have read files of other contents, whatever their paths: runs of a seed would not be pairs.

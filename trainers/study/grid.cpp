@@ -17,7 +17,8 @@ namespace {
 
 using config::ConfigError;
 
-constexpr std::string_view kOverrideMark = "# --set ";
+// Comments of a grid may look like overrides: those of the command line stand below a line of their own.
+constexpr std::string_view kOverridesBegin = "# weft ablate was called with:\n", kOverrideMark = "# --set ";
 
 // Names stand in folder names and in tables.
 void check_name(const std::string& file, const std::string& what, const std::string& name) {
@@ -156,7 +157,8 @@ Evals evals_of(const std::string& file, const config::GridEval& in) {
   for (const std::vector<int64_t>* lengths : {&evals.lengths, &evals.task_lengths}) {
     check_different(file, "eval: length", *lengths, [](int64_t length) { return str(length); });
     for (int64_t length : *lengths)
-      if (length < 1) throw ConfigError(str(file, ": eval: length ", length, "."), "Use 1 token or more.");
+      if (length < 1 || length > kMostLength)
+        throw ConfigError(str(file, ": eval: length ", length, "."), str("Use 1 to ", kMostLength, " tokens."));
   }
   if (evals.rows < 2) throw ConfigError(str(file, ": eval.rows is ", evals.rows, "."), "Use 2 or more.");
   return evals;
@@ -202,11 +204,14 @@ void ask_for_metrics(Grid& grid) {
 
 }  // namespace
 
-Grid read_grid(const std::string& file) {
+Grid read_grid(const std::string& file, bool is_of_study) {
   if (!io::file_exists(file) || io::is_folder(file))
     throw ConfigError(file + (io::is_folder(file) ? ": is a folder." : ": no such file."),
                       "Name a grid: see weft ablate --help.");
   Grid grid{.file = file, .text = io::read_file(file, uint64_t{1} << 20)};
+  if (!is_of_study && grid.text.find(kOverridesBegin) != std::string::npos)
+    throw ConfigError(file + ": has overrides that weft ablate has written behind the grid of a study.",
+                      "Give them with --set, or as set: \"path=value\", and remove those lines.");
   config::Grid in;
   const std::filesystem::path path = std::filesystem::absolute(file);
   config::read_text(in, grid.text, {file, true, "", path.parent_path().string()}, nullptr);
@@ -226,6 +231,7 @@ Grid read_grid(const std::string& file) {
     throw ConfigError(file + ": there is no axis, so nothing is compared.",
                       "Add axis { name: \"..\" arm {..} arm {..} }.");
   grid.set.assign(in.set().begin(), in.set().end());
+  for (const std::string& override : overrides_in(grid.text)) grid.set.push_back(override);
   grid.baseline = arms_named(grid, "baseline", in.baseline());
   grid.metrics.assign(in.compare().metric().begin(), in.compare().metric().end());
   if (grid.metrics.empty()) grid.metrics = {"val/loss"};
@@ -259,7 +265,9 @@ std::string full_name(const Grid& grid, const std::string& what, const std::stri
 
 std::vector<std::string> overrides_in(const std::string& text) {
   std::vector<std::string> set;
-  for (size_t begin = 0; begin < text.size();) {
+  const size_t mark = text.rfind(kOverridesBegin);
+  if (mark == std::string::npos) return set;
+  for (size_t begin = mark + kOverridesBegin.size(); begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const std::string line = text.substr(begin, end - begin);
     if (line.starts_with(kOverrideMark)) set.push_back(line.substr(kOverrideMark.size()));
@@ -269,7 +277,11 @@ std::vector<std::string> overrides_in(const std::string& text) {
 }
 
 void add_override(Grid& grid, const std::string& override) {
+  if (override.find('\n') != std::string::npos)
+    throw ConfigError("--set " + override + ": has a line break.", "Write it in one line.");
   grid.set.push_back(override);
+  if (grid.text.find(kOverridesBegin) == std::string::npos)
+    grid.text += str(grid.text.ends_with('\n') ? "" : "\n", kOverridesBegin);
   grid.text += str(kOverrideMark, override, "\n");
 }
 

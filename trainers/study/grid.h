@@ -51,9 +51,9 @@ struct Grid {
   std::vector<Claim> claims = {};
   std::optional<double> minutes = {};  // on one core, about
 };
-// ConfigError with file, line and the word at fault.
-Grid read_grid(const std::string& file);
-// An override for all runs, given on the command line: it is part of the study, and stands behind the grid's text as a comment.
+// ConfigError with file, line and the word at fault. `is_of_study`: in the folder of a study, where overrides may stand behind the text.
+Grid read_grid(const std::string& file, bool is_of_study = false);
+// An override for all runs, given on the command line: it is part of the study, and stands behind the grid's text, below a mark.
 void add_override(Grid& grid, const std::string& override);
 std::vector<std::string> overrides_in(const std::string& text);  // those that were added so
 // "gate=none,lr=1e-3" of the arms that a text of this form names; of axes that it leaves out, the first arm. `what` is said in errors.
@@ -84,7 +84,9 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own);
 struct Cell {
   size_t combination = 0;
   int64_t seed = 0;
-  std::string folder;  // name of its run folder: arms, seed, and the first digits of the checksum of its config
+  std::string folder;      // name of its run folder: arms, seed, and the first digits of the checksum of its config
+  std::string meant = {};  // the name by its own config, if `folder` was found with other paths or defaults
+  config::Experiment experiment = {};  // resolved, of its seed
   std::vector<std::string> overrides = {};
   std::string run = {};           // where the run is, if not in the study's folder
   int64_t ranks = 1;              // that train it together, as threads of one process

@@ -16,6 +16,10 @@ Origin origin_of(const std::string& run_folder) {
     if (name != "machine") continue;
     const size_t colon = value.find(": ");
     origin.host = value.substr(0, colon), origin.machine = value.substr(colon + 2);
+    // The threads are the run's choice.
+    const size_t end = origin.machine.rfind(" threads, ");
+    const size_t begin = end == std::string::npos ? end : origin.machine.rfind(", ", end);
+    if (begin != std::string::npos) origin.machine.erase(begin, end + std::string_view(" threads").size() - begin);
   }
   return origin;
 }

@@ -7,7 +7,7 @@
 namespace weft::study {
 
 struct Origin {
-  std::string build, machine;  // machine: processor, threads, kernels and memory
+  std::string build, machine;  // machine: processor, kernels and memory
   std::string host;
   auto operator<=>(const Origin&) const = default;
 };

@@ -49,8 +49,7 @@ Grid stored_grid(const std::string& folder) {
   if (!io::file_exists(base))
     throw ConfigError(str(folder, ": has no base.txtpb, the config that its runs start from."),
                       str("Run weft ablate on its grid once more with --out ", folder, ", which writes it."));
-  Grid grid = read_grid(file);
-  for (const std::string& override : overrides_in(grid.text)) grid.set.push_back(override);
+  Grid grid = read_grid(file, true);
   grid.base = base;
   grid.name = config::read(base, {}).experiment.name();
   return grid;

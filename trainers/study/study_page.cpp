@@ -18,8 +18,8 @@ std::vector<std::string> write_study_page(const StudyData& study, const StudyRep
   }
   io::ReportSection arms_section{
       .heading = "Arms",
-      .text = str(report.summary.substr(0, report.summary.find_last_not_of('\n') + 1), ". ", report.luck, " ",
-                  report.conclusion, " Intervals are of the mean difference over the seeds."),
+      .text = str(report.summary.substr(0, report.summary.find_last_not_of('\n') + 1), ". ", report.taken_over,
+                  report.luck, " ", report.conclusion, " Intervals are of the mean difference over the seeds."),
       .pictures = report.pictures,
       .tables = report.tables};
   if (!lost.rows.empty()) arms_section.tables.push_back(std::move(lost));

@@ -66,6 +66,14 @@ std::optional<int64_t> seeds_for_effect(const Grid& grid, const Results& r, cons
 
 int64_t runs_of(const StudyData& data, size_t arm) { return std::ranges::count(data.cells, arm, &Cell::combination); }
 
+int64_t lost_of(const StudyData& data, size_t arm) {
+  int64_t count = 0;
+  for (size_t i = 0; i < data.cells.size(); ++i)
+    if (data.cells[i].combination == arm && data.results[i] && data.results[i]->state != CellResult::State::complete)
+      ++count;
+  return count;
+}
+
 io::ReportTable metric_table(const StudyData& data, const std::string& metric, const Results& r) {
   const auto& grid = data.grid;
   const auto& arms = data.arms;
@@ -157,7 +165,7 @@ Json arm_json(const StudyData& data, size_t a, const Results& r, const Differenc
   Json out{{"arm", arms.all[a].name},
            {"runs", runs},
            {"count", r.means[a].count},
-           {"lost", runs_of(data, a) - r.means[a].count},
+           {"lost", lost_of(data, a)},
            {"mean", r.means[a].count > 0 ? Json(r.means[a].mean) : Json(nullptr)},
            {"deviation", r.means[a].deviation}};
   if (r.means[a].t_interval) out["t_interval"] = json_of(*r.means[a].t_interval);
@@ -175,6 +183,14 @@ Json arm_json(const StudyData& data, size_t a, const Results& r, const Differenc
     difference["seeds_for_effect"] = *seeds > 0 ? Json(*seeds) : Json("over 10 million");
   out["difference"] = std::move(difference);
   return out;
+}
+
+// Results whose runs had another checksum than the cells have here.
+std::vector<Cell> taken_over(const StudyData& data) {
+  std::vector<Cell> taken;
+  if (data.tuning) taken = data.tuning->taken_over;
+  std::ranges::copy_if(data.cells, std::back_inserter(taken), [](const Cell& cell) { return !cell.meant.empty(); });
+  return taken;
 }
 
 Json match_json(const Grid& grid) {
@@ -209,17 +225,23 @@ StudyReport report_of(const StudyData& data) {
                                grid.seeds.size(), num_complete, cells.size(),
                                report.num_lost ? fmt::format(", {} lost", report.num_lost) : "",
                                num_missing ? fmt::format(", {} not run yet", num_missing) : "");
-  report.text = report.summary + lost;
+  Json taken_json = Json::array();
+  for (const Cell& cell : taken_over(data)) {
+    report.taken_over += str("taken over: ", cell.folder, ", which is ", cell.meant, " with other paths or defaults\n");
+    taken_json.push_back({{"run", cell.folder}, {"is", cell.meant}});
+  }
+  report.text = report.summary + report.taken_over + lost;
   report.text += fmt::format(
       "intervals at {:g} %; p of the paired t-test, adjusted by Holm over all arms that have one; resolves: the "
       "smallest difference that these seeds find in 80 of 100 studies by that p\n\n",
       100 * grid.confidence);
   if (static_cast<int64_t>(grid.seeds.size()) < kFewestForAnInterval)
     report.text += str("No intervals: ", grid.seeds.size(), " seeds, and they need ", kFewestForAnInterval, ".\n\n");
-  Json out{{"study", grid.name},    {"baseline", arms.all[arms.baseline].name},
-           {"seeds", grid.seeds},   {"confidence", grid.confidence},
-           {"effect", grid.effect}, {"complete", num_complete},
-           {"lost", lost_json},     {"not_run", num_missing}};
+  Json out{{"study", grid.name},      {"baseline", arms.all[arms.baseline].name},
+           {"seeds", grid.seeds},     {"confidence", grid.confidence},
+           {"effect", grid.effect},   {"complete", num_complete},
+           {"lost", lost_json},       {"not_run", num_missing},
+           {"taken_over", taken_json}};
   report.tables.push_back(arms_table(data));
   report.text += text_of(report.tables[0]) + "\n";
   Json settings = Json::array(), metrics = Json::array(), floor_json;

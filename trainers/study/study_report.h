@@ -30,6 +30,7 @@ struct StudyReport {
   std::vector<io::ReportSection> page_sections = {};  // behind them, of the page alone
   std::string summary = {}, luck = {};                // of the text: runs that are complete, and what arms win by luck
   std::string conclusion = {};                        // of the text: what the runs tell and what they cannot
+  std::string taken_over = {};                        // of the text: results with other paths or defaults
   int64_t num_lost = 0;                               // runs that diverged or failed
 };
 StudyReport report_of(const StudyData& data);

@@ -112,6 +112,8 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
     const bool at_last = std::ranges::any_of(tuning.best, [&](size_t best) { return best + 1 == values.size(); });
     const bool goes_down = at_first && lower < grid.tune->widen, goes_up = at_last && upper < grid.tune->widen;
     if (!goes_down && !goes_up) {
+      for (const Cell& cell : tries.cells)
+        if (!cell.meant.empty()) tuning.taken_over.push_back(cell);
       for (size_t a = 0; a < arms.all.size(); ++a) {
         Combination& arm = arms.all[a];
         arm.tuned = values[tuning.best[a]];

@@ -19,6 +19,7 @@ struct Tuning {
   };
   std::vector<std::vector<Try>> tries = {};  // [arm][value]
   std::vector<size_t> best = {};             // [arm]: a value
+  std::vector<Cell> taken_over = {};         // tries that were found with other paths or defaults: Cell::meant
   bool is_edge(size_t arm) const { return best[arm] == 0 || best[arm] + 1 == values.size(); }
 };
 
