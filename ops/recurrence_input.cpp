@@ -57,8 +57,8 @@ void check_decay(std::string_view op, const Tensor& log_decay) {
   if (log_decay.is_cuda()) return;  // its kernels give NaN instead: the host would have to wait
   const double worst = worst_decay(log_decay);
   if (!(worst < INFINITY))
-    fail_not_finite(str(op, ": log_decay ", log_decay, " has an element that is not finite"),
-                    "floor the gate in log space, such as at -100; documents make the state begin with zeros");
+    fail_as<NotFinite>(str(op, ": log_decay ", log_decay, " has an element that is not finite"),
+                       "floor the gate in log space, such as at -100; documents make the state begin with zeros");
   WEFT_CHECK(worst <= 0, str(op, ": log_decay ", log_decay, " has an element ", worst, ", above 0"),
              "give the logarithm of decays that are at most 1, such as log_sigmoid");
 }

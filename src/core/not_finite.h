@@ -13,9 +13,11 @@ class NotFinite : public Error {
   explicit NotFinite(const Error& error) : Error(error) {}
 };
 
-[[noreturn]] inline void fail_not_finite(std::string problem, std::string fix,
-                                         std::source_location location = std::source_location::current()) try {
+// fail() with an error of this class, which is made of an Error.
+template <class E>
+[[noreturn]] void fail_as(std::string problem, std::string fix,
+                          std::source_location location = std::source_location::current()) try {
   fail(std::move(problem), std::move(fix), location);
-} catch (const Error& error) { throw NotFinite(error); }
+} catch (const Error& error) { throw E(error); }
 
 }  // namespace weft

@@ -21,16 +21,6 @@ int64_t num_targets(const AnalysisRows& rows) {
   return count;
 }
 
-double loss_of(LanguageModel& model, const AnalysisRows& rows, const Probe& probe) {
-  const double factor = 1 / static_cast<double>(num_targets(rows));
-  NoGrad no_grad;
-  Tokens tokens(rows.tokens, {.probe = &probe});
-  Var losses = model.loss(rows.ids, rows.targets, tokens, factor).losses;
-  double sum = 0;
-  for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
-  return sum * factor;
-}
-
 // loss(0), loss(1), ..., each made by one of the ranks.
 std::vector<double> shared_losses(dist::Communicator* comm, size_t count, const std::function<double(size_t)>& loss) {
   const size_t ranks = comm ? static_cast<size_t>(comm->size()) : 1,
@@ -106,12 +96,22 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                  "pruning_curve: the importance is of another model", "take it from head_importance() of this one");
       return y_BTHV * cast(to(masks[next++], y_BTHV.device()), y_BTHV.dtype());
     };
-    return loss_of(model, rows, probe);
+    return analysis_loss(model, rows, probe);
   });
   std::vector<std::pair<double, double>> curve;
   for (size_t step = 0; step <= kSteps; ++step)
     curve.emplace_back(static_cast<double>(gone_at(step)) / static_cast<double>(order.size()), losses[step]);
   return curve;
+}
+
+double analysis_loss(LanguageModel& model, const AnalysisRows& rows, const Probe& probe) {
+  const double factor = 1 / static_cast<double>(num_targets(rows));
+  NoGrad no_grad;
+  Tokens tokens(rows.tokens, {.probe = &probe});
+  Var losses = model.loss(rows.ids, rows.targets, tokens, factor).losses;
+  double sum = 0;
+  for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
+  return sum * factor;
 }
 
 std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows,
@@ -122,13 +122,13 @@ std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& mod
     if (layers.empty() || layers.back().first != path) layers.emplace_back(std::string(path), 0);
     return y_BTHV;
   };
-  const double whole = loss_of(model, rows, probe);
+  const double whole = analysis_loss(model, rows, probe);
   const std::vector<double> losses = shared_losses(comm, layers.size(), [&](size_t layer) {
     Probe without;
     without.heads = [&](std::string_view path, const Var& y_BTHV) {
       return path == layers[layer].first ? y_BTHV * 0.0 : y_BTHV;
     };
-    return loss_of(model, rows, without);
+    return analysis_loss(model, rows, without);
   });
   for (size_t layer = 0; layer < layers.size(); ++layer) layers[layer].second = losses[layer] - whole;
   return layers;

@@ -10,9 +10,4 @@ class Diverged : public Error {
   explicit Diverged(const Error& error) : Error(error) {}
 };
 
-[[noreturn]] inline void fail_diverged(std::string problem, std::string fix,
-                                       std::source_location location = std::source_location::current()) try {
-  fail(std::move(problem), std::move(fix), location);
-} catch (const Error& error) { throw Diverged(error); }
-
 }  // namespace weft

@@ -206,9 +206,9 @@ void Training::State::finish(StepResult& result, bool is_sample) {
   const bool is_finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   result.was_skipped = (is_sample || !is_finite) && guard.refuses(result.loss, result.grad_norm);
   if (!result.was_skipped && !is_finite)
-    fail_diverged(str("step ", step, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
-                  "lower the learning rate, switch the guard on (optim.skip in a config), or find the op with "
-                  "set_anomaly_mode(true) (train.anomaly=true)");
+    fail_as<Diverged>(str("step ", step, ": loss ", result.loss, ", gradient norm ", result.grad_norm),
+                      "lower the learning rate, switch the guard on (optim.skip in a config), or find the op with "
+                      "set_anomaly_mode(true) (train.anomaly=true)");
   if (result.was_skipped) ++num_skipped;
   else update(grads, result);
   for (const NamedBuffer& b : buffers) {

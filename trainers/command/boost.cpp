@@ -73,22 +73,6 @@ void replace(config::Model& model, const std::vector<Layer>& layers, int64_t win
   model.set_pattern(fmt::format("{}", fmt::join(pattern, " ")));
 }
 
-// Mean in nats per target.
-double loss_of(LanguageModel& model, const AnalysisRows& rows) {
-  NoGrad no_grad;
-  int64_t count = 0;
-  const std::vector<int32_t> targets = rows.targets.to_vector<int32_t>();
-  Tokens tokens(rows.tokens);
-  for (size_t i = 0; i < targets.size(); ++i)
-    count += targets[i] >= 0 && !tokens.is_padding(static_cast<int64_t>(i)) ? 1 : 0;
-  const double factor = 1 / static_cast<double>(count);
-  double sum = 0;
-  const std::vector<double> losses =
-      cast(model.loss(rows.ids, rows.targets, tokens, factor).losses, kF64).value().to_vector<double>();
-  for (double loss : losses) sum += loss;
-  return sum * factor;
-}
-
 // How much the loss grows if each token attends to itself alone: y = v in place of the layer's attention.
 double growth_as_identity(const train::LoadedRun& run, const AnalysisRows& rows, int64_t layer, double loss) {
   config::Loaded config = run.config;
@@ -99,7 +83,7 @@ double growth_as_identity(const train::LoadedRun& run, const AnalysisRows& rows,
   WEFT_CHECK(report.missing.empty() && report.mismatched.empty(),
              str("boost: the values of layer ", layer, " have no place in the identity: ", to_string(report)),
              "use --scan removal");
-  return loss_of(*model, rows) - loss;
+  return analysis_loss(*model, rows) - loss;
 }
 
 // The layers of softmax attention with what the loss grows without it; the third that matters least becomes the identity, the next third
@@ -119,7 +103,7 @@ std::vector<Layer> planned(const train::LoadedRun& run, const AnalysisRows& rows
       if (has_softmax(number)) layers.push_back({number, more});
     }
   } else {
-    const double loss = loss_of(*run.model, rows);
+    const double loss = analysis_loss(*run.model, rows);
     for (int64_t layer = 0; layer < config.layers(); ++layer)
       if (has_softmax(layer)) layers.push_back({layer, growth_as_identity(run, rows, layer, loss)});
   }

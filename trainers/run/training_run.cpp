@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "src/core/not_finite.h"
 #include "src/training/diverged.h"
 #include "trainers/console/json_text.h"
 #include "trainers/console/stop_signal.h"
@@ -92,7 +93,7 @@ void TrainingRun::require_guard_goes_on() {
   const int64_t count = trainer_.guard().num_in_a_row();
   if (!trainer_.guard().gives_up()) return;
   recorder_.finish();
-  fail_diverged(
+  fail_as<Diverged>(
       str("step ", trainer_.num_steps(), ": the outlier guard has skipped ", count,
           " steps in a row, the most that optim.skip.max_in_a_row allows; the weights are those of step ",
           trainer_.num_steps() - count),

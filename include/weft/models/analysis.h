@@ -60,6 +60,9 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
                                                      const std::vector<HeadImportance>& importance,
                                                      dist::Communicator* comm = nullptr);
 
+// In nats per target that is not of padding. The probe may change what passes it.
+double analysis_loss(LanguageModel& model, const AnalysisRows& rows, const Probe& probe = {});
+
 // LayerBoost (2604.22050): how much the loss grows, in nats per target, without the outputs of each mixer's heads. By the mixer's path, those
 // whose heads pass Tokens::heads().
 std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows,

@@ -4,8 +4,8 @@
 
 Run it with a Python that has PyTorch, on a machine where nothing else runs. PyTorch is warm, and compiled where it says so, before the
 first round; then in each round every side is measured once, in another order each time. Tables hold medians over the rounds; the spread is the lowest and
-highest ratio of a round. Beside a ratio stands its goal, where it has one. Takes about ten minutes, with --quick (no L8 model, of the masks only the window)
-three.
+highest ratio of a round. Beside a ratio stands its goal, where it has one. Takes a quarter of an hour; --quick leaves out the L8
+model, and of the masks all but the window.
 """
 import argparse
 import contextlib

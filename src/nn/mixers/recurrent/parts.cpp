@@ -41,8 +41,8 @@ Var summed_exp(std::string_view what, const Var& x) {
   if (x.device().is_cpu() && !is_dry_run() && x.value().num_elements() > 0) {
     const double largest = max(reshape(abs(exponents.detach()), {-1}), 0).value().item();
     if (!(largest <= kLargest))
-      fail_not_finite(str(what, " of size ", largest, ": sums of exponentials hold sizes up to ", kLargest),
-                      "normalise what the layer reads, or lower the learning rate");
+      fail_as<NotFinite>(str(what, " of size ", largest, ": sums of exponentials hold sizes up to ", kLargest),
+                         "normalise what the layer reads, or lower the learning rate");
   }
   return exp(exponents);
 }
