@@ -8,6 +8,7 @@
 #include "ops/cuda/optim.h"
 #include "ops/optim_f64.h"
 #include "src/core/cuda_build.h"
+#include "src/core/dry_allocator.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -199,12 +200,23 @@ static std::vector<Tensor> muon_temporaries(const Tensor& param) {
   return held;
 }
 
-// A dry run counts what threads hold at once: the largest matrix is updated beside the temporaries of the next ones.
+// A dry run counts what threads hold at once: the largest matrix is updated beside the temporaries of the next ones, among them the
+// scratch of a product.
 static void muon_in_dry_run(std::vector<OptimTensors*> small, size_t at_once, const MuonStep& o) {
   auto size = [](const OptimTensors* t) { return t->param.num_elements(); };
+  auto held_bytes = [] { return allocator(Device::cpu()).stats().current_bytes; };
   std::sort(small.begin(), small.end(), [&](auto* a, auto* b) { return size(a) > size(b); });
   std::vector<std::vector<Tensor>> others;
-  for (size_t i = 1; i < std::min(at_once, small.size()); ++i) others.push_back(muon_temporaries(small[i]->param));
+  for (size_t i = 1; i < std::min(at_once, small.size()); ++i) {
+    const int64_t peak = dry_peak_bytes([&] {
+      const OneThread one;
+      muon_of_one(*small[i], o);
+    });
+    const int64_t before = held_bytes();
+    others.push_back(muon_temporaries(small[i]->param));
+    if (const int64_t scratch = peak - (held_bytes() - before); scratch > 0)
+      others.back().push_back(Tensor::empty({scratch}, kU8, Device::cpu()));
+  }
   for (OptimTensors* t : small) {
     const OneThread one;
     muon_of_one(*t, o);

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "src/core/dry_allocator.h"
@@ -110,6 +111,16 @@ Allocator& dry_allocator(Device device) {
   auto& allocator = run_of_thread->of[device.is_cuda() ? 1 : 0];
   if (!allocator) allocator = std::make_unique<DryAllocator>(device);
   return *allocator;
+}
+
+int64_t dry_peak_bytes(const std::function<void()>& f) {
+  Run own;
+  struct Back {
+    Run* outer;
+    ~Back() { run_of_thread = outer; }
+  } const back{std::exchange(run_of_thread, &own)};
+  f();
+  return dry_allocator(Device::cpu()).stats().peak_bytes;
 }
 
 DryRun::DryRun() {
