@@ -135,10 +135,10 @@ minutes: 12
     EXPECT_NE(at, std::string::npos) << from;
     return text.replace(at, from.size(), to);
   }
-  ClaimsPage page(const std::vector<std::string>& names) {
+  ClaimsPage page(const std::vector<std::string>& names, const std::string& kept = "") {
     std::vector<Grid> grids;
     for (const std::string& name : names) grids.push_back(read_grid(path(name + ".txtpb")));
-    return claims_page(grids, path("runs"), "weft claims");
+    return claims_page(grids, {path("runs"), kept}, "weft claims");
   }
   void expect_on(const std::string& text, const std::vector<std::string>& parts) {
     for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << " on\n" << text;
@@ -161,6 +161,53 @@ TEST_F(Claims, ThePageHasOursBesideThePapers) {
   EXPECT_EQ(first.text, second.text);
   EXPECT_EQ(first.json, second.json);
   expect_on(first.json, {"\"verdict\": \"reproduced\"", "\"holm_p\""});
+}
+
+TEST_F(Claims, WhatIsKeptOfAStudyMakesTheSamePage) {
+  study("done", kReport);
+  study("lost", replaced(replaced(kReport, "\"value\": 1.29", "\"value\": null"), "\"lost\": []",
+                         R"("lost": [{"run": "gate=head,seed=3-0", "why": "diverged: step 4"}])"));
+  study("open");
+  for (const char* name : {"done", "lost"}) {
+    io::make_folders(path(str("runs/", name, "/cells/a")));
+    write(str("runs/", name, "/cells/a/environment.txtpb"), "host: \"secret\" processor: \"Some CPU\" threads: 2");
+  }
+  const std::string kept = path("kept");
+  const ClaimsPage before = page({"done", "lost", "open"}), first = page({"done", "lost", "open"}, kept);
+  EXPECT_EQ(first.text, before.text);
+  EXPECT_EQ(io::list_folder(kept), (std::vector<std::string>{"done.json", "lost.json"}));
+  const std::string record = io::read_file(kept + "/done.json");
+  for (const char* private_name : {"somebody", "secret"}) EXPECT_EQ(record.find(private_name), std::string::npos);
+  io::remove_folder(path("runs"));
+  const ClaimsPage second = page({"done", "lost", "open"}, kept);
+  EXPECT_EQ(second.text, first.text);
+  EXPECT_EQ(second.json, first.json);
+  expect_on(second.text, {"| Gates help | gates | 2505.06708 | reproduced |", "on Some CPU, ",
+                          "Lost: gate=head,seed=3-0: diverged: step 4", "1 not run"});
+  // A study that is run again takes its place only when it is complete.
+  study("done", replaced(replaced(kReport, "\"complete\": 6", "\"complete\": 5"), "\"not_run\": 0", "\"not_run\": 1"));
+  EXPECT_EQ(page({"done", "lost", "open"}, kept).text, first.text);
+  EXPECT_EQ(io::read_file(kept + "/done.json"), record);
+}
+
+TEST_F(Claims, RecordsThatAreDamagedOrOfOtherRulesAreRefused) {
+  study("done", kReport);
+  const std::string kept = path("kept");
+  page({"done"}, kept);
+  const std::string record = io::read_file(kept + "/done.json");
+  io::remove_folder(path("runs"));
+  for (const auto& [from, to] : {std::pair("\"study\": \"done\"", "\"study\": \"other\""),
+                                 {"\"value\":2.0", "\"value\":\"2\""},
+                                 {"\"seed\":2", "\"seed\":7"},
+                                 {"\"set\": [", "\"set\": [4, "},
+                                 {"\"builds\": 0", "\"builds\": []"},
+                                 {"\"grid\": \"", "\"grid\": 4, \"other\": \""},
+                                 {"{\"study\"", "[{\"study\""}}) {
+    write("kept/done.json", replaced(record, from, to));
+    EXPECT_EQ(error_of([&] { page({"done"}, kept); }, {"kept/done.json: is not a record of", "--keep"}), "") << to;
+  }
+  write("kept/done.json", replaced(record, "effect: 0.1", "effect: 0.01"));
+  EXPECT_EQ(error_of([&] { page({"done"}, kept); }, {"kept/done.json", "other rules for its claims"}), "");
 }
 
 TEST_F(Claims, RunsOfSeveralBuildsOrMachinesAreSaid) {

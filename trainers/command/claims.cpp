@@ -1,4 +1,5 @@
-// weft claims GRID... [--runs DIR]: the page of what studies make of papers' claims. The reports of the studies are read, no run is opened.
+// weft claims GRID... [--runs DIR] [--keep DIR]: the page of what studies make of papers' claims. The reports of the studies are read, no run
+// is opened.
 #include <filesystem>
 
 #include "trainers/command/arguments.h"
@@ -15,7 +16,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> grids;
-  std::string runs = "runs/claims";
+  std::string runs = "runs/claims", kept;
 };
 
 // Grids with claims: those that are named, and those in folders.
@@ -42,8 +43,9 @@ std::vector<study::Grid> grids_of(const std::vector<std::string>& names) {
 }
 
 int run(const Options& options, Console& console) {
-  const study::ClaimsPage page = study::claims_page(grids_of(options.grids), options.runs,
-                                                    "weft claims " + config::join(options.grids, " ") + " --runs DIR");
+  const std::string command = "weft claims " + config::join(options.grids, " ") + " --runs DIR" +
+                              (options.kept.empty() ? "" : " --keep " + options.kept);
+  const study::ClaimsPage page = study::claims_page(grids_of(options.grids), {options.runs, options.kept}, command);
   console.result(console.is_json() ? page.json : page.text);
   return kSuccess;
 }
@@ -55,6 +57,10 @@ Action define_claims(Arguments& app) {
   app.add_option("GRID", options->grids, "Grids with claims, or folders of such").required().type_name("GRID");
   app.add_option("--runs", options->runs, "Folder that holds the folder of each study")
       .capture_default_str()
+      .type_name("DIR");
+  app.add_option("--keep", options->kept,
+                 "Folder of small files with the numbers of complete studies: written from --runs, read where that "
+                 "lacks a study")
       .type_name("DIR");
   return [options](Console& console, const Extensions&) { return run(*options, console); };
 }

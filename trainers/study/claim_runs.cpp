@@ -1,5 +1,7 @@
 #include "trainers/study/claim_runs.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -38,6 +40,14 @@ void require_same_grid(const Grid& grid, const std::string& file, const std::str
   if (essence_of(text, file) == essence_of(grid.text, grid.file)) return;
   fail(str(file, ": is another grid than ", grid.file, ", or has other rules for its claims"),
        "run weft ablate on the grid with another --out: a rule that is changed after the runs decides nothing");
+}
+
+// A file is named without its folders, which are those of one machine.
+std::string override_text(const std::string& override) {
+  const size_t equals = override.find('='), slash = override.find_last_of('/');
+  return equals == std::string::npos || slash == std::string::npos || override.find("path") > equals
+             ? override
+             : override.substr(0, equals + 1) + override.substr(slash + 1);
 }
 
 double seconds_of(const std::string& cells) {
@@ -112,7 +122,7 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
   if (!io::file_exists(grid_file)) return runs;
   const std::string text = io::read_file(grid_file, kMostGridBytes);
   require_same_grid(grid, grid_file, text);
-  runs.set = overrides_in(text);
+  for (const std::string& override : overrides_in(text)) runs.set.push_back(override_text(override));
   if (!io::file_exists(report_file)) return runs;  // killed before its first report
   try {
     read_report(grid, Json::parse(io::read_file(report_file, kMostReportBytes)), runs);
@@ -122,6 +132,59 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
   }
   add_origins(folder + "/cells", runs);
   runs.training_s = seconds_of(folder + "/cells") + seconds_of(folder + "/tuning/cells");
+  return runs;
+}
+
+// In the words of a report, a line for each arm of a metric.
+std::string claim_record(const Grid& grid, const ClaimRuns& runs) {
+  Json lost = Json::array();
+  for (const std::string& text : runs.lost) {
+    const size_t colon = text.find(": ");
+    lost.push_back({{"run", text.substr(0, colon)}, {"why", text.substr(colon + 2)}});
+  }
+  std::string text = fmt::format(
+      "{{\"study\": {},\n\"grid\": {},\n\"set\": {},\n\"machines\": {},\n\"builds\": {},\n\"training_s\": "
+      "{:.1f},\n\"complete\": {},\n"
+      "\"not_run\": 0,\n\"lost\": {},\n\"arms\": [",
+      Json(grid.name).dump(), Json(grid.text).dump(), Json(runs.set).dump(), Json(runs.machines).dump(),
+      runs.num_builds, runs.training_s, runs.num_complete, lost.dump());
+  std::string_view comma = "";
+  for (const auto& [name, arm] : runs.arms) {
+    const Json line{{"arm", name}, {"parameters_without_embeddings", arm.params}, {"tokens", arm.tokens}};
+    text += fmt::format("{}\n {}", comma, line.dump()), comma = ",";
+  }
+  text += "],\n\"metrics\": [", comma = "";
+  std::set<std::string> of_claims;
+  for (const Claim& claim : grid.claims) of_claims.insert(claim.metric);
+  for (const std::string& metric : of_claims) {
+    text += fmt::format("{}\n {{\"metric\": {}, \"arms\": [", comma, Json(metric).dump()), comma = "";
+    for (const auto& [name, arm] : runs.arms) {
+      const auto values = arm.values.find(metric);
+      if (values == arm.values.end()) continue;
+      Json line{{"arm", name}, {"runs", Json::array()}};
+      for (size_t i = 0; i < grid.seeds.size(); ++i)
+        line["runs"].push_back({{"seed", grid.seeds[i]}, {"value", values->second[i]}});  // not a number: null
+      text += fmt::format("{}\n  {}", comma, line.dump()), comma = ",";
+    }
+    text += "]}", comma = ",";
+  }
+  return text + "]}\n";
+}
+
+ClaimRuns read_claim_record(const Grid& grid, const std::string& file) {
+  ClaimRuns runs;
+  try {
+    const Json record = Json::parse(io::read_file(file, kMostReportBytes));
+    require_same_grid(grid, file, record.at("grid").get<std::string>());
+    runs.set = record.at("set").get<std::vector<std::string>>();
+    runs.machines = record.at("machines").get<std::vector<std::string>>();
+    runs.num_builds = record.at("builds").get<int64_t>();
+    runs.training_s = record.at("training_s").get<double>();
+    read_report(grid, record, runs);
+  } catch (const Error&) { throw; } catch (const std::exception& e) {
+    fail(str(file, ": is not a record of ", grid.file, ": ", std::string_view(e.what())),
+         "run weft claims --runs DIR --keep on the study's folder: it writes the record anew");
+  }
   return runs;
 }
 

@@ -10,6 +10,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/progress.h"
 #include "trainers/study/claim_runs.h"
+#include "weft/io/files.h"
 
 namespace weft::study {
 
@@ -63,8 +64,20 @@ std::string mean_text(const std::vector<double>& values) {
   return number_text(mean.mean) + (mean.count > 1 ? " +- " + number_text(mean.deviation) : "");
 }
 
-Study study_of(const Grid& grid, const std::string& runs) {
-  Study study{.grid = grid, .runs = read_claim_runs(grid, runs + "/" + grid.name)};
+// The study's folder, or what was kept of a complete one.
+ClaimRuns runs_of(const Grid& grid, const ClaimFolders& folders) {
+  ClaimRuns runs = read_claim_runs(grid, folders.runs + "/" + grid.name);
+  if (folders.kept.empty()) return runs;
+  const std::string file = folders.kept + "/" + grid.name + ".json";
+  if (runs.state == ClaimRuns::State::complete) {
+    io::make_folders(folders.kept);
+    io::write_file_atomically(file, claim_record(grid, runs));
+  } else if (io::file_exists(file)) return read_claim_record(grid, file);
+  return runs;
+}
+
+Study study_of(const Grid& grid, const ClaimFolders& folders) {
+  Study study{.grid = grid, .runs = runs_of(grid, folders)};
   if (study.runs.state != ClaimRuns::State::complete) return study;
   for (const Claim& claim : grid.claims)
     for (const Contrast& contrast : claim.contrasts)
@@ -138,14 +151,6 @@ std::string claim_text(const Entry& entry) {
                      contrasts_text(entry));
 }
 
-// A file is named without its folders, which are those of one machine.
-std::string override_text(const std::string& override) {
-  const size_t equals = override.find('='), slash = override.find_last_of('/');
-  return equals == std::string::npos || slash == std::string::npos || override.find("path") > equals
-             ? override
-             : override.substr(0, equals + 1) + override.substr(slash + 1);
-}
-
 std::string range_text(const ClaimRuns& runs, int64_t ClaimRuns::Arm::*field) {
   int64_t lowest = 0, highest = 0;
   for (const auto& [name, arm] : runs.arms) {
@@ -158,7 +163,7 @@ std::string range_text(const ClaimRuns& runs, int64_t ClaimRuns::Arm::*field) {
 std::string study_text(const Study& study) {
   const auto& [grid, runs, measured, judged] = study;
   std::string command = "weft ablate " + grid.file;
-  for (const std::string& override : runs.set) command += " --set " + override_text(override);
+  for (const std::string& override : runs.set) command += " --set " + override;
   std::string text = fmt::format("### {}\n\n    {}\n\n", grid.name, command);
   if (runs.state == ClaimRuns::State::not_run) text += "Not run.";
   else if (runs.state == ClaimRuns::State::unfinished)
@@ -205,14 +210,14 @@ Json json_of(const Entry& entry) {
 
 }  // namespace
 
-ClaimsPage claims_page(const std::vector<Grid>& grids, const std::string& runs, const std::string& command) {
+ClaimsPage claims_page(const std::vector<Grid>& grids, const ClaimFolders& folders, const std::string& command) {
   std::vector<Study> studies;
   for (const Grid& grid : grids) {
     for (const Study& other : studies)
       if (other.grid.name == grid.name)
         throw config::ConfigError(str(other.grid.file, " and ", grid.file, " are both the study ", grid.name, "."),
                                   "Give one of them another name.");
-    studies.push_back(study_of(grid, runs));
+    studies.push_back(study_of(grid, folders));
   }
   std::vector<Entry> entries;
   for (const std::string& part : claim_parts())

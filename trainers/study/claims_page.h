@@ -11,8 +11,13 @@ namespace weft::study {
 struct ClaimsPage {
   std::string text, json;  // Markdown; and the verdicts alone
 };
-// Of grids that have claims; the study of each stands in a folder of `runs` that has its name. The same folders give the same bytes.
-// `command` is said on the page.
-ClaimsPage claims_page(const std::vector<Grid>& grids, const std::string& runs, const std::string& command);
+struct ClaimFolders {
+  std::string runs;  // the study of a grid stands in the folder of its name
+  std::string kept =
+      {};  // empty, or where NAME.json keeps the numbers of each study: written of those that are complete in `runs`,
+           // read for the others
+};
+// Of grids that have claims. The same folders give the same bytes. `command` is said on the page.
+ClaimsPage claims_page(const std::vector<Grid>& grids, const ClaimFolders& folders, const std::string& command);
 
 }  // namespace weft::study
