@@ -67,7 +67,7 @@ Json json_of(const Points& points) {
   return {{"steps", steps}, {"mean", means}, {"lowest", lowest}, {"highest", highest}, {"runs", runs}};
 }
 
-// A plot, its table and its JSON.
+// A plot, its table and its JSON. No plot where runs have one point each: the table says it.
 void add_curves(const StudyData& data, const std::string& title, const std::vector<Points>& arms, ReportPart& part,
                 Json& json) {
   io::Plot plot{.title = title, .x_label = "step", .y_label = "nats per token"};
@@ -91,7 +91,8 @@ void add_curves(const StudyData& data, const std::string& title, const std::vect
   if (plot.series.empty()) return;
   json.push_back({{"curve", title}, {"arms", std::move(curves)}});
   part.section.tables.push_back(std::move(table));
-  part.section.pictures.push_back(std::move(plot));
+  const auto is_curve = [](const io::PlotSeries& series) { return series.points.size() > 1; };
+  if (std::ranges::any_of(plot.series, is_curve)) part.section.pictures.push_back(std::move(plot));
 }
 
 // Diagnostics of an arm, as means over its seeds.
