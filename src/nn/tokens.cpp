@@ -12,8 +12,9 @@ namespace weft {
 namespace {
 
 std::unique_ptr<Mixing> made_mixing(const TokenTable& table, const TokensOptions& options) {
-  WEFT_CHECK(!options.cache || !options.context, "Tokens: a decoding over several ranks",
-             "decode on one rank, without TokensOptions::context");
+  WEFT_CHECK(!options.cache || !options.context,
+             "Tokens: a cache beside a context of ranks that have other tokens each",
+             "leave TokensOptions::context out: make_cache(batch, max_tokens, ranks) shares the keys out among ranks");
   WEFT_CHECK(!options.probe || !options.context, "Tokens: a probe over several ranks, of which each has some keys",
              "run the analysis on one rank, without TokensOptions::context");
   if (options.cache) return make_decode(table, options.cache);

@@ -454,7 +454,7 @@ TEST(Context, ErrorsNameTheRanksAndTheFix) {
   dist::run_thread_ranks(1, [](dist::Communicator& comm) {
     const ContextGroup group{.tokens = &comm};
     EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.cache = make_cache(1, 8), .context = &group}); },
-                       {"decoding over several ranks", "one rank"}),
+                       {"a cache beside a context", "make_cache(batch, max_tokens, ranks)"}),
               "");
     const Probe probe;
     EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.probe = &probe, .context = &group}); },

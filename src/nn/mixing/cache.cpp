@@ -4,11 +4,16 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
+#include "weft/nn/context_group.h"
 
 namespace weft {
 
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens) {
   return std::make_shared<Cache>(batch, max_tokens == 0 ? Cache::kNoBound : max_tokens);
+}
+std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens, dist::Communicator& ranks) {
+  return std::make_shared<Cache>(batch, max_tokens == 0 ? Cache::kNoBound : max_tokens,
+                                 ranks.size() > 1 ? &ranks : nullptr);
 }
 int64_t cached_tokens(const Cache& cache) { return cache.num_tokens(); }
 int64_t cached_bytes(const Cache& cache) { return cache.bytes(); }
@@ -48,7 +53,8 @@ Tensor CachedRows::append(const Tensor& fresh, int64_t keep, int64_t most) {
   return all;
 }
 
-Cache::Cache(int64_t batch, int64_t max_tokens) : batch_(batch), max_tokens_(max_tokens) {
+Cache::Cache(int64_t batch, int64_t max_tokens, dist::Communicator* ranks)
+    : batch_(batch), max_tokens_(max_tokens), ranks_(ranks) {
   WEFT_CHECK(batch >= 1 && max_tokens >= 1, str("make_cache: batch ", batch, ", max_tokens ", max_tokens),
              "both must be 1 or more");
 }
@@ -84,11 +90,19 @@ void Cache::begin_step(const TokenTable& table) {
   has_documents_ = table.documents().defined();
   step_ = T;
   if (!is_bounded()) forget();
-  auto note = [&](Tensor& all, const Tensor& fresh) {
-    if (!all.defined()) all = Tensor::zeros({batch_, is_bounded() ? max_tokens_ : T}, kI32, fresh.device());
-    Tensor place = all.slice(1, stored_, stored_ + T);
+  auto note_in = [&](Tensor& all, int64_t room, const Tensor& fresh, int64_t begin) {
+    if (!all.defined()) all = Tensor::zeros({batch_, room}, kI32, fresh.device());
+    Tensor place = all.slice(1, begin, begin + fresh.size(1));
     assign(place, fresh);
   };
+  auto note = [&](Tensor& all, const Tensor& fresh) { note_in(all, is_bounded() ? max_tokens_ : T, fresh, stored_); };
+  auto note_mine = [&](Tensor& all, const Tensor& fresh) {
+    note_in(all, std::max<int64_t>(1, num_mine(max_tokens_)), mine(fresh), num_mine(num_tokens_));
+  };
+  if (ranks_ && is_bounded()) {
+    note_mine(my_positions_, table.positions());
+    if (has_documents_) note_mine(my_documents_, table.documents());
+  }
   note(positions_, table.positions());
   note(document_positions_, table.document_positions());
   if (!has_documents_) return;
@@ -160,6 +174,21 @@ ops::AttentionTokens Cache::last(int64_t count) const {
     return all.defined() ? all.slice(1, stored_ + step_ - count, stored_ + step_) : all;
   };
   return {of(positions_), of(documents_)};
+}
+
+int64_t Cache::num_mine(int64_t tokens) const {
+  const int64_t P = ranks_->size();
+  return (tokens + P - 1 - ranks_->rank()) / P;
+}
+
+Tensor Cache::mine(const Tensor& fresh) const {
+  const int64_t P = ranks_->size(), T = fresh.size(1), first = num_mine(num_tokens_) * P + ranks_->rank() - num_tokens_;
+  return fresh.slice(1, std::min(first, T), T, P);
+}
+
+ops::AttentionTokens Cache::my_tokens() const {
+  const int64_t count = num_mine(num_tokens_ + step_);
+  return {my_positions_.slice(1, 0, count), my_documents_.defined() ? my_documents_.slice(1, 0, count) : Tensor()};
 }
 
 Tensor Cache::document_positions(int64_t count) const {

@@ -10,6 +10,7 @@
 
 #include "src/nn/mixing/chosen_keys.h"
 #include "src/nn/mixing/runs.h"
+#include "weft/comm/communicator.h"
 #include "weft/nn/token_table.h"
 
 namespace weft {
@@ -43,7 +44,8 @@ class Cache {
 
   struct Chosen {
     KeySet keys;
-    ChosenRows rows;  // of those keys
+    ChosenRows rows;              // of those keys
+    std::vector<int64_t> counts;  // by row, of all that were chosen so far, on whatever rank
   };
 
   struct Recurrent {
@@ -51,13 +53,24 @@ class Cache {
     Tensor document;  // i32 [B]: that document; undefined without documents
   };
 
-  Cache(int64_t batch, int64_t max_tokens);
+  Cache(int64_t batch, int64_t max_tokens, dist::Communicator* ranks = nullptr);
   int64_t batch() const { return batch_; }
   int64_t max_tokens() const { return max_tokens_; }
   bool is_bounded() const { return max_tokens_ < kNoBound; }
   static constexpr int64_t kNoBound = int64_t{1} << 62;
   int64_t num_tokens() const { return num_tokens_; }  // before this step
   int64_t bytes() const;
+
+  // Who decodes together, or null: everything is here. Keys that are shared out are on rank n % P, n the number of their token or, of chosen
+  // ones, their own in the row.
+  dist::Communicator* ranks() const { return ranks_; }
+  bool is_mine(int64_t number) const { return !ranks_ || number % ranks_->size() == ranks_->rank(); }
+  Tensor mine(const Tensor& fresh) const;                  // of the tokens of this step [B, T, ...]
+  ops::AttentionTokens my_tokens() const;                  // up to those of this step
+  int64_t num_mine(int64_t tokens) const;                  // of the first so many
+  bool are_mine(const ops::AttentionTokens& keys) const {  // or some rows of those
+    return keys.positions.shares_memory_with(my_positions_);
+  }
 
   // Notes where the tokens of a step stand, before any slot is asked for, and goes on to the next step.
   void begin_step(const TokenTable& table);
@@ -101,10 +114,12 @@ class Cache {
   void forget();  // where tokens stood that nobody reads any more
 
   int64_t batch_, max_tokens_, num_tokens_ = 0, step_ = 0;
+  dist::Communicator* ranks_;
   int64_t stored_ = 0;   // of the tokens before this step it is known where they stand
   int64_t longest_ = 0;  // how many tokens back any slot looks
   bool has_documents_ = false;
   Tensor positions_, documents_, document_positions_;
+  Tensor my_positions_, my_documents_;                               // of keys that are shared out
   std::vector<std::vector<int32_t>> cpu_positions_, cpu_documents_;  // [B][tokens], with documents only
   std::vector<Row> rows_, rows_after_;  // before this step and after it, with documents only
   std::vector<float> counts_;           // of the tokens of this step, with documents only

@@ -1,4 +1,4 @@
-// The tokens here come behind those in a cache.
+// The tokens here come behind those in a cache, on this rank or on all that decode together.
 #include <algorithm>
 #include <map>
 
@@ -22,6 +22,8 @@ class Decode final : public Local {
     check_no_gradient("attend");
     auto& slot = cache_->slot<Cache::Keys>(name("keys"));
     const int64_t keep = kept_for("attend", options.window);
+    if (cache_->ranks() && options.window == 0 && options.serves_one_call)
+      return shared_out(slot, k_BTGK, v_BTGV, options);
     Tensor k = append(slot.k, k_BTGK, keep);
     Tensor v = v_BTGV.defined() ? append(slot.v, v_BTGV, keep) : k.slice(-1, 0, options.value_width);
     Var bias = options.bias.defined() ? Var(append(slot.bias, options.bias, keep)) : Var();
@@ -31,7 +33,15 @@ class Decode final : public Local {
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override {
     Call how = call;
     how.options.dropout = 0;
-    return Local::attend(queries, are_chosen(keys, table_.positions()) ? with_cached(keys) : keys, how);
+    if (are_chosen(keys, table_.positions())) return joined(queries, with_cached(keys), how);
+    return cache_->are_mine(keys.tokens) ? joined(queries, keys, how) : Local::attend(queries, keys, how);
+  }
+
+  ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
+                                      const Call& call) override {
+    WEFT_CHECK(!cache_->are_mine(keys.tokens), "statistics: of keys that are shared out among the ranks of a decoding",
+               "leave KeyOptions::serves_one_call out, or decode on one rank");
+    return Local::statistics(queries, keys, state, call);
   }
 
   Var prefix(const Var& x, int64_t window) override {
@@ -145,12 +155,41 @@ class Decode final : public Local {
     return rows.append(fresh.value(), keep, cache_->max_tokens());
   }
 
+  // Every P-th token's. All memory is for as many as there will be.
+  KeySet shared_out(Cache::Keys& slot, const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) const {
+    const int64_t most = cache_->num_mine(cache_->max_tokens());
+    auto append = [&](CachedRows& rows, const Var& fresh) {
+      return rows.append(cache_->mine(fresh.value()), most, most);
+    };
+    const Tensor k = append(slot.k, k_BTGK);
+    const Tensor v = v_BTGV.defined() ? append(slot.v, v_BTGV) : k.slice(-1, 0, options.value_width);
+    const Var bias = options.bias.defined() ? Var(append(slot.bias, options.bias)) : Var();
+    return {k, v, bias, cache_->my_tokens(), options.window};
+  }
+
+  // Over the keys of all ranks, of which each has some.
+  State joined(const QuerySet& queries, const KeySet& mine, const Call& call) {
+    if (!cache_->ranks()) return Local::attend(queries, mine, call);
+    ops::AttentionOptions options = call.options;
+    options.first_row = queries.first_row;
+    if (queries.bias.defined()) options.score.query_bias = queries.bias.value();
+    if (mine.bias.defined()) options.score.key_bias = mine.bias.value();
+    // The results of a prompt are many: met in pairs, two of them are in memory at once, and not one of each rank.
+    constexpr int64_t kMany = int64_t{1} << 21;
+    const Tensor &q = queries.q.value(), &v = mine.v.value();
+    const bool are_many = q.size(0) * q.size(1) * q.size(2) * (v.size(3) + 1) > kMany;
+    const ops::Attention all =
+        dist::context_decode(*cache_->ranks(), q, mine.k.value(), v, queries.tokens, mine.tokens, options,
+                             are_many ? dist::DecodeMerge::tree : dist::DecodeMerge::automatic);
+    return {all.out, all.lse};
+  }
+
   // Chosen keys with those of the tokens before. They are moved in the steps that bring some.
   KeySet with_cached(const KeySet& fresh) {
     check_no_gradient("attend");
     kept_for("attend", 0);
     auto& slot = cache_->slot<Cache::Chosen>(name("chosen"));
-    ChosenRows rows = chosen_rows(fresh);
+    ChosenRows rows = those_of_this_rank(chosen_rows(fresh), slot.counts);
     const bool are_new = std::ranges::any_of(rows, [](const auto& row) { return !row.empty(); });
     if (!are_new && slot.keys.k.defined()) return slot.keys;
     auto flat = [](const Var& x) { return reshape(x, {x.size(0) * x.size(1), x.size(2), x.size(3)}); };
@@ -167,6 +206,18 @@ class Decode final : public Local {
     slot.keys = chosen_keys(k, v, rows, fresh.tokens.documents.defined());
     slot.rows = chosen_rows(slot.keys);
     return slot.keys;
+  }
+
+  ChosenRows those_of_this_rank(ChosenRows rows, std::vector<int64_t>& counts) const {
+    if (!cache_->ranks()) return rows;
+    counts.resize(rows.size());
+    for (size_t b = 0; b < rows.size(); ++b) {
+      std::vector<ChosenKey> mine;
+      for (const ChosenKey& key : rows[b])
+        if (cache_->is_mine(counts[b]++)) mine.push_back(key);
+      rows[b] = std::move(mine);
+    }
+    return rows;
   }
 
   // The runs of the last `count` tokens if they do not stand in order: padding may stand between the tokens of a row.

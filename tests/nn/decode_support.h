@@ -1,0 +1,50 @@
+// What the tests of decoding share: steps, and rows of other lengths.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "tests/nn/mixing_support.h"
+
+namespace weft::mixing_test {
+
+// Steps of a decoding: some tokens at once, then one or two.
+inline std::vector<std::pair<int64_t, int64_t>> steps(int64_t num_tokens, int64_t first) {
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (int64_t begin = 0, count = first; begin < num_tokens; begin += count, count = begin % 3 == 0 ? 2 : 1) {
+    count = std::min(count, num_tokens - begin);
+    all.emplace_back(begin, begin + count);
+  }
+  return all;
+}
+
+inline TokenData part_of(const TokenData& all, int64_t begin, int64_t end) {
+  auto part = [&](const Tensor& t) {
+    if (!t.defined()) return t;
+    Ints numbers = t.slice(1, begin, end).to_vector<int32_t>();
+    return Tensor::from(std::span<const int32_t>(numbers), {t.size(0), end - begin});
+  };
+  return {.positions = part(all.positions), .documents = part(all.documents)};
+}
+
+// Prompts of 5 and 3 tokens, padded, then 8 more tokens each, in which a document ends; a finished row goes on with padding.
+inline TokenData prompts() {
+  const Ints documents{0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0, -1, -1, 0, 0, 0, 5, 5, -1, -1, -1};
+  Ints positions;
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int32_t t = 0, next = 0; t < kTokens; ++t)
+      positions.push_back(documents[static_cast<size_t>(b * kTokens + t)] < 0 ? 40 + t : next++);
+  return {.positions = Tensor::from(std::span<const int32_t>(positions), {kBatch, kTokens}),
+          .documents = Tensor::from(std::span<const int32_t>(documents), {kBatch, kTokens})};
+}
+
+inline TokenData with_rows_swapped(const TokenData& data) {
+  auto swapped = [](const Tensor& t) {
+    Ints numbers = t.to_vector<int32_t>();
+    std::rotate(numbers.begin(), numbers.begin() + kTokens, numbers.end());
+    return Tensor::from(std::span<const int32_t>(numbers), t.shape());
+  };
+  return {.positions = swapped(data.positions), .documents = swapped(data.documents)};
+}
+
+}  // namespace weft::mixing_test
