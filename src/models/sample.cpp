@@ -1,10 +1,14 @@
 #include "weft/models/sample.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
+#include "weft/comm/communicator.h"
 #include "weft/core/error.h"
+#include "weft/nn/context_group.h"
 
 namespace weft {
 
@@ -32,6 +36,33 @@ int32_t draw(std::span<const float> logits, double temperature, double top_p, do
   return order[kept - 1];
 }
 
+namespace {
+
+// Else ranks would wait for each other, or mix the keys of several texts.
+void check_same(std::span<const int32_t> prompt, const SampleOptions& o, dist::Communicator& ranks, Device device) {
+  Rng all = Rng(o.seed)[std::bit_cast<uint64_t>(o.temperature)][std::bit_cast<uint64_t>(o.top_p)];
+  for (int64_t x : {o.tokens, o.vocab, int64_t{o.end_of_text.value_or(-1)}, int64_t{o.first_token.value_or(-1)}})
+    all = all[static_cast<uint64_t>(x)];
+  for (int32_t id : prompt) all = all[static_cast<uint64_t>(id)];
+  const auto halves = std::bit_cast<std::array<int32_t, 2>>(all.key());
+  const Tensor mine = to(Tensor::from(std::span<const int32_t>(halves), {2}), device).value();
+  const std::vector<int32_t> of_ranks = ranks.all_gather(mine).cpu().to_vector<int32_t>();
+  for (size_t i = 2; i < of_ranks.size(); ++i)
+    WEFT_CHECK(of_ranks[i] == of_ranks[i % 2],
+               str("sample: rank ", i / 2, " has another prompt or other options than rank 0"),
+               "call it with the same on every rank");
+}
+
+// On all ranks the first one's: logits of other processors or numbers of threads are other bits.
+int32_t agreed(int32_t id, dist::Communicator* ranks, Device device) {
+  if (!ranks) return id;
+  Tensor first = to(Tensor::from({id}, {1}), device).value();
+  ranks->broadcast(first, 0);
+  return first.cpu().to_vector<int32_t>()[0];
+}
+
+}  // namespace
+
 std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> prompt, const SampleOptions& options) {
   WEFT_CHECK(!prompt.empty(), "sample: the prompt has no tokens", "give at least one");
   WEFT_CHECK(options.temperature >= 0 && options.top_p > 0 && options.top_p <= 1 && options.tokens >= 0,
@@ -52,11 +83,13 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     if (extra) fresh.insert(fresh.begin(), *options.first_token);
   };
   restart(context);
-  std::shared_ptr<Cache> cache = make_cache(1, context);
+  if (options.ranks) check_same(prompt, options, *options.ranks, default_device());
+  auto new_cache = [&] { return options.ranks ? make_cache(1, context, *options.ranks) : make_cache(1, context); };
+  std::shared_ptr<Cache> cache = new_cache();
   for (int64_t i = 0; i < options.tokens; ++i) {
     int64_t seen = cached_tokens(*cache), count = static_cast<int64_t>(fresh.size());
     if (seen + count > context) {
-      cache = make_cache(1, context);
+      cache = new_cache();
       seen = 0;
       restart(context / 2);
       count = static_cast<int64_t>(fresh.size());
@@ -67,6 +100,7 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     Tensor logits = model.logits(fresh_ids, tokens).slice(1, count - 1, count).cpu();
     int32_t id = draw({logits.data<float>(), static_cast<size_t>(vocab)}, options.temperature, options.top_p,
                       static_cast<double>(rng.uniform(static_cast<uint64_t>(i))));
+    id = agreed(id, options.ranks, fresh_ids.device());
     if (options.end_of_text && id == *options.end_of_text) break;
     made.push_back(id);
     ids.push_back(id);

@@ -218,6 +218,30 @@ TEST_F(Ranks, SayHowTheyShareASequence) {
   EXPECT_FALSE(fs::exists(path("b"))) << "nothing is begun";
 }
 
+// The keys of a text are shared out; the text is that of one rank, also where the context is full and half of it is read again.
+TEST_F(Ranks, SampleAsOneRankDoes) {
+  ASSERT_EQ(run("a", 1, {"train.tokens=1280"}).exit_code, 0);
+  auto sample = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"sample", path("a"), "--prompt", "line", "--tokens", "60", "--n", "2"};
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_weft(words);
+  };
+  for (const char* temperature : {"0", "0.8"}) {
+    const std::string expected = sample({"--temperature", temperature}).out;
+    EXPECT_GT(expected.size(), 60u);
+    for (const char* ranks : {"2", "3"}) {
+      const test::ProcessResult together = sample({"--temperature", temperature, "--ranks", ranks});
+      EXPECT_EQ(together.exit_code, 0) << together.err;
+      EXPECT_EQ(together.out, expected) << ranks;
+      EXPECT_EQ(together.err.find("checkpoint: "), together.err.rfind("checkpoint: ")) << "one rank speaks";
+    }
+  }
+  EXPECT_EQ(sample({"--ranks", "2", "--json"}).out, sample({"--json"}).out);
+  const test::ProcessResult refused = sample({"--ranks", "2", "--logits", path("logits")});
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("--ranks 2: --logits is written by one rank."), std::string::npos) << refused.err;
+}
+
 #ifdef WEFT_MPIEXEC
 // Processes of mpirun sum in the order of ranks, as threads do.
 TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
@@ -236,7 +260,7 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
   const std::string last = "/checkpoints/step-00000010/model.safetensors";
   EXPECT_EQ(io::read_file(path("processes") + last) == io::read_file(path("threads") + last), true);
 
-  // Ranks share an evaluation; one of them samples. One speaks.
+  // Ranks share an evaluation, and the keys of a sample. One speaks.
   auto of_run = [&](const std::string& command, std::vector<std::string> more) {
     std::vector<std::string> words{"/usr/bin/env", WEFT_MPI_ENVIRONMENT, WEFT_MPIEXEC, "-np", "2", WEFT_BINARY,
                                    command,        path("processes")};
@@ -247,11 +271,11 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
   EXPECT_EQ(analysed.exit_code, 0) << analysed.err;
   EXPECT_EQ(nlohmann::json::parse(analysed.out)["values"],
             nlohmann::json::parse(test::run_weft({"analyse", path("threads"), "--json"}).out)["values"]);
-  const test::ProcessResult evaluated = of_run("eval", {}), sampled = of_run("sample", {"--tokens", "5"});
+  const test::ProcessResult evaluated = of_run("eval", {}), sampled = of_run("sample", {"--tokens", "50"});
   EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
   EXPECT_EQ(evaluated.out, test::run_weft({"eval", path("threads"), "--ranks", "2"}).out);
   EXPECT_EQ(sampled.exit_code, 0) << sampled.err;
-  EXPECT_EQ(sampled.out, test::run_weft({"sample", path("threads"), "--tokens", "5"}).out);
+  EXPECT_EQ(sampled.out, test::run_weft({"sample", path("threads"), "--tokens", "50"}).out);
 
   fs::remove_all(folder_ / "processes");
   const test::ProcessResult wrong = mpirun(3, mesh.overrides);

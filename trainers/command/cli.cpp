@@ -106,7 +106,7 @@ bool is_first_process() {
 }
 
 // Commands whose ranks meet; of all others the first process of a launcher does the work alone.
-constexpr std::array<std::string_view, 4> kOfAllRanks = {"train", "eval", "analyse", "parity"};
+constexpr std::array<std::string_view, 5> kOfAllRanks = {"train", "eval", "analyse", "parity", "sample"};
 
 int run(int argc, char** argv, const Extensions& extensions) {
   CLI::App app("Weft trains language models whose attention is exchangeable, and compares the variants.", "weft");

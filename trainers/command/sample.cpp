@@ -1,4 +1,4 @@
-// weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S] [--logits FILE]
+// weft sample RUN --prompt TEXT [--n N --tokens N --top-p P --temperature T --seed S] [--ranks N | --logits FILE]
 #include "weft/models/sample.h"
 
 #include <cstdlib>
@@ -6,9 +6,12 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
+#include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
+#include "trainers/run/address.h"
 #include "trainers/run/prompt_start.h"
+#include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "weft/io/safetensors.h"
 #include "weft/ops/elementwise.h"
@@ -22,6 +25,7 @@ struct Options {
   ConfigArguments run;
   std::string prompt, logits;
   int64_t count = 1, tokens = 200;
+  int ranks = 1;
   double top_p = 1, temperature = 0.8;
   uint64_t seed = 1;
 };
@@ -52,8 +56,12 @@ int write_logits(const train::LoadedRun& run, const Prompt& given, const std::st
   return kSuccess;
 }
 
-int run(const Options& options, Console& console, const Extensions& extensions) {
-  train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
+// On every rank; the first one speaks.
+int sample_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
+  const bool speaks = !world || world->rank() == 0;
+  Console silent(Verbosity::quiet, false);
+  train::LoadedRun run =
+      train::load_on_ranks(options.run.file(), options.run.overrides(), speaks ? console : silent, config, world);
   const Prompt prompt = prompt_of(run, options.prompt);
   if (!options.logits.empty()) return write_logits(run, prompt, options.logits, console);
   auto samples = nlohmann::ordered_json::array();
@@ -66,15 +74,33 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                              .seed = Rng(options.seed)[static_cast<uint64_t>(i)].key(),
                              .vocab = run.data.tokenizer->vocab_size(),
                              .end_of_text = run.data.end_of_text,
-                             .first_token = prompt.first});
+                             .first_token = prompt.first,
+                             .ranks = world});
+    if (!speaks) continue;
     std::string text = data::show_utf8(run.data.tokenizer->decode(ids));
     samples.push_back(text);
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
   }
-  if (console.is_json())
+  if (speaks && console.is_json())
     console.result(json_text(nlohmann::ordered_json{
         {"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}));
   return kSuccess;
+}
+
+int run(const Options& options, Console& console, const Extensions& extensions) {
+  config::Loaded config;
+  auto prepare = [&] {
+    config = train::config_of_run(options.run.file(), options.run.overrides(), extensions);
+    return train::RankLaunch{.config = &config,
+                             .folder = train::find_run(options.run.file()).folder + "/sample",
+                             .check = [&](int ranks, const std::string& started_by) {
+                               if (ranks > 1 && !options.logits.empty())
+                                 throw config::ConfigError(str(started_by, ": --logits is written by one rank."),
+                                                           "Start one process, without --ranks.");
+                             }};
+  };
+  return train::run_on_ranks(console, options.ranks, prepare,
+                             [&](dist::Communicator* world) { return sample_run(options, config, world, console); });
 }
 
 }  // namespace
@@ -102,6 +128,7 @@ Action define_sample(Arguments& app) {
   app.add_option("--temperature", options->temperature, "0: the most likely token").range(0.0, 1000.0).type_name("T");
   app.add_option("--logits", options->logits, "Writes the logits behind each token of the prompt instead of a sample")
       .type_name("FILE.safetensors");
+  app.add_option("--ranks", options->ranks, "Ranks that share the keys of the text, as threads").type_name("N");
   app.add_option("--seed", options->seed, "Seed of the draws").type_name("S");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }

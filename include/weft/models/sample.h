@@ -10,6 +10,10 @@
 
 namespace weft {
 
+namespace dist {
+class Communicator;
+}
+
 struct SampleOptions {
   int64_t tokens = 200;    // at most this many new ones
   double temperature = 1;  // 0: the most likely token
@@ -18,6 +22,8 @@ struct SampleOptions {
   int64_t vocab = 0;                        // ids from here on are never drawn; 0: the model's
   std::optional<int32_t> end_of_text = {};  // stops there; not part of the result
   std::optional<int32_t> first_token = {};  // stands before all that the model reads; not part of the result
+  // Of whom each calls with the same model, prompt and options, and keeps a part of the cache. The first one draws, and all get its ids.
+  dist::Communicator* ranks = nullptr;
 };
 
 // New ids after `prompt` (at least one id). When the model's context is full, the last half of it is kept and read again.
