@@ -19,21 +19,6 @@ namespace {
 
 constexpr int64_t kBatch = 2, kTokens = 11;
 
-// Two documents of 4 and 7 tokens in each row.
-TokenData packed_tokens() {
-  TokenData data = plain_tokens(kBatch, kTokens);
-  Tensor documents = Tensor::empty({kBatch, kTokens}, kI32, Device::cpu()), positions = documents;
-  positions = Tensor::empty({kBatch, kTokens}, kI32, Device::cpu());
-  for (int64_t b = 0; b < kBatch; ++b)
-    for (int64_t t = 0; t < kTokens; ++t) {
-      documents.mutable_data<int32_t>()[b * kTokens + t] = t < 4 ? 0 : 1;
-      positions.mutable_data<int32_t>()[b * kTokens + t] = static_cast<int32_t>(t < 4 ? t : t - 4);
-    }
-  data.documents = to(documents, default_device()).value();
-  data.document_positions = to(positions, default_device()).value();
-  return data;
-}
-
 std::vector<io::NamedTensor> state_of(const Mixer& mixer) {
   std::vector<io::NamedTensor> state;
   for (const NamedParam& p : mixer.params()) state.push_back({p.name, p.param->value()});
@@ -44,26 +29,6 @@ std::vector<io::NamedTensor> state_of(const Mixer& mixer) {
 std::filesystem::path temporary_file() {
   static std::atomic<int> count = 0;
   return std::filesystem::temp_directory_path() / fmt::format("weft-check-{}-{}.safetensors", getpid(), count++);
-}
-
-// Tokens begin .. end - 1 of each row.
-TokenData part_of(const TokenData& all, int64_t begin, int64_t end) {
-  auto part = [&](const Tensor& t) { return t.defined() ? ops::contiguous(t.slice(1, begin, end)) : t; };
-  return {.positions = part(all.positions),
-          .documents = part(all.documents),
-          .document_positions = part(all.document_positions),
-          .are_consecutive = all.are_consecutive};
-}
-
-// The outputs [kBatch, kTokens, D] of decoding: a few tokens at once, then one at a time.
-std::vector<double> decoded(const Subject& subject, Mixer& mixer, const Tensor& x_BTD, const TokenData& data) {
-  NoGrad no_grad;
-  std::shared_ptr<Cache> cache = make_cache(kBatch, kTokens);
-  std::vector<Var> parts;
-  for (int64_t begin = 0, count = 4; begin < kTokens; begin += count, count = 1)
-    parts.push_back(subject.run(mixer, slice(x_BTD, 1, begin, begin + count), part_of(data, begin, begin + count),
-                                {.cache = cache}));
-  return numbers_of(concatenate(parts, 1).value());
 }
 
 struct DeviceRun {
@@ -83,6 +48,20 @@ DeviceRun run_on(const Subject& subject, Device device) {
 }
 
 }  // namespace
+
+TokenData packed_tokens(int64_t batch, int64_t num_tokens) {
+  TokenData data = plain_tokens(batch, num_tokens);
+  Tensor documents = Tensor::empty({batch, num_tokens}, kI32, Device::cpu());
+  Tensor positions = Tensor::empty({batch, num_tokens}, kI32, Device::cpu());
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      documents.mutable_data<int32_t>()[b * num_tokens + t] = t < 4 ? 0 : 1;
+      positions.mutable_data<int32_t>()[b * num_tokens + t] = static_cast<int32_t>(t < 4 ? t : t - 4);
+    }
+  data.documents = to(documents, default_device()).value();
+  data.document_positions = to(positions, default_device()).value();
+  return data;
+}
 
 GradientCheck check_gradients_of(const MixerRow& row, const InputSize& size, int64_t max_elements) {
   Subject subject(row, size.dim);
@@ -123,32 +102,11 @@ Outcome check_causality(const Subject& subject) {
           difference == 0 ? "the same bits" : fmt::format("the future changes the past by {:.2g}", difference)};
 }
 
-Outcome check_decode(const Subject& subject) {
-  if (!subject.row().lacks.decode.empty()) {
-    // What is declared missing must be refused, not computed wrong.
-    try {
-      decoded(subject, *subject.make(kF64), normal_input({kBatch, kTokens, subject.args().dim}, kF64),
-              plain_tokens(kBatch, kTokens));
-    } catch (const Error&) { return {Verdict::unsupported, std::string(subject.row().lacks.decode)}; }
-    return {Verdict::failed,
-            fmt::format("is said to be missing ({}), but nothing refuses it", subject.row().lacks.decode)};
-  }
-  std::unique_ptr<Mixer> mixer = subject.make(kF64);
-  Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
-  double worst = 0;
-  for (const TokenData& data : {plain_tokens(kBatch, kTokens), packed_tokens()}) {
-    if (data.documents.defined() && !subject.row().lacks.documents.empty()) continue;
-    std::vector<double> parallel = numbers_of(subject.run(*mixer, x, data).value());
-    worst = std::max(worst, largest_difference(decoded(subject, *mixer, x, data), parallel));
-  }
-  return within(worst, 1e-10, "largest difference to parallel");
-}
-
 Outcome check_documents(const Subject& subject) {
   if (!subject.row().lacks.documents.empty()) return {Verdict::unsupported, std::string(subject.row().lacks.documents)};
   std::unique_ptr<Mixer> mixer = subject.make(kF64);
   Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
-  std::vector<double> packed = numbers_of(subject.run(*mixer, x, packed_tokens()).value());
+  std::vector<double> packed = numbers_of(subject.run(*mixer, x, packed_tokens(kBatch, kTokens)).value());
   const Var parts[] = {subject.run(*mixer, x.slice(1, 0, 4), plain_tokens(kBatch, 4)),
                        subject.run(*mixer, x.slice(1, 4, kTokens), plain_tokens(kBatch, kTokens - 4))};
   return within(largest_difference(packed, numbers_of(concatenate(parts, 1).value())), 1e-10,
@@ -305,7 +263,7 @@ Outcome check_reference(const Subject& subject, const MixerReference* reference)
   for (io::NamedTensor& t : state_of(*mixer)) parameters[t.name] = cast(Var(t.tensor.cpu()), kF64).value();
   Tensor x = normal_input({kBatch, kTokens, subject.args().dim}, kF64);
   double worst = 0;
-  for (const TokenData& data : {plain_tokens(kBatch, kTokens), packed_tokens()}) {
+  for (const TokenData& data : {plain_tokens(kBatch, kTokens), packed_tokens(kBatch, kTokens)}) {
     if (data.documents.defined() && !subject.row().lacks.documents.empty()) continue;
     std::vector<double> expected = (*reference)(subject.args(), parameters, x, data);
     worst = std::max(worst, largest_difference(numbers_of(subject.run(*mixer, x, data).value()), expected));

@@ -35,6 +35,8 @@ class Subject {
   MixerArgs args_;
 };
 
+TokenData packed_tokens(int64_t batch, int64_t num_tokens);  // in each row a document of 4 tokens and one of the rest
+
 Tensor normal_input(const Shape& shape, DType dtype, uint64_t seed = 3);  // rounded to dtype
 std::vector<double> numbers_of(const Tensor& x);
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b);
