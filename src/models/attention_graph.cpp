@@ -4,6 +4,7 @@
 #include <limits>
 #include <queue>
 
+#include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 #include "weft/models/analysis.h"
 
@@ -96,19 +97,18 @@ class FlowGraph {
 
 }  // namespace
 
-Tensor weight_shares(const Tensor& weights_BTHT, bool is_softmax) {
-  const int64_t B = weights_BTHT.size(0), T = weights_BTHT.size(1), H = weights_BTHT.size(2);
-  WEFT_CHECK(weights_BTHT.num_dims() == 4 && weights_BTHT.size(3) == T,
-             str("weight_shares: weights are ", weights_BTHT), "give [B, T, H, T]");
-  auto all = weights_BTHT.to_vector<float>();
-  Tensor shares = Tensor::zeros({B, T, T}, kF64, Device::cpu());
+Tensor weight_shares(const Tensor& weights_BTHS, bool is_softmax) {
+  WEFT_CHECK(weights_BTHS.num_dims() == 4, str("weight_shares: weights are ", weights_BTHS), "give [B, T, H, S]");
+  const int64_t B = weights_BTHS.size(0), T = weights_BTHS.size(1), H = weights_BTHS.size(2), S = weights_BTHS.size(3);
+  const std::vector<double> all = cast(Var(weights_BTHS), kF64).value().to_vector<double>();
+  Tensor shares = Tensor::zeros({B, T, S}, kF64, Device::cpu());
   auto* out = shares.mutable_data<double>();
   for (int64_t i = 0; i < B * T * H; ++i) {
-    const float* row = all.data() + i * T;
+    const double* row = all.data() + i * S;
     double sum = 0;
-    for (int64_t j = 0; j < T; ++j) sum += std::abs(static_cast<double>(row[j]));
+    for (int64_t j = 0; j < S; ++j) sum += std::abs(row[j]);
     double unit = static_cast<double>(H) * (is_softmax ? 1 : std::max(sum, 1e-30));
-    for (int64_t j = 0; j < T; ++j) out[i / H * T + j] += std::abs(static_cast<double>(row[j])) / unit;
+    for (int64_t j = 0; j < S; ++j) out[i / H * S + j] += std::abs(row[j]) / unit;
   }
   return shares;
 }

@@ -23,8 +23,8 @@ bool Observation::is_watched() const { return !is_decoding_ && (reports_.takes_r
 
 bool Observation::shows_weights() const { return probe_ && probe_->weights && !is_recomputing(); }
 
-void Observation::show_weights(const Tensor& weights_BTHT, bool is_softmax) const {
-  if (shows_weights()) probe_->weights(Scope::path(), weights_BTHT, is_softmax);
+void Observation::show_weights(const Tensor& weights_BTHS, bool is_softmax) const {
+  if (shows_weights()) probe_->weights(Scope::path(), weights_BTHS, is_softmax);
 }
 
 Var Observation::heads(const Var& y_BTHV) const {

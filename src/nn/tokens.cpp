@@ -15,10 +15,9 @@ std::unique_ptr<Mixing> made_mixing(const TokenTable& table, const TokensOptions
   WEFT_CHECK(!options.cache || !options.context,
              "Tokens: a cache beside a context of ranks that have other tokens each",
              "leave TokensOptions::context out: make_cache(batch, max_tokens, ranks) shares the keys out among ranks");
-  WEFT_CHECK(!options.probe || !options.context, "Tokens: a probe over several ranks, of which each has some keys",
-             "run the analysis on one rank, without TokensOptions::context");
   if (options.cache) return make_decode(table, options.cache);
-  return options.context ? make_context(table, *options.context) : make_local(table);
+  const Watched watched{.reports = options.takes_diagnostics, .weights = options.probe && options.probe->weights};
+  return options.context ? make_context(table, *options.context, watched) : make_local(table);
 }
 
 }  // namespace

@@ -456,10 +456,6 @@ TEST(Context, ErrorsNameTheRanksAndTheFix) {
     EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.cache = make_cache(1, 8), .context = &group}); },
                        {"a cache beside a context", "make_cache(batch, max_tokens, ranks)"}),
               "");
-    const Probe probe;
-    EXPECT_EQ(error_of([&] { Tokens(plain_tokens(1, 4), {.probe = &probe, .context = &group}); },
-                       {"a probe over several ranks", "one rank"}),
-              "");
   });
 }
 

@@ -1,5 +1,5 @@
 // The check `ranks`: the tokens of each row are spread over ranks, which are threads. Outputs, the gradient of the input, those of all
-// parameters and the buffers must be those of one rank, under every layout, scheme and number of ranks.
+// parameters, the buffers and what a probe is shown must be those of one rank, under every layout, scheme and number of ranks.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -80,6 +80,14 @@ double difference(const std::vector<double>& got, const std::vector<double>& exp
   return std::isfinite(worst) && std::isfinite(largest) ? worst / (1 + largest) : HUGE_VAL;
 }
 
+// Of all calls that a probe is shown.
+double difference(const std::vector<std::vector<double>>& got, const std::vector<std::vector<double>>& expected) {
+  double worst = got.size() == expected.size() ? 0 : HUGE_VAL;
+  for (size_t call = 0; call < std::min(got.size(), expected.size()); ++call)
+    worst = std::max(worst, difference(got[call], expected[call]));
+  return worst;
+}
+
 // Rows on which f32 and bf16 are looked at too: plain attention and what stands around it, recurrences with each kind of decay and write.
 constexpr std::string_view kRowsInFewBits[] = {
     "mha", "gqa", "window", "sink_logit",      "gate_out", "affine",         "sigmoid",
@@ -100,14 +108,14 @@ Outcome few_bits(const Subject& subject) {
   std::string text;
   bool has_passed = true;
   for (DType dtype : {kF32, kBF16}) {
-    const SpreadTypes types{.compute = dtype, .inputs = kBF16};
-    const auto of_one = errors(run_whole(subject, sequence, types));
+    const SpreadRun how{.compute = dtype, .inputs = kBF16};
+    const auto of_one = errors(run_whole(subject, sequence, how));
     double of_two = 0;
     text += str("; ", dtype, " errors over one rank's");
     for (int ranks : {2, 4, 8}) {
       double of_ranks = 0;
       for (Scheme scheme : {Scheme::ring, Scheme::all_gather}) {
-        const auto of_many = errors(run_spread(subject, {LayoutKind::zigzag, scheme, ranks, false}, sequence, types));
+        const auto of_many = errors(run_spread(subject, {LayoutKind::zigzag, scheme, ranks, false}, sequence, how));
         for (size_t i = 0; i < of_one.size(); ++i)
           if (of_many[i] > 0) of_ranks = std::max(of_ranks, of_many[i] / of_one[i]);
       }
@@ -148,28 +156,32 @@ Outcome check_ranks(const Subject& narrow) {
   double worst = 0;
   std::string worst_case = "none";
   std::map<std::pair<int, bool>, SpreadNumbers> of_one;
+  size_t number = 0;
   for (SpreadCase c : cases_for(subject)) {
     const SpreadSequence sequence(c);
     const Subject longer(row, subject.args().dim, sequence.length);
+    const SpreadRun how{.is_watched = number++ % 4 != 3};  // a probe exchanges keys: some run without
     auto [expected, is_new] = of_one.try_emplace({c.ranks, c.has_documents});
-    if (is_new) expected->second = run_whole(longer, sequence);
+    if (is_new) expected->second = run_whole(longer, sequence, {.is_watched = true});
     SpreadNumbers got;
     try {
-      got = run_spread(longer, c, sequence);
+      got = run_spread(longer, c, sequence, how);
     } catch (const Error& error) {  // a scheme may refuse a number of ranks
       if (!error.problem().starts_with(str(to_string(c.scheme), ": "))) throw;
       outcome.spreads.push_back({c, error.problem()});
       if (subject.covers_product) continue;
       c.scheme = Scheme::ring;
-      got = run_spread(longer, c, sequence);
+      got = run_spread(longer, c, sequence, how);
     }
     outcome.spreads.push_back({c});
     const double differences[] = {difference(got.out, expected->second.out), difference(got.dx, expected->second.dx),
-                                  difference(got.of_parameters, expected->second.of_parameters)};
+                                  difference(got.of_parameters, expected->second.of_parameters),
+                                  how.is_watched ? difference(got.shown, expected->second.shown) : 0};
     const double largest = *std::max_element(std::begin(differences), std::end(differences));
     if (largest > worst)
-      worst = largest, worst_case = fmt::format("{}: outputs {:.2g}, input gradients {:.2g}, parameters {:.2g}",
-                                                to_string(c), differences[0], differences[1], differences[2]);
+      worst = largest, worst_case = fmt::format(
+                           "{}: outputs {:.2g}, input gradients {:.2g}, parameters {:.2g}, weights and heads {:.2g}",
+                           to_string(c), differences[0], differences[1], differences[2], differences[3]);
   }
   const auto num_refused =
       std::count_if(outcome.spreads.begin(), outcome.spreads.end(), [](const Spread& s) { return !s.refused.empty(); });

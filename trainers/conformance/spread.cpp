@@ -1,6 +1,7 @@
 #include "trainers/conformance/spread.h"
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include "weft/nn/context_group.h"
@@ -46,30 +47,67 @@ TokenData data_at(const SpreadSequence& s, const std::vector<int32_t>& positions
 }
 
 // Those tokens of random numbers [kBatch, length, D], zeros for padding.
-Tensor input_at(int64_t length, int64_t dim, const std::vector<int32_t>& positions, const SpreadTypes& types,
+Tensor input_at(int64_t length, int64_t dim, const std::vector<int32_t>& positions, const SpreadRun& how,
                 uint64_t seed) {
-  const Tensor x = cast(Var(normal_input({kBatch, length, dim}, types.inputs, seed)), kF64).value();
+  const Tensor x = cast(Var(normal_input({kBatch, length, dim}, how.inputs, seed)), kF64).value();
   const auto n = static_cast<int64_t>(positions.size());
   Tensor out = Tensor::zeros({kBatch, n, dim}, kF64, x.device());
   for (int64_t b = 0; b < kBatch; ++b)
     for (int64_t i = 0; i < n; ++i)
       if (const int32_t p = positions[static_cast<size_t>(i)]; p < length)
         std::copy_n(x.data<double>() + (b * length + p) * dim, dim, out.mutable_data<double>() + (b * n + i) * dim);
-  return cast(Var(out), types.compute).value();
+  return cast(Var(out), how.compute).value();
+}
+
+// Weights or outputs of heads [kBatch, n, H, V] of a call, as a probe is shown them.
+struct Shown {
+  Tensor numbers;
+  bool are_weights;
+};
+
+// Puts them to those of the other tokens. Keys of padding stand behind the others: nobody sees them.
+void add_shown(const Shown& shown, const std::vector<int32_t>& positions, int64_t length, std::vector<double>& into) {
+  const int64_t n = shown.numbers.size(1), H = shown.numbers.size(2), V = shown.numbers.size(3);
+  const int64_t kept = shown.are_weights ? std::min(V, length) : V;
+  const std::vector<double> all = numbers_of(shown.numbers);
+  into.resize(static_cast<size_t>(kBatch * length * H * kept));
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t p = positions[static_cast<size_t>(i)];
+      if (p >= length) continue;
+      for (int64_t h = 0; h < H; ++h)
+        for (int64_t v = 0; v < V; ++v) {
+          const double x = all[static_cast<size_t>(((b * n + i) * H + h) * V + v)];
+          const auto row = static_cast<size_t>(((b * length + p) * H + h) * kept);
+          if (v < kept) into[row + static_cast<size_t>(v)] = x;
+          else if (x != 0) into[row] = HUGE_VAL;
+        }
+    }
 }
 
 // One rank's share. Its tokens are added at their places; parameters are summed over ranks.
 void run_rank(const Subject& subject, const SpreadSequence& s, const std::vector<int32_t>& positions,
-              const ContextGroup* group, const SpreadTypes& types, SpreadNumbers& into, std::mutex& mutex) {
-  std::unique_ptr<Mixer> mixer = subject.make(types.compute);
+              const ContextGroup* group, const SpreadRun& how, SpreadNumbers& into, std::mutex& mutex) {
+  std::unique_ptr<Mixer> mixer = subject.make(how.compute);
   const int64_t D = subject.args().dim, n = static_cast<int64_t>(positions.size());
-  const DType wide = types.compute == kF64 ? kF64 : kF32;
-  const Tensor weight = cast(Var(input_at(s.length, D, positions, types, 5)), wide).value();
-  Var x = variable(input_at(s.length, D, positions, types, 3));
-  Tokens tokens(data_at(s, positions), {.is_training = true, .rng = Rng(11), .context = group});
+  const DType wide = how.compute == kF64 ? kF64 : kF32;
+  const Tensor weight = cast(Var(input_at(s.length, D, positions, how, 5)), wide).value();
+  Var x = variable(input_at(s.length, D, positions, how, 3));
+  std::vector<Shown> shown;
+  const Probe probe{.weights =
+                        [&](std::string_view, const Tensor& weights, bool) {
+                          shown.push_back({weights, true});
+                        },
+                    .heads =
+                        [&](std::string_view, const Var& y) {
+                          shown.push_back({y.value(), false});
+                          return y;
+                        }};
+  Tokens tokens(data_at(s, positions),
+                {.is_training = true, .rng = Rng(11), .probe = how.is_watched ? &probe : nullptr, .context = group});
   tokens.share("embedding", x * 0.5);
   tokens.share(fixed_sequence_name(subject.args().layer),
-               normal_input({1, subject.args().context, D}, types.compute, 77));
+               normal_input({1, subject.args().context, D}, how.compute, 77));
   Var y = tokens.settled(mixer->forward(x, tokens)), loss = sum_all(cast(y, wide) * weight);
   for (const Tokens::Loss& extra : tokens.losses()) loss = loss + cast(extra.value, wide) * extra.weight;
   backward(loss);
@@ -103,6 +141,8 @@ void run_rank(const Subject& subject, const SpreadSequence& s, const std::vector
         into.out[to] = out[from], into.dx[to] = dx[from];
       }
     }
+  into.shown.resize(shown.size());
+  for (size_t call = 0; call < shown.size(); ++call) add_shown(shown[call], positions, s.length, into.shown[call]);
   if (!group || group->tokens->rank() == 0) into.of_parameters = of_parameters;
 }
 
@@ -126,22 +166,21 @@ SpreadSequence::SpreadSequence(int64_t num_tokens, bool has_documents) : length(
 }
 
 SpreadNumbers run_spread(const Subject& subject, const SpreadCase& c, const SpreadSequence& sequence,
-                         const SpreadTypes& types) {
+                         const SpreadRun& how) {
   SpreadNumbers numbers = numbers_for(subject, sequence);
   std::mutex mutex;
   const dist::Layout layout = layout_of(c, sequence);
   dist::run_thread_ranks(c.ranks, [&](dist::Communicator& comm) {
     const ContextGroup group{.tokens = &comm, .scheme = c.scheme};
-    run_rank(subject, sequence, layout.positions(comm.rank()), &group, types, numbers, mutex);
+    run_rank(subject, sequence, layout.positions(comm.rank()), &group, how, numbers, mutex);
   });
   return numbers;
 }
 
-SpreadNumbers run_whole(const Subject& subject, const SpreadSequence& sequence, const SpreadTypes& types) {
+SpreadNumbers run_whole(const Subject& subject, const SpreadSequence& sequence, const SpreadRun& how) {
   SpreadNumbers numbers = numbers_for(subject, sequence);
   std::mutex mutex;
-  run_rank(subject, sequence, dist::Layout::contiguous(sequence.length, 1).positions(0), nullptr, types, numbers,
-           mutex);
+  run_rank(subject, sequence, dist::Layout::contiguous(sequence.length, 1).positions(0), nullptr, how, numbers, mutex);
   return numbers;
 }
 

@@ -18,17 +18,19 @@ struct SpreadSequence {
   std::vector<int32_t> documents = {}, places = {};  // [2 length], or empty
 };
 
-// Inputs are rounded to one dtype, so that runs in several see the same.
-struct SpreadTypes {
-  DType compute = kF64, inputs = kF64;
+struct SpreadRun {
+  DType compute = kF64, inputs = kF64;  // inputs are rounded to one dtype, so that runs in several see the same
+  bool is_watched = false;              // by a probe of weights and heads
 };
 
 struct SpreadNumbers {
   std::vector<double> out, dx;        // of tokens in the order of positions
   std::vector<double> of_parameters;  // gradients and buffers
+  // What a probe is shown, call by call: weights and outputs of heads, as `out`.
+  std::vector<std::vector<double>> shown = {};
 };
 SpreadNumbers run_spread(const Subject& subject, const SpreadCase& c, const SpreadSequence& sequence,
-                         const SpreadTypes& types = {});
-SpreadNumbers run_whole(const Subject& subject, const SpreadSequence& sequence, const SpreadTypes& types = {});
+                         const SpreadRun& how = {});
+SpreadNumbers run_whole(const Subject& subject, const SpreadSequence& sequence, const SpreadRun& how = {});
 
 }  // namespace weft::conformance

@@ -1,5 +1,5 @@
 // What diagnostics and probes see of a forward. Attention is shown to them where it is computed; what only a layer knows, it shows here.
-// B batch rows, T tokens, D model width, H query heads, G key/value heads, V value width.
+// B batch rows, T tokens here, S tokens of the row, D model width, H query heads, G key/value heads, V value width.
 #pragma once
 
 #include <string_view>
@@ -16,13 +16,13 @@ class Observation {
   Observation(const Observation&) = delete;
   Observation& operator=(const Observation&) = delete;
 
-  // For a mixer that computes its weights itself: statistics of the queries and keys here if takes_reports(), weights [B, T, H, T] if
+  // For a mixer that computes its weights itself: statistics of the queries and keys here if takes_reports(), weights [B, T, H, S] if
   // shows_weights(). Every rank calls it.
   bool shows_weights() const;
   void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
   Tensor sum_of_ranks(
       const Tensor& x) const;  // over those that share these rows: of mass that other ranks' queries give the keys
-  void show_weights(const Tensor& weights_BTHT, bool is_softmax) const;
+  void show_weights(const Tensor& weights_BTHS, bool is_softmax) const;
   // A mixer passes the outputs of its heads through here and joins what this returns: a probe may mask heads.
   Var heads(const Var& y_BTHV) const;
   // The embedding and later states of the residual stream, for a probe; it may change the first.

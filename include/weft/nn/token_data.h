@@ -1,5 +1,5 @@
 // What a forward is given beside the token ids: positions and documents, how it is run, and functions that watch it.
-// B batch rows, T tokens, D model width, H heads, V value width.
+// B batch rows, T tokens here, S tokens of the row, D model width, H heads, V value width.
 #pragma once
 
 #include <functional>
@@ -41,10 +41,14 @@ class Mixing;
 struct ContextGroup;
 
 // Functions with which an analysis watches a forward, and may change it. They are given the path of the running module. Not in decoding.
+// Each rank of TokensOptions::context has a probe of its own, which sees the tokens here: token t is number gathered_places()[t] of its row.
+// All of them watch weights or none does (else it is an Error), for that is an exchange. What they return wants a gradient on all ranks or on none.
 struct Probe {
-  // Called for each call of attention with its weights [B, T, H, T]: after sinks, with their signs, before dropout. is_softmax: the weights
-  // of a query sum to 1, or to 1 minus the sink's share. T x T numbers per head: for short sequences only.
-  std::function<void(std::string_view path, const Tensor& weights_BTHT, bool is_softmax)> weights = {};
+  // Called for each call of attention with its weights [B, T, H, S], f32, or f64 in f64: queries as the tokens stand here, keys of the whole
+  // row in the order of Tokens::gather(), which is that of positions, padding last. After sinks, with their signs, before dropout. is_softmax:
+  // the weights of a query sum to 1, or to 1 minus the sink's share. T x S numbers per head, twice while they are made, and with a context a
+  // copy of all keys of the call [B, S, G, K] on every rank: for short sequences only.
+  std::function<void(std::string_view path, const Tensor& weights_BTHS, bool is_softmax)> weights = {};
   // Called with the outputs of the heads, after their gates and before the output projection. What it returns is used in their place.
   std::function<Var(std::string_view path, const Var& y_BTHV)> heads = {};
   // Called with the embedding. What it returns is used in its place.

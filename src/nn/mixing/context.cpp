@@ -47,7 +47,7 @@ dist::SchemeOptions ContextGroup::options_for(int64_t heads) const {
 }
 
 const ContextTokens& Context::tokens() {
-  if (!tokens_) tokens_.emplace(table_, *group_.tokens);
+  if (!tokens_) tokens_.emplace(table_, *group_.tokens, watched_);
   return *tokens_;
 }
 
@@ -66,8 +66,24 @@ KeySet Context::keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& opt
 
 KeySet Context::gathered_keys(const KeySet& mine) {
   dist::Communicator& comm = *group_.tokens;
-  return {of_all_ranks(comm, mine.k), of_all_ranks(comm, mine.v),
-          mine.bias.defined() ? of_all_ranks(comm, mine.bias) : Var(), rank_by_rank(), mine.window};
+  auto of_all = [&](const Var& x) { return x.defined() ? of_all_ranks(comm, x) : x; };
+  return {of_all(mine.k), of_all(mine.v), of_all(mine.bias), rank_by_rank(), mine.window};
+}
+
+Mixing::KeysOfRows Context::keys_of_rows(const KeySet& keys) {
+  if (is_alone()) return Local::keys_of_rows(keys);
+  KeySet mine = keys;
+  mine.v = {};
+  KeysOfRows all{keys.is_of_this_rank ? gathered_keys(mine) : mine, {}};
+  const std::vector<int32_t>& order = tokens().order();
+  const int64_t T = table_.num_tokens(), of_rank = table_.batch() * T, of_row = T * group_.tokens->size();
+  all.places.resize(order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int64_t rank = order[i] / of_rank, row = order[i] % of_rank / T, token = order[i] % T;
+    all.places[static_cast<size_t>(row * of_row + rank * T + token)] =
+        static_cast<int32_t>(static_cast<int64_t>(i) % of_row);
+  }
+  return all;
 }
 
 // Ranks have different numbers of chosen keys: first how many there are at most, then where they stand, then the keys.
@@ -256,8 +272,8 @@ Var Context::settled(const Var& y) {
   return is_recording() ? hold(y, waiting) : y;
 }
 
-std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group) {
-  return std::make_unique<Context>(table, group);
+std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group, Watched watched) {
+  return std::make_unique<Context>(table, group, watched);
 }
 
 }  // namespace weft

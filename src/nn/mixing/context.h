@@ -15,7 +15,8 @@ namespace weft {
 
 class Context final : public Local {
  public:
-  Context(const TokenTable& table, const ContextGroup& group) : Local(table), group_(group) {}
+  Context(const TokenTable& table, const ContextGroup& group, Watched watched)
+      : Local(table), group_(group), watched_(watched) {}
 
   KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options) override;
   State attend(const QuerySet& queries, const KeySet& keys, const Call& call) override;
@@ -29,6 +30,7 @@ class Context final : public Local {
   ops::AttentionStatistics statistics(const QuerySet& queries, const KeySet& keys, const State& state,
                                       const Call& call) override;
   KeySet keys_here(const KeySet& keys) override;
+  KeysOfRows keys_of_rows(const KeySet& keys) override;
   Tensor sum_of_ranks(const Tensor& x) override;
   Var settled(const Var& y) override;
 
@@ -65,6 +67,7 @@ class Context final : public Local {
   dist::Carry carry_of(const RecurrenceVars& local, const ops::RecurrenceOptions& options);
 
   ContextGroup group_;
+  Watched watched_;
   // When first asked for: all layers ask for the same.
   std::optional<GatheredTokens> all_;
   std::optional<ContextTokens> tokens_;

@@ -10,7 +10,30 @@
 
 namespace weft {
 
-ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
+namespace {
+
+constexpr int kDocuments = 1, kReports = 2, kWeights = 4;
+
+int32_t shared_by_all(const TokenTable& here, Watched watched) {
+  return (here.has_padding() ? kDocuments : 0) | (watched.reports ? kReports : 0) | (watched.weights ? kWeights : 0);
+}
+
+// What both ranks have or neither does. The first of them that has it is named first.
+void check_alike(int rank, int32_t mine, int other, int32_t others) {
+  auto check = [&](int32_t what, const char* has, const char* has_not, const char* fix) {
+    const bool is_mine = (mine & what) != 0;
+    WEFT_CHECK(is_mine == ((others & what) != 0),
+               str("Tokens: rank ", is_mine ? rank : other, has, ", rank ", is_mine ? other : rank, has_not), fix);
+  };
+  check(kDocuments, " has documents", " has none", "give documents on every rank or on none");
+  check(kReports, " takes diagnostics", " does not", "give every rank the same TokensOptions::takes_diagnostics");
+  check(kWeights, " has a probe of weights", " has none",
+        "give every rank a probe that asks for weights, or none of them: all ranks exchange keys for it");
+}
+
+}  // namespace
+
+ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm, Watched watched)
     : rank_(comm.rank()),
       threads_(num_threads()),
       batch_(here.batch()),
@@ -23,7 +46,7 @@ ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
   append(here.cpu_document_positions());
   append(has_documents_ ? here.cpu_documents() : here.cpu_positions());
   mine.push_back(threads_);
-  mine.push_back(has_documents_ ? 1 : 0);
+  mine.push_back(shared_by_all(here, watched));
   const Tensor sent = Tensor::from(std::span<const int32_t>(mine), {1, static_cast<int64_t>(mine.size())});
   // A dry run copies nothing to a device and back; its communicator takes the CPU's memory.
   const Tensor all = comm.all_gather(is_dry_run() ? sent : to(sent, here.positions().device()).value());
@@ -34,10 +57,7 @@ ContextTokens::ContextTokens(const TokenTable& here, dist::Communicator& comm)
       const auto begin = from + static_cast<std::ptrdiff_t>(which * count);
       return std::vector<int32_t>(begin, begin + static_cast<std::ptrdiff_t>(count));
     };
-    WEFT_CHECK(from[static_cast<std::ptrdiff_t>(mine.size()) - 1] == mine.back(),
-               str("Tokens: rank ", has_documents_ ? comm.rank() : static_cast<int>(r), " has documents, rank ",
-                   has_documents_ ? static_cast<int>(r) : comm.rank(), " has none"),
-               "give documents on every rank or on none");
+    check_alike(comm.rank(), mine.back(), static_cast<int>(r), from[static_cast<std::ptrdiff_t>(mine.size()) - 1]);
     threads_ = std::min(threads_, static_cast<int>(from[static_cast<std::ptrdiff_t>(mine.size()) - 2]));
     of_ranks_.push_back({plane(0), has_documents_ ? plane(2) : std::vector<int32_t>()});
     document_positions_.push_back(plane(1));

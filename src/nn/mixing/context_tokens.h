@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "src/nn/mixing/runs.h"
+#include "src/nn/mixing/mixing.h"
 #include "weft/comm/communicator.h"
 #include "weft/comm/layout.h"
 #include "weft/distributed/context_attention.h"
@@ -18,8 +18,8 @@ namespace weft {
 
 class ContextTokens {
  public:
-  // Every rank calls it.
-  ContextTokens(const TokenTable& here, dist::Communicator& comm);
+  // Every rank calls it. Error where not all of them have documents, or are watched alike.
+  ContextTokens(const TokenTable& here, dist::Communicator& comm, Watched watched = {});
 
   int ranks() const { return static_cast<int>(of_ranks_.size()); }
   int64_t batch() const { return batch_; }

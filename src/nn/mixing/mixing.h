@@ -73,6 +73,13 @@ class Mixing {
                                               const Call& call) = 0;
   // Of keys that keys() gave those of the tokens here, as one call with all queries takes them.
   virtual KeySet keys_here(const KeySet& keys) { return keys; }
+  // Of keys that keys() gave those of all tokens of the rows, without values, as any call takes them. places: row by row, where each stands in
+  // the order of gather(); empty: there. Every rank calls it.
+  struct KeysOfRows {
+    KeySet keys;
+    std::vector<int32_t> places;
+  };
+  virtual KeysOfRows keys_of_rows(const KeySet& keys) { return {keys, gathered(0).places}; }
   // The sum over the ranks that share the rows.
   virtual Tensor sum_of_ranks(const Tensor& x) { return x; }
   // Shows whoever watches attention of which no single call has all heads and queries.
@@ -109,8 +116,13 @@ struct ChunkStates {
 Var recur_in_pieces(const RecurrenceVars& input, const ops::RecurrenceOptions& options, const Var& keeps_BTH,
                     const Pieces& pieces, ChunkStates& states);
 
+// What whoever watches asks for, which ranks exchange more for: the same on all of them.
+struct Watched {
+  bool reports = false, weights = false;
+};
+
 std::unique_ptr<Mixing> make_local(const TokenTable& table);
-std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group);
+std::unique_ptr<Mixing> make_context(const TokenTable& table, const ContextGroup& group, Watched watched = {});
 std::unique_ptr<Mixing> make_decode(const TokenTable& table, std::shared_ptr<Cache> cache);
 
 }  // namespace weft

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "weft/core/error.h"
+
 namespace weft {
 
 namespace {
@@ -15,41 +17,56 @@ Var with_sink(const Var& lse_BTH, const Var& sink) {
 
 }  // namespace
 
-void Observed::show(const QuerySet& queries, const KeySet& all, const State& state, const Call& call) {
+void Observed::show(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call) {
   if (!reports_.takes_reports() && !watcher_.shows_weights()) return;
   NoGrad no_grad;
-  const KeySet keys = inner_->keys_here(all);
-  Call how{.options = call.options, .is_shown = false};
+  const int64_t num_tokens = keys.is_of_this_rank ? queries.q.size(1) : inner_->gathered(0).positions.size(1);
+  WEFT_CHECK(keys.k.size(1) == num_tokens,
+             str("observe: keys are ", keys.k.value(), ", the tokens ", num_tokens, " of each row"),
+             "show the keys of all tokens, and hide those that are not chosen by a bias");
+  Call how{.options = call.options, .sink = call.sink, .is_shown = false};
   how.options.dropout = 0, how.options.backend = ops::AttentionBackend::automatic;
-  Var lse = log_sums(*inner_, queries, keys, state, how), merged = with_sink(lse, call.sink);
-  if (reports_.takes_reports()) {
-    watcher_.report_attention(inner_->statistics(queries, keys, {state.out, merged}, how), keys.v);
-    if (call.sink.defined())
-      reports_.report_means("sink_mass", exp(expand(cast(call.sink, merged.dtype()), merged.shape()) - merged));
-  }
+  if (reports_.takes_reports()) report(queries, inner_->keys_here(keys), state, how);
   if (watcher_.shows_weights())
-    watcher_.show_weights(weights(queries, keys, call.sink.defined() ? exp(lse - merged) : Var(), how),
+    watcher_.show_weights(weights(queries, inner_->keys_of_rows(keys), state.lse, how),
                           how.options.normaliser == ops::Normaliser::softmax);
 }
 
-// The core with columns of the identity as values gives columns of the weights; `share`: what a sink leaves of them, if there is one.
-Tensor Observed::weights(const QuerySet& queries, const KeySet& keys, const Var& share, const Call& call) {
-  constexpr int64_t kColumns = 64;
+void Observed::report(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call) {
+  const Var merged = with_sink(log_sums(*inner_, queries, keys, state, call), call.sink);
+  watcher_.report_attention(inner_->statistics(queries, keys, {state.out, merged}, call), keys.v);
+  if (call.sink.defined())
+    reports_.report_means("sink_mass", exp(expand(cast(call.sink, merged.dtype()), merged.shape()) - merged));
+}
+
+// Column `place` of the identity for each key that stands there, columns begin .. begin + width - 1: [B, S, G, width].
+static Var unit_columns(const KeySet& keys, std::span<const int32_t> places, int64_t begin, int64_t width) {
   const Var& k = keys.k;
   const int64_t B = k.size(0), S = k.size(1), G = k.size(2);
+  Tensor columns = Tensor::zeros({B, S, 1, width}, kF32, Device::cpu());
+  for (int64_t i = 0; i < B * S; ++i) {
+    const int64_t column = (places.empty() ? i % S : places[static_cast<size_t>(i)]) - begin;
+    if (column >= 0 && column < width) columns.mutable_data<float>()[i * width + column] = 1;
+  }
+  const Var unit = cast(to(columns, k.device()), k.dtype());
+  return reshape(expand(unit, {B, S, G, width}) * 1.0, {B, S, G, width});
+}
+
+// The core with columns of the identity as values gives columns of the weights. A sink leaves a share of them.
+Tensor Observed::weights(const QuerySet& queries, const KeysOfRows& of, const Var& lse, const Call& call) {
+  constexpr int64_t kColumns = 64;
+  const DType dtype = queries.q.dtype() == kF64 ? kF64 : kF32;
+  const int64_t S = of.keys.k.size(1);
   std::vector<Var> parts;
   for (int64_t begin = 0; begin < S; begin += kColumns) {
-    const int64_t width = std::min(kColumns, S - begin);
-    Tensor columns = Tensor::zeros({S, width}, kF32, Device::cpu());
-    for (int64_t j = 0; j < width; ++j) columns.mutable_data<float>()[(begin + j) * width + j] = 1;
-    Var unit = cast(to(columns, k.device()), k.dtype()), v = expand(reshape(unit, {1, S, 1, width}), {B, S, G, width});
-    KeySet of_columns = keys;
-    of_columns.v = reshape(v * 1.0, {B, S, G, width});
-    parts.push_back(cast(inner_->attend(queries, of_columns, call).out, kF32));
+    KeySet of_columns = of.keys;
+    of_columns.v = unit_columns(of.keys, of.places, begin, std::min(kColumns, S - begin));
+    parts.push_back(cast(inner_->attend(queries, of_columns, call).out, dtype));
   }
   Var weights = concatenate(parts, -1);
-  if (share.defined()) weights = weights * unsqueeze(cast(share, kF32), -1);
-  return weights.value();
+  if (!call.sink.defined()) return weights.value();
+  const Var sums = log_sums(*inner_, queries, of.keys, {{}, lse}, call);
+  return (weights * unsqueeze(cast(exp(sums - with_sink(sums, call.sink)), dtype), -1)).value();
 }
 
 }  // namespace weft

@@ -41,12 +41,14 @@ class Observed final : public Mixing {
     return inner_->statistics(queries, keys, state, call);
   }
   KeySet keys_here(const KeySet& keys) override { return inner_->keys_here(keys); }
+  KeysOfRows keys_of_rows(const KeySet& keys) override { return inner_->keys_of_rows(keys); }
   Tensor sum_of_ranks(const Tensor& x) override { return inner_->sum_of_ranks(x); }
   Var settled(const Var& y) override { return inner_->settled(y); }
   void finish_step() override { inner_->finish_step(); }
 
  private:
-  Tensor weights(const QuerySet& queries, const KeySet& keys, const Var& share, const Call& call);
+  void report(const QuerySet& queries, const KeySet& keys, const State& state, const Call& call);
+  Tensor weights(const QuerySet& queries, const KeysOfRows& of, const Var& lse, const Call& call);
 
   std::unique_ptr<Mixing> inner_;
   Observation& watcher_;

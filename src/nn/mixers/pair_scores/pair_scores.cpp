@@ -40,12 +40,12 @@ void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Va
   auto to_all_keys = [&](const Var& x) {  // zeros for keys behind the tile's
     Shape rest = x.shape();
     rest[x.num_dims() - 1] = num_keys - rest[x.num_dims() - 1];
-    const Var both[] = {x, Tensor::zeros(rest, kF32, x.device())};
+    const Var both[] = {x, Tensor::zeros(rest, x.dtype(), x.device())};
     return concatenate(both, -1);
   };
   Var mass = to_all_keys(sum(shares, 2));
   mass_ = mass_.defined() ? mass_ + mass : mass;
-  if (tokens_.shows_weights()) weights_.push_back(to_all_keys(weights));
+  if (tokens_.shows_weights()) weights_.push_back(to_all_keys(cast(weights_BHIS, pair_dtype(weights_BHIS))));
 }
 
 void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
@@ -68,7 +68,7 @@ void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
                             .max_score = tokens_first(concatenate(top_, 2)).value()},
                            v_BTGV);
   if (!weights_.empty())
-    tokens_.show_weights((permute(of_these(concatenate(weights_, 2)), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
+    tokens_.show_weights((permute(concatenate(weights_, 2), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
 }
 
 void check_materialised(std::string_view what, const Var& x, double copies, double elements) {

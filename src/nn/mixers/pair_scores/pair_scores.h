@@ -42,7 +42,7 @@ class PairObserver {
   Tokens& tokens_;
   bool is_on_;
   Var mass_;                                  // [B, H, T]
-  std::vector<Var> entropy_, top_, weights_;  // [B, H, I] and, for a probe, [B, H, I, T]
+  std::vector<Var> entropy_, top_, weights_;  // [B, H, I] and, for a probe, [B, H, I, S]
 };
 
 // Error, with the number, where `copies` arrays of `elements` scores, kept for backward, are more than the memory of x's device.
