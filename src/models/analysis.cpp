@@ -1,9 +1,9 @@
 // States of a model: rank collapse, secondary sinks, how far a change of one token spreads. T tokens, D width, L layers.
-#include "weft/models/analysis.h"
-
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "src/models/analysis_rows.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
 
@@ -52,20 +52,56 @@ Rows without(const Rows& x, const double* m, size_t D) {
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
-// The first row that begins with a token, up to its first padding, at most 64 tokens.
+// The tokens of all ranks, in the order of positions.
+struct WholeRows {
+  // Every rank that shares the rows makes one.
+  explicit WholeRows(const AnalysisRows& rows)
+      : here(rows.tokens, {.context = rows.context}),
+        document_positions(here.gathered_positions()),
+        documents(here.gathered_documents()),
+        places(here.gathered_places()),
+        numbers(documents.defined() ? documents.to_vector<int32_t>() : std::vector<int32_t>()) {}
+
+  int64_t batch() const { return document_positions.size(0); }
+  int64_t length() const { return document_positions.size(1); }
+  bool is_padding(int64_t row, int64_t token) const {
+    return !numbers.empty() && numbers[static_cast<size_t>(row * length() + token)] < 0;
+  }
+  // Which token of the row here that is, or -1.
+  int64_t index_here(int64_t row, int64_t token) const {
+    if (places.empty()) return token;
+    const auto of_row =
+        places.subspan(static_cast<size_t>(row * here.num_tokens()), static_cast<size_t>(here.num_tokens()));
+    const auto found = std::find(of_row.begin(), of_row.end(), static_cast<int32_t>(token));
+    return found == of_row.end() ? -1 : found - of_row.begin();
+  }
+  // Of i32 numbers of the tokens here [B, T]: of all [B, S].
+  Tensor gather(const Tensor& x_BT) {
+    const Var wide[] = {cast(Var(x_BT), kF64)};
+    return cast(here.gather(wide)[0], kI32).value();
+  }
+
+  Tokens here;
+  Tensor document_positions, documents;  // [B, S]; documents may be undefined
+  std::span<const int32_t> places;       // of the tokens here; empty: as they stand
+
+ private:
+  std::vector<int32_t> numbers;
+};
+
+// The first row that begins with a token, up to its first padding, at most 64 tokens; whole, on every rank.
 AnalysisRows short_row(const AnalysisRows& rows) {
   constexpr int64_t kMost = 64;  // of attention_flow()
-  const Tokens all(rows.tokens);
-  const int64_t B = all.batch(), T = all.num_tokens();
+  WholeRows all(rows);
+  const int64_t B = all.batch(), S = all.length();
   int64_t row = 0, count = 0;
-  while (row < B - 1 && all.is_padding(row * T)) ++row;
-  while (count < std::min(T, kMost) && !all.is_padding(row * T + count)) ++count;
+  while (row < B - 1 && all.is_padding(row, 0)) ++row;
+  while (count < std::min(S, kMost) && !all.is_padding(row, count)) ++count;
   WEFT_CHECK(count > 0, "analyse: rows of nothing but padding", "give rows with tokens");
   auto some = [&](const Tensor& t) { return t.defined() ? t.slice(0, row, row + 1).slice(1, 0, count) : t; };
-  const TokenData& data = rows.tokens;
-  return {.ids = some(rows.ids),
-          .targets = some(rows.targets),
-          .tokens = {some(data.positions), some(data.documents), some(data.document_positions)}};
+  return {.ids = some(all.gather(rows.ids)),
+          .targets = some(all.gather(rows.targets)),
+          .tokens = {some(all.gather(rows.tokens.positions)), some(all.documents), some(all.document_positions)}};
 }
 
 }  // namespace
@@ -122,57 +158,69 @@ std::vector<SecondarySink> secondary_sinks(std::span<const Tensor> states_TD) {
 }
 
 std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token) {
-  const int64_t T = rows.ids.size(1);
-  WEFT_CHECK(token >= 0 && token < T, str("perturbation_spread: token ", token, " of ", T), "choose one of the row");
   NoGrad no_grad;
-  const Tokens known(rows.tokens);
-  std::vector<int64_t>
-      last_tokens;  // of each row: its last but padding; -1 where `token` is padding, and nothing is changed
-  for (int64_t b = 0; b < known.batch(); ++b) {
-    int64_t last = known.is_padding(b * T + token) ? -1 : T - 1;
-    while (last >= 0 && known.is_padding(b * T + last)) --last;
-    last_tokens.push_back(last);
+  const WholeRows known(rows);
+  const int64_t B = known.batch(), T = known.here.num_tokens(), S = known.length();
+  WEFT_CHECK(token >= 0 && token < S, str("perturbation_spread: token ", token, " of ", S), "choose one of the row");
+  // Of each row: which of the tokens here is changed and which is its last but padding; -1: none. A row whose `token` is padding has no say.
+  std::vector<int64_t> changed(static_cast<size_t>(B), -1), last_tokens = changed;
+  for (int64_t b = 0; b < B; ++b) {
+    if (known.is_padding(b, token)) continue;
+    int64_t last = S - 1;
+    while (known.is_padding(b, last)) --last;
+    changed[static_cast<size_t>(b)] = known.index_here(b, token);
+    last_tokens[static_cast<size_t>(b)] = known.index_here(b, last);
   }
-  double size = 0;  // of the change: 1 % of the embedding's norm, in a direction fixed by the token's own embedding
+  Rows sizes;  // of each row's change: 1 % of the embedding's norm, in a direction fixed by the token's own embedding
   auto states = [&](double sign) {
-    std::vector<Rows> last;  // behind each layer, the last token of every row
+    std::vector<Rows> last;  // behind each layer, the last token of every row; zeros where it is not here
     Probe probe;
     probe.embedding = [&](const Var& x_BTD) {
       auto x = cast(x_BTD, kF64).value().to_vector<double>();
       const auto D = static_cast<size_t>(x_BTD.size(2));
       std::vector<double> change(x.size(), 0.0);
-      size = 0;
-      for (size_t b = 0; b < static_cast<size_t>(x_BTD.size(0)); ++b)
-        for (size_t c = 0; c < D && last_tokens[b] >= 0; ++c) {
-          size_t i = (b * static_cast<size_t>(T) + static_cast<size_t>(token)) * D + c;
+      sizes.assign(changed.size(), 0);
+      for (size_t b = 0; b < changed.size(); ++b)
+        for (size_t c = 0; c < D && changed[b] >= 0; ++c) {
+          size_t i = (b * static_cast<size_t>(T) + static_cast<size_t>(changed[b])) * D + c;
           // The next channel's value turns the vector, so that a norm in front of the layers does not undo the change.
           change[i] = 0.01 * x[i - c + (c + 1) % D];
-          size += change[i] * change[i];
+          sizes[b] += change[i] * change[i];
         }
       Tensor add = Tensor::from(std::span<const double>(change), x_BTD.shape());
       return x_BTD + cast(to(add, x_BTD.device()), x_BTD.dtype()) * sign;
     };
     probe.state = [&](std::string_view, const Var& x_BTD) {
-      Rows ends;
+      const auto D = static_cast<size_t>(x_BTD.size(2));
+      Rows ends(last_tokens.size() * D, 0.0);
       for (size_t b = 0; b < last_tokens.size(); ++b) {
         if (last_tokens[b] < 0) continue;
         Var end = select(select(x_BTD, 0, static_cast<int64_t>(b)), 0, last_tokens[b]);
-        for (double c : cast(end, kF64).value().to_vector<double>()) ends.push_back(c);
+        std::ranges::copy(cast(end, kF64).value().to_vector<double>(), &ends[b * D]);
       }
       last.push_back(std::move(ends));
     };
-    Tokens tokens(rows.tokens, {.probe = &probe});
+    Tokens tokens(rows.tokens, {.probe = &probe, .context = rows.context});
     model.hidden(rows.ids, tokens);
     last.erase(last.begin());  // the embedding
     return last;
   };
-  std::vector<Rows> up = states(1), down = states(-1);
+  const std::vector<Rows> up = states(1), down = states(-1);
+  // Per layer and row, and behind them the sizes: each is of one rank, so that a sum over ranks rounds nothing.
+  const auto num_rows = static_cast<size_t>(B);
+  Rows squares(up.size() * num_rows, 0.0);
+  for (size_t l = 0; l < up.size(); ++l)
+    for (size_t i = 0; i < up[l].size(); ++i)
+      squares[l * num_rows + i / (up[l].size() / num_rows)] += (up[l][i] - down[l][i]) * (up[l][i] - down[l][i]) / 4;
+  squares.insert(squares.end(), sizes.begin(), sizes.end());
+  squares = sum_of_ranks(rows, std::move(squares));
+  auto sum_of = [&](size_t which) {
+    double sum = 0;
+    for (size_t b = 0; b < num_rows; ++b) sum += squares[which * num_rows + b];
+    return sum;
+  };
   std::vector<double> spread;
-  for (size_t l = 0; l < up.size(); ++l) {
-    double change = 0;
-    for (size_t i = 0; i < up[l].size(); ++i) change += (up[l][i] - down[l][i]) * (up[l][i] - down[l][i]) / 4;
-    spread.push_back(std::sqrt(ratio(change, size)));
-  }
+  for (size_t l = 0; l < up.size(); ++l) spread.push_back(std::sqrt(ratio(sum_of(l), sum_of(up.size()))));
   return spread;
 }
 

@@ -4,19 +4,21 @@
 #include <functional>
 #include <map>
 
+#include "src/models/analysis_rows.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
-#include "weft/models/analysis.h"
 
 namespace weft {
 
 namespace {
 
-int64_t num_targets(const AnalysisRows& rows) {
+// Of all ranks that share the rows.
+double num_targets(const AnalysisRows& rows) {
   auto targets = rows.targets.to_vector<int32_t>();
-  const Tokens tokens(rows.tokens);
-  int64_t count = 0;
-  for (size_t i = 0; i < targets.size(); ++i) count += targets[i] >= 0 && !tokens.is_padding(static_cast<int64_t>(i));
+  const TokenTable tokens(rows.tokens);
+  int64_t here = 0;
+  for (size_t i = 0; i < targets.size(); ++i) here += targets[i] >= 0 && !tokens.is_padding(static_cast<int64_t>(i));
+  const double count = sum_of_ranks(rows, {static_cast<double>(here)})[0];
   WEFT_CHECK(count > 0, "analysis: rows without a target", "give the next token of each");
   return count;
 }
@@ -27,28 +29,36 @@ std::vector<double> shared_losses(dist::Communicator* comm, size_t count, const 
                mine = comm ? static_cast<size_t>(comm->rank()) : 0;
   std::vector<double> losses(count, 0.0);
   for (size_t i = mine; i < count; i += ranks) losses[i] = loss(i);
-  if (ranks == 1) return losses;
+  return sum_of_ranks(comm, std::move(losses));
+}
+
+}  // namespace
+
+std::vector<double> sum_of_ranks(dist::Communicator* comm, std::vector<double> here) {
+  if (!comm || comm->size() == 1 || here.empty()) return here;
   Tensor all =
-      to(Tensor::from(std::span<const double>(losses), {static_cast<int64_t>(count)}), default_device()).value();
+      to(Tensor::from(std::span<const double>(here), {static_cast<int64_t>(here.size())}), default_device()).value();
   comm->all_reduce(all);
   return all.to_vector<double>();
 }
 
-}  // namespace
+std::vector<double> sum_of_ranks(const AnalysisRows& rows, std::vector<double> here) {
+  return sum_of_ranks(rows.context ? rows.context->tokens : nullptr, std::move(here));
+}
 
 std::vector<HeadImportance> head_importance(LanguageModel& model, const AnalysisRows& rows) {
   std::vector<std::pair<std::string, Var>> masks;  // [B, 1, H, 1], in the order of the forward
   Probe probe;
   probe.heads = [&](std::string_view path, const Var& y_BTHV) {
-    Var mask = variable(Tensor::full({y_BTHV.size(0), 1, y_BTHV.size(2), 1}, 1, kF32, y_BTHV.device()));
+    const DType wide = y_BTHV.dtype() == kF64 ? kF64 : kF32;
+    Var mask = variable(Tensor::full({y_BTHV.size(0), 1, y_BTHV.size(2), 1}, 1, wide, y_BTHV.device()));
     masks.emplace_back(std::string(path), mask);
     return y_BTHV * cast(mask, y_BTHV.dtype());
   };
   const Recompute recompute = model.options().recompute;
   model.set_recompute(Recompute::none);  // a mask belongs to one forward
-  Tokens tokens(rows.tokens, {.probe = &probe});
-  Var loss = model.loss(rows.ids, rows.targets, tokens, 1 / static_cast<double>(num_targets(rows))).loss;
-  backward(loss);
+  Tokens tokens(rows.tokens, {.probe = &probe, .context = rows.context});
+  backward(model.loss(rows.ids, rows.targets, tokens, 1 / num_targets(rows)).loss);
   model.clear_grads();
   model.set_recompute(recompute);
 
@@ -56,10 +66,10 @@ std::vector<HeadImportance> head_importance(LanguageModel& model, const Analysis
   for (auto& [path, mask] : masks) {
     const auto B = static_cast<size_t>(mask.size(0)), H = static_cast<size_t>(mask.size(2));
     HeadImportance layer{path, std::vector<double>(H, 0.0)};
-    if (mask.grad().defined()) {
-      auto grad = mask.grad().to_vector<float>();
-      for (size_t i = 0; i < B * H; ++i) layer.heads[i % H] += std::abs(static_cast<double>(grad[i]));
-    }
+    std::vector<double> here(B * H, 0.0);
+    if (mask.grad().defined()) here = cast(Var(mask.grad()), kF64).value().to_vector<double>();
+    const std::vector<double> grad = sum_of_ranks(rows, std::move(here));
+    for (size_t i = 0; i < B * H; ++i) layer.heads[i % H] += std::abs(grad[i]);
     double square = 0;
     for (double x : layer.heads) square += x * x;
     for (double& x : layer.heads) x = square > 0 ? x / std::sqrt(square) : 0;
@@ -105,13 +115,13 @@ std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const
 }
 
 double analysis_loss(LanguageModel& model, const AnalysisRows& rows, const Probe& probe) {
-  const double factor = 1 / static_cast<double>(num_targets(rows));
+  const double factor = 1 / num_targets(rows);
   NoGrad no_grad;
-  Tokens tokens(rows.tokens, {.probe = &probe});
+  Tokens tokens(rows.tokens, {.probe = &probe, .context = rows.context});
   Var losses = model.loss(rows.ids, rows.targets, tokens, factor).losses;
   double sum = 0;
   for (double loss : cast(losses, kF64).value().to_vector<double>()) sum += loss;
-  return sum * factor;
+  return sum_of_ranks(rows, {sum})[0] * factor;
 }
 
 std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& model, const AnalysisRows& rows,

@@ -30,9 +30,9 @@ struct SecondarySink {
 // States behind the embedding and each layer [T, D], L + 1 of them. Keeps tokens whose lifetime is more than 0.1 L and less than 0.7 L.
 std::vector<SecondarySink> secondary_sinks(std::span<const Tensor> states_TD);
 
-// Weights [B, T, H, T] as a Probe shows them -> their mean over heads [B, T, T] f64, as sizes; where rows do not sum to 1 by themselves
+// Weights [B, T, H, S] as a Probe shows them -> their mean over heads [B, T, S] f64, as sizes; where rows do not sum to 1 by themselves
 // (is_softmax false), over the sum of the row.
-Tensor weight_shares(const Tensor& weights_BTHT, bool is_softmax);
+Tensor weight_shares(const Tensor& weights_BTHS, bool is_softmax);
 
 // Abnar & Zuidema, Quantifying Attention Flow in Transformers, 2005.00928. layers[l] [T, T]: shares of layer l; a layer passes on
 // own I + (1 - own) A. Rollout: products of those, [T, T], row i what the inputs give to position i.
@@ -41,9 +41,12 @@ Tensor attention_rollout(std::span<const Tensor> layers, double own = 0.5);
 Tensor attention_flow(std::span<const Tensor> layers, int64_t query, double own = 0.5);
 
 // Rows to analyse a model on; targets as in LanguageModel::loss. Padding (TokenData::documents) counts for nothing in any analysis.
+// `context`: ranks that share these rows, in any layout; the rest is of the tokens here. Each of them makes the same calls and has the same
+// results, those of one rank but for the order of sums.
 struct AnalysisRows {
   Tensor ids, targets;
   TokenData tokens;
+  const ContextGroup* context = nullptr;
 };
 
 // Michel et al., Are Sixteen Heads Really Better than One?, 1905.10650: mean over rows of |d loss / d mask| of each head's output, over the
@@ -55,7 +58,8 @@ struct HeadImportance {
 std::vector<HeadImportance> head_importance(LanguageModel& model, const AnalysisRows& rows);
 
 // Loss in nats per target without the least important heads of all layers: {share of heads taken away, loss} from 0 to 1 in tenths. Ranks of
-// `comm` share the forwards, here and below: each of them calls it with the same model and rows, and has what one rank has.
+// `comm` share the forwards, here and below: each of them calls it with the same model and rows (of ranks that share rows, with the same part of
+// them), and has what one of them alone has.
 std::vector<std::pair<double, double>> pruning_curve(LanguageModel& model, const AnalysisRows& rows,
                                                      const std::vector<HeadImportance>& importance,
                                                      dist::Communicator* comm = nullptr);
@@ -69,11 +73,11 @@ std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& mod
                                                               dist::Communicator* comm = nullptr);
 
 // Over-mixing: |change of the last token's state| / |change of the embedding of `token`|, behind each layer, by a central difference.
-// The last token is the last that is not padding; a row whose `token` is padding has no say.
+// Tokens are numbered in the order of positions. The last is the last that is not padding; a row whose `token` is padding has no say.
 std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token = 0);
 
 // All of the above by name, on `rows`; what needs T x T matrices or states of a sequence uses the first 64 tokens, up to padding, of the
-// first row that begins with a token.
+// first row that begins with a token. Of ranks that share rows each has a copy of those.
 std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows,
                                                     dist::Communicator* comm = nullptr);
 
