@@ -104,7 +104,7 @@ TEST_F(Ranks, EvaluateARunAsOneRankDoes) {
   ASSERT_EQ(run("a", 2, {"parallel.context=2", "train.tokens=1280"}).exit_code, 0);
   const std::string lengths = "--lengths";
   auto evaluate = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"eval", path("a"), lengths, "32,17"});
+    more.insert(more.begin(), {"eval", path("a"), lengths, "32,17", "--by-position"});
     return test::run_weft(more);
   };
   const test::ProcessResult one = evaluate({"parallel.context=1"});
@@ -155,7 +155,8 @@ TEST_F(Ranks, WaitWhileTheFirstRankSamples) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
 }
 
-// During a training by all of its ranks, and of its checkpoint by any number: the values of one rank.
+// Of a checkpoint whole rows by any number of ranks: the values of one rank. By ranks that share rows, also during a training: to the order of
+// sums.
 TEST_F(Ranks, AnalyseAsOneRankDoes) {
   ASSERT_EQ(run("a", 2, {"parallel.context=2", "log.analysis_every=20", "checkpoint.keep_last=10"}).exit_code, 0);
   const std::string weights = path("a") + "@20";
@@ -163,17 +164,35 @@ TEST_F(Ranks, AnalyseAsOneRankDoes) {
   ASSERT_EQ(one.exit_code, 0) << one.err;
   const nlohmann::json expected = nlohmann::json::parse(one.out)["values"];
   ASSERT_GT(expected.size(), 50u);
-  for (const char* ranks : {"2", "3"}) {
-    const test::ProcessResult many = test::run_weft({"analyse", weights, "--json", "--ranks", ranks});
-    ASSERT_EQ(many.exit_code, 0) << many.err;
-    EXPECT_EQ(nlohmann::json::parse(many.out)["values"], expected) << ranks;
-  }
+  auto values_of = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"analyse", weights, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const test::ProcessResult many = test::run_weft(words);
+    EXPECT_EQ(many.exit_code, 0) << many.err;
+    return nlohmann::json::parse(many.out)["values"];
+  };
+  for (const char* ranks : {"2", "3"})
+    EXPECT_EQ(values_of({"--ranks", ranks, "parallel.context=1"}), expected) << ranks;
+  const nlohmann::json shared = values_of({"--ranks", "2"});
+  auto expect_near = [&](const nlohmann::json& values, const std::string& what) {
+    EXPECT_EQ(values.size(), expected.size()) << what;
+    for (const auto& [name, value] : expected.items())
+      EXPECT_NEAR(values[name].get<double>(), value.get<double>(), 1e-4 * std::max(1.0, std::abs(value.get<double>())))
+          << what << ": " << name;
+  };
+  expect_near(shared, "2 ranks");
+  expect_near(values_of({"--ranks", "4"}), "2 data x 2 context");
+  expect_near(values_of({"--ranks", "3", "parallel.context=3", "parallel.layout=striped", "parallel.block=4"}),
+              "striped");
+  const test::ProcessResult wrong = test::run_weft({"analyse", weights, "--ranks", "3"});
+  EXPECT_EQ(wrong.exit_code, 2) << wrong.err;
+  EXPECT_NE(wrong.err.find("--ranks 3: the run has parallel.context=2"), std::string::npos) << wrong.err;
   int count = 0;
   for (const auto& record : io::read_metrics(path("a") + "/metrics.jsonl")) {
     if (record.kind != "analysis") continue;
     ++count;
     EXPECT_EQ(record.step, 20);
-    for (const auto& [name, value] : record.values) EXPECT_EQ(value, expected[name].get<double>()) << name;
+    for (const auto& [name, value] : record.values) EXPECT_EQ(value, shared[name].get<double>()) << name;
   }
   EXPECT_EQ(count, 1);
 }
@@ -269,8 +288,9 @@ TEST_F(Ranks, ProcessesOfMpirunHaveTheBitsOfThreads) {
   };
   const test::ProcessResult analysed = of_run("analyse", {"--json"});
   EXPECT_EQ(analysed.exit_code, 0) << analysed.err;
-  EXPECT_EQ(nlohmann::json::parse(analysed.out)["values"],
-            nlohmann::json::parse(test::run_weft({"analyse", path("threads"), "--json"}).out)["values"]);
+  EXPECT_EQ(
+      nlohmann::json::parse(analysed.out)["values"],
+      nlohmann::json::parse(test::run_weft({"analyse", path("threads"), "--json", "--ranks", "2"}).out)["values"]);
   const test::ProcessResult evaluated = of_run("eval", {}), sampled = of_run("sample", {"--tokens", "50"});
   EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
   EXPECT_EQ(evaluated.out, test::run_weft({"eval", path("threads"), "--ranks", "2"}).out);

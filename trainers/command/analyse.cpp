@@ -11,7 +11,9 @@
 #include "trainers/run/address.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/rank_launch.h"
+#include "trainers/run/run_mesh.h"
 #include "trainers/run/session.h"
+#include "trainers/run/team.h"
 #include "trainers/run/value_pictures.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
@@ -43,12 +45,15 @@ std::string draw(const train::NamedValues& values, const std::string& folder, co
 
 // On every rank; the first one speaks.
 int analyse_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
-  const bool speaks = !world || world->rank() == 0;
+  std::optional<train::Team> team;
+  if (world) team.emplace(*world, train::run_choice(config, options.run.overrides(), *world));
+  const bool speaks = !team || team->leads();
   Console silent(Verbosity::quiet, false);
   train::LoadedRun run =
       train::load_on_ranks(options.run.file(), options.run.overrides(), speaks ? console : silent, config, world);
-  auto values =
-      weft::analyse(*run.model, train::analysis_rows(run.data, run.model->options().context, options.rows), world);
+  const AnalysisRows rows =
+      train::analysis_rows(run.data, run.model->options().context, options.rows, team ? &*team : nullptr);
+  auto values = weft::analyse(*run.model, rows, team ? &team->others() : nullptr);
   if (!speaks) return kSuccess;
   nlohmann::ordered_json figures = nlohmann::ordered_json::object();
   for (const auto& [name, value] : values) figures[name] = value;
@@ -69,7 +74,9 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     config = train::config_of_run(options.run.file(), options.run.overrides(), extensions);
     return train::RankLaunch{.config = &config,
                              .folder = train::find_run(options.run.file()).folder + "/eval",
-                             .check = [](int, const std::string&) {}};
+                             .check = [&](int ranks, const std::string& started_by) {
+                               if (ranks > 1) train::run_mesh(config, ranks, started_by);
+                             }};
   };
   return train::run_on_ranks(console, options.ranks, prepare,
                              [&](dist::Communicator* world) { return analyse_run(options, config, world, console); });
@@ -85,7 +92,7 @@ Action define_analyse(Arguments& app) {
       .capture_default_str()
       .type_name("N")
       .takes_size();
-  app.add_option("--ranks", options->ranks, "Ranks that share the forwards, as threads").type_name("N");
+  app.add_option("--ranks", options->ranks, "Ranks that share the forwards and rows, as threads").type_name("N");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 

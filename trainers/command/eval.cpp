@@ -15,6 +15,7 @@
 #include "trainers/run/address.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/rank_launch.h"
+#include "trainers/run/run_mesh.h"
 #include "trainers/run/session.h"
 #include "trainers/run/team.h"
 #include "weft/core/error.h"
@@ -128,17 +129,6 @@ void score_tasks(const Options& options, train::LoadedRun& run, const std::vecto
     }
 }
 
-// Of ranks that share the windows: as many context ranks as the config has, and data ranks to fill the rest.
-train::ParallelOptions mesh_of(const config::Loaded& config, int ranks, const std::string& started_by) {
-  train::ParallelOptions mesh = train::parallel_options(config.experiment);
-  if (ranks % mesh.context != 0)
-    throw config::ConfigError(str(started_by, ": the run has parallel.context=", mesh.context,
-                                  ", ranks that share each sequence, which do not divide ", ranks, "."),
-                              str("Use a multiple of ", mesh.context, ", or parallel.context=", ranks, " or 1."));
-  mesh.data = ranks / mesh.context;
-  return mesh;
-}
-
 void check(const Options& options, const config::Loaded& config) {
   std::vector<std::string> known;
   for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
@@ -155,24 +145,10 @@ void check(const Options& options, const config::Loaded& config) {
   }
 }
 
-// A run's config names what was chosen for its own ranks: where others are asked for, it is chosen again.
-train::ContextChoice choice_of(const Options& options, config::Loaded config, dist::Communicator& world) {
-  const train::ParallelOptions mesh = mesh_of(config, world.size(), "eval");
-  auto names = [&](std::string_view field) {
-    return std::ranges::any_of(options.run.overrides(), [&](const std::string& o) { return o.starts_with(field); });
-  };
-  config::Parallel& parallel = *config.experiment.mutable_parallel();
-  if (!names("parallel.scheme")) parallel.set_scheme(config::Scheme::auto_);
-  if (!names("parallel.layout")) parallel.set_layout(config::Layout::auto_);
-  train::ContextChoice choice = choose_context(config, train::rank_machine(world));
-  choice.parallel.data = mesh.data;
-  return choice;
-}
-
 // On every rank; the first one speaks.
 int evaluate_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
   std::optional<train::Team> team;
-  if (world) team.emplace(*world, choice_of(options, config, *world));
+  if (world) team.emplace(*world, train::run_choice(config, options.run.overrides(), *world));
   const bool speaks = !team || team->leads();
   Console silent(Verbosity::quiet, false);
   train::LoadedRun run =
@@ -220,7 +196,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     return train::RankLaunch{.config = &config,
                              .folder = train::find_run(options.run.file()).folder + "/eval",
                              .check = [&](int ranks, const std::string& started_by) {
-                               if (ranks > 1) mesh_of(config, ranks, started_by);
+                               if (ranks > 1) train::run_mesh(config, ranks, started_by);
                              }};
   };
   return train::run_on_ranks(console, options.ranks, prepare,

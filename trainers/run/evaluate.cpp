@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "trainers/run/team.h"
+#include "weft/training/rank_sums.h"
 
 namespace weft::train {
 
@@ -30,17 +31,28 @@ Evaluation validate(LanguageModel& model, const RunData& data, const ValidationO
   return evaluate(token_loss(model), rows, windows.num_windows(), how);
 }
 
-AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows) {
+AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows, const Team* team) {
   data::ValidationWindows windows = data.windows(context);
   const int64_t full = std::max<int64_t>(1, windows.num_windows() - 1);  // the last may be padded
   data::Batch batch = windows.batch(0, std::min(rows, full));
+  bool has_documents = data.keeps_documents_apart();
+  const std::optional<data::SpreadOptions> spread = team ? team->spread(has_documents) : std::nullopt;
+  if (spread) {
+    const int64_t length = batch.tokens.size(1);
+    batch = data::spread(batch, *spread, team->context_rank());
+    has_documents = has_documents || batch.tokens.size(1) * spread->ranks != length;  // padding
+  }
   Upload upload(default_device());
-  return {upload(batch.tokens), upload(batch.targets), token_data(batch, data.keeps_documents_apart(), 0, upload)};
+  return {.ids = upload(batch.tokens),
+          .targets = upload(batch.targets),
+          .tokens = token_data(batch, has_documents, 0, upload),
+          .context = spread ? &team->rows() : nullptr};
 }
 
 bool has_targets(const AnalysisRows& rows) {
   auto targets = rows.targets.to_vector<int32_t>();
-  return std::any_of(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
+  const bool are_here = std::any_of(targets.begin(), targets.end(), [](int32_t id) { return id >= 0; });
+  return on_any_rank(rows.context ? rows.context->tokens : nullptr, are_here);
 }
 
 }  // namespace weft::train

@@ -23,8 +23,9 @@ struct ValidationOptions {
 // one rank, but for the order of sums.
 Evaluation validate(LanguageModel& model, const RunData& data, const ValidationOptions& options, const Team* team);
 
-// The first `rows` validation windows, or fewer if there are fewer full ones, for weft/models/analysis.h.
-AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows);
-bool has_targets(const AnalysisRows& rows);  // analyses want one at least
+// The first `rows` validation windows, or fewer if there are fewer full ones, for weft/models/analysis.h. Of a team's context ranks each has
+// its tokens of them; Team::others() share the forwards.
+AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows, const Team* team = nullptr);
+bool has_targets(const AnalysisRows& rows);  // on any rank that shares them: analyses want one at least
 
 }  // namespace weft::train

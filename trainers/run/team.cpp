@@ -41,13 +41,20 @@ Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> contex
     : world_(world),
       choice_(choice),
       context_(std::move(context)),
-      group_{.tokens = context_.get(), .batch = &world, .scheme = *choice.parallel.scheme, .options = choice.options} {
+      group_{.tokens = context_.get(), .batch = &world, .scheme = *choice.parallel.scheme, .options = choice.options},
+      rows_(group_) {
+  rows_.batch = nullptr;
   const ParallelOptions& parallel = choice.parallel;
   WEFT_CHECK(world.size() == parallel.ranks(),
              str("training: ", world.size(), " ranks for parallel.data ", parallel.data, " x parallel.context ",
                  parallel.context),
              str("start ", parallel.ranks(), " ranks"));
   ranks_here_ = count_ranks_here(world);
+}
+
+dist::Communicator& Team::others() {
+  if (!others_) others_ = world_.split(context_->rank(), world_.rank(), "data");
+  return *others_;
 }
 
 std::optional<data::SpreadOptions> Team::spread(bool keeps_documents_apart) const {

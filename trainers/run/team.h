@@ -33,6 +33,10 @@ class Team {
   const ParallelOptions& parallel() const { return choice_.parallel; }
   const ContextChoice& choice() const { return choice_; }
   const ContextGroup& context() const { return group_; }
+  // For forwards that other data ranks do not run at the same time: the ranks that share this one's rows alone.
+  const ContextGroup& rows() const { return rows_; }
+  // The ranks with the same part of other rows. Every rank calls it the first time.
+  dist::Communicator& others();
   // How the tokens of a row are dealt to context ranks; nothing if each rank has whole rows.
   std::optional<data::SpreadOptions> spread(bool keeps_documents_apart) const;
   bool on_any_rank(bool is_so);  // every rank calls it
@@ -64,8 +68,8 @@ class Team {
 
   dist::Communicator& world_;
   ContextChoice choice_;
-  std::unique_ptr<dist::Communicator> context_;
-  ContextGroup group_;
+  std::unique_ptr<dist::Communicator> context_, others_;
+  ContextGroup group_, rows_;
   int ranks_here_ = 1;
 };
 

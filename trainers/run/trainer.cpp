@@ -96,9 +96,9 @@ Evaluation Trainer::validate(const RunData& data, int64_t max_tokens) {
 std::vector<std::pair<std::string, double>> Trainer::analyse(const RunData& data) {
   if (team_ && team_->leads()) team_->tell(Duty::analyse);
   AveragedWeights averages(optimizer());
-  const AnalysisRows rows = analysis_rows(data, sizes_.context, kAnalysedRows);
+  const AnalysisRows rows = analysis_rows(data, sizes_.context, kAnalysedRows, team_);
   if (!has_targets(rows)) return {};
-  return weft::analyse(model_, rows, team_ ? &team_->world() : nullptr);
+  return weft::analyse(model_, rows, team_ ? &team_->others() : nullptr);
 }
 
 StepResult Trainer::step() {

@@ -43,8 +43,8 @@ class Trainer {
   // Loss over the validation data, or the first `max_tokens` of it (0: all), with averaged weights where the optimiser keeps some. All ranks
   // share the windows, and have the result. Stopped where a signal breaks it off, on all ranks.
   Evaluation validate(const RunData& data, int64_t max_tokens);
-  // analyse() of weft/models/analysis.h on the first validation rows, with averaged weights. All ranks share its forwards, and have the result.
-  // Nothing where no token of the rows has a target.
+  // analyse() of weft/models/analysis.h on the first validation rows, with averaged weights. All ranks share its forwards and the tokens of
+  // each row, as in a step, and have the result. Nothing where no token of the rows has a target.
   std::vector<std::pair<std::string, double>> analyse(const RunData& data);
   std::string save(const std::string& folder, const std::string& state, const std::string& config);  // its path
   int64_t num_steps() const { return training_.num_steps(); }
