@@ -121,8 +121,10 @@ StepResult Training::State::begin() {
 }
 
 TokensOptions Training::State::tokens_options(int64_t micro_batch) const {
+  const double steps = static_cast<double>(options.steps);
   return {.is_training = true,
           .rng = Rng(options.seed)["train"][static_cast<uint64_t>(step)],
+          .progress = steps > 0 ? std::min(static_cast<double>(step) / steps, 1.0) : 0,
           .takes_diagnostics = micro_batch == 0 && takes_reports,
           .context = context(),
           .attention = options.attention};

@@ -250,30 +250,32 @@ TEST(HybridChoice, OneHotHasTheGradientOfSoftmax) {
 }
 
 // The gradient of NAtS's types: that of the weights when the chosen type of each key that is seen behind the window becomes
-// 1 + softmax(l + e) - softmax(l). One head, all tokens global.
+// 1 + softmax((l + e) / u) - softmax(l / u), at the temperature u of each progress of a training. One head, all tokens global.
 TEST(HybridChoice, TypesOfNatsHaveTheGradientOfTheirShares) {
   constexpr int64_t kTokens = 6, kDim = 4;
   constexpr float kBiases[] = {1.0f, 0.5f, -0.5f};
   const MixerArgs args{.dim = kDim, .context = 8, .rotary = std::nullopt, .std = 0.6, .out_std = 0.6};
-  const auto mixer = NatsOptions{.heads = 1, .window = 2, .global_bias = 9}(args, Rng(1));
+  const auto mixer =
+      NatsOptions{.heads = 1, .window = 2, .temperature = 0.9, .end_temperature = 0.4, .global_bias = 9}(args, Rng(1));
   mixer->set_compute(kF64);
   auto p = params_of(*mixer);
   p.at("type_bias")->set_value(Tensor::from(std::span<const float>(kBiases), {3}));
   p.at("type.weight")->set_value(Tensor::zeros({3, kDim}));
   const Tensor x = random({1, kTokens, kDim}, 2), weight = random({1, kTokens, kDim}, 3);
-  Tokens tokens(plain_tokens(1, kTokens));
-  backward(sum_all(mixer->forward(x, tokens) * Var(weight)));
 
   reference::Parameters parameters;
   for (const auto& [name, param] : p) parameters[name] = cast(Var(param->value()), kF64).value();
   const reference::Sequence s(x, plain_tokens(1, kTokens));
   auto of = [&](const char* name) { return reference::linear(x.to_vector<double>(), kDim, parameters, name); };
   const reference::Numbers q = of("q"), k = of("k"), v = of("v");
-  auto share = [](double first) { return std::exp(first) / (std::exp(first) + std::exp(0.5) + std::exp(-0.5)); };
-  auto loss = [&](double step) {
+  auto share = [](double first, double u) {
+    return std::exp(first / u) / (std::exp(first / u) + std::exp(0.5 / u) + std::exp(-0.5 / u));
+  };
+  auto loss = [&](double step, double u) {
     auto weights = [&](int64_t b, int64_t i, int64_t h) {
       reference::Numbers all = reference::scores(s, 1, 1, kDim, q, k, 0.5, 0, b, i, h);
-      for (int64_t j = 0; j <= i - 2; ++j) all[static_cast<size_t>(j)] += std::log(1 + share(1 + step) - share(1));
+      for (int64_t j = 0; j <= i - 2; ++j)
+        all[static_cast<size_t>(j)] += std::log(1 + share(1 + step, u) - share(1, u));
       return reference::softmax(all);
     };
     const reference::Numbers y = reference::linear(reference::mix(s, 1, 1, kDim, v, weights), kDim, parameters, "out");
@@ -282,8 +284,19 @@ TEST(HybridChoice, TypesOfNatsHaveTheGradientOfTheirShares) {
     for (size_t i = 0; i < y.size(); ++i) sum += y[i] * w[i];
     return sum;
   };
-  const double step = 1e-5, expected = (loss(step) - loss(-step)) / (2 * step);
-  EXPECT_NEAR(p.at("type_bias")->grad().to_vector<double>()[0], expected, 1e-5 * std::max(1.0, std::abs(expected)));
+  for (const auto& [progress, u] : {std::pair(0.0, 0.9), {0.5, 0.6}, {1.0, 0.4}}) {
+    p.at("type_bias")->clear_grad();
+    Tokens tokens(plain_tokens(1, kTokens), {.progress = progress});
+    backward(sum_all(mixer->forward(x, tokens) * Var(weight)));
+    const double step = 1e-5, expected = (loss(step, u) - loss(-step, u)) / (2 * step);
+    EXPECT_NEAR(p.at("type_bias")->grad().to_vector<double>()[0], expected, 1e-5 * std::max(1.0, std::abs(expected)))
+        << progress;
+  }
+}
+
+TEST(HybridChoice, TemperaturesOfNatsAreAboveZero) {
+  for (const NatsOptions& o : {NatsOptions{.temperature = 0}, NatsOptions{.end_temperature = 0}})
+    EXPECT_THROW(o({.dim = 8, .context = 8}, Rng(1)), Error);
 }
 
 // The gradient of NAtS-L's types, of attention and of the state: that of the output when each chunk's type is 1 or 0 plus how far its share moves.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "src/training/diverged.h"
 #include "tests/support/errors.h"
@@ -33,6 +34,31 @@ TEST(Training, LossFallsInF32AndBf16AndWorkingCopiesAgree) {
     EXPECT_EQ(num_working > 0, compute == kBF16);
     EXPECT_TRUE(working_copies_agree(model));
   }
+}
+
+// What layers may follow over a training, also when it goes on from a checkpoint. Without a number of steps it stays 0.
+TEST(Training, LayersAreToldHowMuchOfItIsDone) {
+  LanguageModel model(tiny_options(), Rng(1));
+  std::vector<double> seen;
+  auto loss = [&](const Tensor& ids, const Tensor& targets, Tokens& tokens, double factor) {
+    seen.push_back(tokens.progress());
+    return model.loss(ids, targets, tokens, factor);
+  };
+  const std::string folder = ::testing::TempDir() + "/weft_progress";
+  std::filesystem::remove_all(folder);
+  const TrainingOptions options{.groups = kAdamW, .steps = 4, .micro_batch = 2};
+  Training first(model, loss, options);
+  for (int64_t step = 0; step < 3; ++step) first.step(rows_from(0, 4));
+  first.save(folder);
+  first.evaluate(rows_from(0, 2));
+  Training second(model, loss, options);
+  second.load(folder);
+  for (int64_t step = 0; step < 2; ++step) second.step(rows_from(0, 2));
+  EXPECT_EQ(seen, (std::vector<double>{0, 0, 0.25, 0.25, 0.5, 0.5, 0, 0.75, 1}));
+  seen.clear();
+  Training endless(model, loss, {.groups = kAdamW});
+  for (int64_t step = 0; step < 2; ++step) endless.step(rows_from(0, 2));
+  EXPECT_EQ(seen, (std::vector<double>{0, 0}));
 }
 
 // The optimiser is not told of working copies: forward finds them out of date.

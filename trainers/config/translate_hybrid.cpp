@@ -11,6 +11,7 @@ NatsOptions hybrid_options(const config::Nats& m) {
           .head_dim = m.head_dim(),
           .window = m.window(),
           .temperature = m.temperature(),
+          .end_temperature = m.end_temperature(),
           .global_bias = m.global_bias(),
           .global_loss = m.global_loss()};
 }
@@ -69,6 +70,7 @@ void set_hybrid(config::Mixer& mixer, const NatsOptions& o) {
   config::Nats& m = *mixer.mutable_nats();
   set_heads(m, o);
   m.set_temperature(o.temperature);
+  m.set_end_temperature(o.end_temperature);
   m.set_global_bias(o.global_bias);
   m.set_global_loss(o.global_loss);
 }

@@ -28,7 +28,7 @@ struct TrainingOptions {
   std::vector<ParamGroup> groups = {};  // of Optimizer; empty: AdamW with its defaults for all
   OptimizerMaker optimizer = {};        // or an optimiser of your own
   ScheduleOptions schedule = {};
-  int64_t steps = 0;                                   // of the schedule
+  int64_t steps = 0;  // of the schedule, and of what layers follow over the training (Tokens::progress)
   std::function<double(int64_t step)> lr_factor = {};  // or a schedule of your own
   double clip_norm = 0;                                // largest norm of the step's gradient; 0: any
   std::optional<DType> compute = {};                   // set_compute() of the model; unset: as it is

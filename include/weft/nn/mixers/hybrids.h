@@ -35,7 +35,8 @@ struct RatOptions {
 struct NatsOptions {
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t window = 64;
-  double temperature = 1;     // of the softmax whose gradient the choice has
+  // Of the softmax whose gradient the choice has, at the first step and at the last; between them it falls by the same factor each step.
+  double temperature = 1, end_temperature = 0.3;
   double global_bias = 1;     // what the logit of global starts with
   double global_loss = 1e-3;  // weight of the mean share of global tokens in the loss
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;

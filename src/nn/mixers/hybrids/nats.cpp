@@ -4,10 +4,12 @@
 //   sliding  by the W tokens from itself on
 //   j is seen by i >= j where i - j < W, or j is global, or j is local and no token of (j, i] is global
 //   y = softmax(rot(q) rot(k)^T / sqrt(K) + log m) v,  m the chosen type of j where i - j >= W
-// In training Gumbel noise is added to the logits. A choice is hard; its gradient is that of softmax(logits / temperature). The mean share of
-// global tokens is an auxiliary loss. A key that is not seen gives its type no gradient.
+// In training Gumbel noise is added to the logits. A choice is hard; its gradient is that of softmax(logits / u), where u goes from its first
+// value to its last one over the training: u = first^(1 - p) last^p at progress p. The mean share of global tokens is an auxiliary loss. A
+// key that is not seen gives its type no gradient.
 // Three calls of the core over disjoint sets of keys, merged: the window, global keys behind it, local keys behind it.
 // B batch, T tokens here, S tokens of the row, D model width, H heads, G key/value heads, K head width.
+#include <cmath>
 #include <limits>
 
 #include "src/nn/mixers/chunks.h"
@@ -29,9 +31,10 @@ constexpr int64_t kTypes = 3;  // global, local, sliding
 NatsOptions checked(const NatsOptions& o) {
   WEFT_CHECK(o.window >= 1, str("nats: window ", o.window), "use 1 (the token itself) or more");
   check_chunk("nats: window", o.window);
-  WEFT_CHECK(o.temperature > 0 && o.global_loss >= 0,
-             str("nats: temperature ", o.temperature, ", global_loss ", o.global_loss),
-             "temperature is above 0, global_loss 0 or more");
+  WEFT_CHECK(o.temperature > 0 && o.end_temperature > 0 && o.global_loss >= 0,
+             str("nats: temperature ", o.temperature, ", end_temperature ", o.end_temperature, ", global_loss ",
+                 o.global_loss),
+             "temperatures are above 0, global_loss 0 or more");
   return o;
 }
 
@@ -84,9 +87,13 @@ class Nats final : public ProjectedMixer {
       Var mean = sum_all(tokens.sum(shares)) / cast(count, wide) * (1.0 / static_cast<double>(s_.kv_heads));
       tokens.add_loss("global_loss", mean, o_.global_loss / static_cast<double>(args_.layers));
     }
-    Var chosen = one_hot(reshape(noisy, shape) * (1 / o_.temperature));
+    Var chosen = one_hot(reshape(noisy, shape) * (1 / temperature(tokens.progress())));
     tokens.report_means("types", chosen);
     return chosen;
+  }
+
+  double temperature(double progress) const {
+    return std::pow(o_.temperature, 1 - progress) * std::pow(o_.end_temperature, progress);
   }
 
   // Added to scores: log of the choice.
