@@ -142,6 +142,29 @@ TEST(Hybrid, RatWithChunksOfOneTokenIsAttention) {
   EXPECT_LT(max_difference(rat->forward(x, tokens).value(), expected.value()), 1e-12);
 }
 
+// A replaced layer has the positions that its attention had: the model's, or none, then in heads of any width.
+TEST(Hybrid, ReplacementsHaveTheModelsPositionsOrNone) {
+  const MixerArgs args{.dim = 12, .context = 24, .std = 0.4, .out_std = 0.4};
+  MixerArgs still = args;
+  still.rotary.reset();
+  const ReplacementOptions model{.heads = 2, .window = 5};
+  ReplacementOptions none = model;
+  none.position = MixerPosition::none;
+  const Tensor x = normal_init({2, 9, 12}, Rng(2), 1);
+  auto run = [&](const ReplacementOptions& o, const MixerArgs& of) {
+    NoGrad no_grad;
+    Tokens tokens(plain_tokens(2, 9, 7));
+    return o(of, Rng(3))->forward(x, tokens).value().to_vector<float>();
+  };
+  EXPECT_EQ(run(none, args), run(model, still));
+  EXPECT_EQ(run(model, args), run({.heads = 2, .window = 5}, args));
+  EXPECT_NE(run(none, args), run(model, args));
+  none.heads = 4;
+  EXPECT_EQ(run(none, args).size(), size_t{2 * 9 * 12});
+  for (ReplacementKind kind : {ReplacementKind::linear, ReplacementKind::identity})
+    EXPECT_THROW((ReplacementOptions{.kind = kind, .heads = 2, .position = MixerPosition::alibi}(args, Rng(3))), Error);
+}
+
 // Bytes of the cache after each of so many tokens, read one by one.
 std::vector<int64_t> cached_by_token(const LanguageModelOptions& options, int64_t tokens) {
   NoGrad no_grad;

@@ -100,6 +100,8 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.mixer={simplified{heads:5 kind:super}}"}, {"model.mixer[0].simplified is impossible", "heads 5"}},
       {{"model.mixer={multi_token{heads:4 key_kernel:4}}"}, {"model.mixer[0].multi_token is impossible", "odd"}},
       {{"model.mixer={moa{experts:4 active:5}}"}, {"model.mixer[0].moa is impossible: moa: 5 active of 4 experts"}},
+      {{"model.mixer={replacement{heads:4 position:alibi}}"},
+       {"model.mixer[0].replacement is impossible: replacement: position alibi", "use model", "or none"}},
       {{"model.mixer={umoe{experts:4}}"}, {"model.mixer[0].umoe.active is missing"}},
       {{"model.mixer[0].softmax.head_mixture={active:4 shared:1}"},
        {"model.mixer[0].softmax is impossible: softmax: head mixture of 1 shared and 4 chosen of 4 heads"}},

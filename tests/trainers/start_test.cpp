@@ -83,7 +83,7 @@ TEST_F(StartRun, BoostScansByTheIdentityOrByRemoval) {
   EXPECT_NE(test::run_weft({"boost", path("own"), "--scan", "nothing", "--out", path("own.txtpb")}).exit_code, 0);
 }
 
-// What a replacement does not have of a layer is in the list, and a position of its own is refused: linear attention would rotate.
+// What a replacement does not have of a layer is in the list. A layer's position goes over to linear attention, but alibi, which is refused.
 TEST_F(StartRun, BoostSaysWhichOptionsOfALayerAreLeftOut) {
   auto boost = [&](const std::string& softmax, const std::string& run) {
     const auto result =
@@ -97,9 +97,17 @@ TEST_F(StartRun, BoostSaysWhichOptionsOfALayerAreLeftOut) {
   EXPECT_NE(listed.out.find("linear window, without qk_norm, sink\n"), std::string::npos) << listed.out;
   EXPECT_NE(listed.out.find("identity, without qk_norm, sink\n"), std::string::npos) << listed.out;
   EXPECT_NE(listed.out.find("softmax\n"), std::string::npos) << listed.out;
-  const auto refused = boost("position:none", "still");
+  EXPECT_EQ(io::read_file(path("options.txtpb")).find("position: none"), std::string::npos);
+  const auto still = boost("position:none", "still");
+  EXPECT_EQ(still.exit_code, 0) << still.err;
+  EXPECT_NE(still.out.find("linear window\n"), std::string::npos) << still.out;
+  const std::string config = io::read_file(path("still.txtpb"));
+  const size_t linear = config.find("kind: linear");
+  ASSERT_NE(linear, std::string::npos) << config;
+  EXPECT_LT(config.find("position: none", linear), config.find("}", linear)) << config;
+  const auto refused = boost("position:alibi", "sloped");
   EXPECT_NE(refused.exit_code, 0);
-  for (const char* words : {"boost: layer ", "has a position of its own", "position: model"})
+  for (const char* words : {"boost: layer ", "which has no alibi", "position: model or none"})
     EXPECT_NE(refused.err.find(words), std::string::npos) << refused.err;
 }
 

@@ -66,6 +66,7 @@ void replace(config::Model& model, const std::vector<Layer>& layers, int64_t win
       to.set_kv_heads(from.kv_heads());
       to.set_head_dim(from.head_dim());
       to.set_window(window);
+      if (layer.use == Use::linear) to.set_position(from.position());
     }
     mixer = known->second;
   }
@@ -131,20 +132,20 @@ std::vector<std::string> options_of(const config::Softmax& softmax) {
   return {names.begin(), names.end()};
 }
 
-// What each replaced layer loses. Positions are not among it: the identity needs none, and linear attention has the model's.
+// What each replaced layer loses. Positions are not among it: the identity needs none, and linear attention has the layer's own, but alibi.
 void note_options(std::vector<Layer>& layers, const config::Model& model) {
   const std::vector<int> mixers = config::layer_mixers(model);
   for (Layer& layer : layers) {
     if (layer.use == Use::keep) continue;
     const int mixer = mixers[static_cast<size_t>(layer.number) % mixers.size()];
     layer.without = options_of(model.mixer(mixer).softmax());
-    const bool has_positions = std::erase(layer.without, "position") > 0;
-    WEFT_CHECK(!has_positions || layer.use == Use::identity,
+    std::erase(layer.without, "position");
+    WEFT_CHECK(layer.use == Use::identity || model.mixer(mixer).softmax().position() != config::MixerPosition::alibi,
                str("boost: layer ", layer.number,
-                   " matters little enough for linear attention over a window, which does "
-                   "with positions what model.position says, but its softmax attention (model.mixer[",
-                   mixer, "]) has a position of its own"),
-               "choose a run whose layers of softmax attention have position: model");
+                   " matters little enough for linear attention over a window, which has no alibi, but its softmax "
+                   "attention (model.mixer[",
+                   mixer, "]) has"),
+               "choose a run whose layers of softmax attention have position: model or none");
   }
 }
 

@@ -51,7 +51,8 @@ ReplacementOptions hybrid_options(const config::Replacement& m) {
           .heads = m.heads(),
           .kv_heads = m.kv_heads(),
           .head_dim = m.head_dim(),
-          .window = m.window()};
+          .window = m.window(),
+          .position = library_value<config::MixerPosition, MixerPosition>(m.position())};
 }
 
 namespace {
@@ -106,6 +107,7 @@ void set_hybrid(config::Mixer& mixer, const ReplacementOptions& o) {
   config::Replacement& m = *mixer.mutable_replacement();
   set_heads(m, o);
   m.set_kind(schema_value(o.kind));
+  m.set_position(schema_value(o.position));
 }
 
 }  // namespace weft::train

@@ -313,7 +313,7 @@ class HybridMixer {
       return linear(mix(s, H, G, K, v, itself), H * K, p, "out");
     }
     Numbers q = linear(x, D, p, "q"), k = linear(x, D, p, "k");
-    if (args.rotary) rotate(q, s, H, K), rotate(k, s, G, K);
+    if (args.rotary && o.position == MixerPosition::model) rotate(q, s, H, K), rotate(k, s, G, K);
     for (Numbers* features : {&q, &k})
       for (double& f : *features) f = f > 0 ? f + 1 : std::exp(f);
     auto weights = [&](int64_t b, int64_t i, int64_t h) {

@@ -1,7 +1,7 @@
 // Mixers in which softmax attention and a recurrence work together within one layer.
 #pragma once
 
-#include "weft/nn/mixer.h"
+#include "weft/nn/mixers/softmax.h"
 
 namespace weft {
 
@@ -79,12 +79,14 @@ struct FluxOptions {
 };
 
 // What LayerBoost (2604.22050) puts in place of softmax attention, with projections of the same names. linear: linear attention, elu + 1 of
-// rotated queries and keys, over a window. identity: each token's own value; without queries and keys.
+// queries and keys, over a window. identity: each token's own value; without queries and keys.
 enum class ReplacementKind { linear, identity };
 struct ReplacementOptions {
   ReplacementKind kind = ReplacementKind::linear;
   int64_t heads = 1, kv_heads = 0, head_dim = 0;
   int64_t window = 64;  // of linear
+  MixerPosition position =
+      MixerPosition::model;  // of linear: queries and keys are rotated as the model's, or not at all
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 

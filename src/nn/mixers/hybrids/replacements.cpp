@@ -1,5 +1,6 @@
 // What takes the place of softmax attention in layers that need less (LayerBoost, 2604.22050), with projections of the same names:
-//   linear     f = elu + 1,  y_i = sum_j f(rot(q_i)) f(rot(k_j)) v_j / sum_j f(rot(q_i)) f(rot(k_j)),  over the last W tokens j
+//   linear     f = elu + 1,  y_i = sum_j f(rot(q_i)) f(rot(k_j)) v_j / sum_j f(rot(q_i)) f(rot(k_j)),  over the last W tokens j; or without
+//              rot
 //   identity   y_i = v_i: every token attends to itself alone; no queries and no keys
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width.
 #include "src/nn/mixers/recurrent/parts.h"
@@ -14,7 +15,9 @@ namespace {
 class LinearWindow final : public ProjectedMixer {
  public:
   LinearWindow(const ReplacementOptions& o, const MixerArgs& args, Rng rng)
-      : ProjectedMixer("linear window", {o.heads, o.kv_heads, o.head_dim}, args, rng), window_(o.window) {}
+      : ProjectedMixer("linear window", {o.heads, o.kv_heads, o.head_dim},
+                       o.position == MixerPosition::none ? recurrent::unrotated(args) : args, rng),
+        window_(o.window) {}
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
@@ -65,13 +68,15 @@ class Identity final : public Mixer {
 }  // namespace
 
 std::unique_ptr<Mixer> ReplacementOptions::operator()(const MixerArgs& args, Rng rng) const {
+  WEFT_CHECK(position != MixerPosition::alibi,
+             "replacement: position alibi, which is added to the scores of softmax, and here there are none",
+             "use model (rotated as model.position says) or none");
   if (kind == ReplacementKind::linear) {
     WEFT_CHECK(window >= 1, str("linear window: window ", window), "use 1 (the token itself) or more");
     return std::make_unique<LinearWindow>(*this, args, rng);
   }
-  MixerArgs still = args;
-  still.rotary.reset();
-  return std::make_unique<Identity>(completed("identity", {heads, kv_heads, head_dim}, still), args, rng);
+  const HeadSizes sizes = completed("identity", {heads, kv_heads, head_dim}, recurrent::unrotated(args));
+  return std::make_unique<Identity>(sizes, args, rng);
 }
 
 }  // namespace weft
