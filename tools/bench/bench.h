@@ -31,7 +31,8 @@ struct RingOptions {
 };
 
 struct BenchOptions {
-  bool quick = false;      // at most 30 s for a family
+  bool quick = false;  // at most 30 s for a family
+  double effort = 1;   // recurrence, of quick: share of its times and lengths; below 1 for tests, where no time counts
   bool plan_only = false;  // ring: no measurements
   std::string rows = {};   // train: only rows that have each of these words in name, shape or dtype
   RingOptions ring = {};

@@ -117,6 +117,12 @@ std::string shape_of(int64_t tokens, const Heads& heads = {}) {
   return str("B1 H", heads.keys, heads.keys == heads.values ? "" : str("/", heads.values), " d", heads.width, " T",
              tokens);
 }
+double seconds(const BenchOptions& options, double quick, double whole) {
+  return options.quick ? quick * options.effort : whole;
+}
+int64_t length(const BenchOptions& options, int64_t quick, int64_t whole) {
+  return options.quick ? static_cast<int64_t>(static_cast<double>(quick) * options.effort) : whole;
+}
 std::string digits(double x, double unit) { return str(std::round(x * unit) / unit); }
 
 void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& options, std::vector<Row>& rows,
@@ -124,7 +130,7 @@ void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& o
   Problem p(c, tokens, dtype, heads);
   const std::vector<std::function<void()>> functions = {[&] { p.forward(); }, [&] { p.backward(); }};
   const double peak = gemm_peak(kF32) * 1e-9;
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 4, options.quick ? 2 : 5);
+  std::vector<Timing> times = time_in_turn(functions, seconds(options, 1, 4), options.quick ? 2 : 5);
   for (size_t i = 0; i < 2; ++i) {
     const double rate = flop(c, heads)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
     rows.push_back(rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape_of(tokens, heads), dtype, rate,
@@ -139,7 +145,7 @@ void add_rates(const Case& c, int64_t tokens, DType dtype, const BenchOptions& o
 void add_both(const Case& c, int64_t tokens, const BenchOptions& options, std::vector<Row>& rows) {
   Problem p(c, tokens, kF32);
   const std::vector<std::function<void()>> functions = {[&] { p.forward(), p.backward(); }};
-  const double s = time_in_turn(functions, options.quick ? 0.5 : 2)[0].best_s;
+  const double s = time_in_turn(functions, seconds(options, 0.5, 2))[0].best_s;
   const double rate = (flop(c)[0] + flop(c)[1]) * static_cast<double>(tokens) / s * 1e-9;
   rows.push_back(rate_row(str("both ", c.name), shape_of(tokens), kF32, rate, "GFLOP/s", gemm_peak(kF32) * 1e-9));
   rows.back().extra = {{"time", str(digits(s * 1e3, 100), " ms")}};
@@ -150,7 +156,7 @@ void add_dtypes(const Case& c, int64_t tokens, const BenchOptions& options, std:
   Problem narrow(c, tokens, kBF16), wide(c, tokens, kF32);
   const std::vector<std::function<void()>> functions = {[&] { narrow.forward(), narrow.backward(); },
                                                         [&] { wide.forward(), wide.backward(); }};
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.5 : 6, 2);
+  std::vector<Timing> times = time_in_turn(functions, seconds(options, 0.5, 6), 2);
   rows.push_back(time_row(str("both ", c.name, " against f32"), shape_of(tokens), kBF16, times[0].best_s * 1e3, "ms",
                           times[1].best_s * 1e3));
 }
@@ -163,42 +169,45 @@ ops::AttentionTokens in_order(int64_t tokens) {
 
 // Forward and backward together, beside the softmax core of the same shape.
 void add_crossover(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
-  Problem p(c, c.crossover, kF32);
-  const ops::AttentionTokens tokens = in_order(c.crossover);
+  const int64_t count = length(options, c.crossover, c.crossover);
+  Problem p(c, count, kF32);
+  const ops::AttentionTokens tokens = in_order(count);
   auto softmax = [&] {
     ops::Attention y = ops::attend(p.in.q_BTGK, p.in.k_BTGK, p.in.v_BTHV, tokens, tokens, {});
     ops::attend_backward(p.dout, {}, p.in.q_BTGK, p.in.k_BTGK, p.in.v_BTHV, y, tokens, tokens, {});
   };
   const std::vector<std::function<void()>> functions = {[&] { p.forward(), p.backward(); }, softmax};
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.6 : 2, 3);
-  rows.push_back(time_row(str("both ", c.name, " against softmax"), shape_of(c.crossover), kF32, times[0].best_s * 1e3,
-                          "ms", times[1].best_s * 1e3));
+  std::vector<Timing> times = time_in_turn(functions, seconds(options, 0.6, 2), 3);
+  rows.push_back(time_row(str("both ", c.name, " against softmax"), shape_of(count), kF32, times[0].best_s * 1e3, "ms",
+                          times[1].best_s * 1e3));
 }
 
 // Time per token of forward and backward; the limit is that of the shortest length.
 void add_lengths(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
   std::vector<Problem> problems;
   std::vector<std::function<void()>> functions;
-  for (int64_t tokens = 1024; tokens <= (options.quick ? 4096 : 65536); tokens *= 4) {
+  const int64_t shortest = length(options, 1024, 1024);
+  for (int64_t tokens = shortest; tokens <= length(options, 4096, 65536); tokens *= 4) {
     problems.emplace_back(c, tokens, kF32);
     functions.push_back([&problems, i = problems.size() - 1] { problems[i].forward(), problems[i].backward(); });
   }
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 8, 3);
+  std::vector<Timing> times = time_in_turn(functions, seconds(options, 1, 8), 3);
   for (size_t i = 0; i < problems.size(); ++i) {
     const int64_t tokens = problems[i].dout.size(1);
     rows.push_back(time_row(str("time per token ", c.name), shape_of(tokens), kF32,
-                            times[i].best_s * 1e9 / static_cast<double>(tokens), "ns", times[0].best_s * 1e9 / 1024));
+                            times[i].best_s * 1e9 / static_cast<double>(tokens), "ns",
+                            times[0].best_s * 1e9 / static_cast<double>(shortest)));
   }
 }
 
 // A step of decoding reads and writes the state once; the limit is a copy of as many bytes.
-void add_step(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
+void add_step(const Case& c, double bandwidth, const BenchOptions& options, std::vector<Row>& rows) {
   Problem p(c, 1, kF32);
   p.in.state = uniform({1, kHeads, kWidth, kWidth}, kF32, "state", -1, 1);
   const std::vector<std::function<void()>> functions = {[&] { p.forward(); }};
-  const double s = time_in_turn(functions, options.quick ? 0.2 : 0.5)[0].best_s;
+  const double s = time_in_turn(functions, seconds(options, 0.2, 0.5))[0].best_s;
   rows.push_back(time_row(str("step ", c.name), shape_of(1), kF32, s * 1e6, "us",
-                          2e6 * static_cast<double>(p.in.state.num_bytes()) / memory_bandwidth()));
+                          2e6 * static_cast<double>(p.in.state.num_bytes()) / bandwidth));
 }
 
 // A decoding that has read so many tokens, in a cache without a bound on its length.
@@ -228,10 +237,10 @@ class Decoding {
 
 // One token more after a short and a long text; the limit is the time after the short one.
 void add_decoding(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
-  const int64_t lengths[] = {1024, options.quick ? 4096 : 65536};
+  const int64_t lengths[] = {length(options, 1024, 1024), length(options, 4096, 65536)};
   Decoding after_short(c, lengths[0]), after_long(c, lengths[1]);
   const std::vector<std::function<void()>> functions = {[&] { after_short.step(); }, [&] { after_long.step(); }};
-  std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.2 : 1);
+  std::vector<Timing> times = time_in_turn(functions, seconds(options, 0.2, 1));
   const Decoding* all[] = {&after_short, &after_long};
   for (size_t i = 0; i < 2; ++i) {
     rows.push_back(time_row(str("decode ", c.name), shape_of(lengths[i]), kF32, times[i].best_s * 1e6, "us",
@@ -244,7 +253,7 @@ void add_decoding(const Case& c, const BenchOptions& options, std::vector<Row>& 
 void add_memory(const Case& c, const BenchOptions& options, std::vector<Row>& rows) {
   Allocator& memory = allocator(Device::cpu());
   double first = 0;
-  for (int64_t tokens = 4096; tokens <= (options.quick ? 8192 : 65536); tokens *= 2) {
+  for (int64_t tokens = length(options, 4096, 4096); tokens <= length(options, 8192, 65536); tokens *= 2) {
     Problem p(c, tokens, kF32);
     memory.reset_peak();
     const int64_t before = memory.stats().current_bytes;
@@ -283,12 +292,13 @@ void add_gpu_rates(const Case& c, int64_t tokens, const Heads& heads, const Benc
 }
 
 std::vector<Row> run_on_gpu(const BenchOptions& options) {
+  const double bandwidth = memory_bandwidth();
   std::vector<Row> rows;
   for (const Case& c : kCases) {
     for (int64_t tokens = 8192; tokens <= (options.quick ? 8192 : 131072); tokens *= 4)
       add_gpu_rates(c, tokens, {8, 8, 128}, options, rows);
     if (c.is_delta && c.dims == 3) add_gpu_rates(c, 32768, {8, 32, 128}, options, rows);
-    add_step(c, options, rows);
+    add_step(c, bandwidth, options, rows);
   }
   return rows;
 }
@@ -298,18 +308,19 @@ std::vector<Row> run_on_gpu(const BenchOptions& options) {
 std::vector<Row> run_recurrence(const BenchOptions& options) {
   for (const Case& c : kCases) check(c);
   if (default_device().is_cuda()) return run_on_gpu(options);
+  const double bandwidth = memory_bandwidth();
+  const int64_t some = length(options, 4096, 4096), most = length(options, 4096, 65536);
   std::vector<Row> rows;
   for (const Case& c : kCases) {
-    for (int64_t tokens = 4096; tokens <= (options.quick ? 4096 : 65536); tokens *= 4)
-      add_rates(c, tokens, kF32, options, rows);
-    add_rates(c, 4096, kBF16, options, rows);
+    for (int64_t tokens = some; tokens <= most; tokens *= 4) add_rates(c, tokens, kF32, options, rows);
+    add_rates(c, some, kBF16, options, rows);
   }
-  for (size_t i : {0u, 3u}) add_rates(kCases[i], 4096, kF32, options, rows, {1, 24, kWidth});  // one key head for all
-  for (const Case& c : kCases) add_both(c, 4096, options, rows);
-  for (const Case& c : kCases) add_dtypes(c, options.quick ? 4096 : 65536, options, rows);
+  for (size_t i : {0u, 3u}) add_rates(kCases[i], some, kF32, options, rows, {1, 24, kWidth});  // one key head for all
+  for (const Case& c : kCases) add_both(c, some, options, rows);
+  for (const Case& c : kCases) add_dtypes(c, most, options, rows);
   for (const Case& c : kCases) add_crossover(c, options, rows);
   for (const Case& c : kCases) add_lengths(c, options, rows);
-  for (const Case& c : kCases) add_step(c, options, rows);
+  for (const Case& c : kCases) add_step(c, bandwidth, options, rows);
   for (const Case& c : kCases) add_decoding(c, options, rows);
   for (const Case& c : kCases) add_memory(c, options, rows);
   add_recurrence_ranks(options, rows);

@@ -127,7 +127,7 @@ void add_kind(const Kind& kind, int64_t tokens, const BenchOptions& options, std
         dist::context_recur_backward(comm, plan, kind.carry, mine.dout, {}, y, mine.in);
       });
     });
-  const std::vector<Timing> times = time_in_turn(functions, options.quick ? 1 : 12, options.quick ? 2 : 5);
+  const std::vector<Timing> times = time_in_turn(functions, options.quick ? options.effort : 12, options.quick ? 2 : 5);
   auto rate = [&](size_t i) { return static_cast<double>(tokens) / times[i].best_s * 1e-3; };
   for (size_t i = 0; i < std::size(kSpreads); ++i) {
     rows.push_back(rate_row(str(kRanks, " ranks ", kind.name, ", ", kSpreads[i].layout, ", ", to_string(kind.carry)),
@@ -139,7 +139,8 @@ void add_kind(const Kind& kind, int64_t tokens, const BenchOptions& options, std
 }  // namespace
 
 void add_recurrence_ranks(const BenchOptions& options, std::vector<Row>& rows) {
-  for (const Kind& kind : kKinds) add_kind(kind, options.quick ? 8192 : 65536, options, rows);
+  const int64_t tokens = options.quick ? static_cast<int64_t>(8192 * options.effort) : 65536;
+  for (const Kind& kind : kKinds) add_kind(kind, tokens, options, rows);
 }
 
 }  // namespace weft::bench
