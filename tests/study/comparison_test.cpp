@@ -125,7 +125,11 @@ TEST_F(Comparisons, RunsWithoutACommonSeedSayNothing) {
     EXPECT_EQ(apart.conclusion.find(word), std::string::npos) << apart.conclusion;
   for (const auto& row : apart.tables[1].rows) EXPECT_EQ(row.back(), "3 of 3") << "none of them is lost";
   const auto json = nlohmann::json::parse(apart.json);
-  EXPECT_EQ(json["metrics"][0]["arms"][1]["lost"], 0);
+  const auto& other = json["metrics"][0]["arms"][1];
+  EXPECT_EQ(other["lost"], 0);
+  EXPECT_EQ(other["not_run"], 0);
+  EXPECT_EQ(other["difference"]["lost"], 0);
+  EXPECT_EQ(other["difference"]["not_run"], 6) << "no seed has both";
   for (const auto& difference : json["differences_of_configs"]) EXPECT_NE(difference["field"], "seed");
   // Three in common: pairs are of one seed, whatever the order of the runs.
   for (int64_t seed : {3, 1, 2})

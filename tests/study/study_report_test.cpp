@@ -327,11 +327,25 @@ TEST_F(StudyReports, RunsThatWereNotMadeAreNotLost) {
   make(str(kSeeds, kArms));
   set("val/loss", [](double arm, double seed) { return 3 + arm + seed; });
   results[1].reset(), results[4]->state = CellResult::State::failed, results[5].reset();
-  const Json json = Json::parse(report_of(data()).json);
-  std::vector<int64_t> lost;
-  for (const Json& arm : json["metrics"][0]["arms"]) lost.push_back(arm["lost"].get<int64_t>());
+  results[6]->metrics.clear();
+  const StudyReport report = report_of(data());
+  const Json json = Json::parse(report.json);
+  std::vector<int64_t> lost, not_run;
+  for (const Json& arm : json["metrics"][0]["arms"])
+    lost.push_back(arm["lost"].get<int64_t>()), not_run.push_back(arm["not_run"].get<int64_t>());
   EXPECT_EQ(lost, (std::vector<int64_t>{0, 1, 0}));
+  EXPECT_EQ(not_run, (std::vector<int64_t>{0, 1, 1}));
   EXPECT_EQ(json["not_run"], 2);
+  std::vector<std::string> counted;
+  for (const auto& row : report.tables[1].rows) counted.push_back(row.back());
+  EXPECT_EQ(counted, (std::vector<std::string>{"2 of 3", "1 of 3, 1 lost, 1 not run", "2 of 3, 1 not run"}));
+  // The baseline has no value of seed 3.
+  auto pairs = [&](size_t arm) {
+    const Json& d = json["metrics"][0]["arms"][arm]["difference"];
+    return std::vector<int64_t>{d["pairs"], d["lost"], d["not_run"], d["without_value"]};
+  };
+  EXPECT_EQ(pairs(1), (std::vector<int64_t>{0, 1, 1, 1}));
+  EXPECT_EQ(pairs(2), (std::vector<int64_t>{1, 0, 1, 1}));
 }
 
 // Each of these alone, and the page still has every picture.

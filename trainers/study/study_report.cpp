@@ -19,12 +19,46 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// What a seed has of an arm: the metric; a run without it; a run that diverged or failed; no run.
+enum class Had { value, no_value, lost, no_run };
+
 // Results of one metric: for each arm one number per seed, NaN where a run has none.
 struct Results {
   std::vector<std::vector<double>> of_arm;
+  std::vector<std::vector<Had>> had;
   std::vector<Mean> means;
   std::vector<Difference> differences;  // of every arm but the baseline, in their order
 };
+
+std::vector<Had> had_of(const StudyData& data, size_t arm, const std::vector<double>& values) {
+  std::vector<Had> had(values.size(), Had::no_run);
+  for (size_t i = 0; i < data.cells.size(); ++i) {
+    const std::optional<CellResult>& result = data.results[i];
+    if (data.cells[i].combination != arm || !result) continue;
+    const auto seed =
+        static_cast<size_t>(std::ranges::find(data.grid.seeds, data.cells[i].seed) - data.grid.seeds.begin());
+    had[seed] = result->state != CellResult::State::complete ? Had::lost
+                : std::isfinite(values[seed])                ? Had::value
+                                                             : Had::no_value;
+  }
+  return had;
+}
+
+// Seeds that are no pair, and why. A pair of which one run is lost is lost, whatever became of the other.
+struct NoPairs {
+  int64_t lost = 0, not_run = 0, no_value = 0;
+};
+NoPairs no_pairs_of(const std::vector<Had>& arm, const std::vector<Had>& baseline) {
+  NoPairs count;
+  for (size_t s = 0; s < arm.size(); ++s) {
+    const Had worse = std::max(arm[s], baseline[s]);
+    const bool is_lost = arm[s] == Had::lost || baseline[s] == Had::lost;
+    if (is_lost) ++count.lost;
+    else if (worse == Had::no_run) ++count.not_run;
+    else if (worse == Had::no_value) ++count.no_value;
+  }
+  return count;
+}
 
 Results results_of(const StudyData& data, const std::string& metric) {
   Results all;
@@ -44,6 +78,7 @@ Results results_of(const StudyData& data, const std::string& metric) {
   std::vector<std::vector<double>> others;
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
     all.of_arm.push_back(values_of(data, a, metric));
+    all.had.push_back(had_of(data, a, all.of_arm[a]));
     all.means.push_back(mean_of(all.of_arm[a], options));
     if (a != data.arms.baseline) others.push_back(all.of_arm[a]);
   }
@@ -64,14 +99,24 @@ std::optional<int64_t> seeds_for_effect(const Grid& grid, const Results& r, cons
   return needed.value_or(0);
 }
 
-int64_t runs_of(const StudyData& data, size_t arm) { return std::ranges::count(data.cells, arm, &Cell::combination); }
-
-int64_t lost_of(const StudyData& data, size_t arm) {
-  int64_t count = 0;
-  for (size_t i = 0; i < data.cells.size(); ++i)
-    if (data.cells[i].combination == arm && data.results[i] && data.results[i]->state != CellResult::State::complete)
-      ++count;
+// The runs of an arm that were to be made.
+struct Runs {
+  int64_t all = 0, lost = 0, not_run = 0;
+};
+Runs runs_of(const StudyData& data, size_t arm) {
+  Runs count;
+  for (size_t i = 0; i < data.cells.size(); ++i) {
+    if (data.cells[i].combination != arm) continue;
+    ++count.all;
+    if (!data.results[i]) ++count.not_run;
+    else if (data.results[i]->state != CellResult::State::complete) ++count.lost;
+  }
   return count;
+}
+
+std::string runs_text(const Mean& mean, const Runs& runs) {
+  return fmt::format("{} of {}{}{}", mean.count, runs.all, runs.lost ? fmt::format(", {} lost", runs.lost) : "",
+                     runs.not_run ? fmt::format(", {} not run", runs.not_run) : "");
 }
 
 io::ReportTable metric_table(const StudyData& data, const std::string& metric, const Results& r) {
@@ -104,7 +149,7 @@ io::ReportTable metric_table(const StudyData& data, const std::string& metric, c
       const auto seeds = seeds_for_effect(grid, r, a == arms.baseline ? nullptr : &r.differences[next - 1]);
       row.push_back(!seeds ? "-" : *seeds > 0 ? str(*seeds) : "over 10 million");
     }
-    row.push_back(str(mean.count, " of ", runs_of(data, a)));
+    row.push_back(runs_text(mean, runs_of(data, a)));
     table.rows.push_back(std::move(row));
   }
   return table;
@@ -162,16 +207,18 @@ Json arm_json(const StudyData& data, size_t a, const Results& r, const Differenc
   Json runs = Json::array();
   for (size_t s = 0; s < grid.seeds.size(); ++s)
     runs.push_back({{"seed", grid.seeds[s]}, {"value", number(r.of_arm[a][s])}});
-  Json out{{"arm", arms.all[a].name},
-           {"runs", runs},
-           {"count", r.means[a].count},
-           {"lost", lost_of(data, a)},
-           {"mean", r.means[a].count > 0 ? Json(r.means[a].mean) : Json(nullptr)},
+  const Runs of_arm = runs_of(data, a);
+  Json out{{"arm", arms.all[a].name},          {"runs", runs},
+           {"count", r.means[a].count},        {"lost", of_arm.lost},
+           {"not_run", of_arm.not_run},        {"mean", r.means[a].count > 0 ? Json(r.means[a].mean) : Json(nullptr)},
            {"deviation", r.means[a].deviation}};
   if (r.means[a].t_interval) out["t_interval"] = json_of(*r.means[a].t_interval);
   if (!d) return out;
+  const NoPairs no_pairs = no_pairs_of(r.had[a], r.had[arms.baseline]);
   Json difference{{"pairs", d->count},
-                  {"lost", d->lost},
+                  {"lost", no_pairs.lost},
+                  {"not_run", no_pairs.not_run},
+                  {"without_value", no_pairs.no_value},
                   {"mean", d->count > 0 ? Json(d->mean) : Json(nullptr)},
                   {"deviation", d->deviation}};
   if (d->t_interval) difference["t_interval"] = json_of(*d->t_interval);
