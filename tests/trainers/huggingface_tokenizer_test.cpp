@@ -100,6 +100,24 @@ TEST_F(HuggingFace, TheEndOfATextGoesInAndOut) {
   }
 }
 
+// The model may have more ids than its tokenizer: what config.json says of those is not taken, what the command line says is refused.
+TEST_F(HuggingFace, TheEndOfATextIsAnIdOfTheTokenizer) {
+  const Json tokenizer = learned(temp_ / "", "llama3");
+  HfFolder folder({.vocab = 300}, false);
+  folder.config["eos_token_id"] = 290;
+  folder.write(temp_ / "hf");
+  io::write_file_atomically(temp_ / "hf/tokenizer.json", tokenizer.dump());
+  EXPECT_EQ(
+      error_of(
+          [&] { import_folder({.folder = temp_ / "hf", .run = temp_ / "bad", .overrides = {"data.end_of_text=290"}}); },
+          {"data.end_of_text is 290, but the bpe tokenizer has 270 ids", "[0, 269]"}),
+      "");
+  EXPECT_FALSE(io::file_exists(temp_ / "bad/config.txtpb"));
+  const Imported done = import_folder({.folder = temp_ / "hf", .run = temp_ / "run"});
+  EXPECT_NE(joined(done.notes).find("eos_token_id 290 is not taken"), std::string::npos) << joined(done.notes);
+  EXPECT_EQ(load_quietly(temp_ / "run").data.end_of_text, 269);
+}
+
 TEST_F(HuggingFace, AnIdThatATokenizerPutsBeforeATextStandsBeforePrompts) {
   Json tokenizer = learned(temp_ / "", "llama3");
   const std::string begin = "<|begin|>", run = temp_ / "run";

@@ -239,6 +239,25 @@ TEST_F(RunData, AnotherTextAfterAFailedStart) {
   expect(train("a", with({"data.train.path=" + path("y.txt"), "data.val={fraction:0.1}"})), 0, {});
 }
 
+// No text has an id that the tokenizer does not have, also where the model has room for it. A run that is read says so too.
+TEST_F(RunData, TheEndOfATextIsAnIdOfTheTokenizer) {
+  std::ofstream(folder_ / "x.txt") << std::string(1000, 'x') << std::string(1000, 'y');
+  const std::vector<std::string> characters{"data.tokenizer={characters{}}", "data.train.path=" + path("x.txt"),
+                                            "data.val={fraction:0.1}", "model.vocab=16"};
+  auto with = [&](const std::string& id) {
+    std::vector<std::string> words = characters;
+    words.push_back("data.end_of_text=" + id);
+    return words;
+  };
+  expect(train("a", with("2")), 2, {"data.end_of_text is 2, but the characters tokenizer has 2 ids.", "[0, 1]"});
+  expect(train("b", with("1")), 0, {});
+  for (const char* command : {"sample", "eval"})
+    expect(test::run_weft({command, path("b"), "data.end_of_text=9"}), 2, {"data.end_of_text is 9", "2 ids"});
+  expect(test::run_weft({"convert", path("b"), "--to", "gates", "--out", path("c"), "data.end_of_text=9"}), 2,
+         {"data.end_of_text is 9", "2 ids"});
+  EXPECT_FALSE(fs::exists(path("c")));
+}
+
 TEST_F(RunData, BinaryFilesAreNoText) {
   std::ofstream(folder_ / "table.parquet") << "PAR1" << std::string(1000, '\1');
   std::ofstream(folder_ / "plain.gz") << std::string(1000, 'a');

@@ -14,6 +14,9 @@ namespace weft::config {
 // "1, 2, 3, 4, 6, 12": the divisors of n near `wanted`, for fixes; at most eight.
 std::string divisors_near(int64_t n, int64_t wanted);
 
+// Error if data.end_of_text is no id of the tokenizer, which has so many.
+void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64_t ids);
+
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
 void check_adapters(const Loaded& config);  // of low-rank adapters, with the layers that take none
 void check_umoe(const Loaded& config);      // the feed-forward network against the mixers

@@ -27,16 +27,19 @@ std::string changed_last(const Loaded& config, const std::vector<std::string>& p
   return paths.back();
 }
 
+// The ids of tokenizers with files are known when those are read: train::prepare_data().
 void check_tokens(const Loaded& config) {
   const Data& data = config.experiment.data();
   const Model& model = config.experiment.model();
-  if (!model.has_vocab()) return;
-  if (data.tokenizer().has_bytes() && model.vocab() < 256)
-    refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has 256 ids."),
-           "Use at least 256, or leave it out.");
-  if (data.has_end_of_text() && data.end_of_text() >= model.vocab())
+  const bool has_bytes = data.tokenizer().has_bytes();
+  constexpr int64_t kBytes = 256;
+  if (has_bytes && model.has_vocab() && model.vocab() < kBytes)
+    refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has ", kBytes, " ids."),
+           str("Use at least ", kBytes, ", or leave it out."));
+  if (model.has_vocab() && data.has_end_of_text() && data.end_of_text() >= model.vocab())
     refuse(config, "data.end_of_text", str("is ", data.end_of_text(), ", but model.vocab is ", model.vocab(), "."),
-           str("Use an id in [0, ", model.vocab() - 1, "]."));
+           str("Use an id in [0, ", (has_bytes ? kBytes : model.vocab()) - 1, "]."));
+  if (has_bytes) check_end_of_text(config, "bytes", kBytes);
 }
 
 // A task makes its own ids: what texts need has no meaning beside it.
@@ -199,6 +202,15 @@ void check_parallel(const Loaded& config) {
 }
 
 }  // namespace
+
+// No text and no shard has such an id: documents would run into each other, and a sample would not end.
+void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64_t ids) {
+  const Data& data = config.experiment.data();
+  if (!data.has_end_of_text() || data.end_of_text() < ids) return;
+  refuse(config, "data.end_of_text",
+         str("is ", data.end_of_text(), ", but the ", tokenizer, " tokenizer has ", ids, " ids."),
+         str("Use an id in [0, ", ids - 1, "], or leave it out: data.end_of_text="));
+}
 
 void check_run(const Loaded& config) {
   check_name(config);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "trainers/config/check.h"
 #include "trainers/config/translate.h"
 #include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/model_config.h"
@@ -165,6 +166,7 @@ config::Loaded run_config(const Folder& folder, const ModelConfig& model, const 
                                               folder.path(), options.overrides);
   loaded.own = options.own;
   config::resolve(loaded);
+  if (tokenizer.vocab) config::check_end_of_text(loaded, tokenizer.name, *tokenizer.vocab);
   return loaded;
 }
 
