@@ -132,6 +132,42 @@ TEST_F(Ablate, AStudyThatIsStoppedEndsWithCodeThreeAndHasAReport) {
   EXPECT_EQ(nlohmann::json::parse(result.out)["not_run"], 4);
 }
 
+// Names of folders are any bytes but '/' and 0, and a text in a config may have any.
+TEST_F(Ablate, FoldersAndTextsMayHaveAnyBytes) {
+  const std::string odd = path("o\xff\xe4"), study = odd + "/study\xff";
+  io::make_folders(odd);
+  for (const char* file : {"tiny.txtpb", "text.txt"}) std::filesystem::rename(path(file), odd + "/" + file);
+  io::write_file_atomically(odd + "/grid.txtpb", str(kRuns, "seeds: 3 set: \"log.sample_prompt='line'\"", kArms));
+  const auto json_of = [&](std::vector<std::string> words) {
+    words.insert(words.end(), {"--json"});
+    const ProcessResult result = run_weft(words);
+    EXPECT_EQ(result.exit_code, 0) << words[0] << ": " << result.err;
+    return nlohmann::json::parse(result.out, nullptr, false);
+  };
+  const std::vector<std::string> ablate{"ablate", odd + "/grid.txtpb", "--out", study, "--set", "train.tokens=256"};
+  auto with = [&](const std::string& word) {
+    std::vector<std::string> words = ablate;
+    words.push_back(word);
+    return words;
+  };
+  EXPECT_FALSE(json_of(with("--dry-run")).is_discarded());
+  EXPECT_FALSE(json_of(ablate).is_discarded());
+  EXPECT_FALSE(json_of({"ablate", "report", study}).is_discarded());
+  std::vector<std::string> compared{"compare"};
+  for (const std::string& cell : io::list_folder(study + "/cells")) compared.push_back(study + "/cells/" + cell);
+  ASSERT_EQ(compared.size(), 3u);
+  EXPECT_FALSE(json_of({"inspect", compared[1]}).is_discarded());
+  compared.insert(compared.end(), {"--out", odd + "/compared"});
+  EXPECT_FALSE(json_of(compared).is_discarded());
+  const std::string report = io::read_file(odd + "/compared/report.json");
+  EXPECT_FALSE(nlohmann::json::parse(report, nullptr, false).is_discarded()) << report;
+  EXPECT_FALSE(json_of({"config", odd + "/tiny.txtpb", "log.sample_prompt=l\xe9"}).is_discarded());
+  // Only what is no file's name may be refused, and then by name.
+  const ProcessResult refused = run_weft({"train", odd + "/tiny.txtpb", "name=a\xff/b"});
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("it names the run folder"), std::string::npos) << refused.err;
+}
+
 TEST_F(Ablate, AReportIsMadeOfTheFolderAlone) {
   write_grid(str(kRuns, "name: \"mine\" seeds: 3 seeds: 4 seeds: 5", kArms));
   const ProcessResult whole = ablate("study", {"--set", "train.tokens=640"});

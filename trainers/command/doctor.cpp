@@ -11,6 +11,7 @@
 #include "trainers/command/self_test.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
+#include "trainers/console/json_text.h"
 #include "trainers/run/session.h"
 #include "trainers/run/system_info.h"
 #include "weft/core/device.h"
@@ -60,7 +61,7 @@ std::string json_text(const Report& report) {
                               {"error", c.error},
                               {"bound", c.bound},
                               {"passed", c.passed()}});
-  return out.dump(2) + "\n";
+  return cli::json_text(out);
 }
 
 std::string text(const Report& report) {

@@ -116,6 +116,11 @@ Json inspect(const std::string& path) {
                             "Known are *.safetensors, *.bin, *.idx and event files (tfevents in the name).");
 }
 
+// Texts of other programs' files may have any bytes.
+std::string text_of_value(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 // "key  value" lines; tensors and tags one per line; texts indented.
 std::string text_of(const Json& json) {
   std::string out;
@@ -124,17 +129,17 @@ std::string text_of(const Json& json) {
       out += fmt::format("{}\n", key);
       for (const Json& row : value) {
         out += " ";
-        for (const auto& [name, field] : row.items())
-          out += fmt::format(" {}", field.is_string() ? field.get<std::string>() : field.dump());
+        for (const auto& [name, field] : row.items()) out += fmt::format(" {}", text_of_value(field));
         out += "\n";
       }
     } else if (value.is_object()) {
       out += fmt::format("{}\n", key);
-      for (const auto& [name, field] : value.items()) out += fmt::format("  {:<40} {}\n", name, field.dump());
+      for (const auto& [name, field] : value.items())
+        out += fmt::format("  {:<40} {}\n", name, field.dump(-1, ' ', false, Json::error_handler_t::replace));
     } else if (value.is_string() && value.get<std::string>().find('\n') != std::string::npos) {
       out += fmt::format("{}\n{}\n", key, value.get<std::string>());
     } else {
-      out += fmt::format("{:<12} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+      out += fmt::format("{:<12} {}\n", key, text_of_value(value));
     }
   }
   return out;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "trainers/console/json_text.h"
 #include "trainers/console/progress.h"
 #include "trainers/run/memory_estimate.h"
 #include "trainers/study/forecast.h"
@@ -129,7 +130,7 @@ StudyPlan plan_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& c
   if (grid.tune)
     out["tuning"] = {
         {"path", grid.tune->path}, {"values", grid.tune->values}, {"seeds", grid.tune->seeds}, {"tries", num_tries}};
-  plan.json = out.dump(2) + "\n";
+  plan.json = cli::json_text(out);
   return plan;
 }
 
