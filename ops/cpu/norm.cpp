@@ -4,6 +4,8 @@
 // Backward, with h = x r or (x - m) r and g = dy w:
 //   RMSNorm:   dx = r (g - h mean(g h)),            dw = sum over rows of dy h
 //   LayerNorm: dx = r (g - mean(g) - h mean(g h)),  dw as above, db = sum over rows of dy
+// What is added (a second term of x, or of dx) is a loop of its own over a row that is in the cache: memory is passed over once, and no bit
+// differs from add() before the norm or behind its backward.
 #include "ops/cpu/norm.h"
 
 #include <cmath>
@@ -27,6 +29,21 @@ HWY_INLINE Pack<C> weight_at(const C* weight, int64_t i, N count) {
   return weight ? load(weight + i, count) : Pack<C>(1);
 }
 
+template <class C, class T>
+HWY_INLINE void add_rows(const T* a, const T* b, T* sum, int64_t width) {
+  for_row<C>(width, [&](int64_t i, auto count) { store(load(a + i, count) + load(b + i, count), sum + i, count); });
+}
+
+// The row that is normed: x, or x + added.
+template <class T, class C>
+HWY_INLINE const T* normed_row(const NormArgs<T, C>& args, const T* x, int64_t row) {
+  if (!args.added) return x;
+  const int64_t width = args.x_rows.width;
+  T* sum = args.sum + row * width;
+  add_rows<C>(x, args.added + row * width, sum, width);
+  return sum;
+}
+
 }  // namespace
 
 template <Isa I, class T, class C>
@@ -35,7 +52,7 @@ void NormKernels<I, T, C>::rms_norm(const NormArgs<T, C>& args, int64_t begin, i
   const C per_element = static_cast<C>(1) / static_cast<C>(width > 0 ? width : 1);
   RowCursor<const T> x_row(args.x, args.x_rows, begin);
   for (int64_t row = begin; row < end; ++row, x_row.next()) {
-    const T* x = x_row.get();
+    const T* x = normed_row(args, x_row.get(), row);
     T* y = args.y + row * width;
     C squares = reduce_row<C>(width, Sum<C>{}, [&](Sum<C>& sum, int64_t i, auto count) {
                   Pack<C> v = load(x + i, count);
@@ -69,6 +86,7 @@ void NormKernels<I, T, C>::rms_norm_backward(const NormBackwardArgs<T, C>& args,
       Pack<C> h = load(x + i, count) * Pack<C>(inv), g = load(dy + i, count) * weight_at(args.weight, i, count);
       store((g - h * Pack<C>(pull)) * Pack<C>(inv), dx + i, count);
     });
+    if (args.added) add_rows<C>(dx, args.added + row * width, dx, width);
   }
 }
 
@@ -78,7 +96,7 @@ void NormKernels<I, T, C>::layer_norm(const NormArgs<T, C>& args, int64_t begin,
   const C per_element = static_cast<C>(1) / static_cast<C>(width > 0 ? width : 1);
   RowCursor<const T> x_row(args.x, args.x_rows, begin);
   for (int64_t row = begin; row < end; ++row, x_row.next()) {
-    const T* x = x_row.get();
+    const T* x = normed_row(args, x_row.get(), row);
     T* y = args.y + row * width;
     C sum_x = reduce_row<C>(width, Sum<C>{}, [&](Sum<C>& sum, int64_t i, auto count) {
                 sum.value += load(x + i, count);
@@ -123,6 +141,7 @@ void NormKernels<I, T, C>::layer_norm_backward(const NormBackwardArgs<T, C>& arg
               g = load(dy + i, count) * weight_at(args.weight, i, count);
       store((g - Pack<C>(shift) - h * Pack<C>(pull)) * Pack<C>(inv), dx + i, count);
     });
+    if (args.added) add_rows<C>(dx, args.added + row * width, dx, width);
   }
 }
 

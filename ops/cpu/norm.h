@@ -13,9 +13,11 @@ struct NormArgs {
   const C* weight = nullptr;  // [D] or null for ones
   const C* bias = nullptr;    // [D] or null
   double eps = 0;
-  T* y = nullptr;     // [rows, D]
-  C* mean = nullptr;  // [rows], LayerNorm only
-  C* inv = nullptr;   // [rows]: 1 / rms or 1 / std
+  const T* added = nullptr;  // [rows, D] or null; then x + added is normed, rounded to T as it is stored in `sum`
+  T* sum = nullptr;          // [rows, D]
+  T* y = nullptr;            // [rows, D]
+  C* mean = nullptr;         // [rows], LayerNorm only
+  C* inv = nullptr;          // [rows]: 1 / rms or 1 / std
 };
 
 template <class T, class C>
@@ -26,7 +28,8 @@ struct NormBackwardArgs {
   const C* weight = nullptr;  // or null for ones
   const C* mean = nullptr;
   const C* inv = nullptr;
-  T* dx = nullptr;  // [rows, D]
+  const T* added = nullptr;  // [rows, D] or null: added to dx, after dx has been rounded to T
+  T* dx = nullptr;           // [rows, D]
 };
 
 // All work on rows [begin, end). The backward adds to dweight [D] and dbias [D] of its caller's block of rows.

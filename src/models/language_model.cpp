@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "weft/autograd/ranks.h"
 #include "weft/core/error.h"
@@ -104,6 +105,30 @@ struct LanguageModel::Block final : Module {
   Norm mixer_norm, ffn_norm;
   std::unique_ptr<Mixer> mixer;
   std::unique_ptr<Ffn> ffn;
+};
+
+// The state of a residual stream whose last term may still have to be added: the norm that reads the state adds it on its way.
+class LanguageModel::Sum {
+ public:
+  explicit Sum(Var x) : x_(std::move(x)) {}
+
+  const Var& value() {
+    if (term_.defined()) x_ = x_ + std::exchange(term_, Var());
+    return x_;
+  }
+  Var normed(const Norm& norm) {
+    if (!term_.defined()) return norm(x_);
+    auto [sum, y] = norm.of_sum(x_, std::exchange(term_, Var()));
+    x_ = std::move(sum);
+    return y;
+  }
+  void add(Var term) {
+    value();
+    term_ = std::move(term);
+  }
+
+ private:
+  Var x_, term_;
 };
 
 LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
@@ -230,21 +255,22 @@ const Param& LanguageModel::output_weight() const {
 }
 
 // The two sublayers of a block, each with the norm in front.
-Var LanguageModel::mix(Block& block, const Var& x_BTD, Tokens& tokens) {
+Var LanguageModel::mix(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
-  auto run = [&](const Var& x) {
-    Var y = tokens.settled(block.mixer->forward(block.mixer_norm(x), tokens));
+  auto run = [this, &block, &tokens](const Var& normed) {
+    Var y = tokens.settled(block.mixer->forward(normed, tokens));
     return tokens.dropout(y, options_.residual_dropout, "mixer");
   };
   // Only in training: backward of a fixed sequence comes when its Tokens are gone.
-  bool is_recomputed = options_.recompute == Recompute::mixers && tokens.is_training();
-  return is_recomputed ? tokens.recomputed(run, x_BTD) : run(x_BTD);
+  const bool is_recomputed = options_.recompute == Recompute::mixers && tokens.is_training();
+  if (!is_recomputed) return run(x.normed(block.mixer_norm));
+  return tokens.recomputed([run, &block](const Var& in) { return run(block.mixer_norm(in)); }, x.value());
 }
 
-Var LanguageModel::feed_forward(Block& block, const Var& x_BTD, Tokens& tokens) {
+Var LanguageModel::feed_forward(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
   Scope ffn_scope("ffn");
-  return tokens.dropout(block.ffn->forward(block.ffn_norm(x_BTD), tokens), options_.residual_dropout, "residual");
+  return tokens.dropout(block.ffn->forward(x.normed(block.ffn_norm), tokens), options_.residual_dropout, "residual");
 }
 
 // Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its feed-forward network
@@ -275,16 +301,22 @@ void LanguageModel::report_activations(Block& block, const Var& x_BTD, Tokens& t
 }
 
 // Under Recompute::blocks a standard stream keeps the sum between blocks; another keeps what each sublayer read and wrote.
-Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomputed) {
+LanguageModel::Sum LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomputed) {
   if (residual_->is_standard()) {
-    Var x = x_BTD;
+    Sum x(x_BTD);
     for (auto& block : blocks_) {
-      auto run = [this, &block, &tokens](const Var& in) {
-        Var middle = in + mix(*block, in, tokens);
-        return middle + feed_forward(*block, middle, tokens);
+      auto run = [this, &block, &tokens](Sum& sum) {
+        sum.add(mix(*block, sum, tokens));
+        sum.add(feed_forward(*block, sum, tokens));
       };
-      x = is_recomputed ? tokens.recomputed(run, x) : run(x);
-      report_activations(*block, x, tokens);
+      auto run_alone = [run](const Var& in) {
+        Sum sum(in);
+        run(sum);
+        return sum.value();
+      };
+      if (is_recomputed) x = Sum(tokens.recomputed(run_alone, x.value()));
+      else run(x);
+      if (tokens.takes_reports() || tokens.shows_states()) report_activations(*block, x.value(), tokens);
     }
     return x;
   }
@@ -292,13 +324,17 @@ Var LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, bool is_recomput
   auto sublayer = [&](auto run, Block* block) {
     Var h = stream->input();
     if (block) report_activations(*block, h, tokens);
-    stream->write(is_recomputed ? tokens.recomputed(run, h) : run(h));
+    auto run_alone = [run](const Var& in) {
+      Sum sum(in);
+      return run(sum);
+    };
+    stream->write(is_recomputed ? tokens.recomputed(run_alone, h) : run_alone(h));
   };
   for (auto& block : blocks_) {
-    sublayer([this, &block, &tokens](const Var& h) { return mix(*block, h, tokens); }, nullptr);
-    sublayer([this, &block, &tokens](const Var& h) { return feed_forward(*block, h, tokens); }, block.get());
+    sublayer([this, &block, &tokens](Sum& h) { return mix(*block, h, tokens); }, nullptr);
+    sublayer([this, &block, &tokens](Sum& h) { return feed_forward(*block, h, tokens); }, block.get());
   }
-  return stream->output();
+  return Sum(stream->output());
 }
 
 Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
@@ -309,9 +345,9 @@ Var LanguageModel::hidden(const Tensor& ids_BT, Tokens& tokens) {
   Var x = tokens.embedding(at_positions(embedding_(ids_BT), tokens));
   tokens.share("embedding", x);
   if (fixed_) share_fixed_sequence(tokens);
-  x = run_blocks(x, tokens, options_.recompute == Recompute::blocks);
+  Sum state = run_blocks(x, tokens, options_.recompute == Recompute::blocks);
   tokens.finish_decode_step();
-  return norm_(x);
+  return state.normed(norm_);
 }
 
 LanguageModelLoss LanguageModel::loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor) {

@@ -116,4 +116,15 @@ Var Norm::operator()(const Var& x) const {
   return layer_norm(x, *weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
 }
 
+std::array<Var, 2> Norm::of_sum(const Var& x, const Var& y) const {
+  if (own_ || x.shape() != y.shape() || x.dtype() != y.dtype()) {  // add() broadcasts, or says what is wrong
+    Var sum = x + y;
+    Var normed = (*this)(sum);
+    return {sum, normed};
+  }
+  Scope scope(name());
+  if (options_.kind == NormKind::rms) return add_rms_norm(x, y, *weight_, options_.eps);
+  return add_layer_norm(x, y, *weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
+}
+
 }  // namespace weft

@@ -37,8 +37,10 @@ Var Observation::embedding(const Var& x_BTD) const {
   return x;
 }
 
+bool Observation::shows_states() const { return probe_ && probe_->state && !is_recomputing(); }
+
 void Observation::show_state(std::string_view name, const Var& x_BTD) const {
-  if (!probe_ || !probe_->state || is_recomputing()) return;
+  if (!shows_states()) return;
   probe_->state(str(Scope::path(), ".", name), x_BTD);
 }
 

@@ -197,6 +197,22 @@ inline std::vector<Row> layer_rows() {
       {"linear_no_bias", {{3, 4}, {5, 4}}, [](In in) { return linear(in[0], in[1]); }},
       {"rms_norm", {{3, 7}, {7}}, [](In in) { return rms_norm(in[0], in[1], 1e-6); }},
       {"layer_norm", {{3, 7}, {7}, {7}}, [](In in) { return layer_norm(in[0], in[1], in[2], 1e-5); }},
+      {"add_rms_norm_both",
+       {{3, 7}, {3, 7}, {7}},
+       [](In in) {
+         auto [sum, y] = add_rms_norm(in[0], in[1], in[2], 1e-6);
+         return sum * y;
+       }},
+      {"add_rms_norm", {{3, 7}, {3, 7}, {7}}, [](In in) { return add_rms_norm(in[0], in[1], in[2], 1e-6)[1]; }},
+      {"add_layer_norm_both",
+       {{3, 7}, {3, 7}, {7}, {7}},
+       [](In in) {
+         auto [sum, y] = add_layer_norm(in[0], in[1], in[2], in[3], 1e-5);
+         return sum * y;
+       }},
+      {"add_layer_norm",
+       {{3, 7}, {3, 7}, {7}, {7}},
+       [](In in) { return add_layer_norm(in[0], in[1], in[2], in[3], 1e-5)[1]; }},
       {"softmax", {{3, 7}}, [](In in) { return softmax(in[0]); }},
       {"logsumexp", {{3, 7}}, [](In in) { return logsumexp(in[0]); }},
       {"log_softmax", {{3, 7}}, [](In in) { return log_softmax(in[0]); }},

@@ -1,8 +1,11 @@
 // RMSNorm and LayerNorm against float64 loops.
 #include "weft/ops/norm.h"
 
+#include <cstring>
+
 #include "tests/ops/row_check.h"
 #include "tests/reference/norm.h"
+#include "weft/ops/elementwise.h"
 
 namespace weft::test {
 namespace {
@@ -137,6 +140,63 @@ TEST(Norm, RepeatsBitForBitWithAnyThreadCount) {
   });
 }
 
+void expect_same_bits(const Tensor& got, const Tensor& want, const std::string& what) {
+  ASSERT_EQ(got.shape(), want.shape()) << what;
+  ASSERT_EQ(got.dtype(), want.dtype()) << what;
+  const auto bytes = static_cast<size_t>(want.num_elements()) * static_cast<size_t>(size_of(want.dtype()));
+  EXPECT_EQ(std::memcmp(got.raw(), want.raw(), bytes), 0) << what;
+}
+
+// Norms of x + added, with a gradient of the sum, against add() and the norm one after the other.
+void check_added(const Tensor& x, const Tensor& added, const Tensor& weight, const Tensor& bias, const Tensor& dy,
+                 const Tensor& dsum, const std::string& what) {
+  const Tensor sum = ops::add(x, added);
+  {
+    auto [y, inv_rms] = ops::rms_norm(sum, weight, kEps);
+    auto [dx, dweight] = ops::rms_norm_backward(dy, sum, weight, inv_rms);
+    auto [got_sum, got] = ops::add_rms_norm(x, added, weight, kEps);
+    expect_same_bits(got_sum, sum, what + " sum");
+    expect_same_bits(got.y, y, what + " rms y");
+    expect_same_bits(got.inv_rms, inv_rms, what + " inv_rms");
+    ops::RmsNormGrads grads = ops::rms_norm_backward(dy, got_sum, weight, got.inv_rms, dsum);
+    expect_same_bits(grads.dx, ops::add(dsum, dx), what + " rms dx");
+    if (weight.defined()) expect_same_bits(grads.dweight, dweight, what + " rms dweight");
+  }
+  ops::LayerNorm norm = ops::layer_norm(sum, weight, bias, kEps);
+  ops::LayerNormGrads want = ops::layer_norm_backward(dy, sum, weight, norm.mean, norm.inv_std);
+  auto [got_sum, got] = ops::add_layer_norm(x, added, weight, bias, kEps);
+  expect_same_bits(got_sum, sum, what + " sum");
+  expect_same_bits(got.y, norm.y, what + " layer y");
+  expect_same_bits(got.mean, norm.mean, what + " mean");
+  expect_same_bits(got.inv_std, norm.inv_std, what + " inv_std");
+  ops::LayerNormGrads grads = ops::layer_norm_backward(dy, got_sum, weight, got.mean, got.inv_std, dsum);
+  expect_same_bits(grads.dx, ops::add(dsum, want.dx), what + " layer dx");
+  expect_same_bits(grads.dbias, want.dbias, what + " dbias");
+  if (weight.defined()) expect_same_bits(grads.dweight, want.dweight, what + " layer dweight");
+}
+
+TEST(Norm, OfASumHasTheBitsOfTheSumAndThenTheNorm) {
+  for_each_isa([] {
+    for (const Case& c : cases()) {
+      const int64_t width = c.shape.back();
+      auto made = [&](std::string_view name) { return random_normal(c.shape, name, c.dtype); };
+      check_added(shifted_normal(c.shape, "x", c.dtype), made("added"),
+                  c.has_weight ? random_normal({width}, "weight", c.weight_dtype) : Tensor(),
+                  c.has_bias ? random_normal({width}, "bias", c.weight_dtype) : Tensor(), made("dy"), made("dsum"),
+                  str(c.shape, " ", c.dtype));
+    }
+  });
+}
+
+TEST(Norm, OfASumReadsStridedViews) {
+  for (DType dtype : {kF32, kBF16, kF64}) {
+    auto across = [&](std::string_view name) { return random_normal({16, 7}, name, dtype).transpose(0, 1); };
+    auto repeated = [&](std::string_view name) { return random_normal({1, 16}, name, dtype).expand({7, 16}); };
+    check_added(across("x"), repeated("added"), {}, {}, repeated("dy"), across("dsum"), str("across ", dtype));
+    check_added(repeated("x"), across("added"), {}, {}, across("dy"), repeated("dsum"), str("repeated ", dtype));
+  }
+}
+
 TEST(Norm, SaysWhatIsWrong) {
   Tensor x = Tensor::zeros({2, 8}), w = Tensor::zeros({8}), inv = Tensor::zeros({2});
   expect_errors({
@@ -160,6 +220,22 @@ TEST(Norm, SaysWhatIsWrong) {
       {[&] { ops::rms_norm_backward(x, x, w, Tensor::zeros({3})); }, {"inv_rms is [3]", "forward returned"}},
       {[&] { ops::layer_norm_backward(x, x, w, inv, Tensor::zeros({2}, kF64)); },
        {"inv_std is [2] f64", "forward returned"}},
+      {[&] {
+         ops::add_rms_norm(x, Tensor::zeros({1, 8}), w, kEps);
+       },
+       {"add_rms_norm: added is [1, 8]", "x is [2, 8]", "shape, dtype and device"}},
+      {[&] {
+         ops::add_layer_norm(x, Tensor::zeros({2, 8}, kF64), w, w, kEps);
+       },
+       {"add_layer_norm: added is [2, 8] f64", "x is [2, 8] f32"}},
+      {[&] { ops::add_rms_norm(x, x, Tensor::zeros({7}), kEps); }, {"add_rms_norm: weight is [7]"}},
+      {[&] { ops::add_layer_norm(x, x, w, w, -1); }, {"add_layer_norm: eps is -1"}},
+      {[&] { ops::rms_norm_backward(x, x, w, inv, Tensor::zeros({8})); },
+       {"rms_norm_backward: dsum is [8]", "x is [2, 8]"}},
+      {[&] {
+         ops::layer_norm_backward(x, x, w, inv, inv, Tensor::zeros({2, 8}, kBF16));
+       },
+       {"layer_norm_backward: dsum is [2, 8] bf16"}},
   });
 }
 

@@ -65,9 +65,10 @@ class LanguageModel final : public Module {
 
  private:
   struct Block;
-  Var mix(Block& block, const Var& x, Tokens& tokens);
-  Var feed_forward(Block& block, const Var& x, Tokens& tokens);
-  Var run_blocks(const Var& x, Tokens& tokens, bool is_recomputed);
+  class Sum;
+  Var mix(Block& block, Sum& x, Tokens& tokens);
+  Var feed_forward(Block& block, Sum& x, Tokens& tokens);
+  Sum run_blocks(const Var& x, Tokens& tokens, bool is_recomputed);
   void report_activations(Block& block, const Var& x, Tokens& tokens);
   Var at_positions(const Var& x_BTD, const Tokens& tokens) const;
   void add_fixed_sequence(Rng rng);

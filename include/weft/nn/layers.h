@@ -88,6 +88,8 @@ class Norm final : public Module {
  public:
   Norm(int64_t dim, const NormOptions& options, const NormMaker& own = {}, Rng rng = Rng(0));
   Var operator()(const Var& x) const;
+  // {x + y, the norm of that}: the same numbers as the sum and then its norm, with less traffic unless the norm is one's own.
+  std::array<Var, 2> of_sum(const Var& x, const Var& y) const;
 
  private:
   NormOptions options_;

@@ -28,6 +28,7 @@ class Observation {
   // The embedding and later states of the residual stream, for a probe; it may change the first.
   Var embedding(const Var& x_BTD) const;
   void show_state(std::string_view name, const Var& x_BTD) const;
+  bool shows_states() const;  // whether a probe sees them
 
  protected:
   bool is_watched() const;  // whether anybody wants to see attention
