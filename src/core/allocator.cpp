@@ -1,5 +1,6 @@
 // The CPU's caching allocator. Blocks come in size classes (eight per doubling); freed blocks wait in a list per class
-// together with their Storage. Blocks of 2 MiB and more begin at a huge page and are advised to use them.
+// together with their Storage. Blocks of 2 MiB and more begin at a huge page and are advised to use them; smaller ones are cut from slabs
+// that are.
 #include "weft/core/allocator.h"
 
 #include <sys/mman.h>
@@ -14,6 +15,7 @@
 
 #include "src/core/dry_allocator.h"
 #include "src/core/memory_book.h"
+#include "src/core/slabs.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/stream.h"
@@ -22,7 +24,7 @@ namespace weft {
 
 namespace {
 
-constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096;
 constexpr unsigned char kGuard = 0xA5;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kCaches = false;  // so that AddressSanitizer sees every free
@@ -96,6 +98,11 @@ class CpuAllocator final : public Allocator {
     const size_t alignment = capacity >= kHugePage ? kHugePage : kMemoryAlignment;
     auto attempt = [&] {  // not aligned_alloc, which would round the size up to whole huge pages
       void* memory = nullptr;
+      if (kCaches && capacity < kHugePage) {
+        std::lock_guard lock(mutex_);
+        memory = slabs_.take(capacity);
+        if (memory) return memory;
+      }
       return posix_memalign(&memory, alignment, capacity) == 0 ? memory : nullptr;
     };
     void* data = attempt();
@@ -121,7 +128,7 @@ class CpuAllocator final : public Allocator {
 
   void to_system(Storage* storage) {  // under mutex_
     book_.given_to_system(storage->capacity);
-    std::free(storage->data);
+    if (!slabs_.give(storage->data, storage->capacity)) std::free(storage->data);
     delete storage;
   }
 
@@ -132,6 +139,7 @@ class CpuAllocator final : public Allocator {
 
   mutable std::mutex mutex_;
   std::array<std::vector<Storage*>, kNumSizeClasses> free_;
+  Slabs slabs_;
   MemoryBook book_;
 };
 
