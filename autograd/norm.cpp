@@ -1,8 +1,8 @@
 // Normalisations.
-#include "weft/ops/norm.h"
+#include "weft/autograd/norm.h"
 
-#include "weft/autograd/functions.h"
 #include "weft/autograd/record.h"
+#include "weft/ops/norm.h"
 
 namespace weft {
 

@@ -7,6 +7,7 @@
 
 #include "weft/autograd/compare.h"
 #include "weft/autograd/loss.h"
+#include "weft/autograd/norm.h"
 #include "weft/autograd/var.h"
 #include "weft/ops/attention.h"
 #include "weft/ops/matmul.h"
@@ -107,16 +108,6 @@ Var matmul(const Var& a, const Var& b, ops::MatmulOptions options = {});
 Var linear(const Var& x, const Var& weight, const Var& bias = {});
 // linear(gelu_tanh(linear(x, up, up_bias)), down, down_bias), fused where the device can; biases may be undefined.
 Var gelu_mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const Var& down_bias);
-
-// norm.cpp
-Var rms_norm(const Var& x, const Var& weight, double eps);
-Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);
-// {x + added, norm of that}: one pass over memory each way, the same bits as the sum and then its norm. x and added have one shape and dtype.
-std::array<Var, 2> add_rms_norm(const Var& x, const Var& added, const Var& weight, double eps);
-std::array<Var, 2> add_layer_norm(const Var& x, const Var& added, const Var& weight, const Var& bias, double eps);
-Var softmax(const Var& x, int64_t dim = -1);
-Var log_softmax(const Var& x, int64_t dim = -1);
-Var logsumexp(const Var& x, int64_t dim = -1);
 
 // sequence.cpp
 Var rotary(const Var& x_BTHK, const ops::RotaryTable& table);
