@@ -67,6 +67,7 @@ void replace(config::Model& model, const std::vector<Layer>& layers, int64_t win
       to.set_head_dim(from.head_dim());
       to.set_window(window);
       if (layer.use == Use::linear) to.set_position(from.position());
+      config::fill_presets(to);
     }
     mixer = known->second;
   }
