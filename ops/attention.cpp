@@ -10,6 +10,7 @@
 #include "ops/cuda/cudnn/attention.h"
 #include "src/core/cuda_build.h"
 #include "weft/core/profile.h"
+#include "weft/ops/attention/plans.h"
 #include "weft/ops/elementwise.h"
 
 namespace weft::ops {
@@ -126,6 +127,8 @@ Problem make_problem(std::string_view op, const Tensor& q, const Tensor& k, cons
   p.query_tokens = token_view(op, "query", queries, p.batch, p.queries, p.device);
   p.key_tokens = token_view(op, "key", keys, p.batch, p.keys, p.device);
   p.compute = compute_type(dtype);
+  if (queries.plans && queries.plans == keys.plans && queries.plans->serve(queries) && queries.plans->serve(keys))
+    p.plans = queries.plans.get();
   WEFT_CHECK(!p.device.is_cuda() || std::max(p.key_width, p.value_width) <= cuda::attention::kMaxWidth,
              str(op, ": heads are ", p.key_width, " and ", p.value_width, " wide; kernels for GPUs have up to ",
                  cuda::attention::kMaxWidth),
@@ -260,6 +263,35 @@ void run_backward(const core::Problem& problem, const AttentionOptions& options)
 }
 
 }  // namespace
+
+AttentionTokens with_plans(AttentionTokens tokens) {
+  if (tokens.positions.device().is_cpu()) tokens.plans = std::make_shared<AttentionPlans>(tokens);
+  return tokens;
+}
+
+bool AttentionPlans::serve(const AttentionTokens& tokens) {
+  auto are_same = [](const Tensor& a, const Tensor& b) {
+    return a.defined() == b.defined() &&
+           (!a.defined() || (a.raw() == b.raw() && a.shape() == b.shape() && a.strides() == b.strides()));
+  };
+  if (!are_same(tokens.positions, positions_) || !are_same(tokens.documents, documents_)) return false;
+  if (const Versions now = versions(); now != versions_) {
+    versions_ = now;
+    entries_.clear();
+  }
+  return true;
+}
+
+AttentionPlans::Kept AttentionPlans::find(const Key& key) const {
+  for (const Entry& entry : entries_)
+    if (entry.key == key) return {entry.memory.raw(), true};
+  return {};
+}
+
+void* AttentionPlans::keep(const Key& key, int64_t bytes) {
+  entries_.push_back({key, bytes > 0 ? Tensor::empty({bytes}, kU8, Device::cpu()) : Tensor()});
+  return entries_.back().memory.defined() ? entries_.back().memory.mutable_raw() : nullptr;
+}
 
 AttentionState attention_state(const Tensor& q_BTHK, int64_t value_width, const AttentionOptions& options) {
   core::check_heads("attention_state", "q", q_BTHK, q_BTHK.dtype());

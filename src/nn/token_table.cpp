@@ -41,6 +41,7 @@ TokenTable::TokenTable(TokenData data) : data_(std::move(data)) {
   check(data_.cpu_positions, "cpu_positions");
   check(data_.cpu_documents, "cpu_documents");
   check(data_.cpu_document_positions, "cpu_document_positions");
+  attention_tokens_ = ops::with_plans({data_.positions, data_.documents, data_.are_consecutive});
 }
 
 TokenTable::~TokenTable() = default;

@@ -31,7 +31,7 @@ class TokenTable {
   std::span<const int32_t> cpu_documents() const;
   std::span<const int32_t> cpu_document_positions() const;
   int64_t first_row() const { return data_.first_row; }  // global index of batch row 0 in the step
-  ops::AttentionTokens attention_tokens() const { return {data_.positions, data_.documents, data_.are_consecutive}; }
+  const ops::AttentionTokens& attention_tokens() const { return attention_tokens_; }  // with plans that layers share
 
   // The runs in which the tokens stand here. Where the caller said that they are consecutive, nobody need ask: other_order() is null
   // unless some row's tokens stand in another order than that of their positions, document by document.
@@ -56,6 +56,7 @@ class TokenTable {
 
  private:
   struct Rotary;
+  ops::AttentionTokens attention_tokens_;
   mutable std::vector<int32_t> cpu_positions_, cpu_documents_, cpu_document_positions_;  // filled when first asked for
   mutable std::unique_ptr<Runs> runs_;
   std::vector<std::unique_ptr<Rotary>> rotary_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "weft/core/rng.h"
 #include "weft/core/tensor.h"
@@ -60,11 +61,19 @@ struct AttentionOptions {
   AttentionBackend backend = AttentionBackend::automatic;
 };
 
+class AttentionPlans;  // see with_plans()
+
 // Positions [B, T] or [B, S] i32; documents the same shape, or undefined.
 struct AttentionTokens {
   Tensor positions = {}, documents = {};
-  bool are_consecutive = false;  // the caller promises: token t of a row has the row's first position + t
+  bool are_consecutive = false;                // the caller promises: token t of a row has the row's first position + t
+  std::shared_ptr<AttentionPlans> plans = {};  // empty: each call makes its own
 };
+
+// These tokens with a place where calls keep what they have in common: which parts of which tiles each mask shows. Where queries and keys
+// are these tokens, kernels for the CPU make it when they first need it, and again if positions or documents were written since. One
+// thread at a time calls attention with them. Results do not depend on it.
+AttentionTokens with_plans(AttentionTokens tokens);
 
 // The result over the keys seen so far, which more keys can be merged into. Softmax: out [B, T, H, V] f32 (f64 for f64), normalised, and
 // lse [B, T, H], on the CPU f64 if it was cast so: then calls do not round it. Without a key out = 0 and lse = -inf. Sum: out only.

@@ -30,11 +30,13 @@ class Backward {
         mask_(mask),
         score_(score),
         dropout_(problem),
-        key_panels_(problem.key_tokens, problem.batch, problem.keys, P),
-        query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
+        key_panels_(ranges_of(problem, problem.key_tokens, problem.keys, P)),
+        query_groups_(ranges_of(problem, problem.query_tokens, problem.queries, kGroup)),
         key_groups_(ranges_of_keys(problem, query_groups_)),
         key_blocks_(key_groups_),
         query_blocks_(query_groups_),
+        tiles_(problem, mask, {key_panels_, key_groups_, key_blocks_, problem.keys},
+               {query_groups_, query_groups_, query_blocks_, problem.queries}),
         sums_(problem, query_blocks_.count(), key_blocks_.count()),
         key_ld_(round_up(problem.key_width, L)),
         value_ld_(round_up(problem.value_width, L)),
@@ -166,11 +168,8 @@ class Backward {
     };
     Cover cover = cover_of(key_blocks_.row(at.b)[strip.block]);
     if (cover == Cover::empty) return;
-    const TokenRange* groups = query_groups_.row(at.b) + at.block * kGroups;
-    TilePlan<T> plan;
-    make_plan(plan, strip.count, at.queries, cover == Cover::full, key_panels_.row(at.b) + strip.block * kPanels<T>,
-              key_groups_.row(at.b) + strip.block * kGroups,
-              [&](const TokenRange& lanes, int group) { return mask_.cover(at.row, at.head, groups[group], lanes); });
+    TilePlan<T> made;
+    const TilePlan<T>& plan = tiles_.plan(made, cover, {at.b, at.row, at.head, strip.block, at.block});
     bool has_pairs = plan.begin < plan.end;
     if (has_pairs) {
       if (!at.is_packed) load_queries(s, at);
@@ -366,6 +365,7 @@ class Backward {
   Dropout dropout_;
   Ranges key_panels_, query_groups_, key_groups_;
   Blocks key_blocks_, query_blocks_;
+  Tiles<T, Mask, AttentionPlans::Kind::key_tiles> tiles_;
   QuerySums<T> sums_;
   int64_t key_ld_, value_ld_;
   T product_scale_;  // in the packed queries, or with pairs applied to scores

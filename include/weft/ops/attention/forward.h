@@ -12,7 +12,7 @@
 #include "weft/ops/attention/fetch.h"
 #include "weft/ops/attention/normaliser.h"
 #include "weft/ops/attention/pairs.h"
-#include "weft/ops/attention/plan.h"
+#include "weft/ops/attention/tiles.h"
 
 namespace weft::ops::core {
 namespace {
@@ -33,11 +33,13 @@ class Forward {
         mask_(mask),
         score_(score),
         dropout_(problem),
-        query_panels_(problem.query_tokens, problem.batch, problem.queries, P),
-        query_groups_(problem.query_tokens, problem.batch, problem.queries, kGroup),
+        query_panels_(ranges_of(problem, problem.query_tokens, problem.queries, P)),
+        query_groups_(ranges_of(problem, problem.query_tokens, problem.queries, kGroup)),
         key_groups_(ranges_of_keys(problem, query_groups_)),
         query_blocks_(query_groups_),
         key_blocks_(key_groups_),
+        tiles_(problem, mask, {query_panels_, query_groups_, query_blocks_, problem.queries},
+               {key_groups_, key_groups_, key_blocks_, problem.keys}),
         key_steps_(steps_of<A>(problem.key_width)),
         value_ld_(round_up(problem.value_width, L)),
         product_scale_(static_cast<T>(problem.scale * score_unit<Score, Normaliser>())),
@@ -157,12 +159,8 @@ class Forward {
     const TokenRange& query_range = query_blocks_.row(keys.b)[strip.block];
     Cover cover = mask_.cover(keys.row, strip.head, query_range, key_blocks_.row(keys.b)[keys.block]);
     if (cover == Cover::empty) return;
-    const TokenRange* groups = key_groups_.row(keys.b) + keys.block * kGroups;
-    TilePlan<T> plan;
-    make_plan(plan, strip.count, keys.count, cover == Cover::full, query_panels_.row(keys.b) + strip.block * kPanels<T>,
-              query_groups_.row(keys.b) + strip.block * kGroups, [&](const TokenRange& lanes, int group) {
-                return mask_.cover(keys.row, strip.head, lanes, groups[group]);
-              });
+    TilePlan<T> made;
+    const TilePlan<T>& plan = tiles_.plan(made, cover, {keys.b, keys.row, strip.head, strip.block, keys.block});
     if (plan.begin >= plan.end) return;
     if (!keys.is_packed) {
       const Operand k = p_.k.at(keys.b, kv_head), v = p_.v.at(keys.b, kv_head);
@@ -388,6 +386,7 @@ class Forward {
   Dropout dropout_;
   Ranges query_panels_, query_groups_, key_groups_;
   Blocks query_blocks_, key_blocks_;
+  Tiles<T, Mask, AttentionPlans::Kind::query_tiles> tiles_;
   int64_t key_steps_, value_ld_;
   T product_scale_;  // in the packed queries, or with pairs applied to scores
   bool is_long_;     // many key blocks

@@ -38,6 +38,8 @@ class StandardMask {
     return is_empty ? Cover::empty : is_full ? Cover::full : Cover::partial;
   }
 
+  bool operator==(const StandardMask&) const = default;
+
  private:
   static constexpr int32_t kFar = INT32_MAX;
   int32_t behind_;  // largest distance that is seen

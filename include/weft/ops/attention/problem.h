@@ -43,7 +43,8 @@ struct Problem {
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;
   // Statistics: column mass [B, S, H], entropy and largest score [B, T, H].
   float *mass = nullptr, *entropy = nullptr, *top = nullptr;
-  DType compute = kF32;  // f64 for f64 tensors
+  DType compute = kF32;             // f64 for f64 tensors
+  AttentionPlans* plans = nullptr;  // of the tokens, where both sides are the same ones
   Device device = Device::cpu();
 
   WEFT_HD int64_t heads_per_group() const { return heads / kv_heads; }

@@ -30,6 +30,9 @@ class Ranges {
     for (int64_t b = 0; b < batch_; ++b)
       for (int64_t i = 0; i < count_; ++i) data_[b * count_ + i] = finer.span(b, i * pieces, pieces);
   }
+  // Of numbers that are there already.
+  Ranges(const TokenRange* data, int64_t batch, int64_t count)
+      : batch_(batch), count_(count), data_(const_cast<TokenRange*>(data)) {}
   int64_t count() const { return count_; }
   const TokenRange* row(int64_t b) const { return data_ + b * count_; }
   // Range of pieces [first, first + n), clipped at the end.
@@ -64,15 +67,6 @@ class Ranges {
   Tensor memory_;
   TokenRange* data_ = nullptr;
 };
-
-// Ranges of the keys' groups: those of the queries where both sides are the same tokens.
-inline Ranges ranges_of_keys(const Problem& p, const Ranges& of_queries) {
-  const TokenView &q = p.query_tokens, &k = p.key_tokens;
-  const bool are_same = p.queries == p.keys && q.position == k.position && q.document == k.document &&
-                        q.stride == k.stride && q.batch_stride == k.batch_stride &&
-                        q.document_stride == k.document_stride && q.document_batch_stride == k.document_batch_stride;
-  return are_same ? of_queries : Ranges(k, p.batch, p.keys, kGroup);
-}
 
 // The blocks of one side, and above them runs of kFan, kFan^2, ... blocks. Where the mask leaves out a run as a whole, nobody asks for its
 // blocks: a window costs its own blocks and not all T / kBlock of the row, whatever the mask is and in whatever order positions are.
