@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "tests/support/errors.h"
@@ -188,6 +190,25 @@ TEST_F(Claims, WhatIsKeptOfAStudyMakesTheSamePage) {
   study("done", replaced(replaced(kReport, "\"complete\": 6", "\"complete\": 5"), "\"not_run\": 0", "\"not_run\": 1"));
   EXPECT_EQ(page({"done", "lost", "open"}, kept).text, first.text);
   EXPECT_EQ(io::read_file(kept + "/done.json"), record);
+}
+
+// Comments, titles, overrides and names of machines may be any bytes. A kept study is still that of its grid, and makes the same page.
+TEST_F(Claims, BytesThatAreNoUtf8AreKept) {
+  const std::string grid =
+      str("# gr\xfc\xdf dich\n", replaced(replaced(kGrid, "Gates help", "Gates h\xe9lp"), "seeds: 1",
+                                          "set: \"log.sample_prompt=l\xe9\" seeds: 1"));
+  study("done", kReport, grid);
+  std::ofstream(path("runs/done/grid.txtpb"), std::ios::app) << "# --set log.sample_prompt=\xe9l\n";
+  const std::string kept = path("kept");
+  const ClaimsPage first = page({"done"}, kept);
+  EXPECT_FALSE(nlohmann::json::parse(first.json).empty());
+  expect_on(first.text, {"| reproduced |", "--set log.sample_prompt=\xEF\xBF\xBDl"});
+  io::remove_folder(path("runs"));
+  const ClaimsPage second = page({"done"}, kept);
+  EXPECT_EQ(second.text, first.text);
+  EXPECT_EQ(second.json, first.json);
+  write("done.txtpb", replaced(grid, "=l\xe9", "=la"));
+  EXPECT_EQ(error_of([&] { page({"done"}, kept); }, {"kept/done.json", "other rules for its claims"}), "");
 }
 
 TEST_F(Claims, RecordsThatAreDamagedOrOfOtherRulesAreRefused) {

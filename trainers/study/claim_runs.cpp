@@ -23,6 +23,12 @@ using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kMostGridBytes = uint64_t{1} << 20, kMostReportBytes = uint64_t{1} << 28;
 
+// On one line. Bytes that are no UTF-8 are replaced.
+std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+// A text as it comes out of a JSON file.
+std::string from_json(const std::string& text) { return Json::parse(line_of(Json(text))).get<std::string>(); }
+
 // What decides: all but words for readers and the place of the base config.
 std::string essence_of(const std::string& text, const std::string& name) {
   config::Grid grid;
@@ -36,8 +42,9 @@ std::string essence_of(const std::string& text, const std::string& name) {
   return grid.SerializeAsString();
 }
 
-void require_same_grid(const Grid& grid, const std::string& file, const std::string& text) {
-  if (essence_of(text, file) == essence_of(grid.text, grid.file)) return;
+// `own`: the grid's text, as the file would have it.
+void require_same_grid(const Grid& grid, const std::string& own, const std::string& file, const std::string& text) {
+  if (essence_of(text, file) == essence_of(own, grid.file)) return;
   fail(str(file, ": is another grid than ", grid.file, ", or has other rules for its claims"),
        "run weft ablate on the grid with another --out: a rule that is changed after the runs decides nothing");
 }
@@ -70,7 +77,7 @@ void add_origins(const std::string& cells, ClaimRuns& runs) {
     const std::string folder = str(cells, "/", cell);
     if (!io::file_exists(folder + "/environment.txtpb")) continue;
     const Origin origin = origin_of(folder);
-    machines.insert(origin.machine), builds.insert(origin.build);
+    machines.insert(from_json(origin.machine)), builds.insert(origin.build);
   }
   runs.machines.assign(machines.begin(), machines.end());
   runs.num_builds = std::ssize(builds);
@@ -89,7 +96,8 @@ std::vector<double> values_of(const Grid& grid, const Json& runs) {
 }
 
 void read_report(const Grid& grid, const Json& report, ClaimRuns& runs) {
-  if (report.at("study").get<std::string>() != grid.name) throw std::invalid_argument("it is of another study");
+  if (report.at("study").get<std::string>() != from_json(grid.name))
+    throw std::invalid_argument("it is of another study");
   runs.num_complete = report.at("complete").get<int64_t>();
   const auto missing = report.at("not_run").get<int64_t>();
   for (const Json& lost : report.at("lost"))
@@ -121,8 +129,8 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
   const std::string grid_file = folder + "/grid.txtpb", report_file = folder + "/report.json";
   if (!io::file_exists(grid_file)) return runs;
   const std::string text = io::read_file(grid_file, kMostGridBytes);
-  require_same_grid(grid, grid_file, text);
-  for (const std::string& override : overrides_in(text)) runs.set.push_back(override_text(override));
+  require_same_grid(grid, grid.text, grid_file, text);
+  for (const std::string& override : overrides_in(text)) runs.set.push_back(from_json(override_text(override)));
   if (!io::file_exists(report_file)) return runs;  // killed before its first report
   try {
     read_report(grid, Json::parse(io::read_file(report_file, kMostReportBytes)), runs);
@@ -146,25 +154,25 @@ std::string claim_record(const Grid& grid, const ClaimRuns& runs) {
       "{{\"study\": {},\n\"grid\": {},\n\"set\": {},\n\"machines\": {},\n\"builds\": {},\n\"training_s\": "
       "{:.1f},\n\"complete\": {},\n"
       "\"not_run\": 0,\n\"lost\": {},\n\"arms\": [",
-      Json(grid.name).dump(), Json(grid.text).dump(), Json(runs.set).dump(), Json(runs.machines).dump(),
-      runs.num_builds, runs.training_s, runs.num_complete, lost.dump());
+      line_of(Json(grid.name)), line_of(Json(grid.text)), line_of(Json(runs.set)), line_of(Json(runs.machines)),
+      runs.num_builds, runs.training_s, runs.num_complete, line_of(lost));
   std::string_view comma = "";
   for (const auto& [name, arm] : runs.arms) {
     const Json line{{"arm", name}, {"parameters_without_embeddings", arm.params}, {"tokens", arm.tokens}};
-    text += fmt::format("{}\n {}", comma, line.dump()), comma = ",";
+    text += fmt::format("{}\n {}", comma, line_of(line)), comma = ",";
   }
   text += "],\n\"metrics\": [", comma = "";
   std::set<std::string> of_claims;
   for (const Claim& claim : grid.claims) of_claims.insert(claim.metric);
   for (const std::string& metric : of_claims) {
-    text += fmt::format("{}\n {{\"metric\": {}, \"arms\": [", comma, Json(metric).dump()), comma = "";
+    text += fmt::format("{}\n {{\"metric\": {}, \"arms\": [", comma, line_of(Json(metric))), comma = "";
     for (const auto& [name, arm] : runs.arms) {
       const auto values = arm.values.find(metric);
       if (values == arm.values.end()) continue;
       Json line{{"arm", name}, {"runs", Json::array()}};
       for (size_t i = 0; i < grid.seeds.size(); ++i)
         line["runs"].push_back({{"seed", grid.seeds[i]}, {"value", values->second[i]}});  // not a number: null
-      text += fmt::format("{}\n  {}", comma, line.dump()), comma = ",";
+      text += fmt::format("{}\n  {}", comma, line_of(line)), comma = ",";
     }
     text += "]}", comma = ",";
   }
@@ -175,7 +183,7 @@ ClaimRuns read_claim_record(const Grid& grid, const std::string& file) {
   ClaimRuns runs;
   try {
     const Json record = Json::parse(io::read_file(file, kMostReportBytes));
-    require_same_grid(grid, file, record.at("grid").get<std::string>());
+    require_same_grid(grid, from_json(grid.text), file, record.at("grid").get<std::string>());
     runs.set = record.at("set").get<std::vector<std::string>>();
     runs.machines = record.at("machines").get<std::vector<std::string>>();
     runs.num_builds = record.at("builds").get<int64_t>();

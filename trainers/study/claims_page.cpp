@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "trainers/config/config_error.h"
+#include "trainers/console/json_text.h"
 #include "trainers/console/progress.h"
 #include "trainers/study/claim_runs.h"
 #include "weft/io/files.h"
@@ -255,7 +256,7 @@ ClaimsPage claims_page(const std::vector<Grid>& grids, const ClaimFolders& folde
   page.text += "\n## Studies\n\n";
   for (const Study& study : studies) page.text += study_text(study);
   page.text.pop_back();
-  page.json = json.dump(1) + "\n";
+  page.json = cli::json_text(json);
   return page;
 }
 
