@@ -12,6 +12,7 @@
 #include "trainers/study/claim_runs.h"
 #include "trainers/study/claims_page.h"
 #include "weft/core/error.h"
+#include "weft/io/metrics.h"
 
 namespace weft::study {
 namespace {
@@ -173,10 +174,13 @@ TEST_F(Claims, WhatIsKeptOfAStudyMakesTheSamePage) {
   for (const char* name : {"done", "lost"}) {
     io::make_folders(path(str("runs/", name, "/cells/a")));
     write(str("runs/", name, "/cells/a/environment.txtpb"), "host: \"secret\" processor: \"Some CPU\" threads: 2");
+    // As 59.5 it would be a minute.
+    write(str("runs/", name, "/cells/a/metrics.jsonl"), io::to_json({.step = 40, .time_s = 59.46}) + "\n");
   }
   const std::string kept = path("kept");
   const ClaimsPage before = page({"done", "lost", "open"}), first = page({"done", "lost", "open"}, kept);
   EXPECT_EQ(first.text, before.text);
+  expect_on(first.text, {"Training took 0:00:59 on Some CPU"});
   EXPECT_EQ(io::list_folder(kept), (std::vector<std::string>{"done.json", "lost.json"}));
   const std::string record = io::read_file(kept + "/done.json");
   for (const char* private_name : {"somebody", "secret"}) EXPECT_EQ(record.find(private_name), std::string::npos);

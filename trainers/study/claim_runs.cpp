@@ -152,7 +152,7 @@ std::string claim_record(const Grid& grid, const ClaimRuns& runs) {
   }
   std::string text = fmt::format(
       "{{\"study\": {},\n\"grid\": {},\n\"set\": {},\n\"machines\": {},\n\"builds\": {},\n\"training_s\": "
-      "{:.1f},\n\"complete\": {},\n"
+      "{},\n\"complete\": {},\n"
       "\"not_run\": 0,\n\"lost\": {},\n\"arms\": [",
       line_of(Json(grid.name)), line_of(Json(grid.text)), line_of(Json(runs.set)), line_of(Json(runs.machines)),
       runs.num_builds, runs.training_s, runs.num_complete, line_of(lost));
