@@ -196,6 +196,38 @@ TEST_F(Claims, WhatIsKeptOfAStudyMakesTheSamePage) {
   EXPECT_EQ(io::read_file(kept + "/done.json"), record);
 }
 
+TEST_F(Claims, AWorseStudyDoesNotReplaceWhatIsKept) {
+  const std::string lost = replaced(replaced(kReport, "\"value\": 1.29", "\"value\": null"), "\"lost\": []",
+                                    R"("lost": [{"run": "gate=head,seed=3-0", "why": "diverged: step 4"}])");
+  const std::string kept = path("kept"), file = kept + "/done.json", folder = path("runs/done");
+  study("done", lost);
+  page({"done"}, kept);
+  const std::string first = io::read_file(file);
+  EXPECT_EQ(page({"done"}, kept).text, page({"done"}).text) << "the same study again";
+  EXPECT_EQ(io::read_file(file), first);
+  study("done", kReport);
+  page({"done"}, kept);
+  const std::string better = io::read_file(file);
+  EXPECT_NE(better, first) << "it has lost fewer runs";
+  study("done", lost);
+  EXPECT_EQ(
+      error_of([&] { page({"done"}, kept); },
+               {folder + ": has lost 1 run; " + file + " has the numbers of a study that lost 0", "Remove " + file}),
+      "");
+  study("done", kReport);
+  std::ofstream(path("runs/done/grid.txtpb"), std::ios::app) << "# --set train.tokens=1280\n";
+  EXPECT_EQ(error_of([&] { page({"done"}, kept); },
+                     {folder + ": has other overrides than " + file, "data.train.path=text.txt, train.tokens=1280",
+                      "there: data.train.path=text.txt.", "Remove " + file}),
+            "");
+  EXPECT_EQ(io::read_file(file), better);
+  write("kept/done.json", "{");
+  EXPECT_EQ(error_of([&] { page({"done"}, kept); }, {file + ": is not a record of", "remove it"}), "");
+  io::remove_folder(file);
+  EXPECT_NE(page({"done"}, kept).text.find("train.tokens=1280"), std::string::npos);
+  EXPECT_NE(io::read_file(file).find("train.tokens=1280"), std::string::npos);
+}
+
 // Comments, titles, overrides and names of machines may be any bytes. A kept study is still that of its grid, and makes the same page.
 TEST_F(Claims, BytesThatAreNoUtf8AreKept) {
   const std::string grid =

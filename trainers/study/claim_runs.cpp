@@ -43,10 +43,12 @@ std::string essence_of(const std::string& text, const std::string& name) {
 }
 
 // `own`: the grid's text, as the file would have it.
-void require_same_grid(const Grid& grid, const std::string& own, const std::string& file, const std::string& text) {
+void require_same_grid(const Grid& grid, const std::string& own, const std::string& file, const std::string& text,
+                       const std::string& first_do) {
   if (essence_of(text, file) == essence_of(own, grid.file)) return;
   fail(str(file, ": is another grid than ", grid.file, ", or has other rules for its claims"),
-       "run weft ablate on the grid with another --out: a rule that is changed after the runs decides nothing");
+       first_do +
+           "run weft ablate on the grid with another --out: a rule that is changed after the runs decides nothing");
 }
 
 // A file is named without its folders, which are those of one machine.
@@ -129,7 +131,7 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
   const std::string grid_file = folder + "/grid.txtpb", report_file = folder + "/report.json";
   if (!io::file_exists(grid_file)) return runs;
   const std::string text = io::read_file(grid_file, kMostGridBytes);
-  require_same_grid(grid, grid.text, grid_file, text);
+  require_same_grid(grid, grid.text, grid_file, text, "");
   for (const std::string& override : overrides_in(text)) runs.set.push_back(from_json(override_text(override)));
   if (!io::file_exists(report_file)) return runs;  // killed before its first report
   try {
@@ -183,7 +185,7 @@ ClaimRuns read_claim_record(const Grid& grid, const std::string& file) {
   ClaimRuns runs;
   try {
     const Json record = Json::parse(io::read_file(file, kMostReportBytes));
-    require_same_grid(grid, from_json(grid.text), file, record.at("grid").get<std::string>());
+    require_same_grid(grid, from_json(grid.text), file, record.at("grid").get<std::string>(), "remove it, and ");
     runs.set = record.at("set").get<std::vector<std::string>>();
     runs.machines = record.at("machines").get<std::vector<std::string>>();
     runs.num_builds = record.at("builds").get<int64_t>();
@@ -191,7 +193,7 @@ ClaimRuns read_claim_record(const Grid& grid, const std::string& file) {
     read_report(grid, record, runs);
   } catch (const Error&) { throw; } catch (const std::exception& e) {
     fail(str(file, ": is not a record of ", grid.file, ": ", std::string_view(e.what())),
-         "run weft claims --runs DIR --keep on the study's folder: it writes the record anew");
+         "remove it, and run weft claims --runs DIR --keep on the study's folder: it writes the record anew");
   }
   return runs;
 }

@@ -65,12 +65,29 @@ std::string mean_text(const std::vector<double>& values) {
   return number_text(mean.mean) + (mean.count > 1 ? " +- " + number_text(mean.deviation) : "");
 }
 
+// A record is replaced by a study that says as much: not by a trial with other overrides, and not by one that has lost more runs.
+void require_no_worse(const ClaimRuns& runs, const ClaimRuns& kept, const std::string& folder,
+                      const std::string& file) {
+  const auto set_text = [](const ClaimRuns& of) { return of.set.empty() ? "none" : config::join(of.set, ", "); };
+  std::string why;
+  if (runs.set != kept.set)
+    why = str("has other overrides than ", file, ": ", set_text(runs), "; there: ", set_text(kept), ".");
+  else if (runs.lost.size() > kept.lost.size())
+    why = str("has lost ", runs.lost.size(), runs.lost.size() == 1 ? " run; " : " runs; ", file,
+              " has the numbers of a study that lost ", kept.lost.size(), ".");
+  else return;
+  throw config::ConfigError(str(folder, ": ", why), str("Remove ", file, " to keep this study in its place, or name ",
+                                                        "another folder with --runs or --keep."));
+}
+
 // The study's folder, or what was kept of a complete one.
 ClaimRuns runs_of(const Grid& grid, const ClaimFolders& folders) {
-  ClaimRuns runs = read_claim_runs(grid, folders.runs + "/" + grid.name);
+  const std::string folder = folders.runs + "/" + grid.name;
+  ClaimRuns runs = read_claim_runs(grid, folder);
   if (folders.kept.empty()) return runs;
   const std::string file = folders.kept + "/" + grid.name + ".json";
   if (runs.state == ClaimRuns::State::complete) {
+    if (io::file_exists(file)) require_no_worse(runs, read_claim_record(grid, file), folder, file);
     io::make_folders(folders.kept);
     io::write_file_atomically(file, claim_record(grid, runs));
   } else if (io::file_exists(file)) return read_claim_record(grid, file);
