@@ -71,7 +71,7 @@ TEST(ClaimRules, SharesAreOfTheBaseline) {
   EXPECT_EQ(verdict(lower, {-1, -1.25, -0.75, -1.1, -0.9}), Verdict::reproduced);  // each is half of it
   EXPECT_EQ(verdict(lower, {-0.2, -0.25, -0.15, -0.22, -0.18}), Verdict::not_reproduced);
   const Measured zero{.claim = &lower, .arm = {1, 1, 1}, .baseline = {2, 0, 2}};
-  EXPECT_EQ(judge(std::vector{zero}, kConfidence)[0].difference.lost, 1) << "there is no share of nothing";
+  EXPECT_EQ(judge(std::vector{zero}, kConfidence)[0].difference.unpaired, 1) << "there is no share of nothing";
 }
 
 TEST(ClaimRules, LostRunsAndFewSeedsDecideNothing) {
@@ -298,7 +298,7 @@ TEST_F(Claims, ALostRunIsShownAndDecidesNothing) {
   study("lost", replaced(replaced(kReport, "\"value\": 1.29", "\"value\": null"), "\"lost\": []",
                          R"("lost": [{"run": "gate=head,seed=3-0", "why": "diverged: step 4"}])"));
   expect_on(page({"lost"}).text,
-            {"too small to tell (1 of 3 pairs lost)", "Lost: gate=head,seed=3-0: diverged: step 4"});
+            {"too small to tell (1 of 3 seeds without a pair)", "Lost: gate=head,seed=3-0: diverged: step 4"});
 }
 
 TEST_F(Claims, RulesThatWereChangedAfterTheRunsAreRefused) {

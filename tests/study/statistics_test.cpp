@@ -22,7 +22,7 @@ TEST(Statistics,
      PairedTestOfStudentsSleepData) {  // as in every textbook: t = 4.0621 with 9 degrees of freedom, p = 0.00283
   const Difference d = paired_difference(kDrug2, kDrug1);
   EXPECT_EQ(d.count, 10);
-  EXPECT_EQ(d.lost, 0);
+  EXPECT_EQ(d.unpaired, 0);
   EXPECT_NEAR(d.mean, 1.58, 1e-12);
   EXPECT_NEAR(d.deviation, 1.2299, 1e-4);
   ASSERT_TRUE(d.t_interval && d.bootstrap_interval && d.p && d.resolves);
@@ -64,7 +64,7 @@ TEST(Statistics, RunsWithoutAResultAreCountedAndNotAveraged) {
   EXPECT_NEAR(mean_of(arm).mean, 3.25, 1e-15);
   const Difference d = paired_difference(arm, baseline);
   EXPECT_EQ(d.count, 3);
-  EXPECT_EQ(d.lost, 2);
+  EXPECT_EQ(d.unpaired, 2);
   EXPECT_NEAR(d.mean, 2, 1e-15);
 }
 

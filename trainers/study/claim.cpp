@@ -100,7 +100,7 @@ std::vector<double> differences_of(const Measured& m) {
 
 Verdict verdict_of(const Claim& claim, const Judged& judged, double confidence) {
   const Difference& d = judged.difference;
-  if (d.lost > 0 || !d.t_interval || !judged.holm_p) return Verdict::too_small;
+  if (d.unpaired > 0 || !d.t_interval || !judged.holm_p) return Verdict::too_small;
   const double sign = sign_of(claim.expected), effect = claim.effect;
   const double best = std::max(sign * d.t_interval->low, sign * d.t_interval->high);
   const bool is_large = !is_direction(claim.expected) || sign * d.mean >= effect;

@@ -59,7 +59,7 @@ struct Judged {
 // All contrasts of a study, since Holm adjusts over all of them.
 //   reproduced: the Holm p is below 1 - confidence and, for lower and higher, the mean difference is at least the effect.
 //   not reproduced: no value in the interval of the mean agrees with the claim.
-//   too small to tell: neither; also where a run is lost, or there are fewer than three.
+//   too small to tell: neither; also where a seed is without a pair, or there are fewer than three.
 std::vector<Judged> judge(std::span<const Measured> measured, double confidence);
 
 // Of a claim with several contrasts: reproduced if all are, not reproduced if any is not.

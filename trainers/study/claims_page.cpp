@@ -29,7 +29,7 @@ another one. A claim is about every line of its table.
 |---|---|
 | reproduced | p, adjusted by Holm over all lines of the study, is below 1 minus the confidence, and the mean difference is as large as the rule says |
 | not reproduced | no value in the interval of the mean difference agrees with the rule |
-| too small to tell | neither: these seeds cannot tell. Also where a run was lost |
+| too small to tell | neither: these seeds cannot tell. Also where a seed is without a pair, because a run was lost or has no such number |
 | not run | the runs have not been made, or not all of them |
 
 Differences are arm minus baseline, paired by seed. p is that of a paired t-test; where the rule allows a difference, it is the test against the largest
@@ -155,7 +155,7 @@ std::string contrasts_text(const Entry& entry) {
         interval ? str("[", difference_text(claim, interval->low), ", ", difference_text(claim, interval->high), "]")
                  : "-",
         judged.holm_p ? fmt::format("{:.4f}", *judged.holm_p) : "-", to_string(judged.verdict),
-        d.lost > 0 ? fmt::format(" ({} of {} pairs lost)", d.lost, d.lost + d.count) : "");
+        d.unpaired > 0 ? fmt::format(" ({} of {} seeds without a pair)", d.unpaired, d.unpaired + d.count) : "");
   }
   return text;
 }
@@ -209,7 +209,7 @@ Json json_of(const Entry& entry) {
     if (!entry.study->judged.empty()) {
       const Judged& judged = entry.study->judged[entry.first + c];
       const Difference& d = judged.difference;
-      one["pairs"] = d.count, one["lost"] = d.lost;
+      one["pairs"] = d.count, one["unpaired"] = d.unpaired;
       one["difference"] = d.count > 0 ? Json(d.mean) : Json(nullptr);
       if (d.t_interval) one["interval"] = Json::array({d.t_interval->low, d.t_interval->high});
       if (judged.holm_p) one["holm_p"] = *judged.holm_p;

@@ -112,7 +112,7 @@ Difference difference_of(std::span<const double> arm, std::span<const double> ba
     if (std::isfinite(arm[i]) && std::isfinite(baseline[i])) pairs.push_back(arm[i] - baseline[i]);
   const auto [mean, deviation] = moments_of(pairs);
   Difference d;
-  d.count = static_cast<int64_t>(pairs.size()), d.lost = static_cast<int64_t>(arm.size()) - d.count;
+  d.count = static_cast<int64_t>(pairs.size()), d.unpaired = static_cast<int64_t>(arm.size()) - d.count;
   d.mean = mean, d.deviation = deviation;
   if (d.count < kFewestForAnInterval) return d;
   const auto n = static_cast<double>(d.count);

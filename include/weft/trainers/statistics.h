@@ -1,7 +1,7 @@
 // Statistics of a study: is one arm better than another, by how much, and is that noise? Arms that are compared share their seeds, so
 // differences are taken seed by seed and the noise that both arms share cancels.
 //   study::Difference d = study::paired_difference(gated_losses, plain_losses);   // d.mean, d.t_interval, d.p
-// A result that is not finite (a run that diverged) is counted in `lost`, never averaged and never hidden.
+// A result that is not finite (a run that diverged, or was not made) is counted in `lost` or `unpaired`, never averaged and never hidden.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ Mean mean_of(std::span<const double> results, const StatisticsOptions& options =
 
 // Arm minus baseline, seed by seed. Both spans have one number per seed, in the same order.
 struct Difference {
-  int64_t count = 0, lost = 0;  // pairs that count, and pairs of which a run has no result
+  int64_t count = 0, unpaired = 0;  // pairs, and seeds without one: a run of theirs has no result
   double mean = 0, deviation = 0;
   std::optional<Interval> t_interval = {},
                           bootstrap_interval = {};  // of the mean; the latter from resampled pairs, percentiles
