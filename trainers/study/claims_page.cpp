@@ -23,11 +23,11 @@ constexpr const char* kHead = R"(# Claims
 
 What papers say about their variants, tried in small models. Each claim stands in a grid of [studies](studies.md), with the rule that decides it: what is
 compared, in which direction, and how large a difference would be worth the claim. The rule is written before the runs; the page refuses runs whose grid had
-another one. A claim is about every line of its table.
+another one. A claim is about every line of its table. The commands that make the runs stand at the end of the page.
 
 | verdict | when |
 |---|---|
-| reproduced | p, adjusted by Holm over all lines of the study, is below 1 minus the confidence, and the mean difference is as large as the rule says |
+| reproduced | p, adjusted by Holm over all lines of the study, is below 0.05 where the table's interval is one of 95 %, and the mean difference is as large as the rule says |
 | not reproduced | no value in the interval of the mean difference agrees with the rule |
 | too small to tell | neither: these seeds cannot tell. Also where a seed is without a pair, because a run was lost or has no such number |
 | not run | the runs have not been made, or not all of them |
