@@ -1,5 +1,7 @@
 // Configs that are refused, each with its value, the range or the fix, and those that only look wrong.
+#include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
+#include "trainers/config/check.h"
 
 namespace weft::config {
 namespace {
@@ -45,6 +47,29 @@ TEST(Config, RefusesImpossibleResidualStreams) {
            {"model.residual={attention{window:1,states:true}}", "outputs only"}})
     expect_parts(error_of(kTwoMixers, {override}), {"model.residual.", part});
   EXPECT_TRUE(load_string(kTwoMixers, {"model.residual={delta{}}"}).experiment.model().residual().delta().key_norm());
+}
+
+// Runs that were trained with such an id are read: a config is asked where it is to be trained.
+TEST(Config, AsksWhereARunStartsWhetherTheEndOfATextIsAnId) {
+  const Loaded other = load_string(kTiny, {"model.vocab=300", "data.end_of_text=256"});
+  EXPECT_TRUE(is_overridden(other, "data.end_of_text"));
+  EXPECT_EQ(weft::test::error_of([&] { check_end_of_text(other); },
+                                 {"data.end_of_text=256: data.end_of_text is 256, but the bytes tokenizer has 256 ids.",
+                                  "[0, 255]", "data.end_of_text="}),
+            "");
+  check_end_of_text(load_string(kTiny, {"model.vocab=300", "data.end_of_text=255"}));
+}
+
+// Folders of studies are called gate=head,seed=1: what is blamed is what the command line set.
+TEST(Config, AnEqualsSignInTheNameOfAFileIsNoOverride) {
+  Loaded read = read_string(kTiny, "gate=head/config.txtpb", "/", {"model.context=10M", "train.micro_batch=4"});
+  EXPECT_TRUE(is_overridden(read, "model.context"));
+  for (const char* path : {"train.tokens_per_step", "model.dim", "seed"})
+    EXPECT_FALSE(is_overridden(read, path)) << path;
+  Loaded whole = read_string(kTiny, "a=b/config.txtpb", "/", {"data={tokenizer{bytes{}} end_of_text:7}"});
+  EXPECT_TRUE(is_overridden(whole, "data.end_of_text"));
+  read = read_string(kTiny, "gate=head/config.txtpb", "/", {"train.tokens_per_step=64", "train.micro_batch=5"});
+  EXPECT_EQ(weft::test::error_of([&] { resolve(read); }, {"train.micro_batch=5: train.micro_batch makes"}), "");
 }
 
 struct CheckRow {
@@ -112,9 +137,6 @@ TEST(Config, RefusesImpossibleConfigs) {
       {{"model.layers=0"}, {"model.layers is 0, outside", "[1, 65536]"}},
       {{"model.vocab=100"}, {"model.vocab is 100, but the bytes tokenizer has 256 ids."}},
       {{"model.vocab=300", "data.end_of_text=300"}, {"data.end_of_text is 300, but model.vocab is 300.", "[0, 255]"}},
-      {{"data.end_of_text=256"},
-       {"data.end_of_text is 256, but the bytes tokenizer has 256 ids.", "[0, 255]", "data.end_of_text="}},
-      {{"model.vocab=300", "data.end_of_text=280"}, {"data.end_of_text is 280, but the bytes tokenizer has 256 ids."}},
       {{"model.norm.layer.eps=0"}, {"model.norm.layer.eps is 0, outside", "(0, 1)"}},
       {{"model.init.std=-1"}, {"model.init.std is -1, outside"}},
       {{"model.residual.standard.dropout=1.5"}, {"model.residual.standard.dropout is 1.5, outside"}},

@@ -12,6 +12,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
+#include "trainers/config/check.h"
 #include "trainers/config/config_error.h"
 #include "trainers/config/pattern.h"
 #include "trainers/console/console.h"
@@ -169,6 +170,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   config::check_choice("--scan", options.scan, scans, "scan");
   const bool is_removal = options.scan == "removal";
   train::LoadedRun run = train::load_run(options.run.file(), options.run.overrides(), console, extensions);
+  // The new run starts with the same data.
+  config::check_end_of_text(run.config, run.data.tokenizer->name(), run.data.tokenizer->vocab_size());
   run.folder = std::filesystem::absolute(run.folder).lexically_normal().string();
   const AnalysisRows rows = train::analysis_rows(run.data, run.model->options().context, options.rows);
   std::vector<Layer> layers = planned(run, rows, is_removal);

@@ -5,6 +5,7 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
+#include "trainers/config/check.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
 #include "weft/trainers/cli.h"
@@ -39,6 +40,7 @@ int run(const Options& options, Console& console) {
   const std::string formats[] = {"text", "json"};
   config::check_choice("--as", options.format, formats, "format");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
+  config::check_end_of_text(loaded);
   bool is_json = options.format == "json" || console.is_json();
   if (!options.explained.empty()) print(config::explain(options.explained, &loaded), "explanation", console);
   else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));

@@ -9,6 +9,7 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
+#include "trainers/config/check.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
@@ -67,6 +68,7 @@ std::vector<train::ParityCase> cases_of(const Options& options, const config::Lo
 
 int run_rank(const Options& options, Console& console, const Extensions& extensions) {
   config::Loaded config = config::load(options.config.file(), options.config.overrides());
+  config::check_end_of_text(config);
   config.own = extensions;
   const std::vector<train::ParityCase> cases = cases_of(options, config);
   auto rows = nlohmann::ordered_json::array();

@@ -6,6 +6,7 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
+#include "trainers/config/check.h"
 #include "trainers/config/config.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
@@ -191,6 +192,7 @@ int run(const Options& options, Console& console) {
   for (const dist::Hardware& hw : dist::hardware_profiles()) names.push_back(hw.name);
   config::check_choice("--hardware", options.hardware, names, "hardware");
   const config::Loaded config = config::load(options.config.file(), options.config.overrides());
+  config::check_end_of_text(config);
   const std::optional<int64_t> vocab = train::num_ids_of(config);
   if (!vocab)
     throw ConfigError("weft plan: model.vocab is not set, and a plan reads neither texts nor files of tokenizers.",

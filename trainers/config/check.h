@@ -14,8 +14,14 @@ namespace weft::config {
 // "1, 2, 3, 4, 6, 12": the divisors of n near `wanted`, for fixes; at most eight.
 std::string divisors_near(int64_t n, int64_t wanted);
 
-// Error if data.end_of_text is no id of the tokenizer, which has so many.
+// Whether the value came from the command line.
+bool is_overridden(const Loaded& config, const std::string& path);
+
+// Error if data.end_of_text is no id of the tokenizer, which has so many. For where a run starts, or an override names the field: a run that
+// was trained with such an id is read and goes on as it is, so resolve() says nothing of it.
 void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64_t ids);
+// The same of what is known before a tokenizer is read or made.
+void check_end_of_text(const Loaded& config);
 
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
 void check_adapters(const Loaded& config);  // of low-rank adapters, with the layers that take none

@@ -10,6 +10,8 @@ namespace weft::config {
 
 namespace {
 
+constexpr int64_t kBytes = 256;  // ids of that tokenizer
+
 void check_name(const Loaded& config) {
   const std::string& name = config.experiment.name();
   bool is_plain = !name.empty() && name[0] != '.' && std::all_of(name.begin(), name.end(), [](unsigned char c) {
@@ -23,23 +25,20 @@ void check_name(const Loaded& config) {
 // The first of these fields that the command line set, or else the last: the one to blame for what they are together.
 std::string changed_last(const Loaded& config, const std::vector<std::string>& paths) {
   for (const std::string& path : paths)
-    if (config.origins.has(path) && config.origins.of(path).find('=') != std::string::npos) return path;
+    if (config.origins.has(path) && is_overridden(config, path)) return path;
   return paths.back();
 }
 
-// The ids of tokenizers with files are known when those are read: train::prepare_data().
 void check_tokens(const Loaded& config) {
   const Data& data = config.experiment.data();
   const Model& model = config.experiment.model();
   const bool has_bytes = data.tokenizer().has_bytes();
-  constexpr int64_t kBytes = 256;
   if (has_bytes && model.has_vocab() && model.vocab() < kBytes)
     refuse(config, "model.vocab", str("is ", model.vocab(), ", but the bytes tokenizer has ", kBytes, " ids."),
            str("Use at least ", kBytes, ", or leave it out."));
   if (model.has_vocab() && data.has_end_of_text() && data.end_of_text() >= model.vocab())
     refuse(config, "data.end_of_text", str("is ", data.end_of_text(), ", but model.vocab is ", model.vocab(), "."),
            str("Use an id in [0, ", (has_bytes ? kBytes : model.vocab()) - 1, "]."));
-  if (has_bytes) check_end_of_text(config, "bytes", kBytes);
 }
 
 // A task makes its own ids: what texts need has no meaning beside it.
@@ -203,6 +202,11 @@ void check_parallel(const Loaded& config) {
 
 }  // namespace
 
+bool is_overridden(const Loaded& config, const std::string& path) {
+  const std::string origin = config.origins.of(path), &file = config.origins.file();
+  return origin != file && !origin.starts_with(file + ":");
+}
+
 // No text and no shard has such an id: documents would run into each other, and a sample would not end.
 void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64_t ids) {
   const Data& data = config.experiment.data();
@@ -210,6 +214,10 @@ void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64
   refuse(config, "data.end_of_text",
          str("is ", data.end_of_text(), ", but the ", tokenizer, " tokenizer has ", ids, " ids."),
          str("Use an id in [0, ", ids - 1, "], or leave it out: data.end_of_text="));
+}
+
+void check_end_of_text(const Loaded& config) {
+  if (config.experiment.data().tokenizer().has_bytes()) check_end_of_text(config, "bytes", kBytes);
 }
 
 void check_run(const Loaded& config) {

@@ -166,6 +166,7 @@ config::Loaded run_config(const Folder& folder, const ModelConfig& model, const 
                                               folder.path(), options.overrides);
   loaded.own = options.own;
   config::resolve(loaded);
+  config::check_end_of_text(loaded);
   if (tokenizer.vocab) config::check_end_of_text(loaded, tokenizer.name, *tokenizer.vocab);
   return loaded;
 }

@@ -151,7 +151,8 @@ Converted convert_run(const ConversionOptions& options, cli::Console& console) {
   NoGrad no_grad;
   const LoadedRun run = load_run(options.run, {}, console, options.own);
   const config::Loaded config = converted_config(run, options);
-  config::check_end_of_text(config, run.data.tokenizer->name(), run.data.tokenizer->vocab_size());
+  if (config::is_overridden(config, "data.end_of_text"))
+    config::check_end_of_text(config, run.data.tokenizer->name(), run.data.tokenizer->vocab_size());
   const LanguageModelOptions model_options = train::model_options(config, run.model->options().vocab);
   check_size(model_options);
   const Rng rng = Rng(static_cast<uint64_t>(config.experiment.seed()))["model"];

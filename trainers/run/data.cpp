@@ -346,7 +346,8 @@ RunData prepare_data(const Loaded& config, const std::string& run_folder, const 
   std::string shards = options.shards.empty() ? run_folder + "/data" : options.shards;
   run.tokenizer = make_tokenizer(config, run_folder, is_first_start(options));
   int64_t vocab = run.tokenizer->vocab_size();
-  config::check_end_of_text(config, run.tokenizer->name(), vocab);
+  if (is_first_start(options) || (!options.shards.empty() && config::is_overridden(config, "data.end_of_text")))
+    config::check_end_of_text(config, run.tokenizer->name(), vocab);
   for (int64_t id = 0; id < vocab; ++id)
     run.byte_lengths.push_back(run.tokenizer->byte_length(static_cast<int32_t>(id)));
   run.end_of_text =

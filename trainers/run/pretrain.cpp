@@ -1,8 +1,10 @@
 #include "trainers/run/pretrain.h"
 
+#include "trainers/config/check.h"
 #include "trainers/console/stop_signal.h"
 #include "trainers/run/address.h"
 #include "trainers/run/environment.h"
+#include "trainers/run/folder.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/session.h"
 #include "trainers/run/start_checks.h"
@@ -79,6 +81,7 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
     config = config::load(arguments.config_file, arguments.overrides);
     config.own = arguments.own;
     path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
+    if (!has_begun(path)) config::check_end_of_text(config);
     if (is_first_process()) working_commit();  // for the run's folder, before MPI starts
     return RankLaunch{.config = &config, .folder = path, .check = [&](int ranks, const std::string& started_by) {
                         check_ranks(config, ranks, started_by);
