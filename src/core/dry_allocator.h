@@ -9,7 +9,8 @@ namespace weft {
 
 Allocator& dry_allocator(Device device);
 
-// What f holds at its peak beside the tensors that are there: of the CPU's memory, and of tensors that do not outlive f.
+// What f holds at its peak of the CPU's memory, beside the tensors that are there. f's tensors do not outlive it, and the books of the dry
+// run are as if f had not run.
 int64_t dry_peak_bytes(const std::function<void()>& f);
 
 }  // namespace weft

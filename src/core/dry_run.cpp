@@ -4,10 +4,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "src/core/dry_allocator.h"
@@ -62,7 +62,41 @@ class DryAllocator final : public Allocator {
   void reset_peak() override { book_.reset_peak(); }
   void trim() override {}  // a run does not trim between its steps
 
+  // dry_peak_bytes(). f has blocks that are free and new ones, which are given back: a second range would need as many addresses again.
+  int64_t peak_of(const std::function<void()>& f) {
+    struct Back {
+      DryAllocator& own;
+      const MemoryBook book = own.book_;
+      const size_t used = own.used_, num_blocks = own.num_blocks_;
+      ~Back() {
+        own.give_up_blocks(used, num_blocks);
+        own.book_.forget_since(book);
+      }
+    } const back{*this};
+    book_.reset_peak();
+    const int64_t before = book_.stats().current_bytes;
+    f();
+    return book_.stats().peak_bytes - before;
+  }
+
  private:
+  // Makes the blocks and addresses those of the time when so many were used, unless a tensor still has one of the later blocks.
+  void give_up_blocks(size_t used, size_t num_blocks) {
+    auto is_later = [&](const Storage* storage) { return static_cast<char*>(storage->data) >= range_ + used; };
+    size_t num_later = 0;
+    for (const auto& list : free_) num_later += static_cast<size_t>(std::count_if(list.begin(), list.end(), is_later));
+    if (num_later != num_blocks_ - num_blocks) return;
+    for (auto& list : free_)
+      std::erase_if(list, [&](Storage* storage) {
+        if (!is_later(storage)) return false;
+        book_.given_to_system(storage->capacity);
+        delete storage;
+        return true;
+      });
+    make_zeros(range_ + used, used_ - used);
+    used_ = used, num_blocks_ = num_blocks;
+  }
+
   Storage* from_range(size_t capacity) {
     const size_t begin = capacity < kPage ? used_ : (used_ + kPage - 1) / kPage * kPage;
     WEFT_CHECK(
@@ -71,6 +105,7 @@ class DryAllocator final : public Allocator {
         "use a smaller batch, sequence or model");
     used_ = begin + capacity;
     auto* storage = new Storage;
+    ++num_blocks_;
     storage->data = range_ + begin;
     storage->capacity = capacity;
     storage->device = device_;
@@ -79,21 +114,28 @@ class DryAllocator final : public Allocator {
     return storage;
   }
 
-  // Zeros again, where the block was written: somebody may read it as indices.
   static Storage* from_list(std::vector<Storage*>& list) {
     Storage* storage = list.back();
     list.pop_back();
-    const size_t pages =
-        storage->capacity / kPage * kPage;  // madvise() takes whole pages: others may have the rest of the last
-    auto* data = static_cast<char*>(storage->data);
-    if (pages > 0) madvise(data, pages, MADV_DONTNEED);
-    std::memset(data + pages, 0, storage->capacity - pages);
+    make_zeros(static_cast<char*>(storage->data), storage->capacity);
     return storage;
+  }
+
+  // Zeros again, where the block was written: somebody may read it as indices.
+  static void make_zeros(char* begin, size_t bytes) {
+    char* const end = begin + bytes;
+    auto in_page = [](char* at) { return reinterpret_cast<uintptr_t>(at) % kPage; };
+    // madvise() takes whole pages: others may have the rest of the first and the last.
+    char* const first = begin + std::min(bytes, (kPage - in_page(begin)) % kPage);
+    char* const last = std::max(first, end - in_page(end));
+    std::memset(begin, 0, static_cast<size_t>(first - begin));
+    if (first < last) madvise(first, static_cast<size_t>(last - first), MADV_DONTNEED);
+    std::memset(last, 0, static_cast<size_t>(end - last));
   }
 
   const Device device_;
   char* range_ = nullptr;
-  size_t capacity_ = 0, used_ = 0;
+  size_t capacity_ = 0, used_ = 0, num_blocks_ = 0;
   std::array<std::vector<Storage*>, kNumSizeClasses> free_;
   MemoryBook book_;
 };
@@ -114,13 +156,7 @@ Allocator& dry_allocator(Device device) {
 }
 
 int64_t dry_peak_bytes(const std::function<void()>& f) {
-  Run own;
-  struct Back {
-    Run* outer;
-    ~Back() { run_of_thread = outer; }
-  } const back{std::exchange(run_of_thread, &own)};
-  f();
-  return dry_allocator(Device::cpu()).stats().peak_bytes;
+  return static_cast<DryAllocator&>(dry_allocator(Device::cpu())).peak_of(f);
 }
 
 DryRun::DryRun() {

@@ -74,6 +74,13 @@ class MemoryBook {
     stats.peak_bytes = stats.current_bytes;
     for (auto& tag : stats.tags) tag.peak_bytes = tag.current_bytes;
   }
+  // Peaks and counts of calls are again those of `before`, a copy of this book: what came since was only measured.
+  void forget_since(const MemoryBook& before) {
+    forget_since(whole_, before.whole_);
+    const MemoryStats none;
+    for (size_t i = 0; i < ranks_.size(); ++i)
+      forget_since(ranks_[i], i < before.ranks_.size() ? before.ranks_[i] : none);
+  }
 
  private:
   static constexpr int kTags = 1 << 10;  // names of tags are few
@@ -102,6 +109,15 @@ class MemoryBook {
     const int rank = storage->tag / kTags;
     add(whole_, tag, bytes);
     if (rank > 0) add(of(rank), tag, bytes);
+  }
+  static void forget_since(MemoryStats& stats, const MemoryStats& before) {
+    stats.num_allocations = before.num_allocations;
+    stats.num_system_allocations = before.num_system_allocations;
+    stats.peak_bytes = std::max(before.peak_bytes, stats.current_bytes);
+    for (size_t i = 0; i < stats.tags.size(); ++i) {
+      auto& tag = stats.tags[i];
+      tag.peak_bytes = std::max(i < before.tags.size() ? before.tags[i].peak_bytes : 0, tag.current_bytes);
+    }
   }
   static void add(MemoryStats& stats, size_t index, int64_t bytes) {
     if (stats.tags.size() <= index) stats.tags.resize(index + 1);
