@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
 
@@ -71,8 +72,13 @@ class CpuAllocator final : public Allocator {
     std::lock_guard lock(mutex_);
     if (is_broken) book_.guard_broke();
     book_.released(storage);
-    if constexpr (kCaches) free_[class_of_size(storage->capacity)].push_back(storage);
-    else to_system(storage);
+    if constexpr (kCaches) {
+      try {
+        free_[class_of_size(storage->capacity)].push_back(storage);
+        return;
+      } catch (const std::bad_alloc&) {}  // no memory for a longer list: the block is memory
+    }
+    to_system(storage);
   }
 
   MemoryStats stats() const override {
@@ -87,14 +93,17 @@ class CpuAllocator final : public Allocator {
 
   void trim() override {
     std::lock_guard lock(mutex_);
-    for (auto& list : free_) {
-      for (Storage* storage : list) to_system(storage);
-      list.clear();
-    }
+    for (auto& list : free_)
+      while (!list.empty()) {
+        Storage* storage = list.back();
+        list.pop_back();
+        to_system(storage);
+      }
   }
 
  private:
   Storage* from_system(size_t capacity) {
+    auto storage = std::make_unique<Storage>();
     const size_t alignment = capacity >= kHugePage ? kHugePage : kMemoryAlignment;
     auto attempt = [&] {  // not aligned_alloc, which would round the size up to whole huge pages
       void* memory = nullptr;
@@ -117,18 +126,17 @@ class CpuAllocator final : public Allocator {
            "use a smaller batch or sequence, or train.recompute");
     }
     if (alignment == kHugePage) madvise(data, capacity / kPage * kPage, MADV_HUGEPAGE);
-    auto* storage = new Storage;
     storage->data = data;
     storage->capacity = capacity;
     storage->owner = this;
     std::lock_guard lock(mutex_);
     book_.taken_from_system(capacity);
-    return storage;
+    return storage.release();
   }
 
-  void to_system(Storage* storage) {  // under mutex_
+  void to_system(Storage* storage) noexcept {  // under mutex_
     book_.given_to_system(storage->capacity);
-    if (!slabs_.give(storage->data, storage->capacity)) std::free(storage->data);
+    if (!slabs_.give(storage->data)) std::free(storage->data);
     delete storage;
   }
 

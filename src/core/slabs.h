@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory_resource>
 #include <set>
 
 namespace weft {
@@ -16,23 +17,30 @@ class Slabs {
  public:
   static constexpr size_t kSlabBytes = 4 * kHugePage;
 
-  Slabs() = default;
+  // What is free and what is taken is noted in memory of `notes`.
+  explicit Slabs(std::pmr::memory_resource* notes = std::pmr::new_delete_resource())
+      : slabs_(notes), free_(notes), taken_(notes) {}
   ~Slabs();
   Slabs(const Slabs&) = delete;
   Slabs& operator=(const Slabs&) = delete;
 
-  // `bytes` are a multiple of 64, less than a huge page. Null where the system has no memory for another slab.
-  void* take(size_t bytes);
-  // False for memory that is none of theirs. Its whole pages go back to the system, and a slab as soon as nothing of it is taken.
-  bool give(void* data, size_t bytes);
+  // `bytes` are a multiple of 64, less than a huge page. Null, and nothing has changed, where the system has no memory for another slab or
+  // for a note.
+  void* take(size_t bytes) noexcept;
+  // False for what take() did not return, or somebody has given already. The whole pages go back to the system, and a slab as soon as
+  // nothing of it is taken. Needs no memory: it is called when there is none.
+  bool give(void* data) noexcept;
   size_t num_slabs() const { return slabs_.size(); }
 
  private:
+  using Stretches = std::pmr::map<uintptr_t, size_t>;  // their bytes, by where they begin
+
   static uintptr_t slab_of(uintptr_t at) { return at / kSlabBytes * kSlabBytes; }
   bool add_slab();
 
-  std::set<uintptr_t> slabs_;
-  std::map<uintptr_t, size_t> free_;  // stretches of slabs by where they begin; two that touch are one, within a slab
+  std::pmr::set<uintptr_t> slabs_;
+  Stretches free_;   // two that touch are one, within a slab
+  Stretches taken_;  // a note moves between the two, so that giving back needs no new one
 };
 
 }  // namespace weft

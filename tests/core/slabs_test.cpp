@@ -5,6 +5,9 @@
 
 #include <cstring>
 #include <map>
+#include <memory_resource>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "weft/core/allocator.h"
@@ -32,7 +35,7 @@ TEST(Slabs, CutBlocksThatAreAlignedAndApart) {
     EXPECT_GE(block, end);
     end = block + bytes;
   }
-  for (auto [block, bytes] : blocks) EXPECT_TRUE(slabs.give(block, bytes));
+  for (auto [block, bytes] : blocks) EXPECT_TRUE(slabs.give(block));
   EXPECT_EQ(slabs.num_slabs(), 0U);
 }
 
@@ -42,9 +45,9 @@ TEST(Slabs, FillTheRoomThatIsThereFirst) {
   for (size_t i = 0; i < Slabs::kSlabBytes / kMiB; ++i) blocks.push_back(slabs.take(kMiB));
   EXPECT_EQ(slabs.num_slabs(), 1U);
   // Neighbours that are given back are one stretch, in whatever order.
-  EXPECT_TRUE(slabs.give(blocks[3], kMiB));
-  EXPECT_TRUE(slabs.give(blocks[1], kMiB));
-  EXPECT_TRUE(slabs.give(blocks[2], kMiB));
+  EXPECT_TRUE(slabs.give(blocks[3]));
+  EXPECT_TRUE(slabs.give(blocks[1]));
+  EXPECT_TRUE(slabs.give(blocks[2]));
   EXPECT_EQ(slabs.take(kMiB + kMiB / 2), blocks[1]);
   EXPECT_EQ(slabs.take(kMiB + kMiB / 2), static_cast<char*>(blocks[2]) + kMiB / 2);
   EXPECT_EQ(slabs.num_slabs(), 1U);
@@ -57,20 +60,77 @@ TEST(Slabs, GiveTheirPagesToTheSystem) {
   void* kept = slabs.take(kMiB);
   auto* block = static_cast<char*>(slabs.take(kMiB));
   std::memset(block, 7, kMiB);
-  EXPECT_TRUE(slabs.give(block, kMiB));
+  EXPECT_TRUE(slabs.give(block));
   EXPECT_EQ(slabs.take(kMiB), block);
   EXPECT_EQ(block[kMiB / 2], 0);  // a new page
-  EXPECT_TRUE(slabs.give(block, kMiB));
-  EXPECT_TRUE(slabs.give(kept, kMiB));
+  EXPECT_TRUE(slabs.give(block));
+  EXPECT_TRUE(slabs.give(kept));
 }
 
 TEST(Slabs, KnowWhatIsNotTheirs) {
   Slabs slabs;
   std::vector<char> other(kMiB);
-  EXPECT_FALSE(slabs.give(other.data(), kMiB));
+  EXPECT_FALSE(slabs.give(other.data()));
   void* block = slabs.take(128);
-  EXPECT_FALSE(slabs.give(other.data(), kMiB));
-  EXPECT_TRUE(slabs.give(block, 128));
+  EXPECT_FALSE(slabs.give(other.data()));
+  EXPECT_FALSE(slabs.give(static_cast<char*>(block) + 64)) << "not where a block begins";
+  EXPECT_TRUE(slabs.give(block));
+  EXPECT_FALSE(slabs.give(block)) << "it has been given";
+}
+
+// Memory for notes, of which only so many pieces are left.
+class ScarceNotes final : public std::pmr::memory_resource {
+ public:
+  int num_left = 1 << 20;
+  int num_out = 0;
+
+ private:
+  void* do_allocate(size_t bytes, size_t alignment) override {
+    if (num_left == 0) throw std::bad_alloc();
+    --num_left, ++num_out;
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* data, size_t bytes, size_t alignment) override {
+    --num_out;
+    std::pmr::new_delete_resource()->deallocate(data, bytes, alignment);
+  }
+  bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
+};
+
+// They give memory back just when there is none, also for their own books.
+TEST(Slabs, GiveBackWithoutMemoryForNotes) {
+  ScarceNotes notes;
+  {
+    Slabs slabs(&notes);
+    std::vector<void*> blocks;
+    for (size_t i = 0; i < 3 * Slabs::kSlabBytes / (kMiB / 2); ++i) blocks.push_back(slabs.take(kMiB / 2));
+    EXPECT_EQ(slabs.num_slabs(), 3U);
+    notes.num_left = 0;
+    for (size_t step : {2, 1})  // first none that touch: a stretch for each
+      for (size_t i = 0; i < blocks.size(); i += step)
+        if (void* block = std::exchange(blocks[i], nullptr)) { EXPECT_TRUE(slabs.give(block)); }
+    EXPECT_EQ(slabs.num_slabs(), 0U) << "every stretch was listed";
+  }
+  EXPECT_EQ(notes.num_out, 0);
+}
+
+TEST(Slabs, LoseNothingWhereTheyCannotTake) {
+  ScarceNotes notes;
+  Slabs slabs(&notes);
+  for (int num = 0;; ++num) {  // no note, then one, ... until there are enough for a slab
+    ASSERT_LT(num, 10);
+    notes.num_left = num;
+    if (slabs.take(kMiB) != nullptr) break;
+    EXPECT_EQ(slabs.num_slabs(), 0U);
+    EXPECT_EQ(notes.num_out, 0);
+  }
+  EXPECT_EQ(slabs.num_slabs(), 1U);
+  notes.num_left = 0;
+  EXPECT_EQ(slabs.take(kMiB), nullptr);
+  EXPECT_EQ(slabs.take(Slabs::kSlabBytes - kMiB), nullptr) << "all that is left";
+  notes.num_left = 1;
+  EXPECT_NE(slabs.take(Slabs::kSlabBytes - kMiB), nullptr);
+  EXPECT_EQ(slabs.num_slabs(), 1U);
 }
 
 TEST(Allocator, TrimGivesBackSmallBlocksBetweenThoseInUse) {
