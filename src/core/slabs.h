@@ -1,5 +1,7 @@
 // Huge pages for blocks that are smaller than one. An activation of a small model is 1 MiB: as 256 pages of its own it costs an entry of
 // the TLB each, and in a virtual machine two walks. So such blocks are cut from slabs of whole huge pages.
+// MemoryStats::reserved_bytes counts the blocks. The rest of a slab, of which nothing is cut, is not counted: it has no pages, except those
+// of a huge page that a block shares.
 #pragma once
 
 #include <cstddef>
