@@ -38,6 +38,12 @@ std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer,
   return ffn;
 }
 
+// What a part of the model gave for x. Called in the part's own scope: what adds or reads y would be blamed otherwise.
+void check_output(const Var& y, const Var& x, const char* part) {
+  WEFT_CHECK(y.defined() && y.shape() == x.shape() && y.dtype() == x.dtype(),
+             str(part, ": gave ", y.value(), " for ", x.value()), "give a Var of the input's shape and dtype");
+}
+
 }  // namespace
 
 LanguageModel::Block::Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer,
@@ -53,8 +59,12 @@ LanguageModel::Block::Block(const LanguageModelOptions& o, const MixerMaker& mak
 Var LanguageModel::mix(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
   auto run = [this, &block, &tokens](const Var& normed) {
-    Var y = tokens.settled(block.mixer->forward(normed, tokens));
-    return tokens.dropout(y, options_.residual_dropout, "mixer");
+    Var y = block.mixer->forward(normed, tokens);
+    {
+      Scope mixer_scope("mixer");
+      check_output(y, normed, "mixer");
+    }
+    return tokens.dropout(tokens.settled(y), options_.residual_dropout, "mixer");
   };
   // Only in training: backward of a fixed sequence comes when its Tokens are gone.
   const bool is_recomputed = options_.recompute == Recompute::mixers && tokens.is_training();
@@ -64,8 +74,11 @@ Var LanguageModel::mix(Block& block, Sum& x, Tokens& tokens) {
 
 Var LanguageModel::feed_forward(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
+  const Var normed = x.normed(block.ffn_norm);
   Scope ffn_scope("ffn");
-  return tokens.dropout(block.ffn->forward(x.normed(block.ffn_norm), tokens), options_.residual_dropout, "residual");
+  const Var y = block.ffn->forward(normed, tokens);
+  check_output(y, normed, "feed-forward network");
+  return tokens.dropout(y, options_.residual_dropout, "residual");
 }
 
 // Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its feed-forward network
@@ -116,8 +129,13 @@ LanguageModel::Sum LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, b
     return x;
   }
   std::unique_ptr<ResidualStream> stream = residual_->start(x_BTD, tokens);
+  auto check_state = [&](const Var& state) {
+    Scope scope(residual_->name());
+    check_output(state, x_BTD, "residual stream");
+  };
   auto sublayer = [&](auto run, Block* block) {
     Var h = stream->input();
+    check_state(h);
     if (block) report_activations(*block, h, tokens);
     auto run_alone = [run](const Var& in) {
       Sum sum(in);
@@ -129,7 +147,9 @@ LanguageModel::Sum LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, b
     sublayer([this, &block, &tokens](Sum& h) { return mix(*block, h, tokens); }, nullptr);
     sublayer([this, &block, &tokens](Sum& h) { return feed_forward(*block, h, tokens); }, block.get());
   }
-  return Sum(stream->output());
+  const Var out = stream->output();
+  check_state(out);
+  return Sum(out);
 }
 
 }  // namespace weft

@@ -111,7 +111,12 @@ Norm::Norm(int64_t dim, const NormOptions& options, const NormMaker& own, Rng rn
 
 Var Norm::operator()(const Var& x) const {
   Scope scope(name());
-  if (own_) return own_->forward(x);
+  if (own_) {
+    Var y = own_->forward(x);
+    WEFT_CHECK(y.defined() && y.shape() == x.shape() && y.dtype() == x.dtype(),
+               str("norm: gave ", y.value(), " for ", x.value()), "give a Var of the input's shape and dtype");
+    return y;
+  }
   if (options_.kind == NormKind::rms) return rms_norm(x, *weight_, options_.eps);
   return layer_norm(x, *weight_, bias_ ? Var(*bias_) : Var(), options_.eps);
 }

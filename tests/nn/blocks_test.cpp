@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "tests/support/errors.h"
 #include "weft/autograd/recompute.h"
 #include "weft/models/language_model.h"
 
@@ -71,6 +74,96 @@ TEST(Blocks, NormsThatAddTheLastTermGiveTheBitsOfThoseThatDoNot) {
         };
         EXPECT_TRUE(run(false) == run(true));
       }
+}
+
+enum class Wrong { width, dtype, nothing };
+
+Var spoilt(const Var& x, Wrong wrong) {
+  if (wrong == Wrong::nothing) return {};
+  return wrong == Wrong::width ? slice(x, -1, 0, x.size(-1) / 2) : cast(x, kF64);
+}
+
+class WrongMixer final : public Mixer {
+ public:
+  explicit WrongMixer(Wrong wrong) : wrong_(wrong) {}
+  Var forward(const Var& x, Tokens&) override { return spoilt(x, wrong_); }
+  double flops_per_token(double) const override { return 0; }
+
+ private:
+  Wrong wrong_;
+};
+
+class WrongFfn final : public Ffn {
+ public:
+  WrongFfn(Wrong wrong, bool is_wrong) : wrong_(wrong), is_wrong_(is_wrong) {}
+  Var forward(const Var& x, Tokens&) override { return is_wrong_ ? spoilt(x, wrong_) : x; }
+
+ private:
+  Wrong wrong_;
+  bool is_wrong_;
+};
+
+class WrongNorm final : public OwnNorm {
+ public:
+  WrongNorm(Wrong wrong, bool is_wrong) : wrong_(wrong), is_wrong_(is_wrong) {}
+  Var forward(const Var& x) const override { return is_wrong_ ? spoilt(x, wrong_) : x; }
+
+ private:
+  Wrong wrong_;
+  bool is_wrong_;
+};
+
+// Also in the last layer, behind which only the model's norm comes, and in a stream that keeps what the sublayers wrote.
+TEST(Blocks, APartThatGivesAnotherShapeIsNamed) {
+  const std::pair<Wrong, const char*> gave[] = {{Wrong::width, "gave [1, 5, 8] f32 cpu for [1, 5, 16] f32 cpu"},
+                                                {Wrong::dtype, "gave [1, 5, 16] f64 cpu for [1, 5, 16] f32 cpu"},
+                                                {Wrong::nothing, "gave undefined for [1, 5, 16] f32 cpu"}};
+  const ResidualMaker streams[] = {StandardResidualOptions{}, RoutedResidualOptions{}};
+  for (const auto& [wrong, text] : gave)
+    for (const ResidualMaker& stream : streams)
+      for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks})
+        for (int64_t layer : {0, 1, 3}) {
+          SCOPED_TRACE(str(text, ", layer ", layer, ", recompute ", static_cast<int>(recompute)));
+          auto error = [&](auto change, const std::string& part, const std::string& where) {
+            LanguageModelOptions options = tiny();
+            options.layers = 4;
+            options.residual = stream;
+            options.recompute = recompute;
+            change(options);
+            LanguageModel model(options, Rng(1));
+            Tokens tokens(plain_tokens(1, 5), {.is_training = true, .rng = Rng(2)});
+            return test::error_of([&] { model.loss(ids(1, 5), ids(1, 5), tokens, 1); },
+                                  {part + ": " + text, where + " (", "the input's shape and dtype"});
+          };
+          const std::string here = str("where: model.layers.", layer);
+          EXPECT_EQ(
+              error(
+                  [&](auto& o) {
+                    o.mixers.push_back([wrong](const MixerArgs&, Rng) { return std::make_unique<WrongMixer>(wrong); });
+                    o.pattern.assign(4, 0);
+                    o.pattern[static_cast<size_t>(layer)] = 1;
+                  },
+                  "mixer", here + ".mixer"),
+              "");
+          int64_t made = 0;
+          EXPECT_EQ(error(
+                        [&](auto& o) {
+                          o.own_ffn = [&](const FfnArgs&, Rng) {
+                            return std::make_unique<WrongFfn>(wrong, made++ == layer);
+                          };
+                        },
+                        "feed-forward network", here + ".ffn"),
+                    "");
+          made = 0;  // of the model, then two of each layer
+          EXPECT_EQ(error(
+                        [&](auto& o) {
+                          o.own_norm = [&](const NormArgs&, Rng) {
+                            return std::make_unique<WrongNorm>(wrong, made++ == 1 + 2 * layer);
+                          };
+                        },
+                        "norm", here + ".mixer_norm"),
+                    "");
+        }
 }
 
 }  // namespace
