@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "tests/support/errors.h"
 #include "weft/autograd/gradient_check.h"
 #include "weft/models/language_model.h"
 
@@ -163,6 +164,9 @@ TEST(Hybrid, ReplacementsHaveTheModelsPositionsOrNone) {
   EXPECT_EQ(run(none, args).size(), size_t{2 * 9 * 12});
   for (ReplacementKind kind : {ReplacementKind::linear, ReplacementKind::identity})
     EXPECT_THROW((ReplacementOptions{.kind = kind, .heads = 2, .position = MixerPosition::alibi}(args, Rng(3))), Error);
+  const ReplacementOptions identity{.kind = ReplacementKind::identity, .heads = 2, .position = MixerPosition::none};
+  EXPECT_EQ(test::error_of([&] { identity(args, Rng(3)); }, {"kind identity with position none", "leave position out"}),
+            "");
 }
 
 // Bytes of the cache after each of so many tokens, read one by one.

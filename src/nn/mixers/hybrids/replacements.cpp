@@ -75,6 +75,9 @@ std::unique_ptr<Mixer> ReplacementOptions::operator()(const MixerArgs& args, Rng
     WEFT_CHECK(window >= 1, str("linear window: window ", window), "use 1 (the token itself) or more");
     return std::make_unique<LinearWindow>(*this, args, rng);
   }
+  WEFT_CHECK(position == MixerPosition::model,
+             "replacement: kind identity with position none, of which it knows nothing",
+             "leave position out: identity has no queries and keys to rotate");
   const HeadSizes sizes = completed("identity", {heads, kv_heads, head_dim}, recurrent::unrotated(args));
   return std::make_unique<Identity>(sizes, args, rng);
 }
