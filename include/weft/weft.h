@@ -49,6 +49,7 @@
 #include "weft/nn/experts/router.h"
 #include "weft/nn/mixers/projected.h"
 #include "weft/ops/ops.h"
+#include "weft/optim/progress.h"
 #include "weft/trainers/cli.h"
 #include "weft/trainers/reference.h"
 #include "weft/trainers/statistics.h"

@@ -11,6 +11,7 @@
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/core/profile.h"
+#include "weft/optim/progress.h"
 
 namespace weft {
 
@@ -121,10 +122,9 @@ StepResult Training::State::begin() {
 }
 
 TokensOptions Training::State::tokens_options(int64_t micro_batch) const {
-  const double steps = static_cast<double>(options.steps);
   return {.is_training = true,
           .rng = Rng(options.seed)["train"][static_cast<uint64_t>(step)],
-          .progress = steps > 0 ? std::min(static_cast<double>(step) / steps, 1.0) : 0,
+          .progress = training_progress(step, options.steps),
           .takes_diagnostics = micro_batch == 0 && takes_reports,
           .context = context(),
           .attention = options.attention};

@@ -3,7 +3,11 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "trainers/tasks/circuits.h"
 #include "trainers/tasks/regression.h"
@@ -110,6 +114,37 @@ TEST(Tasks, TrainAndMeasure) {
   ASSERT_EQ(figures.size(), 5u);
   EXPECT_GT(figures[1].second, 0);
   for (size_t i : {2u, 3u}) EXPECT_TRUE(figures[i].second > 0 && figures[i].second < 1) << figures[i].first;
+}
+
+// A mixer that writes down how far the training is.
+class Watched final : public Mixer {
+ public:
+  Watched(std::unique_ptr<Mixer> inner, std::vector<double>& seen) : inner_(std::move(inner)), seen_(seen) {
+    name_part({"inner", *inner_});
+  }
+  Var forward(const Var& x, Tokens& tokens) override {
+    if (tokens.is_training()) seen_.push_back(tokens.progress());
+    return inner_->forward(x, tokens);
+  }
+  double flops_per_token(double) const override { return 0; }
+
+ private:
+  std::unique_ptr<Mixer> inner_;
+  std::vector<double>& seen_;
+};
+
+TEST(Tasks, LayersAreToldHowFarTheTrainingIs) {
+  const Bigram bigram = random_bigram(16, Rng(1));
+  const std::function<void(const MixerMaker&, const Options&)> tasks[] = {
+      [](const MixerMaker& mixer, const Options& options) { trigger(mixer, options); },
+      [&](const MixerMaker& mixer, const Options& options) { backcopy(mixer, bigram, options); },
+      [](const MixerMaker& mixer, const Options& options) { regression(mixer, options); }};
+  for (const auto& run : tasks) {
+    std::vector<double> seen;
+    run([&](const MixerArgs& args, Rng rng) { return std::make_unique<Watched>(arms()[0].make(args, rng), seen); },
+        {.steps = 3, .tokens = 8, .batch = 2});
+    EXPECT_EQ(seen, (std::vector<double>{0, 0.5, 1}));
+  }
 }
 
 TEST(Regression, RowsFollowALinearMap) {

@@ -9,6 +9,7 @@
 #include "tests/training/support.h"
 #include "weft/core/parallel.h"
 #include "weft/ops/elementwise.h"
+#include "weft/optim/progress.h"
 
 namespace weft {
 namespace {
@@ -54,11 +55,35 @@ TEST(Training, LayersAreToldHowMuchOfItIsDone) {
   Training second(model, loss, options);
   second.load(folder);
   for (int64_t step = 0; step < 2; ++step) second.step(rows_from(0, 2));
-  EXPECT_EQ(seen, (std::vector<double>{0, 0, 0.25, 0.25, 0.5, 0.5, 0, 0.75, 1}));
+  EXPECT_EQ(seen, (std::vector<double>{0, 0, 1.0 / 3, 1.0 / 3, 2.0 / 3, 2.0 / 3, 0, 1, 1}));
   seen.clear();
   Training endless(model, loss, {.groups = kAdamW});
   for (int64_t step = 0; step < 2; ++step) endless.step(rows_from(0, 2));
   EXPECT_EQ(seen, (std::vector<double>{0, 0}));
+  EXPECT_EQ(training_progress(0, 1), 0);
+  EXPECT_EQ(training_progress(1, 1), 1);
+}
+
+// Steps that change no weight have the same gradient if the temperature is the same.
+TEST(Training, TheTemperatureOfNatsIsTheFirstAtTheFirstStepAndTheEndAtTheLast) {
+  auto norms = [](double temperature, double end_temperature) {
+    LanguageModelOptions options = tiny_options();
+    options.mixers = {
+        NatsOptions{.heads = 2, .window = 2, .temperature = temperature, .end_temperature = end_temperature}};
+    LanguageModel model(options, Rng(1));
+    Training training(model, {.groups = kAdamW, .steps = 4, .lr_factor = [](int64_t) { return 0.0; }});
+    std::vector<double> all;
+    for (int64_t step = 0; step < 4; ++step) all.push_back(training.step(rows_from(0, 4)).grad_norm);
+    return all;
+  };
+  const std::vector<double> falling = norms(0.9, 0.4), first = norms(0.9, 0.9), last = norms(0.4, 0.4);
+  EXPECT_EQ(falling[0], first[0]);
+  EXPECT_EQ(falling[3], last[3]);
+  for (size_t step : {1u, 2u}) {
+    EXPECT_NE(falling[step], first[step]);
+    EXPECT_NE(falling[step], last[step]);
+  }
+  EXPECT_NE(first[3], last[3]);
 }
 
 // The optimiser is not told of working copies: forward finds them out of date.

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "trainers/conformance/subject.h"
+#include "weft/optim/progress.h"
 #include "weft/training/training.h"
 
 namespace weft::conformance {
@@ -68,7 +69,9 @@ Outcome check_learning(const Subject& subject) {
   double first = 0, last = 0;
   for (int64_t step = 0; step < kSteps; ++step) {
     ToyBatch batch = toy_batch(toy, Rng(1)["toy"][static_cast<uint64_t>(step)]);
-    Tokens tokens(plain_tokens(kRows, kLength), {.is_training = true, .rng = Rng(2)[static_cast<uint64_t>(step)]});
+    Tokens tokens(
+        plain_tokens(kRows, kLength),
+        {.is_training = true, .rng = Rng(2)[static_cast<uint64_t>(step)], .progress = training_progress(step, kSteps)});
     auto loss_of = [&](const MicroBatch&) {
       return model.loss(batch.ids, batch.targets, tokens, 1 / static_cast<double>(kRows * targets_per_row)).loss;
     };

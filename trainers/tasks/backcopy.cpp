@@ -9,6 +9,7 @@
 #include "weft/core/error.h"
 #include "weft/models/language_model.h"
 #include "weft/ops/elementwise.h"
+#include "weft/optim/progress.h"
 #include "weft/training/training.h"
 
 namespace weft::tasks {
@@ -116,7 +117,9 @@ Figures backcopy(const MixerMaker& mixer, const Bigram& bigram, const Options& o
   };
   for (int64_t step = 0; step < steps; ++step) {
     auto [ids, targets] = split(backcopy_rows(bigram, step * B, B, T, rows));
-    Tokens tokens(plain_tokens(B, T), {.is_training = true, .rng = Rng(options.seed)[static_cast<uint64_t>(step)]});
+    Tokens tokens(plain_tokens(B, T), {.is_training = true,
+                                       .rng = Rng(options.seed)[static_cast<uint64_t>(step)],
+                                       .progress = training_progress(step, steps)});
     training.step(
         1, [&](const MicroBatch&) { return model.loss(ids, targets, tokens, 1 / static_cast<double>(B * T)).loss; });
   }

@@ -5,6 +5,7 @@
 
 #include "weft/autograd/functions.h"
 #include "weft/core/error.h"
+#include "weft/optim/progress.h"
 #include "weft/training/training.h"
 
 namespace weft::tasks {
@@ -191,7 +192,9 @@ Figures regression(const MixerMaker& mixer, const Options& options) {
   for (int64_t step = 0; step < steps; ++step) {
     const RegressionBatch batch = regression_batch(step * B, B, sizes, rows);
     const Tensor in = to(batch.tokens, default_device()).value(), y = to(batch.y, default_device()).value();
-    Tokens tokens(plain_tokens(B, T), {.is_training = true, .rng = Rng(options.seed)[static_cast<uint64_t>(step)]});
+    Tokens tokens(plain_tokens(B, T), {.is_training = true,
+                                       .rng = Rng(options.seed)[static_cast<uint64_t>(step)],
+                                       .progress = training_progress(step, steps)});
     training.step(1, [&](const MicroBatch&) { return mean_all(square(model(in, tokens) - Var(y))); });
   }
   constexpr int64_t kRows = 512;

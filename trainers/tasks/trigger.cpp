@@ -6,6 +6,7 @@
 #include "trainers/tasks/observed.h"
 #include "trainers/tasks/sinks.h"
 #include "weft/autograd/functions.h"
+#include "weft/optim/progress.h"
 #include "weft/training/training.h"
 
 namespace weft::tasks {
@@ -125,7 +126,9 @@ Figures trigger(const MixerMaker& mixer, const Options& options) {
   Rng rows = Rng(options.seed)["rows"];
   for (int64_t step = 0; step < steps; ++step) {
     TriggerBatch batch = on_device(trigger_batch(step * B, B, T, kWidth, rows));
-    Tokens tokens(plain_tokens(B, T), {.is_training = true, .rng = Rng(options.seed)[static_cast<uint64_t>(step)]});
+    Tokens tokens(plain_tokens(B, T), {.is_training = true,
+                                       .rng = Rng(options.seed)[static_cast<uint64_t>(step)],
+                                       .progress = training_progress(step, steps)});
     training.step(1, [&](const MicroBatch&) { return trigger_loss(model(batch.x, tokens), batch); });
   }
 

@@ -61,7 +61,7 @@ struct TokensOptions {
   bool is_training = false;                // dropout on, auxiliary losses collected
   Rng rng = Rng(0);                        // of this step
   double loss_share = 1;                   // share of the step's targets in this batch: a factor of auxiliary losses
-  double progress = 0;                     // share of the training's steps that are done, which layers may follow
+  double progress = 0;                     // of the training: 0 at its first step, 1 at its last; layers may follow it
   bool takes_diagnostics = false;          // layers also report diagnostics, which costs time
   std::shared_ptr<Cache> cache = nullptr;  // decoding: `data` holds the new tokens only
   const Probe* probe = nullptr;            // outlives the Tokens

@@ -28,7 +28,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
   Tokens& operator=(const Tokens&) = delete;
 
   bool is_training() const { return options_.is_training; }
-  double progress() const { return options_.progress; }  // share of the training's steps that are done, 0 to 1
+  double progress() const { return options_.progress; }  // of the training: 0 at its first step, 1 at its last
   bool is_decoding() const { return options_.cache != nullptr; }
   const ContextGroup* context() const { return options_.context; }  // ranks that share these rows, or null
 
