@@ -45,6 +45,27 @@ void check(const char* op, const Tensor& got, int64_t row, const std::vector<dou
                "please report this");
 }
 
+// A row's norms with weight w, and what the row gets where d is the gradient of one of them.
+struct NormRow {
+  std::vector<double> rms, rms_dx, layer, layer_dx;
+};
+NormRow norm_row(const std::vector<double>& x, const std::vector<double>& d, const std::vector<double>& w) {
+  const auto n = static_cast<double>(x.size());
+  double square = 0, sum = 0, dot = 0, dw = 0;
+  for (double v : x) square += v * v, sum += v;
+  for (size_t i = 0; i < x.size(); ++i) dot += d[i] * w[i] * x[i], dw += d[i] * w[i];
+  const double inv = 1 / std::sqrt(square / n + kEps), mean = sum / n;
+  const double inv_std = 1 / std::sqrt(square / n - mean * mean + kEps), centred = dot - mean * dw;
+  NormRow row;
+  for (size_t i = 0; i < x.size(); ++i) {
+    row.rms.push_back(x[i] * inv * w[i]);
+    row.rms_dx.push_back(inv * (d[i] * w[i] - x[i] * inv * inv * dot / n));
+    row.layer.push_back((x[i] - mean) * inv_std * w[i]);
+    row.layer_dx.push_back(inv_std * (d[i] * w[i] - dw / n - (x[i] - mean) * inv_std * inv_std * centred / n));
+  }
+  return row;
+}
+
 class Bench {
  public:
   Bench(const BenchOptions& options, DType dtype, int64_t rows, int64_t width)
@@ -54,6 +75,7 @@ class Bench {
 
   std::vector<Row> run() {
     norms();
+    norms_of_sums();
     rotary();
     swiglu();
     if (dtype_ == kF32) adamw();
@@ -74,29 +96,44 @@ class Bench {
 
   void norms() {
     const Tensor &x = inputs_[0], &dy = inputs_[1], weight = values({width_}, kF32, 9), none;
-    const auto n = static_cast<double>(width_);
-    std::vector<double> at = row_of(x, kRow), d = row_of(dy, kRow), w = row_of(weight, 0);
-    double square = 0, sum = 0;
-    for (double v : at) square += v * v, sum += v;
-    const double inv = 1 / std::sqrt(square / n + kEps), mean = sum / n;
-    const double inv_std = 1 / std::sqrt(square / n - mean * mean + kEps);
-    double dot = 0;
-    for (size_t i = 0; i < at.size(); ++i) dot += d[i] * w[i] * at[i];
-    std::vector<double> rms = at, dx = at, layer = at;
-    for (size_t i = 0; i < at.size(); ++i) {
-      rms[i] = at[i] * inv * w[i];
-      dx[i] = inv * (d[i] * w[i] - at[i] * inv * inv * dot / n);
-      layer[i] = (at[i] - mean) * inv_std * w[i];
-    }
+    const NormRow want = norm_row(row_of(x, kRow), row_of(dy, kRow), row_of(weight, 0));
     ops::RmsNorm y = ops::rms_norm(x, weight, kEps);
     ops::LayerNorm z = ops::layer_norm(x, weight, none, kEps);
-    check("rms_norm", y.y, kRow, rms);
-    check("rms_norm_backward", ops::rms_norm_backward(dy, x, weight, y.inv_rms).dx, kRow, dx);
-    check("layer_norm", z.y, kRow, layer);
+    check("rms_norm", y.y, kRow, want.rms);
+    check("rms_norm_backward", ops::rms_norm_backward(dy, x, weight, y.inv_rms).dx, kRow, want.rms_dx);
+    check("layer_norm", z.y, kRow, want.layer);
+    check("layer_norm_backward", ops::layer_norm_backward(dy, x, weight, z.mean, z.inv_std).dx, kRow, want.layer_dx);
     add("rms_norm", 2 * size(), [&] { ops::rms_norm(x, weight, kEps); });
     add("rms_norm backward", 3 * size(), [&] { ops::rms_norm_backward(dy, x, weight, y.inv_rms); });
     add("layer_norm", 2 * size(), [&] { ops::layer_norm(x, weight, none, kEps); });
     add("layer_norm backward", 3 * size(), [&] { ops::layer_norm_backward(dy, x, weight, z.mean, z.inv_std); });
+  }
+
+  // The norm of a sum, which is kept too; its gradient has two parts, one of the sum itself.
+  void norms_of_sums() {
+    const Tensor &x = inputs_[0], &added = inputs_[1], &dy = inputs_[2], &dsum = inputs_[3],
+                 weight = values({width_}, kF32, 9), none;
+    std::vector<double> sum = row_of(x, kRow);
+    const std::vector<double> more = row_of(added, kRow), d = row_of(dsum, kRow);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += more[i];  // bf16 holds it
+    NormRow want = norm_row(sum, row_of(dy, kRow), row_of(weight, 0));
+    for (size_t i = 0; i < sum.size(); ++i) want.rms_dx[i] += d[i], want.layer_dx[i] += d[i];
+    const ops::AddedRmsNorm y = ops::add_rms_norm(x, added, weight, kEps);
+    const ops::AddedLayerNorm z = ops::add_layer_norm(x, added, weight, none, kEps);
+    auto rms_backward = [&] { return ops::rms_norm_backward(dy, y.sum, weight, y.norm.inv_rms, dsum); };
+    auto layer_backward = [&] {
+      return ops::layer_norm_backward(dy, z.sum, weight, z.norm.mean, z.norm.inv_std, dsum);
+    };
+    check("add_rms_norm", y.norm.y, kRow, want.rms);
+    check("add_rms_norm: the sum", y.sum, kRow, sum);
+    check("add_rms_norm backward", rms_backward().dx, kRow, want.rms_dx);
+    check("add_layer_norm", z.norm.y, kRow, want.layer);
+    check("add_layer_norm: the sum", z.sum, kRow, sum);
+    check("add_layer_norm backward", layer_backward().dx, kRow, want.layer_dx);
+    add("add_rms_norm", 4 * size(), [&] { ops::add_rms_norm(x, added, weight, kEps); });
+    add("add_rms_norm backward", 4 * size(), rms_backward);
+    add("add_layer_norm", 4 * size(), [&] { ops::add_layer_norm(x, added, weight, none, kEps); });
+    add("add_layer_norm backward", 4 * size(), layer_backward);
   }
 
   void rotary() {
