@@ -64,6 +64,7 @@ Tensor Observed::weights(const QuerySet& queries, const KeysOfRows& of, const Va
     parts.push_back(cast(inner_->attend(queries, of_columns, call).out, dtype));
   }
   Var weights = concatenate(parts, -1);
+  parts.clear();
   if (!call.sink.defined()) return weights.value();
   const Var sums = log_sums(*inner_, queries, of.keys, {{}, lse}, call);
   return (weights * unsqueeze(cast(exp(sums - with_sink(sums, call.sink)), dtype), -1)).value();

@@ -67,8 +67,12 @@ void PairObserver::finish(const Var& v_BTGV, bool is_softmax) {
                             .entropy = tokens_first(concatenate(entropy_, 2)).value(),
                             .max_score = tokens_first(concatenate(top_, 2)).value()},
                            v_BTGV);
-  if (!weights_.empty())
-    tokens_.show_weights((permute(concatenate(weights_, 2), {0, 2, 1, 3}) * 1.0).value(), is_softmax);
+  if (weights_.empty()) return;
+  Var weights_BHTS = concatenate(weights_, 2);
+  weights_.clear();
+  const Var weights_BTHS = permute(weights_BHTS, {0, 2, 1, 3}) * 1.0;
+  weights_BHTS = {};
+  tokens_.show_weights(weights_BTHS.value(), is_softmax);
 }
 
 void check_materialised(std::string_view what, const Var& x, double copies, double elements) {
