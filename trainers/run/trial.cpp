@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "src/nn/mixing/context_tokens.h"
 #include "trainers/run/start_model.h"
 #include "weft/core/allocator.h"
 #include "weft/data/spread.h"
@@ -29,8 +30,8 @@ MemorySubject memory_subject(const config::Loaded& config, int64_t num_ids, bool
 namespace {
 
 // Where the tokens of another rank stand, in the form in which ranks tell each other (src/nn/mixing/context_tokens.cpp): positions, positions in
-// documents, and documents where there are some, each [rows, tokens], the number of threads, and whether there are documents. A row of the trial
-// is one document.
+// documents, and documents where there are some, each [rows, tokens], the number of threads, and what all ranks have (ContextTokens::kDocuments).
+// A row of the trial is one document.
 dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
   const dist::Layout layout = data::layout_of_row(as_said(s.parallel).spread_options(false), s.model.context);
   const dist::Layout parts = dist::Layout::contiguous(s.model.context, s.parallel.context);
@@ -42,7 +43,7 @@ dist::DryCommunicator::Others places_of_ranks(const MemorySubject& s) {
     const std::vector<int32_t> here = layout.positions(0);
     const bool is_batch = plane % tokens == 0 && std::equal(here.begin(), here.end(), numbers.begin());
     const std::vector<int32_t> there = (is_batch ? layout : parts).positions(rank);
-    const bool has_documents = numbers.back() != 0;
+    const bool has_documents = (numbers.back() & ContextTokens::kDocuments) != 0;
     for (size_t i = 0; i < plane; ++i) {
       const int32_t position = there[i % there.size()];
       const bool is_padding = position >= layout.tokens();

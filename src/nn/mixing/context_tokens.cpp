@@ -12,10 +12,11 @@ namespace weft {
 
 namespace {
 
-constexpr int kDocuments = 1, kReports = 2, kWeights = 4;
+using Shared = ContextTokens;
 
 int32_t shared_by_all(const TokenTable& here, Watched watched) {
-  return (here.has_padding() ? kDocuments : 0) | (watched.reports ? kReports : 0) | (watched.weights ? kWeights : 0);
+  return (here.has_padding() ? Shared::kDocuments : 0) | (watched.reports ? Shared::kReports : 0) |
+         (watched.weights ? Shared::kWeights : 0);
 }
 
 // What both ranks have or neither does. The first of them that has it is named first.
@@ -25,9 +26,10 @@ void check_alike(int rank, int32_t mine, int other, int32_t others) {
     WEFT_CHECK(is_mine == ((others & what) != 0),
                str("Tokens: rank ", is_mine ? rank : other, has, ", rank ", is_mine ? other : rank, has_not), fix);
   };
-  check(kDocuments, " has documents", " has none", "give documents on every rank or on none");
-  check(kReports, " takes diagnostics", " does not", "give every rank the same TokensOptions::takes_diagnostics");
-  check(kWeights, " has a probe of weights", " has none",
+  check(Shared::kDocuments, " has documents", " has none", "give documents on every rank or on none");
+  check(Shared::kReports, " takes diagnostics", " does not",
+        "give every rank the same TokensOptions::takes_diagnostics");
+  check(Shared::kWeights, " has a probe of weights", " has none",
         "give every rank a probe that asks for weights, or none of them: all ranks exchange keys for it");
 }
 

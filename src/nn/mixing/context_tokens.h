@@ -18,6 +18,9 @@ namespace weft {
 
 class ContextTokens {
  public:
+  // Bits of the last number that ranks tell each other: what all of them have, or none.
+  static constexpr int32_t kDocuments = 1, kReports = 2, kWeights = 4;
+
   // Every rank calls it. Error where not all of them have documents, or are watched alike.
   ContextTokens(const TokenTable& here, dist::Communicator& comm, Watched watched = {});
 
