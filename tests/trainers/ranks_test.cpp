@@ -99,30 +99,6 @@ TEST_F(Ranks, ContinueOnAnotherNumberOfRanks) {
   EXPECT_NEAR(got, expected, 1e-3 * expected);
 }
 
-// A set that does not divide, and lengths of which neither number of ranks is a divisor.
-TEST_F(Ranks, EvaluateARunAsOneRankDoes) {
-  ASSERT_EQ(run("a", 2, {"parallel.context=2", "train.tokens=1280"}).exit_code, 0);
-  const std::string lengths = "--lengths";
-  auto evaluate = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"eval", path("a"), lengths, "32,17", "--by-position"});
-    return test::run_weft(more);
-  };
-  const test::ProcessResult one = evaluate({"parallel.context=1"});
-  ASSERT_EQ(one.exit_code, 0) << one.err;
-  EXPECT_NE(one.out.find("length 17: validation loss "), std::string::npos) << one.out;
-  for (const auto& more : std::vector<std::vector<std::string>>{{"--ranks", "2"},
-                                                                {"--ranks", "4"},
-                                                                {"--ranks", "3", "parallel.context=1"},
-                                                                {"--ranks", "3", "parallel.context=3"}}) {
-    const test::ProcessResult many = evaluate(more);
-    EXPECT_EQ(many.exit_code, 0) << many.err;
-    EXPECT_EQ(many.out, one.out) << more.back();
-  }
-  const test::ProcessResult wrong = evaluate({"--ranks", "3"});
-  EXPECT_EQ(wrong.exit_code, 2) << wrong.err;
-  EXPECT_NE(wrong.err.find("--ranks 3: the run has parallel.context=2"), std::string::npos) << wrong.err;
-}
-
 // A signal that comes during a validation breaks it off on all ranks, and the run goes on to the same bits.
 TEST_F(Ranks, AStopDuringAValidationIsOneOfAll) {
   std::string text;
@@ -153,48 +129,6 @@ TEST_F(Ranks, WaitWhileTheFirstRankSamples) {
   const test::ProcessResult result =
       run("a", 2, {"parallel.context=2", "parallel.timeout_s=1", "train.tokens=128", "log.sample_tokens=60000"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
-}
-
-// Of a checkpoint whole rows by any number of ranks: the values of one rank. By ranks that share rows, also during a training: to the order of
-// sums.
-TEST_F(Ranks, AnalyseAsOneRankDoes) {
-  ASSERT_EQ(run("a", 2, {"parallel.context=2", "log.analysis_every=20", "checkpoint.keep_last=10"}).exit_code, 0);
-  const std::string weights = path("a") + "@20";
-  const test::ProcessResult one = test::run_weft({"analyse", weights, "--json"});
-  ASSERT_EQ(one.exit_code, 0) << one.err;
-  const nlohmann::json expected = nlohmann::json::parse(one.out)["values"];
-  ASSERT_GT(expected.size(), 50u);
-  auto values_of = [&](std::vector<std::string> more) {
-    std::vector<std::string> words{"analyse", weights, "--json"};
-    words.insert(words.end(), more.begin(), more.end());
-    const test::ProcessResult many = test::run_weft(words);
-    EXPECT_EQ(many.exit_code, 0) << many.err;
-    return nlohmann::json::parse(many.out)["values"];
-  };
-  for (const char* ranks : {"2", "3"})
-    EXPECT_EQ(values_of({"--ranks", ranks, "parallel.context=1"}), expected) << ranks;
-  const nlohmann::json shared = values_of({"--ranks", "2"});
-  auto expect_near = [&](const nlohmann::json& values, const std::string& what) {
-    EXPECT_EQ(values.size(), expected.size()) << what;
-    for (const auto& [name, value] : expected.items())
-      EXPECT_NEAR(values[name].get<double>(), value.get<double>(), 1e-4 * std::max(1.0, std::abs(value.get<double>())))
-          << what << ": " << name;
-  };
-  expect_near(shared, "2 ranks");
-  expect_near(values_of({"--ranks", "4"}), "2 data x 2 context");
-  expect_near(values_of({"--ranks", "3", "parallel.context=3", "parallel.layout=striped", "parallel.block=4"}),
-              "striped");
-  const test::ProcessResult wrong = test::run_weft({"analyse", weights, "--ranks", "3"});
-  EXPECT_EQ(wrong.exit_code, 2) << wrong.err;
-  EXPECT_NE(wrong.err.find("--ranks 3: the run has parallel.context=2"), std::string::npos) << wrong.err;
-  int count = 0;
-  for (const auto& record : io::read_metrics(path("a") + "/metrics.jsonl")) {
-    if (record.kind != "analysis") continue;
-    ++count;
-    EXPECT_EQ(record.step, 20);
-    for (const auto& [name, value] : record.values) EXPECT_EQ(value, shared[name].get<double>()) << name;
-  }
-  EXPECT_EQ(count, 1);
 }
 
 // What one rank may not have, four that share each sequence train with; what they ask for beyond it is refused before the run begins.
@@ -235,30 +169,6 @@ TEST_F(Ranks, SayHowTheyShareASequence) {
   EXPECT_EQ(refused.exit_code, 2) << refused.err;
   EXPECT_NE(refused.err.find("parallel.scheme cannot run in model."), std::string::npos) << refused.err;
   EXPECT_FALSE(fs::exists(path("b"))) << "nothing is begun";
-}
-
-// The keys of a text are shared out; the text is that of one rank, also where the context is full and half of it is read again.
-TEST_F(Ranks, SampleAsOneRankDoes) {
-  ASSERT_EQ(run("a", 1, {"train.tokens=1280"}).exit_code, 0);
-  auto sample = [&](std::vector<std::string> more) {
-    std::vector<std::string> words{"sample", path("a"), "--prompt", "line", "--tokens", "60", "--n", "2"};
-    words.insert(words.end(), more.begin(), more.end());
-    return test::run_weft(words);
-  };
-  for (const char* temperature : {"0", "0.8"}) {
-    const std::string expected = sample({"--temperature", temperature}).out;
-    EXPECT_GT(expected.size(), 60u);
-    for (const char* ranks : {"2", "3"}) {
-      const test::ProcessResult together = sample({"--temperature", temperature, "--ranks", ranks});
-      EXPECT_EQ(together.exit_code, 0) << together.err;
-      EXPECT_EQ(together.out, expected) << ranks;
-      EXPECT_EQ(together.err.find("checkpoint: "), together.err.rfind("checkpoint: ")) << "one rank speaks";
-    }
-  }
-  EXPECT_EQ(sample({"--ranks", "2", "--json"}).out, sample({"--json"}).out);
-  const test::ProcessResult refused = sample({"--ranks", "2", "--logits", path("logits")});
-  EXPECT_EQ(refused.exit_code, 2) << refused.err;
-  EXPECT_NE(refused.err.find("--ranks 2: --logits is written by one rank."), std::string::npos) << refused.err;
 }
 
 #ifdef WEFT_MPIEXEC

@@ -92,7 +92,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   auto prepare = [&] {
     config = train::config_of_run(options.run.file(), options.run.overrides(), extensions);
     return train::RankLaunch{.config = &config,
-                             .folder = train::find_run(options.run.file()).folder + "/sample",
+                             .folder = train::find_run(options.run.file()).folder + "/eval",
                              .check = [&](int ranks, const std::string& started_by) {
                                if (ranks > 1 && !options.logits.empty())
                                  throw config::ConfigError(str(started_by, ": --logits is written by one rank."),

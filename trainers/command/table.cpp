@@ -38,7 +38,8 @@ std::span<const Command> commands() {
        define_convert},
       {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
        "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
-       "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9",
+       "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9\n"
+       "  weft sample runs/long --ranks 4 --prompt 'ROMEO:'",
        define_sample},
       {"serve", "Answer completions over HTTP, as lm-evaluation-harness asks for them",
        "  weft serve runs/shakespeare\n"

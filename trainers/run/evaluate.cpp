@@ -37,11 +37,13 @@ AnalysisRows analysis_rows(const RunData& data, int64_t context, int64_t rows, c
   data::Batch batch = windows.batch(0, std::min(rows, full));
   bool has_documents = data.keeps_documents_apart();
   const std::optional<data::SpreadOptions> spread = team ? team->spread(has_documents) : std::nullopt;
-  if (spread) {
-    const int64_t length = batch.tokens.size(1);
-    batch = data::spread(batch, *spread, team->context_rank());
-    has_documents = has_documents || batch.tokens.size(1) * spread->ranks != length;  // padding
-  }
+  // Padding, of a short text or of ranks that do not divide the row, is no token of the analysis, on any number of ranks.
+  const data::SpreadOptions how = spread.value_or(
+      data::SpreadOptions{.layout = dist::LayoutKind::contiguous, .keeps_documents_apart = has_documents});
+  const std::vector<int32_t> documents = batch.documents.to_vector<int32_t>();
+  has_documents = has_documents || batch.tokens.size(1) % how.ranks != 0 ||
+                  std::ranges::any_of(documents, [](int32_t document) { return document < 0; });
+  batch = data::spread(batch, how, spread ? team->context_rank() : 0);
   Upload upload(default_device());
   return {.ids = upload(batch.tokens),
           .targets = upload(batch.targets),

@@ -20,20 +20,6 @@ namespace {
 using cli::Console;
 using RankFunction = std::function<int(dist::Communicator*)>;
 
-// The first rank's text, on all.
-std::string first_text(dist::Communicator& world, const std::string& text) {
-  auto send = [&](Tensor x) {
-    x = ops::to(x, default_device());
-    world.broadcast(x, 0);
-    return x.cpu();
-  };
-  const auto length = static_cast<int64_t>(send(Tensor::from({static_cast<int64_t>(text.size())}, {1})).item());
-  Tensor bytes = Tensor::zeros({length}, kU8, Device::cpu());
-  if (world.rank() == 0) std::copy(text.begin(), text.end(), bytes.mutable_data<uint8_t>());
-  const std::vector<uint8_t> all = send(bytes).to_vector<uint8_t>();
-  return {all.begin(), all.end()};
-}
-
 // Of ranks that are processes, each of which has read its own command line and its own file.
 void check_same_config(dist::Communicator& world, const config::Loaded& config) {
   config::Experiment first;
@@ -115,6 +101,7 @@ int run_process(Console& console, const dist::Launch& launch, dist::Communicator
     p.launch.check(world.size(), str(to_string(launch.launcher), " started ", world.size(), " ranks"));
     if (!p.launch.config->experiment.train().has_threads()) set_num_threads(launch.threads);
     if (world.rank() == 0) warn_of_threads(console, launch, p.launch.config->experiment.train());
+    if (world.size() == 1) return f(nullptr);  // as without a launcher
     io::make_folders(p.launch.folder);
     world.record_to(p.launch.folder);
     return f(&world);
@@ -130,7 +117,7 @@ int run_process(Console& console, const dist::Launch& launch, dist::Communicator
 
 // Ranks of MPI with a GPU each are joined by NCCL too, which carries their tensors; MPI carries those of the CPU.
 int run_on_gpus(dist::Communicator& ranks, const Prepared& p, const RankFunction& f) {
-  if (default_device().is_cpu() || has_emulated_cuda() || !dist::has_nccl() || ranks.size() == 1) return f(&ranks);
+  if (default_device().is_cpu() || has_emulated_cuda() || !dist::has_nccl()) return f(&ranks);
   const auto world = dist::make_nccl_communicator(ranks, {.timeout_s = p.timeout_s, .device = default_device()});
   world->record_to(p.launch.folder);
   return f(world.get());
@@ -147,6 +134,19 @@ void require_gpu(const dist::Launch& launch) {
 
 }  // namespace
 
+std::string first_text(dist::Communicator& world, const std::string& text) {
+  auto send = [&](Tensor x) {
+    x = ops::to(x, default_device());
+    world.broadcast(x, 0);
+    return x.cpu();
+  };
+  const auto length = static_cast<int64_t>(send(Tensor::from({static_cast<int64_t>(text.size())}, {1})).item());
+  Tensor bytes = Tensor::zeros({length}, kU8, Device::cpu());
+  if (world.rank() == 0) std::copy(text.begin(), text.end(), bytes.mutable_data<uint8_t>());
+  const std::vector<uint8_t> all = send(bytes).to_vector<uint8_t>();
+  return {all.begin(), all.end()};
+}
+
 int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>& prepare, const RankFunction& f) {
   constexpr int kMost = 4096;  // each is a thread of this process, or of a process of its own
   if (asked < 1 || asked > kMost)
@@ -156,7 +156,7 @@ int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>&
     const Prepared p = prepared(asked, launch, prepare);
     const auto world = dist::make_mpi_communicator({.timeout_s = p.timeout_s});
     return run_process(console, launch, *world, p,
-                       [&](dist::Communicator* ranks) { return run_on_gpus(*ranks, p, f); });
+                       [&](dist::Communicator* ranks) { return ranks ? run_on_gpus(*ranks, p, f) : f(nullptr); });
   }
   if (launch.size > 1) {  // of torchrun or srun, whose processes only NCCL joins
     const Prepared p = prepared(asked, launch, prepare);

@@ -8,6 +8,7 @@
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/run/rank_launch.h"
 #include "weft/core/allocator.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
@@ -134,6 +135,16 @@ io::Checkpoint open_checkpoint(const RunAddress& address, cli::Console& console)
   return std::move(*checkpoint);
 }
 
+// A training that goes on may save another meanwhile, or remove this one.
+io::Checkpoint checkpoint_of_first(int rank, const std::string& path) {
+  try {
+    return io::load_checkpoint(path);
+  } catch (const Error& error) {
+    fail(str("rank ", rank, " cannot load the checkpoint that rank 0 has: ", error.problem()),
+         str("name one that stays, RUN@STEP, in a folder that every rank sees; ", error.fix()));
+  }
+}
+
 }  // namespace
 
 config::Loaded config_of_run(const std::string& reference, const std::vector<std::string>& overrides,
@@ -145,17 +156,23 @@ config::Loaded config_of_run(const std::string& reference, const std::vector<std
 
 LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                         config::Loaded config, dist::Communicator* world) {
-  const RunAddress found = find_run(reference);
-  const std::string& folder = found.folder;
   const bool is_first = !world || world->rank() == 0;
   LoadedRun run;
-  run.folder = folder;
   run.config = std::move(config);
-  if (world && !is_first) world->barrier();
-  run.data = prepare_data(run.config, folder, data_of(run.config, folder, overrides));
-  if (world && is_first) world->barrier();
+  io::Checkpoint checkpoint;
+  if (is_first) {
+    const RunAddress found = find_run(reference);
+    run.folder = found.folder;
+    run.data = prepare_data(run.config, run.folder, data_of(run.config, run.folder, overrides));
+    checkpoint = open_checkpoint(found, console);
+    if (world) first_text(*world, run.folder), first_text(*world, checkpoint.info.path);
+  } else {
+    run.folder = first_text(*world, {});
+    checkpoint = checkpoint_of_first(world->rank(), first_text(*world, {}));
+    run.data = prepare_data(run.config, run.folder, data_of(run.config, run.folder, overrides));
+  }
+  const std::string& folder = run.folder;
   run.model = make_model(run.config, run.data);
-  io::Checkpoint checkpoint = open_checkpoint(found, console);
   load_model(*run.model, checkpoint.model);
   run.checkpoint = checkpoint.info.path;
   run.step = checkpoint.info.step;

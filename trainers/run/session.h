@@ -37,8 +37,8 @@ LoadedRun load_run(const std::string& reference, const std::vector<std::string>&
 // The run's config alone, with the overrides.
 config::Loaded config_of_run(const std::string& reference, const std::vector<std::string>& overrides,
                              const cli::Extensions& own);
-// The rest, on one rank of several: each of them calls it, and the first prepares the data that overrides name. `world`: null: this is the only
-// one.
+// The rest, on one rank of several: each of them calls it. The first prepares the data that overrides name, and chooses the checkpoint that all
+// of them load. `world`: null: this is the only one.
 LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::string>& overrides, cli::Console& console,
                         config::Loaded config, dist::Communicator* world);
 
