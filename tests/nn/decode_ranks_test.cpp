@@ -1,4 +1,5 @@
 // Decoding on several ranks that share out the keys of a cache gives what one rank gives, the same bits on all of them, and each keeps its part.
+#include <cmath>
 #include <functional>
 #include <mutex>
 
@@ -229,6 +230,86 @@ TEST(DecodeOnRanks, TheFirstRankDraws) {
   EXPECT_GT(texts[0].size(), 2u);
   EXPECT_EQ(texts[1], texts[0]);
   EXPECT_EQ(texts[2], texts[0]);
+}
+
+// Against float64, root mean squares: results of ranks meet in f32, which rounds f32 outputs once more and is nothing in bf16.
+TEST(DecodeOnRanks, ErrorsInFloat32AndBf16AreThoseOfOneRank) {
+  constexpr int64_t kLong = 96, kPrompt = 72, kHeads = 8, kWidth = 16;
+  for (const ops::AttentionOptions& options :
+       {ops::AttentionOptions{}, ops::AttentionOptions{.mask = {.prefix = 4}, .score = {.softcap = 2}},
+        ops::AttentionOptions{.normaliser = ops::Normaliser::sum}})
+    for (DType dtype : {kF32, kBF16}) {
+      auto made = [&](const char* name, int64_t heads) {
+        return cast(Var(random_normal({1, kLong, heads, kWidth}, name, kF64)), dtype).value();
+      };
+      const Tensor q = made("q", kHeads), k = made("k", kHeads / 2), v = made("v", kHeads / 2);
+      auto outputs = [&](DType of, const std::shared_ptr<Cache>& cache) {
+        NoGrad no_grad;
+        std::vector<Var> parts;
+        for (int64_t begin = 0, count = kPrompt; begin < kLong; begin += count, count = 1) {
+          Tokens tokens(plain_tokens(1, count, begin), {.cache = cache});
+          auto here = [&](const Tensor& x) { return cast(Var(x.slice(1, begin, begin + count)), of); };
+          parts.push_back(tokens.attend(here(q), here(k), here(v), options)[0]);
+          EXPECT_EQ(parts.back().dtype(), of);
+          tokens.finish_decode_step();
+        }
+        return doubles(concatenate(parts, 1).value());
+      };
+      const std::vector<double> exact = outputs(kF64, make_cache(1, kLong));
+      auto error = [&](const std::vector<double>& got) {
+        double sum = 0, size = 0;
+        for (size_t i = 0; i < got.size(); ++i)
+          sum += (got[i] - exact[i]) * (got[i] - exact[i]), size += exact[i] * exact[i];
+        return std::sqrt(sum / size);
+      };
+      const double of_one = error(outputs(dtype, make_cache(1, kLong)));
+      EXPECT_GT(of_one, 0);
+      for (int ranks : {2, 3, 18}) {
+        std::vector<std::vector<double>> got(static_cast<size_t>(ranks));
+        dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
+          got[static_cast<size_t>(comm.rank())] = outputs(dtype, make_cache(1, kLong, comm));
+        });
+        EXPECT_LE(error(got[0]), dtype == kBF16 ? 1.1 * of_one : of_one + 0x1p-24) << str(dtype, ", ", ranks, " ranks");
+        for (const std::vector<double>& other : got)
+          EXPECT_EQ(other == got[0], true) << str(dtype, ", ", ranks, " ranks");
+      }
+    }
+}
+
+// States and windows do not grow, and full attention says what it needs.
+TEST(DecodeOnRanks, WithoutABoundOnTheLength) {
+  constexpr int64_t kLong = 60, kDim = 16;
+  const Tensor numbers = random_normal({1, kLong, kDim}, "x", kF64);
+  auto outputs = [&](const std::shared_ptr<Cache>& cache) {
+    NoGrad no_grad;
+    const std::unique_ptr<Mixer> layers[] = {
+        SoftmaxOptions{.heads = 2, .window = 5}({.dim = kDim, .context = 12}, Rng(2)),
+        GlaOptions{.heads = 2}({.dim = kDim, .context = 12}, Rng(3))};
+    for (const std::unique_ptr<Mixer>& layer : layers) layer->set_compute(kF64);
+    std::vector<Var> parts;
+    for (int64_t begin = 0, count = 7; begin < kLong; begin += count, count = 1) {
+      Tokens tokens(plain_tokens(1, count, begin), {.cache = cache});
+      Var x = numbers.slice(1, begin, begin + count);
+      for (const std::unique_ptr<Mixer>& layer : layers) x = x + layer->forward(x, tokens);
+      parts.push_back(x);
+      tokens.finish_decode_step();
+    }
+    return doubles(concatenate(parts, 1).value());
+  };
+  const std::vector<double> expected = outputs(make_cache(1, 0));
+  const Var x = Tensor::full({1, 1, 2, 4}, 1, kF32);
+  for (int ranks : {2, 3})
+    dist::run_thread_ranks(ranks, [&](dist::Communicator& comm) {
+      expect_near(outputs(make_cache(1, 0, comm)), expected, 1e-12, str(ranks, " ranks"));
+      NoGrad no_grad;
+      Tokens tokens(plain_tokens(1, 1), {.cache = make_cache(1, 0, comm)});
+      EXPECT_EQ(
+          error_of([&] { tokens.attend(x, x, x); }, {"attend: all tokens of a decoding without a bound", "window"}),
+          "");
+      EXPECT_EQ(error_of([&] { attend_to_every_third(tokens, x); },
+                         {"attend: all tokens of a decoding without a bound", "window"}),
+                "");
+    });
 }
 
 // So many results that they meet in pairs.
