@@ -193,7 +193,7 @@ LoadedRun load_run(const std::string& reference, const std::vector<std::string>&
 std::vector<int32_t> prompt_ids(const RunData& data, const std::string& text) {
   std::vector<int32_t> ids = data.tokenizer->encode(text);
   if (!ids.empty()) return ids;
-  if (data.end_of_text) return {*data.end_of_text};
+  if (data.end_of_text && *data.end_of_text < data.tokenizer->vocab_size()) return {*data.end_of_text};
   const std::optional<data::Dataset>& source = data.validation ? data.validation : data.train;
   WEFT_CHECK(source, "sample: no prompt and no data to take one from", "give --prompt TEXT");
   ids.resize(static_cast<size_t>(std::min<int64_t>(source->num_tokens(), 32)));
