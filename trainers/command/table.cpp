@@ -37,9 +37,8 @@ std::span<const Command> commands() {
        "  weft convert runs/qwen3@best --to moh --out runs/moh model.mixer[0].softmax.head_mixture.active=3",
        define_convert},
       {"sample", "Let a run's checkpoint continue a text: the newest, or RUN@STEP, RUN@best",
-       "  weft sample runs/shakespeare --prompt 'ROMEO:' --tokens 300\n"
        "  weft sample runs/shakespeare@best --n 4 --temperature 0.7 --top-p 0.9\n"
-       "  weft sample runs/long --ranks 4 --prompt 'ROMEO:'",
+       "  weft sample runs/long --ranks 4 --prompt 'ROMEO:' --tokens 300",
        define_sample},
       {"serve", "Answer completions over HTTP, as lm-evaluation-harness asks for them",
        "  weft serve runs/shakespeare\n"
