@@ -6,29 +6,13 @@
 #include <utility>
 #include <vector>
 
+#include "tests/nn/model_support.h"
 #include "tests/support/errors.h"
 #include "weft/autograd/recompute.h"
 #include "weft/models/language_model.h"
 
 namespace weft {
 namespace {
-
-LanguageModelOptions tiny() {
-  return {.vocab = 11,
-          .dim = 16,
-          .layers = 2,
-          .context = 12,
-          .norm = {},
-          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms}},
-          .ffn = {.hidden = 24}};
-}
-
-Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
-  Tensor t = Tensor::empty({batch, tokens}, kI32);
-  for (int64_t i = 0; i < batch * tokens; ++i)
-    t.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(seed).below(11, static_cast<uint64_t>(i)));
-  return t;
-}
 
 // The model's norms as norms of one's own, which see the finished sum.
 class OwnOfKind final : public OwnNorm {
@@ -56,7 +40,7 @@ TEST(Blocks, NormsThatAddTheLastTermGiveTheBitsOfThoseThatDoNot) {
         SCOPED_TRACE(
             str(compute, kind == NormKind::rms ? " rms" : " layer", ", recompute ", static_cast<int>(recompute)));
         auto run = [&](bool is_own) {
-          LanguageModelOptions options = tiny();
+          LanguageModelOptions options = test::tiny_model();
           options.norm.kind = kind;
           options.layers = 3;
           options.recompute = recompute;
@@ -65,7 +49,7 @@ TEST(Blocks, NormsThatAddTheLastTermGiveTheBitsOfThoseThatDoNot) {
           LanguageModel model(options, Rng(5));
           model.set_compute(compute);
           Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
-          LanguageModelLoss loss = model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1);
+          LanguageModelLoss loss = model.loss(test::tiny_ids(2, 8), test::tiny_ids(2, 8, 4), tokens, 0.1);
           backward(loss.loss);
           std::vector<std::vector<double>> all{cast(Var(loss.losses), kF64).value().to_vector<double>()};
           for (const NamedParam& p : model.params())
@@ -125,14 +109,14 @@ TEST(Blocks, APartThatGivesAnotherShapeIsNamed) {
         for (int64_t layer : {0, 1, 3}) {
           SCOPED_TRACE(str(text, ", layer ", layer, ", recompute ", static_cast<int>(recompute)));
           auto error = [&](auto change, const std::string& part, const std::string& where) {
-            LanguageModelOptions options = tiny();
+            LanguageModelOptions options = test::tiny_model();
             options.layers = 4;
             options.residual = stream;
             options.recompute = recompute;
             change(options);
             LanguageModel model(options, Rng(1));
             Tokens tokens(plain_tokens(1, 5), {.is_training = true, .rng = Rng(2)});
-            return test::error_of([&] { model.loss(ids(1, 5), ids(1, 5), tokens, 1); },
+            return test::error_of([&] { model.loss(test::tiny_ids(1, 5), test::tiny_ids(1, 5), tokens, 1); },
                                   {part + ": " + text, where + " (", "the input's shape and dtype"});
           };
           const std::string here = str("where: model.layers.", layer);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tests/nn/model_support.h"
 #include "tests/support/difference.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
@@ -16,31 +17,13 @@ namespace {
 using test::error_of;
 using test::max_difference;
 
-LanguageModelOptions tiny(PositionKind position = PositionKind::rotary) {
-  return {.vocab = 11,
-          .dim = 16,
-          .layers = 2,
-          .context = 12,
-          .norm = {},
-          .position = position,
-          .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms}},
-          .ffn = {.hidden = 24}};
-}
-
-Tensor ids(int64_t batch, int64_t tokens, uint64_t seed = 1) {
-  Tensor t = Tensor::empty({batch, tokens}, kI32);
-  for (int64_t i = 0; i < batch * tokens; ++i)
-    t.mutable_data<int32_t>()[i] = static_cast<int32_t>(Rng(seed).below(11, static_cast<uint64_t>(i)));
-  return t;
-}
-
 Tensor contiguous_ids(const Tensor& all, int64_t begin, int64_t end) {
   auto values = all.slice(1, begin, end).to_vector<int32_t>();
   return Tensor::from(std::span<const int32_t>(values), {all.size(0), end - begin});
 }
 
 TEST(LanguageModel, NamesItsParametersByPath) {
-  LanguageModel model(tiny(), Rng(1));
+  LanguageModel model(test::tiny_model(), Rng(1));
   std::vector<std::string> names;
   for (const NamedParam& p : model.params()) names.push_back(p.name);
   EXPECT_EQ(names.front(), "embedding.weight");
@@ -104,7 +87,7 @@ TEST(LanguageModel, CountsWhatATokenUses) {
 }
 
 TEST(LanguageModel, GradientsOfEveryParameterAreRight) {
-  LanguageModel model(tiny(), Rng(3));
+  LanguageModel model(test::tiny_model(), Rng(3));
   model.set_compute(kF64);
   std::vector<Var*> variables;
   GradientCheckOptions options{.max_elements = 6};
@@ -112,7 +95,7 @@ TEST(LanguageModel, GradientsOfEveryParameterAreRight) {
     variables.push_back(&p.param->var());
     options.names.push_back(p.name);
   }
-  Tensor input = ids(2, 5), targets = ids(2, 5, 2);
+  Tensor input = test::tiny_ids(2, 5), targets = test::tiny_ids(2, 5, 2);
   targets.mutable_data<int32_t>()[3] = -1;
   auto f = [&](std::span<const Var>) {
     Tokens tokens(plain_tokens(2, 5));
@@ -125,9 +108,9 @@ TEST(LanguageModel, GradientsOfEveryParameterAreRight) {
 
 TEST(LanguageModel, TheFutureChangesNothing) {
   for (PositionKind position : {PositionKind::rotary, PositionKind::learned, PositionKind::none}) {
-    LanguageModel model(tiny(position), Rng(1));
-    Tensor a = ids(1, 9), b = a;
-    b = ids(1, 9, 77);
+    LanguageModel model(test::tiny_model(position), Rng(1));
+    Tensor a = test::tiny_ids(1, 9), b = a;
+    b = test::tiny_ids(1, 9, 77);
     for (int64_t t = 0; t < 6; ++t) b.mutable_data<int32_t>()[t] = a.data<int32_t>()[t];
     Tokens first(plain_tokens(1, 9)), second(plain_tokens(1, 9));
     Tensor x = model.logits(a, first), y = model.logits(b, second);
@@ -137,10 +120,10 @@ TEST(LanguageModel, TheFutureChangesNothing) {
 }
 
 TEST(LanguageModel, DecodingGivesTheParallelLogits) {
-  LanguageModelOptions options = tiny();
+  LanguageModelOptions options = test::tiny_model();
   options.mixers.push_back(SoftmaxOptions{.heads = 2, .window = 3, .softcap = 5});
   LanguageModel model(options, Rng(1));
-  Tensor all = ids(2, 10);
+  Tensor all = test::tiny_ids(2, 10);
   Tokens parallel(plain_tokens(2, 10));
   Tensor expected = model.logits(all, parallel);
   auto cache = make_cache(2, 10);
@@ -157,11 +140,11 @@ TEST(LanguageModel, DecodingGivesTheParallelLogits) {
 // The sequence runs through the same layers, so it has gradients too, and decoding reads it at the token's own position.
 TEST(LanguageModel, FixedSequencesRunBesideTheBatch) {
   for (DeconstructedKind kind : {DeconstructedKind::random_embedding, DeconstructedKind::fixed_text}) {
-    LanguageModelOptions options = tiny();
+    LanguageModelOptions options = test::tiny_model();
     options.mixers.push_back(DeconstructedOptions{kind, 2});
     options.layers = 4;
     options.fixed_text = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0};
-    Tensor all = ids(2, 10);
+    Tensor all = test::tiny_ids(2, 10);
     std::map<std::string, std::vector<float>> expected;
     for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks}) {
       options.recompute = recompute;
@@ -185,7 +168,7 @@ TEST(LanguageModel, FixedSequencesRunBesideTheBatch) {
       EXPECT_LT(max_difference(model.logits(part, tokens), logits.slice(1, begin, begin + count)), 1e-5);
     }
   }
-  LanguageModelOptions short_text = tiny();
+  LanguageModelOptions short_text = test::tiny_model();
   short_text.mixers = {DeconstructedOptions{DeconstructedKind::fixed_text, 2}};
   EXPECT_EQ(error_of([&] { LanguageModel(short_text, Rng(1)); },
                      {"a fixed text of 0 ids for a context of 12", "LanguageModelOptions::fixed_text"}),
@@ -195,7 +178,7 @@ TEST(LanguageModel, FixedSequencesRunBesideTheBatch) {
 // Of a batch that is the fixed text itself, each layer reads what plain attention reads.
 TEST(LanguageModel, FixedSequencesHaveThePositionsOfTheBatch) {
   for (PositionKind position : {PositionKind::learned, PositionKind::none, PositionKind::rotary}) {
-    LanguageModelOptions options = tiny(position);
+    LanguageModelOptions options = test::tiny_model(position);
     options.std = 0.3;
     options.mixers = {DeconstructedOptions{DeconstructedKind::fixed_text, 2}};
     options.fixed_text = {7, 1, 2, 3, 9, 5, 6, 0, 8, 4, 10, 0};
@@ -207,11 +190,11 @@ TEST(LanguageModel, FixedSequencesHaveThePositionsOfTheBatch) {
     EXPECT_LT(max_difference(fixed.logits(text, one), plain.logits(text, two)), 1e-5);
   }
   // A random one: what the first layer shares is the norm of the sequence at its positions.
-  LanguageModelOptions options = tiny(PositionKind::learned);
+  LanguageModelOptions options = test::tiny_model(PositionKind::learned);
   options.mixers = {DeconstructedOptions{DeconstructedKind::random_embedding, 2}};
   LanguageModel model(options, Rng(1));
   Tokens tokens(plain_tokens(1, 3));
-  model.hidden(ids(1, 3), tokens);
+  model.hidden(test::tiny_ids(1, 3), tokens);
   Var sum = model.buffers()[0].buffer->value();
   for (const NamedParam& p : model.params())
     if (p.name == "positions.weight") sum = sum + Var(*p.param);
@@ -220,17 +203,17 @@ TEST(LanguageModel, FixedSequencesHaveThePositionsOfTheBatch) {
 }
 
 TEST(LanguageModel, FixedSequencesRunThroughLayersThatReadTheEmbedding) {
-  LanguageModelOptions options = tiny(PositionKind::learned);
+  LanguageModelOptions options = test::tiny_model(PositionKind::learned);
   options.mixers = {DeconstructedOptions{DeconstructedKind::static_embedding, 2},
                     DeconstructedOptions{DeconstructedKind::random_embedding, 2}};
   LanguageModel model(options, Rng(1));
   Tokens tokens(plain_tokens(1, 5));
-  EXPECT_EQ(model.hidden(ids(1, 5), tokens).shape(), Shape({1, 5, 16}));
+  EXPECT_EQ(model.hidden(test::tiny_ids(1, 5), tokens).shape(), Shape({1, 5, 16}));
 }
 
 TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
-  LanguageModel model(tiny(), Rng(1));
-  Tensor packed = ids(1, 9);
+  LanguageModel model(test::tiny_model(), Rng(1));
+  Tensor packed = test::tiny_ids(1, 9);
   TokenData data = plain_tokens(1, 9);
   data.documents = Tensor::from<int32_t>({0, 0, 0, 0, 1, 1, 1, 1, 1}, {1, 9});
   data.document_positions = Tensor::from<int32_t>({0, 1, 2, 3, 0, 1, 2, 3, 4}, {1, 9});
@@ -243,13 +226,13 @@ TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
 
 TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
   auto grads = [](Recompute recompute) {
-    LanguageModelOptions options = tiny();
+    LanguageModelOptions options = test::tiny_model();
     options.recompute = recompute;
     options.residual_dropout = 0.2;
     options.mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms, .dropout = 0.1}};
     LanguageModel model(options, Rng(5));
     Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
-    backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);
+    backward(model.loss(test::tiny_ids(2, 8), test::tiny_ids(2, 8, 4), tokens, 0.1).loss);
     std::vector<std::vector<float>> all;
     for (const NamedParam& p : model.params()) all.push_back(p.param->grad().to_vector<float>());
     return all;
@@ -260,11 +243,11 @@ TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
 }
 
 TEST(LanguageModel, Bf16StaysNearF32) {
-  LanguageModel model(tiny(), Rng(1));
+  LanguageModel model(test::tiny_model(), Rng(1));
   Tokens first(plain_tokens(2, 8)), second(plain_tokens(2, 8));
-  double f32 = model.loss(ids(2, 8), ids(2, 8, 4), first, 1.0 / 16).loss.value().item();
+  double f32 = model.loss(test::tiny_ids(2, 8), test::tiny_ids(2, 8, 4), first, 1.0 / 16).loss.value().item();
   model.set_compute(kBF16);
-  LanguageModelLoss loss = model.loss(ids(2, 8), ids(2, 8, 4), second, 1.0 / 16);
+  LanguageModelLoss loss = model.loss(test::tiny_ids(2, 8), test::tiny_ids(2, 8, 4), second, 1.0 / 16);
   EXPECT_NEAR(loss.loss.value().item(), f32, 0.02);
   backward(loss.loss);
   for (const NamedParam& p : model.params()) {
@@ -275,7 +258,7 @@ TEST(LanguageModel, Bf16StaysNearF32) {
 
 TEST(Residual, RoutedStreamsStartAsTheStandardOne) {
   auto logits = [](const ResidualMaker& residual) {
-    LanguageModelOptions options = tiny();
+    LanguageModelOptions options = test::tiny_model();
     options.layers = 3;
     options.norm.eps = 1e-12;
     options.std = 0.5;
@@ -283,7 +266,7 @@ TEST(Residual, RoutedStreamsStartAsTheStandardOne) {
     LanguageModel model(options, Rng(1));
     model.set_compute(kF64);
     Tokens tokens(plain_tokens(2, 7));
-    return model.logits(ids(2, 7), tokens).to_vector<double>();
+    return model.logits(test::tiny_ids(2, 7), tokens).to_vector<double>();
   };
   std::vector<double> standard = logits(StandardResidualOptions{});
   std::vector<ResidualMaker> equal{RoutedResidualOptions{}, RoutedResidualOptions{.combine = ResidualCombine::add}};
@@ -304,13 +287,13 @@ TEST(Residual, RoutedStreamsStartAsTheStandardOne) {
 TEST(Residual, RecomputeGivesTheSameGradientBits) {
   for (const ResidualRow& row : residual_table()) {
     auto grads = [&](Recompute recompute) {
-      LanguageModelOptions options = tiny();
+      LanguageModelOptions options = test::tiny_model();
       options.recompute = recompute;
       options.residual_dropout = 0.2;
       options.residual = row.make;
       LanguageModel model(options, Rng(5));
       Tokens tokens(plain_tokens(2, 8), {.is_training = true, .rng = Rng(9)});
-      backward(model.loss(ids(2, 8), ids(2, 8, 4), tokens, 0.1).loss);
+      backward(model.loss(test::tiny_ids(2, 8), test::tiny_ids(2, 8, 4), tokens, 0.1).loss);
       std::vector<std::vector<float>> all;
       for (const NamedParam& p : model.params())
         all.push_back(p.param->grad().defined() ? p.param->grad().to_vector<float>() : std::vector<float>());
@@ -340,7 +323,7 @@ TEST(Residual, RefusesImpossibleOptions) {
 
 TEST(Model, RefusesImpossibleOptions) {
   auto with = [](auto change) {
-    LanguageModelOptions options = tiny();
+    LanguageModelOptions options = test::tiny_model();
     change(options);
     return [options] { LanguageModel model(options, Rng(1)); };
   };
@@ -350,9 +333,10 @@ TEST(Model, RefusesImpossibleOptions) {
   EXPECT_EQ(error_of(with_mixer({.heads = 4, .head_dim = 5}), {"head_dim 5 is odd"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.pattern = {1}; }), {"pattern names mixer 1 of 1"}), "");
   EXPECT_EQ(error_of(with([](auto& o) { o.layers = 0; }), {"layers 0"}), "");
-  LanguageModel model(tiny(), Rng(1));
+  LanguageModel model(test::tiny_model(), Rng(1));
   Tokens tokens(plain_tokens(1, 4));
-  EXPECT_EQ(error_of([&] { model.logits(ids(1, 5), tokens); }, {"ids are [1, 5] i32 cpu, positions [1, 4]"}), "");
+  EXPECT_EQ(error_of([&] { model.logits(test::tiny_ids(1, 5), tokens); }, {"ids are [1, 5] i32 cpu, positions [1, 4]"}),
+            "");
   Tensor bad = Tensor::full({1, 4}, 11, kI32);
   EXPECT_EQ(error_of([&] { model.logits(bad, tokens); }, {"11", "where: model.embedding"}), "");
   EXPECT_EQ(error_of([&] { tokens.shared("memory"); }, {"no value 'memory'", "there are: none"}), "");
