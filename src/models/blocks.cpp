@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "src/nn/part_output.h"
 #include "weft/core/error.h"
 
 namespace weft {
@@ -36,12 +37,6 @@ std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer,
   WEFT_CHECK(ffn, "feed-forward network: its maker returned nothing", "let it return a part");
   watch.check_named(*ffn, "feed-forward network");
   return ffn;
-}
-
-// What a part of the model gave for x. Called in the part's own scope: what adds or reads y would be blamed otherwise.
-void check_output(const Var& y, const Var& x, const char* part) {
-  WEFT_CHECK(y.defined() && y.shape() == x.shape() && y.dtype() == x.dtype(),
-             str(part, ": gave ", y.value(), " for ", x.value()), "give a Var of the input's shape and dtype");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "src/nn/part_output.h"
 #include "weft/autograd/functions.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
@@ -113,8 +114,7 @@ Var Norm::operator()(const Var& x) const {
   Scope scope(name());
   if (own_) {
     Var y = own_->forward(x);
-    WEFT_CHECK(y.defined() && y.shape() == x.shape() && y.dtype() == x.dtype(),
-               str("norm: gave ", y.value(), " for ", x.value()), "give a Var of the input's shape and dtype");
+    check_output(y, x, "norm");
     return y;
   }
   if (options_.kind == NormKind::rms) return rms_norm(x, *weight_, options_.eps);
