@@ -1,5 +1,5 @@
 # cmake -DROOT=<source tree> -DLAYER=<folder of include/weft> -DCOMPILER=<c++> -P stands_alone.cmake: each public header of
-# the layer compiles as the only include of a file.
+# the layer compiles as the only include of a file. Where a source of the library begins with the header, its own build has shown it.
 cmake_minimum_required(VERSION 3.25)
 file(GLOB_RECURSE headers RELATIVE ${ROOT}/include ${ROOT}/include/weft/${LAYER})
 if(IS_DIRECTORY ${ROOT}/include/weft/${LAYER})
@@ -8,8 +8,24 @@ endif()
 if(NOT headers)
   message(FATAL_ERROR "no headers in include/weft/${LAYER}")
 endif()
+set(built "")
+foreach(folder IN ITEMS src ops autograd distributed)
+  file(GLOB_RECURSE sources ${ROOT}/${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/(cuda|mpi|nccl)/")  # not in every build
+  foreach(source IN LISTS sources)
+    file(STRINGS ${source} first REGEX "^ *#" LIMIT_COUNT 1)
+    if(first MATCHES "^#include \"(weft/[^\"]+)\"$")
+      list(APPEND built ${CMAKE_MATCH_1})
+    endif()
+  endforeach()
+endforeach()
 set(broken "")
+set(compiled 0)
 foreach(header IN LISTS headers)
+  if(header IN_LIST built)
+    continue()
+  endif()
+  math(EXPR compiled "${compiled} + 1")
   execute_process(
     COMMAND ${COMPILER} -std=c++20 -Wall -Wextra -Werror -fsyntax-only -I${ROOT}/include -include ${header} -x c++ /dev/null
     RESULT_VARIABLE status)
@@ -20,3 +36,5 @@ endforeach()
 if(broken)
   message(FATAL_ERROR "do not compile alone: ${broken}")
 endif()
+list(LENGTH headers count)
+message(STATUS "${count} headers of ${LAYER}, ${compiled} compiled here, the others where a source begins with them")
