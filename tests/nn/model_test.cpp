@@ -10,6 +10,7 @@
 #include "weft/autograd/gradient_check.h"
 #include "weft/autograd/recompute.h"
 #include "weft/models/language_model.h"
+#include "weft/ops/attention/plans.h"
 
 namespace weft {
 namespace {
@@ -222,6 +223,24 @@ TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
   Tokens alone(plain_tokens(1, 5));
   Tensor second = Tensor::from(std::span<const int32_t>(packed.data<int32_t>() + 4, 5), {1, 5});
   EXPECT_LT(max_difference(together.slice(1, 4, 9), model.logits(second, alone)), 1e-5);
+}
+
+// Plans of packed documents are made once per step, whatever the number of layers.
+TEST(LanguageModel, LayersShareThePlansOfAttention) {
+  TokenData data = plain_tokens(2, 9);
+  data.documents = Tensor::from<int32_t>({0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 9});
+  data.document_positions = Tensor::from<int32_t>({0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8}, {2, 9});
+  auto num_kept = [&](int64_t layers) {
+    LanguageModelOptions options = test::tiny_model();
+    options.layers = layers;
+    LanguageModel model(options, Rng(1));
+    Tokens tokens(data, {.is_training = true});
+    const Tensor ids = test::tiny_ids(2, 9);
+    backward(model.loss(ids, ids, tokens, 1.0 / 18).loss);
+    return tokens.attention_tokens().plans ? tokens.attention_tokens().plans->num_kept() : 0;
+  };
+  EXPECT_GT(num_kept(1), 0);
+  EXPECT_EQ(num_kept(3), num_kept(1));
 }
 
 TEST(LanguageModel, RecomputeGivesTheSameGradientBits) {
