@@ -97,9 +97,11 @@ struct Problem {
           static_cast<int32_t>(c.document_length > 0 ? i / c.document_length : 0);
       pairs += static_cast<double>(i - first_key(i) + 1);
     }
+    tokens = ops::with_plans(tokens);  // made once, as in the steps of a model
   }
   Problem on(Device device) const {
     Problem p = *this;
+    p.tokens.plans = nullptr;
     for (Tensor* t :
          {&p.q, &p.k, &p.v, &p.dout, &p.tokens.positions, &p.tokens.documents, &p.options.score.alibi_slopes})
       if (t->defined()) *t = ops::to(*t, device);

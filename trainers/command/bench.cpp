@@ -164,8 +164,10 @@ std::string command_text(const Options& options) {
 // What a page says above its figures. Asked before anything is measured, so that the load is that of others.
 bench::Facts facts_of(const Options& options) {
   const SystemInfo info = system_info();
-  bench::Facts facts = {
-      {"cpu", info.cpu}, {"kernels", info.isa}, {"cores", str(info.cores)}, {"threads", str(info.threads)}};
+  bench::Facts facts = {{"cpu", info.cpu},
+                        {"kernels", info.multiplies_bf16 ? info.isa + ", products of bf16" : info.isa},
+                        {"cores", str(info.cores)},
+                        {"threads", str(info.threads)}};
   if (options.device == "cuda") {
     facts.emplace_back("device", info.devices.at(1));
     for (auto& library : gpu_libraries()) facts.push_back(std::move(library));

@@ -60,6 +60,7 @@ void add_cpu(SystemInfo& info) {
   info.isa = cpu::to_string(cpu::isa());
   for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
     if (cpu::has_isa(isa)) info.isas.emplace_back(cpu::to_string(isa));
+  info.multiplies_bf16 = cpu::multiplies_bf16();
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) info.cores = CPU_COUNT(&allowed);
   info.threads = num_threads();

@@ -15,6 +15,7 @@ struct SystemInfo {
   std::vector<std::string> cpu_features;  // of those that matter for speed
   std::string isa;                        // of the kernels chosen at start
   std::vector<std::string> isas;          // that this build has and this CPU runs
+  bool multiplies_bf16 = false;           // kernels multiply bf16 by the CPU's instructions for it
   std::vector<std::string> devices;       // the CPU, every GPU with its memory and versions; why there is none
   int cores = 0;                          // this process may use
   int threads = 0;
