@@ -114,7 +114,7 @@ def train_line(args, shape, dtype, rounds):
 def train_table(args):
     print("GFLOP/s of whole training steps, the models of `weft bench train`:\n")
     shapes = [shape for shape in STEPS if not (args.quick and shape == "L8")]
-    lines = (train_line(args, shape, dtype, min(args.rounds, 2) if shape == "L8" else args.rounds)
+    lines = (train_line(args, shape, dtype, args.rounds)
              for shape in shapes for dtype in ("f32", "bf16"))  # each is printed when it is measured
     table(["model", "dtype", "PyTorch eager", "PyTorch compiled", "Weft", "of the limit", "goal", "Weft / best PyTorch", "goal", "spread"], lines)
 
@@ -186,16 +186,23 @@ def cpu_name():
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weft", default="build/release/weft")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=["train", "attention", "recurrence"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weft", default="build/release/weft", help="the program to measure")
+    parser.add_argument("--threads", type=int, default=2, help="of both sides")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured")
+    parser.add_argument("--quick", action="store_true", help="two rounds, without the L8 model and most masks")
+    parser.add_argument("--only", choices=["train", "attention", "recurrence"], help="one table")
     args = parser.parse_args()
     if args.quick:
         args.rounds = min(args.rounds, 2)
-    import torch  # here, so that --help works without it
+    if args.threads < 1 or args.rounds < 1:
+        raise SystemExit("ratios: --threads and --rounds are 1 or more")
+    if not os.access(args.weft, os.X_OK):
+        raise SystemExit(f"ratios: no program {args.weft}. Build it with tools/build release weft, or name it with --weft")
+    try:
+        import torch  # here, so that --help works without it
+    except ImportError as error:
+        raise SystemExit(f"ratios: this Python has no PyTorch ({error}). Run it with one that has: python -m venv DIR; DIR/bin/pip install torch")
     load = os.getloadavg()[0]
     print(f"{cpu_name()}, {args.threads} threads, PyTorch {torch.__version__}, Python {platform.python_version()}, "
           f"{datetime.date.today()}, {args.rounds} rounds, load at the start {load:.1f}. Command: {' '.join(sys.argv)}\n", flush=True)
