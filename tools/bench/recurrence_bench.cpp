@@ -266,7 +266,8 @@ void add_memory(const Case& c, const BenchOptions& options, std::vector<Row>& ro
 }
 
 // On a GPU: rates beside the best bf16 product, and the softmax core's time at the same shape.
-void add_gpu_rates(const Case& c, int64_t tokens, const Heads& heads, const BenchOptions& options,
+// `copies`: what reading q, k and v (and the gradient of the outputs) and writing the results once takes, at the rate of a copy.
+void add_gpu_rates(const Case& c, int64_t tokens, const Heads& heads, double bandwidth, const BenchOptions& options,
                    std::vector<Row>& rows) {
   Problem p(c, tokens, kBF16, heads);
   const ops::AttentionTokens order = in_order(tokens);
@@ -282,11 +283,15 @@ void add_gpu_rates(const Case& c, int64_t tokens, const Heads& heads, const Benc
   }
   std::vector<Timing> times = time_in_turn(functions, options.quick ? 0.5 : 2);
   const std::string shape = shape_of(tokens, heads);
+  const int64_t numbers[] = {(2 * heads.keys + 2 * heads.values) * heads.width,
+                             (4 * heads.keys + 3 * heads.values) * heads.width};
   for (size_t i = 0; i < 2; ++i) {
+    const double copies_s = static_cast<double>(tokens * numbers[i]) * sizeof(BFloat16) / bandwidth;
     const double rate = flop(c, heads)[i] * static_cast<double>(tokens) / times[i].best_s * 1e-9;
     rows.push_back(rate_row(str(i == 0 ? "forward " : "backward ", c.name), shape, kBF16, rate, "GFLOP/s",
                             gemm_peak(kBF16) * 1e-9));
-    rows.back().extra = {{"time", str(digits(times[i].best_s * 1e3, 1000), " ms")}};
+    rows.back().extra = {{"time", str(digits(times[i].best_s * 1e3, 1000), " ms")},
+                         {"copies", str(digits(copies_s * 1e3, 1000), " ms")}};
     if (has_softmax) rows.back().extra.emplace_back("softmax", str(digits(times[i + 2].best_s * 1e3, 1000), " ms"));
   }
 }
@@ -296,8 +301,8 @@ std::vector<Row> run_on_gpu(const BenchOptions& options) {
   std::vector<Row> rows;
   for (const Case& c : kCases) {
     for (int64_t tokens = 8192; tokens <= (options.quick ? 8192 : 131072); tokens *= 4)
-      add_gpu_rates(c, tokens, {8, 8, 128}, options, rows);
-    if (c.is_delta && c.dims == 3) add_gpu_rates(c, 32768, {8, 32, 128}, options, rows);
+      add_gpu_rates(c, tokens, {8, 8, 128}, bandwidth, options, rows);
+    if (c.is_delta && c.dims == 3) add_gpu_rates(c, 32768, {8, 32, 128}, bandwidth, options, rows);
     add_step(c, bandwidth, options, rows);
   }
   return rows;
