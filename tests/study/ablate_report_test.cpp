@@ -148,5 +148,56 @@ TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
   EXPECT_NE(result.err.find("Did you mean 'val/loss'"), std::string::npos) << result.err;
 }
 
+// The arm's other rate makes every try diverge.
+TEST_F(Ablate, AnArmThatLosesARunAtEveryTunedValueIsLostAloneAndTheOthersGoOn) {
+  const std::string tune = R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 widen: 0 }
+axis { name: "rate" arm { name: "low" } arm { name: "high" set: "optim.skip=" set: "optim.group[0].muon.lr=1e30" } } )";
+  write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", tune));
+  const ProcessResult result = ablate("study");
+  EXPECT_EQ(result.exit_code, 1) << result.err;
+  EXPECT_NE(result.out.find("3 of 6 runs complete, 3 lost"), std::string::npos) << result.out << result.err;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  const auto& tuned = json["tuning"]["arms"];
+  EXPECT_TRUE(tuned[0]["best"].is_string());
+  EXPECT_TRUE(tuned[1]["best"].is_null());
+  EXPECT_FALSE(tuned[1]["is_edge"]);
+  for (const auto& one : tuned[1]["tries"]) EXPECT_EQ(one["lost"], 1);
+  const auto& arms = json["metrics"][0]["arms"];
+  EXPECT_EQ(arms[0]["count"], 3);
+  EXPECT_EQ(arms[1]["lost"], 3);
+  EXPECT_EQ(arms[1]["not_run"], 0);
+  ASSERT_EQ(json["lost"].size(), 3u);
+  for (const auto& lost : json["lost"]) {
+    const std::string run = lost["run"], why = lost["why"];
+    EXPECT_TRUE(run.starts_with("rate=high,")) << run;
+    for (const char* part : {"failed: not run: every value of optim.group[1].adamw.lr lost a run",
+                             "rate=high,tune=1e-4,seed=8-", "diverged: exit code 5: "})
+      EXPECT_NE(why.find(part), std::string::npos) << part << " in " << why;
+  }
+  EXPECT_NE(result.out.find("Every value lost a run of rate=high"), std::string::npos) << result.out;
+  EXPECT_NE(result.err.find("tuning: rate=high is lost"), std::string::npos) << result.err;
+  for (const std::string& cell : io::list_folder(path("study") + "/cells")) EXPECT_TRUE(cell.starts_with("rate=low"));
+  const ProcessResult alone = run_weft({"ablate", "report", path("study")});
+  EXPECT_EQ(alone.exit_code, 1) << alone.err;
+  EXPECT_EQ(alone.out, result.out);
+  const ProcessResult again = ablate("study");
+  EXPECT_EQ(again.exit_code, 1) << again.err;
+  EXPECT_EQ(again.out, result.out);
+
+  write_grid(str(kRuns, "seeds: 3", tune, "set: \"optim.skip=\" set: \"optim.group[0].muon.lr=1e30\""));
+  const ProcessResult none = ablate("none");
+  EXPECT_EQ(none.exit_code, 1) << none.err;
+  EXPECT_NE(none.err.find("lost a run of every arm: rate=low,tune=1e-4"), std::string::npos) << none.err;
+  EXPECT_FALSE(io::file_exists(path("none") + "/cells"));
+  write_grid(str(kRuns, "seeds: 3", kArms, R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 metric: "own/loss_of_it" })"));
+  const ProcessResult metric = ablate("metric");
+  EXPECT_EQ(metric.exit_code, 2) << metric.err;
+  EXPECT_NE(metric.err.find("grid.txtpb: tune: metric: there is no metric of the runs 'own/loss_of_it'"),
+            std::string::npos)
+      << metric.err;
+}
+
 }  // namespace
 }  // namespace weft::test

@@ -206,9 +206,11 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     if (!tuning) return stopped_in_tuning(grid, console);
     cells = study::cells_of(grid, arms);
   }
-  study::run_cells(grid, arms, options.only.empty() ? cells : chosen(cells, arms, options.only), how);
+  const std::vector<study::Cell> some = options.only.empty() ? cells : chosen(cells, arms, options.only);
+  study::run_cells(grid, arms, tuning ? study::with_best_value(some, *tuning) : some, how);
   std::vector<std::optional<study::CellResult>> results;
   for (const study::Cell& cell : cells) results.push_back(study::stored_result(folder, cell));
+  if (tuning) study::add_lost_arms(grid, cells, *tuning, results);
   const int code = report({.folder = folder,
                            .grid = grid,
                            .arms = arms,
@@ -240,7 +242,8 @@ int run_report(const Options& options, Console& console, const Extensions& exten
                         "Run weft ablate on the grid again: it goes on where it was stopped.");
   }
   std::vector<study::Cell> cells = study::cells_of(grid, arms);
-  const auto results = study::found_results(options.reported, cells);
+  auto results = study::found_results(options.reported, cells);
+  if (tuning) study::add_lost_arms(grid, cells, *tuning, results);
   return report({.folder = options.reported,
                  .grid = grid,
                  .arms = arms,

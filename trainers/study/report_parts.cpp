@@ -103,7 +103,7 @@ io::ReportTable arms_table(const StudyData& data) {
     if (grid.match) row.push_back(arm.off_by ? fmt::format("{:+.3f}", 100 * *arm.off_by) : "-");
     row.push_back(fmt::format("{:.3f}", arm.flops_per_token / 1e6));
     row.push_back(str(arm.experiment.train().tokens()));
-    if (data.tuning) row.push_back(arm.tuned);
+    if (data.tuning) row.push_back(arm.tuned.empty() ? "-" : arm.tuned);
     row.push_back(mean_text(data, a, first));
     const Difference d = paired_difference(values_of(data, a, first), baseline, {.confidence = grid.confidence});
     const bool is_baseline = a == data.arms.baseline;
@@ -127,7 +127,7 @@ std::vector<ReportPart> tuning_parts(const StudyData& data) {
   io::Plot plot{
       .title = "Tuning of " + data.grid.tune->path, .x_label = "log10 of the value", .y_label = data.grid.tune->metric};
   Json arms = Json::array();
-  std::string edges;
+  std::string edges, lost;
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
     const std::string& name = data.arms.all[a].name;
     std::vector<std::string> row{name};
@@ -135,7 +135,7 @@ std::vector<ReportPart> tuning_parts(const StudyData& data) {
     io::PlotSeries series{.name = name, .colour = static_cast<int>(a) + 1};
     for (size_t v = 0; v < tuning.values.size(); ++v) {
       const Tuning::Try& one = tuning.tries[a][v];
-      row.push_back(std::isfinite(one.mean) ? fmt::format("{:.4f}{}", one.mean, v == tuning.best[a] ? "*" : "")
+      row.push_back(std::isfinite(one.mean) ? fmt::format("{:.4f}{}", one.mean, tuning.best[a] == v ? "*" : "")
                                             : str(one.lost, " lost"));
       tries.push_back(
           {{"value", tuning.values[v]}, {"mean", number(one.mean)}, {"runs", one.count}, {"lost", one.lost}});
@@ -143,17 +143,23 @@ std::vector<ReportPart> tuning_parts(const StudyData& data) {
       series.points.emplace_back(std::log10(std::stod(tuning.values[v])), one.mean);
       series.band.emplace_back(one.lowest, one.highest);
     }
-    row.push_back(tuning.values[tuning.best[a]]);
+    const std::string best = tuning.best[a] ? tuning.values[*tuning.best[a]] : "-";
+    row.push_back(best);
     table.rows.push_back(std::move(row));
     plot.series.push_back(std::move(series));
-    arms.push_back(
-        {{"arm", name}, {"best", tuning.values[tuning.best[a]]}, {"is_edge", tuning.is_edge(a)}, {"tries", tries}});
+    arms.push_back({{"arm", name},
+                    {"best", tuning.best[a] ? Json(best) : Json(nullptr)},
+                    {"is_edge", tuning.is_edge(a)},
+                    {"tries", tries}});
     if (tuning.is_edge(a)) edges += (edges.empty() ? "" : ", ") + name;
+    if (!tuning.best[a]) lost += (lost.empty() ? "" : ", ") + name;
   }
   const std::string text = fmt::format(
-      "{} of every arm was tried with {} values and {} seeds, on validation data and seeds that do not count below.{}",
+      "{} of every arm was tried with {} values and {} seeds, on validation data and seeds that do not count "
+      "below.{}{}",
       data.grid.tune->path, tuning.values.size(), data.grid.tune->seeds.size(),
-      edges.empty() ? "" : " The best value still lies at the edge for " + edges + ".");
+      edges.empty() ? "" : " The best value still lies at the edge for " + edges + ".",
+      lost.empty() ? "" : " Every value lost a run of " + lost + ": its runs were not made, and count as lost.");
   return {{.key = "tuning",
            .section = {.heading = "Tuning", .text = text, .pictures = {std::move(plot)}, .tables = {std::move(table)}},
            .json = Json{

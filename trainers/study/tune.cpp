@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <set>
 
+#include "trainers/config/config_error.h"
 #include "trainers/study/match.h"
 #include "trainers/study/metric.h"
 #include "weft/core/error.h"
@@ -49,9 +52,25 @@ Tries tries_of(const Grid& grid, const Arms& arms, const std::vector<std::string
   return tries;
 }
 
+// Before the arms are looked at: without the metric every try would seem to be lost.
+void require_metric(const Grid& grid, const std::vector<std::optional<CellResult>>& results) {
+  bool is_any_complete = false;
+  std::set<std::string> keys;
+  for (const std::optional<CellResult>& result : results) {
+    if (result->state != CellResult::State::complete) continue;
+    if (result->metrics.contains(grid.tune->metric)) return;
+    is_any_complete = true;
+    for (const auto& [key, value] : result->metrics) keys.insert(key);
+  }
+  const std::vector<std::string> names(keys.begin(), keys.end());
+  if (is_any_complete)
+    config::check_choice(grid.file + ": tune: metric:", grid.tune->metric, names, "metric of the runs");
+}
+
 Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> values, const Tries& tries,
                  const std::vector<std::optional<CellResult>>& results) {
-  Tuning tuning{.values = std::move(values)};
+  require_metric(grid, results);
+  Tuning tuning{.values = std::move(values), .why_lost = std::vector<std::string>(arms.all.size())};
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   tuning.tries.assign(
       arms.all.size(),
@@ -59,8 +78,16 @@ Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> va
   for (size_t i = 0; i < tries.cells.size(); ++i) {
     Tuning::Try& one = tuning.tries[tries.of[i].first][tries.of[i].second];
     const auto value = results[i]->metrics.find(grid.tune->metric);
-    if (results[i]->state != CellResult::State::complete || value == results[i]->metrics.end()) {
+    const bool is_complete = results[i]->state == CellResult::State::complete,
+               has_value = value != results[i]->metrics.end();
+    if (!is_complete || !has_value || !std::isfinite(value->second)) {
       ++one.lost;
+      std::string& why = tuning.why_lost[tries.of[i].first];
+      if (why.empty())
+        why = str(tries.cells[i].folder, " ",
+                  is_complete ? str("has ", has_value ? "no finite " : "no ", grid.tune->metric)
+                              : str(to_string(results[i]->state), results[i]->problem.empty() ? "" : ": ",
+                                    results[i]->problem));
       continue;
     }
     one.mean += value->second, ++one.count;
@@ -78,13 +105,16 @@ Tuning tuning_of(const Grid& grid, const Arms& arms, std::vector<std::string> va
           !best || (is_higher_better ? one.mean > tuning.tries[a][*best].mean : one.mean < tuning.tries[a][*best].mean);
       if (is_better) best = v;
     }
-    WEFT_CHECK(best,
-               str("tuning: every value of ", grid.tune->path, " lost a run of ", arms.all[a].name,
-                   ", or the runs have no ", grid.tune->metric),
-               "give tune other values or another metric; `weft inspect` says what is in a run");
-    tuning.best.push_back(*best);
+    tuning.best.push_back(best);
   }
+  WEFT_CHECK(std::ranges::any_of(tuning.best, [](const auto& best) { return best.has_value(); }),
+             str("tuning: every value of ", grid.tune->path, " lost a run of every arm: ", tuning.why_lost[0]),
+             "give tune other values; log.txt in the folder of that run, in tuning/cells/, says more");
   return tuning;
+}
+
+std::string lost_text(const Grid& grid, const Tuning& tuning, size_t arm) {
+  return str("every value of ", grid.tune->path, " lost a run, the first of them ", tuning.why_lost[arm]);
 }
 
 // The next value beyond an edge, at the ratio of its two neighbours there.
@@ -108,15 +138,19 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
     if (is_stopped) return {};
     require_same_contents(how.folder, tries.cells, results);
     Tuning tuning = tuning_of(grid, arms, values, tries, results);
-    const bool at_first = std::ranges::any_of(tuning.best, [](size_t best) { return best == 0; });
-    const bool at_last = std::ranges::any_of(tuning.best, [&](size_t best) { return best + 1 == values.size(); });
+    const bool at_first = std::ranges::any_of(tuning.best, [](const auto& best) { return best == 0u; });
+    const bool at_last = std::ranges::any_of(tuning.best, [&](const auto& best) { return best == values.size() - 1; });
     const bool goes_down = at_first && lower < grid.tune->widen, goes_up = at_last && upper < grid.tune->widen;
     if (!goes_down && !goes_up) {
       for (const Cell& cell : tries.cells)
         if (!cell.meant.empty()) tuning.taken_over.push_back(cell);
       for (size_t a = 0; a < arms.all.size(); ++a) {
         Combination& arm = arms.all[a];
-        arm.tuned = values[tuning.best[a]];
+        if (!tuning.best[a]) {
+          how.say(str("tuning: ", arm.name, " is lost: ", lost_text(grid, tuning, a)));
+          continue;
+        }
+        arm.tuned = values[*tuning.best[a]];
         arm.overrides.push_back(str(grid.tune->path, "=", arm.tuned));
         arm.experiment = config_of(grid, arm, {}, own).experiment;
       }
@@ -129,6 +163,20 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
                         grid.tune->path, goes_down ? low : "", goes_down && goes_up ? " and " : "",
                         goes_up ? high : ""));
   }
+}
+
+std::vector<Cell> with_best_value(const std::vector<Cell>& cells, const Tuning& tuning) {
+  std::vector<Cell> kept;
+  std::ranges::copy_if(cells, std::back_inserter(kept),
+                       [&](const Cell& cell) { return tuning.best[cell.combination].has_value(); });
+  return kept;
+}
+
+void add_lost_arms(const Grid& grid, const std::vector<Cell>& cells, const Tuning& tuning,
+                   std::vector<std::optional<CellResult>>& results) {
+  for (size_t i = 0; i < cells.size(); ++i)
+    if (!tuning.best[cells[i].combination])
+      results[i] = CellResult{.problem = "not run: " + lost_text(grid, tuning, cells[i].combination)};
 }
 
 Arms tried_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own) {
