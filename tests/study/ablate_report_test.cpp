@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/study/ablate_fixture.h"
+#include "trainers/study/metric.h"
 
 namespace weft::test {
 namespace {
@@ -141,11 +142,29 @@ claim { title: "Gates calm the stream" text: "A mean over keys." part: gates pap
 }
 
 TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
-  write_grid(str(kRuns, "seeds: 3 compare { metric: \"val/los\" }", kArms));
+  write_grid(str(kRuns, "seeds: 3 compare { metric: \"speeds/tokens_per_second\" }", kArms));
   const ProcessResult result = ablate("study");
   EXPECT_EQ(result.exit_code, 2) << result.err;
-  EXPECT_NE(result.err.find("val/los"), std::string::npos) << result.err;
-  EXPECT_NE(result.err.find("Did you mean 'val/loss'"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("compare: metric: speeds/tokens_per_second"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("Did you mean 'speed/tokens_per_second'"), std::string::npos) << result.err;
+  for (const std::string& name : io::list_folder(path("study") + "/results")) {
+    const auto stored = nlohmann::json::parse(io::read_file(path("study") + "/results/" + name));
+    EXPECT_TRUE(stored["metrics"].contains("val/loss"));
+    for (const auto& [key, value] : stored["metrics"].items()) EXPECT_NO_THROW(study::check_key("", key)) << key;
+  }
+}
+
+TEST_F(Ablate, ALossOfALengthIsAskedForWithoutEval) {
+  const std::string tune =
+      "tune { path: \"optim.group[1].adamw.lr\" value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 widen: 0 ";
+  write_grid(str(kRuns, "seeds: 3 compare { metric: \"val/loss@64\" } ", tune, "metric: \"val/loss@16\" }", kArms));
+  const ProcessResult result = ablate("study");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(io::read_file(path("study") + "/report.json"));
+  EXPECT_EQ(json["metrics"][0]["metric"], "val/loss@64");
+  for (const auto& arm : json["metrics"][0]["arms"]) EXPECT_EQ(arm["count"], 1);
+  EXPECT_EQ(json["tuning"]["metric"], "val/loss@16");
+  for (const auto& arm : json["tuning"]["arms"]) EXPECT_TRUE(arm["tries"][2]["mean"].is_number());
 }
 
 // The arm's other rate makes every try diverge.
@@ -194,8 +213,7 @@ axis { name: "rate" arm { name: "low" } arm { name: "high" set: "optim.skip=" se
 tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 metric: "own/loss_of_it" })"));
   const ProcessResult metric = ablate("metric");
   EXPECT_EQ(metric.exit_code, 2) << metric.err;
-  EXPECT_NE(metric.err.find("grid.txtpb: tune: metric: there is no metric of the runs 'own/loss_of_it'"),
-            std::string::npos)
+  EXPECT_NE(metric.err.find("grid.txtpb: tune: metric: own/loss_of_it: no such metric of the runs"), std::string::npos)
       << metric.err;
 }
 

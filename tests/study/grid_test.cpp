@@ -247,6 +247,43 @@ TEST_F(GridArms, LengthsOfEvaluationsHaveABound) {
   EXPECT_EQ(grid(kRuns + std::string(kArms) + "eval { length: 2147483647 }").evals.lengths[0], 2147483647);
 }
 
+// Hours of runs would end in a refusal.
+TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
+  const auto compare = [&](const std::string& metric, const std::string& more = {}) {
+    return grid(str(kRuns, kArms, "compare { metric: \"", metric, "\" } ", more));
+  };
+  const std::string tune = "tune { path: \"optim.group[1].adamw.lr\" value: \"1\" value: \"2\" value: \"3\" seeds: 8 ";
+  for (const char* metric : {"val/lss", "val/los", "train/loss_", "val/ppl@64", "speed/flops", "memory/peak"})
+    EXPECT_EQ(error_of([&] { compare(metric); },
+                       {str("grid.txtpb: metric ", metric, ": no such metric"), "eval { length: LENGTH }"}),
+              "");
+  EXPECT_EQ(error_of([&] { compare("val/lss"); }, {"Did you mean 'val/loss'"}), "");
+  for (const char* metric : {"val/loss@", "val/loss@0", "val/loss@x", "val/loss@64k", "val/loss@2147483648"})
+    EXPECT_EQ(error_of([&] { compare(metric); }, {str(metric, ": is of no length"), "eval { length: LENGTH }"}), "");
+  for (const char* metric : {"task/mqar/acuracy", "task/mqar", "task/mqar/accuracy/x", "task/mqar/accuracy@"})
+    EXPECT_EQ(error_of([&] { compare(metric); }, {str("metric ", metric), "task/NAME/accuracy@LENGTH"}), "");
+  EXPECT_EQ(error_of([&] { compare("task/mqar/accuracy@64"); }, {"is not asked for", "task_length: 64"}), "");
+  EXPECT_EQ(error_of([&] { compare("val/loss", tune + "metric: \"val/lss\" }"); },
+                     {"grid.txtpb: tune: metric val/lss: no such metric"}),
+            "");
+  EXPECT_EQ(error_of([&] { compare("val/loss", tune + "metric: \"*.entropy/*\" }"); }, {"is a pattern"}), "");
+  for (const char* metric : {"train/grad_norm", "train/lr/0", "val/*", "*.sink_rate/*", "layers.0.own", "val/bpb"})
+    EXPECT_EQ(compare(metric).metrics, std::vector<std::string>{metric});
+  EXPECT_EQ(compare("task/mqar/accuracy@64", "eval { task_length: 32 task_length: 64 }").evals.tasks.size(), 1u);
+
+  EXPECT_EQ(compare("val/loss@64").evals.lengths, std::vector<int64_t>{64});
+  EXPECT_EQ(compare("val/loss@64", "eval { length: 16 length: 64 }").evals.lengths, (std::vector<int64_t>{16, 64}));
+  EXPECT_EQ(compare("val/loss", tune + "metric: \"val/loss@16\" }").evals.lengths, std::vector<int64_t>{16});
+  const std::string by_position = "eval { by_position: true } ";
+  EXPECT_EQ(resolve_arms(compare("val/loss@32", by_position), {}).all.size(), 2u) << "rows of the training's length";
+  EXPECT_EQ(error_of([&] { resolve_arms(compare("val/loss@64", by_position), {}); },
+                     {"metric val/loss@64", "the training's 32 tokens alone", "length: 32 length: 64"}),
+            "");
+  EXPECT_EQ(error_of([&] { resolve_arms(compare("val/loss", "set: \"data.val=\""), {}); },
+                     {"grid.txtpb: metric val/loss: gate=none has no validation data"}),
+            "");
+}
+
 TEST_F(GridArms, ATableShowsTheRunsAtWorkAndTheTimeThatIsLeft) {
   const Grid one = grid(kRuns + std::string("seeds: 4 ") + kArms);
   Arms all = resolve_arms(one, {});

@@ -5,6 +5,7 @@
 
 #include "trainers/config/field_path.h"
 #include "trainers/study/grid.h"
+#include "trainers/study/metric.h"
 #include "weft/io/files.h"
 
 namespace weft::study {
@@ -120,6 +121,25 @@ void check_tries(const Grid& grid, const std::vector<std::string>& of_all) {
   } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": tune: ", e.problem()), e.fix()); }
 }
 
+// Metrics that no run would have, whatever it does.
+void check_metrics(const Grid& grid, const Combination& one) {
+  std::vector<std::string> metrics = grid.metrics;
+  if (grid.tune) metrics.push_back(grid.tune->metric);
+  const config::Data& data = one.experiment.data();
+  const int64_t context = one.experiment.model().context();
+  for (const std::string& metric : metrics) {
+    if (metric.starts_with("val/") && !data.has_val() && !data.has_task())
+      throw ConfigError(str(grid.file, ": metric ", metric, ": ", one.name, " has no validation data."),
+                        "Set data.val in the base config, such as data.val={fraction:0.1}, or compare train/loss.");
+    const std::optional<int64_t> length = length_of(metric);
+    if (length && grid.evals.lengths.empty() && *length != context)
+      throw ConfigError(str(grid.file, ": metric ", metric,
+                            ": eval { by_position: true } without lengths asks for rows of the training's ", context,
+                            " tokens alone."),
+                        str("Write eval { length: ", context, " length: ", *length, " by_position: true }."));
+  }
+}
+
 // Found before anything is trained: a learned position is of one place in the context, so longer rows have none.
 void check_eval_lengths(const Grid& grid, const Combination& one) {
   const config::Model& model = one.experiment.model();
@@ -199,6 +219,7 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
         one.experiment = config_of(grid, one, {}, own).experiment;
       }
     } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
+    check_metrics(grid, one);
     check_eval_lengths(grid, one);
     if (at == grid.baseline) arms.baseline = arms.all.size();
     arms.all.push_back(std::move(one));

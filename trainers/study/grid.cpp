@@ -8,6 +8,7 @@
 
 #include "trainers/config/grid.pb.h"
 #include "trainers/config/text_reader.h"
+#include "trainers/study/metric.h"
 #include "weft/data/recall.h"
 #include "weft/io/files.h"
 
@@ -189,17 +190,53 @@ void tune_axis(Grid& grid, const config::Grid& in) {
   grid.axes.erase(grid.axes.begin() + at);
 }
 
-// A metric of a task is a question to the finished runs, whether or not `eval` has it too.
+// "/accuracy" of one task, "/accuracy/16" of one of its sizes, "/accuracy@64" of one of several lengths.
+void check_task_key(const Grid& grid, const std::string& metric, const std::string& rest) {
+  constexpr std::string_view kAccuracy = "/accuracy";
+  const std::string who = str(grid.file, ": metric ", metric, ": ");
+  const bool is_accuracy = rest.starts_with(kAccuracy);
+  const std::string behind = is_accuracy ? rest.substr(kAccuracy.size()) : "";
+  int64_t number = 0;
+  const char* end = behind.data() + behind.size();
+  const bool has_number = behind.size() > 1 && std::from_chars(behind.data() + 1, end, number).ptr == end && number > 0;
+  if (is_accuracy && (behind.empty() || (has_number && behind[0] == '/'))) return;
+  if (!is_accuracy || !has_number || behind[0] != '@')
+    throw ConfigError(who + "runs have accuracies of tasks alone.",
+                      "Write task/NAME/accuracy, task/NAME/accuracy/SIZE or task/NAME/accuracy@LENGTH.");
+  const std::vector<int64_t>& lengths = grid.evals.task_lengths;
+  if (lengths.size() < 2 || std::ranges::find(lengths, number) == lengths.end())
+    throw ConfigError(str(who, "is not asked for: eval does not have several lengths with this one."),
+                      str("Write eval { task_length: ", number,
+                          " task_length: .. } with another one, or task/NAME/accuracy where there is one length."));
+}
+
+// A metric of a task is a question to the finished runs, and so is the loss of one length, whether or not `eval` has it too.
 void ask_for_metrics(Grid& grid) {
   std::vector<std::string> known;
   for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
   constexpr std::string_view kTask = "task/";
+  const bool asks_positions_alone =
+      grid.evals.by_position && grid.evals.lengths.empty();  // see check_metrics() of arms
+  const auto ask_for_length = [&](const std::string& metric) {
+    const std::optional<int64_t> length = length_of(metric);
+    std::vector<int64_t>& asked = grid.evals.lengths;
+    if (length && !asks_positions_alone && std::ranges::find(asked, *length) == asked.end()) asked.push_back(*length);
+  };
   for (const std::string& metric : grid.metrics) {
+    check_key(grid.file + ": metric", metric);
+    ask_for_length(metric);
     if (!metric.starts_with(kTask)) continue;
     const std::string task = metric.substr(kTask.size(), metric.find('/', kTask.size()) - kTask.size());
     config::check_choice(str(grid.file, ": compare: metric ", metric, ":"), task, known, "task");
+    check_task_key(grid, metric, metric.substr(kTask.size() + task.size()));
     if (std::ranges::find(grid.evals.tasks, task) == grid.evals.tasks.end()) grid.evals.tasks.push_back(task);
   }
+  if (!grid.tune) return;
+  if (grid.tune->metric.find('*') != std::string::npos)
+    throw ConfigError(str(grid.file, ": tune: metric ", grid.tune->metric, ": is a pattern."),
+                      "Name one metric: the best value is chosen by it.");
+  check_key(grid.file + ": tune: metric", grid.tune->metric);
+  ask_for_length(grid.tune->metric);
 }
 
 }  // namespace

@@ -1,12 +1,67 @@
 #include "trainers/study/metric.h"
 
 #include <array>
+#include <charconv>
 #include <string_view>
+#include <vector>
 
+#include "trainers/config/config_error.h"
 #include "trainers/study/cells.h"
 #include "weft/core/pattern.h"
 
 namespace weft::study {
+
+namespace {
+
+using config::ConfigError;
+
+// What Recorder writes.
+std::vector<std::string> recorded_keys() {
+  return {"train/loss",
+          "train/bpb",
+          "train/grad_norm",
+          "train/skipped",
+          "val/loss",
+          "val/loss_se",
+          "val/ppl",
+          "val/bpb",
+          "val/targets",
+          "speed/mfu",
+          "speed/tokens_per_second",
+          "memory/peak_gib"};
+}
+
+constexpr std::string_view kOfLength = "val/loss@";
+
+}  // namespace
+
+std::optional<int64_t> length_of(const std::string& metric) {
+  if (!metric.starts_with(kOfLength)) return {};
+  int64_t length = 0;
+  const char* end = metric.data() + metric.size();
+  const auto [at, error] = std::from_chars(metric.data() + kOfLength.size(), end, length);
+  return error == std::errc() && at == end && length >= 1 && length <= kMostLength ? std::optional(length)
+                                                                                   : std::nullopt;
+}
+
+void check_key(const std::string& who, const std::string& metric) {
+  const auto begins = [&](std::string_view name) { return metric.starts_with(name); };
+  const bool is_recorded = begins("train/") || begins("val/") || begins("speed/") || begins("memory/");
+  const bool is_pattern = metric.find('*') != std::string::npos;
+  if (!is_recorded || is_pattern || begins("train/lr/") || length_of(metric)) return;
+  const std::vector<std::string> keys = recorded_keys();
+  for (const std::string& key : keys)
+    if (metric == key) return;
+  if (begins(kOfLength))
+    throw ConfigError(str(who, " ", metric, ": is of no length of rows."),
+                      str("Write val/loss@LENGTH with 1 to ", kMostLength,
+                          " tokens. It is asked of finished runs, as by eval { length: LENGTH }."));
+  const std::string near = config::nearest(metric, keys);
+  throw ConfigError(str(who, " ", metric, ": no such metric.", near.empty() ? "" : " Did you mean '" + near + "'?"),
+                    str("Use one of: ", config::join(keys, ", "),
+                        ", train/lr/GROUP, or val/loss@LENGTH, which finished runs are asked for as by eval { length: "
+                        "LENGTH }."));
+}
 
 Direction direction_of(const std::string& metric) {
   const std::string_view key = std::string_view(metric).substr(0, metric.find('@'));  // of one length
