@@ -223,5 +223,28 @@ TEST_F(Ablate, DevicesMayBeARange) {
   }
 }
 
+TEST_F(Ablate, FaultsOfAnArmAreFoundBeforeAnythingRuns) {
+  for (const char* set : {"optim.group[1].match='*.norm.weight'", "start={from:'nix'}"}) {
+    const std::string own =
+        str("axis { name: \"a\" arm { name: \"plain\" } arm { name: \"own\" set: \"", set, "\" } }");
+    expect_refused(str(kRuns, "seeds: 3", own), {"grid.txtpb: a=own: ", "fix: "});
+    const ProcessResult dry = ablate("refused", {"--dry-run", "--no-times"});
+    EXPECT_EQ(dry.exit_code, 2) << dry.err;
+    EXPECT_NE(dry.err.find("grid.txtpb: a=own: "), std::string::npos) << dry.err;
+  }
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  ASSERT_EQ(ablate("begun").exit_code, 0);
+  std::filesystem::remove(path("text.txt"));
+  for (const bool is_dry : {false, true}) {
+    const ProcessResult result =
+        ablate("study", is_dry ? std::vector<std::string>{"--dry-run"} : std::vector<std::string>());
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_NE(result.err.find("grid.txtpb: gate=none: no file "), std::string::npos) << result.err;
+    EXPECT_FALSE(io::file_exists(path("study")));
+  }
+  const ProcessResult begun = ablate("begun");
+  EXPECT_EQ(begun.exit_code, 0) << "its runs are made: " << begun.err;
+}
+
 }  // namespace
 }  // namespace weft::test

@@ -6,6 +6,7 @@
 
 #include "tests/support/errors.h"
 #include "tests/trainers/run_fixture.h"
+#include "trainers/study/arm_checks.h"
 #include "trainers/study/cell_table.h"
 #include "trainers/study/cells.h"
 #include "trainers/study/match.h"
@@ -188,6 +189,9 @@ TEST_F(GridArms, ARunThatFailsIsStartedOnceMore) {
   const auto [always, of_always] = run("always", "echo 'error: broke' >&2; exit 1");
   EXPECT_EQ(always.state, CellResult::State::failed);
   EXPECT_EQ(always.problem, "exit code 1: broke");
+  const auto [fixed, of_fixed] =
+      run("fixed", "printf 'error: no file x\\n  where: run.cpp:3\\n  fix: check the path\\n' >&2; exit 2");
+  EXPECT_EQ(fixed.problem, "exit code 2: no file x (fix: check the path)");
   EXPECT_EQ(of_always, 2);
   const auto [refused, of_refused] = run("refused", "exit 2");
   EXPECT_EQ(refused.state, CellResult::State::failed);
@@ -245,6 +249,37 @@ TEST_F(GridArms, LengthsOfEvaluationsHaveABound) {
                          {str("grid.txtpb: eval: length ", length), "Use 1 to 2147483647 tokens"}),
                 "");
   EXPECT_EQ(grid(kRuns + std::string(kArms) + "eval { length: 2147483647 }").evals.lengths[0], 2147483647);
+}
+
+// What a config alone does not say.
+TEST_F(GridArms, GroupsTextsAndStartsAreLookedAtBeforeTheRuns) {
+  const auto check = [&](const std::string& text) {
+    const Grid one = grid(kRuns + text);
+    check_arms(one, resolve_arms(one, {}), {});
+  };
+  EXPECT_EQ(error_of([&] { check(axis_of("optim.group[1].match='*.norm.weight'")); },
+                     {"grid.txtpb: a=own: optimizer: no group matches ", "end the groups with one that matches"}),
+            "");
+  EXPECT_EQ(error_of([&] { check(axis_of("optim.group[0].rank=")); }, {"grid.txtpb: a=own: ", "to Muon", "rank: 2"}),
+            "");
+  EXPECT_EQ(error_of([&] { check(axis_of("start={from:'nix'}")); }, {"grid.txtpb: a=own: ", "nix is not a run"}), "");
+  for (const char* set :
+       {"data.train[0].path='no*.txt'", "data.val={path:'none.txt'}", "data.tokenizer={bpe{file:'none.json'}}",
+        "data.tokenizer={gpt2{vocab:'none.json' merges:'none.txt'}}"})
+    EXPECT_EQ(error_of([&] { check(str(kArms, "set: \"", set, "\"")); }, {"grid.txtpb: gate=none: ", "/no"}), "")
+        << set;
+  const std::string values = "value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 ";
+  EXPECT_EQ(error_of([&] { check(str(kArms, "tune { path: \"optim.group[1].adamw.rate\" ", values, "}")); },
+                     {"grid.txtpb: gate=none: tune: ", "rate"}),
+            "");
+  EXPECT_EQ(error_of(
+                [&] {
+                  check(str(kArms, "tune { path: \"optim.group[1].adamw.lr\" ", values,
+                            "set: \"optim.group[1].match='embed*'\" }"));
+                },
+                {"grid.txtpb: gate=none: tune: optimizer: no group matches "}),
+            "");
+  check(str(kArms, "tune { path: \"optim.group[1].adamw.lr\" ", values, "}"));
 }
 
 // Hours of runs would end in a refusal.

@@ -62,8 +62,10 @@ TEST_F(Recipes, OfStudiesSayWhatTheyNeed) {
   for (const auto& entry : fs::directory_iterator(WEFT_RECIPES "/studies")) {
     SCOPED_TRACE(entry.path().string());
     ++count;
-    const auto result =
-        test::run_weft({"ablate", entry.path().string(), "--dry-run", "--no-times", "--out", path("study")});
+    std::vector<std::string> words{"ablate", entry.path().string(), "--dry-run", "--no-times", "--out", path("study")};
+    const bool is_of_task = io::read_file(entry.path().string()).find("base: \"../tasks/") != std::string::npos;
+    if (!is_of_task) words.insert(words.end(), {"--set", "data.train.path=" + path("text.txt")});
+    const auto result = test::run_weft(words);
     EXPECT_EQ(result.exit_code, 0) << result.err;
     EXPECT_NE(result.out.find("cache/token"), std::string::npos) << result.out;
   }

@@ -10,12 +10,12 @@
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
-#include "trainers/config/check.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
 #include "trainers/console/live_lines.h"
 #include "trainers/console/stop_signal.h"
+#include "trainers/study/arm_checks.h"
 #include "trainers/study/match.h"
 #include "trainers/study/study_folder.h"
 #include "trainers/study/study_plan.h"
@@ -156,11 +156,6 @@ int stopped_in_tuning(const study::Grid& grid, Console& console) {
   return kStopped;
 }
 
-// Of a study that begins. One that is there has runs as they are.
-void check_starts(const study::Grid& grid, const study::Arms& arms, const Extensions& extensions) {
-  for (const study::Combination& arm : arms.all) config::check_end_of_text(study::config_of(grid, arm, {}, extensions));
-}
-
 int run(const Options& options, Console& console, const Extensions& extensions) {
   if (options.grid.empty())
     throw ConfigError("weft ablate: the argument GRID is missing.",
@@ -169,8 +164,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   for (const std::string& override : options.set) study::add_override(grid, override);
   const std::string folder = options.out.empty() ? "studies/" + grid.name : options.out;
   study::Arms arms = study::resolve_arms(grid, extensions);
-  if (!io::file_exists(folder + "/grid.txtpb")) check_starts(grid, arms, extensions);
   study::count_and_match(grid, arms, extensions);
+  if (!io::file_exists(folder + "/grid.txtpb")) study::check_arms(grid, arms, extensions);
   std::vector<study::Cell> cells = study::cells_of(grid, arms);
   const std::vector<std::string> gpus = gpus_of(options, arms);
   const int jobs = jobs_of(options, grid, arms, gpus.size());

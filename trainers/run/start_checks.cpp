@@ -24,6 +24,13 @@ void check_readable(const std::string& path) {
   ::close(descriptor);
 }
 
+void check_has_text(const config::Loaded& config) {
+  if (config.experiment.data().weights_only())
+    config::refuse(
+        config, "data.weights_only", "is true: there is no text to train on.",
+        "Set data.weights_only=false, name data.train and data.val, and begin with these weights by start={from:RUN}.");
+}
+
 // A file that will be written later; it may be there.
 void check_writable(const RunFolder& folder, const char* name) {
   const std::string path = folder.file(name);
@@ -44,12 +51,23 @@ void check_folder(const RunFolder& folder, const char* name) {
 
 }  // namespace
 
+void check_inputs(const config::Loaded& config) {
+  const config::Data& d = config.experiment.data();
+  check_has_text(config);
+  const auto check_pattern = [](const std::string& pattern) {
+    for (const std::string& path : data::expand_path(pattern)) check_readable(path);
+  };
+  for (const config::Source& source : d.train()) check_pattern(source.path());
+  if (d.val().has_path()) check_pattern(d.val().path());
+  const config::Tokenizer& tokenizer = d.tokenizer();
+  if (tokenizer.has_bpe()) check_readable(tokenizer.bpe().file());
+  if (!tokenizer.has_gpt2()) return;
+  for (const std::string& path : {tokenizer.gpt2().vocab(), tokenizer.gpt2().merges()}) check_readable(path);
+}
+
 void check_files(const config::Loaded& config, const RunFolder& folder) {
   const config::Experiment& e = config.experiment;
-  if (e.data().weights_only())
-    config::refuse(
-        config, "data.weights_only", "is true: there is no text to train on.",
-        "Set data.weights_only=false, name data.train and data.val, and begin with these weights by start={from:RUN}.");
+  check_has_text(config);
   const bool keeps_files = e.data().keep_files() && folder.existed();
   const auto kept = keeps_files ? read_data_identity(folder.path()) : nullptr;
   auto check_source = [&](const std::string& name, const std::string& pattern) {

@@ -9,6 +9,8 @@
 
 namespace weft::train {
 
+// Before there is a run folder. Error if a text or a tokenizer's file is absent or cannot be read, or if there is no text to train on.
+void check_inputs(const config::Loaded& config);
 // Before texts are tokenised. Error if an input file is absent or cannot be read, or if a file of the run folder cannot be written.
 void check_files(const config::Loaded& config, const RunFolder& folder);
 

@@ -103,6 +103,10 @@ std::optional<LanguageModelOptions> teacher_options(const config::Loaded& config
   return options;
 }
 
+void check_start(const config::Experiment& experiment) {
+  if (experiment.has_start()) first_record(experiment);
+}
+
 std::string recorded_start(const config::Loaded& config, const std::string& run_folder) {
   if (!config.experiment.has_start()) return {};
   const std::string path = record_of(run_folder);

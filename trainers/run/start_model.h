@@ -28,6 +28,9 @@ std::string find_start(const config::Loaded& config, const RunFolder& folder);
 // The source of a run that has begun. ConfigError if it is gone, or has other weights.
 std::string recorded_start(const config::Loaded& config, const std::string& run_folder);
 
+// ConfigError unless `start.from`, where it is set, names a checkpoint, or a run that has one.
+void check_start(const config::Experiment& experiment);
+
 // Freezes what the patterns say; returns what it did, for people, or nothing. ConfigError if a pattern matches nothing.
 std::string freeze(LanguageModel& model, const StartOptions& options);
 

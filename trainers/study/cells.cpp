@@ -83,12 +83,16 @@ void note_study(const Grid& grid, const std::string& folder) {
   events.flush();
 }
 
-std::string last_line(const std::string& messages) {
+// The last error with its fix, or the last line.
+std::string last_message(const std::string& messages) {
   const size_t end = messages.find_last_not_of(" \n\r");
   if (end == std::string::npos) return {};
   const size_t error = messages.rfind("error: ", end);
   const size_t begin = error != std::string::npos ? error + 7 : messages.rfind('\n', end) + 1;
-  return messages.substr(begin, std::min(messages.find('\n', begin), end + 1) - begin);
+  const auto line_at = [&](size_t at) { return messages.substr(at, std::min(messages.find('\n', at), end + 1) - at); };
+  constexpr std::string_view kFix = "\n  fix: ";
+  const size_t fix = error == std::string::npos ? error : messages.find(kFix, begin);
+  return fix == std::string::npos ? line_at(begin) : str(line_at(begin), " (fix: ", line_at(fix + kFix.size()), ")");
 }
 
 // A run of a study that was killed may still be saving. Returns false if this one is stopped meanwhile.
@@ -126,7 +130,7 @@ bool evaluate(const std::string& folder, int64_t ranks, const CellRuns& how, con
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return false;
     if (ended.exit_code != cli::kSuccess) {
       result.state = State::failed;
-      result.problem = str("evaluation: exit code ", ended.exit_code, ": ", last_line(ended.messages));
+      result.problem = str("evaluation: exit code ", ended.exit_code, ": ", last_message(ended.messages));
       return false;
     }
     result.answers.push_back(ended.output);
@@ -179,7 +183,7 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
         io::run_process(arguments, "", {kNoLimit_s, how.is_stopping, kGrace_s}, "reinstall weft", environment);
     if (ended.end == io::ProcessEnd::stopped || how.is_stopping()) return {};
     if (ended.exit_code == cli::kSuccess) return finished_cell(folder, cell.ranks, how, environment);
-    lost.problem = str("exit code ", ended.exit_code, ": ", last_line(ended.messages));
+    lost.problem = str("exit code ", ended.exit_code, ": ", last_message(ended.messages));
     if (ended.exit_code == cli::kDiverged) lost.state = State::diverged;
     if (ended.exit_code == cli::kUsageError || ended.exit_code == cli::kDiverged) break;  // it would end so again
   }

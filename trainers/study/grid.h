@@ -73,8 +73,8 @@ struct Combination {
   double flops_per_token = 0;          // without the output head
   std::string tuned = {};              // the value of Tune::path
 };
-// All of them, the baseline's place in `baseline`. Resolves every config, so that a fault in any arm is found before anything runs, and
-// refuses arms that see other batches.
+// All of them, the baseline's place in `baseline`. Resolves every config, so that a fault in any is found before anything runs, and refuses arms
+// that see other batches. What a config alone does not say is looked at by check_arms().
 struct Arms {
   std::vector<Combination> all;
   size_t baseline = 0;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "trainers/run/memory_estimate.h"
+#include "trainers/study/arm_checks.h"
 #include "weft/core/dry_run.h"
 
 namespace weft::study {
@@ -128,7 +129,7 @@ void require_vocab(const Grid& grid, const Combination& arm) {
 void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
   std::vector<Counts> counts;
   for (Combination& arm : arms.all) {
-    counts.push_back(counts_of(config_of(grid, arm, {}, own)));
+    counts.push_back(of_arm(grid, arm.name, [&] { return counts_of(config_of(grid, arm, {}, own)); }));
     set_counts(arm, counts.back());
   }
   if (!grid.match) return;

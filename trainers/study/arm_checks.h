@@ -1,0 +1,22 @@
+// What can be wrong of an arm beside its config, looked at before anything runs: the groups of its optimiser, its texts, the run it begins as.
+#pragma once
+
+#include <string>
+
+#include "trainers/config/config_error.h"
+#include "trainers/study/grid.h"
+
+namespace weft::study {
+
+// What `work` returns. Its Error becomes a ConfigError that names grid and arm.
+template <class Work>
+auto of_arm(const Grid& grid, const std::string& arm, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& e) { throw config::ConfigError(str(grid.file, ": ", arm, ": ", e.problem()), e.fix()); }
+}
+
+// Of a study that begins: one that is there has runs as they are. Also of the tries of a tuning. ConfigError that names grid and arm.
+void check_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own);
+
+}  // namespace weft::study
