@@ -246,5 +246,22 @@ TEST_F(Ablate, FaultsOfAnArmAreFoundBeforeAnythingRuns) {
   EXPECT_EQ(begun.exit_code, 0) << "its runs are made: " << begun.err;
 }
 
+TEST_F(Ablate, ArmsThatDifferInNothingAreSaid) {
+  const auto warning_of = [&](const std::string& axes) {
+    write_grid(str(kRuns, "seeds: 3", axes));
+    const ProcessResult result = ablate("study", {"--dry-run", "--no-times"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.err;
+  };
+  const std::string axis =
+      R"(axis { name: "a" arm { name: "plain" } arm { name: "wide" set: "model.ffn.swiglu.hidden=48" }
+    arm { name: "same" set: "model.layers=1" } })";
+  EXPECT_EQ(warning_of(axis), str("warning: ", path("grid.txtpb"),
+                                  ": a=plain and a=same have the same config, and differ in nothing.\n"));
+  EXPECT_EQ(warning_of(str(kArms, R"(axis { name: "b" arm { name: "x" set: "model.layers=2" } })")),
+            str("warning: ", path("grid.txtpb"), ": axis b has one arm, x, and compares nothing.\n"));
+  EXPECT_EQ(warning_of(kArms), "");
+}
+
 }  // namespace
 }  // namespace weft::test

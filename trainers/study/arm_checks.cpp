@@ -1,5 +1,6 @@
 #include "trainers/study/arm_checks.h"
 
+#include <map>
 #include <set>
 
 #include "trainers/config/check.h"
@@ -57,6 +58,19 @@ void check_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own) 
         if (&value == &grid.tune->values[0]) checks.run(config);
       });
   }
+}
+
+std::string odd_arms(const Grid& grid, const Arms& arms) {
+  std::vector<std::string> odd;
+  for (const GridAxis& axis : grid.axes)
+    if (axis.arms.size() == 1)
+      odd.push_back(str("axis ", axis.name, " has one arm, ", axis.arms[0].name, ", and compares nothing"));
+  std::map<std::string, std::vector<std::string>> names;  // of each config
+  for (const Combination& arm : arms.all) names[config::to_text(arm.experiment)].push_back(arm.name);
+  for (const Combination& arm : arms.all)  // in the order of the arms
+    if (const auto& same = names[config::to_text(arm.experiment)]; same.size() > 1 && same[0] == arm.name)
+      odd.push_back(config::join(same, " and ") + " have the same config, and differ in nothing");
+  return odd.empty() ? "" : str("warning: ", grid.file, ": ", config::join(odd, "; "), ".");
 }
 
 }  // namespace weft::study

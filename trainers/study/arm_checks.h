@@ -19,4 +19,7 @@ auto of_arm(const Grid& grid, const std::string& arm, const Work& work) {
 // Of a study that begins: one that is there has runs as they are. Also of the tries of a tuning. ConfigError that names grid and arm.
 void check_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own);
 
+// What is allowed and probably not meant, in one line: arms of one config, and axes with one arm. Empty: nothing.
+std::string odd_arms(const Grid& grid, const Arms& arms);
+
 }  // namespace weft::study
