@@ -61,5 +61,35 @@ TEST_F(LostRuns, RunsThatWereNotMadeAreNotLost) {
   EXPECT_EQ(pairs(2), (std::vector<int64_t>{1, 0, 1, 1}));
 }
 
+TEST_F(LostRuns, TheConclusionCountsCompleteSeedsAndNamesArmsThatAreLost) {
+  make(str(kSeeds, kArms));
+  const auto lose = [&](size_t arm, int64_t seed) {
+    for (size_t i = 0; i < cells.size(); ++i)
+      if (cells[i].combination == arm && cells[i].seed == seed) results[i]->state = CellResult::State::diverged;
+  };
+  const auto expect = [&](const std::string& part, bool is_there = true) {
+    const std::string text = report_of(data()).conclusion;
+    EXPECT_EQ(text.find(part) != std::string::npos, is_there) << part << " in " << text;
+  };
+  set("val/loss", [](double arm, double seed) { return 3 + arm + seed + 0.01 * arm * seed; });
+  expect("training tokens and 3 seeds. "), expect("Nothing can be said", false);
+  for (int64_t seed : {1, 2, 3}) lose(2, seed);
+  expect("training tokens and 3 seeds. ");
+  expect("is worse than gate=none for gate=head (");
+  expect("Nothing can be said of gate=channel: no run has a val/loss, and runs are lost.");
+  lose(1, 2);
+  expect("training tokens and 3 seeds, of which 2 are complete. ");
+  lose(0, 3);
+  expect("training tokens and 3 seeds, of which 1 is complete. "), expect("Too few runs count to tell gate=head (");
+  lose(0, 1);
+  expect("of which none is complete. "), expect("No seed has a run of gate=none and one of gate=head");
+  lose(0, 2);
+  expect("Nothing can be said of gate=none, gate=channel: ");
+  lose(1, 1), lose(1, 3);
+  expect("Nothing can be said of gate=none, gate=head, gate=channel: "), expect("of which none is complete. ");
+  for (auto& result : results) result.reset();
+  EXPECT_EQ(report_of(data()).conclusion, "") << "nothing has been run";
+}
+
 }  // namespace
 }  // namespace weft::study

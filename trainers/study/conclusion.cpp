@@ -18,18 +18,45 @@ std::string count_text(double x) {
 struct Verdicts {
   std::string lower, higher, open, few;  // arms, with their differences; few: of too few runs
   std::string unpaired;                  // arms with runs, none of a seed of the baseline's
+  std::string lost;                      // arms without a value, of which runs are lost
   double resolves = 0;                   // the largest of the open ones
 };
+
+bool has_lost_runs(const StudyData& data, size_t arm) {
+  for (size_t i = 0; i < data.cells.size(); ++i)
+    if (data.cells[i].combination == arm && data.results[i] && data.results[i]->state != CellResult::State::complete)
+      return true;
+  return false;
+}
+
+// A complete one has a value of every arm that has any.
+std::string seeds_text(const StudyData& data) {
+  std::vector<bool> is_complete(data.grid.seeds.size(), true);
+  bool is_any = false;
+  for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    const std::vector<double> values = values_of(data, a, data.grid.metrics[0]);
+    if (mean_of(values).count == 0) continue;
+    is_any = true;
+    for (size_t s = 0; s < values.size(); ++s) is_complete[s] = is_complete[s] && std::isfinite(values[s]);
+  }
+  const size_t all = is_complete.size();
+  const auto complete = is_any ? std::ranges::count(is_complete, true) : 0;
+  const std::string seeds = str(all, all == 1 ? " seed" : " seeds");
+  if (complete == std::ssize(is_complete)) return seeds;
+  return str(seeds, ", of which ", complete == 0 ? std::string("none") : str(complete), complete > 1 ? " are" : " is",
+             " complete");
+}
 
 Verdicts verdicts_of(const StudyData& data, const std::vector<Difference>& differences) {
   Verdicts v;
   size_t next = 0;
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
+    const bool has_value = mean_of(values_of(data, a, data.grid.metrics[0])).count > 0;
+    if (!has_value && has_lost_runs(data, a)) v.lost += (v.lost.empty() ? "" : ", ") + data.arms.all[a].name;
     if (a == data.arms.baseline) continue;
     const Difference& d = differences[next++];
     if (d.count == 0) {
-      if (mean_of(values_of(data, a, data.grid.metrics[0])).count > 0)
-        v.unpaired += (v.unpaired.empty() ? "" : ", ") + data.arms.all[a].name;
+      if (has_value) v.unpaired += (v.unpaired.empty() ? "" : ", ") + data.arms.all[a].name;
       continue;
     }
     const bool is_clear = d.adjusted_p && *d.adjusted_p < 1 - data.grid.confidence;
@@ -56,12 +83,12 @@ std::string found_text(const StudyData& data, const std::string& arms, Direction
 std::string conclusion_of(const StudyData& data, const std::vector<Difference>& differences) {
   const Verdicts v = verdicts_of(data, differences);
   const auto has_any = std::ranges::any_of(differences, [](const Difference& d) { return d.count > 0; });
-  if (!has_any && v.unpaired.empty()) return {};
+  if (!has_any && v.unpaired.empty() && v.lost.empty()) return {};
   const Combination& baseline = data.arms.all[data.arms.baseline];
   const double tokens = static_cast<double>(baseline.experiment.train().tokens());
-  std::string text = fmt::format("These runs have {} parameters without embeddings, {} training tokens and {} seed{}. ",
-                                 count_text(static_cast<double>(baseline.params)), count_text(tokens),
-                                 data.grid.seeds.size(), data.grid.seeds.size() == 1 ? "" : "s");
+  std::string text =
+      fmt::format("These runs have {} parameters without embeddings, {} training tokens and {}. ",
+                  count_text(static_cast<double>(baseline.params)), count_text(tokens), seeds_text(data));
   const std::string& metric = data.grid.metrics[0];
   if (static_cast<int64_t>(data.grid.seeds.size()) < kFewestForAnInterval) {
     text +=
@@ -83,6 +110,8 @@ std::string conclusion_of(const StudyData& data, const std::vector<Difference>& 
   if (!v.unpaired.empty())
     text += fmt::format("No seed has a run of {} and one of {}, so nothing says how they differ. ", baseline.name,
                         v.unpaired);
+  if (!v.lost.empty())
+    text += fmt::format("Nothing can be said of {}: no run has a {}, and runs are lost. ", v.lost, metric);
   if (const size_t origins = origins_of(data).size(); origins > 1)
     text += fmt::format("The runs come from {} builds or machines, and what arms differ by may be theirs. ", origins);
   text += "They cannot tell what larger models, longer trainings, other texts or other widths would give";
