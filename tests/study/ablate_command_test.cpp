@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "tests/study/ablate_fixture.h"
@@ -40,6 +41,57 @@ tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4"
   EXPECT_EQ(some["tuning"]["tries"], 6) << "all arms are tuned";
   EXPECT_EQ(some["arms"].size(), 1u);
   EXPECT_GT(some["seconds"].get<double>(), 0);
+}
+
+// By the tokenizer's files, or by the text; where neither is read for it, no number stands in its place.
+TEST_F(Ablate, ADryRunKnowsTheVocabulary) {
+  nlohmann::json vocab = nlohmann::json::object();
+  for (int byte = 0, next = 256; byte < 256; ++byte) {  // GPT-2's names of bytes: a letter each
+    const bool is_shown = (byte > 32 && byte < 127) || (byte > 160 && byte != 173);
+    const int letter = is_shown ? byte : next++;
+    const std::string name =
+        letter < 128 ? std::string(1, static_cast<char>(letter))
+                     : std::string{static_cast<char>(0xC0 | letter >> 6), static_cast<char>(0x80 | (letter & 63))};
+    vocab[name] = byte;
+  }
+  vocab["ab"] = 256, vocab["<|endoftext|>"] = 257;
+  write("vocab.json", vocab.dump());
+  write("merges.txt", "#version: 0.2\na b\n");
+  const std::string gpt2 =
+      str("set: \"data.tokenizer={gpt2{vocab:'", path("vocab.json"), "' merges:'", path("merges.txt"), "'}}\" ");
+  const auto arm = [&](const std::string& set) {
+    write_grid(str(kRuns, "seeds: 3 ", set, kArms));
+    const ProcessResult result = ablate("study", {"--dry-run", "--no-times", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return nlohmann::json::parse(result.out)["arms"][0];
+  };
+  const auto vocab_of = [&](const std::string& set) {
+    const auto json = arm(set);
+    const int64_t tables = json["parameters"].get<int64_t>() - json["parameters_without_embeddings"].get<int64_t>();
+    return tables / 16;  // one tied table of width 16
+  };
+  EXPECT_EQ(vocab_of("set: \"data.tokenizer={bytes{}}\" "), 256);
+  EXPECT_EQ(vocab_of("set: \"data.tokenizer={bytes{}}\" set: \"data.first_token=true\" "), 257);
+  EXPECT_EQ(vocab_of("set: \"data={task{mqar{vocab:64 pairs:4} test_rows:16}}\" "), 64);
+  EXPECT_EQ(vocab_of(gpt2), 258);
+  ASSERT_EQ(run_weft({"data", "bpe", path("text.txt"), "--out", path("bpe.json"), "--vocab", "270"}).exit_code, 0);
+  EXPECT_EQ(vocab_of(str("set: \"data.tokenizer={bpe{file:'", path("bpe.json"), "'}}\" ")), 270);
+  const std::string text = io::read_file(path("text.txt"));
+  EXPECT_EQ(vocab_of(""), std::ssize(std::set<char>(text.begin(), text.end()))) << "the characters of the text";
+
+  std::filesystem::resize_file(path("text.txt"), std::uintmax_t{65} << 20);  // too long to be read for that
+  const auto unknown = arm("");
+  for (const char* key : {"parameters", "active_parameters", "memory_bytes", "disk_bytes"})
+    EXPECT_TRUE(unknown[key].is_null()) << key << ": " << unknown;
+  EXPECT_GT(unknown["parameters_without_embeddings"], 0);
+  EXPECT_GT(unknown["cache_bytes"], 0);
+  const ProcessResult plan = ablate("study", {"--dry-run"});
+  EXPECT_EQ(plan.exit_code, 0) << plan.err;
+  for (const char* part : {"PFLOP without the output head\n",
+                           "parameters, time, memory and disk are not known "
+                           "(gate=none: the number of ids is a matter of texts"})
+    EXPECT_NE(plan.out.find(part), std::string::npos) << part << " in " << plan.out;
+  EXPECT_NE(arm("set: \"model.vocab=80\" ")["parameters"], nullptr);
 }
 
 // Arms that differ in nothing but their ranks have the losses of one rank, up to the order of sums.

@@ -9,7 +9,7 @@
 
 #include "tests/trainers/config_text.h"
 #include "trainers/config/translate.h"
-#include "trainers/run/data.h"
+#include "trainers/run/num_ids.h"
 #include "weft/core/parallel.h"
 #include "weft/io/files.h"
 

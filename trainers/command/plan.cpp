@@ -11,8 +11,8 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
-#include "trainers/run/data.h"
 #include "trainers/run/mesh_plan.h"
+#include "trainers/run/num_ids.h"
 #include "trainers/run/session.h"
 #include "weft/trainers/cli.h"
 
@@ -186,6 +186,14 @@ std::string json_of(const Report& report) {
   return json_text(out);
 }
 
+int64_t vocab_of(const config::Loaded& config) {
+  std::string why = "a plan reads no texts";
+  try {
+    if (const std::optional<int64_t> ids = train::num_ids_of(config)) return *ids;
+  } catch (const Error& e) { why = e.problem(); }
+  throw config::ConfigError("weft plan: model.vocab is not set, and " + why + ".", "Add model.vocab=N.");
+}
+
 int run(const Options& options, Console& console) {
   using config::ConfigError;
   std::vector<std::string> names = {"here"};
@@ -193,10 +201,7 @@ int run(const Options& options, Console& console) {
   config::check_choice("--hardware", options.hardware, names, "hardware");
   const config::Loaded config = config::load(options.config.file(), options.config.overrides());
   config::check_end_of_text(config);
-  const std::optional<int64_t> vocab = train::num_ids_of(config);
-  if (!vocab)
-    throw ConfigError("weft plan: model.vocab is not set, and a plan reads neither texts nor files of tokenizers.",
-                      "Add model.vocab=N.");
+  const int64_t vocab = vocab_of(config);
   train::apply_process_settings(config.experiment);
   train::MeshPlanOptions plan_options{.fixed = train::fixed_choices(config)};
   dist::FixedChoices& fixed = plan_options.fixed;
@@ -209,7 +214,7 @@ int run(const Options& options, Console& console) {
   dist::Hardware hardware = options.hardware == "here"
                                 ? train::hardware_here(train::compute_dtype(config.experiment), ranks)
                                 : dist::hardware_profile(options.hardware);
-  train::MeshPlan plan(config, *vocab, std::move(hardware), std::move(plan_options));
+  train::MeshPlan plan(config, vocab, std::move(hardware), std::move(plan_options));
   Report report{.ranks = ranks,
                 .rows = options.rows,
                 .plan = plan,

@@ -296,14 +296,6 @@ data::ValidationWindows RunData::windows(int64_t context) const {
                                                .first_token = first_token.value_or(-1)});
 }
 
-std::optional<int64_t> num_ids_of(const Loaded& config) {
-  const config::Experiment& e = config.experiment;
-  if (e.model().has_vocab()) return e.model().vocab();
-  if (e.data().has_task()) return data::RecallTask(recall_options(e.data().task()), e.model().context(), 0).vocab();
-  if (!e.data().tokenizer().has_bytes()) return std::nullopt;
-  return data::make_byte_tokenizer()->vocab_size() + (e.data().first_token() ? 1 : 0);
-}
-
 namespace {
 
 // A task needs no files. Its validation data are test rows, whose first ids are also what samples continue.

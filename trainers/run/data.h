@@ -47,8 +47,6 @@ struct PrepareOptions {
   std::string shards = {};  // folder of the shards; default `run_folder`/data
   std::function<void(const std::string& path, int64_t done, int64_t total)> progress = {};  // bytes
 };
-// How many ids there are, where the config alone says it; nothing where that is a matter of its data.
-std::optional<int64_t> num_ids_of(const config::Loaded& config);
 // Texts are tokenised into shards below `run_folder`/data once.
 RunData prepare_data(const config::Loaded& config, const std::string& run_folder, const PrepareOptions& options);
 

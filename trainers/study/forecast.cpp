@@ -1,9 +1,11 @@
 #include "trainers/study/forecast.h"
 
 #include "trainers/config/translate.h"
+#include "trainers/run/num_ids.h"
 #include "trainers/run/prediction.h"
 #include "trainers/run/session.h"
 #include "weft/core/dry_run.h"
+#include "weft/core/error.h"
 
 namespace weft::study {
 
@@ -22,22 +24,40 @@ int64_t cache_bytes(const LanguageModelOptions& options, int64_t tokens) {
 
 }  // namespace
 
-Forecast forecast_of(const Grid& grid, const Combination& arm, bool has_times, const cli::Extensions& own) {
-  constexpr int64_t kAnyVocab = 256;  // a grid reads no data to know it
-  const config::Loaded config = config_of(grid, arm, {}, own);
+const Forecaster::Ids& Forecaster::ids_of(const config::Loaded& config) {
+  constexpr int64_t kMostTextBytes = int64_t{64} << 20;  // a second of reading
+  const config::Experiment& e = config.experiment;
+  const auto [found, is_new] =
+      known_.try_emplace(str(config::to_text(e.data()), e.model().vocab(), " ", e.model().context()));
+  Ids& ids = found->second;
+  if (!is_new) return ids;
+  try {
+    ids.count = train::num_ids_of(config, kMostTextBytes);
+    if (!ids.count) ids.unknown = "the number of ids is a matter of texts that are not read for it";
+  } catch (const Error& error) { ids.unknown = error.problem(); }
+  return ids;
+}
+
+Forecast Forecaster::of(const Combination& arm) {
+  constexpr int64_t kAnyVocab = 256;  // for a cache, which has no ids in it
+  const config::Loaded config = config_of(grid_, arm, {}, own_);
   const config::Experiment& e = config.experiment;
   train::apply_process_settings(e);
-  const int64_t num_ids = e.model().has_vocab() ? e.model().vocab() : kAnyVocab;
-  const train::MemorySubject subject = train::memory_subject(config, num_ids, e.data().document_mask());
-  const train::MemoryEstimate memory = train::MemoryEstimator(subject).of(e.train().micro_batch());
-  train::Prediction prediction;
-  if (has_times) prediction = train::predict(config, num_ids, memory);
-  const train::StepSizes sizes = train::step_sizes(e);
-  Forecast forecast{.params = memory.num_params,
-                    .seconds = prediction.step_s * static_cast<double>(sizes.steps),
-                    .memory_bytes = memory.peak_bytes};
-  const int64_t kept = e.checkpoint().keep_last() + (e.checkpoint().keep_best() ? 1 : 0);
-  forecast.disk_bytes = kept * (4 * memory.num_params + (grid.keeps_optimizer ? memory.optimizer_bytes : 0));
+  const Ids& ids = ids_of(config);
+  Forecast forecast{.unknown = ids.unknown};
+  const train::MemorySubject subject =
+      train::memory_subject(config, ids.count.value_or(kAnyVocab), e.data().document_mask());
+  if (ids.count) {
+    const train::MemoryEstimate memory = train::MemoryEstimator(subject).of(e.train().micro_batch());
+    train::Prediction prediction;
+    if (has_times_) prediction = train::predict(config, *ids.count, memory);
+    const int64_t kept = e.checkpoint().keep_last() + (e.checkpoint().keep_best() ? 1 : 0);
+    forecast.sizes = Forecast::Sizes{
+        .params = memory.num_params,
+        .seconds = prediction.step_s * static_cast<double>(train::step_sizes(e).steps),
+        .memory_bytes = memory.peak_bytes,
+        .disk_bytes = kept * (4 * memory.num_params + (grid_.keeps_optimizer ? memory.optimizer_bytes : 0))};
+  }
   const int64_t context = subject.model.context, half = context / 2;
   forecast.cache_bytes = cache_bytes(subject.model, context);
   if (half > 0)

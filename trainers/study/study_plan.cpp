@@ -21,10 +21,12 @@ using Json = nlohmann::ordered_json;
 
 struct Sums {
   double flops = 0, seconds = 0, disk_bytes = 0;
+  std::string unknown = {};  // why some arm has no sizes, and with it the sums of time and disk; empty: all have
   void add(int64_t runs, const Combination& arm, const Forecast& f) {
     const auto n = static_cast<double>(runs);
     flops += n * arm.flops_per_token * static_cast<double>(arm.experiment.train().tokens());
-    seconds += n * f.seconds, disk_bytes += n * static_cast<double>(f.disk_bytes);
+    if (f.sizes) seconds += n * f.sizes->seconds, disk_bytes += n * static_cast<double>(f.sizes->disk_bytes);
+    else if (unknown.empty()) unknown = arm.name + ": " + f.unknown;
   }
 };
 
@@ -36,36 +38,55 @@ io::ReportTable empty_table() {
 }
 
 std::vector<std::string> row_of(const Combination& arm, int64_t runs, const Forecast& f) {
+  const Forecast::Sizes* sizes = f.sizes ? &*f.sizes : nullptr;
   return {arm.name,
           str(runs),
-          str(f.params),
-          str(f.params - arm.idle_params),
+          sizes ? str(sizes->params) : "-",
+          sizes ? str(sizes->params - arm.idle_params) : "-",
           str(arm.params),
           arm.matched_ffn ? str(arm.matched_ffn) : "-",
           fmt::format("{:.3f}", arm.flops_per_token / 1e6),
           str(arm.experiment.train().tokens()),
-          f.seconds > 0 ? cli::duration_text(f.seconds) : "-",
-          train::size_text(f.memory_bytes),
-          train::size_text(f.disk_bytes),
+          sizes && sizes->seconds > 0 ? cli::duration_text(sizes->seconds) : "-",
+          sizes ? train::size_text(sizes->memory_bytes) : "-",
+          sizes ? train::size_text(sizes->disk_bytes) : "-",
           train::size_text(f.cache_bytes),
           str(f.cache_bytes_per_token)};
 }
 
 Json json_of(const Combination& arm, int64_t runs, const Forecast& f) {
+  const auto size = [&](int64_t Forecast::Sizes::*field, int64_t less = 0) {
+    return f.sizes ? Json(*f.sizes.*field - less) : Json(nullptr);
+  };
   return {{"arm", arm.name},
           {"runs", runs},
           {"ranks", ranks_of(arm.experiment)},
-          {"parameters", f.params},
-          {"active_parameters", f.params - arm.idle_params},
+          {"parameters", size(&Forecast::Sizes::params)},
+          {"active_parameters", size(&Forecast::Sizes::params, arm.idle_params)},
           {"parameters_without_embeddings", arm.params},
           {"ffn_width_of_match", arm.matched_ffn},
           {"flops_per_token_without_output_head", arm.flops_per_token},
           {"tokens", arm.experiment.train().tokens()},
-          {"seconds", f.seconds > 0 ? Json(f.seconds) : Json(nullptr)},
-          {"memory_bytes", f.memory_bytes},
-          {"disk_bytes", f.disk_bytes},
+          {"seconds", f.sizes && f.sizes->seconds > 0 ? Json(f.sizes->seconds) : Json(nullptr)},
+          {"memory_bytes", size(&Forecast::Sizes::memory_bytes)},
+          {"disk_bytes", size(&Forecast::Sizes::disk_bytes)},
           {"cache_bytes", f.cache_bytes},
           {"cache_bytes_per_token", f.cache_bytes_per_token}};
+}
+
+// Of all runs; time and disk where every arm has them.
+std::string sums_text(const Sums& sums, int jobs, int64_t tries) {
+  std::string text = fmt::format("{:.3g} PFLOP without the output head", sums.flops / 1e15);
+  if (sums.unknown.empty())
+    text += fmt::format(", {} of checkpoints", train::size_text(static_cast<int64_t>(sums.disk_bytes)));
+  if (sums.unknown.empty() && sums.seconds > 0)
+    text += fmt::format(", about {} of training by a calibration here{}", cli::duration_text(sums.seconds / jobs),
+                        jobs > 1 ? fmt::format(", if {} runs beside each other are as fast as one", jobs) : "");
+  text += tries > 0 ? fmt::format("; the {} tries of the tuning are in these sums\n", tries) : "\n";
+  if (!sums.unknown.empty())
+    text += fmt::format("parameters, time, memory and disk are not known ({}): set model.vocab to have them\n",
+                        sums.unknown);
+  return text;
 }
 
 std::string heading(const Grid& grid, const Arms& arms, size_t runs, int jobs) {
@@ -90,16 +111,15 @@ StudyPlan plan_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& c
   io::ReportTable table = empty_table();
   Json rows = Json::array();
   Sums sums;
+  Forecaster forecaster(grid, has_times, own);
   for (size_t a = 0; a < arms.all.size(); ++a) {
     const Combination& arm = arms.all[a];
     const auto runs = std::ranges::count(cells, a, &Cell::combination);
     const bool is_tried_as_it_is = grid.tune && grid.tune->set.empty();
     if (runs == 0 && tries_each == 0) continue;  // left out by --only
     Forecast forecast;
-    if (runs > 0 || is_tried_as_it_is) forecast = forecast_of(grid, arm, has_times, own);
-    if (tries_each > 0)
-      sums.add(tries_each, tried.all[a],
-               is_tried_as_it_is ? forecast : forecast_of(grid, tried.all[a], has_times, own));
+    if (runs > 0 || is_tried_as_it_is) forecast = forecaster.of(arm);
+    if (tries_each > 0) sums.add(tries_each, tried.all[a], is_tried_as_it_is ? forecast : forecaster.of(tried.all[a]));
     if (runs == 0) continue;
     sums.add(runs, arm, forecast);
     table.rows.push_back(row_of(arm, runs, forecast));
@@ -112,12 +132,7 @@ StudyPlan plan_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& c
                     grid.tune->path, arms.all.size(), grid.tune->values.size(), grid.tune->seeds.size());
   plan.text += text_of(table).substr(1);
   if (grid.match) plan.text += match_text(grid, arms) + "\n";
-  plan.text += fmt::format("{:.3g} PFLOP without the output head, {} of checkpoints", sums.flops / 1e15,
-                           train::size_text(static_cast<int64_t>(sums.disk_bytes)));
-  if (sums.seconds > 0)
-    plan.text += fmt::format(", about {} of training by a calibration here{}", cli::duration_text(sums.seconds / jobs),
-                             jobs > 1 ? fmt::format(", if {} runs beside each other are as fast as one", jobs) : "");
-  plan.text += num_tries > 0 ? fmt::format("; the {} tries of the tuning are in these sums\n", num_tries) : "\n";
+  plan.text += sums_text(sums, jobs, num_tries);
   Json out{{"study", grid.name},
            {"seeds", grid.seeds},
            {"runs", cells.size()},
@@ -125,8 +140,8 @@ StudyPlan plan_of(const Grid& grid, const Arms& arms, const std::vector<Cell>& c
            {"jobs", jobs},
            {"arms", rows},
            {"flops_without_output_head", sums.flops},
-           {"disk_bytes", sums.disk_bytes},
-           {"seconds", sums.seconds > 0 ? Json(sums.seconds / jobs) : Json(nullptr)}};
+           {"disk_bytes", sums.unknown.empty() ? Json(sums.disk_bytes) : Json(nullptr)},
+           {"seconds", sums.unknown.empty() && sums.seconds > 0 ? Json(sums.seconds / jobs) : Json(nullptr)}};
   if (grid.tune)
     out["tuning"] = {
         {"path", grid.tune->path}, {"values", grid.tune->values}, {"seeds", grid.tune->seeds}, {"tries", num_tries}};
