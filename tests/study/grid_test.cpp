@@ -230,6 +230,29 @@ TEST_F(GridArms, OverridesOfTheCommandLineAreNoComments) {
   EXPECT_EQ(error_of([&] { add_override(one, "name=a\nb"); }, {"has a line break"}), "");
 }
 
+TEST_F(GridArms, PathsInOverridesAreRelativeToTheGrid) {
+  write("other.txt", "another text\n");
+  const std::string set = R"(set: "data.train={path:'other.txt'}" )",
+                    axis = R"(axis { name: "text" arm { name: "a" set: "data.val={path:\"../val.txt\"}" } } )",
+                    values = R"(axis { name: "more" path: "data.train[0].path" value: "b.txt" value: "c.txt" } )",
+                    speed = R"(compare { metric: "speed/tokens_per_second" } )";
+  const std::string above = std::filesystem::path(path("x")).parent_path().parent_path().string();
+  const Arms all = arms(kRuns + set + axis + values + speed);
+  ASSERT_EQ(all.all.size(), 2u);
+  EXPECT_EQ(all.all[1].name, "text=a,more=c.txt");
+  EXPECT_EQ(all.all[1].experiment.data().train(0).path(), path("c.txt"));
+  EXPECT_EQ(all.all[1].experiment.data().val().path(), above + "/val.txt");
+  Grid one = grid(kRuns + set + kArms);
+  EXPECT_EQ(resolve_arms(one, {}).all[0].experiment.data().train(0).path(), path("other.txt"));
+  io::make_folders(path("study"));
+  add_override(one, "data.val={path:'val.txt'}");  // of the command line
+  claim_folder(path("study"), one);
+  const Arms kept = resolve_arms(stored_grid(path("study")), {});
+  EXPECT_EQ(kept.all[0].experiment.data().train(0).path(), path("other.txt"));
+  EXPECT_EQ(kept.all[0].experiment.data().val().path(), (std::filesystem::current_path() / "val.txt").string());
+  EXPECT_EQ(cells_of(one, resolve_arms(one, {}))[0].folder, cells_of(one, kept)[0].folder);
+}
+
 TEST_F(GridArms, AFaultOfTheGridIsNotThatOfItsTuning) {
   const std::string tune =
       R"(tune { path: "optim.group[*].adamw.lr" value: "1e-3" value: "2e-3" value: "4e-3" seeds: 8 } )";

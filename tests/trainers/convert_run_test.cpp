@@ -83,7 +83,12 @@ TEST_F(ConvertRun, TheRecipeComparesConversions) {
   weft(pretrain);
   weft({"convert", "runs/pretrained", "--to", "gates", "--out", "runs/pretrained-gates"});
   weft({"convert", "runs/pretrained", "--to", "gated_slots", "--out", "runs/pretrained-slots"});
-  std::vector<std::string> study{"ablate", WEFT_RECIPES "/convert/study.txtpb", "--out", "study", "--jobs", "1"};
+  // Its runs are those of runs/ in the folder that holds trainers/, whatever the working directory is.
+  std::filesystem::create_directories("trainers");
+  std::filesystem::copy(WEFT_RECIPES, "trainers/recipes", std::filesystem::copy_options::recursive);
+  std::filesystem::create_directory("elsewhere");
+  std::filesystem::current_path("elsewhere");
+  std::vector<std::string> study{"ablate", "../trainers/recipes/convert/study.txtpb", "--out", "study", "--jobs", "1"};
   for (const std::string& size : sizes) study.insert(study.end(), {"--set", size});
   study.insert(study.end(), {"--set", "train.tokens=640"});
   const auto result = weft(study);

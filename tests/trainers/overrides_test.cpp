@@ -196,5 +196,29 @@ TEST(Overrides, BlamesTheLastArgumentThatSetAValue) {
                {"model.mixer[0]={softmax{heads:4 window:0}}: model.mixer[0].softmax.window is 0"});
 }
 
+// What a file says of other files is relative to that file; its other words stay as they are, faults too.
+TEST(Overrides, PathsOfAFileAreMadeAbsolute) {
+  const auto absolute = [](const std::string& override) { return with_absolute_paths(override, "/grids"); };
+  EXPECT_EQ(absolute("data.val.path=a.txt"), "data.val.path=/grids/a.txt");
+  EXPECT_EQ(absolute("data.train[0].path=\"../my texts/a.txt\""), "data.train[0].path=/my texts/a.txt");
+  for (const auto& [override, path] :
+       {std::pair{"data.train={path:\"a.txt\" weight:2}", "/grids/a.txt"},
+        {"data.train=[{path:'b.txt'},{path:\"../a.txt\"}]", "/a.txt"},
+        {"data.train+={path: \"x/../a.txt\"}", "/grids/a.txt"},
+        {"data={tokenizer{bytes{}} train{path:\"/b.txt\"} train{path:\"a.txt\"} val{fraction:0.1}}", "/grids/a.txt"}}) {
+    const std::vector<std::string> other{absolute(override)};
+    const Experiment e = with(kTiny, other);
+    EXPECT_EQ(e.data().train(e.data().train_size() - 1).path(), path) << other[0];
+  }
+  const Experiment start = with(kTiny, {absolute("start={from:\"runs/a\",distill{}}")});
+  EXPECT_EQ(start.start().from(), "/grids/runs/a");
+  EXPECT_TRUE(start.start().has_distill());
+  for (const char* override :
+       {"model.dim=128", "data.val.path=/a.txt", "data.train={path:\"/a.txt\" weight:2}", "data.val.path=",
+        "model.mixer[0]={preset: \"gate_out\"}", "optim.group[0].adamw.betas=[0.9,0.99]", "name=a.txt",
+        "start={from:\"runs/a\",distil{}}", "data.trian={path:\"a.txt\"}", "data.val.path", "start=runs/a"})
+    EXPECT_EQ(absolute(override), override);
+}
+
 }  // namespace
 }  // namespace weft::config

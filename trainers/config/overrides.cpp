@@ -2,9 +2,11 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+#include <google/protobuf/text_format.h>
 
 #include <memory>
 
+#include "trainers/config/config.pb.h"
 #include "trainers/config/config_error.h"
 #include "trainers/config/field_path.h"
 #include "trainers/config/origins.h"
@@ -153,7 +155,58 @@ class Applier {
   Origins* origins_;
 };
 
+std::unique_ptr<pb::Message> made(const Descriptor& type) {
+  return std::unique_ptr<pb::Message>(pb::MessageFactory::generated_factory()->GetPrototype(&type)->New());
+}
+
+// "{path: \"a.txt\"}", or a list of such.
+std::string value_text(const pb::Message& message, const FieldDescriptor* list) {
+  pb::TextFormat::Printer printer;
+  printer.SetSingleLineMode(true);
+  printer.SetUseUtf8StringEscaping(true);
+  std::string text;
+  if (!list) {
+    printer.PrintToString(message, &text);
+    return str("{", text, "}");
+  }
+  const pb::Reflection& reflection = *message.GetReflection();
+  for (int i = 0; i < reflection.FieldSize(message, list); ++i)
+    text += str(i ? "," : "", value_text(reflection.GetRepeatedMessage(message, list, i), nullptr));
+  return str("[", text, "]");
+}
+
+// The text of a message, or of a list of messages, with its paths made absolute.
+std::string resolved_text(const Override& what, const FieldDescriptor& field, const std::string& folder) {
+  const TextSource source{what.argument, false, "", folder};
+  if (is_wrapped(what.value, '[', ']')) {
+    const std::unique_ptr<pb::Message> around = made(*field.containing_type());
+    read_text(*around, field.name() + ": " + what.value, source, nullptr);
+    return value_text(*around, &field);
+  }
+  const std::unique_ptr<pb::Message> message = made(*field.message_type());
+  if (!is_wrapped(what.value, '{', '}')) return what.value;
+  read_text(*message, what.value.substr(1, what.value.size() - 2), source, nullptr);
+  return value_text(*message, nullptr);
+}
+
 }  // namespace
+
+std::string with_absolute_paths(const std::string& argument, const std::string& folder) {
+  try {
+    const Override what = parse_override(argument);
+    if (what.value.empty()) return argument;
+    const FieldDescriptor& field = find_field(*Experiment::descriptor(), what.path, argument);
+    const std::string path = argument.substr(0, argument.size() - what.value.size());  // with its = or +=
+    if (is_message(field)) {
+      const std::string here = resolved_text(what, field, folder);
+      return here == resolved_text(what, field, folder + "/elsewhere") ? argument : path + here;
+    }
+    if (!facts(field).is_path) return argument;
+    const std::unique_ptr<pb::Message> around = made(*field.containing_type());
+    set_scalar(*around, field, kNoIndex, what.value, argument, argument);
+    return path + resolve_path(around->GetReflection()->GetString(*around, &field), folder);
+  } catch (const ConfigError&) { return argument; }  // whoever applies it says what is wrong with it
+}
 
 void apply_override(pb::Message& message, const std::string& argument, const std::string& folder, Origins* origins) {
   Override what = parse_override(argument);

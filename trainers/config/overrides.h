@@ -17,4 +17,8 @@ class Origins;
 void apply_override(google::protobuf::Message& message, const std::string& argument, const std::string& folder,
                     Origins* origins);
 
+// An override of a run's config with the relative paths that its value has made absolute; any other one as it is, also one that cannot be
+// applied.
+std::string with_absolute_paths(const std::string& argument, const std::string& folder);
+
 }  // namespace weft::config

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "trainers/config/grid.pb.h"
+#include "trainers/config/overrides.h"
 #include "trainers/config/text_reader.h"
 #include "trainers/study/metric.h"
 #include "weft/data/recall.h"
@@ -40,7 +41,14 @@ void check_different(const std::string& file, const std::string& what, const Ran
       throw ConfigError(str(file, ": ", what, " ", name_of(one), " stands there twice."), "Give each once.");
 }
 
-GridAxis axis_of(const std::string& file, const config::Axis& in) {
+// Overrides that stand in the grid: their relative paths are relative to its folder, whatever the working directory is.
+std::vector<std::string> overrides_of(const std::string& folder, const auto& texts) {
+  std::vector<std::string> set;
+  for (const std::string& text : texts) set.push_back(config::with_absolute_paths(text, folder));
+  return set;
+}
+
+GridAxis axis_of(const std::string& file, const std::string& folder, const config::Axis& in) {
   check_name(file, "an axis", in.name());
   GridAxis axis{.name = in.name(), .arms = {}};
   const bool has_values = in.has_path() || in.value_size() > 0;
@@ -49,8 +57,9 @@ GridAxis axis_of(const std::string& file, const config::Axis& in) {
         str(file, ": axis ", in.name(), " needs arms, or a path with values, and has ", in.arm_size(), " arms, ",
             in.has_path() ? "a" : "no", " path and ", in.value_size(), " values."),
         "Write arm { name: \"..\" set: \"path=value\" } for each arm, or path: \"..\" value: \"..\" value: \"..\".");
-  for (const config::Arm& arm : in.arm()) axis.arms.push_back({arm.name(), {arm.set().begin(), arm.set().end()}});
-  for (const std::string& value : in.value()) axis.arms.push_back({value, {in.path() + "=" + value}});
+  for (const config::Arm& arm : in.arm()) axis.arms.push_back({arm.name(), overrides_of(folder, arm.set())});
+  for (const std::string& value : in.value())
+    axis.arms.push_back({value, overrides_of(folder, std::vector{in.path() + "=" + value})});
   for (const GridArm& arm : axis.arms) check_name(file, "an arm of axis " + in.name(), arm.name);
   check_different(file, "axis " + in.name() + ": arm", axis.arms, [](const GridArm& arm) { return arm.name; });
   return axis;
@@ -120,11 +129,12 @@ void check_values(const std::string& file, const std::vector<std::string>& value
                       "Give three or more: the best of two is always at an edge.");
 }
 
-Tune tune_of(const std::string& file, const config::Tune& in, const std::vector<int64_t>& seeds) {
+Tune tune_of(const std::string& file, const std::string& folder, const config::Tune& in,
+             const std::vector<int64_t>& seeds) {
   Tune tune{.path = in.path(),
             .values = {in.value().begin(), in.value().end()},
             .seeds = {in.seeds().begin(), in.seeds().end()},
-            .set = {in.set().begin(), in.set().end()}};
+            .set = overrides_of(folder, in.set())};
   if (tune.path.empty())
     throw ConfigError(file + ": tune.path is not set.", "Name a field: \"optim.group[0].adamw.lr\".");
   check_values(file, tune.values);
@@ -186,7 +196,7 @@ void tune_axis(Grid& grid, const config::Grid& in) {
   for (const std::string& value : axis.value()) tune.add_value(value);
   for (int64_t seed = 1; tune.seeds_size() < 2; ++seed)
     if (std::ranges::find(grid.seeds, seed) == grid.seeds.end()) tune.add_seeds(seed);
-  grid.tune = tune_of(grid.file, tune, grid.seeds);
+  grid.tune = tune_of(grid.file, "", tune, grid.seeds);
   grid.axes.erase(grid.axes.begin() + at);
 }
 
@@ -241,17 +251,18 @@ void ask_for_metrics(Grid& grid) {
 
 }  // namespace
 
-Grid read_grid(const std::string& file, bool is_of_study) {
+Grid read_grid(const std::string& file, const std::optional<std::string>& study_of) {
   if (!io::file_exists(file) || io::is_folder(file))
     throw ConfigError(file + (io::is_folder(file) ? ": is a folder." : ": no such file."),
                       "Name a grid: see weft ablate --help.");
   Grid grid{.file = file, .text = io::read_file(file, uint64_t{1} << 20)};
-  if (!is_of_study && grid.text.find(kOverridesBegin) != std::string::npos)
+  if (!study_of && grid.text.find(kOverridesBegin) != std::string::npos)
     throw ConfigError(file + ": has overrides that weft ablate has written behind the grid of a study.",
                       "Give them with --set, or as set: \"path=value\", and remove those lines.");
   config::Grid in;
   const std::filesystem::path path = std::filesystem::absolute(file);
-  config::read_text(in, grid.text, {file, true, "", path.parent_path().string()}, nullptr);
+  const std::string folder = study_of.value_or(path.parent_path().string());
+  config::read_text(in, grid.text, {file, true, "", folder}, nullptr);
   grid.name = in.has_name() ? in.name() : path.stem().string();
   check_name(file, "the study", grid.name);
   if (!in.has_base())
@@ -261,13 +272,13 @@ Grid read_grid(const std::string& file, bool is_of_study) {
   if (grid.seeds.empty())
     throw ConfigError(file + ": there are no seeds.", "Write seeds: 1 seeds: 2 seeds: 3; intervals need three.");
   check_different(file, "seed", grid.seeds, [](int64_t seed) { return str(seed); });
-  for (const config::Axis& axis : in.axis()) grid.axes.push_back(axis_of(file, axis));
+  for (const config::Axis& axis : in.axis()) grid.axes.push_back(axis_of(file, folder, axis));
   check_different(file, "axis", grid.axes, [](const GridAxis& axis) { return axis.name; });
   tune_axis(grid, in);
   if (grid.axes.empty())
     throw ConfigError(file + ": there is no axis, so nothing is compared.",
                       "Add axis { name: \"..\" arm {..} arm {..} }.");
-  grid.set.assign(in.set().begin(), in.set().end());
+  grid.set = overrides_of(folder, in.set());
   for (const std::string& override : overrides_in(grid.text)) grid.set.push_back(override);
   grid.baseline = arms_named(grid, "baseline", in.baseline());
   grid.metrics.assign(in.compare().metric().begin(), in.compare().metric().end());
@@ -281,7 +292,7 @@ Grid read_grid(const std::string& file, bool is_of_study) {
   if (!(grid.effect >= 0 && std::isfinite(grid.effect)))
     throw ConfigError(str(file, ": compare.effect is ", grid.effect, "."), "It is the size of a difference, above 0.");
   if (in.has_match()) grid.match = match_of(file, in.match());
-  if (in.has_tune()) grid.tune = tune_of(file, in.tune(), grid.seeds);
+  if (in.has_tune()) grid.tune = tune_of(file, folder, in.tune(), grid.seeds);
   if (in.has_eval()) grid.evals = evals_of(file, in.eval());
   grid.threads = in.has_threads() ? in.threads() : 1;
   if (grid.threads < 1) throw ConfigError(str(file, ": threads is ", grid.threads, "."), "Use 1 or more.");

@@ -51,9 +51,11 @@ struct Grid {
   std::vector<Claim> claims = {};
   std::optional<double> minutes = {};  // on one core, about
 };
-// ConfigError with file, line and the word at fault. `is_of_study`: in the folder of a study, where overrides may stand behind the text.
-Grid read_grid(const std::string& file, bool is_of_study = false);
-// An override for all runs, given on the command line: it is part of the study, and stands behind the grid's text, below a mark.
+// ConfigError with file, line and the word at fault. Relative paths in its overrides are relative to its folder. `study_of`: of a file in the
+// folder of a study, where overrides may stand behind the text; the folder of the grid that it was made of.
+Grid read_grid(const std::string& file, const std::optional<std::string>& study_of = {});
+// An override for all runs, given on the command line: it is part of the study, and stands behind the grid's text, below a mark. Its relative
+// paths are relative to the working directory.
 void add_override(Grid& grid, const std::string& override);
 std::vector<std::string> overrides_in(const std::string& text);  // those that were added so
 // "gate=none,lr=1e-3" of the arms that a text of this form names; of axes that it leaves out, the first arm. `what` is said in errors.

@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "src/core/file_lock.h"
 #include "weft/core/error.h"
@@ -13,10 +14,13 @@ namespace weft::study {
 
 namespace {
 
+namespace fs = std::filesystem;
 using config::ConfigError;
 
 std::string grid_file(const std::string& folder) { return folder + "/grid.txtpb"; }
 std::string base_file(const std::string& folder) { return folder + "/base.txtpb"; }
+// Where the grid stands: paths in its overrides are relative to it.
+std::string place_file(const std::string& folder) { return folder + "/grid_folder.txt"; }
 
 }  // namespace
 
@@ -38,6 +42,7 @@ void claim_folder(const std::string& folder, const Grid& grid) {
   config::Experiment base = config::read(grid.base, {}).experiment;
   base.set_name(grid.name);  // of the study, which may be no more than the name of the grid's file
   io::write_file_atomically(base_file(folder), config::to_text(base));
+  io::write_file_atomically(place_file(folder), fs::absolute(grid.file).parent_path().string() + "\n");
   if (!io::file_exists(file)) io::write_file_atomically(file, grid.text);
 }
 
@@ -49,7 +54,11 @@ Grid stored_grid(const std::string& folder) {
   if (!io::file_exists(base))
     throw ConfigError(str(folder, ": has no base.txtpb, the config that its runs start from."),
                       str("Run weft ablate on its grid once more with --out ", folder, ", which writes it."));
-  Grid grid = read_grid(file, true);
+  // Studies without that file are older than it, and their paths were relative to the working directory.
+  std::string place =
+      io::file_exists(place_file(folder)) ? io::read_file(place_file(folder)) : fs::current_path().string();
+  while (place.ends_with('\n')) place.pop_back();
+  Grid grid = read_grid(file, place);
   grid.base = base;
   grid.name = config::read(base, {}).experiment.name();
   return grid;
