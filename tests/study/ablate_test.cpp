@@ -170,6 +170,57 @@ TEST_F(Ablate, OnlySomeArmsAndADryRun) {
   EXPECT_NE(other.err.find("holds the study of another grid"), std::string::npos) << other.err;
 }
 
+// More seeds and arms are added to what is there; any other change is another study.
+TEST_F(Ablate, AStudyMayGetMoreSeedsAndArms) {
+  const std::string more_arms =
+      R"(axis { name: "gate" arm { name: "softmax" set: "model.mixer={softmax{heads:4}}" } arm { name: "none" }
+  arm { name: "head" set: "model.mixer={preset: \"gate_out_head\"}" } } baseline: "gate=none" )";
+  const std::string base = "baseline: \"gate=none\" ";
+  write_grid(str(kRuns, "seeds: 3", kArms, base));
+  ASSERT_EQ(ablate("study").exit_code, 0);
+  const std::vector<std::string> first = io::list_folder(path("study") + "/cells");
+  write_grid(str(kRuns, "seeds: 5 seeds: 3", kArms, base));
+  const ProcessResult seeds = ablate("study");
+  ASSERT_EQ(seeds.exit_code, 0) << seeds.err;
+  EXPECT_NE(seeds.out.find("4 of 4 runs complete"), std::string::npos) << seeds.out;
+  EXPECT_EQ(seeds.err.find("seed=3"), std::string::npos) << "no run is started again: " << seeds.err;
+  write_grid(str(kRuns, "seeds: 5 seeds: 3 ", more_arms));
+  const ProcessResult arms = ablate("study");
+  ASSERT_EQ(arms.exit_code, 0) << arms.err;
+  EXPECT_NE(arms.out.find("6 of 6 runs complete"), std::string::npos) << arms.out;
+  EXPECT_EQ(arms.err.find("gate=head"), std::string::npos) << "no run is started again: " << arms.err;
+  EXPECT_EQ(run_weft({"ablate", "report", path("study")}).out, arms.out) << "the grid with its additions is kept";
+  const std::vector<std::string> all = io::list_folder(path("study") + "/cells");
+  EXPECT_EQ(all.size(), 6u);
+  for (const std::string& cell : first) EXPECT_NE(std::ranges::find(all, cell), all.end()) << cell;
+
+  const std::string claim = R"(
+claim { title: "Gates" text: "A loss." part: gates paper { id: "2505.06708" } metric: "val/loss"
+  contrast { arm: "gate=head" baseline: "gate=none" } expect: equal effect: 1 } )";
+  std::string other_arm = more_arms, other_baseline = more_arms;
+  other_arm.replace(other_arm.find("heads:4"), 7, "heads:1");
+  other_baseline.replace(other_baseline.find("gate=none"), 9, "gate=head");
+  for (const std::string& grid :
+       {str(kRuns, "seeds: 3 ", more_arms), str(kRuns, "seeds: 5 seeds: 3 ", kArms, base),
+        str(kRuns, "seeds: 5 seeds: 3 ", other_arm), str(kRuns, "seeds: 5 seeds: 3 ", other_baseline),
+        str(kRuns, "seeds: 5 seeds: 3 seeds: 6 match { parameters: 0.5 } ", more_arms),
+        str(kRuns, "seeds: 5 seeds: 3 set: \"log.every=1\" ", more_arms),
+        str(kRuns, "seeds: 5 seeds: 3 ", more_arms, claim)}) {
+    write_grid(grid);
+    const ProcessResult other = ablate("study");
+    EXPECT_EQ(other.exit_code, 2) << grid;
+    EXPECT_NE(other.err.find("holds the study of another grid"), std::string::npos) << other.err;
+  }
+  write_grid(str(kRuns, "seeds: 5 seeds: 3 ", more_arms));
+  EXPECT_EQ(ablate("study", {"--set", "log.every=1"}).exit_code, 2);
+  EXPECT_EQ(ablate("study").out, arms.out);
+
+  write_grid(str(kRuns, "seeds: 3", kArms, claim));
+  ASSERT_EQ(ablate("claims", {"--only", "gate=none"}).exit_code, 0);
+  write_grid(str(kRuns, "seeds: 3 seeds: 4", kArms, claim));
+  EXPECT_EQ(ablate("claims").exit_code, 2) << "what decides a claim is said before the runs";
+}
+
 TEST_F(Ablate, DevicesAreGpusThatAreThere) {
   write_grid(str(kRuns, "seeds: 3", kArms));
   for (const auto& [devices, part] :
