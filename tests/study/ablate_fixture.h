@@ -56,3 +56,10 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
 };
 
 }  // namespace weft::test
+  // The bytes of all event files of a folder.
+  std::string events_of(const std::string& folder) {
+    std::string bytes;
+    for (const std::string& name : io::list_folder(path(folder)))
+      if (name.starts_with("events.")) bytes += io::read_file(path(folder) + "/" + name);
+    return bytes;
+  }

@@ -303,6 +303,15 @@ tune { path: "optim.group[1].adamw.lr" value: "1e-5" value: "3e-5" value: "9e-5"
     EXPECT_EQ(arm["best"], value);
   }
   EXPECT_EQ(json["arms"][0]["tuned"], arms[0]["best"]);
+  // TensorBoard's view HParams has the tuned value of each run, and a column for it.
+  EXPECT_NE(events_of("study").find("optim.group[1].adamw.lr"), std::string::npos);
+  for (const std::string& cell : io::list_folder(path("study") + "/cells")) {
+    const std::string events = events_of("study/cells/" + cell);
+    EXPECT_NE(events.find("optim.group[1].adamw.lr"), std::string::npos) << cell;
+    EXPECT_NE(events.find(arms[cell.starts_with("gate=head") ? size_t{1} : size_t{0}]["best"].get<std::string>()),
+              std::string::npos)
+        << cell;
+  }
   EXPECT_EQ(io::list_folder(path("study") + "/tuning/cells").size(), 2u * 4u * 2u);
   EXPECT_EQ(io::list_folder(path("study") + "/cells").size(), 6u);
   for (const auto& [folder, half] : {std::pair{"/tuning/cells", "half: 1"}, std::pair{"/cells", "half: 2"}})

@@ -64,6 +64,7 @@ void note_hparams(const Grid& grid, const Combination& arm, const Cell& cell, bo
   std::vector<std::pair<std::string, std::string>> hparams;
   for (size_t a = 0; a < grid.axes.size(); ++a)
     hparams.emplace_back(grid.axes[a].name, grid.axes[a].arms[arm.arms[a]].name);
+  if (grid.tune) hparams.emplace_back(grid.tune->path, arm.tuned);
   hparams.emplace_back("seed", str(cell.seed));
   io::make_folders(folder);  // a run that was refused made none
   io::EventWriter events(folder, time_now().wall_s);
@@ -77,6 +78,7 @@ void note_study(const Grid& grid, const std::string& folder) {
     if (name.starts_with("events.out.tfevents.")) return;
   io::StudyHParams study{.name = grid.name, .hparams = {}, .metrics = grid.metrics};
   for (const GridAxis& axis : grid.axes) study.hparams.push_back(axis.name);
+  if (grid.tune) study.hparams.push_back(grid.tune->path);
   study.hparams.push_back("seed");
   io::EventWriter events(folder, time_now().wall_s);
   events.study(study, time_now());
