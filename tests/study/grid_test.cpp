@@ -161,9 +161,10 @@ TEST_F(GridArms, HaveABoundInNumberAndNames) {
 
 // A program that fails once, or always, in place of weft.
 TEST_F(GridArms, ARunThatFailsIsStartedOnceMore) {
-  const auto run = [&](const std::string& name, const std::string& fails) {
+  const auto run = [&](const std::string& name, const std::string& fails, const Evals& evals = {}) {
     write("program",
-          "#!/bin/sh\nfor word; do case $word in --run=*) run=${word#--run=};; esac; done\n"
+          "#!/bin/sh\nif [ $1 = eval ]; then echo x >> $2/attempts; echo 'error: no answer' >&2; exit 1; fi\nfor word; "
+          "do case $word in --run=*) run=${word#--run=};; esac; done\n"
           "mkdir -p $run && echo x >> $run/attempts\n" +
               fails +
               "\necho '{\"step\":10,\"tokens\":1280,\"time\":1,\"wall\":1,\"kind\":\"val\",\"val/loss\":2.5}' > "
@@ -175,6 +176,7 @@ TEST_F(GridArms, ARunThatFailsIsStartedOnceMore) {
     const auto results = run_cells(one, all, cells,
                                    {.program = path("program"),
                                     .folder = path(name),
+                                    .evals = evals,
                                     .notes_hparams = false,
                                     .is_stopping = [] { return false; },
                                     .say = [](std::string_view) {}});
@@ -199,6 +201,10 @@ TEST_F(GridArms, ARunThatFailsIsStartedOnceMore) {
   const auto [diverged, of_diverged] = run("diverged", "exit 5");
   EXPECT_EQ(diverged.state, CellResult::State::diverged);
   EXPECT_EQ(of_diverged, 1) << "it would diverge again";
+  const auto [unanswered, of_unanswered] = run("unanswered", "", {.lengths = {16}});
+  EXPECT_EQ(unanswered.state, CellResult::State::failed);
+  EXPECT_EQ(unanswered.problem, "evaluation: exit code 1: no answer");
+  EXPECT_EQ(of_unanswered, 2) << "trained once, asked once";
 }
 
 // Of "0:01:07".

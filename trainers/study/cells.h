@@ -37,7 +37,8 @@ struct CellRuns {
   std::function<void(std::vector<std::string>)> show = {};  // what runs at present, several times a second
 };
 // Runs the cells that have no result yet and returns the results of all, in the order of `cells`; those of a study that was stopped are
-// missing. Complete ones whose `evals` are others are evaluated again. A cell whose process fails is started once more and goes on from its last checkpoint.
+// missing. Complete ones whose `evals` are others are evaluated again. A cell whose training fails is started once more and goes on from its last
+// checkpoint, but for exit codes that would come again: refused (2) and diverged (5). An evaluation that fails is not.
 // In each run's folder, and in the study's, stands what TensorBoard's view HParams shows.
 std::vector<std::optional<CellResult>> run_cells(const Grid& grid, const Arms& arms, const std::vector<Cell>& cells,
                                                  const CellRuns& how);
