@@ -65,6 +65,15 @@ TEST_F(Replay, RefusesARunThatWentOnFromAnotherOne) {
   EXPECT_EQ(run_weft({"replay", path("other"), "--steps", "5"}).exit_code, 0);
 }
 
+TEST_F(Replay, RefusesARunOfSeveralRanks) {
+  ASSERT_EQ(run_weft(train("run", {"parallel.data=2", "--ranks", "2", "train.tokens=256"})).exit_code, 0);
+  const ProcessResult result = run_weft({"replay", path("run")});
+  EXPECT_EQ(result.exit_code, 2) << result.out;
+  for (const char* part : {"was trained on 2 ranks", "weft parity compares ranks"})
+    EXPECT_NE(result.err.find(part), std::string::npos) << part << " in " << result.err;
+  EXPECT_FALSE(io::file_exists(path("run") + "/replay"));
+}
+
 TEST_F(Replay, RefusesWhatIsNoRun) {
   for (const std::vector<std::string>& words :
        {std::vector<std::string>{"replay", path("nothing")}, {"new", "Loud"}, {"new", "mha"}, {"new", "../loud"}}) {
