@@ -108,6 +108,16 @@ TEST_F(ConvertRun, AnExportOfAdaptersIsMergedAndInShards) {
   EXPECT_NE(done.out.find("14 adapters merged"), std::string::npos) << done.out;
   EXPECT_TRUE(io::file_exists("model/model.safetensors.index.json"));
   weft({"import", "model", "--out", "again"});
+  weft({"convert", "base", "--to", "gates", "--out", "gates"});
+  // What is there already is refused alike.
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"import", "model", "--out", "again"},
+                                                {"convert", "base", "--to", "gates", "--out", "gates"},
+                                                {"export", "base", "--out", "model"},
+                                                {"new", "loud", "--out", "model"}}) {
+    const auto there = test::run_weft(words);
+    EXPECT_EQ(there.exit_code, 2) << words[0] << ": " << there.err;
+    EXPECT_NE(there.err.find("already"), std::string::npos) << there.err;
+  }
 }
 
 }  // namespace

@@ -27,7 +27,9 @@ class NewFolder {
       : path_(std::filesystem::absolute(path + "/.").lexically_normal().parent_path().string()),
         partial_(path_ + ".partial") {
     const bool is_free = !io::file_exists(path_) || (io::is_folder(path_) && io::list_folder(path_).empty());
-    WEFT_CHECK(is_free, str(path, ": is there already, and not an empty folder"), "choose another folder with --out");
+    if (!is_free)
+      throw config::ConfigError(path + ": is there already, and not an empty folder.",
+                                "Choose another folder with --out.");
     io::remove_folder(partial_);  // of an export that was killed
     io::make_folders(partial_);
   }

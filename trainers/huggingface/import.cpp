@@ -8,6 +8,7 @@
 #include <set>
 
 #include "trainers/config/check.h"
+#include "trainers/config/config_error.h"
 #include "trainers/config/translate.h"
 #include "trainers/huggingface/folder.h"
 #include "trainers/huggingface/model_config.h"
@@ -182,8 +183,8 @@ std::string run_state(int64_t seed) {
 
 Imported import_folder(const ImportOptions& options) {
   // An import that was broken off has left a config without weights: the same command does it again.
-  WEFT_CHECK(!train::has_begun(options.run), str(options.run, ": holds a run already"),
-             "choose another folder with --out");
+  if (train::has_begun(options.run))
+    throw config::ConfigError(options.run + ": holds a run already.", "Choose another folder with --out.");
   const Folder folder = Folder::open(options.folder);
   const ModelConfig model_config = read_model(folder.config(), folder.file(kConfigName));
   require_layers(folder, model_config, options);

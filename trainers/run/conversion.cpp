@@ -146,8 +146,8 @@ void open_gates(LanguageModel& model, const std::vector<std::string>& fresh) {
 }  // namespace
 
 Converted convert_run(const ConversionOptions& options, cli::Console& console) {
-  WEFT_CHECK(!io::file_exists(options.out + "/config.txtpb"), str(options.out, ": holds a run already"),
-             "choose another folder with --out");
+  if (io::file_exists(options.out + "/config.txtpb"))
+    throw ConfigError(options.out + ": holds a run already.", "Choose another folder with --out.");
   NoGrad no_grad;
   const LoadedRun run = load_run(options.run, {}, console, options.own);
   const config::Loaded config = converted_config(run, options);
