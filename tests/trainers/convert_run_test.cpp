@@ -120,5 +120,17 @@ TEST_F(ConvertRun, AnExportOfAdaptersIsMergedAndInShards) {
   }
 }
 
+TEST_F(ConvertRun, NamesTheCommandsOfOtherConversions) {
+  for (const auto& [words, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"convert", "hf-import", "model"}, "Write weft import FOLDER --out RUN"},
+           {{"convert", "hf-export", "run", "--out", "model"}, "Write weft export RUN --out FOLDER"},
+           {{"convert", "run", "--out", "new"}, "--to is missing"},
+           {{"convert", "run", "--to", "gates"}, "--out is missing"}}) {
+    const auto refused = test::run_weft(words);
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    EXPECT_NE(refused.err.find(part), std::string::npos) << part << " in " << refused.err;
+  }
+}
+
 }  // namespace
 }  // namespace weft

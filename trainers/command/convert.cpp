@@ -17,6 +17,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// The other way of conversions has commands of its own.
+void refuse_other_words(const std::string& word) {
+  for (const auto& [name, call] :
+       {std::pair("hf-import", "weft import FOLDER --out RUN"), std::pair("hf-export", "weft export RUN --out FOLDER")})
+    if (word == name)
+      throw config::ConfigError(fmt::format("weft convert: {} is a command of its own.", word),
+                                fmt::format("Write {}.", call));
+}
+
 int convert(const train::ConversionOptions& options, Console& console) {
   const train::Converted done = train::convert_run(options, console);
   if (console.is_json()) {
@@ -44,14 +53,18 @@ Action define_convert(Arguments& app) {
   app.add_option("RUN", options->run, train::kRunForms).type_name("RUN[@STEP]").required();
   app.add_option("OVERRIDES", options->overrides, "path=value: changes a field of the new run's config")
       .type_name("path=value");
-  app.add_option("--to", *kind, "gates, moh, delta_residual or gated_slots").type_name("KIND").required();
-  app.add_option("--out", options->out, "Run folder to make").type_name("RUN").required();
+  app.add_option("--to", *kind, "gates, moh, delta_residual or gated_slots").type_name("KIND");
+  app.add_option("--out", options->out, "Run folder to make").type_name("RUN");
   app.add_option("--slots", options->slots, "Slots of each head of gated slot attention")
       .range(int64_t{1}, int64_t{1} << 20)
       .capture_default_str()
       .type_name("N")
       .takes_size();
   return [options, kind](Console& console, const Extensions& extensions) {
+    refuse_other_words(options->run);
+    for (const auto& [option, value] : {std::pair("--to", kind.get()), std::pair("--out", &options->out)})
+      if (value->empty())
+        throw config::ConfigError(fmt::format("weft convert: {} is missing.", option), "See weft convert --help.");
     const std::vector<std::string> names(std::begin(train::kConversionNames), std::end(train::kConversionNames));
     config::check_choice("--to", *kind, names, "conversion");
     options->kind = static_cast<train::ConversionKind>(std::find(names.begin(), names.end(), *kind) - names.begin());
