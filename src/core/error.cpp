@@ -1,6 +1,7 @@
 #include "weft/core/error.h"
 
 #include <charconv>
+#include <cmath>
 #include <utility>
 
 #include "weft/core/scope.h"
@@ -38,6 +39,7 @@ namespace detail {
 
 template <class T>
 static void append_number(std::string& out, T number) {
+  if (std::isnan(number)) return append(out, std::string_view("nan"));  // its sign means nothing
   char buffer[32];
   auto [end, code] = std::to_chars(buffer, buffer + sizeof buffer, number);
   out.append(buffer, code == std::errc() ? end : buffer);
@@ -47,6 +49,7 @@ void append(std::string& out, std::string_view text) { out += text; }
 void append(std::string& out, int64_t number) { append_number(out, number); }
 void append(std::string& out, uint64_t number) { append_number(out, number); }
 void append(std::string& out, double number) {
+  if (std::isnan(number)) return append(out, std::string_view("nan"));  // its sign means nothing
   char buffer[32];
   auto [end, code] = std::to_chars(buffer, buffer + sizeof buffer, number, std::chars_format::general, 9);
   out.append(buffer, code == std::errc() ? end : buffer);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -84,6 +85,7 @@ TEST(Error, SaysWhatWhereAndFix) {
   set_rank_label({});
   EXPECT_EQ(wrong, "");
   EXPECT_EQ(str("a", 1, -2, 3.5, true, 'c', Shape{1, 2}, kBF16), "a1-23.5truec[1, 2]bf16");
+  EXPECT_EQ(str(-std::nan(""), " ", std::nan(""), " ", -INFINITY), "nan nan -inf") << "the sign of NaN means nothing";
 }
 
 TEST(Device, OneThatTheBuildLacksIsAnError) {

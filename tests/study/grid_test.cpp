@@ -259,6 +259,13 @@ TEST_F(GridArms, PathsInOverridesAreRelativeToTheGrid) {
   EXPECT_EQ(cells_of(one, resolve_arms(one, {}))[0].folder, cells_of(one, kept)[0].folder);
 }
 
+TEST_F(GridArms, FaultsOfAGridNameIt) {
+  EXPECT_EQ(error_of([&] { grid(kRuns + std::string(kArms) + "frobs: 1"); }, {"the grid has no field 'frobs'"}), "");
+  EXPECT_EQ(error_of([&] { grid(kRuns + std::string(kArms) + "baseline: \"gate=z\""); },
+                     {"grid.txtpb: baseline: axis gate: z: no such arm"}),
+            "");
+}
+
 TEST_F(GridArms, AFaultOfTheGridIsNotThatOfItsTuning) {
   const std::string tune =
       R"(tune { path: "optim.group[*].adamw.lr" value: "1e-3" value: "2e-3" value: "4e-3" seeds: 8 } )";

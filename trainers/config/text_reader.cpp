@@ -59,7 +59,10 @@ bool is_blank_from(std::string_view text, int line, int column) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-std::string message_name(const std::string& path) { return path.empty() ? "the config" : path; }
+std::string message_name(const Descriptor& root, const std::string& path) {
+  if (!path.empty()) return path;
+  return root.name() == "Grid" ? "the grid" : "the config";
+}
 
 // What follows "got: " in the parser's own words, without the quotes.
 std::string got_word(const std::string& text) {
@@ -91,16 +94,17 @@ std::string missing_brace_hint(const TextSource& source, std::string_view text, 
   std::string hint = missing_brace_hint(source, text, root, place, word);
   const bool is_of_grid = place.path.empty() && (word == "base" || word == "axis");
   throw ConfigError(
-      str(position(source, place.line, place.column), ": ", message_name(place.path), " has no field '", word, "'. ",
-          hint.empty() ? suggestion(word, names, "Its fields") : hint),
+      str(position(source, place.line, place.column), ": ", message_name(root, place.path), " has no field '", word,
+          "'. ", hint.empty() ? suggestion(word, names, "Its fields") : hint),
       is_of_grid ? "This is the grid of a study: use weft ablate, or the config that its base names." : "");
 }
 
 // The text ends, or goes on wrongly, while braces are open.
-[[noreturn]] void fail_open_brace(const TextSource& source, const std::vector<OpenBrace>& open, const std::string& at) {
+[[noreturn]] void fail_open_brace(const TextSource& source, const Descriptor& root, const std::vector<OpenBrace>& open,
+                                  const std::string& at) {
   const OpenBrace& inner = open.back();
   throw ConfigError(
-      str(at, ": the text ends inside ", message_name(inner.path), ": its '{'", brace_position(source, inner),
+      str(at, ": the text ends inside ", message_name(root, inner.path), ": its '{'", brace_position(source, inner),
           " is not closed", open.size() > 1 ? str(", and ", open.size() - 1, " around it") : "", "."),
       open.size() > 1 ? str("Add ", open.size(), " times '}'.") : "Add the missing '}'.");
 }
@@ -171,7 +175,7 @@ void refuse_size(const TextSource& source, std::string_view text, const Descript
   std::string at = position(source, error.line_, error.column_);
   std::vector<OpenBrace> open = open_braces(text, root, source.path, error.line_, error.column_);
   bool is_at_end = word.empty() && is_blank_from(text, error.line_, error.column_);
-  if (is_at_end && !open.empty()) fail_open_brace(source, open, at);
+  if (is_at_end && !open.empty()) fail_open_brace(source, root, open, at);
   if (open.empty() && word == "}")
     throw ConfigError(at + ": this '}' closes nothing.", "Remove it, or add the '{' it belongs to.");
   if (is_value && is_scalar && !place.field->is_repeated()) {
@@ -180,7 +184,7 @@ void refuse_size(const TextSource& source, std::string_view text, const Descript
                       "Give " + expectation(*place.field) + ".");
   }
   throw ConfigError(
-      str(at, ": ", error.text_, " (in ", message_name(place.path), ")"),
+      str(at, ": ", error.text_, " (in ", message_name(root, place.path), ")"),
       "See `weft config --explain " + (place.path.empty() ? "PATH" : place.path) + "` for what is allowed there.");
 }
 

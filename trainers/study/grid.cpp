@@ -79,7 +79,7 @@ std::vector<size_t> arms_named(const Grid& grid, const std::string& what, const 
       config::check_choice(str(grid.file, ": ", what, ":"), axis, names, "axis");
     }
     for (const GridArm& a : found->arms) names.push_back(a.name);
-    config::check_choice(str(grid.file, ": ", what, ": ", axis, "="), arm, names, "arm");
+    config::check_choice(str(grid.file, ": ", what, ": axis ", axis, ":"), arm, names, "arm");
     arms[static_cast<size_t>(found - grid.axes.begin())] =
         static_cast<size_t>(std::ranges::find(found->arms, arm, &GridArm::name) - found->arms.begin());
     begin = end + 1;
