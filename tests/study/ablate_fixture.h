@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,19 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
     EXPECT_NE(speed, std::string::npos) << text;
     return text.substr(0, speed);
   }
+  // The text, JSON and page of a report, without times and memory.
+  std::string whole_report(const std::string& out) {
+    const auto cut = [](std::string& text, const std::string& from, const std::string& to) {
+      const size_t begin = text.find(from), end = text.find(to, begin);
+      ASSERT_NE(end, std::string::npos) << from;
+      text.erase(begin, end - begin);
+    };
+    std::string page = io::read_file(path(out) + "/report.html");
+    cut(page, "Speed and memory", "</table>"), cut(page, "started: ", "Z&quot;");
+    auto json = nlohmann::ordered_json::parse(io::read_file(path(out) + "/report.json"));
+    EXPECT_EQ(json.erase("speed"), 1u);
+    return numbers(out) + json.dump(1) + page;
+  }
   std::vector<std::string> hparams_tags(const std::string& folder) {
     std::vector<std::string> tags;
     for (const std::string& name : io::list_folder(path(folder)))
@@ -44,6 +58,13 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
           for (const io::EventValue& value : event.values)
             if (value.tag.starts_with("_hparams_/")) tags.push_back(value.tag);
     return tags;
+  }
+  // The bytes of all event files of a folder.
+  std::string events_of(const std::string& folder) {
+    std::string bytes;
+    for (const std::string& name : io::list_folder(path(folder)))
+      if (name.starts_with("events.")) bytes += io::read_file(path(folder) + "/" + name);
+    return bytes;
   }
   void expect_refused(const std::string& grid, const std::vector<std::string>& texts) {
     write_grid(grid);
@@ -56,10 +77,3 @@ axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={p
 };
 
 }  // namespace weft::test
-  // The bytes of all event files of a folder.
-  std::string events_of(const std::string& folder) {
-    std::string bytes;
-    for (const std::string& name : io::list_folder(path(folder)))
-      if (name.starts_with("events.")) bytes += io::read_file(path(folder) + "/" + name);
-    return bytes;
-  }

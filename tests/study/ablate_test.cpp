@@ -20,7 +20,7 @@ TEST_F(Ablate, RunsAtATimeDoNotChangeABit) {
   const ProcessResult two = ablate("two", {"--jobs", "2"}), one = ablate("one", {"--jobs", "1", "--json"});
   ASSERT_EQ(two.exit_code, 0) << two.err;
   ASSERT_EQ(one.exit_code, 0) << one.err;
-  EXPECT_EQ(numbers("one"), numbers("two"));
+  EXPECT_EQ(whole_report("one"), whole_report("two"));
   EXPECT_EQ(two.out, report("two"));
   for (const std::string& cell : io::list_folder(path("one") + "/cells")) {
     const std::string file = "/cells/" + cell + "/checkpoints/step-00000010/model.safetensors";
@@ -99,7 +99,7 @@ eval { length: 16 by_position: true task: "copy" rows: 4 })"));
       str("killed after ms: ", moments[0], " ", moments[1], " ", moments[2], " ", moments[3], " ", moments[4]));
   const ProcessResult rest = ablate("killed");
   ASSERT_EQ(rest.exit_code, 0) << rest.err;
-  EXPECT_EQ(numbers("killed"), numbers("whole"));
+  EXPECT_EQ(whole_report("killed"), whole_report("whole"));
   const ProcessResult again = ablate("killed");
   EXPECT_EQ(again.exit_code, 0);
   EXPECT_EQ(again.err.find("seed="), std::string::npos) << "no run is started again: " << again.err;
