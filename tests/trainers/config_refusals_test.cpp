@@ -164,6 +164,18 @@ TEST(Config, RefusesImpossibleConfigs) {
         "train.tokens (6400) to 40000000"}},
       {{"train.tokens_per_step=64", "train.micro_batch=5"},
        {"train.micro_batch=5: train.micro_batch makes train.tokens_per_step, 64,", "train.micro_batch=2, or"}},
+      {{"train.tokens_per_step=128", "parallel.data=3"},
+       {"parallel.data=3: parallel.data is 3, and a step has 4 sequences (train.tokens_per_step / model.context), "
+        "which "
+        "3 ranks cannot share evenly.",
+        "Use parallel.data = 1, 2 or 4; times train.micro_batch it must divide 4."}},
+      {{"train.tokens_per_step=384", "parallel.data=24", "train.micro_batch=2"},
+       {"a step has 12 sequences", "Use parallel.data = 1, 2, 3, 4, 6 or 12;"}},
+      {{"train.tokens_per_step=32", "parallel.data=2"},
+       {"a step has 1 sequence ", "which 2 ranks cannot share evenly", "Use parallel.data = 1."}},
+      {{"train.tokens_per_step=128", "train.micro_batch=4", "parallel.data=2"},
+       {"train.micro_batch is 4 sequences on each of 2 data ranks (parallel.data), and a step has 4 sequences",
+        "Use train.micro_batch = 1 or 2 with parallel.data=2."}},
       {{"train.attention=cudnn"},
        {"train.attention is cudnn, whose kernels are for GPUs and bf16.", "train.compute=bf16"}},
       {{"train.attention=cudnn", "train.compute=bf16", "train.device=cpu"}, {"train.device=cuda"}},

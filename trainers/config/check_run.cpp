@@ -134,9 +134,40 @@ void check_schedule(const Loaded& config) {
            "Shorten warmup or decay_fraction.");
 }
 
+// "1, 2 or 4": the divisors of n.
+std::string divisors_of(int64_t n) {
+  std::vector<int64_t> all;
+  for (int64_t d = 1; d <= n / d; ++d)
+    if (n % d == 0) all.push_back(d);
+  for (size_t i = all.size(); i-- > 0;)
+    if (const int64_t other = n / all[i]; other > all[i]) all.push_back(other);
+  std::string text = str(all[0]);
+  for (size_t i = 1; i < all.size(); ++i) text += str(i + 1 < all.size() ? ", " : " or ", all[i]);
+  return text;
+}
+
+// Data ranks that do not divide the sequences of a step, or whose micro-batches do not. The number of sequences stays: a run that goes on
+// must not change it.
+[[noreturn]] void refuse_data_ranks(const Loaded& config, int64_t sequences) {
+  const Experiment& e = config.experiment;
+  const int64_t data = e.parallel().data(), micro_batch = e.train().micro_batch();
+  const std::string step = str("a step has ", sequences, sequences == 1 ? " sequence" : " sequences",
+                               " (train.tokens_per_step / model.context)");
+  if (sequences % data != 0)
+    refuse(config, "parallel.data", str("is ", data, ", and ", step, ", which ", data, " ranks cannot share evenly."),
+           str("Use parallel.data = ", divisors_of(sequences),
+               sequences == 1 ? "" : str("; times train.micro_batch it must divide ", sequences), "."));
+  refuse(config, "train.micro_batch",
+         str("is ", micro_batch, " sequences on each of ", data, " data ranks (parallel.data), and ", step, "."),
+         str("Use train.micro_batch = ", divisors_of(sequences / data), " with parallel.data=", data, "."));
+}
+
 // A step that is no whole number of passes. The user may have meant to change any of its factors.
 [[noreturn]] void refuse_step(const Loaded& config, int64_t per_pass) {
   const Experiment& e = config.experiment;
+  const int64_t sequences = e.train().tokens_per_step() / e.model().context();
+  if (e.parallel().data() > 1 && sequences > 0 && e.train().tokens_per_step() % e.model().context() == 0)
+    refuse_data_ranks(config, sequences);
   const int64_t step = e.train().tokens_per_step(), context = e.model().context() * e.parallel().data();
   const int64_t below = step / per_pass * per_pass;
   std::string pass = str("micro_batch ", e.train().micro_batch(), " x model.context ", e.model().context(),
