@@ -99,6 +99,38 @@ TEST_F(Ranks, ContinueOnAnotherNumberOfRanks) {
   EXPECT_NEAR(got, expected, 1e-3 * expected);
 }
 
+// m sequences on each of D data ranks are m D on one: the micro-batch goes with the ranks.
+TEST_F(Ranks, ContinueOnOtherDataRanks) {
+  const std::vector<std::string> one{"train.micro_batch=4"};
+  ASSERT_EQ(run("whole", 1, one).exit_code, 0);
+  ASSERT_EQ(run("a", 1, {"train.micro_batch=4", "train.max_seconds=0.001"}).exit_code, 3);
+  auto expect_refused = [&](int ranks, const std::vector<std::string>& more, const std::vector<std::string>& parts) {
+    const test::ProcessResult result = run("a", ranks, more);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    for (const std::string& part : parts) EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  };
+  expect_refused(
+      2, {"train.micro_batch=4", "parallel.data=2"},
+      {"train.micro_batch is 4 sequences on each of 2 data ranks", "train.micro_batch = 1 or 2 with parallel.data=2"});
+  expect_refused(3, {"train.micro_batch=4", "parallel.data=3"},
+                 {"which 3 ranks cannot share", "parallel.data = 1, 2 or 4"});
+  expect_refused(1, {"train.micro_batch=2"}, {"holds a run with another config", "train.micro_batch: 4 there, 2 now"});
+  const test::ProcessResult two = run("a", 2, {"train.micro_batch=2", "parallel.data=2"});
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  EXPECT_NE(two.err.find("resumed at step 1"), std::string::npos) << two.err;
+  EXPECT_EQ(two.err.find("sequences at a time"), std::string::npos) << two.err;
+  const std::vector<double> got = losses("a"), expected = losses("whole");
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-3 * expected[i]) << i;
+
+  ASSERT_EQ(run("b", 1, {"train.micro_batch=4", "train.max_seconds=0.001"}).exit_code, 3);
+  const test::ProcessResult fewer = run("b", 2, {"train.micro_batch=1", "parallel.data=2"});
+  ASSERT_EQ(fewer.exit_code, 0) << fewer.err;
+  for (const char* part : {"2 sequences at a time now (train.micro_batch 1 x parallel.data 2), and had 4",
+                           "train.micro_batch=2 with parallel.data=2 keeps them"})
+    EXPECT_NE(fewer.err.find(part), std::string::npos) << fewer.err;
+}
+
 // A signal that comes during a validation breaks it off on all ranks, and the run goes on to the same bits.
 TEST_F(Ranks, AStopDuringAValidationIsOneOfAll) {
   std::string text;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <optional>
 
 #include "trainers/run/environment.h"
 #include "weft/core/error.h"
@@ -36,6 +37,30 @@ void remove_partial_files(const RunFolder& folder) {
        {"config.txtpb", "overrides.txt", "environment.txtpb", "start.txtpb", "report.html", "metrics.jsonl"})
     io::remove_folder(folder.file(name) + ".partial");
   io::remove_partial_checkpoints(folder.file("checkpoints"));
+}
+
+// Sequences that all ranks have at a time: what the numbers of a step depend on.
+int64_t at_a_time(const config::Experiment& e) { return e.train().micro_batch() * e.parallel().data(); }
+
+// Of the run in a folder, or nothing.
+std::optional<config::Experiment> stored_config(const std::string& folder) {
+  const std::string file = folder + "/config.txtpb";
+  if (!io::file_exists(file)) return std::nullopt;
+  config::Loaded stored = config::read(file, {});
+  config::fill_presets(stored.experiment);  // of fields that are younger than the run
+  return stored.experiment;
+}
+
+// Of a run that goes on with other sequences at a time.
+std::string remark_on(const config::Experiment& stored, const config::Experiment& now) {
+  const int64_t before = at_a_time(stored), data = now.parallel().data();
+  if (before == at_a_time(now)) return "";
+  const std::string fitting =
+      before % data == 0 ? str("train.micro_batch=", before / data, " with parallel.data=", data, " keeps them")
+                         : str("train.micro_batch x parallel.data = ", before, " would keep them");
+  return str("warning: the ranks have ", at_a_time(now), " sequences at a time now (train.micro_batch ",
+             now.train().micro_batch(), " x parallel.data ", data, "), and had ", before,
+             " when the run began: means over a micro-batch, such as balance losses, change; ", fitting);
 }
 
 }  // namespace
@@ -67,7 +92,14 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
   existed_ = has_config && has_begun(path_);
   has_failed_start_ = has_config && !existed_;
   if (existed_) {
-    config::require_same(experiment, path_, resumable_fields());
+    // m sequences on each of D data ranks are m D on one.
+    config::Experiment same = experiment;
+    if (const std::optional<config::Experiment> stored = stored_config(path_);
+        stored && stored->parallel().data() != experiment.parallel().data()) {
+      same.mutable_train()->set_micro_batch(stored->train().micro_batch());
+      remark_ = remark_on(*stored, experiment);
+    }
+    config::require_same(same, path_, resumable_fields());
     remove_partial_files(*this);
   } else {
     io::write_file_atomically(file("overrides.txt"), [&] {

@@ -31,11 +31,13 @@ class RunFolder {
   // Gives what an earlier start left under `name` a place in set-aside/; returns it.
   std::string set_aside(const std::string& name) const;
   const std::string& config_text() const { return config_text_; }
+  // Of a run that goes on with other sequences at a time, on other data ranks: what changes by it, and what would not. Or "".
+  const std::string& remark() const { return remark_; }
 
   void log(std::string_view line);  // appended to log.txt
 
  private:
-  std::string path_, config_text_;
+  std::string path_, config_text_, remark_;
   bool existed_ = false, has_failed_start_ = false;
   int folder_ = -1, lock_ = -1, log_ = -1;
 };
@@ -44,7 +46,7 @@ class RunFolder {
 bool has_begun(const std::string& run_folder);
 
 // Fields that may differ between the config of a folder and the one that continues it: they do not change the numbers,
-// or only by the order of sums.
+// or only by the order of sums. train.micro_batch may differ too, where parallel.data does.
 const std::vector<std::string>& resumable_fields();
 
 }  // namespace weft::train

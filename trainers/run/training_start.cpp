@@ -143,6 +143,7 @@ void TrainingRun::resume(const std::string& how) {
   recorder_.checkpoint(trainer_.num_steps());
   if (is_complete()) return;
   recorder_.message(str("resumed at step ", trainer_.num_steps(), " of ", trainer_.sizes().steps));
+  if (!folder_.remark().empty()) recorder_.message(folder_.remark());
   std::string warning = finite_warning(io::read_checkpoint_info(checkpoints_.restored()), folder_.file("checkpoints"));
   if (!warning.empty()) recorder_.message(warning);
 }
