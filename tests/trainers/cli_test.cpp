@@ -183,7 +183,14 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
   expect_parts(weft("train --help").out, {"--ranks", "threads"});
   const Row rows[] = {
       {"train run.txtpb --ranks 2",
-       {"--ranks 2: the config has parallel.data 1 x parallel.context 1 = 1 rank.", "parallel.context=2"}},
+       {"--ranks 2: the config has parallel.data 1 x parallel.context 1 = 1 rank.",
+        "Start 1, or use parallel.data=1 parallel.context=2, or parallel.data=2 parallel.context=1."}},
+      {"train run.txtpb --ranks 3 parallel.context=2",
+       {"--ranks 3: the config has parallel.data 1 x parallel.context 2 = 2 ranks.",
+        "Start 2, or use parallel.data=1 parallel.context=3, or parallel.data=3 parallel.context=1."}},
+      {"train run.txtpb --ranks 4 parallel.context=2",
+       {"or use parallel.data=1 parallel.context=4, or parallel.data=2 parallel.context=2, or parallel.data=4 "
+        "parallel.context=1."}},
       {"train run.txtpb parallel.context=4", {"parallel.context 4 = 4 ranks", "Add --ranks 4"}},
       {"train run.txtpb --ranks 0", {"--ranks 0: there are no such ranks"}},
       {"train run.txtpb parallel.layout=zigzig", {"zigzig", "zigzag"}},

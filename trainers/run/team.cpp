@@ -147,6 +147,21 @@ void follow(Team& team, const config::Loaded& config, const std::string& run_fol
   }
 }
 
+// "parallel.data=1 parallel.context=4, or ...": meshes of so many ranks, first those that keep a number of the config.
+static std::string meshes_of(int ranks, const ParallelOptions& config) {
+  std::vector<int> numbers;  // of data ranks
+  auto add = [&](int data) {
+    if (std::ranges::find(numbers, data) == numbers.end()) numbers.push_back(data);
+  };
+  if (ranks % config.data == 0) add(config.data);
+  if (ranks % config.context == 0) add(ranks / config.context);
+  add(1), add(ranks);
+  std::string text;
+  for (int data : numbers)
+    text += str(text.empty() ? "" : ", or ", "parallel.data=", data, " parallel.context=", ranks / data);
+  return text;
+}
+
 void check_ranks(const config::Loaded& config, int ranks, const std::string& started_by) {
   const ParallelOptions parallel = parallel_options(config.experiment);
   if (ranks == parallel.ranks()) return;
@@ -156,9 +171,8 @@ void check_ranks(const config::Loaded& config, int ranks, const std::string& sta
     throw config::ConfigError(str("the config has ", mesh, ", and this is one."),
                               str("Add --ranks ", parallel.ranks(),
                                   ", which starts them as threads, or use mpirun -np ", parallel.ranks(), "."));
-  throw config::ConfigError(
-      str(started_by, ": the config has ", mesh, "."),
-      str("Start ", parallel.ranks(), ", or use parallel.context=", ranks, ", or parallel.data=", ranks, "."));
+  throw config::ConfigError(str(started_by, ": the config has ", mesh, "."),
+                            str("Start ", parallel.ranks(), ", or use ", meshes_of(ranks, parallel), "."));
 }
 
 }  // namespace weft::train
