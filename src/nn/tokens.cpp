@@ -127,9 +127,11 @@ Tensor Tokens::gathered_documents(int64_t window) const { return mixing_->gather
 std::span<const int32_t> Tokens::gathered_places(int64_t window) const { return mixing_->gathered(window).places; }
 
 void Tokens::check_in_order(std::string_view what) const {
-  WEFT_CHECK(gathered_places().empty(),
-             str(what, ": the tokens of a row do not stand here in the order of their positions"),
-             "hand them over in order: layout contiguous");
+  if (gathered_places().empty()) return;
+  if (const ContextGroup* ranks = context())
+    fail(str(what, ": the tokens of a row stand on ", ranks->tokens->size(), " ranks, and it needs neighbours at hand"),
+         "give every rank whole rows: parallel.context=1, or no TokensOptions::context");
+  fail(str(what, ": the tokens of a row do not stand here in the order of their positions"), "hand them over in order");
 }
 
 Tensor Tokens::seen(int64_t begin, int64_t end, int64_t num_keys, int64_t window, int64_t gathered) const {

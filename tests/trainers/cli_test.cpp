@@ -197,6 +197,11 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
       {"parity run.txtpb --layouts all --schemes all model.zigzag=1", {"model has no field 'zigzag'"}},
       {"parity run.txtpb --ranks 2 model.zigzag=1", {"model has no field 'zigzag'"}},
+      {"parity run.txtpb --ranks 2 --layouts contiguous model.pattern= model.mixer=[{multi_token{heads:2}}]",
+       {"2 ranks that share each sequence: model.mixer[0] convolves the scores of neighbouring", "another mixer"}},
+      {"plan run.txtpb --hardware h200 --ranks 2 --context 2 model.vocab=300 model.pattern= "
+       "model.mixer=[{multi_token{heads:2}}]",
+       {"2 ranks that share each sequence: model.mixer[0] convolves the scores of neighbouring", "--context 1"}},
       {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
       {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}},
       {"bench gemm --masks causal", {"weft bench gemm has no ranks, schemes or masks", "weft bench ring"}}};

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "tests/io/temp_folder.h"
+#include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
 #include "weft/nn/mixers/projected.h"
 #include "weft/trainers/cli.h"
@@ -69,6 +70,19 @@ TEST(Parity, SaysWhichSchemeCannotRun) {
   ASSERT_EQ(results.size(), 2u);
   EXPECT_TRUE(results[0].passed && results[0].refused.empty());
   EXPECT_EQ(results[1].refused, "ulysses: 2 query heads for 3 ranks that divide heads");
+}
+
+// The command refuses it by the config; a program that does not ask is told what is wrong, whatever the layout.
+TEST(Parity, OfAMixerThatNeedsItsNeighboursNamesTheRanks) {
+  const config::Loaded config = load({"model.mixer=[{multi_token{heads:2}}]"});
+  for (size_t i : {0, 1})
+    EXPECT_EQ(test::error_of(
+                  [&] {
+                    check_parity(config, {kCases + i, 1}, {.steps = 0, .block = 2});
+                  },
+                  {str("multi_token: the tokens of a row stand on ", kCases[i].ranks, " ranks"),
+                   "whole rows: parallel.context=1"}),
+              "");
 }
 
 // A mixer that adds the mean of the tokens that are here.

@@ -124,6 +124,18 @@ TEST_F(Plan, TellsThatNothingFits) {
   EXPECT_EQ(plan({"--hardware", "h200"}).exit_code, 0);
 }
 
+// Nothing is planned that a training would refuse: what is left are ranks with whole sequences.
+TEST_F(Plan, OfAMixerThatCannotShareASequence) {
+  const std::vector<std::string> words = {"--ranks", "2", "--hardware", "h200", "model.mixer=[{multi_token{heads:2}}]"};
+  const test::ProcessResult result = plan(words);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* part : {"fixed      context 1", "left out   choices that cannot be: model.mixer[0] convolves"})
+    EXPECT_NE(result.out.find(part), std::string::npos) << part << "\n" << result.out;
+  std::vector<std::string> as_json = words;
+  as_json.push_back("--json");
+  for (const auto& choice : nlohmann::json::parse(plan(as_json).out)["steps"]) EXPECT_EQ(choice["context"], 1);
+}
+
 TEST_F(Plan, RefusesWhatItCannotPlan) {
   expect_refused({"--hardware", "h300"}, 2, {"--hardware h300: no such hardware", "h200"});
   expect_refused({"--ranks", "0"}, 2, {"--ranks"});

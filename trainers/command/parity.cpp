@@ -59,6 +59,9 @@ std::vector<train::ParityCase> cases_of(const Options& options, const config::Lo
       throw config::ConfigError(
           str("--ranks ", ranks, " for a sequence of ", config.experiment.model().context(), " tokens."),
           "Use 1 or more, and at most one rank per token (model.context).");
+    if (const std::string why = config::refusal_over_ranks(config); ranks > 1 && !why.empty())
+      throw config::ConfigError(str(ranks, " ranks that share each sequence: ", why, "."),
+                                "Use another mixer; parallel.data alone spreads a training of this one.");
     for (dist::LayoutKind layout : chosen<dist::LayoutKind>("--layouts", options.layouts, kLayouts))
       for (dist::Scheme scheme : chosen<dist::Scheme>("--schemes", options.schemes, dist::all_schemes()))
         cases.push_back({layout, scheme, static_cast<int>(ranks)});

@@ -17,6 +17,9 @@ std::string divisors_near(int64_t n, int64_t wanted);
 // Whether the value came from the command line.
 bool is_overridden(const Loaded& config, const std::string& path);
 
+// "" or which mixer cannot share a sequence among ranks, and why: "model.mixer[0] convolves ...".
+std::string refusal_over_ranks(const Loaded& config);
+
 // Error if data.end_of_text is no id of the tokenizer, which has so many. For where a run starts, or an override names the field: a run that
 // was trained with such an id is read and goes on as it is, so resolve() says nothing of it.
 void check_end_of_text(const Loaded& config, const std::string& tokenizer, int64_t ids);

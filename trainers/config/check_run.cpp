@@ -212,10 +212,9 @@ void check_parallel(const Loaded& config) {
   const Parallel& parallel = config.experiment.parallel();
   const Model& model = config.experiment.model();
   const int64_t ranks = parallel.data() * parallel.context();
-  for (int i = 0; parallel.context() > 1 && i < model.mixer_size(); ++i)
-    if (std::string why = refusal_over_ranks(model.mixer(i)); !why.empty())
-      refuse(config, "parallel.context", str("is ", parallel.context(), ", and model.mixer[", i, "] ", why, "."),
-             "Use parallel.context=1 with this mixer.");
+  if (const std::string why = refusal_over_ranks(config); parallel.context() > 1 && !why.empty())
+    refuse(config, "parallel.context", str("is ", parallel.context(), ", and ", why, "."),
+           "Use parallel.context=1 with this mixer.");
   if (parallel.context() > model.context())
     refuse(config, "parallel.context",
            str("is ", parallel.context(), " ranks for a sequence of ", model.context(), " tokens (model.context)."),
@@ -236,6 +235,14 @@ void check_parallel(const Loaded& config) {
 bool is_overridden(const Loaded& config, const std::string& path) {
   const std::string origin = config.origins.of(path), &file = config.origins.file();
   return origin != file && !origin.starts_with(file + ":");
+}
+
+std::string refusal_over_ranks(const Loaded& config) {
+  const Model& model = config.experiment.model();
+  for (int i = 0; i < model.mixer_size(); ++i)
+    if (const std::string why = refusal_over_ranks(model.mixer(i)); !why.empty())
+      return str(element_path("model.mixer", i), " ", why);
+  return "";
 }
 
 // No text and no shard has such an id: documents would run into each other, and a sample would not end.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tools/bench/bench.h"
+#include "trainers/config/check.h"
 #include "trainers/config/config_error.h"
 #include "trainers/run/calibration.h"
 #include "trainers/run/session.h"
@@ -87,7 +88,15 @@ MeshPlan::MeshPlan(const config::Loaded& config, int64_t vocab, dist::Hardware h
     : options_(std::move(options)),
       threads_(threads_of_rank(config)),
       subject_(planned_subject(config, vocab)),
-      planner_(planner_of(config, std::move(hardware))) {}
+      planner_(planner_of(config, std::move(hardware))) {
+  const std::string why = config::refusal_over_ranks(config);
+  if (why.empty()) return;
+  if (const int context = fixed().context.value_or(1); context > 1)
+    throw config::ConfigError(str("weft plan: ", context, " ranks that share each sequence: ", why, "."),
+                              "Use --context 1 with this mixer.");
+  if (!fixed().context) reasons_.push_back(why);
+  options_.fixed.context = 1;
+}
 
 // Not those of this process, unless its ranks are planned.
 int MeshPlan::threads_of_rank(const config::Loaded& config) const {
