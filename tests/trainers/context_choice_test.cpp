@@ -132,6 +132,22 @@ TEST(ContextChoice, SaysHowEqualTheWorkIs) {
   EXPECT_TRUE(context_lines(choose_context(tiny({}), {}), 64, {}).empty());
 }
 
+// Tiles at an edge of a rank's tokens are not whole: they count as the others do, on the busiest rank and in the mean.
+TEST(ContextChoice, SaysHowEqualTilesOfShortSequencesAre) {
+  auto line = [](const std::string& layout, int64_t tokens) {
+    const ContextChoice choice = choose_context(
+        tiny({"model.mixer=[{softmax{heads:4}}]", "parallel.context=4", "parallel.scheme=ring", layout}), {});
+    return context_lines(choice, tokens, {})[1];
+  };
+  // Each hop is one tile. Padding is on one rank, which sees 69 of the 465 pairs; the others see 132.
+  EXPECT_EQ(line("parallel.layout=zigzag", 30),
+            "balance, causal: rank totals 1.135 in pairs and 1.000 in tiles, hop by hop 1.135 and 1.000 (1 is equal "
+            "work), 4 of 4 hops");
+  // Rank r sees r + 1 tiles, of 10 in all; 32 tokens each.
+  EXPECT_NE(line("parallel.layout=contiguous", 128).find(" and 1.600 in tiles, hop by hop "), std::string::npos)
+      << line("parallel.layout=contiguous", 128);
+}
+
 TEST(ContextChoice, SaysHowStatesOfRecurrencesTravel) {
   const config::Loaded config = tiny(
       {"model.mixer=[{gla{heads:4}},{delta{heads:4 decay:head}},{hgrn{heads:0}},{softmax{heads:4}},{gla{heads:4}}]",
