@@ -134,11 +134,11 @@ std::string StepPlanner::problem(const MeshChoice& choice) const {
             scheme_problem(choice.scheme, choice.context, training_.attention[kind].heads, options(choice, kind));
         !problem.empty())
       return problem;
-  if (choice.layout == LayoutKind::striped)
+  if (choice.layout == LayoutKind::striped || choice.layout == LayoutKind::balanced)
     for (const RecurrentLayers& layers : training_.recurrences)
       if (const int64_t least = shortest_stripe(layers.shape, choice.context); training_.block < least)
-        return str("stripes of ", training_.block, " tokens are too short for recurrences over ", choice.context,
-                   " ranks (", least, " at least)");
+        return str(to_string(choice.layout), " blocks of ", training_.block,
+                   " tokens are too short for recurrences over ", choice.context, " ranks (", least, " at least)");
   return "";
 }
 

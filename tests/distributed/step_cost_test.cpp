@@ -195,5 +195,19 @@ TEST(StepCost, RefusesWhatCannotRun) {
   EXPECT_THROW(step_cost(small(), {.data = 3}, h200()), Error);
 }
 
+// 2 P V tokens: where every block is a segment of its own.
+TEST(StepCost, RefusesShortBlocksOfRecurrences) {
+  TrainingShape shape = small();
+  shape.recurrences = {{.layers = 3, .shape = {.key_heads = 4, .heads = 4, .key_width = 64, .value_width = 64}}};
+  for (LayoutKind layout : {LayoutKind::striped, LayoutKind::balanced}) {
+    shape.block = 255;
+    EXPECT_NE(StepPlanner(shape, h200()).problem({.context = 2, .layout = layout}).find("256 at least"),
+              std::string::npos)
+        << to_string(layout);
+    shape.block = 256;
+    EXPECT_EQ(StepPlanner(shape, h200()).problem({.context = 2, .layout = layout}), "") << to_string(layout);
+  }
+}
+
 }  // namespace
 }  // namespace weft::dist

@@ -194,6 +194,9 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"train run.txtpb parallel.context=4", {"parallel.context 4 = 4 ranks", "Add --ranks 4"}},
       {"train run.txtpb --ranks 0", {"--ranks 0: there are no such ranks"}},
       {"train run.txtpb parallel.layout=zigzig", {"zigzig", "zigzag"}},
+      {"config run.txtpb parallel.context=2 parallel.layout=balanced parallel.block=1 model.pattern= "
+       "model.mixer=[{gla{heads:2}}]",
+       {"parallel.layout is balanced with blocks of 1 tokens, and the model has recurrences", "parallel.block="}},
       {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
       {"parity run.txtpb --layouts all --schemes all model.zigzag=1", {"model has no field 'zigzag'"}},
       {"parity run.txtpb --ranks 2 model.zigzag=1", {"model has no field 'zigzag'"}},

@@ -161,16 +161,25 @@ TEST(ContextChoice, SaysHowStatesOfRecurrencesTravel) {
 }
 
 TEST(ContextChoice, RefusesStripesThatAreTooShortForRecurrences) {
-  auto choose = [](int block, const std::string& mixer) {
-    choose_context(tiny({str("model.mixer=[", mixer, "]"), "parallel.context=2", "parallel.layout=striped",
-                         str("parallel.block=", block)}),
-                   {});
-  };
-  EXPECT_EQ(test::error_of([&] { choose(8, "{gla{heads:4}}"); },
-                           {"parallel.layout", "blocks of 8 tokens", "at least 32", "parallel.layout=zigzag"}),
-            "");
-  EXPECT_NO_THROW(choose(32, "{gla{heads:4}}"));
-  EXPECT_NO_THROW(choose(8, "{softmax{heads:4}}"));
+  for (const std::string layout : {"striped", "balanced"}) {
+    SCOPED_TRACE(layout);
+    auto config = [&](int block, const std::string& mixer) {
+      return tiny({str("model.mixer=[", mixer, "]"), "parallel.context=2", "parallel.layout=" + layout,
+                   str("parallel.block=", block)});
+    };
+    for (int block : {1, 8, 31}) {
+      const std::string problem = str("is ", layout, " with blocks of ", block, " tokens");
+      const std::initializer_list<std::string_view> parts = {"parallel.layout", problem, "at least 32",
+                                                             "parallel.layout=zigzag"};
+      EXPECT_EQ(test::error_of([&] { choose_context(config(block, "{gla{heads:4}}"), {}); }, parts), "");
+      EXPECT_EQ(test::error_of([&] { check_blocks(config(block, "{gla{heads:4}}")); }, parts), "") << "before a run";
+    }
+    EXPECT_NO_THROW(choose_context(config(32, "{gla{heads:4}}"), {}));
+    EXPECT_NO_THROW(check_blocks(config(32, "{gla{heads:4}}")));
+    EXPECT_NO_THROW(choose_context(config(8, "{softmax{heads:4}}"), {}));
+    EXPECT_NO_THROW(check_blocks(config(8, "{softmax{heads:4}}")));
+  }
+  EXPECT_NO_THROW(check_blocks(tiny({"model.mixer=[{gla{heads:4}}]", "parallel.block=1"})));
 }
 
 TEST(MixingCalls, CountRecurrencesOfEachKind) {

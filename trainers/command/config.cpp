@@ -8,6 +8,7 @@
 #include "trainers/config/check.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
+#include "trainers/run/context_choice.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -24,7 +25,7 @@ void print(const std::string& text, const char* key, Console& console) {
   console.result(console.is_json() ? json_text(nlohmann::ordered_json{{key, text}}) : text);
 }
 
-int run(const Options& options, Console& console) {
+int run(const Options& options, Console& console, const Extensions& extensions) {
   using config::ConfigError;
   if (options.wants_reference) {
     print(config::reference(), "reference", console);
@@ -41,6 +42,8 @@ int run(const Options& options, Console& console) {
   config::check_choice("--as", options.format, formats, "format");
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   config::check_end_of_text(loaded);
+  loaded.own = extensions;
+  train::check_blocks(loaded);
   bool is_json = options.format == "json" || console.is_json();
   if (!options.explained.empty()) print(config::explain(options.explained, &loaded), "explanation", console);
   else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));
@@ -56,7 +59,7 @@ Action define_config(Arguments& app) {
   app.add_option("--explain", options->explained, "Explain one field; with CONFIG also its value and where it was set")
       .type_name("PATH");
   app.add_flag("--reference", options->wants_reference, "Print every field as a Markdown table");
-  return [options](Console& console, const Extensions&) { return run(*options, console); };
+  return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 
 }  // namespace weft::cli

@@ -87,15 +87,21 @@ dist::LayoutKind balancing_layout(const config::Loaded& config, const MixingCall
   return calls.window() > 0 ? dist::LayoutKind::contiguous : dist::LayoutKind::zigzag;
 }
 
+bool has_blocks(const ParallelOptions& p) {
+  return p.layout == dist::LayoutKind::striped || p.layout == dist::LayoutKind::balanced;
+}
+
+// Every block is a segment of its own, or nearly so, and what recurrences send grows with the segments.
 void check_stripes(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
-  if (*p.layout != dist::LayoutKind::striped) return;
+  if (!has_blocks(p)) return;
   for (const RecurrenceCall& call : calls.recurrences) {
     const int64_t least = dist::shortest_stripe({.value_width = call.value_width}, p.context);
     if (p.block < least)
-      config::refuse(config, "parallel.layout",
-                     str("is striped with blocks of ", p.block, " tokens, and the model has recurrences: over ",
-                         p.context, " ranks they need blocks of at least ", least, "."),
-                     str("Use parallel.layout=zigzag, or parallel.block=", least, "."));
+      config::refuse(
+          config, "parallel.layout",
+          str("is ", to_string(*p.layout), " with blocks of ", p.block, " tokens, and the model has recurrences: over ",
+              p.context, " ranks they need blocks of at least ", least, "."),
+          str("Use parallel.layout=zigzag, or parallel.block=", least, "."));
   }
 }
 
@@ -147,12 +153,22 @@ RankMachine rank_machine(dist::Communicator& world) {
   return {.ranks_per_node = static_cast<int>(of_all[1]), .device_bytes = of_all[0]};
 }
 
+static MixingCalls calls_of_rank(const config::Loaded& config, const ParallelOptions& p) {
+  const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
+  return mixing_calls(model_options(config, kAnyVocab), compute_dtype(config.experiment), tokens);
+}
+
+void check_blocks(const config::Loaded& config) {
+  const ParallelOptions p = parallel_options(config.experiment);
+  if (p.context > 1 && has_blocks(p)) check_stripes(config, p, calls_of_rank(config, p));
+}
+
 ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine) {
   ContextChoice choice{.parallel = parallel_options(config.experiment)};
   ParallelOptions& p = choice.parallel;
   if (p.context == 1) return as_said(p);
   const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
-  const MixingCalls calls = mixing_calls(model_options(config, kAnyVocab), compute_dtype(config.experiment), tokens);
+  const MixingCalls calls = calls_of_rank(config, p);
   const ParallelOptions given = p;
   const dist::SchemeChoice found = chosen(config, p, calls, tokens, machine);
   if (given.scheme) {
