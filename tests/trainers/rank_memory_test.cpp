@@ -7,6 +7,7 @@
 #include "trainers/run/memory_estimate.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/parallel.h"
+#include "weft/distributed/cost_model.h"
 
 namespace weft::train {
 namespace {
@@ -120,15 +121,45 @@ TEST(RankMemory, KnowsWhatDataRanksShare) {
 }
 
 TEST(RankMemory, FallsWithTheRanksOfASequence) {
-  auto activations = [](int context) {
-    MemorySubject s = subject_of(SoftmaxOptions{.heads = 4}, {.context = context});
+  auto activations = [](int context, dist::Scheme scheme) {
+    MemorySubject s = subject_of(SoftmaxOptions{.heads = 4}, {.context = context, .scheme = scheme});
     s.model.context = 4096;
     s.model.fixed_text.resize(4096);
     return static_cast<double>(MemoryEstimator(s).of(1).activations_bytes);
   };
-  const double one = activations(1);
-  EXPECT_LT(activations(2) / one, 0.6);
-  EXPECT_LT(activations(4) / one, 0.35);
+  const double one = activations(1, dist::Scheme::ring);
+  for (dist::Scheme scheme : dist::all_schemes()) {
+    SCOPED_TRACE(str(scheme));
+    const double two = activations(2, scheme) / one, four = activations(4, scheme) / one;
+    EXPECT_LT(two, 0.6);
+    EXPECT_LT(four, 0.35);
+  }
+}
+
+// What a call of attention takes beside one of its own tokens alone: a few times the keys and values of a rank. Under all-gather it is those
+// of the whole sequence, on any number of ranks.
+TEST(RankMemory, OfACallFallsUnderEverySchemeButAllGather) {
+  constexpr int64_t kAll = 65536;
+  auto of_call = [](dist::Scheme scheme, int ranks) {
+    return dist::scheme_memory(scheme, {.group = 2, .node = 4},
+                               {.ranks = ranks,
+                                .batch = 1,
+                                .tokens = kAll / ranks,
+                                .heads = 32,
+                                .kv_heads = 32,
+                                .key_width = 16,
+                                .value_width = 16});
+  };
+  for (dist::Scheme scheme : dist::all_schemes()) {
+    SCOPED_TRACE(str(scheme));
+    const double eight = of_call(scheme, 8), all = of_call(scheme, 32);
+    if (scheme == dist::Scheme::all_gather) {
+      EXPECT_GT(all, 2 * 2 * 32 * 16 * kAll) << "keys and values, in bf16";
+      EXPECT_GT(all / eight, 0.95);
+    } else {
+      EXPECT_LT(all / eight, 0.35);
+    }
+  }
 }
 
 }  // namespace
