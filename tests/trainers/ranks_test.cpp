@@ -131,6 +131,37 @@ TEST_F(Ranks, ContinueOnOtherDataRanks) {
     EXPECT_NE(fewer.err.find(part), std::string::npos) << fewer.err;
 }
 
+// A process whose threads are ranks is killed in the middle of its steps, and the run goes on to the bits of one that was not.
+TEST_F(Ranks, KilledTheyContinueToTheSameBits) {
+  for (const Mesh& mesh :
+       {Mesh{2, {"parallel.context=2"}},
+        Mesh{4, {"parallel.data=2", "parallel.context=2", "train.micro_batch=1", "parallel.zero=2"}}}) {
+    SCOPED_TRACE(str(mesh.ranks, " ranks"));
+    std::vector<std::string> words = mesh.overrides;
+    words.push_back("train.tokens=12800");  // 100 steps
+    for (const char* name : {"whole", "killed"}) fs::remove_all(folder_ / name);
+    ASSERT_EQ(run("whole", mesh.ranks, words).exit_code, 0);
+    std::vector<std::string> with_ranks = words;
+    with_ranks.insert(with_ranks.end(), {"--ranks", std::to_string(mesh.ranks)});
+    const pid_t child = test::start_weft(train("killed", with_ranks));
+    const std::string latest = path("killed") + "/checkpoints/latest";
+    auto is_time = [&] { return fs::exists(latest) && io::read_file(latest) >= "step-00000010"; };
+    for (int tries = 0; tries < 60000 && !is_time(); ++tries) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "the run was over before it was killed";
+    const test::ProcessResult again = run("killed", mesh.ranks, words);
+    ASSERT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_NE(again.err.find("resumed at step "), std::string::npos) << again.err;
+    for (const char* file : {"model.safetensors", "optimizer-0000-of-0001.safetensors"}) {
+      auto bytes = [&](const char* name) { return io::read_file(path(name) + "/checkpoints/step-00000100/" + file); };
+      EXPECT_EQ(bytes("killed") == bytes("whole"), true) << file;
+    }
+    EXPECT_EQ(losses("killed"), losses("whole"));
+  }
+}
+
 // A signal that comes during a validation breaks it off on all ranks, and the run goes on to the same bits.
 TEST_F(Ranks, AStopDuringAValidationIsOneOfAll) {
   std::string text;
