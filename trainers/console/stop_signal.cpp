@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 
 #include "trainers/console/live_lines.h"
 
@@ -19,10 +20,13 @@ namespace {
 constexpr std::array kSignals{SIGTERM, SIGINT, SIGHUP, SIGXCPU};
 constexpr double kSameSignal_s = 0.3;
 
-volatile std::sig_atomic_t raised = 0;
+std::atomic<int> raised{0};
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may write it");
 std::atomic<double> raised_at_s{0};
 std::atomic<const char*> waited_for{""};
 std::atomic<bool> is_answering{false};
+std::mutex mutex;  // of what follows
+int num_standing = 0;
 std::array<struct sigaction, kSignals.size()> old_actions;
 
 const char* name_of(int signal) {
@@ -81,6 +85,11 @@ void on_signal(int signal) {
 }  // namespace
 
 StopSignal::StopSignal(bool answers) {
+  const std::lock_guard lock(mutex);
+  if (num_standing++ > 0) {
+    if (answers) is_answering = true;
+    return;
+  }
   raised = 0;
   is_answering = answers;
   waits_for("finishing the start");
@@ -96,6 +105,8 @@ StopSignal::StopSignal(bool answers) {
 }
 
 StopSignal::~StopSignal() {
+  const std::lock_guard lock(mutex);
+  if (--num_standing > 0) return;
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &old_actions[i], nullptr);
 }
 
