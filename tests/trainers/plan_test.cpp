@@ -137,6 +137,8 @@ TEST_F(Plan, OfAMixerThatCannotShareASequence) {
 }
 
 TEST_F(Plan, RefusesWhatItCannotPlan) {
+  expect_refused({"--ranks", "3", "--hardware", "h200", "parallel.context=3", "parallel.scheme=ulysses"}, 2,
+                 {"3 ranks cannot share 8 sequences of 1024 tokens", "ulysses: 4 query heads for 3 ranks"});
   expect_refused({"--hardware", "h300"}, 2, {"--hardware h300: no such hardware", "h200"});
   expect_refused({"--ranks", "0"}, 2, {"--ranks"});
   expect_refused({"--ranks", "3", "--hardware", "h200", "parallel.context=2"}, 2,

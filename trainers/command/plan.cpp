@@ -194,6 +194,23 @@ int64_t vocab_of(const config::Loaded& config) {
   throw config::ConfigError("weft plan: model.vocab is not set, and " + why + ".", "Add model.vocab=N.");
 }
 
+// "" or what is wrong with all choices, by the first of each number of context ranks that are fixed, or that the ranks allow.
+std::string problem_of(const train::MeshPlan& plan, dist::StepPlanner& planner, int ranks) {
+  if (!plan.reasons().empty()) return plan.reasons()[0];
+  const dist::FixedChoices& fixed = plan.fixed();
+  for (int context = ranks; context >= 1; --context) {
+    if (ranks % context != 0 || fixed.context.value_or(context) != context) continue;
+    if (fixed.data.value_or(ranks / context) != ranks / context) continue;
+    const std::string problem = planner.problem({.data = ranks / context,
+                                                 .context = context,
+                                                 .micro_batch = fixed.micro_batch.value_or(1),
+                                                 .scheme = fixed.scheme.value_or(dist::Scheme::ring),
+                                                 .layout = fixed.layout.value_or(dist::LayoutKind::contiguous)});
+    if (!problem.empty()) return problem;
+  }
+  return "";
+}
+
 int run(const Options& options, Console& console) {
   using config::ConfigError;
   std::vector<std::string> names = {"here"};
@@ -222,10 +239,10 @@ int run(const Options& options, Console& console) {
                 .traffic = {},
                 .balances = {}};
   if (report.steps.empty()) {
-    const std::string asked = to_string(plan.fixed());
+    const std::string asked = to_string(plan.fixed()), problem = problem_of(plan, plan.planner(), ranks);
     throw ConfigError(str("weft plan: ", ranks, " ranks cannot share ", plan.training().rows_per_step, " sequences of ",
                           plan.training().tokens, " tokens", asked.empty() ? "" : " with " + asked,
-                          plan.reasons().empty() ? "." : ": " + plan.reasons()[0]),
+                          problem.empty() ? "." : ": " + problem),
                       "Change train.tokens_per_step, --ranks, or what the config says of parallel.");
   }
   report.num_fit = static_cast<size_t>(std::ranges::count_if(report.steps, &PlannedStep::fits));
