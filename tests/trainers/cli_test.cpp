@@ -205,6 +205,8 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"plan run.txtpb --hardware h200 --ranks 2 --context 2 model.vocab=300 model.pattern= "
        "model.mixer=[{multi_token{heads:2}}]",
        {"2 ranks that share each sequence: model.mixer[0] convolves the scores of neighbouring", "--context 1"}},
+      {"parity run.txtpb --ranks 2 --steps -1", {"--steps", "-1"}},
+      {"parity run.txtpb --ranks 2 --block 0", {"--block", "0"}},
       {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
       {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}},
       {"bench gemm --masks causal", {"weft bench gemm has no ranks, schemes or masks", "weft bench ring"}}};

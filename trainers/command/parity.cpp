@@ -150,8 +150,14 @@ Action define_parity(Arguments& app) {
   app.add_option("--schemes", options->schemes, "all, or some of ring, all_gather, ulysses, ...")
       .delimiter(',')
       .type_name("NAME,NAME");
-  app.add_option("--steps", options->how.steps, "Steps of training before weights are compared").type_name("N");
-  app.add_option("--block", options->how.block, "Tokens per block of striped and balanced layouts").type_name("N");
+  app.add_option("--steps", options->how.steps, "Steps of training before weights are compared")
+      .range(int64_t{0}, int64_t{1} << 20)
+      .capture_default_str()
+      .type_name("N");
+  app.add_option("--block", options->how.block, "Tokens per block of striped and balanced layouts")
+      .range(int64_t{1}, int64_t{1} << 30)
+      .capture_default_str()
+      .type_name("N");
   return [options](Console& console, const Extensions& extensions) { return run(*options, console, extensions); };
 }
 
