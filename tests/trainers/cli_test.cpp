@@ -181,6 +181,7 @@ TEST_F(Cli, HelpSaysRunWhereARunIsWanted) {
 
 TEST_F(Cli, RanksAreThoseOfTheConfig) {
   expect_parts(weft("train --help").out, {"--ranks", "threads"});
+  expect_parts(weft("plan --help").out, {"--hardware NAME=here"});
   const Row rows[] = {
       {"train run.txtpb --ranks 2",
        {"--ranks 2: the config has parallel.data 1 x parallel.context 1 = 1 rank.",

@@ -263,6 +263,7 @@ Action define_plan(Arguments& app) {
       .range(int64_t{1}, int64_t{65536})
       .type_name("N");
   app.add_option("--hardware", options->hardware, "h100, h200, or here: this machine, measured; its ranks are threads")
+      .capture_default_str()
       .type_name("NAME");
   app.add_option("--documents", options->documents,
                  "Lengths of packed documents: a file with a line from,to,share per range, or a length per line")
