@@ -6,10 +6,14 @@
 #include <numbers>
 
 #include "src/training/step_losses.h"
+#include "tests/io/temp_folder.h"
 #include "tests/support/errors.h"
 #include "tests/support/random.h"
+#include "tests/trainers/config_text.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/peak_rate.h"
+#include "trainers/run/recorder.h"
+#include "trainers/run/session.h"
 #include "trainers/run/trainer.h"
 
 namespace weft::train {
@@ -115,6 +119,37 @@ TEST(PeakRate, SaysOnceThatItCannotBeTrusted) {
   EXPECT_EQ(rate.note(), "");
   PeakRate failing(100, []() -> double { fail("out of memory", "use less"); });
   EXPECT_EQ(failing.utilisation(200), 2);
+}
+
+// The matrices that measure the peak rate are larger than the run's tensors, on whichever device.
+TEST(Recorder, ThePeakOfARunLeavesOutMeasurementsWithinIt) {
+  constexpr int64_t kMiB = 1 << 20;
+  const test::TempFolder temporary;
+  RunFolder folder(temporary / "run", config::test::load_string(config::test::kTiny).experiment, {});
+  cli::Console console(cli::Verbosity::quiet, false);
+  auto use = [](int64_t mebibytes) { Tensor::zeros({(mebibytes * kMiB - 64) / 4}, kF32); };  // less a guard
+  int calls = 0;
+  Recorder recorder(
+      folder, console, {.context = 4, .micro_batch = 1, .rows_per_step = 1, .tokens_per_step = 4, .steps = 5}, {"all"},
+      {.log_every = 1, .writes_events = false, .peak_flops = 1, .flops_per_token = 100, .measure_peak_flops = [&] {
+         use(128);
+         WEFT_CHECK(++calls == 1, "no memory for more", "use less");
+         return 10.0;
+       }});
+  forget_peak(default_device());
+  const int64_t before = allocator(default_device()).stats().current_bytes;
+  int64_t step = 0;
+  auto peak_of_step = [&](int64_t mebibytes) {
+    use(mebibytes);
+    recorder.step({.loss = 1}, ++step, std::vector<double>{0.1}, 1, 1, 0);
+    for (const auto& [tag, value] : recorder.last("train")->values)
+      if (tag == "memory/peak_gib") return value * 1024 - static_cast<double>(before) / kMiB;
+    return 0.0;
+  };
+  EXPECT_NEAR(peak_of_step(32), 32, 0.1);
+  EXPECT_NEAR(peak_of_step(8), 32, 0.1) << "the first step was larger";
+  EXPECT_NEAR(peak_of_step(40), 40, 0.1);
+  EXPECT_EQ(calls, 2);
 }
 
 // Of a stream with `documents` of ids: 6 ends one. The optimiser has momenta, decays and clips.

@@ -8,7 +8,6 @@
 #include <set>
 
 #include "trainers/run/value_pictures.h"
-#include "weft/core/allocator.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 #include "weft/io/report.h"
@@ -25,10 +24,13 @@ Recorder::Recorder(RunFolder& folder, cli::Console& console, const StepSizes& si
       console_(console),
       sizes_(sizes),
       group_names_(std::move(group_names)),
-      options_(options),
+      options_(std::move(options)),
       metrics_(folder.file("metrics.jsonl")),
       progress_(cli::live_options(console.verbosity() == cli::Verbosity::quiet ? -1 : STDERR_FILENO),
-                options.log_every),
+                options_.log_every),
+      peak_rate_(options_.peak_flops, options_.measure_peak_flops
+                                          ? [this] { return peak_memory_.without(options_.measure_peak_flops); }
+                                          : std::function<double()>()),
       samples_(folder.file("samples.txt")) {
   console_.attach(&progress_.lines());
 }
@@ -128,7 +130,7 @@ void Recorder::step(const StepResult& result, int64_t step, std::span<const doub
   line_.seconds += step_s;
   ++line_.steps;
   double tokens = static_cast<double>(line_.steps * sizes_.tokens_per_step);
-  int64_t peak_bytes = allocator(default_device()).stats().peak_bytes;
+  const int64_t peak_bytes = peak_memory_.bytes();
 
   status_.step = step;
   status_.steps = sizes_.steps;

@@ -13,6 +13,7 @@
 #include "trainers/console/progress.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/folder.h"
+#include "trainers/run/peak_memory.h"
 #include "trainers/run/peak_rate.h"
 #include "trainers/run/samples_file.h"
 #include "trainers/run/trainer.h"
@@ -33,8 +34,9 @@ struct RecorderOptions {
   bool writes_events = true;
   double peak_flops = 0;  // measured GEMM rate of the compute dtype
   double flops_per_token = 0;
-  std::function<double()> measure_peak_flops = {};  // once more, for an MFU above 100 %
-  std::vector<std::string> group_labels = {};       // of the learning rates in the report, one per group
+  // Once more, for an MFU above 100 %. Its tensors do not count as the run's memory.
+  std::function<double()> measure_peak_flops = {};
+  std::vector<std::string> group_labels = {};  // of the learning rates in the report, one per group
 };
 
 class Recorder {
@@ -84,7 +86,8 @@ class Recorder {
   cli::Progress progress_;
   cli::StepClock clock_;
   cli::StepStatus status_;
-  PeakRate peak_rate_{options_.peak_flops, options_.measure_peak_flops};
+  PeakMemory peak_memory_;
+  PeakRate peak_rate_;
   SamplesFile samples_;
   std::map<std::string, io::MetricsRecord> last_;  // by kind
   std::optional<int64_t> continued_from_;
