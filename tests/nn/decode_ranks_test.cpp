@@ -198,11 +198,12 @@ TEST(DecodeOnRanks, EachKeepsItsPartOfTheKeys) {
   }
 }
 
-// Layers of Hymba that read the keys of the one before them, in all of the context.
+// Layers of Hymba and of HySparse that read the keys of the one before them, in all of the context.
 TEST(DecodeOnRanks, TextsAreThoseOfOneRank) {
   const std::vector<std::vector<MixerMaker>> models{
       {SoftmaxOptions{.heads = 4, .kv_heads = 2}, MlaOptions{.heads = 2, .rope_dim = 4, .kv_rank = 8}},
       {HymbaOptions{.heads = 2, .window = 0, .sharing = 2}},
+      {HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 3, .blocks = 2, .window = 2}},
       {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, SoftmaxOptions{.heads = 2, .window = 5}}};
   const std::vector<int32_t> prompt{3, 1, 4, 1, 5};
   for (const std::vector<MixerMaker>& mixers : models)

@@ -60,6 +60,13 @@ TEST(Parity, OfPatternsResidualsRecomputeAndExperts) {
   expect_parity({"train.recompute=mixers"});
   for (const char* recompute : {"blocks", "mixers"})
     expect_parity({str("train.recompute=", recompute), "model.mixer=[{gla{heads:2}},{delta{heads:4 decay:channel}}]"});
+  // Layers that read what an earlier one left: schedules that begin anew, alone and beside each other.
+  const std::string hysparse = "{hysparse{heads:4 kv_heads:2 sparse:2 block:4 blocks:2 window:5}}",
+                    hymba = "{hymba{heads:2 window:6 sharing:2}}";
+  expect_parity({"model.layers=4", "model.mixer=[" + hysparse + "]"});
+  expect_parity({"model.layers=4", "model.mixer=[" + hymba + "]"});
+  expect_parity({"model.layers=6", "model.mixer=[" + hysparse + "," + hymba + "]", "model.pattern=\"0 0 0 1 1 1\"",
+                 "train.recompute=blocks"});
   expect_parity({"model.mixer=[{umoe{experts:4 active:2 query_rank:4}}]", "model.ffn={umoe{active:3}}"});
   expect_parity({"model.position={learned{}}"});
 }
