@@ -98,6 +98,41 @@ TEST(MemoryEstimate, IsThePeakOfEveryMixerWithinThreePercent) {
   }
 }
 
+// Layers with keys of an earlier one have none of their own, and every mixer keeps other things.
+TEST(MemoryEstimate, KnowsThePatternOfAHybrid) {
+  const MixerMaker softmax = SoftmaxOptions{.heads = 4}, kda = DeltaOptions{.decay = DeltaDecay::channel, .heads = 2},
+                   hysparse =
+                       HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 8, .blocks = 2, .window = 8},
+                   alone =
+                       HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 0, .block = 8, .blocks = 2, .window = 8},
+                   hymba = HymbaOptions{.heads = 4, .kv_heads = 2, .window = 16, .sharing = 2},
+                   apart = HymbaOptions{.heads = 4, .kv_heads = 2, .window = 16};
+  auto hybrid = [](std::vector<MixerMaker> mixers, std::vector<int> pattern, Recompute recompute) {
+    LanguageModelOptions model = model_of({}, recompute);
+    model.layers = 6;
+    model.mixers = std::move(mixers);
+    model.pattern = std::move(pattern);
+    return subject_of(std::move(model));
+  };
+  const std::vector<int> mixed{2, 2, 3, 3, 0, 1};
+  for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks}) {
+    SCOPED_TRACE(str("recompute ", static_cast<int>(recompute)));
+    expect_within(hybrid({softmax, kda, hysparse, hymba}, mixed, recompute), 4, 0.03);
+    expect_within(hybrid({softmax, kda}, {1, 1, 1, 1, 1, 0}, recompute), 4, 0.03);
+  }
+  auto weights = [&](std::vector<MixerMaker> mixers, std::vector<int> pattern) {
+    return MemoryEstimator(hybrid(std::move(mixers), std::move(pattern), Recompute::none)).of(4).weights_bytes;
+  };
+  const int64_t whole = weights({softmax, kda, hysparse, hymba}, mixed);
+  EXPECT_LT(whole, weights({softmax, kda, hysparse, apart}, mixed));
+  EXPECT_NE(whole, weights({softmax, kda, alone, hymba}, mixed));
+  EXPECT_NE(whole, weights({softmax, kda, hysparse, hymba}, {2, 2, 3, 3, 1, 1}));
+  const LanguageModelOptions of_config =
+      memory_subject(config::test::load_string(config::test::kTwoMixers), 300, false).model;
+  EXPECT_EQ(of_config.pattern, (std::vector<int>{0, 0, 0, 1}));
+  EXPECT_EQ(of_config.mixers.size(), 2u);
+}
+
 TEST(MemoryEstimate, KnowsRecomputeComputeAndOptimisers) {
   const SoftmaxOptions softmax{.heads = 4, .window = 16};
   for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks})

@@ -100,6 +100,16 @@ TEST(RankMemory, IsThatOfEveryMixerWithinThreePercent) {
   }
 }
 
+TEST(RankMemory, KnowsThePatternOfAHybrid) {
+  MemorySubject s = subject_of({}, {.context = 2});
+  s.model.layers = 6;
+  s.model.mixers = {SoftmaxOptions{.heads = 4}, DeltaOptions{.decay = DeltaDecay::channel, .heads = 2},
+                    HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 8, .blocks = 2, .window = 8},
+                    HymbaOptions{.heads = 4, .kv_heads = 2, .window = 16, .sharing = 2}};
+  s.model.pattern = {2, 2, 3, 3, 0, 1};
+  expect_within(s, 2, 0.03, 0.05);
+}
+
 TEST(RankMemory, KnowsSchemesAndLayouts) {
   for (dist::Scheme scheme : dist::all_schemes()) {
     SCOPED_TRACE(str(scheme));
