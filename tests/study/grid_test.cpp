@@ -137,6 +137,9 @@ match { parameters: 0.01 }                # adjust the FFN width until the arms 
   EXPECT_EQ(
       error_of([&] { grid(with("match {", "tune { path: \"x\" } match {")); }, {"compare.tune is lr", "tune { }"}), "");
   EXPECT_EQ(error_of([&] { grid(with("value: \"1e-4\"", "")); }, {"tune has 2 values"}), "");
+  EXPECT_EQ(grid(with("task/mqar/", "task/overwrite/")).evals.tasks, std::vector<std::string>{"overwrite"});
+  EXPECT_EQ(grid(with("match {", "eval { task: \"selective_copy\" } match {")).evals.tasks,
+            (std::vector<std::string>{"selective_copy", "mqar"}));
   EXPECT_EQ(error_of([&] { grid(with("task/mqar/", "task/mqr/")); }, {"task/mqr/accuracy", "Did you mean 'mqar'"}), "");
   EXPECT_EQ(error_of([&] { grid(with("paired_by: seed", "paired_by: arm")); }, {"paired_by", "arm"}), "");
 }

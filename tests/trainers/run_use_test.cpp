@@ -108,6 +108,21 @@ TEST_F(RunUse, ATaskIsTrainedAndScored) {
     for (const std::string& part : {more[more.size() - 2], more.back(), std::string("Use ")})
       EXPECT_NE(refused.err.find(part), std::string::npos) << part << "\n" << refused.err;
   }
+  // One form of a task by its name, one with numbers of its own in place of a text or task, and rows that are too short.
+  const std::string forms = run({"--tasks", "overwrite,delayed_copy,parity", "--lengths", "40", "--rows", "8"});
+  for (const char* part : {"overwrite of 40 tokens, 4 pairs: accuracy ", "overwrite of 40 tokens, 8 pairs: accuracy ",
+                           "delayed_copy of 40 tokens, 16 items: accuracy ", "parity of 40 tokens: accuracy "})
+    EXPECT_NE(forms.find(part), std::string::npos) << part << "\n" << forms;
+  const std::string other =
+      run({"data={task{mqar{vocab:64,pairs:3,updates:2}}}", "--tasks", "overwrite", "--rows", "8"});
+  EXPECT_NE(other.find("overwrite of 32 tokens, 3 pairs: accuracy "), std::string::npos) << other;
+  for (const auto& [name, needed] : {std::pair("mqar", "16"), std::pair("overwrite", "40")}) {
+    const auto refused = test::run_weft({"eval", path("t"), "--tasks", name, "--lengths", "7"});
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    for (const std::string& part :
+         {std::string("--tasks ") + name + " in rows of 7 tokens: ", std::string("--lengths ") + needed})
+      EXPECT_NE(refused.err.find(part), std::string::npos) << part << "\n" << refused.err;
+  }
   auto wrong = test::run_weft({"eval", path("t"), "--tasks", "mqra"});
   EXPECT_EQ(wrong.exit_code, 2);
   EXPECT_NE(wrong.err.find("mqar"), std::string::npos) << wrong.err;

@@ -10,10 +10,10 @@
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
 #include "trainers/config/config_error.h"
-#include "trainers/config/translate.h"
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
 #include "trainers/run/evaluate.h"
+#include "trainers/run/named_tasks.h"
 #include "trainers/run/rank_launch.h"
 #include "trainers/run/run_mesh.h"
 #include "trainers/run/session.h"
@@ -71,22 +71,9 @@ void add_positions(const Evaluation& e, nlohmann::ordered_json& row, std::string
   }
 }
 
-// The task of that name: as the run's config has it, or else with the defaults, in the ids that the model has.
-data::RecallOptions task_options(const std::string& name, const config::Experiment& e, int64_t vocab) {
-  if (e.data().has_task()) {
-    data::RecallOptions own = train::recall_options(e.data().task());
-    if (data::recall_name(own) == name) return own;
-  }
-  std::vector<data::RecallOptions> all = data::recall_tasks();
-  data::RecallOptions options =
-      *std::find_if(all.begin(), all.end(), [&](const data::RecallOptions& o) { return data::recall_name(o) == name; });
-  if (auto* mqar = std::get_if<data::MqarOptions>(&options)) mqar->vocab = std::min(mqar->vocab, vocab);
-  if (auto* needle = std::get_if<data::NeedleOptions>(&options)) needle->vocab = std::min(needle->vocab, vocab);
-  return options;
-}
-
-nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask& task, int64_t size, bool by_row) {
-  nlohmann::ordered_json row{{"task", task.name()}, {"length", task.context()}};
+nlohmann::ordered_json to_json(const RecallScore& score, const std::string& name, const data::RecallTask& task,
+                               int64_t size, bool by_row) {
+  nlohmann::ordered_json row{{"task", name}, {"length", task.context()}};
   if (size > 0) row[task.size_name()] = size;
   row.update({{"rows", score.rows},
               {"accuracy", score.all.share()},
@@ -102,12 +89,11 @@ nlohmann::ordered_json to_json(const RecallScore& score, const data::RecallTask&
   return row;
 }
 
-std::string to_text(const RecallScore& score, const data::RecallTask& task, int64_t size) {
-  std::string text =
-      fmt::format("{} of {} tokens{}: accuracy {:.4f} +- {:.4f}, whole rows {:.4f}, loss {:.4f} ({} rows)\n",
-                  task.name(), task.context(), size > 0 ? fmt::format(", {} {}", size, task.size_name()) : "",
-                  score.all.share(), score.standard_error,
-                  static_cast<double>(score.whole_rows) / static_cast<double>(score.rows), score.nats, score.rows);
+std::string to_text(const RecallScore& score, const std::string& name, const data::RecallTask& task, int64_t size) {
+  std::string text = fmt::format(
+      "{} of {} tokens{}: accuracy {:.4f} +- {:.4f}, whole rows {:.4f}, loss {:.4f} ({} rows)\n", name, task.context(),
+      size > 0 ? fmt::format(", {} {}", size, task.size_name()) : "", score.all.share(), score.standard_error,
+      static_cast<double>(score.whole_rows) / static_cast<double>(score.rows), score.nats, score.rows);
   if (score.groups.size() < 2) return text;
   for (const auto& [name, count] : score.groups)
     text += fmt::format("  {:<24} {:.4f} ({} targets)\n", name, count.share(), count.targets);
@@ -116,33 +102,37 @@ std::string to_text(const RecallScore& score, const data::RecallTask& task, int6
 
 void score_tasks(const Options& options, train::LoadedRun& run, const std::vector<int64_t>& lengths,
                  nlohmann::ordered_json& rows, std::string& text) {
-  const config::Experiment& e = run.config.experiment;
+  const config::Data& data = run.config.experiment.data();
   for (const std::string& name : options.tasks)
     for (int64_t length : lengths) {
-      const data::RecallTask task(task_options(name, e, run.model->options().vocab), length, 0);
+      const data::RecallTask task =
+          train::rows_of(name, train::named_task(name, data, run.model->options().vocab), length);
       for (int64_t size : task.sizes()) {
         const data::RecallTask sized = task.with_size(size);
         const RecallScore score = score_recall(*run.model, sized, options.rows);
-        rows.push_back(to_json(score, sized, size, options.by_row));
-        text += to_text(score, sized, size);
+        rows.push_back(to_json(score, name, sized, size, options.by_row));
+        text += to_text(score, name, sized, size);
       }
     }
 }
 
 void check(const Options& options, const config::Loaded& config) {
-  std::vector<std::string> known;
-  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
-  for (const std::string& name : options.tasks) config::check_choice("--tasks", name, known, "task");
+  const config::Experiment& e = config.experiment;
+  for (const std::string& name : options.tasks) config::check_choice("--tasks", name, train::task_names(), "task");
   for (int64_t length : options.lengths) {
     constexpr int64_t kLongest = (int64_t{1} << 31) - 1;  // as model.context
     if (length < 1 || length > kLongest)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length),
                                 fmt::format("Use lengths of 1 to {} tokens.", kLongest));
-    if (config.experiment.model().position().has_learned() && length > config.experiment.model().context())
-      throw config::ConfigError(fmt::format("--lengths {}: the model has learned positions for {} tokens.", length,
-                                            config.experiment.model().context()),
-                                "Use lengths between 1 and the training context.");
+    if (e.model().position().has_learned() && length > e.model().context())
+      throw config::ConfigError(
+          fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
+          "Use lengths between 1 and the training context.");
   }
+  constexpr int64_t kAnyVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
+  for (const std::string& name : options.tasks)
+    for (int64_t length : options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths)
+      train::rows_of(name, train::named_task(name, e.data(), kAnyVocab), length);
 }
 
 // On every rank; the first one speaks.
@@ -216,10 +206,11 @@ Action define_eval(Arguments& app) {
       app.add_option("--ranks", options->ranks, "Ranks that share the windows, as threads").type_name("N");
   const Argument by_position =
       app.add_flag("--by-position", options->by_position, "Also the loss by how many tokens the model has seen");
-  app.add_option("--tasks", options->tasks,
-                 "Accuracy on tasks of recall in place of the validation loss: mqar, copy, induction, needle, state. "
-                 "The run's own task is "
-                 "as its config says")
+  app.add_option(
+         "--tasks", options->tasks,
+         fmt::format("Accuracy on tasks of recall in place of the validation loss: {}. The run's own task is as "
+                     "its config says; 'data={{task{{mqar{{pairs:4,updates:2}}}}}}' behind RUN gives another",
+                     fmt::join(train::task_names(), ", ")))
       .delimiter(',')
       .type_name("TASK,TASK")
       .excludes(by_position)

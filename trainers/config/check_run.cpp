@@ -51,7 +51,9 @@ void check_task(const Loaded& config) {
                                                    {data.first_token(), "data.first_token"},
                                                    {data.keep_files(), "data.keep_files"}};
   for (const auto& [is_set, path] : of_texts)
-    if (is_set) refuse(config, path, "stands beside data.task, which needs no text.", "Leave one of the two out.");
+    if (is_set)
+      refuse(config, path, "stands beside data.task, which needs no text.",
+             "Leave one of the two out: data={task{..}} puts a task in place of all other data.");
   try {
     data::RecallTask(train::recall_options(data.task()), config.experiment.model().context(), 1);
   } catch (const Error& error) { refuse(config, "data.task", "is impossible: " + error.problem(), error.fix()); }

@@ -9,8 +9,8 @@
 #include "trainers/config/grid.pb.h"
 #include "trainers/config/overrides.h"
 #include "trainers/config/text_reader.h"
+#include "trainers/run/named_tasks.h"
 #include "trainers/study/metric.h"
-#include "weft/data/recall.h"
 #include "weft/io/files.h"
 
 namespace weft::study {
@@ -161,8 +161,7 @@ Evals evals_of(const std::string& file, const config::GridEval& in) {
               .tasks = {in.task().begin(), in.task().end()},
               .task_lengths = {in.task_length().begin(), in.task_length().end()}};
   if (in.has_rows()) evals.rows = in.rows();
-  std::vector<std::string> known;
-  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
+  const std::vector<std::string> known = train::task_names();
   for (const std::string& task : evals.tasks) config::check_choice(file + ": eval: task:", task, known, "task");
   check_different(file, "eval: task", evals.tasks, [](const std::string& task) { return task; });
   for (const std::vector<int64_t>* lengths : {&evals.lengths, &evals.task_lengths}) {
@@ -222,8 +221,7 @@ void check_task_key(const Grid& grid, const std::string& metric, const std::stri
 
 // A metric of a task is a question to the finished runs, and so is the loss of one length, whether or not `eval` has it too.
 void ask_for_metrics(Grid& grid) {
-  std::vector<std::string> known;
-  for (const data::RecallOptions& task : data::recall_tasks()) known.push_back(data::recall_name(task));
+  const std::vector<std::string> known = train::task_names();
   constexpr std::string_view kTask = "task/";
   const bool asks_positions_alone =
       grid.evals.by_position && grid.evals.lengths.empty();  // see check_metrics() of arms

@@ -1,0 +1,22 @@
+// Tasks of recall by the names that `weft eval --tasks`, and `eval` and metrics of a grid, ask for.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "trainers/config/config.h"
+#include "weft/data/recall.h"
+
+namespace weft::train {
+
+// "mqar", "copy" and so on for whole kinds, "overwrite", "selective_copy" and so on for one form of a kind.
+std::vector<std::string> task_names();
+
+// The task of such a name: as the run's config has it if its own task is one, or else with defaults, in the ids below `vocab`.
+data::RecallOptions named_task(const std::string& name, const config::Data& of_run, int64_t vocab);
+
+// Its rows. ConfigError that names the task, the length and what would be long enough.
+data::RecallTask rows_of(const std::string& name, const data::RecallOptions& options, int64_t length);
+
+}  // namespace weft::train
