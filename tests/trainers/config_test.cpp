@@ -10,6 +10,7 @@
 #include "trainers/config/pattern.h"
 #include "trainers/config/schema.h"
 #include "trainers/config/translate.h"
+#include "weft/core/allocator.h"
 
 namespace weft::config {
 namespace {
@@ -61,6 +62,15 @@ TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
 }
 
 // Layers share keys within runs of their mixer: without such a run nothing would be shared.
+// Mixers are made to see what they refuse, but not their weights, which may be many.
+TEST(Config, ChecksMixersWithoutTheirWeights) {
+  const MemoryStats before = allocator(Device::cpu()).stats();
+  for (const char* mixer :
+       {"gla{heads:4}", "delta{heads:4 decay:channel}", "hysparse{heads:4 sparse:0}", "mla{heads:4}"})
+    load_string(kTiny, {"model.dim=4096", str("model.mixer=[{", mixer, "}]")});
+  EXPECT_EQ(allocator(Device::cpu()).stats().num_allocations, before.num_allocations);
+}
+
 TEST(Config, SharedKeysWithoutLayersThatShareThemAreRefused) {
   const std::string mixers = "model.mixer=[{hymba{heads:4}},{hymba{heads:4,window:4,sharing:2}}]";
   load_string(kTiny, {mixers, "model.pattern=0 1 1 0"});

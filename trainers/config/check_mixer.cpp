@@ -2,22 +2,26 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "trainers/config/check.h"
 #include "trainers/config/field_path.h"
 #include "trainers/config/text_place.h"
 #include "trainers/config/translate.h"
+#include "weft/core/dry_run.h"
 
 namespace weft::config {
 
 namespace {
 
-// What the library itself refuses, with the place in the config.
+// What the library itself refuses, with the place in the config. In a dry run: no weights of a large mixer are drawn.
 void check_options(const Loaded& config, const std::string& path, const std::function<void(const MixerArgs&)>& check) {
   const Model& model = config.experiment.model();
   MixerArgs args{.dim = model.dim(), .context = model.context(), .layers = model.layers()};
   if (!model.position().has_rope()) args.rotary.reset();
   try {
+    std::optional<DryRun> dry;
+    if (!is_dry_run()) dry.emplace();
     check(args);
   } catch (const Error& error) { refuse(config, path, "is impossible: " + error.problem(), error.fix()); }
 }
