@@ -89,9 +89,11 @@ std::span<const Command> commands() {
        "  weft check --mixer gqa\n"
        "  weft check --json",
        define_check},
-      {"task", "Train small models on tasks that show attention sinks, and measure them",
+      {"task",
+       "Train small models on tasks that show attention sinks, regression in context or circuits, and measure them",
        "  weft task backcopy --text input.txt\n"
-       "  weft task trigger --mixer softmax --mixer relu --json",
+       "  weft task trigger --mixer softmax --mixer relu --json\n"
+       "  weft task regression --mixer gla",
        define_task},
       {"plan", "Say what a training needs on many ranks, how to spread it, and how long a step will take",
        "  weft plan run.txtpb --ranks 8\n"

@@ -1,5 +1,5 @@
 // weft task backcopy|trigger|regression|circuits [--mixer NAME]... [--steps N] [--seeds N]: attention sinks on tasks that need something to ignore,
-// and regression in context.
+// regression in context, and what heads learn from it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -163,8 +163,7 @@ Action define_task(Arguments& app) {
   auto o = std::make_shared<Options>();
   app.add_option("TASK", o->task,
                  "backcopy (Bigram-Backcopy), trigger (trigger-conditional mean), regression (in context) or circuits "
-                 "(what heads "
-                 "learn from regression)")
+                 "(what heads learn from regression)")
       .required()
       .type_name("TASK");
   app.add_option("--mixer", o->mixers,
