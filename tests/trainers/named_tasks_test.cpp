@@ -35,6 +35,8 @@ TEST(NamedTasks, AreTheKindsAndTheirForms) {
   EXPECT_EQ(rows.size() + kinds_alone.size(), task_names().size());
   EXPECT_EQ(std::get<data::MqarOptions>(named_task("overwrite", text, 256)).updates, 4);
   EXPECT_EQ(std::get<data::MqarOptions>(named_task("overwrite", text, 100)).vocab, 100);
+  EXPECT_EQ(std::get<data::InductionOptions>(named_task("repeated_half", text, 256)).symbols, 128);
+  EXPECT_EQ(rows_of("repeated_half", named_task("repeated_half", text, 100), 64).vocab(), 100);
 }
 
 TEST(NamedTasks, OfARunOfSuchATaskHaveItsNumbers) {

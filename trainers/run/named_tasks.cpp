@@ -45,7 +45,7 @@ std::vector<NamedTask> make_tasks() {
       {"delayed_copy", CopyOptions{.kind = CopyKind::delayed}, is_copy<CopyKind::delayed>},
       {"string_copy", CopyOptions{.kind = CopyKind::string}, is_copy<CopyKind::string>},
       {"reversed_copy", CopyOptions{.kind = CopyKind::reversed}, is_copy<CopyKind::reversed>},
-      {"repeated_half", data::InductionOptions{.repeats = true}, is_repeated},
+      {"repeated_half", data::InductionOptions{.symbols = 128, .repeats = true}, is_repeated},
       {"passkey", data::NeedleOptions{.digits = 5}, is_passkey},
       {"linked_needles", data::NeedleOptions{.hops = 2}, has_hops},
       {"parity", data::StateOptions{.kind = StateKind::sum, .size = 2}, is_parity},
@@ -77,6 +77,8 @@ data::RecallOptions named_task(const std::string& name, const config::Data& of_r
   data::RecallOptions options = task->options;
   if (auto* mqar = std::get_if<data::MqarOptions>(&options)) mqar->vocab = std::min(mqar->vocab, vocab);
   if (auto* needle = std::get_if<data::NeedleOptions>(&options)) needle->vocab = std::min(needle->vocab, vocab);
+  if (auto* induction = std::get_if<data::InductionOptions>(&options))
+    induction->symbols = std::clamp<int64_t>(vocab - 1, 2, induction->symbols);
   return options;
 }
 
