@@ -358,6 +358,17 @@ TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
             "");
 }
 
+// Not by `weft eval` when all runs are trained.
+TEST_F(GridArms, TasksNeedRowsThatAreLongEnough) {
+  const std::string text = kRuns + std::string(kArms) + "eval { task: \"overwrite\" ";
+  for (const auto& [length, rows] : {std::pair("", "32"), {"task_length: 48 task_length: 39 ", "39"}})
+    EXPECT_EQ(error_of([&] { arms(text + length + "}"); },
+                       {str("grid.txtpb: gate=none: eval: task: overwrite in rows of ", rows, " tokens: "),
+                        "Ask for longer rows: task_length: 40"}),
+              "");
+  EXPECT_EQ(arms(text + "task_length: 40 }").all.size(), 2u);
+}
+
 TEST_F(GridArms, ATableShowsTheRunsAtWorkAndTheTimeThatIsLeft) {
   const Grid one = grid(kRuns + std::string("seeds: 4 ") + kArms);
   Arms all = resolve_arms(one, {});

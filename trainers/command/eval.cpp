@@ -129,10 +129,9 @@ void check(const Options& options, const config::Loaded& config) {
           fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
           "Use lengths between 1 and the training context.");
   }
-  constexpr int64_t kAnyVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
   for (const std::string& name : options.tasks)
     for (int64_t length : options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths)
-      train::rows_of(name, train::named_task(name, e.data(), kAnyVocab), length);
+      train::rows_of(name, train::named_task(name, e.data(), train::kAnyVocab), length);
 }
 
 // On every rank; the first one speaks.

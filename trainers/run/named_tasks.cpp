@@ -82,7 +82,8 @@ data::RecallOptions named_task(const std::string& name, const config::Data& of_r
   return options;
 }
 
-data::RecallTask rows_of(const std::string& name, const data::RecallOptions& options, int64_t length) {
+data::RecallTask rows_of(const std::string& name, const data::RecallOptions& options, int64_t length,
+                         const TaskWords& words) {
   auto fits = [&](int64_t tokens) {
     try {
       data::RecallTask(options, tokens, 0);
@@ -93,14 +94,14 @@ data::RecallTask rows_of(const std::string& name, const data::RecallOptions& opt
     return data::RecallTask(options, length, 0);
   } catch (const Error& error) {
     constexpr int64_t kLong = int64_t{1} << 30;
-    if (!fits(kLong)) throw config::ConfigError(str("--tasks ", name, ": ", error.problem(), "."), error.fix() + ".");
+    if (!fits(kLong)) throw config::ConfigError(str(words.task, name, ": ", error.problem(), "."), error.fix() + ".");
     int64_t lower = length, enough = kLong;  // the shortest row that fits is between the two
     while (enough - lower > 1) {
       const int64_t middle = lower + (enough - lower) / 2;
       (fits(middle) ? enough : lower) = middle;
     }
-    throw config::ConfigError(str("--tasks ", name, " in rows of ", length, " tokens: ", error.problem(), "."),
-                              str("Ask for longer rows: --lengths ", enough, "."));
+    throw config::ConfigError(str(words.task, name, " in rows of ", length, " tokens: ", error.problem(), "."),
+                              str("Ask for longer rows: ", words.length, enough, "."));
   }
 }
 

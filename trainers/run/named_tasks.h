@@ -14,9 +14,15 @@ namespace weft::train {
 std::vector<std::string> task_names();
 
 // The task of such a name: as the run's config has it if its own task is one, or else with defaults, in the ids below `vocab`.
+inline constexpr int64_t kAnyVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
 data::RecallOptions named_task(const std::string& name, const config::Data& of_run, int64_t vocab);
 
+// How a command or a file asks for a task, and for the length of its rows.
+struct TaskWords {
+  std::string task = "--tasks ", length = "--lengths ";
+};
 // Its rows. ConfigError that names the task, the length and what would be long enough.
-data::RecallTask rows_of(const std::string& name, const data::RecallOptions& options, int64_t length);
+data::RecallTask rows_of(const std::string& name, const data::RecallOptions& options, int64_t length,
+                         const TaskWords& words = {});
 
 }  // namespace weft::train

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "trainers/config/field_path.h"
+#include "trainers/run/named_tasks.h"
 #include "trainers/study/grid.h"
 #include "trainers/study/metric.h"
 #include "weft/io/files.h"
@@ -140,9 +141,15 @@ void check_metrics(const Grid& grid, const Combination& one) {
   }
 }
 
-// Found before anything is trained: a learned position is of one place in the context, so longer rows have none.
+// Found before anything is trained: a task may need longer rows, and a learned position is of one place in the context, so longer rows have
+// none.
 void check_eval_lengths(const Grid& grid, const Combination& one) {
   const config::Model& model = one.experiment.model();
+  for (const std::string& task : grid.evals.tasks)
+    for (int64_t length :
+         grid.evals.task_lengths.empty() ? std::vector<int64_t>{model.context()} : grid.evals.task_lengths)
+      train::rows_of(task, train::named_task(task, one.experiment.data(), train::kAnyVocab), length,
+                     {.task = str(grid.file, ": ", one.name, ": eval: task: "), .length = "task_length: "});
   if (!model.position().has_learned()) return;
   for (const std::vector<int64_t>* lengths : {&grid.evals.lengths, &grid.evals.task_lengths})
     for (int64_t length : *lengths)
