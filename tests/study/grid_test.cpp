@@ -4,9 +4,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "tests/study/grid_fixture.h"
 #include "tests/support/errors.h"
-#include "tests/trainers/run_fixture.h"
-#include "trainers/study/arm_checks.h"
 #include "trainers/study/cell_table.h"
 #include "trainers/study/cells.h"
 #include "trainers/study/match.h"
@@ -17,22 +16,6 @@ namespace weft::study {
 namespace {
 
 using test::error_of;
-
-class GridArms : public test::RunFixture {
- protected:
-  static constexpr const char* kRuns = "base: \"tiny.txtpb\" seeds: 3 set: \"train.tokens=1280\" ";
-  static constexpr const char* kArms =
-      R"(axis { name: "gate" arm { name: "none" } arm { name: "head" set: "model.mixer={preset: \"gate_out_head\"}" } } )";
-
-  Grid grid(const std::string& text) {
-    write("grid.txtpb", text);
-    return read_grid(path("grid.txtpb"));
-  }
-  Arms arms(const std::string& text) { return resolve_arms(grid(text), {}); }
-  static std::string axis_of(const std::string& set) {
-    return "axis { name: \"a\" arm { name: \"plain\" } arm { name: \"own\" set: \"" + set + "\" } } ";
-  }
-};
 
 // Arms that tuning makes equal would be reported as different ones.
 TEST_F(GridArms, DoNotSetWhatIsTuned) {
@@ -288,85 +271,6 @@ TEST_F(GridArms, LengthsOfEvaluationsHaveABound) {
                          {str("grid.txtpb: eval: length ", length), "Use 1 to 2147483647 tokens"}),
                 "");
   EXPECT_EQ(grid(kRuns + std::string(kArms) + "eval { length: 2147483647 }").evals.lengths[0], 2147483647);
-}
-
-// What a config alone does not say.
-TEST_F(GridArms, GroupsTextsAndStartsAreLookedAtBeforeTheRuns) {
-  const auto check = [&](const std::string& text) {
-    const Grid one = grid(kRuns + text);
-    check_arms(one, resolve_arms(one, {}), {});
-  };
-  EXPECT_EQ(error_of([&] { check(axis_of("optim.group[1].match='*.norm.weight'")); },
-                     {"grid.txtpb: a=own: optimizer: no group matches ", "end the groups with one that matches"}),
-            "");
-  EXPECT_EQ(error_of([&] { check(axis_of("optim.group[0].rank=")); }, {"grid.txtpb: a=own: ", "to Muon", "rank: 2"}),
-            "");
-  EXPECT_EQ(error_of([&] { check(axis_of("start={from:'nix'}")); }, {"grid.txtpb: a=own: ", "nix is not a run"}), "");
-  for (const char* set :
-       {"data.train[0].path='no*.txt'", "data.val={path:'none.txt'}", "data.tokenizer={bpe{file:'none.json'}}",
-        "data.tokenizer={gpt2{vocab:'none.json' merges:'none.txt'}}"})
-    EXPECT_EQ(error_of([&] { check(str(kArms, "set: \"", set, "\"")); }, {"grid.txtpb: gate=none: ", "/no"}), "")
-        << set;
-  const std::string values = "value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 ";
-  EXPECT_EQ(error_of([&] { check(str(kArms, "tune { path: \"optim.group[1].adamw.rate\" ", values, "}")); },
-                     {"grid.txtpb: gate=none: tune: ", "rate"}),
-            "");
-  EXPECT_EQ(error_of(
-                [&] {
-                  check(str(kArms, "tune { path: \"optim.group[1].adamw.lr\" ", values,
-                            "set: \"optim.group[1].match='embed*'\" }"));
-                },
-                {"grid.txtpb: gate=none: tune: optimizer: no group matches "}),
-            "");
-  check(str(kArms, "tune { path: \"optim.group[1].adamw.lr\" ", values, "}"));
-}
-
-// Hours of runs would end in a refusal.
-TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
-  const auto compare = [&](const std::string& metric, const std::string& more = {}) {
-    return grid(str(kRuns, kArms, "compare { metric: \"", metric, "\" } ", more));
-  };
-  const std::string tune = "tune { path: \"optim.group[1].adamw.lr\" value: \"1\" value: \"2\" value: \"3\" seeds: 8 ";
-  for (const char* metric : {"val/lss", "val/los", "train/loss_", "val/ppl@64", "speed/flops", "memory/peak"})
-    EXPECT_EQ(error_of([&] { compare(metric); },
-                       {str("grid.txtpb: metric ", metric, ": no such metric"), "eval { length: LENGTH }"}),
-              "");
-  EXPECT_EQ(error_of([&] { compare("val/lss"); }, {"Did you mean 'val/loss'"}), "");
-  for (const char* metric : {"val/loss@", "val/loss@0", "val/loss@x", "val/loss@64k", "val/loss@2147483648"})
-    EXPECT_EQ(error_of([&] { compare(metric); }, {str(metric, ": is of no length"), "eval { length: LENGTH }"}), "");
-  for (const char* metric : {"task/mqar/acuracy", "task/mqar", "task/mqar/accuracy/x", "task/mqar/accuracy@"})
-    EXPECT_EQ(error_of([&] { compare(metric); }, {str("metric ", metric), "task/NAME/accuracy@LENGTH"}), "");
-  EXPECT_EQ(error_of([&] { compare("task/mqar/accuracy@64"); }, {"is not asked for", "task_length: 64"}), "");
-  EXPECT_EQ(error_of([&] { compare("val/loss", tune + "metric: \"val/lss\" }"); },
-                     {"grid.txtpb: tune: metric val/lss: no such metric"}),
-            "");
-  EXPECT_EQ(error_of([&] { compare("val/loss", tune + "metric: \"*.entropy/*\" }"); }, {"is a pattern"}), "");
-  for (const char* metric : {"train/grad_norm", "train/lr/0", "val/*", "*.sink_rate/*", "layers.0.own", "val/bpb"})
-    EXPECT_EQ(compare(metric).metrics, std::vector<std::string>{metric});
-  EXPECT_EQ(compare("task/mqar/accuracy@64", "eval { task_length: 32 task_length: 64 }").evals.tasks.size(), 1u);
-
-  EXPECT_EQ(compare("val/loss@64").evals.lengths, std::vector<int64_t>{64});
-  EXPECT_EQ(compare("val/loss@64", "eval { length: 16 length: 64 }").evals.lengths, (std::vector<int64_t>{16, 64}));
-  EXPECT_EQ(compare("val/loss", tune + "metric: \"val/loss@16\" }").evals.lengths, std::vector<int64_t>{16});
-  const std::string by_position = "eval { by_position: true } ";
-  EXPECT_EQ(resolve_arms(compare("val/loss@32", by_position), {}).all.size(), 2u) << "rows of the training's length";
-  EXPECT_EQ(error_of([&] { resolve_arms(compare("val/loss@64", by_position), {}); },
-                     {"metric val/loss@64", "the training's 32 tokens alone", "length: 32 length: 64"}),
-            "");
-  EXPECT_EQ(error_of([&] { resolve_arms(compare("val/loss", "set: \"data.val=\""), {}); },
-                     {"grid.txtpb: metric val/loss: gate=none has no validation data"}),
-            "");
-}
-
-// Not by `weft eval` when all runs are trained.
-TEST_F(GridArms, TasksNeedRowsThatAreLongEnough) {
-  const std::string text = kRuns + std::string(kArms) + "eval { task: \"overwrite\" ";
-  for (const auto& [length, rows] : {std::pair("", "32"), {"task_length: 48 task_length: 39 ", "39"}})
-    EXPECT_EQ(error_of([&] { arms(text + length + "}"); },
-                       {str("grid.txtpb: gate=none: eval: task: overwrite in rows of ", rows, " tokens: "),
-                        "Ask for longer rows: task_length: 40"}),
-              "");
-  EXPECT_EQ(arms(text + "task_length: 40 }").all.size(), 2u);
 }
 
 TEST_F(GridArms, ATableShowsTheRunsAtWorkAndTheTimeThatIsLeft) {
