@@ -6,6 +6,7 @@
 #include "trainers/config/check.h"
 #include "trainers/config/translate.h"
 #include "trainers/run/data.h"
+#include "trainers/run/num_ids.h"
 #include "trainers/run/start_checks.h"
 #include "trainers/run/start_model.h"
 #include "weft/core/dry_run.h"
