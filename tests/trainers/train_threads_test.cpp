@@ -6,9 +6,11 @@
 
 #include <chrono>
 #include <fstream>
+#include <memory>
 #include <thread>
 
 #include "tests/io/temp_folder.h"
+#include "trainers/console/stop_signal.h"
 #include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
@@ -63,6 +65,27 @@ TEST_F(TrainThreads, StopOnASignalAndGoOnToTheSameBits) {
   ASSERT_EQ(code, kStopped);
   ASSERT_EQ(train("stopped", {"parallel.data=2"}), kSuccess);
   EXPECT_EQ(weights("stopped") == weights("whole"), true);
+}
+
+// Each rank of a process has one: a later one neither forgets a signal nor changes what the last one restores.
+TEST(StopSignal, OfSeveralRanksIsOne) {
+  auto handler = [] {
+    struct sigaction action {};
+    sigaction(SIGTERM, nullptr, &action);
+    return action.sa_handler;
+  };
+  const auto before = handler();
+  {
+    auto leads = std::make_unique<train::StopSignal>(false);
+    raise(SIGTERM);
+    const train::StopSignal follows(false);
+    EXPECT_TRUE(train::StopSignal::was_raised());
+    leads.reset();
+    EXPECT_NE(handler(), before) << "a rank is left that listens";
+  }
+  EXPECT_EQ(handler(), before);
+  const train::StopSignal again(false);
+  EXPECT_FALSE(train::StopSignal::was_raised());
 }
 
 }  // namespace

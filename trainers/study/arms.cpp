@@ -122,16 +122,12 @@ void check_tries(const Grid& grid, const std::vector<std::string>& of_all) {
   } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": tune: ", e.problem()), e.fix()); }
 }
 
-// Metrics that no run would have, whatever it does.
+// `eval { by_position: true }` without lengths is a question of one length, which a metric of another one would replace.
 void check_metrics(const Grid& grid, const Combination& one) {
   std::vector<std::string> metrics = grid.metrics;
   if (grid.tune) metrics.push_back(grid.tune->metric);
-  const config::Data& data = one.experiment.data();
   const int64_t context = one.experiment.model().context();
   for (const std::string& metric : metrics) {
-    if (metric.starts_with("val/") && !data.has_val() && !data.has_task())
-      throw ConfigError(str(grid.file, ": metric ", metric, ": ", one.name, " has no validation data."),
-                        "Set data.val in the base config, such as data.val={fraction:0.1}, or compare train/loss.");
     const std::optional<int64_t> length = length_of(metric);
     if (length && grid.evals.lengths.empty() && *length != context)
       throw ConfigError(str(grid.file, ": metric ", metric,

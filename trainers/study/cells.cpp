@@ -92,9 +92,13 @@ std::string last_message(const std::string& messages) {
   const size_t error = messages.rfind("error: ", end);
   const size_t begin = error != std::string::npos ? error + 7 : messages.rfind('\n', end) + 1;
   const auto line_at = [&](size_t at) { return messages.substr(at, std::min(messages.find('\n', at), end + 1) - at); };
-  constexpr std::string_view kFix = "\n  fix: ";
-  const size_t fix = error == std::string::npos ? error : messages.find(kFix, begin);
-  return fix == std::string::npos ? line_at(begin) : str(line_at(begin), " (fix: ", line_at(fix + kFix.size()), ")");
+  constexpr std::string_view kFix = "\n  fix: ",
+                             kIndented = "\n       ";  // as `weft` prints an Error, and a ConfigError
+  if (error == std::string::npos) return line_at(begin);
+  size_t fix = messages.find('\n', begin);
+  if (fix != std::string::npos && messages.compare(fix, kIndented.size(), kIndented) == 0) fix += kIndented.size();
+  else if (fix = messages.find(kFix, begin); fix != std::string::npos) fix += kFix.size();
+  return fix == std::string::npos ? line_at(begin) : str(line_at(begin), " (fix: ", line_at(fix), ")");
 }
 
 // A run of a study that was killed may still be saving. Returns false if this one is stopped meanwhile.
