@@ -92,8 +92,7 @@ std::span<const Command> commands() {
       {"task",
        "Train small models on tasks that show attention sinks, regression in context or circuits, and measure them",
        "  weft task backcopy --text input.txt\n"
-       "  weft task trigger --mixer softmax --mixer relu --json\n"
-       "  weft task regression --mixer gla",
+       "  weft task regression --mixer softmax --mixer gla --json",
        define_task},
       {"plan", "Say what a training needs on many ranks, how to spread it, and how long a step will take",
        "  weft plan run.txtpb --ranks 8\n"
