@@ -13,8 +13,9 @@ namespace weft::train {
 // "mqar", "copy" and so on for whole kinds, "overwrite", "selective_copy" and so on for one form of a kind.
 std::vector<std::string> task_names();
 
-// The task of such a name: as the run's config has it if its own task is one, or else with defaults, in the ids below `vocab`.
 inline constexpr int64_t kAnyVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
+
+// The task of such a name: as the run's config has it if its own task is one, or else with defaults, in the ids below `vocab`.
 data::RecallOptions named_task(const std::string& name, const config::Data& of_run, int64_t vocab);
 
 // How a command or a file asks for a task, and for the length of its rows.
