@@ -307,6 +307,13 @@ TEST(MemoryEstimate, ALimitOfTheConfigIsSaidWithWhatFits) {
   EXPECT_EQ(test::error_of([&] { check_memory(with_limit(one / 2), 300, false); },
                            {"train.memory_gib is ", "Not even 1 fits: use ", "parallel.context"}),
             "");
+  // 48 sequences on 3 data ranks: 3 at a time would fit one rank's memory, and not its 16 of a step.
+  const std::vector<std::string> data_ranks = {"train.tokens_per_step=12288", "parallel.data=3"};
+  MemoryEstimator of_three(memory_subject(loaded(data_ranks), 300, false));
+  EXPECT_EQ(
+      test::error_of([&] { check_memory(with_limit(of_three.of(3).peak_bytes, data_ranks), 300, false); },
+                     {"Use train.micro_batch=3, the largest that fits (2 if train.tokens_per_step stays at 12288)"}),
+      "");
   // Four ranks that share a sequence take less each.
   EXPECT_LT(check_memory(with_limit(whole * 2 / 3, {"parallel.context=4"}), 300, false).peak_bytes, whole * 2 / 3);
 }

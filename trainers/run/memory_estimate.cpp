@@ -126,7 +126,7 @@ MemoryEstimate check_memory(const config::Loaded& config, int64_t num_ids, bool 
     config::refuse(config, field, problem,
                    str("Not even 1 fits: use ", others, "a shorter model.context or a smaller model."));
   std::string fix = str("Use train.micro_batch=", largest, ", the largest that fits");
-  const int64_t rows = step_sizes(e).rows_per_step;
+  const int64_t rows = step_sizes(e).rows_per_step / e.parallel().data();  // of a data rank
   int64_t divisor = largest;
   while (rows % divisor != 0) --divisor;
   if (divisor != largest)
