@@ -39,7 +39,6 @@ namespace detail {
 
 template <class T>
 static void append_number(std::string& out, T number) {
-  if (std::isnan(number)) return append(out, std::string_view("nan"));  // its sign means nothing
   char buffer[32];
   auto [end, code] = std::to_chars(buffer, buffer + sizeof buffer, number);
   out.append(buffer, code == std::errc() ? end : buffer);

@@ -17,16 +17,7 @@ namespace {
 
 using test::error_of;
 using test::tiny_ids;
-
-LanguageModelOptions options_of(MixerMaker mixer, int64_t layers = 2) {
-  return {.vocab = 11,
-          .dim = 16,
-          .layers = layers,
-          .context = 12,
-          .mixers = {std::move(mixer)},
-          .ffn = {.hidden = 24},
-          .std = 0.3};
-}
+using test::tiny_model_of;
 
 AnalysisRows rows_of(int64_t batch, int64_t tokens) {
   return {tiny_ids(batch, tokens), tiny_ids(batch, tokens, 2), plain_tokens(batch, tokens)};
@@ -158,7 +149,7 @@ TEST(Flow, EqualsTheSmallestCut) {
 
 // The gradient of a head's mask predicts what a small change of the mask does to each row's loss.
 TEST(HeadImportance, IsTheDerivativeOfTheMask) {
-  LanguageModel model(options_of(SoftmaxOptions{.heads = 4}), Rng(5));
+  LanguageModel model(tiny_model_of(SoftmaxOptions{.heads = 4}), Rng(5));
   model.set_compute(kF64);
   AnalysisRows rows = rows_of(3, 10);
   auto importance = head_importance(model, rows);
@@ -196,7 +187,7 @@ TEST(HeadImportance, IsTheDerivativeOfTheMask) {
 TEST(PruningCurve, BeginsAtTheLossAndEndsWithoutHeads) {
   for (const MixerRow& row : mixer_table()) {
     const std::string& name = row.name;
-    LanguageModelOptions options = options_of(row.make);
+    LanguageModelOptions options = tiny_model_of(row.make);
     for (int32_t i = 0; i < 12; ++i) options.fixed_text.push_back(i % 11);
     LanguageModel model(options, Rng(5));
     AnalysisRows rows = rows_of(2, 10);
@@ -228,7 +219,7 @@ TEST(PruningCurve, BeginsAtTheLossAndEndsWithoutHeads) {
 
 // The heads of a layer are silent where its output projection is zero.
 TEST(LayerSensitivity, IsTheLossThatALayerSaves) {
-  LanguageModelOptions options = options_of(SoftmaxOptions{.heads = 2});
+  LanguageModelOptions options = tiny_model_of(SoftmaxOptions{.heads = 2});
   options.mixers.push_back(SoftmaxOptions{.heads = 4, .window = 3});
   options.std = 0.4;
   AnalysisRows rows = rows_of(2, 10);
@@ -257,8 +248,8 @@ TEST(LayerSensitivity, IsTheLossThatALayerSaves) {
 // A change of the first token reaches the last one through attention only: not through a window of one token.
 TEST(PerturbationSpread, GoesThroughAttention) {
   AnalysisRows rows = rows_of(2, 10);
-  LanguageModel wide(options_of(SoftmaxOptions{.heads = 2}), Rng(5)),
-      narrow(options_of(SoftmaxOptions{.heads = 2, .window = 1}), Rng(5));
+  LanguageModel wide(tiny_model_of(SoftmaxOptions{.heads = 2}), Rng(5)),
+      narrow(tiny_model_of(SoftmaxOptions{.heads = 2, .window = 1}), Rng(5));
   for (double x : perturbation_spread(wide, rows)) EXPECT_GT(x, 1e-3);
   for (double x : perturbation_spread(narrow, rows)) EXPECT_EQ(x, 0);
   EXPECT_GT(perturbation_spread(narrow, rows, 9)[1], 0.5) << "its own state changes";
@@ -266,7 +257,7 @@ TEST(PerturbationSpread, GoesThroughAttention) {
 
 // Every kind of residual stream, recompute, and mixers that show nothing.
 TEST(Analyse, GivesEveryFigureOnce) {
-  LanguageModelOptions o = options_of(SoftmaxOptions{.heads = 2}, 3);
+  LanguageModelOptions o = tiny_model_of(SoftmaxOptions{.heads = 2}, 3);
   o.recompute = Recompute::blocks;
   for (bool is_routed : {false, true}) {
     if (is_routed) o.residual = RoutedResidualOptions{};
@@ -286,7 +277,7 @@ TEST(Analyse, GivesEveryFigureOnce) {
     EXPECT_NEAR(rollout, 1, 1e-5);
     for (const NamedParam& p : model.params()) EXPECT_FALSE(p.param->grad().defined()) << p.name;
   }
-  LanguageModel other(options_of(MultiTokenOptions{.heads = 2}), Rng(5));
+  LanguageModel other(tiny_model_of(MultiTokenOptions{.heads = 2}), Rng(5));
   EXPECT_FALSE(analyse(other, rows_of(2, 12)).empty());
 }
 
@@ -294,7 +285,7 @@ TEST(Analyse, GivesEveryFigureOnce) {
 TEST(Analyse, RanksShareItsForwards) {
   const int threads = num_threads();
   set_num_threads(1);
-  const LanguageModelOptions o = options_of(SoftmaxOptions{.heads = 2}, 3);
+  const LanguageModelOptions o = tiny_model_of(SoftmaxOptions{.heads = 2}, 3);
   LanguageModel alone(o, Rng(5));
   const auto expected = analyse(alone, rows_of(3, 12));
   for (int ranks : {1, 2, 5})

@@ -1,6 +1,8 @@
 // A small language model and token ids for its tests.
 #pragma once
 
+#include <utility>
+
 #include "weft/core/rng.h"
 #include "weft/models/language_model.h"
 
@@ -15,6 +17,17 @@ inline LanguageModelOptions tiny_model(PositionKind position = PositionKind::rot
           .position = position,
           .mixers = {SoftmaxOptions{.heads = 4, .kv_heads = 2, .qk_norm = QkNorm::rms}},
           .ffn = {.hidden = 24}};
+}
+
+// Of any mixer, with weights that are large enough to tell tokens apart.
+inline LanguageModelOptions tiny_model_of(MixerMaker mixer, int64_t layers = 2) {
+  return {.vocab = 11,
+          .dim = 16,
+          .layers = layers,
+          .context = 12,
+          .mixers = {std::move(mixer)},
+          .ffn = {.hidden = 24},
+          .std = 0.3};
 }
 
 // [batch, tokens] i32 below 11.

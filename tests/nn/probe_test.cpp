@@ -11,19 +11,10 @@ namespace weft {
 namespace {
 
 using test::tiny_ids;
-
-LanguageModelOptions options_of(MixerMaker mixer, int64_t layers = 2) {
-  return {.vocab = 11,
-          .dim = 16,
-          .layers = layers,
-          .context = 12,
-          .mixers = {std::move(mixer)},
-          .ffn = {.hidden = 24},
-          .std = 0.3};
-}
+using test::tiny_model_of;
 
 std::vector<Tensor> weights_of(const SoftmaxOptions& mixer, const TokenData& data, bool* is_softmax = nullptr) {
-  LanguageModel model(options_of(mixer), Rng(1));
+  LanguageModel model(tiny_model_of(mixer), Rng(1));
   std::vector<Tensor> all;
   Probe probe;
   probe.weights = [&](std::string_view, const Tensor& weights, bool softmax) {
@@ -78,7 +69,7 @@ TEST(Probe, AgreesWithReports) {
   for (SinkKind kind : {SinkKind::none, SinkKind::logit, SinkKind::key_bias}) {
     SoftmaxOptions mixer{.heads = 2};
     mixer.sink.kind = kind;
-    LanguageModel model(options_of(mixer, 1), Rng(4));
+    LanguageModel model(tiny_model_of(mixer, 1), Rng(4));
     double first = 0, left = 0;
     Probe probe;
     probe.weights = [&](std::string_view, const Tensor& weights, bool) {
@@ -110,7 +101,7 @@ TEST(Probe, AgreesWithReportsOfPairs) {
                                RelativeBiasOptions{.heads = 2, .window = 40},
                                MultiTokenOptions{.heads = 2, .group = 1}};
   for (const MixerMaker& mixer : mixers) {
-    LanguageModelOptions o = options_of(mixer, 1);
+    LanguageModelOptions o = tiny_model_of(mixer, 1);
     o.context = T;
     LanguageModel model(o, Rng(4));
     double first = 0, entropy = 0;

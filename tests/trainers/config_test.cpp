@@ -61,7 +61,6 @@ TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
   expect_parts(error_of(kTiny, {"model.mixer=[{nats_l{heads:4,softmax_heads:3}}]"}), {"softmax_heads 3"});
 }
 
-// Layers share keys within runs of their mixer: without such a run nothing would be shared.
 // Mixers are made to see what they refuse, but not their weights, which may be many.
 TEST(Config, ChecksMixersWithoutTheirWeights) {
   const MemoryStats before = allocator(Device::cpu()).stats();
@@ -71,6 +70,7 @@ TEST(Config, ChecksMixersWithoutTheirWeights) {
   EXPECT_EQ(allocator(Device::cpu()).stats().num_allocations, before.num_allocations);
 }
 
+// Layers share keys within runs of their mixer: without such a run nothing would be shared.
 TEST(Config, SharedKeysWithoutLayersThatShareThemAreRefused) {
   const std::string mixers = "model.mixer=[{hymba{heads:4}},{hymba{heads:4,window:4,sharing:2}}]";
   load_string(kTiny, {mixers, "model.pattern=0 1 1 0"});

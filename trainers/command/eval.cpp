@@ -131,7 +131,7 @@ void check(const Options& options, const config::Loaded& config) {
   }
   for (const std::string& name : options.tasks)
     for (int64_t length : options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths)
-      train::rows_of(name, train::named_task(name, e.data(), train::kAnyVocab), length);
+      train::rows_of(name, train::named_task(name, e.data(), train::kUnknownVocab), length);
 }
 
 // On every rank; the first one speaks.

@@ -13,7 +13,7 @@ namespace weft::train {
 // "mqar", "copy" and so on for whole kinds, "overwrite", "selective_copy" and so on for one form of a kind.
 std::vector<std::string> task_names();
 
-inline constexpr int64_t kAnyVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
+inline constexpr int64_t kUnknownVocab = int64_t{1} << 30;  // that of a text is known when its tokenizer is
 
 // The task of such a name: as the run's config has it if its own task is one, or else with defaults, in the ids below `vocab`.
 data::RecallOptions named_task(const std::string& name, const config::Data& of_run, int64_t vocab);

@@ -144,7 +144,7 @@ void check_eval_lengths(const Grid& grid, const Combination& one) {
   for (const std::string& task : grid.evals.tasks)
     for (int64_t length :
          grid.evals.task_lengths.empty() ? std::vector<int64_t>{model.context()} : grid.evals.task_lengths)
-      train::rows_of(task, train::named_task(task, one.experiment.data(), train::kAnyVocab), length,
+      train::rows_of(task, train::named_task(task, one.experiment.data(), train::kUnknownVocab), length,
                      {.task = str(grid.file, ": ", one.name, ": eval: task: "), .length = "task_length: "});
   if (!model.position().has_learned()) return;
   for (const std::vector<int64_t>* lengths : {&grid.evals.lengths, &grid.evals.task_lengths})
