@@ -1,6 +1,7 @@
 // The config of a run: reading, overriding, defaults, checks, printing. Internal to trainers: the messages are protobuf's.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,8 @@ struct Difference {
 };
 std::vector<Difference> differences(const google::protobuf::Message& a, const google::protobuf::Message& b);
 
+// What the run in a folder was started with (its config.txtpb), or nothing where there is none.
+std::optional<Experiment> stored_experiment(const std::string& run_folder);
 // ConfigError that lists the differing fields if `now` is not the config that the run in `run_folder` was started with
 // (its config.txtpb). Paths that start with one of `ignored` may differ.
 void require_same(const Experiment& now, const std::string& run_folder, const std::vector<std::string>& ignored);

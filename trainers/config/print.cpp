@@ -103,13 +103,19 @@ std::vector<Difference> differences(const pb::Message& a, const pb::Message& b) 
   return out;
 }
 
-void require_same(const Experiment& now, const std::string& run_folder, const std::vector<std::string>& ignored) {
+std::optional<Experiment> stored_experiment(const std::string& run_folder) {
   const std::string file = run_folder + "/config.txtpb";
-  if (!std::filesystem::exists(file)) return;
+  if (!std::filesystem::exists(file)) return std::nullopt;
   Loaded stored = read(file, {});
   fill_presets(stored.experiment);  // of fields that are younger than the run
+  return stored.experiment;
+}
+
+void require_same(const Experiment& now, const std::string& run_folder, const std::vector<std::string>& ignored) {
+  const std::optional<Experiment> stored = stored_experiment(run_folder);
+  if (!stored) return;
   std::string list;
-  for (const Difference& d : differences(stored.experiment, now)) {
+  for (const Difference& d : differences(*stored, now)) {
     bool is_ignored =
         std::any_of(ignored.begin(), ignored.end(), [&](const std::string& path) { return d.path.starts_with(path); });
     if (is_ignored) continue;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -207,17 +206,13 @@ config::Loaded with_choice(const config::Loaded& config, const ContextChoice& ch
   return of;
 }
 
-// What each rank has of them at each hop, [ranks, ranks]: the busiest rank over the mean, in all and hop by hop.
-static std::array<double, 2> over_mean(int ranks, std::span<const int64_t> work) {
-  const auto P = static_cast<size_t>(ranks);
-  int64_t sum = 0, busiest = 0, slowest = 0;
-  for (size_t i = 0; i < P; ++i) {
-    int64_t of_rank = 0, of_hop = 0;
-    for (size_t j = 0; j < P; ++j) of_rank += work[i * P + j], of_hop = std::max(of_hop, work[j * P + i]);
-    sum += of_rank, busiest = std::max(busiest, of_rank), slowest += of_hop;
-  }
-  const double mean = static_cast<double>(std::max<int64_t>(sum, 1)) / ranks;
-  return {static_cast<double>(busiest) / mean, static_cast<double>(slowest) / mean};
+// What all tiles hold over the pairs in them: HopPlan has tiles over the mean of pairs, and equal work is 1 only beside this.
+static double tiles_over_pairs(const dist::HopPlan& plan) {
+  const auto sum = [](const std::vector<int64_t>& work) {
+    return std::accumulate(work.begin(), work.end(), int64_t{0});
+  };
+  return static_cast<double>(std::max<int64_t>(1, sum(plan.tiles)) * plan.tile * plan.tile) /
+         static_cast<double>(std::max<int64_t>(1, sum(plan.pairs)));
 }
 
 std::vector<std::string> context_lines(const ContextChoice& choice, int64_t tokens,
@@ -233,16 +228,15 @@ std::vector<std::string> context_lines(const ContextChoice& choice, int64_t toke
   const dist::Layout layout = data::layout_of_row(choice.spread_options(!documents.empty()), tokens, documents);
   for (const int64_t window : choice.windows) {
     const dist::HopPlan plan = plan_hops(layout, {.window = window, .documents = {documents.begin(), documents.end()}});
-    const auto [rank_pairs, hop_pairs] = over_mean(plan.ranks, plan.pairs);
-    const auto [rank_tiles, hop_tiles] = over_mean(plan.ranks, plan.tiles);
+    const double of_all = tiles_over_pairs(plan);
     lines.push_back(
         fmt::format("balance, {}{}{}: rank totals {:.3f} in pairs and {:.3f} in tiles, hop by hop {:.3f} and {:.3f} (1 "
                     "is equal work), "
                     "{} of {} hops",
                     window > 0 ? fmt::format("window {}", window) : "causal",
                     documents.empty() ? "" : " within the documents of the first sequence",
-                    has_groups ? ", before heads are exchanged" : "", rank_pairs, rank_tiles, hop_pairs, hop_tiles,
-                    plan.steps, plan.ranks));
+                    has_groups ? ", before heads are exchanged" : "", plan.rank_pairs(), plan.rank_tiles() / of_all,
+                    plan.lockstep_pairs(), plan.lockstep_tiles() / of_all, plan.steps, plan.ranks));
   }
   return lines;
 }

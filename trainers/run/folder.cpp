@@ -42,15 +42,6 @@ void remove_partial_files(const RunFolder& folder) {
 // Sequences that all ranks have at a time: what the numbers of a step depend on.
 int64_t at_a_time(const config::Experiment& e) { return e.train().micro_batch() * e.parallel().data(); }
 
-// Of the run in a folder, or nothing.
-std::optional<config::Experiment> stored_config(const std::string& folder) {
-  const std::string file = folder + "/config.txtpb";
-  if (!io::file_exists(file)) return std::nullopt;
-  config::Loaded stored = config::read(file, {});
-  config::fill_presets(stored.experiment);  // of fields that are younger than the run
-  return stored.experiment;
-}
-
 // Of a run that goes on with other sequences at a time.
 std::string remark_on(const config::Experiment& stored, const config::Experiment& now) {
   const int64_t before = at_a_time(stored), data = now.parallel().data();
@@ -94,7 +85,7 @@ RunFolder::RunFolder(std::string path, const config::Experiment& experiment, con
   if (existed_) {
     // m sequences on each of D data ranks are m D on one.
     config::Experiment same = experiment;
-    if (const std::optional<config::Experiment> stored = stored_config(path_);
+    if (const std::optional<config::Experiment> stored = config::stored_experiment(path_);
         stored && stored->parallel().data() != experiment.parallel().data()) {
       same.mutable_train()->set_micro_batch(stored->train().micro_batch());
       remark_ = remark_on(*stored, experiment);

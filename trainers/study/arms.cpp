@@ -5,6 +5,7 @@
 
 #include "trainers/config/field_path.h"
 #include "trainers/run/named_tasks.h"
+#include "trainers/study/arm_checks.h"
 #include "trainers/study/grid.h"
 #include "trainers/study/metric.h"
 #include "weft/io/files.h"
@@ -213,7 +214,7 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
       if (override.starts_with("seed="))
         throw ConfigError(str(grid.file, ": ", one.name, " sets the seed."),
                           "Give seeds to the grid: all arms run with each of them.");
-    try {
+    of_arm(grid, one.name, [&] {
       check_own_settings(grid, one, at == grid.baseline, of_all);
       one.overrides.push_back(str("train.threads=", grid.threads));
       one.experiment = config_of(grid, one, {}, own).experiment;
@@ -221,7 +222,7 @@ Arms resolve_arms(const Grid& grid, const cli::Extensions& own) {
         one.overrides.push_back("data.val.half=2");  // the tries have the first half
         one.experiment = config_of(grid, one, {}, own).experiment;
       }
-    } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": ", one.name, ": ", e.problem()), e.fix()); }
+    });
     check_metrics(grid, one);
     check_eval_lengths(grid, one);
     if (at == grid.baseline) arms.baseline = arms.all.size();
