@@ -133,7 +133,9 @@ TEST_F(Plan, OfAMixerThatCannotShareASequence) {
     EXPECT_NE(result.out.find(part), std::string::npos) << part << "\n" << result.out;
   std::vector<std::string> as_json = words;
   as_json.push_back("--json");
-  for (const auto& choice : nlohmann::json::parse(plan(as_json).out)["steps"]) EXPECT_EQ(choice["context"], 1);
+  const nlohmann::json json = nlohmann::json::parse(plan(as_json).out);
+  EXPECT_FALSE(json["steps"].empty());
+  for (const auto& choice : json["steps"]) EXPECT_EQ(choice["context"], 1);
 }
 
 TEST_F(Plan, RefusesWhatItCannotPlan) {
