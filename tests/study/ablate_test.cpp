@@ -190,6 +190,13 @@ TEST_F(Ablate, AStudyMayGetMoreSeedsAndArms) {
   EXPECT_NE(arms.out.find("6 of 6 runs complete"), std::string::npos) << arms.out;
   EXPECT_EQ(arms.err.find("gate=head"), std::string::npos) << "no run is started again: " << arms.err;
   EXPECT_EQ(run_weft({"ablate", "report", path("study")}).out, arms.out) << "the grid with its additions is kept";
+  std::string bad_arm = more_arms;
+  bad_arm.insert(bad_arm.find("arm { name: \"head"), "arm { name: \"begun\" set: \"start={from:'nix'}\" } ");
+  write_grid(str(kRuns, "seeds: 5 seeds: 3 ", bad_arm));
+  const ProcessResult begun = ablate("study");
+  EXPECT_EQ(begun.exit_code, 2) << begun.err;
+  EXPECT_NE(begun.err.find("gate=begun: "), std::string::npos) << begun.err;
+  EXPECT_NE(begun.err.find("nix is not a run"), std::string::npos) << begun.err;
   const std::vector<std::string> all = io::list_folder(path("study") + "/cells");
   EXPECT_EQ(all.size(), 6u);
   for (const std::string& cell : first) EXPECT_NE(std::ranges::find(all, cell), all.end()) << cell;

@@ -165,7 +165,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   const std::string folder = options.out.empty() ? "studies/" + grid.name : options.out;
   study::Arms arms = study::resolve_arms(grid, extensions);
   study::count_and_match(grid, arms, extensions);
-  if (!io::file_exists(folder + "/grid.txtpb")) study::check_arms(grid, arms, extensions);
+  if (!study::holds_grid(folder, grid)) study::check_arms(grid, arms, extensions);
   if (const std::string odd = study::odd_arms(grid, arms); !odd.empty()) console.message(odd);
   std::vector<study::Cell> cells = study::cells_of(grid, arms);
   const std::vector<std::string> gpus = gpus_of(options, arms);

@@ -16,7 +16,7 @@ auto of_arm(const Grid& grid, const std::string& arm, const Work& work) {
   } catch (const Error& e) { throw config::ConfigError(str(grid.file, ": ", arm, ": ", e.problem()), e.fix()); }
 }
 
-// Of a study that begins: one that is there has runs as they are. Also of the tries of a tuning. ConfigError that names grid and arm.
+// Of a study that begins or gets more arms: one that goes on has runs as they are. Also of the tries of a tuning. ConfigError that names grid and arm.
 void check_arms(const Grid& grid, const Arms& arms, const cli::Extensions& own);
 
 // What is allowed and probably not meant, in one line: arms of one config, and axes with one arm. Empty: nothing.

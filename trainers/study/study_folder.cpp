@@ -87,9 +87,14 @@ StudyLock::StudyLock(const std::string& folder) : descriptor_(open_locked(folder
 
 StudyLock::~StudyLock() { ::close(descriptor_); }
 
+bool holds_grid(const std::string& folder, const Grid& grid) {
+  const std::string file = grid_file(folder);
+  return io::file_exists(file) && io::read_file(file) == grid.text;
+}
+
 void claim_folder(const std::string& folder, const Grid& grid) {
   const std::string file = grid_file(folder);
-  const bool is_other = io::file_exists(file) && io::read_file(file) != grid.text;
+  const bool is_other = io::file_exists(file) && !holds_grid(folder, grid);
   if (is_other && !adds_alone(grid, file, place_of(folder)))
     throw ConfigError(str(folder, " holds the study of another grid than ", grid.file, "."),
                       "Give this one --out of its own. A grid without claims may get more seeds and more arms; to "
@@ -100,7 +105,7 @@ void claim_folder(const std::string& folder, const Grid& grid) {
   base.set_name(grid.name);  // of the study, which may be no more than the name of the grid's file
   io::write_file_atomically(base_file(folder), config::to_text(base));
   io::write_file_atomically(place_file(folder), fs::absolute(grid.file).parent_path().string() + "\n");
-  if (is_other || !io::file_exists(file)) io::write_file_atomically(file, grid.text);
+  if (!holds_grid(folder, grid)) io::write_file_atomically(file, grid.text);
 }
 
 Grid stored_grid(const std::string& folder) {

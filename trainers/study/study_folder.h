@@ -19,6 +19,8 @@ class StudyLock {
   int descriptor_;
 };
 
+// Whether the folder holds the study of this grid, to the letter.
+bool holds_grid(const std::string& folder, const Grid& grid);
 // Writes grid.txtpb and base.txtpb. A folder holds one study, since the report is of one grid: ConfigError if another one is there.
 void claim_folder(const std::string& folder, const Grid& grid);
 // The grid that a folder holds, whatever became of the files that it was read from.
