@@ -97,7 +97,7 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});
     Tensor fresh_ids =
         to(Tensor::from(std::span<const int32_t>(fresh), {1, count}), tokens.positions().device()).value();
-    Tensor logits = model.logits(fresh_ids, tokens).slice(1, count - 1, count).cpu();
+    Tensor logits = cast(Var(model.logits(fresh_ids, tokens).slice(1, count - 1, count)), kF32).value().cpu();
     int32_t id = draw({logits.data<float>(), static_cast<size_t>(vocab)}, options.temperature, options.top_p,
                       static_cast<double>(rng.uniform(static_cast<uint64_t>(i))));
     id = agreed(id, options.ranks, fresh_ids.device());

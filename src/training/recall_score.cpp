@@ -87,7 +87,7 @@ RecallScore score_recall(LanguageModel& model, const data::RecallTask& task, int
   for (int64_t first = 0; first < rows; first += at_once) {
     const data::RecallRows part = task.rows(data::Split::test, first, std::min(at_once, rows - first));
     Tokens tokens(token_data(part.batch, false, first, upload));
-    counter.add(part, model.logits(upload(part.batch.tokens), tokens).cpu());
+    counter.add(part, cast(Var(model.logits(upload(part.batch.tokens), tokens)), kF32).value().cpu());
   }
   return counter.finished(names);
 }

@@ -65,17 +65,21 @@ LanguageModel tiny_model() {
 // The greedy continuation by full forward passes, for as long as it fits into the context.
 TEST(Sample, GreedyEqualsTheArgmaxOfFullForwardPasses) {
   LanguageModel model = tiny_model();
-  std::vector<int32_t> ids{1, 2, 3};
-  std::vector<int32_t> made = sample(model, ids, {.tokens = 5, .temperature = 0});
-  ASSERT_EQ(made.size(), 5u);
-  NoGrad no_grad;
-  for (int32_t id : made) {
-    auto count = static_cast<int64_t>(ids.size());
-    Tokens tokens(plain_tokens(1, count));
-    auto logits = model.logits(Tensor::from(std::span<const int32_t>(ids), {1, count}), tokens).to_vector<float>();
-    auto last = logits.end() - 9;
-    EXPECT_EQ(id, static_cast<int32_t>(std::max_element(last, logits.end()) - last));
-    ids.push_back(id);
+  for (DType compute : {kF32, kF64}) {
+    model.set_compute(compute);
+    std::vector<int32_t> ids{1, 2, 3};
+    std::vector<int32_t> made = sample(model, ids, {.tokens = 5, .temperature = 0});
+    ASSERT_EQ(made.size(), 5u);
+    NoGrad no_grad;
+    for (int32_t id : made) {
+      auto count = static_cast<int64_t>(ids.size());
+      Tokens tokens(plain_tokens(1, count));
+      const Tensor all = model.logits(Tensor::from(std::span<const int32_t>(ids), {1, count}), tokens);
+      auto logits = cast(Var(all), kF64).value().to_vector<double>();
+      auto last = logits.end() - 9;
+      EXPECT_EQ(id, static_cast<int32_t>(std::max_element(last, logits.end()) - last));
+      ids.push_back(id);
+    }
   }
 }
 

@@ -63,6 +63,10 @@ TEST(RecallScore, CountsTheMostLikelyIds) {
     EXPECT_EQ(score.groups[g].second.targets, groups[g].targets);
   }
   EXPECT_EQ(score.groups[1].first, "updated");
+  model.set_compute(kF64);
+  const RecallScore in_f64 = score_recall(model, task, kRows, 7);
+  EXPECT_EQ(in_f64.all.hits, hits);
+  EXPECT_NEAR(in_f64.nats, score.nats, 1e-6);
 }
 
 // Of two ids one is the target half of the time: a model whose logits are NaN or infinite has none of them.
