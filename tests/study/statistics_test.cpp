@@ -133,9 +133,25 @@ TEST(Statistics, TheBestOfEqualArmsWinsByLuck) {
   const std::vector<std::pair<int64_t, double>> table{{1, 0},        {2, 0.56419},  {3, 0.84628},
                                                       {10, 1.53875}, {30, 2.04276}, {100, 2.50759}};
   for (auto [arms, expected] : table) EXPECT_NEAR(selection_floor(arms, 1).expected, expected, 2e-5) << arms;
-  EXPECT_NEAR(selection_floor(1, 2).bound, 2 * 1.644854, 1e-5);
+  EXPECT_NEAR(selection_floor(1, 2).bound, 2 * std::sqrt(2.0) * 1.644854, 1e-5);
   // 30 equal arms, each right on half of 200 questions: 7 points.
   EXPECT_NEAR(selection_floor(30, std::sqrt(0.25 / 200)).expected, 0.07, 0.005);
+  // What the best of equal arms leads a baseline by, of which both have noise.
+  constexpr uint64_t kStudies = 40000;
+  const Rng rng = Rng(8)["studies"];
+  for (uint64_t arms : {1, 5, 20}) {
+    const SelectionFloor floor = selection_floor(static_cast<int64_t>(arms), 1);
+    double sum = 0;
+    int beyond = 0;
+    for (uint64_t study = 0; study < kStudies; ++study) {
+      double best = -HUGE_VAL;
+      for (uint64_t a = 1; a <= arms; ++a) best = std::max(best, static_cast<double>(rng[study].normal(a)));
+      const double lead = best - static_cast<double>(rng[study].normal(0));
+      sum += lead, beyond += lead > floor.bound;
+    }
+    EXPECT_NEAR(sum / kStudies, floor.expected, 3 * std::sqrt(2.0 / kStudies)) << arms;
+    EXPECT_NEAR(static_cast<double>(beyond) / kStudies, 0.05, 3 * std::sqrt(0.05 * 0.95 / kStudies)) << arms;
+  }
 }
 
 // Studies of five arms and a baseline. Runs of one seed share noise that pairing must remove. One arm is better by `effect`; the others are

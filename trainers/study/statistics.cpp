@@ -242,8 +242,19 @@ SelectionFloor selection_floor(int64_t arms, double standard_error, const Statis
     const double above = -std::expm1(k * std::log1p(-math::cdf(math::complement(normal, x))));
     expected += kStep * (above - std::pow(math::cdf(normal, -x), k));
   }
-  const double bound = math::quantile(normal, std::pow(options.confidence, 1 / k));
-  return {expected * standard_error, bound * standard_error};
+  // The largest is less than c above the baseline: the integral over the baseline's x of F(x + c)^k f(x).
+  auto share_below = [&](double c) {
+    double share = 0;
+    for (double x = -kEnd + kStep / 2; x < kEnd; x += kStep)
+      share += kStep * std::pow(math::cdf(normal, x + c), k) * math::pdf(normal, x);
+    return share;
+  };
+  double low = -kEnd, high = 2 * kEnd;
+  while (high - low > 1e-6) {
+    const double middle = (low + high) / 2;
+    (share_below(middle) < options.confidence ? low : high) = middle;
+  }
+  return {expected * standard_error, high * standard_error};
 }
 
 }  // namespace weft::study

@@ -69,9 +69,10 @@ ClusteredMean clustered_mean(std::span<const double> scores, std::span<const int
 double resolvable_effect(double deviation, int64_t seeds, const StatisticsOptions& options = {});
 std::optional<int64_t> seeds_needed(double deviation, double effect, const StatisticsOptions& options = {});
 
-// By how much the best of so many equal arms beats their true value by luck alone. `standard_error`: of one arm's mean.
+// By how much the best of so many equal arms beats a baseline, which is equal too, by luck alone. `standard_error`: of one arm's mean, and of
+// the baseline's.
 struct SelectionFloor {
-  double expected = 0;  // mean of the largest of `arms` normal numbers
+  double expected = 0;  // mean of the largest of `arms` normal numbers less another one
   double bound = 0;     // not exceeded with the confidence asked for
 };
 SelectionFloor selection_floor(int64_t arms, double standard_error, const StatisticsOptions& options = {});
