@@ -141,19 +141,6 @@ claim { title: "Gates calm the stream" text: "A mean over keys." part: gates pap
   EXPECT_NE(run_weft({"claims", path("grid.txtpb")}).err.find("has no claims"), std::string::npos);
 }
 
-TEST_F(Ablate, AMetricThatTheRunsDoNotHaveIsNamed) {
-  write_grid(str(kRuns, "seeds: 3 compare { metric: \"speeds/tokens_per_second\" }", kArms));
-  const ProcessResult result = ablate("study");
-  EXPECT_EQ(result.exit_code, 2) << result.err;
-  EXPECT_NE(result.err.find("compare: metric: speeds/tokens_per_second"), std::string::npos) << result.err;
-  EXPECT_NE(result.err.find("Did you mean 'speed/tokens_per_second'"), std::string::npos) << result.err;
-  for (const std::string& name : io::list_folder(path("study") + "/results")) {
-    const auto stored = nlohmann::json::parse(io::read_file(path("study") + "/results/" + name));
-    EXPECT_TRUE(stored["metrics"].contains("val/loss"));
-    for (const auto& [key, value] : stored["metrics"].items()) EXPECT_NO_THROW(study::check_key("", key)) << key;
-  }
-}
-
 TEST_F(Ablate, ALossOfALengthIsAskedForWithoutEval) {
   const std::string tune =
       "tune { path: \"optim.group[1].adamw.lr\" value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 widen: 0 ";
@@ -209,12 +196,30 @@ axis { name: "rate" arm { name: "low" } arm { name: "high" set: "optim.skip=" se
   EXPECT_EQ(none.exit_code, 1) << none.err;
   EXPECT_NE(none.err.find("lost a run of every arm: rate=low,tune=1e-4"), std::string::npos) << none.err;
   EXPECT_FALSE(io::file_exists(path("none") + "/cells"));
-  write_grid(str(kRuns, "seeds: 3", kArms, R"(
-tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 metric: "own/loss_of_it" })"));
-  const ProcessResult metric = ablate("metric");
-  EXPECT_EQ(metric.exit_code, 2) << metric.err;
-  EXPECT_NE(metric.err.find("grid.txtpb: tune: metric: own/loss_of_it: no such metric of the runs"), std::string::npos)
-      << metric.err;
+}
+
+// A layer that is not there, or a mixer that reports nothing of that name: the runs are made, and so is the report.
+TEST_F(Ablate, AMetricThatNoRunHasIsAnErrorBesideTheReport) {
+  const std::string metric = "model.layers.7.mixer.entropy/0";
+  write_grid(str(kRuns, "seeds: 3", kArms,
+                 "set: \"log.diagnostics_every=1\" set: \"log.analysis_every=5\" "
+                 "compare { metric: \"val/loss\" metric: \"",
+                 metric, "\" }"));
+  for (const ProcessResult& result : {ablate("study"), run_weft({"ablate", "report", path("study")})}) {
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_NE(
+        result.err.find(str("grid.txtpb: compare: metric ", metric, ": no run has it. Did you mean 'model.layers.")),
+        std::string::npos)
+        << result.err;
+    EXPECT_NE(result.out.find("2 of 2 runs complete"), std::string::npos) << result.out;
+    EXPECT_EQ(result.out, report("study"));
+  }
+  // What a run has is never refused.
+  for (const std::string& name : io::list_folder(path("study") + "/results")) {
+    const auto stored = nlohmann::json::parse(io::read_file(path("study") + "/results/" + name));
+    EXPECT_TRUE(stored["metrics"].contains("val/loss"));
+    for (const auto& [key, value] : stored["metrics"].items()) EXPECT_NO_THROW(study::check_key("", key)) << key;
+  }
 }
 
 }  // namespace

@@ -106,6 +106,23 @@ eval { length: 16 by_position: true task: "copy" rows: 4 })"));
   EXPECT_EQ(again.out, rest.out);
 }
 
+// The study was moved with its texts, or its grid is named from elsewhere.
+TEST_F(Ablate, NothingIsTrainedAgainForOtherPaths) {
+  write_grid(str(kRuns, "seeds: 3", kArms, R"(
+tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4" seeds: 8 widen: 0 })"));
+  ASSERT_EQ(ablate("study").exit_code, 0);
+  io::make_folders(path("elsewhere"));
+  for (const char* name : {"grid.txtpb", "tiny.txtpb", "text.txt"})
+    std::filesystem::copy(path(name), path("elsewhere") + "/" + name);
+  const ProcessResult moved = run_weft({"ablate", path("elsewhere") + "/grid.txtpb", "--out", path("study")});
+  ASSERT_EQ(moved.exit_code, 0) << moved.err;
+  EXPECT_EQ(moved.err.find("seed="), std::string::npos) << "no run is started again: " << moved.err;
+  EXPECT_NE(moved.out.find("2 of 2 runs complete"), std::string::npos) << moved.out;
+  EXPECT_NE(moved.out.find("taken over: "), std::string::npos) << moved.out;
+  EXPECT_EQ(io::list_folder(path("study") + "/cells").size(), 2u);
+  EXPECT_EQ(io::list_folder(path("study") + "/tuning/cells").size(), 6u);
+}
+
 // A run whose loss is not finite, or whose guard gives up, would end so again: it is run once.
 TEST_F(Ablate, RunsThatDivergeAreShownAndNotRunAgain) {
   write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", R"(

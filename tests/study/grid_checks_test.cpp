@@ -25,6 +25,18 @@ TEST_F(GridArms, GroupsTextsAndStartsAreLookedAtBeforeTheRuns) {
         "data.tokenizer={gpt2{vocab:'none.json' merges:'none.txt'}}"})
     EXPECT_EQ(error_of([&] { check(str(kArms, "set: \"", set, "\"")); }, {"grid.txtpb: gate=none: ", "/no"}), "")
         << set;
+  const auto check_text = [&](const std::string& set, int bytes) {
+    write("short.txt", std::string(static_cast<size_t>(bytes), 'a'));
+    check(str(kArms, "set: \"model.context=16\" set: \"", set, "\""));
+  };
+  for (int bytes : {0, 1, 15})
+    EXPECT_EQ(error_of([&] { check_text("data.train[0].path='short.txt'", bytes); },
+                       {"grid.txtpb: gate=none: ", "/short.txt, 1 file of ", str(bytes), "17 tokens", "model.context"}),
+              "");
+  EXPECT_EQ(
+      error_of([&] { check_text("data.val={path:'short.txt'}", 0); }, {"/short.txt, 1 file of 0 bytes; 2 tokens"}), "");
+  check_text("data.train[0].path='short.txt'", 16);  // an end of the text is one more
+  check_text("data.val={path:'short.txt'}", 1);
   const std::string values = "value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 ";
   EXPECT_EQ(error_of([&] { check(str(kArms, "tune { path: \"optim.group[1].adamw.rate\" ", values, "}")); },
                      {"grid.txtpb: gate=none: tune: ", "rate"}),
@@ -45,7 +57,8 @@ TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
     return grid(str(kRuns, kArms, "compare { metric: \"", metric, "\" } ", more));
   };
   const std::string tune = "tune { path: \"optim.group[1].adamw.lr\" value: \"1\" value: \"2\" value: \"3\" seeds: 8 ";
-  for (const char* metric : {"val/lss", "val/los", "train/loss_", "val/ppl@64", "speed/flops", "memory/peak"})
+  for (const char* metric : {"val/lss", "val/los", "train/loss_", "val/ppl@64", "speed/flops", "memory/peak",
+                             "vall/loss", "first_token_mas", "layers.0.own", "loss"})
     EXPECT_EQ(error_of([&] { compare(metric); },
                        {str("grid.txtpb: metric ", metric, ": no such metric"), "eval { length: LENGTH }"}),
               "");
@@ -59,8 +72,17 @@ TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
                      {"grid.txtpb: tune: metric val/lss: no such metric"}),
             "");
   EXPECT_EQ(error_of([&] { compare("val/loss", tune + "metric: \"*.entropy/*\" }"); }, {"is a pattern"}), "");
-  for (const char* metric : {"train/grad_norm", "train/lr/0", "val/*", "*.sink_rate/*", "layers.0.own", "val/bpb"})
+  for (const char* metric :
+       {"train/grad_norm", "train/lr/0", "val/*", "*.sink_rate/*", "model.layers.0.own", "first_token_mass", "val/bpb"})
     EXPECT_EQ(compare(metric).metrics, std::vector<std::string>{metric});
+  for (const char* metric : {"first_token_mass", "model.layers.0.mixer.entropy/0", "pruned_loss/50"}) {
+    const auto resolve = [&](const std::string& more) { return resolve_arms(compare(metric, more), {}); };
+    EXPECT_EQ(error_of([&] { resolve(""); }, {str("grid.txtpb: metric ", metric, ": gate=none takes no diagnostics"),
+                                              "log.diagnostics_every"}),
+              "");
+    resolve("set: \"log.diagnostics_every=5\"");
+    resolve("set: \"log.analysis_every=5\"");
+  }
   EXPECT_EQ(compare("task/mqar/accuracy@64", "eval { task_length: 32 task_length: 64 }").evals.tasks.size(), 1u);
 
   EXPECT_EQ(compare("val/loss@64").evals.lengths, std::vector<int64_t>{64});

@@ -253,6 +253,12 @@ TEST_F(GridArms, FaultsOfAGridNameIt) {
   EXPECT_EQ(error_of([&] { grid(kRuns + std::string(kArms) + "baseline: \"gate=z\""); },
                      {"grid.txtpb: baseline: axis gate: z: no such arm"}),
             "");
+  for (const auto& [text, what] :
+       {std::pair("gate=", "names no arm of axis gate"), std::pair("gate", "names no arm of axis gate"),
+        std::pair("gate=none,gate=head", "names two arms of axis gate")})
+    EXPECT_EQ(error_of([&] { grid(str(kRuns, kArms, "baseline: \"", text, "\" ")); },
+                       {str("grid.txtpb: baseline: \"", text, "\" ", what), "AXIS=ARM once"}),
+              "");
 }
 
 TEST_F(GridArms, AFaultOfTheGridIsNotThatOfItsTuning) {

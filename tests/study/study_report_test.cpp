@@ -1,4 +1,6 @@
 // The report of a study: the same numbers as text, JSON and page; verdicts by what is better of a metric; odd and lost runs.
+#include <fmt/format.h>
+
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -209,7 +211,7 @@ TEST_F(StudyReports, TheConclusionKnowsWhatIsBetter) {
             "is lower than gate=none for gate=channel ("},
         Row{"layers.*.sink_rate/*", "is higher than gate=none for gate=head (",
             "is lower than gate=none for gate=channel ("}}) {
-    make(str(kSeeds, kArms, "compare { metric: \"", row.metric, "\" }"));
+    make(str(kSeeds, kArms, "set: \"log.diagnostics_every=1\" compare { metric: \"", row.metric, "\" }"));
     const std::string key = row.metric.starts_with("layers") ? "layers.0.mixer.sink_rate/1" : row.metric;
     set(key, [](double arm, double seed) {
       return 5 + seed + (arm == 1 ? 1 : arm == 2 ? -1 : 0) + 0.001 * arm * seed;
@@ -221,6 +223,33 @@ TEST_F(StudyReports, TheConclusionKnowsWhatIsBetter) {
     for (const char* verdict : {"is better than", "is worse than"})
       EXPECT_EQ(text.find(verdict) != std::string::npos, has_verdict) << text;
   }
+}
+
+// What arms differ in beside what they are compared for.
+TEST_F(StudyReports, SizesThatDifferAreSaid) {
+  const auto conclusion = [&](const std::string& arms_text) {
+    make(str(kSeeds, arms_text));
+    set("val/loss", [](double arm, double seed) { return 3 + arm + seed; });
+    return report_of(data()).conclusion;
+  };
+  const std::string alike = conclusion(
+      "axis { name: \"d\" arm { name: \"a\" } arm { name: \"b\" set: \"model.mixer[0].softmax.dropout=0.2\" } }");
+  EXPECT_EQ(alike.find("Arms have up to"), std::string::npos) << alike;
+  const std::string layers =
+      conclusion("axis { name: \"d\" arm { name: \"a\" } arm { name: \"b\" set: \"model.layers=2\" } }");
+  const auto a = static_cast<double>(arms.all[0].params), b = static_cast<double>(arms.all[1].params);
+  ASSERT_GT(std::abs(b / a - 1), 0.01);
+  EXPECT_NE(layers.find(fmt::format("Arms have up to {:.3g} % other parameters than d=a, and may differ by that.",
+                                    100 * std::abs(b / a - 1))),
+            std::string::npos)
+      << layers;
+  EXPECT_NE(layers.find(fmt::format("These runs have {:.3g} thousand to {:.3g} thousand parameters",
+                                    std::min(a, b) / 1e3, std::max(a, b) / 1e3)),
+            std::string::npos)
+      << layers;
+  const std::string tokens =
+      conclusion("axis { name: \"t\" arm { name: \"a\" } arm { name: \"b\" set: \"train.tokens=2560\" } }");
+  EXPECT_NE(tokens.find(" % other training tokens than t=a, and may differ by that."), std::string::npos) << tokens;
 }
 
 TEST_F(StudyReports, RunsOfSeveralBuildsOrMachinesAreSaid) {

@@ -147,6 +147,7 @@ int report(const study::StudyData& data, Console& console) {
   for (const std::string& warning : study::write_study_page(data, report)) console.message(warning);
   console.result(console.is_json() ? report.json : report.text);
   console.message("report " + data.folder + "/report.html");
+  study::require_known_metrics(data);
   return report.num_lost > 0 ? kFailure : kSuccess;
 }
 
@@ -202,6 +203,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     if (!tuning) return stopped_in_tuning(grid, console);
     cells = study::cells_of(grid, arms);
   }
+  study::take_over_complete(folder, cells);
   const std::vector<study::Cell> some = options.only.empty() ? cells : chosen(cells, arms, options.only);
   study::run_cells(grid, arms, tuning ? study::with_best_value(some, *tuning) : some, how);
   std::vector<std::optional<study::CellResult>> results;

@@ -228,6 +228,7 @@ int report_runs(const Options& options, Console& console, const Extensions& exte
   const study::Comparison c = study::compare_runs(runs, options.metrics, extensions);
   const study::StudyData data{
       .folder = options.out, .grid = c.grid, .arms = c.arms, .cells = c.cells, .results = c.results};
+  study::require_known_metrics(data);
   const study::StudyReport report = study::report_of(data);
   if (!options.out.empty()) {
     io::make_folders(options.out);

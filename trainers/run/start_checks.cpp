@@ -5,6 +5,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <optional>
 
 #include "trainers/config/check.h"
 #include "trainers/run/data_identity.h"
@@ -22,6 +24,32 @@ void check_readable(const std::string& path) {
   WEFT_CHECK(descriptor >= 0, str("cannot read ", path, ": ", std::strerror(errno)),
              "check the paths of the config's data");
   ::close(descriptor);
+}
+
+// Bytes of a text, or none where it is compressed.
+std::optional<int64_t> text_bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const auto size = static_cast<int64_t>(file.tellg());
+  file.seekg(0);
+  if (size >= 2 && file.get() == 0x1f && file.get() == 0x8b) return {};  // gzip
+  return size;
+}
+
+// That a source can give a row, as far as sizes say: a token has a byte or more, but for one that ends a file.
+void check_size(const config::Loaded& config, const std::string& field, const std::string& pattern,
+                const std::vector<std::string>& files, int64_t tokens) {
+  int64_t most = 0, bytes = 0;
+  for (const std::string& path : files) {
+    const std::optional<int64_t> size = text_bytes(path);
+    if (!size) return;
+    bytes += *size, most += *size + 1;
+  }
+  if (bytes > 0 && most >= tokens) return;
+  config::refuse(
+      config, field,
+      str("is ", pattern, ", ", files.size(), files.size() == 1 ? " file" : " files", " of ", bytes, " bytes; ", tokens,
+          " tokens are needed, or more."),
+      str("Give more text", tokens > 2 ? ", or a smaller model.context: a row is that and one token." : "."));
 }
 
 void check_has_text(const config::Loaded& config) {
@@ -54,11 +82,14 @@ void check_folder(const RunFolder& folder, const char* name) {
 void check_inputs(const config::Loaded& config) {
   const config::Data& d = config.experiment.data();
   check_has_text(config);
-  const auto check_pattern = [](const std::string& pattern) {
-    for (const std::string& path : data::expand_path(pattern)) check_readable(path);
+  const auto check_source = [&](const std::string& field, const std::string& pattern, int64_t tokens) {
+    const std::vector<std::string> files = data::expand_path(pattern);
+    for (const std::string& path : files) check_readable(path);
+    check_size(config, field, pattern, files, tokens);
   };
-  for (const config::Source& source : d.train()) check_pattern(source.path());
-  if (d.val().has_path()) check_pattern(d.val().path());
+  const int64_t of_row = config.experiment.model().context() + 1;
+  for (int i = 0; i < d.train_size(); ++i) check_source(str("data.train[", i, "].path"), d.train(i).path(), of_row);
+  if (d.val().has_path()) check_source("data.val.path", d.val().path(), 2);
   const config::Tokenizer& tokenizer = d.tokenizer();
   if (tokenizer.has_bpe()) check_readable(tokenizer.bpe().file());
   if (!tokenizer.has_gpt2()) return;

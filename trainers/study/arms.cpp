@@ -123,7 +123,8 @@ void check_tries(const Grid& grid, const std::vector<std::string>& of_all) {
   } catch (const ConfigError& e) { throw ConfigError(str(grid.file, ": tune: ", e.problem()), e.fix()); }
 }
 
-// `eval { by_position: true }` without lengths is a question of one length, which a metric of another one would replace.
+// `eval { by_position: true }` without lengths is a question of one length, which a metric of another one would replace. Diagnostics are off
+// unless a config asks for them.
 void check_metrics(const Grid& grid, const Combination& one) {
   std::vector<std::string> metrics = grid.metrics;
   if (grid.tune) metrics.push_back(grid.tune->metric);
@@ -135,6 +136,10 @@ void check_metrics(const Grid& grid, const Combination& one) {
                             ": eval { by_position: true } without lengths asks for rows of the training's ", context,
                             " tokens alone."),
                         str("Write eval { length: ", context, " length: ", *length, " by_position: true }."));
+    const config::Log& log = one.experiment.log();
+    if (is_diagnostic(metric) && log.diagnostics_every() == 0 && log.analysis_every() == 0)
+      throw ConfigError(str(grid.file, ": metric ", metric, ": ", one.name, " takes no diagnostics."),
+                        "Write set: \"log.diagnostics_every=STEPS\", or leave that metric out.");
   }
 }
 

@@ -48,6 +48,8 @@ std::optional<CellResult> stored_result(const std::string& study_folder, const C
 // another checksum: if the config in the run's folder is the cell's but for those, the cell takes the name that is there, and Cell::meant is
 // its own. ConfigError if several results are such.
 std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells);
+// Gives cells the names of such results that are complete, so that nothing is trained again for a folder that was moved.
+void take_over_complete(const std::string& study_folder, std::vector<Cell>& cells);
 std::string run_folder(const std::string& study_folder, const Cell& cell);
 // ConfigError if complete runs have read files of other contents, whatever their paths: runs of a seed would not be pairs.
 void require_same_contents(const std::string& study_folder, const std::vector<Cell>& cells,

@@ -15,6 +15,39 @@ std::string count_text(double x) {
   return x < 1e6 ? fmt::format("{:.3g} thousand", x / 1e3) : fmt::format("{:.3g} million", x / 1e6);
 }
 
+std::string range_text(double low, double high) {
+  const std::string first = count_text(low), last = count_text(high);
+  return first == last ? first : str(first, " to ", last);
+}
+
+// How large the runs are, and how unlike each other.
+struct Sizes {
+  double fewest_params = HUGE_VAL, most_params = 0, fewest_tokens = HUGE_VAL, most_tokens = 0;
+  double other_params = 0, other_tokens = 0;  // the largest share by which an arm differs from the baseline
+
+  explicit Sizes(const Arms& arms) {
+    const Combination& baseline = arms.all[arms.baseline];
+    const auto tokens_of = [](const Combination& arm) { return static_cast<double>(arm.experiment.train().tokens()); };
+    const double of_params = static_cast<double>(baseline.params), of_tokens = tokens_of(baseline);
+    for (const Combination& arm : arms.all) {
+      const double params = static_cast<double>(arm.params), tokens = tokens_of(arm);
+      fewest_params = std::min(fewest_params, params), most_params = std::max(most_params, params);
+      fewest_tokens = std::min(fewest_tokens, tokens), most_tokens = std::max(most_tokens, tokens);
+      if (of_params > 0) other_params = std::max(other_params, std::abs(params / of_params - 1));
+      if (of_tokens > 0) other_tokens = std::max(other_tokens, std::abs(tokens / of_tokens - 1));
+    }
+  }
+  // Empty where arms are alike.
+  std::string unlike_text(const std::string& baseline) const {
+    constexpr double kAlike = 0.01;
+    std::string what;
+    if (other_params > kAlike) what = fmt::format("{:.3g} % other parameters", 100 * other_params);
+    if (other_tokens > kAlike)
+      what += fmt::format("{}{:.3g} % other training tokens", what.empty() ? "" : " and ", 100 * other_tokens);
+    return what.empty() ? "" : fmt::format("Arms have up to {} than {}, and may differ by that. ", what, baseline);
+  }
+};
+
 struct Verdicts {
   std::string lower, higher, open, few;  // arms, with their differences; few: of too few runs
   std::string unpaired;                  // arms with runs, none of a seed of the baseline's
@@ -85,10 +118,10 @@ std::string conclusion_of(const StudyData& data, const std::vector<Difference>& 
   const auto has_any = std::ranges::any_of(differences, [](const Difference& d) { return d.count > 0; });
   if (!has_any && v.unpaired.empty() && v.lost.empty()) return {};
   const Combination& baseline = data.arms.all[data.arms.baseline];
-  const double tokens = static_cast<double>(baseline.experiment.train().tokens());
-  std::string text =
-      fmt::format("These runs have {} parameters without embeddings, {} training tokens and {}. ",
-                  count_text(static_cast<double>(baseline.params)), count_text(tokens), seeds_text(data));
+  const Sizes sizes(data.arms);
+  std::string text = fmt::format("These runs have {} parameters without embeddings, {} training tokens and {}. ",
+                                 range_text(sizes.fewest_params, sizes.most_params),
+                                 range_text(sizes.fewest_tokens, sizes.most_tokens), seeds_text(data));
   const std::string& metric = data.grid.metrics[0];
   if (static_cast<int64_t>(data.grid.seeds.size()) < kFewestForAnInterval) {
     text +=
@@ -112,10 +145,12 @@ std::string conclusion_of(const StudyData& data, const std::vector<Difference>& 
                         v.unpaired);
   if (!v.lost.empty())
     text += fmt::format("Nothing can be said of {}: no run has a {}, and runs are lost. ", v.lost, metric);
+  text += sizes.unlike_text(baseline.name);
   if (const size_t origins = origins_of(data).size(); origins > 1)
     text += fmt::format("The runs come from {} builds or machines, and what arms differ by may be theirs. ", origins);
   text += "They cannot tell what larger models, longer trainings, other texts or other widths would give";
-  text += data.tuning ? ". " : ", nor whether an arm wants another learning rate: none was tuned. ";
+  const bool has_tuned_rate = data.tuning && data.grid.tune->path.ends_with(".lr");
+  text += has_tuned_rate ? ". " : ", nor whether an arm wants another learning rate: none was tuned. ";
   return text + "The intervals say what other seeds would change, and nothing else.\n";
 }
 

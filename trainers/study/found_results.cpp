@@ -48,26 +48,38 @@ bool is_of_config(const std::string& run_folder, const config::Experiment& meant
   return config::differences(stored, here).empty();
 }
 
+// Cells in whose names the checksum alone is another one, and whose runs had this config.
+std::vector<std::string> same_but_for_paths(const std::string& study_folder, const std::vector<std::string>& results,
+                                            const Cell& cell) {
+  const std::string ending = ".json";
+  if (std::ranges::find(results, cell.folder + ending) != results.end()) return {};
+  const size_t stem = cell.folder.rfind('-') + 1;  // behind it stands the checksum
+  std::vector<std::string> found;
+  for (const std::string& name : results)
+    if (name.size() == cell.folder.size() + ending.size() && name.ends_with(ending) &&
+        name.compare(0, stem, cell.folder, 0, stem) == 0)
+      found.push_back(name.substr(0, cell.folder.size()));
+  std::erase_if(found, [&](const std::string& name) {
+    return !is_of_config(study_folder + "/cells/" + name, cell.experiment);
+  });
+  return found;
+}
+
+std::vector<std::string> names_of_results(const std::string& study_folder) {
+  const std::string folder = study_folder + "/results";
+  return io::is_folder(folder) ? io::list_folder(folder) : std::vector<std::string>();
+}
+
 }  // namespace
 
 std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells) {
-  const std::string folder = study_folder + "/results", ending = ".json";
-  const std::vector<std::string> names = io::is_folder(folder) ? io::list_folder(folder) : std::vector<std::string>();
+  const std::vector<std::string> names = names_of_results(study_folder);
   std::vector<std::optional<CellResult>> results;
   for (Cell& cell : cells) {
-    const size_t stem = cell.folder.rfind('-') + 1;  // behind it stands the checksum
-    std::vector<std::string> found;
-    if (std::ranges::find(names, cell.folder + ending) == names.end())
-      for (const std::string& name : names)
-        if (name.size() == cell.folder.size() + ending.size() && name.ends_with(ending) &&
-            name.compare(0, stem, cell.folder, 0, stem) == 0)
-          found.push_back(name.substr(0, cell.folder.size()));
-    std::erase_if(found, [&](const std::string& name) {
-      return !is_of_config(study_folder + "/cells/" + name, cell.experiment);
-    });
+    const std::vector<std::string> found = same_but_for_paths(study_folder, names, cell);
     if (found.size() > 1)
       throw config::ConfigError(
-          str(study_folder, ": has ", found.size(), " results of ", cell.folder.substr(0, stem - 1),
+          str(study_folder, ": has ", found.size(), " results of ", cell.folder.substr(0, cell.folder.rfind('-')),
               ", which differ in paths or defaults alone: ", config::join(found, ", "), "."),
           "Run weft ablate on the grid again, which knows the one that is meant, or remove the "
           "others from results/ and cells/.");
@@ -75,6 +87,19 @@ std::vector<std::optional<CellResult>> found_results(const std::string& study_fo
     results.push_back(stored_result(study_folder, cell));
   }
   return results;
+}
+
+void take_over_complete(const std::string& study_folder, std::vector<Cell>& cells) {
+  const std::vector<std::string> names = names_of_results(study_folder);
+  for (Cell& cell : cells)
+    for (const std::string& name : same_but_for_paths(study_folder, names, cell)) {
+      Cell other = cell;
+      other.meant = std::exchange(other.folder, name);
+      const std::optional<CellResult> result = stored_result(study_folder, other);
+      if (!result || result->state != CellResult::State::complete) continue;
+      cell = other;
+      break;
+    }
 }
 
 }  // namespace weft::study

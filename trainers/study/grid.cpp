@@ -68,6 +68,7 @@ GridAxis axis_of(const std::string& file, const std::string& folder, const confi
 // The arms that "gate=none,lr=1e-3" names; the first arm of an axis that is not named.
 std::vector<size_t> arms_named(const Grid& grid, const std::string& what, const std::string& text) {
   std::vector<size_t> arms(grid.axes.size(), 0);
+  std::vector<bool> is_named(grid.axes.size(), false);
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size()), equals = text.find('=', begin);
     const std::string axis = text.substr(begin, std::min(equals, end) - begin);
@@ -78,10 +79,15 @@ std::vector<size_t> arms_named(const Grid& grid, const std::string& what, const 
       for (const GridAxis& a : grid.axes) names.push_back(a.name);
       config::check_choice(str(grid.file, ": ", what, ":"), axis, names, "axis");
     }
+    const auto number = static_cast<size_t>(found - grid.axes.begin());
+    if (arm.empty() || is_named[number])
+      throw ConfigError(str(grid.file, ": ", what, ": \"", text, "\" names ", arm.empty() ? "no arm" : "two arms",
+                            " of axis ", axis, "."),
+                        "Write AXIS=ARM once for each axis, with commas between them.");
+    is_named[number] = true;
     for (const GridArm& a : found->arms) names.push_back(a.name);
     config::check_choice(str(grid.file, ": ", what, ": axis ", axis, ":"), arm, names, "arm");
-    arms[static_cast<size_t>(found - grid.axes.begin())] =
-        static_cast<size_t>(std::ranges::find(found->arms, arm, &GridArm::name) - found->arms.begin());
+    arms[number] = static_cast<size_t>(std::ranges::find(found->arms, arm, &GridArm::name) - found->arms.begin());
     begin = end + 1;
   }
   return arms;

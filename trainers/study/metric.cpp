@@ -1,5 +1,6 @@
 #include "trainers/study/metric.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -31,7 +32,7 @@ std::vector<std::string> recorded_keys() {
           "memory/peak_gib"};
 }
 
-constexpr std::string_view kOfLength = "val/loss@";
+constexpr std::string_view kOfLength = "val/loss@", kFirstTokenMass = "first_token_mass";
 
 }  // namespace
 
@@ -44,23 +45,32 @@ std::optional<int64_t> length_of(const std::string& metric) {
                                                                                    : std::nullopt;
 }
 
+bool is_diagnostic(const std::string& metric) {
+  // What layers report of themselves, and what analyses find.
+  static constexpr std::string_view kBegins[] = {"model.", "pruned_loss/", "rollout/", "flow/", "secondary_sink"};
+  return metric == kFirstTokenMass ||
+         std::ranges::any_of(kBegins, [&](std::string_view name) { return metric.starts_with(name); });
+}
+
 void check_key(const std::string& who, const std::string& metric) {
-  const auto begins = [&](std::string_view name) { return metric.starts_with(name); };
-  const bool is_recorded = begins("train/") || begins("val/") || begins("speed/") || begins("memory/");
   const bool is_pattern = metric.find('*') != std::string::npos;
-  if (!is_recorded || is_pattern || begins("train/lr/") || length_of(metric)) return;
-  const std::vector<std::string> keys = recorded_keys();
+  if (is_pattern || is_diagnostic(metric) || metric.starts_with("train/lr/") || metric.starts_with("task/") ||
+      length_of(metric))
+    return;
+  std::vector<std::string> keys = recorded_keys();
   for (const std::string& key : keys)
     if (metric == key) return;
-  if (begins(kOfLength))
+  if (metric.starts_with(kOfLength))
     throw ConfigError(str(who, " ", metric, ": is of no length of rows."),
                       str("Write val/loss@LENGTH with 1 to ", kMostLength,
                           " tokens. It is asked of finished runs, as by eval { length: LENGTH }."));
+  keys.emplace_back(kFirstTokenMass);
   const std::string near = config::nearest(metric, keys);
-  throw ConfigError(str(who, " ", metric, ": no such metric.", near.empty() ? "" : " Did you mean '" + near + "'?"),
-                    str("Use one of: ", config::join(keys, ", "),
-                        ", train/lr/GROUP, or val/loss@LENGTH, which finished runs are asked for as by eval { length: "
-                        "LENGTH }."));
+  throw ConfigError(
+      str(who, " ", metric, ": no such metric.", near.empty() ? "" : " Did you mean '" + near + "'?"),
+      str("Use one of: ", config::join(keys, ", "),
+          ", train/lr/GROUP, a diagnostic by its path (model.layers.0.mixer.entropy/0), or val/loss@LENGTH, "
+          "which finished runs are asked for as by eval { length: LENGTH }."));
 }
 
 Direction direction_of(const std::string& metric) {

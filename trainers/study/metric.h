@@ -13,9 +13,10 @@ struct CellResult;
 enum class Direction { lower, higher, neither };
 Direction direction_of(const std::string& metric);
 
-// ConfigError if it is a key of train/, val/, speed/ or memory/ that no run has. Other keys are those of a model's own parts. `who` is said
-// before the key.
+// ConfigError if it is a key that no run has, as far as names say. `who` is said before the key.
 void check_key(const std::string& who, const std::string& metric);
+// Whether it is what layers report of themselves or what analyses find, which runs take only if they are asked to.
+bool is_diagnostic(const std::string& metric);
 // 512 of "val/loss@512", which `weft eval` answers; nothing of other keys.
 std::optional<int64_t> length_of(const std::string& metric);
 

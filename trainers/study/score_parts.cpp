@@ -182,7 +182,9 @@ struct Curves {
   std::vector<std::map<int64_t, SpreadPoint>> arms;  // [arm]
 };
 
-ReportPart curves_part(const StudyData& data, const Curves& curves, ReportPart part, const std::string& x_label) {
+// x is the logarithm of a column's number and `more`.
+ReportPart curves_part(const StudyData& data, const Curves& curves, ReportPart part, int64_t more,
+                       const std::string& x_label) {
   io::ReportTable table{.title = "nats per token", .header = {"arm"}, .rows = {}};
   io::Plot plot{.title = part.section.heading, .x_label = x_label, .y_label = "nats per token"};
   for (const auto& [from, name] : curves.columns) table.header.push_back(name);
@@ -196,7 +198,7 @@ ReportPart curves_part(const StudyData& data, const Curves& curves, ReportPart p
       const bool is_there = at != curves.arms[a].end() && at->second.count > 0;
       const double mean = is_there ? at->second.sum / static_cast<double>(at->second.count) : 0;
       row.push_back(is_there ? fmt::format("{:.4f}", mean) : "-");
-      if (is_there) points.emplace_back(std::log2(static_cast<double>(std::max<int64_t>(from, 1))), at->second);
+      if (is_there) points.emplace_back(std::log2(static_cast<double>(from + more)), at->second);
       losses.push_back({{"tokens", name}, {"loss", is_there ? Json(mean) : Json(nullptr)}});
     }
     table.rows.push_back(std::move(row));
@@ -242,7 +244,7 @@ std::vector<ReportPart> score_parts(const StudyData& data) {
          .section = {.heading = "Loss by length of the rows",
                      .text = str("Validation in rows of these lengths; the runs were trained with ",
                                  data.arms.all[data.arms.baseline].experiment.model().context(), " tokens.")}},
-        "log2 of the tokens of a row"));
+        0, "log2 of the tokens of a row"));
   if (!positions.columns.empty())
     parts.push_back(curves_part(
         data, positions,
@@ -250,7 +252,7 @@ std::vector<ReportPart> score_parts(const StudyData& data) {
          .section = {.heading = "Loss by position",
                      .text =
                          str("By how many tokens of its row the model had seen, in rows of ", longest, " tokens.")}},
-        "log2 of the tokens seen"));
+        1, "log2 of the tokens seen, and one"));
   return parts;
 }
 

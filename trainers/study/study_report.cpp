@@ -62,18 +62,6 @@ NoPairs no_pairs_of(const std::vector<Had>& arm, const std::vector<Had>& baselin
 
 Results results_of(const StudyData& data, const std::string& metric) {
   Results all;
-  bool is_known = false, is_any_complete = false;
-  std::set<std::string> keys;
-  for (const std::optional<CellResult>& result : data.results) {
-    if (!result || result->state != CellResult::State::complete) continue;
-    is_any_complete = true;
-    is_known = is_known || metric_of(*result, metric);
-    for (const auto& [key, value] : result->metrics) keys.insert(key);
-  }
-  if (is_any_complete && !is_known) {
-    const std::vector<std::string> names(keys.begin(), keys.end());
-    config::check_choice(data.grid.file + ": compare: metric:", metric, names, "metric of the runs");
-  }
   const StatisticsOptions options{.confidence = data.grid.confidence};
   std::vector<std::vector<double>> others;
   for (size_t a = 0; a < data.arms.all.size(); ++a) {
@@ -123,15 +111,15 @@ io::ReportTable metric_table(const StudyData& data, const std::string& metric, c
   const auto& grid = data.grid;
   const auto& arms = data.arms;
   io::ReportTable table{.title = fmt::format("{}: arms minus {}, paired by seed", metric, arms.all[arms.baseline].name),
-                        .header = {"arm", "without embeddings", "ffn", metric, "deviation", "difference", "t interval",
-                                   "bootstrap", "p", "Holm p", "resolves"}};
+                        .header = {"arm", "ffn", metric, "deviation", "difference", "t interval", "bootstrap", "p",
+                                   "Holm p", "resolves"}};
   if (grid.effect > 0) table.header.push_back(fmt::format("seeds for {:g}", grid.effect));
   table.header.push_back("runs");
   size_t next = 0;
   for (size_t a = 0; a < arms.all.size(); ++a) {
     const Combination& arm = arms.all[a];
     const Mean& mean = r.means[a];
-    std::vector<std::string> row{arm.name, str(arm.params), arm.matched_ffn ? str(arm.matched_ffn) : "-",
+    std::vector<std::string> row{arm.name, arm.matched_ffn ? str(arm.matched_ffn) : "-",
                                  mean.count ? fmt::format("{:.4f}", mean.mean) : "-",
                                  mean.count > 1 ? fmt::format("{:.4f}", mean.deviation) : "-"};
     if (a == arms.baseline) {
@@ -174,7 +162,7 @@ io::Intervals picture_of(const Grid& grid, const Arms& arms, const std::string& 
   return picture;
 }
 
-// How much an arm would win by if all were equal. A difference has the noise of two runs, and the baseline's is the same for all arms.
+// How much an arm would win by if all were equal. A difference has the noise of two runs, of which the baseline's is the same for all arms.
 struct Luck {
   int64_t arms = 0;  // beside the baseline, with as many runs as an interval needs
   SelectionFloor floor = {};
@@ -250,6 +238,26 @@ Json match_json(const Grid& grid) {
 }
 
 }  // namespace
+
+void require_known_metrics(const StudyData& data) {
+  for (const std::string& metric : data.grid.metrics) {
+    bool is_known = false, is_any_complete = false;
+    std::set<std::string> keys;
+    for (const std::optional<CellResult>& result : data.results) {
+      if (!result || result->state != CellResult::State::complete) continue;
+      is_any_complete = true;
+      is_known = is_known || metric_of(*result, metric);
+      for (const auto& [key, value] : result->metrics) keys.insert(key);
+    }
+    if (!is_any_complete || is_known) continue;
+    const std::vector<std::string> names(keys.begin(), keys.end());
+    const std::string near = config::nearest(metric, names);
+    throw config::ConfigError(str(data.grid.file, ": compare: metric ", metric, ": no run has it.",
+                                  near.empty() ? "" : " Did you mean '" + near + "'?"),
+                              "Name another metric in the grid: the same runs are taken. metrics.jsonl of a run names "
+                              "what it has.");
+  }
+}
 
 StudyReport report_of(const StudyData& data) {
   const auto& [folder, grid, arms, cells, results, tuning] = data;

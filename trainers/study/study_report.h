@@ -35,6 +35,9 @@ struct StudyReport {
 };
 StudyReport report_of(const StudyData& data);
 
+// ConfigError that names a metric of the grid which no complete run has; the report has dashes in its place.
+void require_known_metrics(const StudyData& data);
+
 // report.html in the study's folder, with the loss curves of every arm. Returns warnings, such as that there is no gnuplot.
 std::vector<std::string> write_study_page(const StudyData& data, const StudyReport& report);
 

@@ -132,6 +132,7 @@ std::optional<Tuning> tune_arms(const Grid& grid, Arms& arms, CellRuns how, cons
   std::vector<std::string> values = grid.tune->values;
   for (int64_t lower = 0, upper = 0;;) {
     Tries tries = tries_of(grid, arms, values, own);
+    if (!how.runs_nothing) take_over_complete(how.folder, tries.cells);
     const auto results =
         how.runs_nothing ? found_results(how.folder, tries.cells) : run_cells(grid, arms, tries.cells, how);
     const bool is_stopped = how.is_stopping() || std::ranges::any_of(results, [](const auto& r) { return !r; });
