@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "trainers/config/config.h"
+#include "trainers/config/config.pb.h"
 #include "trainers/config/config_error.h"
 #include "trainers/console/json_text.h"
 #include "trainers/console/progress.h"
@@ -34,7 +37,7 @@ another one. A claim is about every line of its table. The commands that make th
 
 Differences are arm minus baseline, paired by seed. p is that of a paired t-test; where the rule allows a difference, it is the test against the largest
 one that is allowed. A verdict is about these sizes, texts and tokens. The papers' models are hundreds of times larger: what is not reproduced here may
-well hold there.
+well hold there. The row `here` has parameters without embeddings and the training tokens of a run.
 
 )";
 
@@ -122,7 +125,36 @@ std::vector<Entry> entries_of(const Study& study) {
   return entries;
 }
 
-std::string papers_text(const Claim& claim) {
+std::string range_text(const ClaimRuns& runs, int64_t ClaimRuns::Arm::*field) {
+  int64_t lowest = 0, highest = 0;
+  for (const auto& [name, arm] : runs.arms) {
+    lowest = lowest == 0 ? arm.*field : std::min(lowest, arm.*field);
+    highest = std::max(highest, arm.*field);
+  }
+  return lowest == highest ? str(lowest) : str(lowest, " to ", highest);
+}
+
+// The field that a choice in a config has taken: "characters" of a tokenizer.
+std::string chosen(const google::protobuf::Message& message) {
+  const google::protobuf::OneofDescriptor* choice = message.GetDescriptor()->oneof_decl(0);
+  const google::protobuf::FieldDescriptor* field = message.GetReflection()->GetOneofFieldDescriptor(message, choice);
+  return field ? field->name() : "none";
+}
+
+// What the runs are trained on: "characters of tinyshakespeare.txt", "ids of mqar".
+std::string data_text(const Study& study) {
+  const config::Loaded base = config::read(study.grid.base, study.grid.set);
+  const config::Data& data = base.experiment.data();
+  if (data.has_task()) return "ids of " + chosen(data.task());
+  constexpr std::string_view kText = "data.train.path=";
+  std::string text = data.train_size() > 0 ? data.train(0).path() : "";
+  for (const std::string& set : study.runs.set)
+    if (set.starts_with(kText)) text = set.substr(kText.size());
+  return str(chosen(data.tokenizer()), " of ", std::filesystem::path(text).filename().string());
+}
+
+// What each paper says of its models, and below them what the models here are.
+std::string papers_text(const Study& study, const Claim& claim) {
   std::string text = "| paper | its numbers | size | tokens | tokenizer |\n|---|---|---|---|---|\n";
   for (const Paper& paper : claim.papers) {
     text += "|";
@@ -130,7 +162,10 @@ std::string papers_text(const Claim& claim) {
       text += str(" ", cell->empty() ? "not said" : *cell, " |");
     text += "\n";
   }
-  return text;
+  const bool is_run = study.runs.state == ClaimRuns::State::complete;
+  const auto range = [&](int64_t ClaimRuns::Arm::*field) { return is_run ? range_text(study.runs, field) : "not run"; };
+  return text + fmt::format("| here | below | {} | {} | {} |\n", range(&ClaimRuns::Arm::params),
+                            range(&ClaimRuns::Arm::tokens), data_text(study));
 }
 
 std::string contrasts_text(const Entry& entry) {
@@ -165,17 +200,8 @@ std::string claim_text(const Entry& entry) {
   std::string verdict = entry.verdict;
   verdict[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(verdict[0])));
   return fmt::format("### {}\n\n{}\n\n{}\nRule: `{}` {}. **{}.** Study `{}`.\n\n{}", claim.title, claim.text,
-                     papers_text(claim), claim.metric, rule_text(claim), verdict, entry.study->grid.name,
+                     papers_text(*entry.study, claim), claim.metric, rule_text(claim), verdict, entry.study->grid.name,
                      contrasts_text(entry));
-}
-
-std::string range_text(const ClaimRuns& runs, int64_t ClaimRuns::Arm::*field) {
-  int64_t lowest = 0, highest = 0;
-  for (const auto& [name, arm] : runs.arms) {
-    lowest = lowest == 0 ? arm.*field : std::min(lowest, arm.*field);
-    highest = std::max(highest, arm.*field);
-  }
-  return lowest == highest ? str(lowest) : str(lowest, " to ", highest);
 }
 
 std::string study_text(const Study& study) {
