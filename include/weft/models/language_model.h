@@ -53,8 +53,9 @@ class LanguageModel final : public Module {
   // Cross-entropy of targets [B, T] i32 (-1: ignored; those of padding too), in chunks. `factor` is usually 1 / number of targets of
   // the step.
   LanguageModelLoss loss(const Tensor& ids_BT, const Tensor& targets_BT, Tokens& tokens, double factor);
-  Tensor logits(const Tensor& ids_BT, Tokens& tokens);  // [B, T, V] f32, or f64 where the model computes in it; no gradient
-  Var output(const Var& hidden_BTD) const;              // the same of hidden(), with gradients
+  Tensor logits(const Tensor& ids_BT,
+                Tokens& tokens);            // [B, T, V] f32, or f64 where the model computes in it; no gradient
+  Var output(const Var& hidden_BTD) const;  // the same of hidden(), with gradients
 
   const LanguageModelOptions& options() const { return options_; }
   void set_recompute(Recompute recompute) { options_.recompute = recompute; }
