@@ -11,8 +11,8 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
 endif()
-# For builds that are compiled as a whole: what most files include is parsed once per target. The other builds do without, so that a
-# missing #include is found, and so that ccache shares their objects.
+# What most files include is parsed once per target: of the trainers, and in the sanitizers' builds, which are compiled as a whole, of the tests
+# too. The builds with CUDA and with the emulator do without, so that a missing #include is found, and so that ccache shares their objects.
 option(WEFT_PRECOMPILED_HEADERS "Precompile what the tests and the trainers include" OFF)
 find_program(WEFT_CCACHE ccache)
 if(WEFT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
@@ -83,6 +83,13 @@ function(weft_precompile target)
   endif()
 endfunction()
 
+# The same of tests. Without sanitizers they are optimised in two ways, and GCC 12 crashes on a header of another -O.
+function(weft_precompile_tests target)
+  if(WEFT_SANITIZE)
+    weft_precompile(${target} ${ARGN})
+  endif()
+endfunction()
+
 # weft_kernels(LAYER sources...): compiles each source once per instruction set, with WEFT_ISA set to its name, into weft_LAYER.
 function(weft_kernels layer)
   foreach(isa IN LISTS WEFT_ISAS)
@@ -125,7 +132,7 @@ function(weft_test name)
     target_link_libraries(${name} PRIVATE weft_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE weft_test_support weft_flags ${arg_PRIVATE})
-  weft_precompile(${name} REUSE_FROM weft_test_support)
+  weft_precompile_tests(${name} REUSE_FROM weft_test_support)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_LIST ${name}_tests)
   foreach(label IN LISTS arg_LABELS)
     weft_tests_need(${label} ${name})
