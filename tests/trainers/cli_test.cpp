@@ -218,6 +218,33 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
   }
 }
 
+// Where every case is refused, the table of refusals is no success. One case that runs is enough.
+TEST_F(Cli, AParityThatComparesNothingFails) {
+  expect_parts(weft("parity --help").out, {"exit code 4", "nothing could be compared"});
+  const std::string refused = "ulysses: 4 query heads for 3 ranks that divide heads";
+  auto parity = [&](const std::string& more) { return weft("parity run.txtpb --steps 0 " + more); };
+  auto expect_json = [](const Outcome& run, bool passed, int compared, size_t rows) {
+    const auto json = nlohmann::json::parse(run.out);
+    EXPECT_EQ(json["passed"], passed) << run.out;
+    EXPECT_EQ(json["compared"], compared) << run.out;
+    EXPECT_EQ(json["refused"], static_cast<int>(rows) - compared) << run.out;
+    EXPECT_EQ(json["rows"].size(), rows) << run.out;
+  };
+  Outcome none = parity("--ranks 3 --layouts zigzag --schemes ulysses");
+  EXPECT_EQ(none.code, kCheckFailed) << none.out;
+  expect_parts(none.out, {"refused: " + refused, "0 of 0 equal one rank"});
+  expect_parts(none.err, {"error: weft parity: nothing was compared", refused, "--ranks or --schemes"});
+  none = parity("--ranks 3,5 --layouts striped,zigzag --schemes ulysses --json");
+  EXPECT_EQ(none.code, kCheckFailed) << none.out;
+  expect_json(none, false, 0, 4);
+  expect_parts(none.err, {"nothing was compared", refused, "4 query heads for 5 ranks"});
+  EXPECT_EQ(none.err.find(refused), none.err.rfind(refused)) << "once, whatever the layouts: " << none.err;
+  const Outcome some = parity("--ranks 3 --layouts zigzag --schemes ulysses,ring --json");
+  EXPECT_EQ(some.code, kSuccess) << some.out << some.err;
+  EXPECT_EQ(some.err, "");
+  expect_json(some, true, 1, 2);
+}
+
 TEST_F(Cli, SuggestsTheNameThatWasMeant) {
   const Row rows[] = {
       {"check --mixer nexsu", {"--mixer nexsu: no such mixer. Did you mean 'nexus'?", "Use one of: all, "}},

@@ -69,6 +69,16 @@ std::vector<train::ParityCase> cases_of(const Options& options, const config::Lo
   return cases;
 }
 
+// What stands on stderr where the table has no comparison.
+std::string all_refused(const std::vector<train::ParityResult>& results) {
+  std::string text = "weft parity: nothing was compared, since none of these cases can run:";
+  std::vector<std::string> reasons;  // the same one often holds for all layouts
+  for (const train::ParityResult& r : results)
+    if (std::ranges::find(reasons, r.refused) == reasons.end()) reasons.push_back(r.refused);
+  for (const std::string& reason : reasons) text += "\n       " + reason;
+  return text + "\n       Use other --ranks or --schemes.";
+}
+
 int run_rank(const Options& options, Console& console, const Extensions& extensions) {
   config::Loaded config = config::load(options.config.file(), options.config.overrides());
   config::check_end_of_text(config);
@@ -108,10 +118,16 @@ int run_rank(const Options& options, Console& console, const Extensions& extensi
                     {"first", r.first},
                     {"passed", r.passed}});
   }
-  text += fmt::format("{} of {} equal one rank to {:.0e}, after {} steps\n", cases.size() - failed - refused,
-                      cases.size() - refused, options.how.bound, options.how.steps);
-  console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"passed", failed == 0}, {"rows", rows}}) : text);
-  return failed == 0 ? kSuccess : kCheckFailed;
+  const size_t compared = results.size() - refused;
+  const bool passed = failed == 0 && compared > 0;  // a check of nothing shows nothing
+  text += fmt::format("{} of {} equal one rank to {:.0e}, after {} steps\n", compared - failed, compared,
+                      options.how.bound, options.how.steps);
+  console.result(console.is_json()
+                     ? json_text(nlohmann::ordered_json{
+                           {"passed", passed}, {"compared", compared}, {"refused", refused}, {"rows", rows}})
+                     : text);
+  if (compared == 0) console.error(all_refused(results));
+  return passed ? kSuccess : kCheckFailed;
 }
 
 // Under mpirun every process is a rank. One of them speaks, also of an error.

@@ -81,7 +81,9 @@ std::span<const Command> commands() {
        "  weft gradcheck --mixer all\n"
        "  weft gradcheck --mixer gqa --shapes 5x16,9x8",
        define_gradcheck},
-      {"parity", "Compare the model of a config on several ranks with one rank, in float64; exit code 4 if they differ",
+      {"parity",
+       "Compare the model of a config on several ranks with one rank, in float64; exit code 4 if they differ, or if "
+       "nothing could be compared",
        "  weft parity run.txtpb model.context=64 --ranks 2,4\n"
        "  weft parity run.txtpb --layouts zigzag,striped --schemes ring --json",
        define_parity},
