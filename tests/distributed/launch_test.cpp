@@ -134,6 +134,8 @@ TEST(Launch, RanksOfTheCommandLineAreRefusedUnderALauncher) {
   EXPECT_EQ(refused({.threads = 2}, open_mpi("1", "4"), kAll,
                     {"--ranks 2", "rank 1 of 4 of mpirun (Open MPI)", "leave out --ranks"}),
             "");
+  EXPECT_EQ(refused({.threads = 1}, open_mpi("1", "4"), kAll, {"--ranks 1", "rank 1 of 4 of mpirun"}), "");
+  EXPECT_EQ(refused({.threads = 1}, slurm("1", "4"), kAll, {"--ranks 1", "rank 1 of 4 of srun"}), "");
   EXPECT_EQ(refused({.threads = 2}, {{"PMIX_RANK", "0"}}, kAll, {"--ranks 2", "rank 0 of mpirun"}), "");
   EXPECT_EQ(refused({.threads = 2}, slurm("1", "4"), kAll, {"rank 1 of 4 of srun"}), "");
   EXPECT_EQ(detect_launch({.threads = 2}, open_mpi("0", "1"), kAll).launcher, Launcher::threads);

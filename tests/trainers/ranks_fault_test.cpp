@@ -213,6 +213,29 @@ TEST_F(MpiRankFaults, WhatIsWrongWithTheCommandIsToldByOneRank) {
                  {"started 3 ranks: the config has parallel.data 1 x parallel.context 2"});
 }
 
+// Also one rank: the command said so, and the launcher started others.
+TEST_F(MpiRankFaults, RanksOfTheCommandAreRefusedUnderALauncherByEveryCommand) {
+  ASSERT_EQ(test::run_weft(train("whole", {"train.tokens=128"})).exit_code, 0);
+  auto with = [](std::vector<std::string> words, const std::vector<std::string>& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return test::weft_words(std::move(words));
+  };
+  for (const std::string ranks : {"1", "2"}) {
+    const std::vector<std::string> more{"parallel.context=2", "--ranks", ranks};
+    for (const std::vector<std::string>& words :
+         {train("a", {}), {"eval", path("whole")}, {"analyse", path("whole")}, {"sample", path("whole")}}) {
+      SCOPED_TRACE(words[0] + " --ranks " + ranks);
+      expect_failure(test::run_program(mpirun(2, with(words, more))),
+                     {"--ranks " + ranks + " makes ranks of the threads of one process", "leave out --ranks"});
+    }
+  }
+  EXPECT_FALSE(io::file_exists(path("a")));
+  expect_failure(test::run_program(mpirun(2, two_processes("a", {"--ranks", "0"}))), {"--ranks 0: there are no such"});
+  const test::ProcessResult alone =
+      test::run_program(mpirun(1, test::weft_words(train("a", {"train.tokens=128", "--ranks", "1"}))));
+  EXPECT_EQ(alone.exit_code, 0) << "one process is what --ranks 1 asks for: " << alone.err;
+}
+
 TEST_F(MpiRankFaults, ARankWithoutMemoryEndsTheRun) {
   std::vector<std::string> small{"/bin/sh", "-c", "ulimit -v 1200000; exec \"$@\"", "sh"};
   const std::vector<std::string> words = two_processes("a");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -25,7 +26,7 @@ namespace {
 struct Options {
   ConfigArguments run;
   int64_t rows = 8;
-  int ranks = 1;
+  std::optional<int> ranks = {};
 };
 
 // The picture's path; without gnuplot a line of advice in its place, since the numbers are all there.

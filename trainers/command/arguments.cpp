@@ -80,6 +80,9 @@ Argument Arguments::add_option(const std::string& names, std::string& to, const 
 Argument Arguments::add_option(const std::string& names, int& to, const std::string& help) {
   return Argument(app_->add_option(names, to, help));
 }
+Argument Arguments::add_option(const std::string& names, std::optional<int>& to, const std::string& help) {
+  return Argument(app_->add_option(names, to, help));
+}
 Argument Arguments::add_option(const std::string& names, int64_t& to, const std::string& help) {
   return Argument(app_->add_option(names, to, help));
 }

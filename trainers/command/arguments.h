@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ class Arguments {
 
   Argument add_option(const std::string& names, std::string& to, const std::string& help = "");
   Argument add_option(const std::string& names, int& to, const std::string& help = "");
+  Argument add_option(const std::string& names, std::optional<int>& to, const std::string& help = "");
   Argument add_option(const std::string& names, int64_t& to, const std::string& help = "");
   Argument add_option(const std::string& names, uint64_t& to, const std::string& help = "");
   Argument add_option(const std::string& names, double& to, const std::string& help = "");

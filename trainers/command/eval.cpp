@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -29,7 +30,7 @@ namespace {
 struct Options {
   ConfigArguments run;
   std::vector<int64_t> lengths;
-  int ranks = 1;
+  std::optional<int> ranks = {};
   bool by_position = false, by_row = false;
   std::vector<std::string> tasks;
   int64_t rows = 256;

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -25,7 +26,7 @@ struct Options {
   ConfigArguments run;
   std::string prompt, logits;
   int64_t count = 1, tokens = 200;
-  int ranks = 1;
+  std::optional<int> ranks = {};
   double top_p = 1, temperature = 0.8;
   uint64_t seed = 1;
 };

@@ -3,6 +3,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <optional>
+
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/console/console.h"
@@ -16,7 +18,7 @@ namespace {
 struct Options {
   ConfigArguments config;
   std::string run_folder, resume = "auto";
-  int ranks = 1;
+  std::optional<int> ranks = {};
   int64_t parent = 0;
 };
 

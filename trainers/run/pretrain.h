@@ -1,6 +1,7 @@
 // `weft train`: from a config to a trained model in a run folder.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,8 @@ struct PretrainArguments {
   std::string resume =
       "auto";  // auto: continue what the folder holds; never: Error if it holds a checkpoint; or one as in trainers/run/address.h
   cli::Extensions own = {};  // the program's parts
-  int ranks = 1;             // threads of this process: as many as parallel.data x parallel.context
+  // Threads of this process: as many as parallel.data x parallel.context. Not said: one, or the processes of a launcher.
+  std::optional<int> ranks = {};
 };
 
 // Exit code: success, or stopped and resumable (SIGTERM, SIGINT, train.max_seconds).

@@ -80,10 +80,17 @@ struct Prepared {
   double timeout_s = 600;
 };
 
-Prepared prepared(int asked, const dist::Launch& launch, const std::function<RankLaunch()>& prepare) {
+void check_asked(std::optional<int> asked) {
+  constexpr int kMost = 4096;  // each is a thread of this process, or of a process of its own
+  if (asked && (*asked < 1 || *asked > kMost))
+    throw config::ConfigError(str("--ranks ", *asked, ": there are no such ranks."), str("Use 1 to ", kMost, "."));
+}
+
+Prepared prepared(std::optional<int> asked, const dist::Launch& launch, const std::function<RankLaunch()>& prepare) {
   Prepared p;
   try {
-    dist::detect_launch({.threads = asked > 1 ? asked : 0}, dist::environment());
+    check_asked(asked);
+    dist::detect_launch({.threads = asked.value_or(0)}, dist::environment());
     p.launch = prepare();
     p.timeout_s = p.launch.config->experiment.parallel().timeout_s();
     apply_process_settings(p.launch.config->experiment);
@@ -147,10 +154,8 @@ std::string first_text(dist::Communicator& world, const std::string& text) {
   return {all.begin(), all.end()};
 }
 
-int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>& prepare, const RankFunction& f) {
-  constexpr int kMost = 4096;  // each is a thread of this process, or of a process of its own
-  if (asked < 1 || asked > kMost)
-    throw config::ConfigError(str("--ranks ", asked, ": there are no such ranks."), str("Use 1 to ", kMost, "."));
+int run_on_ranks(Console& console, std::optional<int> asked, const std::function<RankLaunch()>& prepare,
+                 const RankFunction& f) {
   const dist::Launch launch = dist::detect_launch({}, dist::environment());
   if (launch.uses_mpi()) {
     const Prepared p = prepared(asked, launch, prepare);
@@ -166,12 +171,13 @@ int run_on_ranks(Console& console, int asked, const std::function<RankLaunch()>&
                                                     {.timeout_s = p.timeout_s, .device = default_device()});
     return run_process(console, launch, *world, p, f);
   }
+  check_asked(asked);
   const RankLaunch alone = prepare();
   apply_process_settings(alone.config->experiment);
-  if (asked > 1) {
-    warn_of_threads(console, dist::detect_launch({.threads = asked}, dist::environment()),
+  if (asked.value_or(1) > 1) {
+    warn_of_threads(console, dist::detect_launch({.threads = *asked}, dist::environment()),
                     alone.config->experiment.train());
-    return run_threads(alone, asked, f);
+    return run_threads(alone, *asked, f);
   }
   alone.check(1, "");
   return f(nullptr);

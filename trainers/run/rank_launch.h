@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "trainers/config/config.h"
@@ -21,8 +22,9 @@ struct RankLaunch {
 };
 
 // f(world) on every rank, with null where there is one rank only, started by a launcher or not; what the first rank returns. `prepare` is called
-// once per process, before `check`. `asked`: of --ranks. Whatever throws on a rank, one rank alone throws it here; the others return kFailure.
-int run_on_ranks(cli::Console& console, int asked, const std::function<RankLaunch()>& prepare,
+// once per process, before `check`. `asked`: of --ranks, which processes of a launcher refuse whatever its number. Whatever throws on a rank, one
+// rank alone throws it here; the others return kFailure.
+int run_on_ranks(cli::Console& console, std::optional<int> asked, const std::function<RankLaunch()>& prepare,
                  const std::function<int(dist::Communicator* world)>& f);
 
 // The first rank's text, on all. Every rank calls it.
