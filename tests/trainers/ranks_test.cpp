@@ -131,6 +131,63 @@ TEST_F(Ranks, ContinueOnOtherDataRanks) {
     EXPECT_NE(fewer.err.find(part), std::string::npos) << fewer.err;
 }
 
+// Nobody says train.tokens_per_step, whose default counts the data ranks: the step of a run that goes on stays.
+TEST_F(Ranks, ContinueOnOtherDataRanksWithAStepThatIsLeftOut) {
+  const std::string left_out = "train.tokens_per_step=";  // clears what the file says
+  auto go = [&](const std::string& name, int data, const std::string& micro_batch, bool is_start) {
+    std::vector<std::string> words{left_out, "train.micro_batch=" + micro_batch};
+    if (data > 1) words.push_back(str("parallel.data=", data));
+    if (is_start) words.push_back("train.max_seconds=0.001");
+    return run(name, data, words);
+  };
+  auto begin = [&](const std::string& name, int data, const std::string& micro_batch) {
+    fs::remove_all(folder_ / name);
+    ASSERT_EQ(go(name, data, micro_batch, true).exit_code, 3);
+  };
+  auto expect_parts = [](const test::ProcessResult& result, int exit_code, const std::vector<std::string>& parts) {
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    for (const std::string& part : parts) EXPECT_NE(result.err.find(part), std::string::npos) << part << result.err;
+  };
+  ASSERT_EQ(go("whole", 1, "4", false).exit_code, 0);
+  const std::vector<double> expected = losses("whole");
+  auto expect_losses = [&](const std::string& name) {
+    const std::vector<double> got = losses(name);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-3 * expected[i]) << i;
+  };
+
+  begin("a", 1, "4");
+  const std::string step =
+      str("a step has 4 sequences (train.tokens_per_step / model.context, as the run in ", path("a"), " began)");
+  expect_parts(go("a", 2, "4", false), 2,
+               {"train.micro_batch is 4 sequences on each of 2 data ranks", step,
+                "Use train.micro_batch = 1 or 2 with parallel.data=2."});
+  expect_parts(go("a", 3, "4", false), 2, {step, "which 3 ranks cannot share", "parallel.data = 1, 2 or 4"});
+  expect_parts(go("a", 1, "2", false), 2, {"holds a run with another config", "train.micro_batch: 4 there, 2 now"});
+  expect_parts(go("a", 2, "2", false), 0, {"resumed at step 1", "of 128 tokens"});
+  expect_losses("a");
+
+  begin("a", 1, "4");  // fewer at a time, as many in a step
+  expect_parts(go("a", 2, "1", false), 0, {"resumed at step 1", "of 128 tokens", "2 sequences at a time now"});
+
+  begin("a", 2, "2");
+  expect_parts(
+      go("a", 1, "3", false), 2,
+      {"train.micro_batch is 3 sequences on each of 1 data rank (parallel.data)", "train.micro_batch = 1, 2 or 4"});
+  expect_parts(go("a", 1, "2", false), 0,
+               {"resumed at step 1", "of 128 tokens", "train.micro_batch=4 with parallel.data=1 keeps them"});
+  begin("a", 2, "2");
+  expect_parts(go("a", 1, "4", false), 0, {"resumed at step 1", "of 128 tokens"});
+  expect_losses("a");
+
+  // What is no matter of the ranks is told as before: another context is another run. A folder of no run has the default.
+  begin("a", 1, "4");
+  expect_parts(run("a", 2, {left_out, "train.micro_batch=4", "parallel.data=2", "model.context=64"}), 2,
+               {"holds a run with another config", "model.context: 32 there, 64 now"});
+  const test::ProcessResult fresh = go("fresh", 2, "4", true);
+  expect_parts(fresh, 3, {"of 256 tokens"});
+}
+
 // A process whose threads are ranks is killed in the middle of its steps, and the run goes on to the bits of one that was not.
 TEST_F(Ranks, KilledTheyContinueToTheSameBits) {
   for (const Mesh& mesh :

@@ -153,14 +153,16 @@ std::string divisors_of(int64_t n) {
 [[noreturn]] void refuse_data_ranks(const Loaded& config, int64_t sequences) {
   const Experiment& e = config.experiment;
   const int64_t data = e.parallel().data(), micro_batch = e.train().micro_batch();
-  const std::string step = str("a step has ", sequences, sequences == 1 ? " sequence" : " sequences",
-                               " (train.tokens_per_step / model.context)");
+  const std::string step = str(
+      "a step has ", sequences, sequences == 1 ? " sequence" : " sequences", " (train.tokens_per_step / model.context",
+      config.step_of_run.empty() ? "" : ", as the run in " + config.step_of_run + " began", ")");
   if (sequences % data != 0)
     refuse(config, "parallel.data", str("is ", data, ", and ", step, ", which ", data, " ranks cannot share evenly."),
            str("Use parallel.data = ", divisors_of(sequences),
                sequences == 1 ? "" : str("; times train.micro_batch it must divide ", sequences), "."));
   refuse(config, "train.micro_batch",
-         str("is ", micro_batch, " sequences on each of ", data, " data ranks (parallel.data), and ", step, "."),
+         str("is ", micro_batch, " sequences on each of ", data, data == 1 ? " data rank" : " data ranks",
+             " (parallel.data), and ", step, "."),
          str("Use train.micro_batch = ", divisors_of(sequences / data), " with parallel.data=", data, "."));
 }
 
@@ -168,7 +170,8 @@ std::string divisors_of(int64_t n) {
 [[noreturn]] void refuse_step(const Loaded& config, int64_t per_pass) {
   const Experiment& e = config.experiment;
   const int64_t sequences = e.train().tokens_per_step() / e.model().context();
-  if (e.parallel().data() > 1 && sequences > 0 && e.train().tokens_per_step() % e.model().context() == 0)
+  if ((e.parallel().data() > 1 || !config.step_of_run.empty()) && sequences > 0 &&
+      e.train().tokens_per_step() % e.model().context() == 0)
     refuse_data_ranks(config, sequences);
   const int64_t step = e.train().tokens_per_step(), context = e.model().context() * e.parallel().data();
   const int64_t below = step / per_pass * per_pass;

@@ -21,6 +21,8 @@ struct Loaded {
     std::string path, name;
   };
   std::vector<Preset> presets = {};  // that resolve() found; in the resolved config their fields stand in their place
+  std::string step_of_run =
+      {};  // the folder whose run gave train.tokens_per_step; empty: what was read, or the default
 };
 
 // Reads a file and applies the overrides in order; no defaults yet. Relative paths in the file are relative to it, in
@@ -34,6 +36,13 @@ void resolve(Loaded& config);
 
 // read() and resolve().
 Loaded load(const std::string& file, const std::vector<std::string>& overrides);
+
+// `name`, or its default: that of the file.
+std::string name_of(const Loaded& config);
+
+// Between read() and resolve(), of a run that goes on in its folder: where train.tokens_per_step is left out and parallel.data is another one
+// than the run began with, the step stays what it was. The default would grow with the ranks.
+void keep_step(Loaded& config, const std::string& run_folder);
 
 // The steps of resolve(). Presets come first; what is derived needs numbers that are in range.
 void fill_presets(google::protobuf::Message& message);

@@ -97,9 +97,26 @@ void fill_presets(pb::Message& message) {
   }
 }
 
+std::string name_of(const Loaded& config) {
+  const Experiment& e = config.experiment;
+  return e.has_name() ? e.name() : std::filesystem::path(config.origins.file()).stem().string();
+}
+
+void keep_step(Loaded& config, const std::string& run_folder) {
+  Experiment& e = config.experiment;
+  if (e.train().has_tokens_per_step()) return;
+  const std::optional<Experiment> stored = stored_experiment(run_folder);
+  if (!stored || !stored->train().has_tokens_per_step()) return;
+  const int64_t data = e.parallel().has_data() ? e.parallel().data() : 1;
+  // Of another context the run is another one, as it will be told.
+  if (data == stored->parallel().data() || e.model().context() != stored->model().context()) return;
+  e.mutable_train()->set_tokens_per_step(stored->train().tokens_per_step());
+  config.step_of_run = run_folder;
+}
+
 void fill_derived(Loaded& config) {
   Experiment& e = config.experiment;
-  if (!e.has_name()) e.set_name(std::filesystem::path(config.origins.file()).stem().string());
+  if (!e.has_name()) e.set_name(name_of(config));
   derive_model(*e.mutable_model());
   Train& train = *e.mutable_train();
   if (!train.has_tokens_per_step())

@@ -78,10 +78,13 @@ int pretrain(cli::Console& console, const PretrainArguments& arguments) {
   config::Loaded config;
   std::string path;
   auto prepare = [&] {
-    config = config::load(arguments.config_file, arguments.overrides);
+    config = config::read(arguments.config_file, arguments.overrides);
     config.own = arguments.own;
-    path = arguments.run_folder.empty() ? "runs/" + config.experiment.name() : arguments.run_folder;
-    if (!has_begun(path)) config::check_end_of_text(config);
+    path = arguments.run_folder.empty() ? "runs/" + config::name_of(config) : arguments.run_folder;
+    const bool goes_on = has_begun(path);
+    if (goes_on) config::keep_step(config, path);
+    config::resolve(config);
+    if (!goes_on) config::check_end_of_text(config);
     if (is_first_process()) working_commit();  // for the run's folder, before MPI starts
     return RankLaunch{.config = &config, .folder = path, .check = [&](int ranks, const std::string& started_by) {
                         check_ranks(config, ranks, started_by);
