@@ -28,6 +28,10 @@ int count(const std::string& text, const std::string& part) {
 
 class RankFaults : public test::RunFixture {
  protected:
+  static void expect_usage_error(const test::ProcessResult& result, const std::vector<std::string>& parts) {
+    expect_failure(result, parts);
+    EXPECT_EQ(result.exit_code, 2) << result.out + result.err;
+  }
   static void expect_failure(const test::ProcessResult& result, const std::vector<std::string>& parts) {
     const std::string text = result.out + result.err;
     EXPECT_NE(result.exit_code, 0) << text;
@@ -74,11 +78,46 @@ TEST_F(RankFaults, ProcessesThatThisBuildCannotJoinAreRefused) {
   const char* torchrun = "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=1";
   const test::ProcessResult result = with_environment(torchrun, train("a", {"parallel.context=2"}));
 #ifdef WEFT_WITH_NCCL
-  if (num_cuda_devices() == 0) expect_failure(result, {"rank 1 of torchrun", "trains on the CPU", "by NCCL", "mpirun"});
+  if (num_cuda_devices() == 0)
+    expect_usage_error(result, {"rank 1 of torchrun", "trains on the CPU", "by NCCL", "mpirun"});
 #else
-  expect_failure(result, {"torchrun"});
+  expect_usage_error(result, {"torchrun"});
 #endif
   EXPECT_FALSE(io::file_exists(path("a") + "/metrics.jsonl"));
+}
+
+// Whatever ranks share, and before anything is read or begun.
+TEST_F(RankFaults, AWrongLaunchIsAWrongCommandLine) {
+  struct Row {
+    const char* variables;
+    std::vector<std::string> parts;
+  };
+  const std::vector<Row> rows = {
+      {"RANK=x WORLD_SIZE=2", {"RANK is 'x', not a number"}},
+      {"RANK=2 WORLD_SIZE=2", {"RANK is 2, WORLD_SIZE is 2"}},
+      {"RANK=0 WORLD_SIZE=2", {"MASTER_ADDR is not set"}},
+      {"OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=4 RANK=2 WORLD_SIZE=4",
+       {"two launchers disagree", "3", "RANK is 2"}},
+      {"PMI_RANK=1 PMI_SIZE=8 SLURM_STEP_ID=0 SLURM_PROCID=1 SLURM_NTASKS=4", {"PMI_SIZE is 8, SLURM_NTASKS is 4"}},
+#ifndef WEFT_WITH_NCCL
+      {"RANK=1 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1", {"torchrun", "NCCL"}},
+      {"SLURM_STEP_ID=0 SLURM_PROCID=1 SLURM_NTASKS=2", {"srun", "NCCL"}},
+#endif
+#ifndef WEFT_MPIEXEC
+      {"OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2", {"mpirun", "no MPI"}},
+#endif
+  };
+  const std::vector<std::vector<std::string>> commands = {train("a"),
+                                                          {"eval", path("none")},
+                                                          {"analyse", path("none")},
+                                                          {"sample", path("none")},
+                                                          {"parity", path("tiny.txtpb")}};
+  for (const Row& row : rows)
+    for (const std::vector<std::string>& command : commands) {
+      SCOPED_TRACE(command[0] + " of " + row.variables);
+      expect_usage_error(with_environment(row.variables, command), row.parts);
+    }
+  EXPECT_FALSE(io::file_exists(path("a")));
 }
 
 // Of what ranks do not share, and of what is wrong with the words of a command, one process of a launcher speaks.
@@ -200,17 +239,17 @@ TEST_F(MpiRankFaults, NoProgramIsStartedOnceMpiRuns) {
 }
 
 TEST_F(MpiRankFaults, AnotherConfigOnOneRankIsNamedByItsField) {
-  expect_failure(run_pair(two_processes("a"), two_processes("a", {"optim.clip_norm=7"})),
-                 {"rank 1 has another config than rank 0: optim.clip_norm is 7 on rank 1 and ", "same command"});
+  expect_usage_error(run_pair(two_processes("a"), two_processes("a", {"optim.clip_norm=7"})),
+                     {"rank 1 has another config than rank 0: optim.clip_norm is 7 on rank 1 and ", "same command"});
   EXPECT_FALSE(io::file_exists(path("a") + "/metrics.jsonl"));
 }
 
 TEST_F(MpiRankFaults, WhatIsWrongWithTheCommandIsToldByOneRank) {
-  expect_failure(test::run_program(mpirun(3, two_processes("a", {"--ranks", "2"}))),
-                 {"--ranks 2 makes ranks of the threads of one process", "leave out --ranks"});
-  expect_failure(test::run_program(mpirun(3, two_processes("a", {"model.dmi=3"}))), {"dmi"});
-  expect_failure(test::run_program(mpirun(3, two_processes("a"))),
-                 {"started 3 ranks: the config has parallel.data 1 x parallel.context 2"});
+  expect_usage_error(test::run_program(mpirun(3, two_processes("a", {"--ranks", "2"}))),
+                     {"--ranks 2 makes ranks of the threads of one process", "Leave out --ranks"});
+  expect_usage_error(test::run_program(mpirun(3, two_processes("a", {"model.dmi=3"}))), {"dmi"});
+  expect_usage_error(test::run_program(mpirun(3, two_processes("a"))),
+                     {"started 3 ranks: the config has parallel.data 1 x parallel.context 2"});
 }
 
 // Also one rank: the command said so, and the launcher started others.
@@ -225,12 +264,13 @@ TEST_F(MpiRankFaults, RanksOfTheCommandAreRefusedUnderALauncherByEveryCommand) {
     for (const std::vector<std::string>& words :
          {train("a", {}), {"eval", path("whole")}, {"analyse", path("whole")}, {"sample", path("whole")}}) {
       SCOPED_TRACE(words[0] + " --ranks " + ranks);
-      expect_failure(test::run_program(mpirun(2, with(words, more))),
-                     {"--ranks " + ranks + " makes ranks of the threads of one process", "leave out --ranks"});
+      expect_usage_error(test::run_program(mpirun(2, with(words, more))),
+                         {"--ranks " + ranks + " makes ranks of the threads of one process", "Leave out --ranks"});
     }
   }
   EXPECT_FALSE(io::file_exists(path("a")));
-  expect_failure(test::run_program(mpirun(2, two_processes("a", {"--ranks", "0"}))), {"--ranks 0: there are no such"});
+  expect_usage_error(test::run_program(mpirun(2, two_processes("a", {"--ranks", "0"}))),
+                     {"--ranks 0: there are no such"});
   const test::ProcessResult alone =
       test::run_program(mpirun(1, test::weft_words(train("a", {"train.tokens=128", "--ranks", "1"}))));
   EXPECT_EQ(alone.exit_code, 0) << "one process is what --ranks 1 asks for: " << alone.err;

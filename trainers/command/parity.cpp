@@ -13,7 +13,7 @@
 #include "trainers/config/config_error.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
-#include "weft/comm/launch.h"
+#include "trainers/run/rank_launch.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
 #include "weft/trainers/cli.h"
@@ -132,7 +132,7 @@ int run_rank(const Options& options, Console& console, const Extensions& extensi
 
 // Under mpirun every process is a rank. One of them speaks, also of an error.
 int run(const Options& options, Console& console, const Extensions& extensions) {
-  const dist::Launch launch = dist::detect_launch({}, dist::environment());
+  const dist::Launch launch = train::this_launch();
   if (!launch.uses_mpi() && launch.size > 1)
     throw config::ConfigError(str("weft parity: ", launch.launcher, " started ", launch.size,
                                   " processes, which would all make the same check."),

@@ -1,11 +1,11 @@
 #include "trainers/run/rank_launch.h"
 
+#include <cctype>
 #include <exception>
 
 #include "trainers/console/console.h"
 #include "trainers/console/last_words.h"
 #include "trainers/run/session.h"
-#include "weft/comm/launch.h"
 #include "weft/comm/nccl.h"
 #include "weft/core/error.h"
 #include "weft/core/parallel.h"
@@ -90,7 +90,7 @@ Prepared prepared(std::optional<int> asked, const dist::Launch& launch, const st
   Prepared p;
   try {
     check_asked(asked);
-    dist::detect_launch({.threads = asked.value_or(0)}, dist::environment());
+    this_launch(asked);
     p.launch = prepare();
     p.timeout_s = p.launch.config->experiment.parallel().timeout_s();
     apply_process_settings(p.launch.config->experiment);
@@ -134,12 +134,23 @@ int run_on_gpus(dist::Communicator& ranks, const Prepared& p, const RankFunction
 void require_gpu(const dist::Launch& launch) {
   if (default_device().is_cuda()) return;
   const std::string why = cuda_problem();
-  fail(str("rank ", launch.rank, " of ", launch.launcher, " trains on the CPU", why.empty() ? "" : ", since " + why,
-           ": processes without MPI are joined by NCCL, which needs a GPU for each"),
-       "start them by mpirun or srun --mpi, or one process with --ranks N; with GPUs use train.device=cuda");
+  throw config::ConfigError(
+      str("rank ", launch.rank, " of ", launch.launcher, " trains on the CPU", why.empty() ? "" : ", since " + why,
+          ": processes without MPI are joined by NCCL, which needs a GPU for each."),
+      "Start them by mpirun or srun --mpi, or one process with --ranks N; with GPUs use train.device=cuda.");
 }
 
 }  // namespace
+
+dist::Launch this_launch(std::optional<int> asked) {
+  try {
+    return dist::detect_launch({.threads = asked.value_or(0)}, dist::environment());
+  } catch (const Error& error) {
+    std::string fix = error.fix() + ".";
+    fix[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(fix[0])));
+    throw config::ConfigError(error.problem() + ".", fix);
+  }
+}
 
 std::string first_text(dist::Communicator& world, const std::string& text) {
   auto send = [&](Tensor x) {
@@ -156,7 +167,7 @@ std::string first_text(dist::Communicator& world, const std::string& text) {
 
 int run_on_ranks(Console& console, std::optional<int> asked, const std::function<RankLaunch()>& prepare,
                  const RankFunction& f) {
-  const dist::Launch launch = dist::detect_launch({}, dist::environment());
+  const dist::Launch launch = this_launch();
   if (launch.uses_mpi()) {
     const Prepared p = prepared(asked, launch, prepare);
     const auto world = dist::make_mpi_communicator({.timeout_s = p.timeout_s});
@@ -175,8 +186,7 @@ int run_on_ranks(Console& console, std::optional<int> asked, const std::function
   const RankLaunch alone = prepare();
   apply_process_settings(alone.config->experiment);
   if (asked.value_or(1) > 1) {
-    warn_of_threads(console, dist::detect_launch({.threads = *asked}, dist::environment()),
-                    alone.config->experiment.train());
+    warn_of_threads(console, this_launch(asked), alone.config->experiment.train());
     return run_threads(alone, *asked, f);
   }
   alone.check(1, "");

@@ -7,6 +7,7 @@
 
 #include "trainers/config/config.h"
 #include "weft/comm/communicator.h"
+#include "weft/comm/launch.h"
 
 namespace weft::cli {
 class Console;
@@ -26,6 +27,9 @@ struct RankLaunch {
 // rank alone throws it here; the others return kFailure.
 int run_on_ranks(cli::Console& console, std::optional<int> asked, const std::function<RankLaunch()>& prepare,
                  const std::function<int(dist::Communicator* world)>& f);
+
+// How this process was started. What is wrong with that is a ConfigError, as a wrong command line is. `asked`: of --ranks.
+dist::Launch this_launch(std::optional<int> asked = {});
 
 // The first rank's text, on all. Every rank calls it.
 std::string first_text(dist::Communicator& world, const std::string& text);

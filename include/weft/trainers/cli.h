@@ -51,9 +51,9 @@ struct Extensions {
 // Exit codes of every command.
 inline constexpr int kSuccess = 0;
 inline constexpr int kFailure = 1;      // also a lost rank
-inline constexpr int kUsageError = 2;   // wrong command line or config
+inline constexpr int kUsageError = 2;   // wrong command line or config, or launch of ranks
 inline constexpr int kStopped = 3;      // stopped and resumable
-inline constexpr int kCheckFailed = 4;  // gradcheck, check, parity, compare, replay, plan, bench against a baseline, data check
+inline constexpr int kCheckFailed = 4;  // check, gradcheck, parity, compare, replay, plan, data check, bench --baseline
 inline constexpr int kDiverged = 5;     // a training whose loss is not finite, or whose guard gives up
 
 // Runs the command line and returns the exit code. Results go to stdout, messages to stderr; nothing is thrown.
