@@ -82,6 +82,46 @@ std::string first_host(const std::string& list) {
          list.substr(close + 1, next == std::string::npos ? next : next - close - 1);
 }
 
+// Those of one node in "8(x2),4", the tasks of the nodes of a step; nothing if it has no such node.
+std::optional<int> tasks_of_node(const std::string& name, const std::string& list, int node) {
+  const char *at = list.data(), *const end = at + list.size();
+  auto number = [&](int& into) {
+    const auto [next, code] = std::from_chars(at, end, into);
+    const bool is_one = code == std::errc() && into > 0;
+    at = next;
+    return is_one;
+  };
+  auto skip = [&](std::string_view text) {
+    const bool is_there = std::string_view(at, static_cast<size_t>(end - at)).starts_with(text);
+    if (is_there) at += text.size();
+    return is_there;
+  };
+  std::optional<int> found;
+  int64_t first = 0;  // node of the part
+  do {
+    int tasks = 0, nodes = 1;
+    const bool is_part = number(tasks) && (!skip("(x") || (number(nodes) && skip(")")));
+    WEFT_CHECK(is_part && (at == end || *at == ','),
+               str(name, " is '", list, "', not tasks of nodes such as '8(x2),4'"),
+               "unset it, or let the launcher set it");
+    if (first <= node && node - first < nodes) found = tasks;
+    first += nodes;
+  } while (skip(","));
+  return found;
+}
+
+// Of the step, else what it was asked to have, else of the job.
+int slurm_local_size(const Variables& v, int otherwise) {
+  const auto node = v.number({"SLURM_NODEID"});
+  auto of_list = [&](const char* name) {
+    const std::string* list = node ? v.text(name) : nullptr;
+    return list ? tasks_of_node(name, *list, node->value) : std::nullopt;
+  };
+  if (const auto tasks = of_list("SLURM_STEP_TASKS_PER_NODE")) return *tasks;
+  if (const auto tasks = v.number({"SLURM_NTASKS_PER_NODE"})) return tasks->value;
+  return of_list("SLURM_TASKS_PER_NODE").value_or(otherwise);
+}
+
 // mpirun and hydra start their own daemons by srun, so that Slurm's variables are then those of a daemon.
 std::optional<Launch> by_mpi(const Variables& v) {
   const auto rank = v.number({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"});
@@ -106,8 +146,11 @@ std::optional<Launch> by_mpi(const Variables& v) {
   launch.rank = rank->value;
   launch.size = size ? size->value : 0;
   launch.local_rank = v.number_or({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, launch.rank);
+  const int all = std::max(1, launch.size);
   launch.local_size =
-      v.number_or({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"}, std::max(1, launch.size));
+      launch.launcher == Launcher::srun_mpi
+          ? slurm_local_size(v, all)
+          : v.number_or({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"}, all);
   return launch;
 }
 
@@ -138,7 +181,7 @@ std::optional<Launch> by_slurm(const Variables& v) {
   require_rank_in_size(*rank, *size);
   Launch launch{.launcher = Launcher::srun, .rank = rank->value, .size = size->value};
   launch.local_rank = v.number_or({"SLURM_LOCALID"}, launch.rank);
-  launch.local_size = v.number_or({"SLURM_NTASKS_PER_NODE"}, launch.size);
+  launch.local_size = slurm_local_size(v, launch.size);
   const std::string* hosts = v.text("SLURM_STEP_NODELIST");
   if (!hosts) hosts = v.text("SLURM_JOB_NODELIST");
   const std::string* port = v.text("MASTER_PORT");

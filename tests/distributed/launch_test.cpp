@@ -77,6 +77,39 @@ TEST(Launch, MpirunIsFoundByTheVariablesOfEachMpi) {
   EXPECT_EQ(srun.local_size, 2);
 }
 
+// Without --ntasks-per-node the tasks of a step stand in a list of all its nodes, with which threads are shared out.
+TEST(Launch, SlurmSaysTheTasksOfEachNode) {
+  for (const Environment& mpi : {Environment{{"PMIX_RANK", "1"}}, Environment{}})
+    for (const char* name : {"SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"}) {
+      Environment bare = with(slurm("1", "20"), mpi);
+      bare.erase("SLURM_NTASKS_PER_NODE");
+      auto launch = [&](const char* list, const char* node) {
+        return detect_launch({}, with(bare, {{name, list}, {"SLURM_NODEID", node}}), kAll);
+      };
+      const std::pair<const char*, std::vector<int>> lists[] = {
+          {"8(x2),4", {8, 8, 4}}, {"8", {8}}, {"1(x3)", {1, 1, 1}}, {"4,2(x2),16(x1)", {4, 2, 2, 16}}, {"3,5", {3, 5}}};
+      for (const auto& [list, of_nodes] : lists) {
+        for (size_t node = 0; node < of_nodes.size(); ++node)
+          EXPECT_EQ(launch(list, std::to_string(node).c_str()).local_size, of_nodes[node]) << list << " " << node;
+        EXPECT_EQ(launch(list, std::to_string(of_nodes.size()).c_str()).local_size, 20) << "is of other nodes";
+      }
+      EXPECT_EQ(launch("8(x2),4", "1").threads, 2);
+      EXPECT_EQ(detect_launch({}, with(bare, {{name, "8(x2),4"}}), kAll).local_size, 20) << "which node is not said";
+      for (const char* list : {"x", "8(x2", "8(x2)4", "8,", ",8", "8(2)", "0", "8 (x2)", "8(x0)", "-1"})
+        EXPECT_EQ(refused({}, with(bare, {{name, list}, {"SLURM_NODEID", "0"}}), kAll,
+                          {str(name, " is '", list, "'"), "'8(x2),4'", "unset it"}),
+                  "");
+    }
+  // A step of fewer tasks than the job was asked to have on each node; those of the job are the last to ask.
+  const Environment both = with(slurm("1", "20"), {{"SLURM_NODEID", "1"}, {"SLURM_TASKS_PER_NODE", "7(x2)"}});
+  EXPECT_EQ(detect_launch({}, both, kAll).local_size, 2);
+  EXPECT_EQ(detect_launch({}, with(both, {{"SLURM_STEP_TASKS_PER_NODE", "8,1"}}), kAll).local_size, 1);
+  // mpirun's daemons are one task of each node.
+  EXPECT_EQ(detect_launch({}, with(with(both, {{"SLURM_STEP_TASKS_PER_NODE", "1(x2)"}}), open_mpi("3", "4")), kAll)
+                .local_size,
+            2);
+}
+
 TEST(Launch, TheNumberOfRanksMayBeKnownToMpiAlone) {
   const Launch launch = detect_launch({}, {{"PMIX_RANK", "5"}}, kAll);
   EXPECT_EQ(launch.rank, 5);

@@ -6,6 +6,8 @@
 #include "tests/support/errors.h"
 #include "tests/trainers/config_text.h"
 #include "trainers/config/config_error.h"
+#include "trainers/run/rank_places.h"
+#include "weft/comm/communicator.h"
 #include "weft/models/mixing_calls.h"
 
 namespace weft::train {
@@ -91,6 +93,13 @@ TEST(ContextChoice, FollowsHeadsDocumentsWindowsAndTheMachine) {
     EXPECT_EQ(resolved.scheme, choice.parallel.scheme);
     EXPECT_EQ(resolved.layout, choice.parallel.layout);
   }
+}
+
+TEST(RankMachine, CountsTheRanksOfAHost) {
+  dist::run_thread_ranks(5, [](dist::Communicator& world) {
+    EXPECT_EQ(count_ranks_at(world, world.rank() % 2 == 0 ? "a" : "b"), world.rank() % 2 == 0 ? 3 : 2);
+    EXPECT_EQ(rank_machine(world).ranks_per_node, 5);
+  });
 }
 
 TEST(ContextChoice, RefusesHeadsThatASchemeCannotDivideAndNamesTheModule) {

@@ -9,7 +9,7 @@
 
 #include "trainers/config/check.h"
 #include "trainers/config/enum_values.h"
-#include "weft/comm/launch.h"
+#include "trainers/run/rank_places.h"
 #include "weft/core/error.h"
 #include "weft/core/memory.h"
 #include "weft/core/parallel.h"
@@ -142,8 +142,7 @@ data::SpreadOptions ContextChoice::spread_options(bool keeps_documents_apart) co
 }
 
 RankMachine rank_machine(dist::Communicator& world) {
-  const dist::Launch launch = dist::detect_launch({}, dist::environment());
-  const int here = launch.uses_mpi() || launch.size > 1 ? launch.local_size : world.size();  // or threads
+  const int here = count_ranks_at(world, host_name());
   auto bytes = static_cast<double>(limit_bytes(default_device()));
   if (default_device().is_cpu()) bytes /= here;
   Tensor least = ops::to(Tensor::from<double>({bytes, static_cast<double>(here)}, {2}), default_device());

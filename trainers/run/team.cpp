@@ -12,6 +12,7 @@
 #include "trainers/run/data.h"
 #include "trainers/run/evaluate.h"
 #include "trainers/run/prediction.h"
+#include "trainers/run/rank_places.h"
 #include "trainers/run/start_model.h"
 #include "trainers/run/trainer.h"
 #include "weft/core/error.h"
@@ -24,14 +25,9 @@ namespace weft::train {
 
 // Processes of a host share its memory, and threads of a process its GPU too.
 static int count_ranks_here(dist::Communicator& world) {
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
-  std::string place = host;
+  std::string place = host_name();
   if (default_device().is_cuda()) place += str(" ", getpid(), " ", default_device());
-  const auto mine = static_cast<int64_t>(std::hash<std::string>{}(place));
-  const Tensor all = world.all_gather(ops::to(Tensor::from({mine}, {1}), default_device()));
-  const std::vector<int64_t> places = all.to_vector<int64_t>();
-  return static_cast<int>(std::count(places.begin(), places.end(), mine));
+  return count_ranks_at(world, place);
 }
 
 Team::Team(dist::Communicator& world, const ContextChoice& choice)
