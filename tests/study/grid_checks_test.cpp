@@ -51,6 +51,39 @@ TEST_F(GridArms, GroupsTextsAndStartsAreLookedAtBeforeTheRuns) {
   check(str(kArms, "tune { path: \"optim.group[1].adamw.lr\" ", values, "}"));
 }
 
+// A run of these arms would be refused at its start, hours after the study's.
+TEST_F(GridArms, RanksThatCannotShareTheModelAreRefusedBeforeTheRuns) {
+  const auto check = [&](const std::string& set, const std::string& more = {}) {
+    const Grid one =
+        grid(kRuns + str("axis { name: \"a\" arm { name: \"plain\" } arm { name: \"own\" ", set, " } } ", more));
+    check_arms(one, resolve_arms(one, {}), {});
+  };
+  EXPECT_EQ(error_of([&] { check("set: \"parallel.context=3\" set: \"parallel.scheme=ulysses\""); },
+                     {"grid.txtpb: a=own: ",
+                      "parallel.scheme cannot run in model.layers.0.mixer: ulysses: 2 query heads for 3",
+                      "Use another parallel.context"}),
+            "");
+  const std::string gla = "set: \"parallel.context=2\" set: \"model.mixer={gla{heads:2}}\" ";
+  for (const char* layout : {"striped", "balanced"}) {
+    const std::string stripes = gla + str("set: \"parallel.layout=", layout, "\" ");
+    EXPECT_EQ(error_of([&] { check(stripes + "set: \"parallel.block=4\""); },
+                       {"grid.txtpb: a=own: ", str("parallel.layout is ", layout, " with blocks of 4 tokens"),
+                        "at least 32"}),
+              "");
+    check(stripes + "set: \"parallel.block=32\"");
+  }
+  EXPECT_EQ(
+      error_of(
+          [&] {
+            check("set: \"parallel.context=2\"",
+                  "tune { path: \"optim.group[1].adamw.lr\" value: \"1e-4\" value: \"3e-4\" value: \"9e-4\" seeds: 8 "
+                  "set: \"parallel.context=3\" set: \"parallel.scheme=ulysses\" }");
+          },
+          {"grid.txtpb: a=plain: tune: ", "2 query heads for 3 ranks"}),
+      "");
+  check("set: \"parallel.context=2\" set: \"parallel.scheme=ulysses\"");
+}
+
 // Hours of runs would end in a refusal.
 TEST_F(GridArms, MetricsThatNoRunHasAreRefusedBeforeTheRuns) {
   const auto compare = [&](const std::string& metric, const std::string& more = {}) {

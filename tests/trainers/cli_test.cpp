@@ -198,6 +198,9 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"config run.txtpb parallel.context=2 parallel.layout=balanced parallel.block=1 model.pattern= "
        "model.mixer=[{gla{heads:2}}]",
        {"parallel.layout is balanced with blocks of 1 tokens, and the model has recurrences", "parallel.block="}},
+      {"config run.txtpb parallel.context=4 parallel.scheme=ulysses model.pattern= model.mixer=[{softmax{heads:2}}]",
+       {"parallel.scheme cannot run in model.layers.0.mixer: ulysses: 2 query heads for 4 ranks",
+        "parallel.scheme=auto"}},
       {"parity run.txtpb --ranks 100", {"--ranks 100 for a sequence of", "one rank per token"}},
       {"parity run.txtpb --layouts all --schemes all model.zigzag=1", {"model has no field 'zigzag'"}},
       {"parity run.txtpb --ranks 2 model.zigzag=1", {"model has no field 'zigzag'"}},

@@ -108,10 +108,18 @@ TEST(ContextChoice, RefusesHeadsThatASchemeCannotDivideAndNamesTheModule) {
            {"{softmax{heads:4}},{mla{heads:2}}", 4, "layers.1.mixer: ulysses: 2 query heads for 4 ranks"}}) {
     const config::Loaded config = tiny({str("model.mixer=[", mixer, "]"), "model.layers=2",
                                         str("parallel.context=", ranks), "parallel.scheme=ulysses"});
-    EXPECT_EQ(test::error_of([&] { choose_context(config, {}); },
-                             {"parallel.scheme", "cannot run in model.", where, "parallel.scheme=auto"}),
-              "");
+    const std::initializer_list<std::string_view> parts = {"parallel.scheme", "cannot run in model.", where,
+                                                           "parallel.scheme=auto"};
+    EXPECT_EQ(test::error_of([&] { choose_context(config, {}); }, parts), "");
+    EXPECT_EQ(test::error_of([&] { check_context(config); }, parts), "") << "before a run";
   }
+  const auto mha = [](const std::string& scheme, int ranks) {
+    return tiny({"model.mixer=[{softmax{heads:4}}]", str("parallel.context=", ranks), "parallel.scheme=" + scheme});
+  };
+  for (const char* scheme : {"ring", "bidirectional_ring", "double_ring", "all_gather", "usp", "auto"})
+    EXPECT_NO_THROW(check_context(mha(scheme, 3))) << scheme;
+  EXPECT_NO_THROW(check_context(mha("ulysses", 4)));
+  EXPECT_NO_THROW(check_context(mha("ulysses", 1)));
 }
 
 TEST(ContextChoice, GivesTheLayoutTheWindowOfTheModel) {
@@ -181,14 +189,14 @@ TEST(ContextChoice, RefusesStripesThatAreTooShortForRecurrences) {
       const std::initializer_list<std::string_view> parts = {"parallel.layout", problem, "at least 32",
                                                              "parallel.layout=zigzag"};
       EXPECT_EQ(test::error_of([&] { choose_context(config(block, "{gla{heads:4}}"), {}); }, parts), "");
-      EXPECT_EQ(test::error_of([&] { check_blocks(config(block, "{gla{heads:4}}")); }, parts), "") << "before a run";
+      EXPECT_EQ(test::error_of([&] { check_context(config(block, "{gla{heads:4}}")); }, parts), "") << "before a run";
     }
     EXPECT_NO_THROW(choose_context(config(32, "{gla{heads:4}}"), {}));
-    EXPECT_NO_THROW(check_blocks(config(32, "{gla{heads:4}}")));
+    EXPECT_NO_THROW(check_context(config(32, "{gla{heads:4}}")));
     EXPECT_NO_THROW(choose_context(config(8, "{softmax{heads:4}}"), {}));
-    EXPECT_NO_THROW(check_blocks(config(8, "{softmax{heads:4}}")));
+    EXPECT_NO_THROW(check_context(config(8, "{softmax{heads:4}}")));
   }
-  EXPECT_NO_THROW(check_blocks(tiny({"model.mixer=[{gla{heads:4}}]", "parallel.block=1"})));
+  EXPECT_NO_THROW(check_context(tiny({"model.mixer=[{gla{heads:4}}]", "parallel.block=1"})));
 }
 
 TEST(MixingCalls, CountRecurrencesOfEachKind) {

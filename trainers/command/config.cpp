@@ -43,7 +43,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   config::Loaded loaded = config::load(options.config.file(), options.config.overrides());
   config::check_end_of_text(loaded);
   loaded.own = extensions;
-  train::check_blocks(loaded);
+  train::check_context(loaded);
   bool is_json = options.format == "json" || console.is_json();
   if (!options.explained.empty()) print(config::explain(options.explained, &loaded), "explanation", console);
   else console.result(is_json ? config::to_json(loaded.experiment) : config::to_text(loaded.experiment));

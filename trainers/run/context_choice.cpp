@@ -90,6 +90,14 @@ bool has_blocks(const ParallelOptions& p) {
   return p.layout == dist::LayoutKind::striped || p.layout == dist::LayoutKind::balanced;
 }
 
+// A scheme that the config names must divide the heads of every call.
+void check_scheme(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
+  if (!p.scheme) return;
+  if (const std::string problem = calls.where_not(*p.scheme, p.context); !problem.empty())
+    config::refuse(config, "parallel.scheme", str("cannot run in ", problem, "."),
+                   "Use another parallel.context, or parallel.scheme=auto, which finds one that can.");
+}
+
 // Every block is a segment of its own, or nearly so, and what recurrences send grows with the segments.
 void check_stripes(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
   if (!has_blocks(p)) return;
@@ -156,9 +164,12 @@ static MixingCalls calls_of_rank(const config::Loaded& config, const ParallelOpt
   return mixing_calls(model_options(config, kAnyVocab), compute_dtype(config.experiment), tokens);
 }
 
-void check_blocks(const config::Loaded& config) {
+void check_context(const config::Loaded& config) {
   const ParallelOptions p = parallel_options(config.experiment);
-  if (p.context > 1 && has_blocks(p)) check_stripes(config, p, calls_of_rank(config, p));
+  if (p.context == 1 || (!p.scheme && !has_blocks(p))) return;  // the rest is found to suit the model
+  const MixingCalls calls = calls_of_rank(config, p);
+  check_scheme(config, p, calls);
+  check_stripes(config, p, calls);
 }
 
 ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine) {
@@ -168,14 +179,9 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
   const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
   const MixingCalls calls = calls_of_rank(config, p);
   const ParallelOptions given = p;
+  check_scheme(config, p, calls);
   const dist::SchemeChoice found = chosen(config, p, calls, tokens, machine);
-  if (given.scheme) {
-    if (const std::string problem = calls.where_not(*p.scheme, p.context); !problem.empty())
-      config::refuse(config, "parallel.scheme", str("cannot run in ", problem, "."),
-                     "Use another parallel.context, or parallel.scheme=auto, which finds one that can.");
-  } else {
-    p.scheme = found.scheme, choice.options = found.options;
-  }
+  if (!given.scheme) p.scheme = found.scheme, choice.options = found.options;
   const bool is_layout_of_choice = !given.scheme || *given.scheme == dist::Scheme::ulysses;
   if (!given.layout) p.layout = is_layout_of_choice ? found.layout : balancing_layout(config, calls);
   check_stripes(config, p, calls);

@@ -30,10 +30,10 @@ struct RankMachine {
 };
 RankMachine rank_machine(dist::Communicator& world);  // every rank calls it
 
-// ConfigError if the config names a layout of blocks that are too short for the model's recurrences: choose_context() asks too, this one
-// before there is a run.
-void check_blocks(const config::Loaded& config);
-// ConfigError if the scheme cannot run with the model's heads, or if blocks are too short for recurrences.
+// ConfigError if the config names a scheme that cannot run with the model's heads, or a layout of blocks that are too short for its
+// recurrences: choose_context() asks too, this one before there is a run.
+void check_context(const config::Loaded& config);
+// ConfigError as of check_context(), also for blocks of a layout that was chosen.
 ContextChoice choose_context(const config::Loaded& config, const RankMachine& machine);
 // What the options say; a ring over zigzag where they leave it open.
 ContextChoice as_said(const ParallelOptions& parallel);

@@ -5,6 +5,7 @@
 
 #include "trainers/config/check.h"
 #include "trainers/config/translate.h"
+#include "trainers/run/context_choice.h"
 #include "trainers/run/data.h"
 #include "trainers/run/num_ids.h"
 #include "trainers/run/start_checks.h"
@@ -34,6 +35,7 @@ class Checks {
  public:
   void run(const config::Loaded& config) {
     config::check_end_of_text(config);
+    train::check_context(config);
     const config::Experiment& e = config.experiment;
     if (inputs_.insert(config::to_text(e.data())).second) train::check_inputs(config);
     if (e.has_start() && starts_.insert(e.start().from()).second) train::check_start(e);

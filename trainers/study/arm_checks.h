@@ -1,4 +1,5 @@
-// What can be wrong of an arm beside its config, looked at before anything runs: the groups of its optimiser, its texts, the run it begins as.
+// What can be wrong of an arm beside its config, looked at before anything runs: the groups of its optimiser, its texts, the run it begins as,
+// and whether its ranks can share the sequences of its model.
 #pragma once
 
 #include <string>
