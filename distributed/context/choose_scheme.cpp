@@ -83,6 +83,14 @@ SchemeOptions default_options(Scheme scheme, int ranks, int64_t heads, int ranks
   return options;
 }
 
+LayoutChoice choose_layout(const ContextShape& shape, const ContextModel& model) {
+  const LayoutKind in_order = model.is_windowed ? LayoutKind::contiguous : LayoutKind::zigzag;
+  if (!shape.has_documents || model.has_recurrence) return {in_order};
+  if (shape.tokens >= 2 * model.block) return {LayoutKind::balanced};
+  return {in_order, str("documents in layout ", in_order, " and not balanced: ", shape.tokens,
+                        " tokens of a rank are fewer than two blocks of ", model.block)};
+}
+
 SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& machine, const ContextModel& model) {
   WEFT_CHECK(
       shape.ranks >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0,
@@ -95,8 +103,7 @@ SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& mach
   const double keys = token_bytes * static_cast<double>(shape.kv_heads * (shape.key_width + shape.value_width));
   const double queries = token_bytes * static_cast<double>(shape.heads * (shape.key_width + shape.value_width));
   const double limit = machine.device_bytes > 0 ? kSmall * machine.device_bytes : INFINITY;
-  const LayoutKind in_order = model.is_windowed ? LayoutKind::contiguous : LayoutKind::zigzag;
-  const LayoutKind layout = shape.has_documents && !model.has_recurrence ? LayoutKind::balanced : in_order;
+  const auto& [layout, why_layout] = choose_layout(shape, model);
   const std::string of_limit = machine.device_bytes > 0 ? str(", below a tenth of ", in_mib(machine.device_bytes)) : "";
 
   if (ranks == 1) return {.reason = "one rank has the whole sequence"};
@@ -111,7 +118,8 @@ SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& mach
             .layout = layout,
             .reason =
                 str("all_gather: packed documents balance over whole calls and not hop by hop; keys of all ranks are ",
-                    in_mib(keys * ranks), of_limit)};
+                    in_mib(keys * ranks), of_limit),
+            .layout_reason = why_layout};
   if (ranks > per_node) {
     if (const int group = largest_group(shape, per_node); group > 1)
       return {.scheme = Scheme::usp,
@@ -119,23 +127,25 @@ SchemeChoice choose_scheme(const ContextShape& shape, const ContextMachine& mach
               .layout = layout,
               .reason = str("usp: ", ranks, " ranks on nodes of ", per_node, "; heads are exchanged among ", group,
                             " ranks of a node, ", shape.kv_heads,
-                            " key heads divide by them, and keys travel in a ring of ", ranks / group)};
+                            " key heads divide by them, and keys travel in a ring of ", ranks / group),
+              .layout_reason = why_layout};
     if (ranks % per_node == 0)
       return {.scheme = Scheme::double_ring,
               .options = {.node = per_node},
               .layout = layout,
               .reason = str("double_ring: ", ranks, " ranks on nodes of ", per_node, "; ", shape.kv_heads,
-                            " key heads do not divide among ranks of a node")};
+                            " key heads do not divide among ranks of a node"),
+              .layout_reason = why_layout};
   }
   const std::string why_not = shape.kv_heads % ranks != 0
                                   ? str(ranks, " ranks do not divide ", shape.kv_heads, " key heads")
                               : ranks > per_node ? str(ranks, " ranks do not fill nodes of ", per_node)
                                                  : str("buffers of ulysses would be ", in_mib(buffers));
-  return {
-      .scheme = Scheme::ring,
-      .layout = layout,
-      .reason = str("ring: ", why_not,
-                    model.is_windowed ? "; every layer has a window, so that a ring of neighbours ends early" : "")};
+  return {.scheme = Scheme::ring,
+          .layout = layout,
+          .reason = str("ring: ", why_not,
+                        model.is_windowed ? "; every layer has a window, so that a ring of neighbours ends early" : ""),
+          .layout_reason = why_layout};
 }
 
 }  // namespace weft::dist

@@ -284,6 +284,45 @@ TEST(ChooseScheme, DefaultOptionsFitEveryNumberOfRanksThatTheSchemeTakes) {
   EXPECT_EQ(dist::default_options(Scheme::double_ring, 6, 1).node, 3);
 }
 
+TEST(ChooseScheme, BalancedLayoutsHaveTwoBlocksOfEveryRank) {
+  using dist::LayoutKind;
+  struct Row {
+    int64_t tokens, block;  // of a rank
+    bool has_documents, is_windowed, has_recurrence;
+    LayoutKind layout;
+    const char* reason;
+  };
+  const Row rows[] = {
+      {128, 64, true, false, false, LayoutKind::balanced, ""},
+      {127, 64, true, false, false, LayoutKind::zigzag,
+       "documents in layout zigzag and not balanced: 127 tokens of a rank are fewer than two blocks of 64"},
+      {16, 64, true, true, false, LayoutKind::contiguous, "documents in layout contiguous and not balanced: 16 tokens"},
+      {16, 8, true, false, false, LayoutKind::balanced, ""},
+      {15, 8, true, false, false, LayoutKind::zigzag, "15 tokens of a rank are fewer than two blocks of 8"},
+      {16, 64, true, false, true, LayoutKind::zigzag, ""},
+      {16, 64, false, false, false, LayoutKind::zigzag, ""},
+  };
+  for (const Row& row : rows) {
+    const dist::ContextModel model{
+        .is_windowed = row.is_windowed, .has_recurrence = row.has_recurrence, .block = row.block};
+    // All gather, usp, a double ring and a ring.
+    for (const auto& [ranks, kv_heads, device_bytes] :
+         {std::tuple(3, 8, 80e9), std::tuple(16, 8, 1e3), std::tuple(16, 1, 1e3), std::tuple(3, 8, 1e3)}) {
+      const dist::SchemeChoice got = dist::choose_scheme({.ranks = ranks,
+                                                          .tokens = row.tokens,
+                                                          .heads = kv_heads,
+                                                          .kv_heads = kv_heads,
+                                                          .key_width = 8,
+                                                          .value_width = 8,
+                                                          .has_documents = row.has_documents},
+                                                         {.ranks_per_node = 8, .device_bytes = device_bytes}, model);
+      EXPECT_EQ(got.layout, row.layout) << got.reason;
+      EXPECT_EQ(got.layout_reason.empty(), *row.reason == 0) << got.layout_reason;
+      EXPECT_NE(got.layout_reason.find(row.reason), std::string::npos) << got.layout_reason;
+    }
+  }
+}
+
 // Every rank has the queries, and keys as they come: in uneven pieces, some of them empty.
 TEST(ContextDecode, EqualsOneCallOnEveryRankToTheSameBits) {
   const std::vector<int64_t> pieces[] = {

@@ -40,11 +40,32 @@ TEST(ContextChoice, FollowsHeadsDocumentsWindowsAndTheMachine) {
        LayoutKind::contiguous,
        "scheme ulysses (auto), layout contiguous (auto); "},
       {{heads, "parallel.context=4"}, {}, Scheme::ring, LayoutKind::zigzag, "4 ranks do not divide 2 key heads"},
-      {{heads, "parallel.context=4", "data.end_of_text=3"},
+      {{heads, "parallel.context=4", "data.end_of_text=3", "model.context=512"},
        {},
        Scheme::all_gather,
        LayoutKind::balanced,
        "packed documents"},
+      // Blocks of 64 cannot be dealt evenly: some ranks would have one, or none.
+      {{heads, "parallel.context=4", "data.end_of_text=3", "model.context=256"},
+       {},
+       Scheme::all_gather,
+       LayoutKind::zigzag,
+       "documents in layout zigzag and not balanced: 64 tokens of a rank are fewer than two blocks of 64"},
+      {{heads, "parallel.context=4", "data.end_of_text=3", "parallel.block=8"},
+       {},
+       Scheme::all_gather,
+       LayoutKind::balanced,
+       "packed documents"},
+      {{heads, "parallel.context=4", "data.end_of_text=3", "parallel.scheme=ring"},
+       {},
+       Scheme::ring,
+       LayoutKind::zigzag,
+       "layout zigzag (auto); documents in layout zigzag and not balanced: 16 tokens of a rank"},
+      {{heads, "parallel.context=4", "data.end_of_text=3", "parallel.scheme=ring", "model.context=512"},
+       {},
+       Scheme::ring,
+       LayoutKind::balanced,
+       "scheme ring (config), layout balanced (auto)"},
       {{heads, "parallel.context=4", "data.end_of_text=3", "data.document_mask=false"},
        {},
        Scheme::ring,
@@ -93,6 +114,13 @@ TEST(ContextChoice, FollowsHeadsDocumentsWindowsAndTheMachine) {
     EXPECT_EQ(resolved.scheme, choice.parallel.scheme);
     EXPECT_EQ(resolved.layout, choice.parallel.layout);
   }
+}
+
+TEST(ContextChoice, SaysNothingOfBlocksWhereTheConfigNamesTheLayout) {
+  const ContextChoice choice = choose_context(tiny({"model.mixer=[{softmax{heads:4 kv_heads:2}}]", "parallel.context=4",
+                                                    "data.end_of_text=3", "parallel.layout=striped"}),
+                                              {});
+  EXPECT_EQ(choice.reason.find("fewer than two blocks"), std::string::npos) << choice.reason;
 }
 
 TEST(RankMachine, CountsTheRanksOfAHost) {

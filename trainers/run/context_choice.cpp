@@ -44,6 +44,12 @@ bool may_have_documents(const config::Data& data) {
          });
 }
 
+dist::ContextModel model_of(const ParallelOptions& p, const MixingCalls& calls) {
+  return {.is_windowed = calls.window() > 0,
+          .has_recurrence = calls.has_running_sums || calls.has_neighbours,
+          .block = p.block};
+}
+
 dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& parallel, const MixingCalls& calls,
                           int64_t tokens, const RankMachine& machine) {
   const config::Experiment& e = config.experiment;
@@ -63,8 +69,7 @@ dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& p
          .dtype = compute_dtype(e),
          .are_values_in_keys = call.are_values_in_keys,
          .has_documents = may_have_documents(e.data())},
-        {.ranks_per_node = machine.ranks_per_node, .device_bytes = bytes},
-        {.is_windowed = calls.window() > 0, .has_recurrence = calls.has_running_sums || calls.has_neighbours});
+        {.ranks_per_node = machine.ranks_per_node, .device_bytes = bytes}, model_of(parallel, calls));
     if (!best || demands_left_out(choice.scheme) > demands_left_out(best->scheme)) best = choice;
   };
   if (calls.attention.empty())
@@ -79,11 +84,11 @@ dist::SchemeChoice chosen(const config::Loaded& config, const ParallelOptions& p
 }
 
 // For a scheme that the config names, under which the order of tokens decides who has how much work.
-dist::LayoutKind balancing_layout(const config::Loaded& config, const MixingCalls& calls) {
-  if (calls.attention.empty()) return dist::LayoutKind::contiguous;
-  if (may_have_documents(config.experiment.data()) && !calls.has_running_sums && !calls.has_neighbours)
-    return dist::LayoutKind::balanced;
-  return calls.window() > 0 ? dist::LayoutKind::contiguous : dist::LayoutKind::zigzag;
+dist::LayoutChoice balancing_layout(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls,
+                                    int64_t tokens) {
+  if (calls.attention.empty()) return {};
+  return dist::choose_layout({.tokens = tokens, .has_documents = may_have_documents(config.experiment.data())},
+                             model_of(p, calls));
 }
 
 bool has_blocks(const ParallelOptions& p) {
@@ -132,11 +137,11 @@ std::vector<std::string> carries_of(const config::Loaded& config, const ContextC
 }
 
 // "context: 2 ranks, scheme ulysses (auto), layout striped (config); ulysses: ..."
-std::string in_words(const ParallelOptions& given, const ContextChoice& choice, const std::string& reason) {
+std::string in_words(const ParallelOptions& given, const ContextChoice& choice) {
   auto by = [](bool is_given) { return is_given ? " (config)" : " (auto)"; };
   const ParallelOptions& p = choice.parallel;
   return str("context: ", p.context, " ranks, scheme ", to_string(*p.scheme), by(given.scheme.has_value()), ", layout ",
-             to_string(*p.layout), by(given.layout.has_value()), reason.empty() ? "" : "; " + reason);
+             to_string(*p.layout), by(given.layout.has_value()), choice.reason.empty() ? "" : "; " + choice.reason);
 }
 
 }  // namespace
@@ -183,7 +188,13 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
   const dist::SchemeChoice found = chosen(config, p, calls, tokens, machine);
   if (!given.scheme) p.scheme = found.scheme, choice.options = found.options;
   const bool is_layout_of_choice = !given.scheme || *given.scheme == dist::Scheme::ulysses;
-  if (!given.layout) p.layout = is_layout_of_choice ? found.layout : balancing_layout(config, calls);
+  choice.reason = given.scheme ? "" : found.reason;
+  if (!given.layout) {
+    const dist::LayoutChoice layout = is_layout_of_choice ? dist::LayoutChoice{found.layout, found.layout_reason}
+                                                          : balancing_layout(config, given, calls, tokens);
+    p.layout = layout.layout;
+    choice.reason += (choice.reason.empty() || layout.reason.empty() ? "" : "; ") + layout.reason;
+  }
   check_stripes(config, p, calls);
   choice.window = calls.window();
   choice.carries = carries_of(config, choice, calls);
@@ -191,7 +202,7 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
     const int64_t window = call.has_plan ? call.window : 0;
     if (std::ranges::find(choice.windows, window) == choice.windows.end()) choice.windows.push_back(window);
   }
-  choice.reason = in_words(given, choice, given.scheme ? "" : found.reason);
+  choice.reason = in_words(given, choice);
   return choice;
 }
 

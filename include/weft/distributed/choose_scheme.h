@@ -48,13 +48,23 @@ struct ContextMachine {
 struct ContextModel {
   bool is_windowed = false;     // every layer of attention has a window
   bool has_recurrence = false;  // some layer carries a state from token to token: layouts of few pieces
+  int64_t block = 64;           // in which a balanced layout deals tokens
 };
+
+// For schemes under which the order of tokens decides who has how much work: balanced for documents, of which every rank has two blocks or more
+// (of fewer, some ranks have hardly any work); else zigzag, or contiguous under windows.
+struct LayoutChoice {
+  LayoutKind layout = LayoutKind::contiguous;
+  std::string reason = {};  // of documents whose layout is not balanced for want of blocks
+};
+LayoutChoice choose_layout(const ContextShape& shape, const ContextModel& model);
 
 struct SchemeChoice {
   Scheme scheme = Scheme::ring;
   SchemeOptions options = {};
   LayoutKind layout = LayoutKind::contiguous;
-  std::string reason = {};  // one sentence, with the numbers that decided
+  std::string reason = {};         // one sentence, with the numbers that decided
+  std::string layout_reason = {};  // LayoutChoice::reason
 };
 // ulysses within a node while its buffers are small; all_gather for packed documents while the keys of all ranks are; across nodes usp, or a
 // double ring where heads do not divide; else a ring. "Small" is 10 % of a rank's memory.
