@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "distributed/context/bytes.h"
 #include "weft/core/error.h"
@@ -76,10 +77,11 @@ void check_scheme(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& 
 }
 
 SchemeOptions default_options(Scheme scheme, int ranks, int64_t heads, int ranks_per_node) {
-  const int most = ranks_per_node > 0 ? ranks_per_node : ranks - 1;
+  const bool has_nodes = ranks_per_node > 0 && ranks_per_node < ranks;
+  const int of = has_nodes ? std::gcd(ranks, ranks_per_node) : ranks, most = has_nodes ? of : ranks - 1;
   SchemeOptions options;
-  if (scheme == Scheme::usp) options.group = largest_divisor(ranks, most, heads);
-  if (scheme == Scheme::double_ring) options.node = largest_divisor(ranks, most, 0);
+  if (scheme == Scheme::usp) options.group = largest_divisor(of, most, heads);
+  if (scheme == Scheme::double_ring) options.node = largest_divisor(of, most, 0);
   return options;
 }
 

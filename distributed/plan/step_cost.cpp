@@ -92,8 +92,7 @@ ContextShape StepPlanner::shape(const MeshChoice& choice, size_t kind) const {
 }
 
 SchemeOptions StepPlanner::options(const MeshChoice& choice, size_t kind) const {
-  const int per_node = hardware_.ranks_per_node < choice.context ? hardware_.ranks_per_node : 0;
-  return default_options(choice.scheme, choice.context, training_.attention[kind].heads, per_node);
+  return default_options(choice.scheme, choice.context, training_.attention[kind].heads, hardware_.ranks_per_node);
 }
 
 int64_t StepPlanner::rows_at_once(const MeshChoice& choice) const {

@@ -146,7 +146,8 @@ TokenData part_of_row(int64_t first, int64_t count, int64_t length) {
 // Runs the sequence through the layers, where each mixer that reads it shares what it is there. Of several ranks each runs a part.
 void LanguageModel::share_fixed_sequence(Tokens& tokens) {
   const ContextGroup* ranks = tokens.context();
-  const ContextGroup group = ranks ? ContextGroup{.tokens = ranks->tokens, .scheme = ranks->scheme} : ContextGroup{};
+  ContextGroup group;
+  if (ranks) group = {.tokens = ranks->tokens, .scheme = ranks->scheme, .ranks_per_node = ranks->ranks_per_node};
   const int64_t S = options_.context, num_ranks = ranks ? ranks->tokens->size() : 1,
                 count = (S + num_ranks - 1) / num_ranks, first = ranks ? ranks->tokens->rank() * count : 0;
   // Every rank has documents, or none has: padding is on the last ones.

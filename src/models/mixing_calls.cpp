@@ -138,11 +138,11 @@ int64_t MixingCalls::window() const {
   return widest;
 }
 
-std::string MixingCalls::where_not(dist::Scheme scheme, int ranks) const {
+std::string MixingCalls::where_not(dist::Scheme scheme, int ranks, int ranks_per_node) const {
   for (const AttentionCall& call : attention) {
     if (call.is_gathered) continue;
-    const std::string problem =
-        dist::scheme_problem(scheme, ranks, call.heads, dist::default_options(scheme, ranks, call.heads));
+    const dist::SchemeOptions fitting = dist::default_options(scheme, ranks, call.heads, ranks_per_node);
+    const std::string problem = dist::scheme_problem(scheme, ranks, call.heads, fitting);
     if (!problem.empty()) return str(call.where, ": ", problem);
   }
   return "";

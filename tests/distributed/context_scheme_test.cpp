@@ -280,8 +280,29 @@ TEST(ChooseScheme, DefaultOptionsFitEveryNumberOfRanksThatTheSchemeTakes) {
         }
   EXPECT_EQ(dist::default_options(Scheme::usp, 8, 6).group, 2);
   EXPECT_EQ(dist::default_options(Scheme::usp, 8, 8).group, 4);
-  EXPECT_EQ(dist::default_options(Scheme::usp, 8, 8, 8).group, 8);
   EXPECT_EQ(dist::default_options(Scheme::double_ring, 6, 1).node, 3);
+}
+
+// A group of 3 of 6 ranks on nodes of 4 would have ranks of two nodes.
+TEST(ChooseScheme, DefaultGroupsAreWithinNodes) {
+  auto group = [](int ranks, int64_t heads, int per_node) {
+    return dist::default_options(Scheme::usp, ranks, heads, per_node).group;
+  };
+  auto node = [](int ranks, int per_node) {
+    return dist::default_options(Scheme::double_ring, ranks, 1, per_node).node;
+  };
+  EXPECT_EQ(node(64, 0), 32);
+  EXPECT_EQ(node(64, 8), 8);
+  EXPECT_EQ(node(6, 4), 2);
+  EXPECT_EQ(node(12, 8), 4);
+  EXPECT_EQ(node(8, 1), 1);
+  EXPECT_EQ(group(64, 32, 8), 8);
+  EXPECT_EQ(group(64, 4, 8), 4);
+  EXPECT_EQ(group(6, 6, 4), 2);
+  for (int per_node : {0, 8, 16}) {  // one node
+    EXPECT_EQ(group(8, 8, per_node), 4);
+    EXPECT_EQ(node(8, per_node), 4);
+  }
 }
 
 TEST(ChooseScheme, BalancedLayoutsHaveTwoBlocksOfEveryRank) {

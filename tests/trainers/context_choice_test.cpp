@@ -7,6 +7,7 @@
 #include "tests/trainers/config_text.h"
 #include "trainers/config/config_error.h"
 #include "trainers/run/rank_places.h"
+#include "trainers/run/team.h"
 #include "weft/comm/communicator.h"
 #include "weft/models/mixing_calls.h"
 
@@ -121,6 +122,34 @@ TEST(ContextChoice, SaysNothingOfBlocksWhereTheConfigNamesTheLayout) {
                                                     "data.end_of_text=3", "parallel.layout=striped"}),
                                               {});
   EXPECT_EQ(choice.reason.find("fewer than two blocks"), std::string::npos) << choice.reason;
+}
+
+// What the ranks of a run do: a scheme that the config names has groups within the nodes of the machine, as `auto` has.
+TEST(ContextChoice, NamedSchemesHaveGroupsWithinNodes) {
+  auto options_of = [](const std::string& scheme, int ranks, int per_node, int64_t heads, std::string& reason) {
+    const ContextChoice choice = choose_context(tiny({"model.mixer=[{softmax{heads:8 kv_heads:1}}]",
+                                                      str("parallel.context=", ranks), "parallel.scheme=" + scheme}),
+                                                {.ranks_per_node = per_node});
+    reason = choice.reason;
+    dist::SchemeOptions of_rank;
+    dist::run_thread_ranks(ranks, [&](dist::Communicator& world) {
+      const Team team(world, choice);
+      if (team.leads()) of_rank = team.context().options_for(heads);
+    });
+    return of_rank;
+  };
+  std::string reason;
+  EXPECT_EQ(options_of("double_ring", 8, 2, 8, reason).node, 2);
+  EXPECT_NE(reason.find("scheme double_ring (config)"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("double_ring: 8 ranks on nodes of 2"), std::string::npos) << reason;
+  EXPECT_EQ(options_of("usp", 8, 2, 8, reason).group, 2);
+  EXPECT_NE(reason.find("usp: 8 ranks on nodes of 2"), std::string::npos) << reason;
+  EXPECT_EQ(options_of("auto", 8, 2, 8, reason).node, 2) << reason;
+  for (int per_node : {0, 8}) {
+    EXPECT_EQ(options_of("double_ring", 8, per_node, 8, reason).node, 4) << "one node";
+    EXPECT_EQ(options_of("usp", 8, per_node, 8, reason).group, 4) << "one node";
+    EXPECT_EQ(reason.find("nodes"), std::string::npos) << reason;
+  }
 }
 
 TEST(RankMachine, CountsTheRanksOfAHost) {

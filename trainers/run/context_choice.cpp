@@ -91,14 +91,22 @@ dist::LayoutChoice balancing_layout(const config::Loaded& config, const Parallel
                              model_of(p, calls));
 }
 
+// Of a scheme that the config names, whose groups of ranks are chosen by the machine.
+std::string of_nodes(const ParallelOptions& p, int ranks_per_node) {
+  const bool has_groups = p.scheme == dist::Scheme::usp || p.scheme == dist::Scheme::double_ring;
+  if (!has_groups || ranks_per_node == 0 || ranks_per_node >= p.context) return "";
+  return str(to_string(*p.scheme), ": ", p.context, " ranks on nodes of ", ranks_per_node);
+}
+
 bool has_blocks(const ParallelOptions& p) {
   return p.layout == dist::LayoutKind::striped || p.layout == dist::LayoutKind::balanced;
 }
 
 // A scheme that the config names must divide the heads of every call.
-void check_scheme(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls) {
+void check_scheme(const config::Loaded& config, const ParallelOptions& p, const MixingCalls& calls,
+                  int ranks_per_node) {
   if (!p.scheme) return;
-  if (const std::string problem = calls.where_not(*p.scheme, p.context); !problem.empty())
+  if (const std::string problem = calls.where_not(*p.scheme, p.context, ranks_per_node); !problem.empty())
     config::refuse(config, "parallel.scheme", str("cannot run in ", problem, "."),
                    "Use another parallel.context, or parallel.scheme=auto, which finds one that can.");
 }
@@ -173,7 +181,7 @@ void check_context(const config::Loaded& config) {
   const ParallelOptions p = parallel_options(config.experiment);
   if (p.context == 1 || (!p.scheme && !has_blocks(p))) return;  // the rest is found to suit the model
   const MixingCalls calls = calls_of_rank(config, p);
-  check_scheme(config, p, calls);
+  check_scheme(config, p, calls, 0);
   check_stripes(config, p, calls);
 }
 
@@ -184,11 +192,12 @@ ContextChoice choose_context(const config::Loaded& config, const RankMachine& ma
   const int64_t tokens = (config.experiment.model().context() + p.context - 1) / p.context;
   const MixingCalls calls = calls_of_rank(config, p);
   const ParallelOptions given = p;
-  check_scheme(config, p, calls);
+  check_scheme(config, p, calls, machine.ranks_per_node);
   const dist::SchemeChoice found = chosen(config, p, calls, tokens, machine);
   if (!given.scheme) p.scheme = found.scheme, choice.options = found.options;
   const bool is_layout_of_choice = !given.scheme || *given.scheme == dist::Scheme::ulysses;
-  choice.reason = given.scheme ? "" : found.reason;
+  choice.ranks_per_node = machine.ranks_per_node;
+  choice.reason = given.scheme ? of_nodes(given, machine.ranks_per_node) : found.reason;
   if (!given.layout) {
     const dist::LayoutChoice layout = is_layout_of_choice ? dist::LayoutChoice{found.layout, found.layout_reason}
                                                           : balancing_layout(config, given, calls, tokens);

@@ -15,6 +15,7 @@ namespace weft::train {
 struct ContextChoice {
   ParallelOptions parallel;               // with a scheme and a layout
   dist::SchemeOptions options = {};       // that go with a scheme which was chosen
+  int ranks_per_node = 0;                 // of the machine, for options of a scheme that the config names; 0: all
   std::vector<int64_t> windows = {};      // of the model's calls of attention, each once; 0: all earlier tokens
   int64_t window = 0;                     // of all of them: SpreadOptions::window
   std::string reason = {};                // empty with one context rank

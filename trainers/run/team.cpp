@@ -37,7 +37,11 @@ Team::Team(dist::Communicator& world, std::unique_ptr<dist::Communicator> contex
     : world_(world),
       choice_(choice),
       context_(std::move(context)),
-      group_{.tokens = context_.get(), .batch = &world, .scheme = *choice.parallel.scheme, .options = choice.options},
+      group_{.tokens = context_.get(),
+             .batch = &world,
+             .scheme = *choice.parallel.scheme,
+             .options = choice.options,
+             .ranks_per_node = choice.ranks_per_node},
       rows_(group_) {
   rows_.batch = nullptr;
   const ParallelOptions& parallel = choice.parallel;

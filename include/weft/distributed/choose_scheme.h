@@ -36,8 +36,8 @@ bool is_latent_sent(Scheme scheme, const SchemeOptions& options, const ContextSh
 
 // "" or why a scheme cannot run with these options: the text of the error that a call would give.
 std::string scheme_problem(Scheme scheme, int ranks, int64_t heads, const SchemeOptions& options);
-// Options with which the scheme is what its name says, where none are given: usp and double_ring with the largest groups that fit, of at most
-// `ranks_per_node` ranks (0: fewer than all).
+// Options with which the scheme is what its name says, where none are given: usp and double_ring with the largest groups that fit into nodes
+// of `ranks_per_node` ranks, none of them over two nodes. Where one node has all ranks (0: it does), the largest of fewer than all.
 SchemeOptions default_options(Scheme scheme, int ranks, int64_t heads, int ranks_per_node = 0);
 
 // What the choice depends on beside the shape.

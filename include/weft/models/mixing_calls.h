@@ -52,8 +52,8 @@ struct MixingCalls {
   bool gathers_tokens = false;                   // every rank holds a copy of every token
 
   int64_t window() const;  // the widest of attention; 0: some call sees all earlier tokens, or there is none
-  std::string where_not(dist::Scheme scheme,
-                        int ranks) const;  // "" or "model.layers.0.mixer: " and why the scheme cannot run there
+  // "" or "model.layers.0.mixer: " and why the scheme cannot run there, with options that fit the nodes (0: one has all ranks).
+  std::string where_not(dist::Scheme scheme, int ranks, int ranks_per_node = 0) const;
 };
 // `tokens`: of a rank and row.
 MixingCalls mixing_calls(const LanguageModelOptions& options, DType compute, int64_t tokens);

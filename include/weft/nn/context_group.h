@@ -18,6 +18,7 @@ struct ContextGroup {
       nullptr;  // those, and the ranks that have the other rows of the micro-batch; null: the same
   dist::Scheme scheme = dist::Scheme::ring;
   dist::SchemeOptions options = {};  // a group or node of 0 is the largest that fits a call: dist::default_options()
+  int ranks_per_node = 0;            // neighbours in `tokens`, for that; 0: all
 
   std::optional<dist::Carry> carry = {};  // of recurrences; chosen by bytes if it is not given: dist::choose_carry()
 

@@ -40,7 +40,7 @@ Var of_all_ranks(dist::Communicator& comm, const Var& x) {
 
 dist::SchemeOptions ContextGroup::options_for(int64_t heads) const {
   dist::SchemeOptions of = options;
-  const dist::SchemeOptions fitting = dist::default_options(scheme, tokens->size(), heads);
+  const dist::SchemeOptions fitting = dist::default_options(scheme, tokens->size(), heads, ranks_per_node);
   if (of.group == 0) of.group = fitting.group;
   if (of.node == 0) of.node = fitting.node;
   return of;
