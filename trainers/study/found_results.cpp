@@ -59,9 +59,8 @@ std::vector<std::string> same_but_for_paths(const std::string& study_folder, con
     if (name.size() == cell.folder.size() + ending.size() && name.ends_with(ending) &&
         name.compare(0, stem, cell.folder, 0, stem) == 0)
       found.push_back(name.substr(0, cell.folder.size()));
-  std::erase_if(found, [&](const std::string& name) {
-    return !is_of_config(study_folder + "/cells/" + name, cell.experiment);
-  });
+  std::erase_if(
+      found, [&](const std::string& name) { return !is_of_config(study_folder + "/cells/" + name, cell.experiment); });
   return found;
 }
 
