@@ -25,6 +25,8 @@ TEST_F(GridArms, GroupsTextsAndStartsAreLookedAtBeforeTheRuns) {
         "data.tokenizer={gpt2{vocab:'none.json' merges:'none.txt'}}"})
     EXPECT_EQ(error_of([&] { check(str(kArms, "set: \"", set, "\"")); }, {"grid.txtpb: gate=none: ", "/no"}), "")
         << set;
+  EXPECT_EQ(error_of([&] { check(str(kArms, "set: \"data.val={path:'.'}\"")); }, {"gate=none: ", "it is a folder"}),
+            "");
   const auto check_text = [&](const std::string& set, int bytes) {
     write("short.txt", std::string(static_cast<size_t>(bytes), 'a'));
     check(str(kArms, "set: \"model.context=16\" set: \"", set, "\""));

@@ -5,8 +5,10 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <optional>
+#include <system_error>
 
 #include "trainers/config/check.h"
 #include "trainers/run/data_identity.h"
@@ -24,13 +26,16 @@ void check_readable(const std::string& path) {
   WEFT_CHECK(descriptor >= 0, str("cannot read ", path, ": ", std::strerror(errno)),
              "check the paths of the config's data");
   ::close(descriptor);
+  WEFT_CHECK(!io::is_folder(path), str("cannot read ", path, ": it is a folder"),
+             "name a file, or several by a pattern such as FOLDER/*.txt");
 }
 
-// Bytes of a text, or none where it is compressed.
+// Bytes of a text, or none where it is compressed or no file of a known size.
 std::optional<int64_t> text_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const auto size = static_cast<int64_t>(file.tellg());
-  file.seekg(0);
+  std::error_code error;
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  if (error) return {};
+  std::ifstream file(path, std::ios::binary);
   if (size >= 2 && file.get() == 0x1f && file.get() == 0x8b) return {};  // gzip
   return size;
 }
