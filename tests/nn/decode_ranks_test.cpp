@@ -198,18 +198,10 @@ TEST(DecodeOnRanks, EachKeepsItsPartOfTheKeys) {
   }
 }
 
-// Layers of Hymba and of HySparse that read the keys of the one before them, in all of the context.
 TEST(DecodeOnRanks, TextsAreThoseOfOneRank) {
-  const std::vector<std::vector<MixerMaker>> models{
-      {SoftmaxOptions{.heads = 4, .kv_heads = 2}, MlaOptions{.heads = 2, .rope_dim = 4, .kv_rank = 8}},
-      {HymbaOptions{.heads = 2, .window = 0, .sharing = 2}},
-      {HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 3, .blocks = 2, .window = 2}},
-      {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, SoftmaxOptions{.heads = 2, .window = 5}}};
   const std::vector<int32_t> prompt{3, 1, 4, 1, 5};
-  for (const std::vector<MixerMaker>& mixers : models)
+  for (const LanguageModelOptions& options : decoded_models())
     for (double temperature : {0.0, 1.0}) {
-      const LanguageModelOptions options{
-          .vocab = 19, .dim = 16, .layers = 2, .context = 12, .mixers = mixers, .std = 0.5};
       auto text = [&](dist::Communicator* ranks) {
         LanguageModel model(options, Rng(2));
         return sample(model, prompt, {.tokens = 30, .temperature = temperature, .seed = 5, .ranks = ranks});

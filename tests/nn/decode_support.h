@@ -5,6 +5,10 @@
 #include <utility>
 
 #include "tests/nn/mixing_support.h"
+#include "weft/models/language_model.h"
+#include "weft/nn/mixers/compositions.h"
+#include "weft/nn/mixers/hybrids.h"
+#include "weft/nn/mixers/recurrent.h"
 
 namespace weft::mixing_test {
 
@@ -45,6 +49,20 @@ inline TokenData with_rows_swapped(const TokenData& data) {
     return Tensor::from(std::span<const int32_t>(numbers), t.shape());
   };
   return {.positions = swapped(data.positions), .documents = swapped(data.documents)};
+}
+
+// Models whose caches hold keys, latents, states and windows, and layers of Hymba and of HySparse that read the keys of the one before them, in
+// all of the context.
+inline std::vector<LanguageModelOptions> decoded_models() {
+  const std::vector<std::vector<MixerMaker>> mixers{
+      {SoftmaxOptions{.heads = 4, .kv_heads = 2}, MlaOptions{.heads = 2, .rope_dim = 4, .kv_rank = 8}},
+      {HymbaOptions{.heads = 2, .window = 0, .sharing = 2}},
+      {HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 3, .blocks = 2, .window = 2}},
+      {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, SoftmaxOptions{.heads = 2, .window = 5}}};
+  std::vector<LanguageModelOptions> models;
+  for (const std::vector<MixerMaker>& of_model : mixers)
+    models.push_back({.vocab = 19, .dim = 16, .layers = 2, .context = 12, .mixers = of_model, .std = 0.5});
+  return models;
 }
 
 }  // namespace weft::mixing_test

@@ -1,10 +1,8 @@
 // Decoding, probes and analyses of ranks that share one GPU give what one rank gives on the CPU.
 #include "tests/nn/analysis_support.h"
+#include "tests/nn/decode_support.h"
 #include "weft/core/stream.h"
 #include "weft/models/sample.h"
-#include "weft/nn/mixers/compositions.h"
-#include "weft/nn/mixers/hybrids.h"
-#include "weft/nn/mixers/recurrent.h"
 
 namespace weft {
 namespace {
@@ -18,15 +16,10 @@ class RanksOfAGpu : public ::testing::Test {
 };
 
 TEST_F(RanksOfAGpu, TextsAreThoseOfOneRankOfTheCpu) {
-  const std::vector<std::vector<MixerMaker>> models{
-      {SoftmaxOptions{.heads = 4, .kv_heads = 2}, MlaOptions{.heads = 2, .rope_dim = 4, .kv_rank = 8}},
-      {HymbaOptions{.heads = 2, .window = 0, .sharing = 2}},
-      {HySparseOptions{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 3, .blocks = 2, .window = 2}},
-      {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, SoftmaxOptions{.heads = 2, .window = 5}}};
   const std::vector<int32_t> prompt{3, 1, 4, 1, 5};
-  for (const std::vector<MixerMaker>& mixers : models) {
+  for (const LanguageModelOptions& options : mixing_test::decoded_models()) {
     auto text = [&](dist::Communicator* ranks) {
-      LanguageModel model({.vocab = 19, .dim = 16, .layers = 2, .context = 12, .mixers = mixers, .std = 0.5}, Rng(2));
+      LanguageModel model(options, Rng(2));
       model.set_compute(kF64);
       EXPECT_EQ(model.params()[0].param->value().is_cuda(), ranks != nullptr);
       return sample(model, prompt, {.tokens = 12, .temperature = 1, .seed = 5, .ranks = ranks});
