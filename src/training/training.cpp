@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -197,7 +198,9 @@ std::vector<Tensor> Training::State::take_grads(StepResult& result) {
   result.diagnostics = values_of(comm_ranks && takes_reports ? comm_ranks->merged(reports) : reports);
   result.loss = sums.loss;
   result.byte_nats = sums.byte_nats;
-  if (is_dry_run()) result.loss = result.grad_norm = 0;  // its values mean nothing
+  for (double* x : {&result.loss, &result.byte_nats, &result.grad_norm})
+    if (std::isnan(*x)) *x = std::numeric_limits<double>::quiet_NaN();  // arithmetic sets its sign: "-nan" in messages
+  if (is_dry_run()) result.loss = result.grad_norm = 0;                 // its values mean nothing
   return grads;
 }
 

@@ -248,6 +248,20 @@ TEST_F(Cli, AParityThatComparesNothingFails) {
   expect_json(some, true, 1, 2);
 }
 
+TEST_F(Cli, ACheckOfNothingFails) {
+  for (const Row& row : std::initializer_list<Row>{
+           {"gradcheck --mixer nats --shapes 4x8", {"nothing was checked", "--mixer nats", "another --mixer"}},
+           {"check --mixer nats --check gradient", {"nothing was checked", "--mixer nats", "--check gradient"}}}) {
+    Outcome run = weft(row.arguments);
+    EXPECT_EQ(run.code, kCheckFailed) << row.arguments;
+    expect_parts(run.err, row.parts);
+    expect_parts(run.out, {"unsupported"});
+    run = weft(std::string(row.arguments) + " --json");
+    EXPECT_EQ(run.code, kCheckFailed) << row.arguments;
+    EXPECT_EQ(nlohmann::json::parse(run.out)["passed"], false) << run.out;
+  }
+}
+
 TEST_F(Cli, SuggestsTheNameThatWasMeant) {
   const Row rows[] = {
       {"check --mixer nexsu", {"--mixer nexsu: no such mixer. Did you mean 'nexus'?", "Use one of: all, "}},
@@ -411,6 +425,11 @@ TEST_F(Cli, ComparesWithinTolerancesAndRules) {
   Outcome ignored = weft("compare a.safetensors b.safetensors --rules rules");
   EXPECT_EQ(ignored.code, kSuccess);
   expect_parts(ignored.out, {"4 equal, 0 close, 0 differ, 1 ignored"});
+  std::ofstream(folder_ / "rules") << "* ignore\n";
+  Outcome nothing = weft("compare a.safetensors b.safetensors --rules rules --json");
+  EXPECT_EQ(nothing.code, kCheckFailed);
+  EXPECT_EQ(nlohmann::json::parse(nothing.out)["same"], false);
+  expect_parts(nothing.err, {"nothing was compared", "ignores all 5 tensors", "rules"});
   std::ofstream(folder_ / "rules") << "layers.* rtol=much\n";
   Outcome wrong = weft("compare a.safetensors b.safetensors --rules rules");
   EXPECT_EQ(wrong.code, kUsageError);

@@ -269,7 +269,9 @@ TEST(Training, RefusesStepsThatAreNotFiniteUnlessAGuardSkipsThem) {
   EXPECT_EQ(error_of([&] { plain.step(rows_from(0, 2)); }, {"step 0: loss nan", "gradient norm nan", "guard"}), "");
   model.clear_grads();
   const std::vector<float> before = weights_of(model)[0];
-  EXPECT_TRUE(guarded.step(rows_from(0, 2)).was_skipped);
+  const StepResult skipped = guarded.step(rows_from(0, 2));
+  EXPECT_TRUE(skipped.was_skipped);
+  EXPECT_FALSE(std::signbit(skipped.loss) || std::signbit(skipped.grad_norm)) << "no -nan in messages";
   EXPECT_EQ(guarded.num_steps(), 1);
   EXPECT_EQ(guarded.num_skipped(), 1);
   EXPECT_EQ(guarded.optimizer().num_steps(), 0);

@@ -154,9 +154,15 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   const std::string missing = options.page.empty() ? "" : missing_in(options.page, results);
   if (!missing.empty()) console.error(missing);
   results.insert(results.end(), option_pairs.begin(), option_pairs.end());
-  auto has_failed = [](const Result& r) { return r.verdict == Verdict::failed; };
-  bool passed = std::none_of(results.begin(), results.end(), has_failed) && missing.empty();
+  const Counts counts(results);
+  const bool has_checked = counts.passed + counts.failed > 0;  // a check of nothing shows nothing
+  const bool passed = has_checked && counts.failed == 0 && missing.empty();
   if (console.is_json()) console.result(json_of(results, passed, markdown));
+  if (!has_checked)
+    console.error(
+        fmt::format("weft check: nothing was checked: --mixer {} does not support --check {}.\n"
+                    "       Name another --mixer or --check.",
+                    options.mixer, options.check));
   return passed ? kSuccess : kCheckFailed;
 }
 

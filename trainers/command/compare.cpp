@@ -265,8 +265,14 @@ int compare_weights(const Options& options, Console& console) {
   text += fmt::format("{} tensors: {} equal, {} close, {} differ, {} ignored{}\n", rows.size(), counts[equal],
                       counts[close], counts[differs], counts[ignored],
                       first.empty() ? "" : "; the first that differs is " + first);
-  const bool is_same = counts[differs] == 0;
+  const bool has_compared = counts[equal] + counts[close] + counts[differs] > 0;
+  const bool is_same = has_compared && counts[differs] == 0;
   console.result(console.is_json() ? json_text(json_of(rows, is_same)) : text);
+  if (!has_compared)
+    console.error(rows.empty() ? "weft compare: nothing was compared, since neither file has a tensor."
+                               : fmt::format("weft compare: nothing was compared, since {} ignores all {} tensors.\n"
+                                             "       Leave a name out of its rules that ignore.",
+                                             options.rules, rows.size()));
   return is_same ? kSuccess : kCheckFailed;
 }
 

@@ -60,6 +60,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   auto rows = nlohmann::ordered_json::array();
   std::string text;
   bool passed = true;
+  int64_t num_checked = 0;
   std::vector<std::string> names{"all"};
   for (const MixerRow& row : all_mixers(extensions)) names.push_back(row.name);
   config::check_choice("--mixer", options.mixer, names, "mixer");
@@ -73,6 +74,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
     for (const InputSize& c : cases_of(options.shapes)) {
       GradientCheck result = conformance::check_gradients_of(row, c);
       passed = passed && result.passed;
+      num_checked += result.num_checked;
       std::string shape = fmt::format("B{} T{} D{}", c.batch, c.tokens, c.dim);
       text += fmt::format("{:<10} {:<12} {}  {} elements, worst {:.2g} of the bound{}\n", row.name, shape,
                           result.passed ? "passed" : "FAILED", result.num_checked, result.worst_error,
@@ -85,7 +87,12 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
                       {"report", result.report}});
     }
   }
+  passed = passed && num_checked > 0;  // a check of nothing shows nothing
   console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"passed", passed}, {"rows", rows}}) : text);
+  if (num_checked == 0)
+    console.error(fmt::format(
+        "weft gradcheck: nothing was checked: --mixer {} does not support it.\n       Name another --mixer.",
+        options.mixer));
   return passed ? kSuccess : kCheckFailed;
 }
 
