@@ -3,8 +3,10 @@
     python tools/bench/peers/torch_recurrence.py [--threads 2] [--tokens 4096] [--chunk 64] [--rounds 5] [--serve]
 
 The chunkwise form with its products as batched matmuls: everything inside the chunks for all chunks at once, then the states one after the
-other. The delta rule by the WY form with solve_triangular, a decay per key or value channel by sub-chunks of 16 tokens. Backward is autograd's. Each
-form is compared with the loop over tokens before it is timed. B1 H8 d64 f32; prints the best time of forward and of forward + backward.
+other. The delta rule by the WY form with solve_triangular, a decay per key or value channel by sub-chunks of 16 tokens. Their own pairs are matmuls
+of factors around the decay of the middle token, which are faster than differences of decays element by element but overflow for decays below
+about -10 per token; Weft's forms hold for every decay. Backward is autograd's. Each form is compared with the loop over tokens before it is timed.
+B1 H8 d64 f32; prints the best time of forward and of forward + backward.
 With --serve it prints a line of JSON when it is warm, and times all forms once for every line of its input.
 """
 import argparse
@@ -49,9 +51,8 @@ def scores(q, k, G, strict):
     rows = []
     for a in range(0, size, SUB):
         Q, K, g = q[..., a:a + SUB, :], k[..., a:a + SUB, :], G[..., a:a + SUB, :]
-        mask = torch.ones(SUB, SUB, dtype=torch.bool).tril(diagonal)
-        relative = (g.unsqueeze(-2) - g.unsqueeze(-3)).masked_fill(~mask[..., None], 0).exp()
-        own = torch.einsum("...rc,...ic,...ric->...ri", Q, K, relative) * mask
+        middle = g[..., SUB // 2:SUB // 2 + 1, :]
+        own = ((Q * (g - middle).exp()) @ (K * (middle - g).exp()).mT).tril(diagonal)
         parts = [own, torch.zeros(*own.shape[:-1], size - a - SUB)]
         if a > 0:
             first = g[..., :1, :]
@@ -85,12 +86,11 @@ def recur_values(q, k, v, g, size):
     last = G[..., -1:, :]
     S = states(k.mT @ (v * (last - G).exp()), last.exp())
     P = (q @ k.mT).tril()
-    mask = torch.ones(SUB, SUB, dtype=torch.bool).tril()[..., None]
     rows = []
     for a in range(0, size, SUB):
         p, own, G_own = P[..., a:a + SUB, :], v[..., a:a + SUB, :], G[..., a:a + SUB, :]
-        relative = (G_own.unsqueeze(-2) - G_own.unsqueeze(-3)).masked_fill(~mask, 0).exp()
-        y = torch.einsum("...ri,...riv,...iv->...rv", p[..., a:a + SUB], relative, own)
+        middle = G_own[..., SUB // 2:SUB // 2 + 1, :]
+        y = (p[..., a:a + SUB] @ (own * (middle - G_own).exp())) * (G_own - middle).exp()
         if a > 0:
             first = G_own[..., :1, :]
             y = y + (p[..., :a] @ (v[..., :a, :] * (first - G[..., :a, :]).exp())) * (G_own - first).exp()
