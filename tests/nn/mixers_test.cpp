@@ -315,7 +315,10 @@ TEST(Mixers, RefuseImpossibleSizes) {
       {DeltaOptions{.heads = 4, .key_heads = 3}, {"delta: heads 4, key_heads 3", "divisors"}},
       {DeltaOptions{.decay = DeltaDecay::head, .heads = 5}, {"delta: keys of 5 heads for dim 16", "head_dim"}},
       {DeltaOptions{.heads = 2, .kernel = -1}, {"delta: kernel -1"}},
-      {DeltaOptions{.heads = 2, .has_safe_gate = true}, {"delta: a safe gate without a decay per channel"}},
+      {DeltaOptions{.heads = 2, .has_safe_gate = true},
+       {"delta: a safe gate without a decay per channel", "leave safe_gate out"}},
+      {SoftmaxOptions{.heads = 2, .gates = {{.activation = GateActivation::identity}}},
+       {"softmax: gate on out multiplies by the bare projection", "an additive gate"}},
       {DeltaOptions{.heads = 2, .norm_eps = 0}, {"delta: norm_eps 0"}},
       {SoftmaxOptions{.heads = 2, .has_bias = true, .has_input_bias = true},
        {"softmax: biases on all projections and on those of the input"}},
@@ -349,8 +352,16 @@ TEST(Mixers, RefuseImpossibleSizes) {
       {SoftmaxOptions{.heads = 4, .dropout = 0.1, .head_mixture = {.active = 2, .path = HeadPath::grouped}},
        {"softmax: a grouped head mixture with dropout", "dense or automatic"}},
   };
-  for (const Row& row : rows)
+  for (const Row& row : rows) {
     EXPECT_EQ(error_of([&] { row.make(plain_args(16), Rng(1)); }, std::span(row.parts)), "") << row.parts[0];
+    // A config has no names of C++ members.
+    try {
+      row.make(plain_args(16), Rng(1));
+    } catch (const Error& error) {
+      for (const char* member : {" has_", " is_", " reads_", " keeps_", " divides_"})
+        EXPECT_EQ(std::string(error.what()).find(member), std::string::npos) << error.what();
+    }
+  }
 }
 
 }  // namespace

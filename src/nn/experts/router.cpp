@@ -16,7 +16,7 @@ RouterOptions checked(const RouterOptions& o) {
   WEFT_CHECK(o.balance_loss >= 0 && o.z_loss >= 0, str("router: losses ", o.balance_loss, ", ", o.z_loss),
              "use 0 (none) or more");
   WEFT_CHECK(!o.has_noise || !o.has_fan_in_init, "router: noise beside weights that do not start at 0",
-             "use one of has_noise and has_fan_in_init");
+             "use one of noise and initial weights by fan-in");
   WEFT_CHECK(!o.has_running_load || o.balance != RouterBalance::per_row,
              "router: a running load beside a balance per row", "use balance load or normalised");
   return o;

@@ -34,7 +34,7 @@ DeltaOptions completed(DeltaOptions o, int64_t dim) {
   WEFT_CHECK(o.kernel >= 0, str("delta: kernel ", o.kernel), "use 0 (no convolution) or more");
   WEFT_CHECK(o.norm_eps > 0, str("delta: norm_eps ", o.norm_eps), "use a small number above 0");
   WEFT_CHECK(!o.has_safe_gate || o.decay == DeltaDecay::channel, "delta: a safe gate without a decay per channel",
-             "set decay to channel, or leave has_safe_gate out");
+             "set decay to channel, or leave safe_gate out");
   return o;
 }
 

@@ -29,7 +29,7 @@ void check_gates(const SoftmaxOptions& o) {
       WEFT_CHECK(o.gates[j].position != gate.position, str(name, " twice"), "give one gate per position");
     WEFT_CHECK(gate.is_additive || gate.activation != GateActivation::identity,
                str(name, " multiplies by the bare projection"),
-               "identity goes with is_additive; multiplying gates have sigmoid, silu or shifted_sigmoid");
+               "identity goes with an additive gate; multiplying gates have sigmoid, silu or shifted_sigmoid");
     WEFT_CHECK(gate.position != GatePosition::layer || (!gate.is_per_head && !gate.is_head_shared),
                str(name, " is per head or head-shared, but there are no heads after the output projection"),
                "gates with heads stand on out, values, keys or queries");
