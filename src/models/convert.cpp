@@ -44,6 +44,24 @@ Tensor per_head(const Tensor& weight, int64_t heads, int64_t head_dim) {
   return (reshape(expand(of_groups, {groups, heads / groups, head_dim, D}), {heads * head_dim, D}) * 1.0).value();
 }
 
+// What a layer of softmax does that no tensor shows, and gated slots do not.
+std::vector<std::string> without_tensors(const SoftmaxOptions& o, PositionKind position) {
+  std::vector<std::string> out;
+  auto add = [&](bool is_there, const std::string& what) {
+    if (is_there) out.push_back(what);
+  };
+  add(o.position == MixerPosition::model && position == PositionKind::rotary, "rotation of queries and keys");
+  add(o.position == MixerPosition::alibi, "ALiBi");
+  add(o.window > 0, str("window of ", o.window, " tokens"));
+  add(o.softcap > 0, str("soft cap at ", o.softcap));
+  add(o.dropout > 0, "dropout of weights");
+  add(o.weights.kind != WeightKind::softmax, "weights other than softmax");
+  add(o.sink.kind == SinkKind::off_by_one, "sink off_by_one");
+  add(o.has_out_silu, "silu of heads");
+  add(static_cast<bool>(o.own_attention), "attention of the program's own");
+  return out;
+}
+
 std::string line(const char* what, const std::vector<std::string>& names, bool has_names) {
   std::string text = str(names.size(), " ", what);
   for (size_t i = 0; i < names.size() && has_names; ++i) text += (i ? ", " : ": ") + names[i];
@@ -55,7 +73,8 @@ std::string line(const char* what, const std::vector<std::string>& names, bool h
 std::string to_string(const ConversionReport& report) {
   return line("taken", report.taken, false) +
          line("taken, repeated for the heads of each group", report.repeated, true) +
-         line("fresh", report.fresh, true) + line("left behind", report.left, true);
+         line("fresh", report.fresh, true) + line("left behind", report.left, true) +
+         line("lost, which had no tensors", report.lost, true);
 }
 
 ConvertedModel to_gated_slots(const LanguageModel& trained, const GatedSlotsConversion& how, Rng rng) {
@@ -63,16 +82,19 @@ ConvertedModel to_gated_slots(const LanguageModel& trained, const GatedSlotsConv
   LanguageModelOptions o = trained.options();
   const std::vector<int64_t> layers = chosen(o, how.layers);
   std::map<std::string, int64_t> heads_of;  // of converted layers, by the name of the mixer
+  std::vector<std::string> lost;
   std::vector<int> pattern;
   for (int64_t l = 0; l < o.layers; ++l) pattern.push_back(static_cast<int>(mixer_of(o, l)));
   for (int64_t l : layers) {
     const int64_t heads = softmax_of(trained.options(), l)->heads;
     heads_of[str("layers.", l, ".mixer.")] = heads;
+    for (const std::string& what : without_tensors(*softmax_of(trained.options(), l), o.position))
+      lost.push_back(str("layers.", l, ".mixer: ", what));
     o.mixers.push_back(GatedSlotsOptions{.heads = heads, .slots = how.slots});
     pattern[static_cast<size_t>(l)] = static_cast<int>(o.mixers.size()) - 1;
   }
   o.pattern = pattern;
-  ConvertedModel out{std::make_unique<LanguageModel>(o, rng), {}};
+  ConvertedModel out{std::make_unique<LanguageModel>(o, rng), {.lost = lost}};
   std::map<std::string, const Param*> theirs;
   for (const NamedParam& p : trained.params()) theirs[p.name] = p.param;
   for (const NamedParam& p : out.model->params()) {

@@ -117,6 +117,8 @@ TEST_F(Conversion, OfFewerHeadsOrSlotsAreOtherFunctionsOfTheSameWeights) {
       convert({.run = run, .out = temp_ / "slots", .kind = ConversionKind::gated_slots, .slots = 8});
   EXPECT_EQ(slots.fresh.size(), 4u) << "gates of slots and a norm in each of two layers";
   EXPECT_EQ(slots.left.size(), 4u) << "the norms of queries and keys";
+  EXPECT_EQ(slots.lost, (std::vector<std::string>{"layers.0.mixer: rotation of queries and keys",
+                                                  "layers.1.mixer: rotation of queries and keys"}));
   const std::vector<float> after = logits_of(temp_ / "slots", kIds);
   ASSERT_EQ(after.size(), before.size());
   for (float x : after) ASSERT_TRUE(std::isfinite(x));

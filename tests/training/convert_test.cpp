@@ -54,6 +54,31 @@ TEST(GatedSlotsConversion, TakesEveryTensorThatHasAPlace) {
     for (size_t c = 0; c < 16; ++c) EXPECT_EQ(heads[row * 16 + c], groups[(row / 8 * 4 + row % 4) * 16 + c]) << row;
 }
 
+TEST(GatedSlotsConversion, SaysWhatIsLostBesideTensors) {
+  LanguageModelOptions o = softmax_model();
+  o.mixers = {SoftmaxOptions{.heads = 4, .softcap = 30, .dropout = 0.1, .has_out_silu = true}, GlaOptions{.heads = 2},
+              SoftmaxOptions{.heads = 4, .window = 3, .position = MixerPosition::none, .sink = {SinkKind::off_by_one}},
+              SoftmaxOptions{.heads = 4, .position = MixerPosition::alibi, .weights = {.kind = WeightKind::sigmoid}},
+              SoftmaxOptions{.heads = 4, .position = MixerPosition::none}};
+  o.layers = 5, o.pattern = {0, 1, 2, 3, 4};
+  LanguageModel rotated(o, Rng(1));
+  const ConversionReport report = to_gated_slots(rotated, {.slots = 5}, Rng(2)).report;
+  const std::vector<std::string> lost{"layers.0.mixer: rotation of queries and keys",
+                                      "layers.0.mixer: soft cap at 30",
+                                      "layers.0.mixer: dropout of weights",
+                                      "layers.0.mixer: silu of heads",
+                                      "layers.2.mixer: window of 3 tokens",
+                                      "layers.2.mixer: sink off_by_one",
+                                      "layers.3.mixer: ALiBi",
+                                      "layers.3.mixer: weights other than softmax"};
+  EXPECT_EQ(report.lost, lost);
+  EXPECT_NE(to_string(report).find("8 lost, which had no tensors: layers.0.mixer: rotation of queries and keys, "),
+            std::string::npos);
+  o.position = PositionKind::none, o.mixers = {SoftmaxOptions{.heads = 4}}, o.pattern = {};
+  LanguageModel bare(o, Rng(1));
+  EXPECT_TRUE(to_gated_slots(bare, {.slots = 5}, Rng(2)).report.lost.empty());
+}
+
 TEST(GatedSlotsConversion, RunsAndTrains) {
   set_num_threads(1);
   LanguageModel trained(softmax_model(), Rng(1));

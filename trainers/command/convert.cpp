@@ -34,12 +34,14 @@ int convert(const train::ConversionOptions& options, Console& console) {
                                   {"parameters", done.num_params},
                                   {"taken", done.taken},
                                   {"new", done.fresh},
-                                  {"left", done.left}}));
+                                  {"left", done.left},
+                                  {"lost", done.lost}}));
     return kSuccess;
   }
   std::string text = fmt::format("{} parameters in {}\n{} tensors taken, {} new, {} without a place\n", done.num_params,
                                  done.checkpoint, done.taken.size(), done.fresh.size(), done.left.size());
-  for (const auto& [what, names] : {std::pair("new", &done.fresh), std::pair("without a place", &done.left)})
+  for (const auto& [what, names] : {std::pair("new", &done.fresh), std::pair("without a place", &done.left),
+                                    std::pair("lost, which no tensor held", &done.lost)})
     for (const std::string& name : *names) text += fmt::format("  {}: {}\n", what, name);
   console.result(text);
   return kSuccess;

@@ -164,7 +164,8 @@ Converted convert_run(const ConversionOptions& options, cli::Console& console) {
     out = {.num_params = model.num_params(),
            .taken = slots.report.taken,
            .fresh = slots.report.fresh,
-           .left = slots.report.left};
+           .left = slots.report.left,
+           .lost = slots.report.lost};
     out.taken.insert(out.taken.end(), slots.report.repeated.begin(), slots.report.repeated.end());
   } else {
     out = take(*run.model, model);

@@ -19,7 +19,7 @@ namespace weft::train {
 //   the logits are the model's.
 // delta_residual: Delta Attention Residuals (2605.18855). Weights over depth are even at first, which the norm of each sublayer takes away: the
 //   logits are the model's, but for the eps of the norms. Not so behind a norm of one's own that leaves a common factor.
-// gated_slots: gated slot attention in place of softmax (2409.07146).
+// gated_slots: gated slot attention in place of softmax (2409.07146). It does not rotate, and has no windows.
 enum class ConversionKind { gates, moh, delta_residual, gated_slots };
 inline constexpr std::string_view kConversionNames[] = {"gates", "moh", "delta_residual", "gated_slots"};
 
@@ -37,6 +37,7 @@ struct Converted {
   int64_t num_params = 0;
   std::vector<std::string> taken = {}, fresh = {},
                            left = {};  // names of parameters: copied or made of the old; as drawn; without a place
+  std::vector<std::string> lost = {};  // of gated_slots: what a layer did without parameters, as in ConversionReport
 };
 
 // Error before anything is written if the model has no layer to convert, or has the part already.

@@ -2,7 +2,8 @@
 //   auto [model, report] = to_gated_slots(trained, {.slots = 64}, Rng(1));
 //   std::cout << to_string(report);
 // All tensors of a layer but its queries' and keys' norms, sinks and the like have a place in the new one. What is new, the gates of the slots
-// and a norm behind them, is as in a fresh model.
+// and a norm behind them, is as in a fresh model. What softmax did without tensors ends with it: gated slots do not rotate, have no window and
+// no soft cap, so that the order of tokens is known by the gates alone.
 #pragma once
 
 #include <memory>
@@ -19,9 +20,10 @@ struct GatedSlotsConversion {
 };
 
 // Names of tensors. `repeated`: keys and values of groups, once per query head. `fresh`: of the new model, not taken from anywhere. `left`: of
-// the trained one, without a place in the new.
+// the trained one, without a place in the new. `lost`: what a layer did without tensors and the new one does not, such as "layers.0.mixer:
+// rotation of queries and keys".
 struct ConversionReport {
-  std::vector<std::string> taken, repeated, fresh, left;
+  std::vector<std::string> taken, repeated, fresh, left, lost;
 };
 std::string to_string(const ConversionReport& report);  // a line for each kind, with the names of all but `taken`
 
