@@ -93,6 +93,14 @@ TEST(Recurrent, DecodesWithoutABoundOnTheLength) {
   constexpr int64_t kLong = 300, kDim = 8;
   const MixerMaker mixers[] = {DeltaOptions{.decay = DeltaDecay::head, .heads = 2},
                                HgrnOptions{.heads = 0},
+                               GlaOptions{.heads = 2, .kernel = 4},
+                               LinearAttentionOptions{.heads = 2, .kernel = 3},
+                               RetnetOptions{.heads = 2, .kernel = 4},
+                               LightningOptions{.heads = 2, .kernel = 2},
+                               HgrnOptions{.heads = 2, .kernel = 4},
+                               HgrnOptions{.heads = 0, .kernel = 5},
+                               GatedSlotsOptions{.heads = 4, .kv_heads = 2, .slots = 3, .kernel = 4},
+                               AdditiveSlotsOptions{.heads = 2, .kernel = 4},
                                SoftmaxOptions{.heads = 2, .window = 3},
                                AdditiveSlotsOptions{.kind = SlotKind::agent, .heads = 2, .slots = 3},
                                FlowOptions{.heads = 2},
@@ -156,6 +164,39 @@ TEST(Recurrent, CountsKeysWithoutABoundOnTheLength) {
     }
 }
 
+// The last inputs of a convolution, with room for as many again, and the state as without it.
+TEST(Recurrent, ShortConvolutionsCacheTheTailOfTheirInputs) {
+  NoGrad no_grad;
+  constexpr int64_t kDim = 8, kKernel = 4;
+  auto bytes_of = [&](const MixerMaker& make) {
+    auto mixer = make({.dim = kDim, .context = 16, .rotary = std::nullopt}, Rng(3));
+    auto cache = make_cache(1, 0);
+    for (int64_t t = 0; t < 9; ++t) {
+      Tokens some(part_of(plain_tokens(1, 9), t, t + 1), {.cache = cache});
+      mixer->forward(random_normal({1, 1, kDim}, "x"), some);
+      some.finish_decode_step();
+    }
+    return cached_bytes(*cache);
+  };
+  struct Row {
+    MixerMaker without, with;
+    int64_t channels;  // of all convolutions
+  };
+  const Row rows[] = {
+      {GlaOptions{.heads = 2}, GlaOptions{.heads = 2, .kernel = kKernel}, 2 * kDim},
+      {LinearAttentionOptions{.heads = 2}, LinearAttentionOptions{.heads = 2, .kernel = kKernel}, 3 * kDim},
+      {RetnetOptions{.heads = 2}, RetnetOptions{.heads = 2, .kernel = kKernel}, 4 * kDim},
+      {LightningOptions{.heads = 2}, LightningOptions{.heads = 2, .kernel = kKernel}, 3 * kDim},
+      {HgrnOptions{.heads = 2}, HgrnOptions{.heads = 2, .kernel = kKernel}, 3 * kDim},
+      {HgrnOptions{.heads = 0}, HgrnOptions{.heads = 0, .kernel = kKernel}, 2 * kDim},
+      {GatedSlotsOptions{.heads = 4, .kv_heads = 2}, GatedSlotsOptions{.heads = 4, .kv_heads = 2, .kernel = kKernel},
+       2 * kDim},
+      {AdditiveSlotsOptions{.heads = 2}, AdditiveSlotsOptions{.heads = 2, .kernel = kKernel}, 3 * kDim}};
+  for (size_t i = 0; i < std::size(rows); ++i)
+    EXPECT_EQ(bytes_of(rows[i].with) - bytes_of(rows[i].without), 4 * 2 * (kKernel - 1) * rows[i].channels)
+        << "row " << i;
+}
+
 TEST(Recurrent, RefusesWhatIsTheTokensBusiness) {
   Tokens tokens(plain_tokens(1, 3));
   Var x = random_normal({1, 3, 1, 2}, "x");
@@ -217,7 +258,8 @@ void expect_finite(const Var& x, const std::string& what) {
 
 // A gate that is 0, or far below, forgets everything before, without infinities.
 TEST(Recurrent, AClosedGateStaysFinite) {
-  for (const char* name : {"gla", "gated_delta_net", "kda", "kda_safe", "mamba2", "hgrn2", "hgrn", "gsa"}) {
+  for (const char* name : {"gla", "gated_delta_net", "kda", "kda_safe", "mamba2", "hgrn2", "hgrn", "gsa", "gla_conv",
+                           "hgrn2_conv", "hgrn_conv", "gsa_conv", "gsa_grouped"}) {
     SCOPED_TRACE(name);
     auto mixer = mixer_row(name)({.dim = 16, .context = 16, .layer = 0, .layers = 2}, Rng(3));
     Var x = variable((Var(random_normal({1, 9, 16}, "x")) * 1e6).value());

@@ -242,7 +242,7 @@ std::vector<std::string> other_values(const Leaf& leaf) {
       for (int64_t value : {2, 1, 4, 3, 8, 0, 16, 32, 64, 320, 640}) add_number(static_cast<double>(value));
       break;
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      for (double value : {0.5, 0.25, 1.0, 2.0, 1.5, 0.125, 0.0, 64.0}) add_number(value);
+      for (double value : {0.5, 0.25, 1.0, 2.0, 1.5, 0.125, 0.0, 64.0, -0.5}) add_number(value);
       break;
     case FieldDescriptor::CPPTYPE_STRING:
       for (const std::string& name : {leaf.schema_path, leaf.field->name()})

@@ -140,6 +140,24 @@ TEST(Presets, ConvolutionsSpanWhatTheirOptionSays) {
   EXPECT_EQ(model.mixer(1).mamba2().kernel(), 4);
   EXPECT_TRUE(model.mixer(2).delta().has_kernel());
   EXPECT_EQ(model.mixer(2).delta().kernel(), 0);
+  Model optional =
+      model_of("mixer { preset: \"gla_conv\" } mixer { preset: \"lightnet_conv\" } mixer { preset: \"gla\" }",
+               "dim: 768 layers: 3 context: 256")
+          .experiment.model();
+  EXPECT_EQ(optional.mixer(0).gla().kernel(), 4) << "off by default, and the row's";
+  EXPECT_EQ(optional.mixer(1).additive_slots().kernel(), 4);
+  EXPECT_EQ(optional.mixer(2).gla().kernel(), 0);
+}
+
+TEST(Presets, SharedKeysAndBoundsOfRecurrencesAreTheRows) {
+  Model model =
+      model_of("mixer { preset: \"gsa_grouped\" } mixer { preset: \"gsa\" } mixer { preset: \"gla_clamped\" }",
+               "dim: 768 layers: 3 context: 256")
+          .experiment.model();
+  EXPECT_EQ(model.mixer(0).gated_slots().heads(), 12);
+  EXPECT_EQ(model.mixer(0).gated_slots().kv_heads(), 6);
+  EXPECT_FALSE(model.mixer(1).gated_slots().kv_heads() > 0 && model.mixer(1).gated_slots().kv_heads() < 12);
+  EXPECT_EQ(model.mixer(2).gla().clamp_min(), -0.05);
 }
 
 TEST(Presets, FieldsOfTheConfigWin) {

@@ -34,7 +34,9 @@ void resize(Options& o, const MixerRow&, const StepShape& s) {
   if constexpr (requires { o.slots; }) o.slots = Options().slots;
   if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim;
   if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
-  if constexpr (requires { o.kernel; }) o.kernel = o.kernel > 0 ? Options().kernel : 0;
+  if constexpr (requires { o.kernel; })
+    if (o.kernel > 0 && Options().kernel > 0)
+      o.kernel = Options().kernel;  // where it is off by default, the row has the paper's
   if constexpr (requires { o.feature_map; })
     o.heads = o.feature_map == FeatureMap::taylor2 ? s.dim / 16 : s.heads;  // FAST's width
   if constexpr (std::is_same_v<Options, HymbaOptions>) o.state = 0, o.meta = o.meta > 0 ? 128 : 0;

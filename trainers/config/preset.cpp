@@ -32,7 +32,9 @@ int64_t default_heads(int64_t dim, int64_t unit) {
 }
 
 // Of whose point fewer key and value heads are a part; the other rows with kv_heads have them so that the suite meets both.
-bool is_grouped(std::string_view row) { return row == "gqa" || row == "mqa" || row == "nexus_grouped"; }
+bool is_grouped(std::string_view row) {
+  return row == "gqa" || row == "mqa" || row == "nexus_grouped" || row == "gsa_grouped";
+}
 
 // The table keeps numbers small so that its tests are fast. Here they grow with the model, or are those of the paper.
 class Resizer {
@@ -67,7 +69,9 @@ class Resizer {
     if constexpr (requires { o.state_dim; }) o.state_dim = Options().state_dim, o.heads *= 2;  // of the inner width
     if constexpr (requires { o.slots; }) o.slots = Options().slots;
     if constexpr (requires { o.gate_rank; }) o.gate_rank = Options().gate_rank;
-    if constexpr (requires { o.kernel; }) o.kernel = o.kernel > 0 ? Options().kernel : 0;
+    if constexpr (requires { o.kernel; })
+      if (o.kernel > 0 && Options().kernel > 0)
+        o.kernel = Options().kernel;  // where it is off by default, the row has the paper's
     if constexpr (requires { o.key_heads; }) o.key_heads = o.head_dim = o.value_dim = 0;
     if constexpr (std::is_same_v<Options, LinearAttentionOptions>) {
       constexpr int64_t kWidth = 16;  // of FAST, whose features are as many as the square of it

@@ -5,7 +5,9 @@
 namespace weft::train {
 
 // Fields that are not set are 0: the library fills them in.
-GlaOptions recurrent_options(const config::Gla& m) { return {.heads = m.heads(), .gate_rank = m.gate_rank()}; }
+GlaOptions recurrent_options(const config::Gla& m) {
+  return {.heads = m.heads(), .gate_rank = m.gate_rank(), .kernel = m.kernel(), .clamp_min = m.clamp_min()};
+}
 
 DeltaOptions recurrent_options(const config::Delta& m) {
   return {.decay = library_value<config::DeltaDecay, DeltaDecay>(m.decay()),
@@ -22,28 +24,34 @@ DeltaOptions recurrent_options(const config::Delta& m) {
 LinearAttentionOptions recurrent_options(const config::LinearAttention& m) {
   return {.feature_map = library_value<config::FeatureMap, FeatureMap>(m.feature_map()),
           .heads = m.heads(),
-          .head_dim = m.head_dim()};
+          .head_dim = m.head_dim(),
+          .kernel = m.kernel()};
 }
 
-RetnetOptions recurrent_options(const config::Retnet& m) { return {.heads = m.heads()}; }
+RetnetOptions recurrent_options(const config::Retnet& m) { return {.heads = m.heads(), .kernel = m.kernel()}; }
 
 LightningOptions recurrent_options(const config::Lightning& m) {
-  return {.decay = library_value<config::LightningDecay, LightningDecay>(m.decay()), .heads = m.heads()};
+  return {.decay = library_value<config::LightningDecay, LightningDecay>(m.decay()),
+          .heads = m.heads(),
+          .kernel = m.kernel()};
 }
 
 Mamba2Options recurrent_options(const config::Mamba2& m) {
   return {.heads = m.heads(), .groups = m.groups(), .state_dim = m.state_dim(), .kernel = m.kernel()};
 }
 
-HgrnOptions recurrent_options(const config::Hgrn& m) { return {.heads = m.heads()}; }
+HgrnOptions recurrent_options(const config::Hgrn& m) { return {.heads = m.heads(), .kernel = m.kernel()}; }
 
-GatedSlotsOptions recurrent_options(const config::GatedSlots& m) { return {.heads = m.heads(), .slots = m.slots()}; }
+GatedSlotsOptions recurrent_options(const config::GatedSlots& m) {
+  return {.heads = m.heads(), .kv_heads = m.kv_heads(), .slots = m.slots(), .kernel = m.kernel()};
+}
 
 AdditiveSlotsOptions recurrent_options(const config::AdditiveSlots& m) {
   return {.kind = library_value<config::SlotKind, SlotKind>(m.kind()),
           .heads = m.heads(),
           .slots = m.slots(),
-          .gate_rank = m.gate_rank()};
+          .gate_rank = m.gate_rank(),
+          .kernel = m.kernel()};
 }
 
 FlowOptions recurrent_options(const config::Flow& m) { return {.heads = m.heads()}; }
@@ -65,6 +73,8 @@ void set_recurrent(config::Mixer& mixer, const GlaOptions& o) {
   config::Gla& m = *mixer.mutable_gla();
   m.set_heads(o.heads);
   m.set_gate_rank(o.gate_rank);
+  m.set_kernel(o.kernel);
+  m.set_clamp_min(o.clamp_min);
 }
 
 void set_recurrent(config::Mixer& mixer, const DeltaOptions& o) {
@@ -85,13 +95,18 @@ void set_recurrent(config::Mixer& mixer, const LinearAttentionOptions& o) {
   m.set_feature_map(schema_value(o.feature_map));
   m.set_heads(o.heads);
   if (o.head_dim > 0) m.set_head_dim(o.head_dim);
+  m.set_kernel(o.kernel);
 }
 
-void set_recurrent(config::Mixer& mixer, const RetnetOptions& o) { mixer.mutable_retnet()->set_heads(o.heads); }
+void set_recurrent(config::Mixer& mixer, const RetnetOptions& o) {
+  mixer.mutable_retnet()->set_heads(o.heads);
+  mixer.mutable_retnet()->set_kernel(o.kernel);
+}
 
 void set_recurrent(config::Mixer& mixer, const LightningOptions& o) {
   mixer.mutable_lightning()->set_decay(schema_value(o.decay));
   mixer.mutable_lightning()->set_heads(o.heads);
+  mixer.mutable_lightning()->set_kernel(o.kernel);
 }
 
 void set_recurrent(config::Mixer& mixer, const Mamba2Options& o) {
@@ -102,11 +117,17 @@ void set_recurrent(config::Mixer& mixer, const Mamba2Options& o) {
   m.set_kernel(o.kernel);
 }
 
-void set_recurrent(config::Mixer& mixer, const HgrnOptions& o) { mixer.mutable_hgrn()->set_heads(o.heads); }
+void set_recurrent(config::Mixer& mixer, const HgrnOptions& o) {
+  mixer.mutable_hgrn()->set_heads(o.heads);
+  mixer.mutable_hgrn()->set_kernel(o.kernel);
+}
 
 void set_recurrent(config::Mixer& mixer, const GatedSlotsOptions& o) {
-  mixer.mutable_gated_slots()->set_heads(o.heads);
-  mixer.mutable_gated_slots()->set_slots(o.slots);
+  config::GatedSlots& m = *mixer.mutable_gated_slots();
+  m.set_heads(o.heads);
+  if (o.kv_heads > 0) m.set_kv_heads(o.kv_heads);
+  m.set_slots(o.slots);
+  m.set_kernel(o.kernel);
 }
 
 void set_recurrent(config::Mixer& mixer, const AdditiveSlotsOptions& o) {
@@ -115,6 +136,7 @@ void set_recurrent(config::Mixer& mixer, const AdditiveSlotsOptions& o) {
   m.set_heads(o.heads);
   if (o.slots > 0) m.set_slots(o.slots);
   if (o.gate_rank > 0) m.set_gate_rank(o.gate_rank);
+  m.set_kernel(o.kernel);
 }
 
 void set_recurrent(config::Mixer& mixer, const FlowOptions& o) { mixer.mutable_flow()->set_heads(o.heads); }

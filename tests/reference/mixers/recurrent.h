@@ -14,10 +14,12 @@ class RecurrentMixer {
 
   Numbers run(const GlaOptions& o) {
     const int64_t H = o.heads, K = D / 2 / H, V = D / H;
+    const Numbers q = silu_of("q", o.kernel), k = silu_of("k", o.kernel), v = silu_of("v", o.kernel);
     Numbers z = linear(linear(x, D, p, "decay_down"), o.gate_rank, p, "decay_up");
-    Numbers y = recur(
-        {.H = H, .G = H, .K = K, .V = V, .q = of("q"), .k = of("k"), .v = of("v"), .scale = root(K)},
-        [&](int64_t n, int64_t h, int64_t c, int64_t) { return std::log(sigmoid(z[at((n * H + h) * K + c)])) / 16; });
+    Numbers y = recur({.H = H, .G = H, .K = K, .V = V, .q = q, .k = k, .v = v, .scale = root(K)},
+                      [&](int64_t n, int64_t h, int64_t c, int64_t) {
+                        return std::max(std::log(sigmoid(z[at((n * H + h) * K + c)])) / 16, o.clamp_min);
+                      });
     rms_norm(y, V, parameter(p, "head_norm.weight"), 1e-5);
     return linear(times(y, each(of("gate"), silu)), D, p, "out");
   }
@@ -27,13 +29,9 @@ class RecurrentMixer {
     const int64_t H = o.heads, G = o.key_heads ? o.key_heads : H;
     const int64_t K = o.head_dim ? o.head_dim : (is_per_head ? 3 * D / 4 : D) / H;
     const int64_t V = o.value_dim ? o.value_dim : is_per_head ? 2 * K : K;
-    auto made = [&](const std::string& name) {
-      Numbers y = of(name);
-      return each(o.kernel ? conv(y, parameter(p, name + "_conv.weight"), o.kernel) : y, silu);
-    };
+    auto made = [&](const std::string& name) { return each(convolved(name, o.kernel), silu); };
     Numbers beta = each(of("strength"), sigmoid);
-    if (o.has_negative_eigenvalues)
-      for (double& b : beta) b *= 2;
+    for (double& b : beta) b *= o.has_negative_eigenvalues ? 2 : 1;
     Numbers z, rate, bias, gate;
     if (is_per_head) z = of("decay"), gate = each(of("gate"), silu);
     if (is_per_channel) {
@@ -65,12 +63,12 @@ class RecurrentMixer {
   Numbers run(const LinearAttentionOptions& o) {
     const bool is_elu = o.feature_map == FeatureMap::elu1;
     const int64_t H = o.heads, K = o.head_dim ? o.head_dim : D / H;
-    Numbers q = of("q"), k = of("k");
+    Numbers q = silu_of("q", o.kernel), k = silu_of("k", o.kernel), v = silu_of("v", o.kernel);
     for (Numbers* side : {&q, &k}) {
       if (is_elu) *side = each(*side, elu1);
       else standardise(*side, K);
     }
-    Numbers y = mix(s, H, H, K, of("v"), [&](int64_t b, int64_t i, int64_t h) {
+    Numbers y = mix(s, H, H, K, v, [&](int64_t b, int64_t i, int64_t h) {
       Numbers w = scores(s, H, H, K, q, k, 1, 0, b, i, h);
       double sum = 0;
       for (double& a : w) sum += a = std::isinf(a) ? 0 : is_elu ? a : 1 + a + a * a / 2;
@@ -83,10 +81,10 @@ class RecurrentMixer {
 
   Numbers run(const RetnetOptions& o) {
     const int64_t H = o.heads, K = D / H;
-    Numbers q = of("q"), k = of("k");
+    Numbers q = silu_of("q", o.kernel), k = silu_of("k", o.kernel), v = silu_of("v", o.kernel);
     rotate(q, s, H, K), rotate(k, s, H, K);
     Numbers y = recur(
-        {.H = H, .G = H, .K = K, .V = 2 * K, .q = q, .k = k, .v = of("v"), .scale = root(K)},
+        {.H = H, .G = H, .K = K, .V = 2 * K, .q = q, .k = k, .v = v, .scale = root(K)},
         [&](int64_t, int64_t h, int64_t, int64_t) { return std::log(1 - std::pow(2.0, -5 - static_cast<double>(h))); });
     rms_norm(y, 2 * K, parameter(p, "head_norm.weight"), 1e-5);
     return linear(times(y, each(of("gate"), silu)), 2 * D, p, "out");
@@ -95,13 +93,13 @@ class RecurrentMixer {
   Numbers run(const LightningOptions& o) {
     const int64_t H = o.heads, K = D / H;
     const double L = static_cast<double>(args.layers), l = static_cast<double>(args.layer);
-    Numbers y = recur(
-        {.H = H, .G = H, .K = K, .V = K, .q = each(of("q"), silu), .k = each(of("k"), silu), .v = each(of("v"), silu)},
-        [&](int64_t, int64_t h, int64_t, int64_t) {
-          const double share = static_cast<double>(h) / static_cast<double>(H);
-          if (o.decay == LightningDecay::linear) return -8 * share * (1 - l / L);
-          return -std::pow(2.0, -8 * share - 8 / static_cast<double>(H)) * (1 - l / (L - 1) + 1e-5);
-        });
+    auto made = [&](const std::string& name) { return each(convolved(name, o.kernel), silu); };
+    Numbers y = recur({.H = H, .G = H, .K = K, .V = K, .q = made("q"), .k = made("k"), .v = made("v")},
+                      [&](int64_t, int64_t h, int64_t, int64_t) {
+                        const double share = static_cast<double>(h) / static_cast<double>(H);
+                        if (o.decay == LightningDecay::linear) return -8 * share * (1 - l / L);
+                        return -std::pow(2.0, -8 * share - 8 / static_cast<double>(H)) * (1 - l / (L - 1) + 1e-5);
+                      });
     rms_norm(y, D, {}, args.norm_eps);
     Numbers gate = linear(of("gate_down"), K, p, "gate");
     return linear(times(y, each(gate, sigmoid)), D, p, "out");
@@ -131,7 +129,7 @@ class RecurrentMixer {
 
   Numbers run(const HgrnOptions& o) {
     const Numbers bounds = parameter(p, "bounds");
-    Numbers f = each(of("decay"), sigmoid), write, v = of("v");
+    Numbers f = each(convolved("decay", o.kernel), sigmoid), write, v = convolved("v", o.kernel);
     for (int64_t i = 0; i < N * D; ++i) {
       double sum = 0, low = 0;
       for (int64_t l = 0; l < args.layers; ++l) sum += std::exp(bounds[at(l * D + i % D)]);
@@ -148,25 +146,41 @@ class RecurrentMixer {
       rms_norm(h, D, parameter(p, "norm.weight"), 1e-5);
       return linear(times(h, each(of("gate"), silu)), D, p, "out");
     }
-    Numbers y = recur({.H = H, .G = H, .K = K, .V = K, .q = each(of("q"), silu), .k = write, .v = v, .scale = root(K)},
+    Numbers y = recur({.H = H,
+                       .G = H,
+                       .K = K,
+                       .V = K,
+                       .q = each(convolved("q", o.kernel), silu),
+                       .k = write,
+                       .v = v,
+                       .scale = root(K)},
                       log_decay);
     rms_norm(y, D, parameter(p, "norm.weight"), 1e-5);
     return linear(y, D, p, "out");
   }
 
   Numbers run(const GatedSlotsOptions& o) {
-    const int64_t H = o.heads, K = D / H, M = o.slots;
-    Numbers f = each(of("decay"), sigmoid), write;
+    const int64_t H = o.heads, G = o.kv_heads ? o.kv_heads : H, K = D / H, M = o.slots;
+    // What the heads of queries of a group have together, once for each.
+    auto repeated = [&](const Numbers& of_groups, int64_t width) {
+      Numbers out;
+      for (int64_t i = 0; i < N * H * width; ++i)
+        out.push_back(of_groups[at((i / (H * width) * G + i / width % H / (H / G)) * width + i % width)]);
+      return out;
+    };
+    auto made = [&](const std::string& name) { return each(convolved(name, o.kernel), silu); };
+    Numbers f = repeated(each(of("decay"), sigmoid), M), write;
     for (double& e : f) e = std::pow(e, 1.0 / 8), write.push_back(1 - e);
     auto side = [&](bool of_values) {
       return [&, of_values](int64_t n, int64_t h, int64_t c, int64_t e) {
         return std::log(f[at((n * H + h) * M + (of_values ? e : c))]);
       };
     };
-    Numbers a = recur({.H = H, .G = H, .K = K, .V = M, .q = each(of("q"), silu), .k = each(of("k"), silu), .v = write},
-                      side(true));
-    Numbers y = recur({.H = H, .G = H, .K = M, .V = K, .q = softmax_rows(a, M), .k = write, .v = each(of("v"), silu)},
-                      side(false));
+    Numbers a =
+        recur({.H = H, .G = H, .K = K, .V = M, .q = made("q"), .k = repeated(made("k"), K), .v = write}, side(true));
+    Numbers y =
+        recur({.H = H, .G = H, .K = M, .V = K, .q = softmax_rows(a, M), .k = write, .v = repeated(made("v"), K)},
+              side(false));
     y = each(y, silu);
     rms_norm(y, D, parameter(p, "norm.weight"), 1e-5);
     return linear(y, D, p, "out");
@@ -187,9 +201,9 @@ class RecurrentMixer {
             out[at(r * M + m)] += scale * of_heads[at(r * K + c)] * agents[at((r % H * M + m) * K + c)];
       return out;
     };
-    Numbers logits = of_slots(of("k")), v = of("v"), choice;
+    Numbers logits = of_slots(convolved("k", o.kernel)), v = convolved("v", o.kernel), choice;
     if (o.kind == SlotKind::lightnet) {
-      choice = each(of("q"), silu);
+      choice = each(convolved("q", o.kernel), silu);
       for (double& c : choice) c *= root(K);
     } else {
       choice = softmax_rows(o.kind == SlotKind::flare ? logits : of_slots(of("q")), M);
@@ -324,6 +338,13 @@ class RecurrentMixer {
   static double elu1(double z) { return z > 0 ? z + 1 : std::exp(z); }
 
   Numbers of(const std::string& name) const { return linear(x, D, p, name); }
+  // The same, with a kernel convolved; with a silu where it is.
+  Numbers convolved(const std::string& name, int64_t kernel) const {
+    return kernel ? conv(of(name), parameter(p, name + "_conv.weight"), kernel) : of(name);
+  }
+  Numbers silu_of(const std::string& name, int64_t kernel) const {
+    return kernel ? each(convolved(name, kernel), silu) : of(name);
+  }
   static Numbers each(Numbers numbers, double (*f)(double)) {
     for (double& e : numbers) e = f(e);
     return numbers;

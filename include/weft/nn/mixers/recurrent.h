@@ -1,6 +1,7 @@
 // Mixers without scores of pairs: a state of constant size is carried along the tokens, through Tokens::recur() or Tokens::decay_scan().
-// Work grows with the length, not with its square, and decoding keeps no keys. Defaults are the papers' (0: filled in by the mixer).
-// dim is the model's width.
+// Work grows with the length, not with its square, and decoding keeps no keys. Defaults are the papers' (0: filled in by the mixer); how many
+// heads there are is the caller's choice, and with it the state's size. dim is the model's width.
+// kernel: tokens that the short convolutions behind the projections of queries, keys and values span, this one included; 0: none.
 #pragma once
 
 #include "weft/nn/mixer.h"
@@ -12,6 +13,8 @@ namespace weft {
 struct GlaOptions {
   int64_t heads = 1;
   int64_t gate_rank = 16;
+  int64_t kernel = 0;       // silu behind it, as in DeltaNet
+  double clamp_min = -1e4;  // logs of decays below it are raised to it; at -1e4 a decay is 0
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -25,7 +28,7 @@ struct DeltaOptions {
   int64_t key_heads = 0;                  // divides heads; 0: heads
   int64_t head_dim = 0;                   // of keys; 0: dim / heads, with a decay per head 3 dim / (4 heads)
   int64_t value_dim = 0;                  // of a head; 0: head_dim, with a decay per head 2 head_dim
-  int64_t kernel = 4;                     // tokens that the short convolutions span; 0: none
+  int64_t kernel = 4;                     // 0: none
   bool has_negative_eigenvalues = false;  // strengths up to 2 (2411.12537)
   bool has_safe_gate = false;             // decays of channels are bounded: above exp(-5) per token
   double norm_eps = 1e-5;                 // of the norm of each head's output
@@ -38,6 +41,7 @@ enum class FeatureMap { elu1, taylor2 };
 struct LinearAttentionOptions {
   FeatureMap feature_map = FeatureMap::elu1;
   int64_t heads = 1, head_dim = 0;
+  int64_t kernel = 0;  // silu behind it, before the feature map
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -45,6 +49,7 @@ struct LinearAttentionOptions {
 // Its rotation is its own: base 10000 over the whole width, which is even, whatever MixerArgs::rotary says.
 struct RetnetOptions {
   int64_t heads = 1;
+  int64_t kernel = 0;  // silu behind it, before the rotation
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -54,6 +59,7 @@ enum class LightningDecay { slopes, linear };
 struct LightningOptions {
   LightningDecay decay = LightningDecay::slopes;
   int64_t heads = 1;
+  int64_t kernel = 0;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -69,13 +75,18 @@ struct Mamba2Options {
 // HGRN2 (2404.07904): the key is 1 - decay, per channel. heads 0: HGRN (2311.04823), whose state is one number per channel. Decays have lower
 // bounds that grow from layer to layer; the model learns them for all layers together.
 struct HgrnOptions {
-  int64_t heads = 1;  // 0: HGRN
+  int64_t heads = 1;   // 0: HGRN
+  int64_t kernel = 0;  // behind the projections of queries (HGRN2), decays and values
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
-// Gated slot attention (2409.07146): softmax over `slots` memory slots per head, of which each token overwrites a gated share.
+// Gated slot attention (2409.07146): softmax over `slots` memory slots per head, of which each token overwrites a gated share. Heads that share
+// keys and values share the gates of their slots too.
 struct GatedSlotsOptions {
-  int64_t heads = 1, slots = 64;
+  int64_t heads = 1;
+  int64_t kv_heads = 0;  // divides heads; 0: heads
+  int64_t slots = 64;
+  int64_t kernel = 0;
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -89,6 +100,7 @@ struct AdditiveSlotsOptions {
   int64_t heads = 1;
   int64_t slots = 0;      // agent and flare; 0: 32
   int64_t gate_rank = 0;  // lightnet; 0: 128, at most dim
+  int64_t kernel = 0;     // lightnet
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 
@@ -123,7 +135,7 @@ struct MirasOptions {
   MirasKind kind = MirasKind::yaad;
   int64_t heads = 1;
   int64_t chunk = 16;
-  int64_t kernel = 4;  // tokens that the short convolutions span
+  int64_t kernel = 4;  // 1 or more
   std::unique_ptr<Mixer> operator()(const MixerArgs& args, Rng rng) const;
 };
 

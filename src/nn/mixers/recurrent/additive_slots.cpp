@@ -2,7 +2,7 @@
 // FLARE (2508.12594). Each slot m has a logit x_tm per token, and reads softmax over positions:
 //   o_t = sum_m q'_tm sum_j exp(x_jm - z_tm) v_j,   z_tm = log sum_(j <= t) exp(x_jm)
 // which is the recurrence with keys exp(x_t - z_t) and decays exp(z_(t-1) - z_t).
-//   lightnet    x = k, q' = silu(x Wq) / sqrt(K), the output RMSNorm(o) * silu((x G1) G2)
+//   lightnet    x = k, q' = silu(x Wq) / sqrt(K), the output RMSNorm(o) * silu((x G1) G2); with a kernel q, k and v are convolved first
 //   efficient   x = k, q' = softmax over the channels of q
 //   agent       x = a k / sqrt(K), q' = softmax_m(a q / sqrt(K)) with learned agents a, and a convolution of v is added to o
 //   flare       x = a k, q' = softmax_m(a k)
@@ -37,6 +37,9 @@ class AdditiveSlots final : public Mixer {
         width_(args.dim / o.heads),
         k_(args.dim, args.dim, rng["k"], {.std = args.std}),
         v_(args.dim, args.dim, rng["v"], {.std = args.std}),
+        q_conv_(args.dim, o.kernel, rng["q_conv"], {.has_silu = false}),
+        k_conv_(args.dim, o.kernel, rng["k_conv"], {.has_silu = false}),
+        v_conv_(args.dim, is_agent() ? 4 : o.kernel, rng["v_conv"], {.has_silu = false}),
         out_(args.dim, args.dim, rng["out"], {.std = args.out_std}) {
     name_parts({{"k", k_}, {"v", v_}, {"out", out_}});
     auto linear = [&](const char* what, std::unique_ptr<Linear>& to, int64_t in, int64_t out) {
@@ -54,18 +57,17 @@ class AdditiveSlots final : public Mixer {
       agents_ = std::make_unique<Param>(normal_init({o.heads, o.slots, width_}, rng["agents"], args.std));
       name_part({"agents", *agents_});
     }
-    if (o.kind == SlotKind::agent) {
-      v_conv_ = std::make_unique<ShortConv>(args.dim, 4, rng["v_conv"], ShortConv::Options{.has_silu = false});
-      name_part({"v_conv", *v_conv_});
-    }
+    name_parts({{"q_conv", q_conv_}, {"k_conv", k_conv_}, {"v_conv", v_conv_}});
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    Var k = split_heads(k_(x_BTD), o_.heads), v_BTD = v_(x_BTD), logits = of_slots(k);
+    Var k_BTD = k_conv_(k_(x_BTD), tokens), v_BTD = v_(x_BTD), convolved = v_conv_(v_BTD, tokens);
+    Var logits = of_slots(split_heads(k_BTD, o_.heads));
     auto [keys, log_decay] = additive(logits, x_BTD.dtype(), tokens);
-    Var o = tokens.recur({choices(x_BTD, logits), keys, split_heads(v_BTD, o_.heads), log_decay});
-    if (v_conv_) o = o + split_heads((*v_conv_)(v_BTD, tokens), o_.heads);
+    Var v = split_heads(is_agent() ? v_BTD : convolved, o_.heads);
+    Var o = tokens.recur({choices(x_BTD, logits, tokens), keys, v, log_decay});
+    if (is_agent()) o = o + split_heads(convolved, o_.heads);
     Var y_BTD = merge_heads(tokens.heads(o));
     if (norm_) y_BTD = (*norm_)(y_BTD)*silu((*gate_)((*gate_down_)(x_BTD)));
     return out_(y_BTD);
@@ -78,6 +80,7 @@ class AdditiveSlots final : public Mixer {
   }
 
  private:
+  bool is_agent() const { return o_.kind == SlotKind::agent; }
   bool has_agents() const { return o_.kind == SlotKind::agent || o_.kind == SlotKind::flare; }
 
   // Logits of the slots [B, T, H, M] of keys or queries [B, T, H, K].
@@ -89,20 +92,21 @@ class AdditiveSlots final : public Mixer {
   }
 
   // What a token reads of each slot.
-  Var choices(const Var& x_BTD, const Var& key_logits) const {
+  Var choices(const Var& x_BTD, const Var& key_logits, Tokens& tokens) const {
     if (o_.kind == SlotKind::flare) return cast(softmax(key_logits), x_BTD.dtype());
-    Var q = split_heads((*q_)(x_BTD), o_.heads);
+    Var q = split_heads(q_conv_((*q_)(x_BTD), tokens), o_.heads);
     if (o_.kind == SlotKind::lightnet) return silu(q) * inverse_root(width_);
     return cast(softmax(of_slots(q)), x_BTD.dtype());
   }
 
   AdditiveSlotsOptions o_;
   int64_t width_;
-  Linear k_, v_, out_;
+  Linear k_, v_;
+  ShortConv q_conv_, k_conv_, v_conv_;
+  Linear out_;
   std::unique_ptr<Linear> q_, gate_down_, gate_;
   std::unique_ptr<Norm> norm_;
   std::unique_ptr<Param> agents_;
-  std::unique_ptr<ShortConv> v_conv_;
 };
 
 }  // namespace
@@ -116,6 +120,10 @@ std::unique_ptr<Mixer> AdditiveSlotsOptions::operator()(const MixerArgs& args, R
   WEFT_CHECK(kind == SlotKind::lightnet || gate_rank == 0,
              str("additive_slots: gate_rank ", gate_rank, " of a kind without a gate"),
              "leave gate_rank out, or use the kind lightnet");
+  check_kernel("additive_slots", kernel);
+  WEFT_CHECK(kind == SlotKind::lightnet || kernel == 0,
+             str("additive_slots: kernel ", kernel, " of a kind without convolutions of q, k and v"),
+             "leave kernel out, or use the kind lightnet");
   AdditiveSlotsOptions o = *this;
   if (o.slots == 0) o.slots = 32;
   if (o.gate_rank == 0) o.gate_rank = std::min<int64_t>(128, args.dim);

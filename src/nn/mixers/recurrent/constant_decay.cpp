@@ -1,5 +1,6 @@
 // Mixers whose heads forget at a constant rate: RetNet (2307.08621) and TransNormerLLM with Lightning Attention (2307.14995, 2405.17381).
 //   S_t = a_h S_(t-1) + k_t^T v_t,   o_t = q_t S_t
+// With a kernel, q, k and v are convolved behind their projections.
 // B batch, T tokens, D model width, H heads, K key width, V value width.
 #include <cmath>
 
@@ -13,7 +14,8 @@ namespace {
 
 using namespace recurrent;
 
-// y = (RMSNorm(o / sqrt(K)) * silu(x Wg)) Wo, of rotated q and k; V = 2 K. The rotation is a part of the mixer, whatever positions the model has.
+// y = (RMSNorm(o / sqrt(K)) * silu(x Wg)) Wo, of rotated q and k; V = 2 K. Behind a convolution stands silu, before the rotation, which is a part
+// of the mixer, whatever positions the model has.
 class Retnet final : public Mixer {
  public:
   Retnet(const RetnetOptions& o, const MixerArgs& args, Rng rng)
@@ -22,18 +24,25 @@ class Retnet final : public Mixer {
         q_(args.dim, args.dim, rng["q"], {.std = args.std}),
         k_(args.dim, args.dim, rng["k"], {.std = args.std}),
         v_(args.dim, 2 * args.dim, rng["v"], {.std = args.std}),
+        q_conv_(args.dim, o.kernel, rng["q_conv"]),
+        k_conv_(args.dim, o.kernel, rng["k_conv"]),
+        v_conv_(2 * args.dim, o.kernel, rng["v_conv"]),
         gate_(args.dim, 2 * args.dim, rng["gate"], {.std = args.std}),
         head_norm_(2 * width_, {.eps = 1e-5}),
         out_(2 * args.dim, args.dim, rng["out"], {.std = args.out_std}) {
-    name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"gate", gate_}, {"head_norm", head_norm_}, {"out", out_}});
+    name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"q_conv", q_conv_}, {"k_conv", k_conv_}, {"v_conv", v_conv_}});
+    name_parts({{"gate", gate_}, {"head_norm", head_norm_}, {"out", out_}});
     for (int64_t h = 0; h < heads_; ++h) log_decays_.push_back(std::log1p(-std::exp2(-5 - static_cast<double>(h))));
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
     const ops::RotaryTable& table = tokens.rotary_table(width_, {.base = 10000, .fraction = 1});
-    auto rotated = [&](const Linear& projection) { return rotary(split_heads(projection(x_BTD), heads_), table); };
-    Var o = tokens.recur({rotated(q_), rotated(k_), split_heads(v_(x_BTD), heads_), vector_like(x_BTD, log_decays_)},
+    auto made = [&](const Linear& projection, const ShortConv& conv) {
+      return split_heads(conv(projection(x_BTD), tokens), heads_);
+    };
+    Var o = tokens.recur({rotary(made(q_, q_conv_), table), rotary(made(k_, k_conv_), table), made(v_, v_conv_),
+                          vector_like(x_BTD, log_decays_)},
                          {.scale = inverse_root(width_)});
     Var y_BTHV = head_norm_(o) * split_heads(silu(gate_(x_BTD)), heads_);
     return out_(merge_heads(tokens.heads(y_BTHV)));
@@ -43,13 +52,15 @@ class Retnet final : public Mixer {
 
  private:
   int64_t heads_, width_;
-  Linear q_, k_, v_, gate_;
+  Linear q_, k_, v_;
+  ShortConv q_conv_, k_conv_, v_conv_;
+  Linear gate_;
   Norm head_norm_;
   Linear out_;
   std::vector<double> log_decays_;
 };
 
-// y = (o / rms(o) * sigmoid((x W1) W2)) Wo of q, k, v = silu(x W).
+// y = (o / rms(o) * sigmoid((x W1) W2)) Wo of q, k, v = silu(x W), or silu(conv(x W)).
 class Lightning final : public Mixer {
  public:
   Lightning(const LightningOptions& o, const MixerArgs& args, Rng rng)
@@ -59,10 +70,14 @@ class Lightning final : public Mixer {
         q_(args.dim, args.dim, rng["q"], {.std = args.std}),
         k_(args.dim, args.dim, rng["k"], {.std = args.std}),
         v_(args.dim, args.dim, rng["v"], {.std = args.std}),
+        q_conv_(args.dim, o.kernel, rng["q_conv"], {.has_silu = false}),
+        k_conv_(args.dim, o.kernel, rng["k_conv"], {.has_silu = false}),
+        v_conv_(args.dim, o.kernel, rng["v_conv"], {.has_silu = false}),
         gate_down_(args.dim, width_, rng["gate_down"], {.std = args.std}),
         gate_(width_, args.dim, rng["gate"], {.std = args.std}),
         out_(args.dim, args.dim, rng["out"], {.std = args.out_std}) {
-    name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"gate_down", gate_down_}, {"gate", gate_}, {"out", out_}});
+    name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"q_conv", q_conv_}, {"k_conv", k_conv_}, {"v_conv", v_conv_}});
+    name_parts({{"gate_down", gate_down_}, {"gate", gate_}, {"out", out_}});
     const auto H = static_cast<double>(heads_), L = static_cast<double>(args.layers),
                l = static_cast<double>(args.layer);
     for (int64_t head = 0; head < heads_; ++head) {
@@ -75,8 +90,10 @@ class Lightning final : public Mixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    auto made = [&](const Linear& projection) { return split_heads(silu(projection(x_BTD)), heads_); };
-    Var o = tokens.recur({made(q_), made(k_), made(v_), vector_like(x_BTD, log_decays_)});
+    auto made = [&](const Linear& projection, const ShortConv& conv) {
+      return split_heads(silu(conv(projection(x_BTD), tokens)), heads_);
+    };
+    Var o = tokens.recur({made(q_, q_conv_), made(k_, k_conv_), made(v_, v_conv_), vector_like(x_BTD, log_decays_)});
     return out_(rms_normed(merge_heads(tokens.heads(o)), eps_) * sigmoid(gate_(gate_down_(x_BTD))));
   }
 
@@ -85,7 +102,9 @@ class Lightning final : public Mixer {
  private:
   int64_t heads_, width_;
   double eps_;
-  Linear q_, k_, v_, gate_down_, gate_, out_;
+  Linear q_, k_, v_;
+  ShortConv q_conv_, k_conv_, v_conv_;
+  Linear gate_down_, gate_, out_;
   std::vector<double> log_decays_;
 };
 
@@ -93,6 +112,7 @@ class Lightning final : public Mixer {
 
 std::unique_ptr<Mixer> RetnetOptions::operator()(const MixerArgs& args, Rng rng) const {
   check_heads("retnet", heads, args.dim);
+  check_kernel("retnet", kernel);
   WEFT_CHECK(args.dim / heads % 2 == 0, str("retnet: heads of width ", args.dim / heads, " cannot be rotated"),
              "choose heads so that dim / heads is even");
   return std::make_unique<Retnet>(*this, args, rng);
@@ -100,6 +120,7 @@ std::unique_ptr<Mixer> RetnetOptions::operator()(const MixerArgs& args, Rng rng)
 
 std::unique_ptr<Mixer> LightningOptions::operator()(const MixerArgs& args, Rng rng) const {
   check_heads("lightning", heads, args.dim);
+  check_kernel("lightning", kernel);
   return std::make_unique<Lightning>(*this, args, rng);
 }
 

@@ -31,7 +31,7 @@ DeltaOptions completed(DeltaOptions o, int64_t dim) {
     o.head_dim = width / o.heads;
   }
   if (o.value_dim == 0) o.value_dim = is_per_head ? 2 * o.head_dim : o.head_dim;
-  WEFT_CHECK(o.kernel >= 0, str("delta: kernel ", o.kernel), "use 0 (no convolution) or more");
+  check_kernel("delta", o.kernel);
   WEFT_CHECK(o.norm_eps > 0, str("delta: norm_eps ", o.norm_eps), "use a small number above 0");
   WEFT_CHECK(!o.has_safe_gate || o.decay == DeltaDecay::channel, "delta: a safe gate without a decay per channel",
              "set decay to channel, or leave safe_gate out");

@@ -1,7 +1,7 @@
 // Linear attention (2006.16236) and FAST with p = 2 (2402.07901).
 //   o_t = f(q_t) S_t / (f(q_t) . z_t),   S_t = sum f(k_j)^T v_j,   z_t = sum f(k_j),   j <= t
 // The sum z is one channel more of the values, which holds ones. elu1: f(x) = elu(x) + 1, then an RMSNorm per head. taylor2: of x with mean 0
-// and variance 1, f(x) = [1, x, x_a x_b / sqrt(2)], so that f(q) . f(k) = 1 + s + s^2 / 2 with s = q . k.
+// and variance 1, f(x) = [1, x, x_a x_b / sqrt(2)], so that f(q) . f(k) = 1 + s + s^2 / 2 with s = q . k. q, k and v are x W, or silu(conv(x W)).
 // B batch, T tokens, D model width, H heads, K head width.
 #include <cmath>
 
@@ -18,7 +18,12 @@ using namespace recurrent;
 class LinearAttention final : public ProjectedMixer {
  public:
   LinearAttention(const LinearAttentionOptions& o, const MixerArgs& args, Rng rng)
-      : ProjectedMixer("linear attention", {o.heads, o.heads, o.head_dim}, unrotated(args), rng), o_(o) {
+      : ProjectedMixer("linear attention", {o.heads, o.heads, o.head_dim}, unrotated(args), rng),
+        o_(o),
+        q_conv_(s_.heads * s_.head_dim, o.kernel, rng["q_conv"]),
+        k_conv_(s_.heads * s_.head_dim, o.kernel, rng["k_conv"]),
+        v_conv_(s_.heads * s_.head_dim, o.kernel, rng["v_conv"]) {
+    name_parts({{"q_conv", q_conv_}, {"k_conv", k_conv_}, {"v_conv", v_conv_}});
     if (o.feature_map != FeatureMap::elu1) return;
     head_norm_ = std::make_unique<Norm>(s_.head_dim, NormOptions{.eps = 1e-5});
     name_part({"head_norm", *head_norm_});
@@ -26,9 +31,9 @@ class LinearAttention final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    Var v = values(x_BTD);
+    Var q = q_conv_(queries(x_BTD), tokens), k = k_conv_(keys(x_BTD), tokens), v = v_conv_(values(x_BTD), tokens);
     const Var parts[] = {v, Tensor::full({v.size(0), v.size(1), v.size(2), 1}, 1, v.dtype(), v.device())};
-    Var sums = tokens.recur({features(queries(x_BTD)), features(keys(x_BTD)), concatenate(parts, -1)});
+    Var sums = tokens.recur({features(q), features(k), concatenate(parts, -1)});
     constexpr double kEps = 1e-6;
     Var y = slice(sums, -1, 0, s_.head_dim) / (slice(sums, -1, s_.head_dim, s_.head_dim + 1) + kEps);
     return written(head_norm_ ? (*head_norm_)(y) : y, tokens);
@@ -52,12 +57,14 @@ class LinearAttention final : public ProjectedMixer {
   }
 
   LinearAttentionOptions o_;
+  ShortConv q_conv_, k_conv_, v_conv_;
   std::unique_ptr<Norm> head_norm_;
 };
 
 }  // namespace
 
 std::unique_ptr<Mixer> LinearAttentionOptions::operator()(const MixerArgs& args, Rng rng) const {
+  check_kernel("linear_attention", kernel);
   return std::make_unique<LinearAttention>(*this, args, rng);
 }
 

@@ -8,17 +8,19 @@
 
 namespace weft::recurrent {
 
-ShortConv::ShortConv(int64_t channels, int64_t width, Rng rng, Options options)
-    : has_silu_(options.has_silu), weight_(uniform_init({channels, width}, rng["weight"], inverse_root(width))) {
-  name_part({"weight", weight_});
+ShortConv::ShortConv(int64_t channels, int64_t width, Rng rng, Options options) : has_silu_(options.has_silu) {
+  if (width == 0) return;
+  weight_ = std::make_unique<Param>(uniform_init({channels, width}, rng["weight"], inverse_root(width)));
+  name_part({"weight", *weight_});
   if (!options.has_bias) return;
   bias_ = std::make_unique<Param>(Tensor::zeros({channels}));
   name_part({"bias", *bias_});
 }
 
 Var ShortConv::operator()(const Var& x, Tokens& tokens) const {
+  if (!weight_) return x;
   Scope scope(name());
-  Var y = tokens.conv(x, weight_, bias_ ? cast(*bias_, x.dtype()) : Var());
+  Var y = tokens.conv(x, cast(*weight_, x.dtype()), bias_ ? cast(*bias_, x.dtype()) : Var());
   return has_silu_ ? silu(y) : y;
 }
 
@@ -76,6 +78,10 @@ double recurrence_flops(int64_t heads, int64_t key_width, int64_t value_width, b
 void check_heads(std::string_view what, int64_t heads, int64_t width) {
   WEFT_CHECK(heads >= 1 && width % heads == 0, str(what, ": ", heads, " heads for a width of ", width),
              "choose heads among the divisors of the width");
+}
+
+void check_kernel(std::string_view what, int64_t kernel) {
+  WEFT_CHECK(kernel >= 0, str(what, ": kernel ", kernel), "use 0 (no convolution) or more");
 }
 
 static Tensor transformed(Tensor uniform, double (*f)(double)) {

@@ -12,7 +12,8 @@ namespace weft::recurrent {
 // Decays and sums over tokens are kept in f32, for f64 in f64.
 inline DType wide(const Var& x) { return x.dtype() == kF64 ? kF64 : kF32; }
 
-// silu(convolution over this token and the width - 1 before it), per channel. Its weights start in [-1, 1) / sqrt(width).
+// silu(convolution over this token and the width - 1 before it), per channel. Its weights start in [-1, 1) / sqrt(width). Of width 0 it gives x
+// itself.
 class ShortConv final : public Module {
  public:
   struct Options {
@@ -24,8 +25,7 @@ class ShortConv final : public Module {
 
  private:
   bool has_silu_;
-  Param weight_;
-  std::unique_ptr<Param> bias_;
+  std::unique_ptr<Param> weight_, bias_;
 };
 
 // x of bf16 and weights of bf16 give f32: what becomes a gate is not rounded to bf16.
@@ -51,6 +51,8 @@ double inverse_root(int64_t width);
 double recurrence_flops(int64_t heads, int64_t key_width, int64_t value_width, bool is_delta = false);
 // Error unless heads >= 1 and divides `width`.
 void check_heads(std::string_view what, int64_t heads, int64_t width);
+// Error unless a short convolution, which may be left out, can span `kernel` tokens.
+void check_kernel(std::string_view what, int64_t kernel);
 
 // Initial values of the logs of rates, log U(low, high), and of biases b with softplus(b) = exp(U(log 0.001, log 0.1)), at least 0.0001.
 Tensor log_rates(int64_t count, double low, double high, Rng rng);
