@@ -44,13 +44,15 @@ std::unique_ptr<Ffn> made_ffn(const LanguageModelOptions& o, const Mixer& mixer,
 LanguageModel::Block::Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer,
                             const std::shared_ptr<ModelParams>& of_model, Rng rng)
     : mixer_norm(o.dim, o.norm, o.own_norm, rng["mixer_norm"]),
-      ffn_norm(o.dim, o.norm, o.own_norm, rng["ffn_norm"]),
-      mixer(made_mixer(o, make_mixer, layer, of_model, rng["mixer"])),
-      ffn(made_ffn(o, *mixer, rng["ffn"])) {
-  name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}, {"ffn_norm", ffn_norm}, {"ffn", *ffn}});
+      mixer(made_mixer(o, make_mixer, layer, of_model, rng["mixer"])) {
+  name_parts({{"mixer_norm", mixer_norm}, {"mixer", *mixer}});
+  if (!o.has_ffn) return;
+  ffn_norm = std::make_unique<Norm>(o.dim, o.norm, o.own_norm, rng["ffn_norm"]);
+  ffn = made_ffn(o, *mixer, rng["ffn"]);
+  name_parts({{"ffn_norm", *ffn_norm}, {"ffn", *ffn}});
 }
 
-// The two sublayers of a block, each with the norm in front.
+// The sublayers of a block, each with the norm in front.
 Var LanguageModel::mix(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
   auto run = [this, &block, &tokens](const Var& normed) {
@@ -69,14 +71,14 @@ Var LanguageModel::mix(Block& block, Sum& x, Tokens& tokens) {
 
 Var LanguageModel::feed_forward(Block& block, Sum& x, Tokens& tokens) {
   Scope scope(block.name());
-  const Var normed = x.normed(block.ffn_norm);
+  const Var normed = x.normed(*block.ffn_norm);
   Scope ffn_scope("ffn");
   const Var y = block.ffn->forward(normed, tokens);
   check_output(y, normed, "feed-forward network");
   return tokens.dropout(y, options_.residual_dropout, "residual");
 }
 
-// Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its feed-forward network
+// Massive activations (2402.17762): the largest number of the state behind a block (of a routed stream: that its last sublayer
 // reads), and that over the median size.
 void LanguageModel::report_activations(Block& block, const Var& x_BTD, Tokens& tokens) {
   Scope scope(block.name());
@@ -110,7 +112,7 @@ LanguageModel::Sum LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, b
     for (auto& block : blocks_) {
       auto run = [this, &block, &tokens](Sum& sum) {
         sum.add(mix(*block, sum, tokens));
-        sum.add(feed_forward(*block, sum, tokens));
+        if (block->ffn) sum.add(feed_forward(*block, sum, tokens));
       };
       auto run_alone = [run](const Var& in) {
         Sum sum(in);
@@ -139,7 +141,8 @@ LanguageModel::Sum LanguageModel::run_blocks(const Var& x_BTD, Tokens& tokens, b
     stream->write(is_recomputed ? tokens.recomputed(run_alone, h) : run_alone(h));
   };
   for (auto& block : blocks_) {
-    sublayer([this, &block, &tokens](Sum& h) { return mix(*block, h, tokens); }, nullptr);
+    sublayer([this, &block, &tokens](Sum& h) { return mix(*block, h, tokens); }, block->ffn ? nullptr : block.get());
+    if (!block->ffn) continue;
     sublayer([this, &block, &tokens](Sum& h) { return feed_forward(*block, h, tokens); }, block.get());
   }
   const Var out = stream->output();

@@ -1,4 +1,5 @@
-// The layers of a language model, each a mixer and a feed-forward network with a norm in front, and the residual state between them.
+// The layers of a language model, each a mixer and a feed-forward network with a norm in front, or a mixer alone, and the residual state
+// between them.
 #pragma once
 
 #include <memory>
@@ -11,8 +12,9 @@ namespace weft {
 struct LanguageModel::Block final : Module {
   Block(const LanguageModelOptions& o, const MixerMaker& make_mixer, int64_t layer,
         const std::shared_ptr<ModelParams>& of_model, Rng rng);
-  Norm mixer_norm, ffn_norm;
+  Norm mixer_norm;
   std::unique_ptr<Mixer> mixer;
+  std::unique_ptr<Norm> ffn_norm;  // with ffn, nothing where layers are mixers alone
   std::unique_ptr<Ffn> ffn;
 };
 

@@ -14,7 +14,7 @@ namespace weft {
 namespace {
 
 double out_std(const LanguageModelOptions& o) {
-  return o.scales_init_by_depth ? o.std / std::sqrt(2.0 * static_cast<double>(o.layers)) : o.std;
+  return o.scales_init_by_depth ? o.std / std::sqrt(static_cast<double>(o.num_sublayers())) : o.std;
 }
 
 LanguageModelOptions checked(LanguageModelOptions o) {
@@ -28,12 +28,16 @@ LanguageModelOptions checked(LanguageModelOptions o) {
     WEFT_CHECK(0 <= index && index < static_cast<int>(o.mixers.size()),
                str("language model: pattern names mixer ", index, " of ", o.mixers.size()),
                str("use 0 .. ", o.mixers.size() - 1));
+  WEFT_CHECK(o.has_ffn || !o.own_ffn, "language model: a feed-forward network of one's own, and has_ffn is false",
+             "leave own_ffn out, or let has_ffn be true");
   o.ffn.dim = o.dim;
   o.ffn.layers = o.layers;
   o.ffn.std = o.std;
   o.ffn.out_std = out_std(o);
   return o;
 }
+
+bool has_umoe_ffn(const LanguageModelOptions& o) { return o.has_ffn && !o.own_ffn && o.ffn.kind == FfnKind::umoe; }
 
 // How many layers directly before this one have the same mixer.
 int64_t place_in_run(const LanguageModelOptions& o, int64_t layer) {
@@ -79,8 +83,8 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
   }
   add_fixed_sequence(rng);
   PartWatch watch;
-  residual_ = options_.residual({.dim = options_.dim, .sublayers = 2 * options_.layers, .norm_eps = options_.norm.eps},
-                                rng["residual"]);
+  residual_ = options_.residual(
+      {.dim = options_.dim, .sublayers = options_.num_sublayers(), .norm_eps = options_.norm.eps}, rng["residual"]);
   WEFT_CHECK(residual_, "residual stream: its maker returned nothing", "let it return a part");
   watch.check_named(*residual_, "residual stream");
   name_part({"residual", *residual_});
@@ -237,7 +241,7 @@ int64_t LanguageModel::num_active_params() const {
   for (const auto& block : blocks_) {
     const Mixer& mixer = *block->mixer;
     count -= mixer.num_idle_params();
-    if (options_.ffn.kind == FfnKind::umoe && !options_.own_ffn)
+    if (has_umoe_ffn(options_))
       count += std::min(options_.ffn.active * mixer.num_expert_params(), mixer.num_idle_params());
   }
   return count;
@@ -248,7 +252,7 @@ double LanguageModel::flops_per_token() const {
   for (const auto& block : blocks_) {
     const Mixer& mixer = *block->mixer;
     flops += mixer.flops_per_token(mixer.keys_per_query(options_.context));
-    if (options_.ffn.kind == FfnKind::umoe && !options_.own_ffn) {
+    if (has_umoe_ffn(options_)) {
       const int64_t runs = options_.ffn.is_dense ? mixer.num_experts() : options_.ffn.active;
       flops += 6.0 * static_cast<double>(runs * mixer.num_expert_params());
     }

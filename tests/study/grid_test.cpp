@@ -63,6 +63,29 @@ TEST_F(GridArms, DoNotSetWhatIsMatched) {
   EXPECT_EQ(arms(kRuns + axis_of("model.ffn.swiglu.hidden=64")).all.size(), 2u);
 }
 
+// No width can make it equal; tokens can, and without match arms may differ.
+TEST_F(GridArms, WithoutAFeedForwardNetworkAreNotMatchedByItsWidth) {
+  const std::string alone = axis_of("model.ffn={none{}}");
+  auto matched = [&](const std::string& text) {
+    const Grid read = grid(kRuns + text);
+    Arms out = resolve_arms(read, {});
+    count_and_match(read, out, {});
+    return out;
+  };
+  for (const char* match : {"match { parameters: 0.5 } ", "match { flops: 0.5 } "})
+    EXPECT_EQ(error_of([&] { matched(match + alone); },
+                       {"grid.txtpb: match: a=own has no feed-forward network (model.ffn={none{}})", "by: tokens"}),
+              "")
+        << match;
+  const std::string bytes = "set: \"model.vocab=256\" ";
+  const Arms by_tokens = matched(bytes + "match { flops: 0.5 by: tokens } " + alone);
+  EXPECT_GT(by_tokens.all[1].experiment.train().tokens(), by_tokens.all[0].experiment.train().tokens());
+  EXPECT_LT(matched(alone).all[1].params, by_tokens.all[0].params);
+  EXPECT_EQ(error_of([&] { matched("match { parameters: 0.01 } " + alone + "baseline: \"a=own\""); },
+                     {"a=plain", "give the baseline, which has no feed-forward network, more layers"}),
+            "");
+}
+
 TEST_F(GridArms, DoNotSetThreads) {
   for (const std::string& text : {axis_of("train.threads=2"), kArms + std::string("set: \"train.threads=2\"")})
     EXPECT_EQ(error_of([&] { arms(kRuns + text); },

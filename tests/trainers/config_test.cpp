@@ -122,6 +122,14 @@ TEST(Config, ATaskStandsInPlaceOfTexts) {
   EXPECT_TRUE(load_string(kTiny, {"data={task{}}"}).experiment.data().task().has_mqar());
 }
 
+TEST(Config, PresetsOfResidualStreamsCountTheSublayersOfMixersAlone) {
+  const std::string preset = "model.residual={preset:\"attention_block\"}";
+  EXPECT_EQ(load_string(kTiny, {preset}).experiment.model().residual().attention().blocks(), 8);
+  const Loaded alone = load_string(kTiny, {"model.ffn={none{}}", preset});
+  EXPECT_EQ(alone.experiment.model().residual().attention().blocks(), 4);
+  EXPECT_NO_THROW(LanguageModel(train::model_options(alone, 256), Rng(1)));
+}
+
 TEST(Config, DerivesWhatFollowsFromOtherFields) {
   Experiment e = load_string(kTwoMixers, {"model.pattern="}).experiment;
   EXPECT_EQ(e.model().mixer(0).softmax().kv_heads(), 4);

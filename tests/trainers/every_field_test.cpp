@@ -140,6 +140,7 @@ std::vector<Base> bases() {
     add("model.position", {str("model.position={", position, "}")});
   add("model.norm", {"model.norm={layer{}}"});
   add("model.ffn", {"model.ffn={gelu{}}"});
+  add("model.ffn", {"model.ffn={none{}}"});
   add("model.ffn", {"model.mixer=[{umoe{experts:4,active:2}}]", "model.ffn={umoe{active:2}}"});
   for (const char* schedule : {"constant{}", "linear{}", "cosine{}", "wsd{}", "inverse_sqrt{}"})
     add("optim.schedule", {str("optim.schedule={", schedule, "}")});

@@ -323,6 +323,7 @@ data { train { path: "a.txt" } val { fraction: 0.1 } } train { tokens: 6400 })";
       {"model.residual={delta{}}", {"model.residual"}},
       {"model.norm={layer{}}", {"model.norm"}},
       {"model.ffn={gelu{}}", {"model.ffn"}},
+      {"model.ffn={none{}}", {"model.ffn={none{}}", "no form in a Hugging Face folder"}},
       {"model.position={learned{}}", {"model.norm"}},
   };
   const config::Loaded plain = config::read_string(base, "base.txtpb", "/config", {});

@@ -133,6 +133,24 @@ TEST(MemoryEstimate, KnowsThePatternOfAHybrid) {
   EXPECT_EQ(of_config.mixers.size(), 2u);
 }
 
+TEST(MemoryEstimate, KnowsMixersAlone) {
+  const ResidualMaker streams[] = {StandardResidualOptions{}, RoutedResidualOptions{}};
+  for (const MixerMaker& mixer : {MixerMaker(SoftmaxOptions{.heads = 4}), MixerMaker(DeltaOptions{.heads = 2})})
+    for (const ResidualMaker& stream : streams)
+      for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks}) {
+        SCOPED_TRACE(str("recompute ", static_cast<int>(recompute)));
+        MemorySubject s = subject_of(model_of(mixer, recompute));
+        s.model.layers = 4;
+        s.model.residual = stream;
+        const MemoryEstimate with = MemoryEstimator(s).of(4);
+        s.model.has_ffn = false;
+        expect_within(s, 4, 0.03);
+        const MemoryEstimate without = MemoryEstimator(s).of(4);
+        EXPECT_LT(without.num_params, with.num_params);
+        EXPECT_LT(without.peak_bytes, with.peak_bytes);
+      }
+}
+
 TEST(MemoryEstimate, KnowsRecomputeComputeAndOptimisers) {
   const SoftmaxOptions softmax{.heads = 4, .window = 16};
   for (Recompute recompute : {Recompute::none, Recompute::mixers, Recompute::blocks})

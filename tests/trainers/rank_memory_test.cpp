@@ -110,6 +110,15 @@ TEST(RankMemory, KnowsThePatternOfAHybrid) {
   expect_within(s, 2, 0.03, 0.05);
 }
 
+TEST(RankMemory, KnowsMixersAlone) {
+  for (const ParallelOptions& parallel : {ParallelOptions{.context = 2}, ParallelOptions{.data = 2, .zero = 2}}) {
+    MemorySubject s = subject_of(SoftmaxOptions{.heads = 4}, parallel);
+    s.model.mixers.push_back(DeltaOptions{.heads = 2});
+    s.model.has_ffn = false;
+    expect_within(s, 2, 0.03, 0.05);
+  }
+}
+
 TEST(RankMemory, KnowsSchemesAndLayouts) {
   for (dist::Scheme scheme : dist::all_schemes()) {
     SCOPED_TRACE(str(scheme));

@@ -4,6 +4,7 @@
 #include "tests/io/temp_folder.h"
 #include "tests/support/errors.h"
 #include "tests/training/support.h"
+#include "weft/models/sample.h"
 
 namespace weft {
 namespace {
@@ -53,6 +54,40 @@ TEST(TrainingCheckpoint, GoesOnBitForBit) {
     EXPECT_EQ(weights_of(a), weights_of(b));
     EXPECT_TRUE(working_copies_agree(b));
   }
+}
+
+// Also into a file and out of it, and what is sampled is the same.
+TEST(TrainingCheckpoint, OfMixersAloneGoesOnBitForBit) {
+  LanguageModelOptions o = model_options();
+  o.has_ffn = false;
+  o.mixers.push_back(DeltaOptions{.heads = 2});
+  TempFolder folder;
+  const std::string path = folder / "checkpoints", file = folder / "model.safetensors";
+  LanguageModel a(o, Rng(1)), b(o, Rng(2)), c(o, Rng(3));
+  Training whole(a, options_of(kF32)), rest(b, options_of(kF32));
+  auto step = [](Training& t) { return t.step(rows_from(t.num_samples(), 4)); };
+  const StepResult first = step(whole);
+  for (int i = 0; i < 4; ++i) step(whole);
+  whole.save(path);
+  ASSERT_TRUE(rest.load(path));
+  StepResult last;
+  for (int i = 0; i < 5; ++i) {
+    last = step(whole);
+    EXPECT_EQ(step(rest).loss, last.loss) << i;
+  }
+  EXPECT_LT(last.loss, first.loss);
+  EXPECT_EQ(weights_of(a), weights_of(b));
+  save_model(a, file);
+  load_model(c, file);
+  EXPECT_EQ(weights_of(a), weights_of(c));
+  a.set_compute(kF32);
+  c.set_compute(kF32);
+  const int32_t prompt[] = {1, 2};
+  EXPECT_EQ(sample(a, prompt, {.tokens = 12}), sample(c, prompt, {.tokens = 12}));
+  LanguageModelOptions other = o;
+  other.has_ffn = true;
+  LanguageModel wider(other, Rng(1));
+  EXPECT_EQ(error_of([&] { load_model(wider, file); }, {"layers.0.ffn"}), "") << "weights of another kind of layer";
 }
 
 TEST(TrainingCheckpoint, OfAnotherModelOrOptimiserNamesWhatDoesNotFit) {

@@ -111,6 +111,36 @@ TEST(MeshRanks, SumsBetweenRingsThatWaitForThemEqualOneRankWithExperts) {
   EXPECT_GE(count, 6u);
 }
 
+TEST(MeshRanks, MixersAloneEqualOneRank) {
+  const ResidualMaker streams[] = {StandardResidualOptions{}, RoutedResidualOptions{}};
+  for (const ResidualMaker& stream : streams) {
+    auto make = [&] {
+      return std::make_unique<LanguageModel>(
+          LanguageModelOptions{.vocab = kVocab,
+                               .dim = 32,
+                               .layers = 3,
+                               .context = kTokens,
+                               .mixers = {SoftmaxOptions{.heads = 4}, DeltaOptions{.heads = 2}},
+                               .has_ffn = false,
+                               .residual = stream},
+          Rng(1));
+    };
+    auto train = [&](const Mesh& mesh) {
+      const TrainingOptions options{
+          .groups = {{.algorithm = AdamWOptions{.lr = 3e-3}}}, .compute = kF64, .micro_batch = 4};
+      return on_mesh(mesh, make, options, [](Training& training, const Samples& samples) {
+        for (int step = 0; step < 3; ++step) training.step(samples, training.num_samples(), 4);
+      });
+    };
+    const std::vector<Numbers> want = train({});
+    for (const Mesh& mesh :
+         {Mesh{.data = 2}, Mesh{.context = 2}, Mesh{.data = 2, .zero = 2}, Mesh{.data = 2, .context = 2, .zero = 1}}) {
+      SCOPED_TRACE(to_string(mesh));
+      expect_same(train(mesh), want);
+    }
+  }
+}
+
 // Rank 0 of a row uses `first`, the other one `second`. What a rank does not use is final before backward begins, so that its sum could come
 // before the ring of `lower` on one rank and behind it on the other.
 struct Uneven : Module {

@@ -29,5 +29,6 @@ void check_end_of_text(const Loaded& config);
 void check_mixer(const Loaded& config, const Mixer& mixer, const std::string& path);
 void check_adapters(const Loaded& config);  // of low-rank adapters, with the layers that take none
 void check_umoe(const Loaded& config);      // the feed-forward network against the mixers
+int64_t num_sublayers(const Model& model);  // of all layers: those that write to the residual stream
 
 }  // namespace weft::config

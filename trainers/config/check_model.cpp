@@ -77,10 +77,11 @@ void check_residual(const Loaded& config, const Residual& residual) {
   if (!residual.has_attention() && !residual.has_delta()) return;
   const std::string path = residual.has_delta() ? "model.residual.delta" : "model.residual.attention";
   const RoutedResidual& routed = residual.has_delta() ? residual.delta() : residual.attention();
-  const int64_t sublayers = 2 * config.experiment.model().layers();
+  const Model& model = config.experiment.model();
+  const int64_t sublayers = num_sublayers(model);
   if (routed.has_blocks() && routed.blocks() > sublayers)
     refuse(config, path + ".blocks", str("is ", routed.blocks(), ", but there are ", sublayers, " sublayers."),
-           "Use at most two blocks per layer.");
+           str("Use at most ", model.ffn().has_none() ? "one block" : "two blocks", " per layer."));
   if (routed.has_blocks() && routed.states())
     refuse(config, path + ".states", "stands beside blocks.", "Mix block sums or running sums, not both.");
   if (routed.has_window() && (routed.has_blocks() || routed.states()))
@@ -88,6 +89,8 @@ void check_residual(const Loaded& config, const Residual& residual) {
 }
 
 }  // namespace
+
+int64_t num_sublayers(const Model& model) { return (model.ffn().has_none() ? 1 : 2) * model.layers(); }
 
 void check_fields(const Loaded& config) { FieldChecker(config).check(config.experiment, ""); }
 

@@ -21,7 +21,7 @@ constexpr std::string_view kResidual = "residual.";
 
 // What a preset is sized by. `heads`: the config's own number of query heads, 0 if it has none.
 struct Sizes {
-  int64_t dim, context, sublayers, heads;
+  int64_t dim, context, heads;
 };
 
 // As many heads as give them a width of 64, or of a smaller power of two where that gives at least two heads and a multiple of `unit`.
@@ -206,7 +206,7 @@ void expand_presets(Loaded& config) {
     check_name(config, path, mixer.preset(), false);
     if (model.dim() < 1) return;  // check_fields() says so
     const MixerRow& row = mixer_row(mixer.preset());
-    Sizes sizes{model.dim(), model.context(), 2 * model.layers(), heads_of(mixer)};
+    Sizes sizes{model.dim(), model.context(), heads_of(mixer)};
     MixerOptions options = options_of(row);
     auto has_heads = [&] {
       auto has_some = [](const auto& o) {
@@ -229,7 +229,7 @@ void expand_presets(Loaded& config) {
     if (row.name != residual.preset()) continue;
     const auto* found = row.make.target<RoutedResidualOptions>();
     RoutedResidualOptions o = found ? *found : RoutedResidualOptions();
-    o.blocks = std::clamp<int64_t>(2 * model.layers(), 1, 8);
+    o.blocks = std::clamp<int64_t>(num_sublayers(model), 1, 8);
     o.window = o.window > 0 ? 8 : 0;  // as in the paper
     take_in(config, residual, train::residual_message(found ? &o : nullptr), "model.residual");
     return;

@@ -131,6 +131,7 @@ FfnOptions ffn_options(const config::Model& model) {
     case config::Ffn::kGelu:
       return {.kind = FfnKind::gelu, .hidden = ffn.gelu().hidden(), .has_bias = ffn.gelu().bias()};
     case config::Ffn::kUmoe: return umoe_ffn_options(model);
+    case config::Ffn::kNone:
     case config::Ffn::kCustom: return {};  // not read
     case config::Ffn::KIND_NOT_SET: break;
   }
@@ -173,6 +174,7 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
     o.mixers.push_back(any_mixer(loaded, m.mixer(i), str("model.mixer[", i, "]")));
   o.pattern = config::layer_mixers(m);
   o.ffn = ffn_options(m);
+  o.has_ffn = !m.ffn().has_none();
   if (m.ffn().has_custom())
     o.own_ffn =
         with_custom(own_maker(loaded, loaded.own.ffns, m.ffn().custom(), "model.ffn.custom", "feed-forward networks"),

@@ -225,6 +225,9 @@ Written write_model(const config::Loaded& loaded, int64_t vocab) {
     if (mixer.has_mla()) *mixer.mutable_mla() = completed(mixer.mla(), model.dim());
   }
   Written out;
+  if (model.ffn().has_none())
+    throw ConfigError(
+        "model.ffn={none{}}: layers without a feed-forward network have no form in a Hugging Face folder.", kForms);
   out.family = family_of(model);
   require_kinds(model, out.family);
   out.config = out.family == Family::gpt2          ? gpt2_config(model, vocab)

@@ -89,7 +89,8 @@ Facts run_facts(const config::Experiment& experiment, const std::string& environ
   for (const std::string& label : group_labels(experiment)) groups += (groups.empty() ? "" : "; ") + label;
   return {{"mixer", mixers_text(m)},
           {"model", fmt::format("dim {}, {} layers, context {}, {}, {}, {}", m.dim(), m.layers(), m.context(),
-                                brief(m.position()), brief(m.ffn()), brief(m.residual()))},
+                                brief(m.position()), m.ffn().has_none() ? "no feed-forward network" : brief(m.ffn()),
+                                brief(m.residual()))},
           {"optimiser", groups},
           {"seed", fmt::format("{}", experiment.seed())},
           {"arithmetic", fmt::format("{} on {}", config::Compute::Value_Name(experiment.train().compute()),

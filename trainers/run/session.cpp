@@ -46,6 +46,7 @@ double table_and_ffn_elements(const LanguageModelOptions& o) {
   auto dim = static_cast<double>(o.dim);
   double elements = static_cast<double>(o.vocab) * dim * (o.has_tied_embedding ? 1 : 2);
   if (o.position == PositionKind::learned) elements += static_cast<double>(o.context) * dim;
+  if (!o.has_ffn) return elements;
   FfnOptions ffn = o.ffn;
   ffn.dim = o.dim;
   if (o.own_ffn) {

@@ -91,9 +91,14 @@ void refuse_any(const config::Experiment& here, const std::string& path) {
 void check_matched(const Grid& grid, const Said& said, bool is_baseline) {
   if (!grid.match || is_baseline) return;
   if (grid.match->changes_tokens) return refuse_other(said.arm, said.all, "train.tokens", "match");
-  const config::Ffn &here = said.arm.model().ffn(), &plain = said.all.model().ffn();
-  if (here.has_gelu() != plain.has_gelu() || here.has_umoe() || here.has_custom()) return;
-  refuse_other(said.arm, said.all, here.has_gelu() ? "model.ffn.gelu.hidden" : "model.ffn.swiglu.hidden", "match");
+  const auto kind_of = [](const config::Experiment& e) {
+    const config::Ffn::KindCase kind = e.model().ffn().kind_case();
+    return kind == config::Ffn::KIND_NOT_SET ? config::Ffn::kSwiglu : kind;
+  };
+  const config::Ffn::KindCase here = kind_of(said.arm);
+  if (here != kind_of(said.all)) return;
+  if (here == config::Ffn::kGelu) refuse_other(said.arm, said.all, "model.ffn.gelu.hidden", "match");
+  if (here == config::Ffn::kSwiglu) refuse_other(said.arm, said.all, "model.ffn.swiglu.hidden", "match");
 }
 
 void check_own_settings(const Grid& grid, const Combination& one, bool is_baseline,

@@ -40,7 +40,13 @@ std::string width_override(const Grid& grid, const Combination& arm, int64_t wid
   const config::Ffn& ffn = arm.experiment.model().ffn();
   if (ffn.has_swiglu()) return str("model.ffn.swiglu.hidden=", width);
   if (ffn.has_gelu()) return str("model.ffn.gelu.hidden=", width);
-  throw ConfigError(str(grid.file, ": match: ", arm.name, " has a feed-forward network whose width is not known."),
+  const std::string problem = str(grid.file, ": match: ", arm.name);
+  if (ffn.has_none())
+    throw ConfigError(
+        problem + " has no feed-forward network (model.ffn={none{}}), whose width could be changed.",
+        "Make that arm the baseline, match with { flops: .. by: tokens }, or leave match out and make the "
+        "arms equal by dim or layers.");
+  throw ConfigError(problem + " has a feed-forward network whose width is not known.",
                     "Leave match out, or use swiglu or gelu.");
 }
 
@@ -73,7 +79,8 @@ void check_tolerance(const Grid& grid, const Combination& arm, double here, doub
 }
 
 // Both are straight lines in the width. The smallest width is a quarter of the model's: a narrower network is another architecture.
-void match_width(const Grid& grid, Combination& arm, double target, const cli::Extensions& own) {
+void match_width(const Grid& grid, Combination& arm, const Combination& baseline, double target,
+                 const cli::Extensions& own) {
   const int64_t step = grid.match->multiple;
   const auto count = [&](int64_t width) {
     return counts_of(config_of(grid, arm, {width_override(grid, arm, width)}, own));
@@ -84,8 +91,12 @@ void match_width(const Grid& grid, Combination& arm, double target, const cli::E
   const int64_t width =
       std::llround((static_cast<double>(width_here) + (target - here) / slope) / static_cast<double>(step)) * step;
   const int64_t smallest = std::max(step, arm.experiment.model().dim() / 4);
-  const std::string fix = str("Raise match.", grid.match->what == Match::What::parameters ? "parameters" : "flops",
-                              ", lower match.multiple, or give the baseline a wider feed-forward network.");
+  const config::Ffn& of_baseline = baseline.experiment.model().ffn();
+  const std::string fix =
+      str("Raise match.", grid.match->what == Match::What::parameters ? "parameters" : "flops",
+          ", lower match.multiple, or ",
+          of_baseline.has_none() ? "give the baseline, which has no feed-forward network, more layers or another dim."
+                                 : "give the baseline a wider feed-forward network.");
   if (width < smallest)
     throw ConfigError(
         fmt::format(
@@ -139,7 +150,7 @@ void count_and_match(const Grid& grid, Arms& arms, const cli::Extensions& own) {
   for (size_t a = 0; a < arms.all.size(); ++a) {
     if (a == arms.baseline) continue;
     if (grid.match->changes_tokens) match_tokens(grid, arms.all[a], target, counts[a], own);
-    else match_width(grid, arms.all[a], target, own);
+    else match_width(grid, arms.all[a], arms.all[arms.baseline], target, own);
   }
 }
 

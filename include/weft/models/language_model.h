@@ -1,5 +1,5 @@
-// A decoder-only language model put together from plain options: embedding, blocks of (norm, mixer, norm, feed-forward) on a
-// residual stream, final norm, output weight.
+// A decoder-only language model put together from plain options: embedding, blocks of (norm, mixer, norm, feed-forward) or of (norm, mixer)
+// on a residual stream, final norm, output weight.
 //   LanguageModel model({.vocab = 256, .dim = 128, .layers = 4, .context = 256, .mixers = {SoftmaxOptions{.heads = 4}}}, Rng(1));
 //   backward(model.loss(batch_tokens, targets, tokens, 1.0 / num_targets).loss);
 #pragma once
@@ -24,16 +24,19 @@ struct LanguageModelOptions {
   std::vector<MixerMaker> mixers = {SoftmaxOptions{}};
   std::vector<int> pattern = {};  // mixer of each layer, repeated; empty: all mixers in turn
   FfnOptions ffn = {};            // dim and the stds are filled in by the model
+  bool has_ffn = true;            // false: a layer is a norm and a mixer, and `ffn` is not read
   ResidualMaker residual = StandardResidualOptions{};
   double residual_dropout = 0;
   std::vector<int32_t> fixed_text =
       {};  // of mixers that read one: at least `context` ids; under learned positions at 0, 1, ..
   double std = 0.02;
-  bool scales_init_by_depth = true;  // output projections start smaller by sqrt(2 layers)
+  bool scales_init_by_depth = true;  // output projections start smaller by sqrt(num_sublayers())
   Recompute recompute = Recompute::none;
   NormMaker own_norm = {};  // of the blocks and before the output head, in place of `norm`, whose eps it is given
   FfnMaker own_ffn = {};    // in place of `ffn`
   std::vector<AdapterOptions> adapters = {};
+
+  int64_t num_sublayers() const { return (has_ffn ? 2 : 1) * layers; }  // that write to the residual stream
 };
 
 // What the makers of the model's mixers get.

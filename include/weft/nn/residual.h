@@ -1,6 +1,6 @@
 // Residual streams: how the input of each sublayer is made from the outputs of earlier ones. All of it is per token.
 //   LanguageModelOptions{..., .residual = RoutedResidualOptions{.combine = ResidualCombine::add}}   // Delta Attention Residuals
-// With e the embedding, y_l = f_l(h_l) the output of sublayer l (two per layer) and p_l = e + y_1 + .. + y_(l-1):
+// With e the embedding, y_l = f_l(h_l) the output of sublayer l (two per layer, or one) and p_l = e + y_1 + .. + y_(l-1):
 //   standard   h_l = p_l
 //   routed     h_l = sum_i a_i v_i, or p_l + sum_i a_i v_i. The weights a_i are made from the sources v_i
 #pragma once
