@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "src/models/blocks.h"
 #include "weft/autograd/ranks.h"
@@ -14,7 +15,16 @@ namespace weft {
 namespace {
 
 double out_std(const LanguageModelOptions& o) {
-  return o.scales_init_by_depth ? o.std / std::sqrt(static_cast<double>(o.num_sublayers())) : o.std;
+  const double std = o.out_std.value_or(o.std);
+  return o.scales_init_by_depth ? std / std::sqrt(static_cast<double>(o.num_sublayers())) : std;
+}
+
+void check_init(const LanguageModelOptions& o) {
+  const std::pair<const char*, std::optional<double>> stds[] = {
+      {"std", o.std}, {"embedding_std", o.embedding_std}, {"out_std", o.out_std}};
+  for (const auto& [name, std] : stds)
+    WEFT_CHECK(!std || (std::isfinite(*std) && *std > 0), str("language model: ", name, " is ", *std),
+               "give a finite standard deviation above 0");
 }
 
 LanguageModelOptions checked(LanguageModelOptions o) {
@@ -28,6 +38,7 @@ LanguageModelOptions checked(LanguageModelOptions o) {
     WEFT_CHECK(0 <= index && index < static_cast<int>(o.mixers.size()),
                str("language model: pattern names mixer ", index, " of ", o.mixers.size()),
                str("use 0 .. ", o.mixers.size() - 1));
+  check_init(o);
   WEFT_CHECK(o.has_ffn || !o.own_ffn, "language model: a feed-forward network of one's own, and has_ffn is false",
              "leave own_ffn out, or let has_ffn be true");
   o.ffn.dim = o.dim;
@@ -66,7 +77,7 @@ MixerArgs mixer_args(const LanguageModelOptions& o, int64_t layer) {
 
 LanguageModel::LanguageModel(const LanguageModelOptions& options, Rng rng)
     : options_(checked(options)),
-      embedding_(options_.vocab, options_.dim, rng["embedding"], options_.std),
+      embedding_(options_.vocab, options_.dim, rng["embedding"], options_.embedding_std.value_or(options_.std)),
       norm_(options_.dim, options_.norm, options_.own_norm, rng["norm"]) {
   set_name("model");
   name_parts({{"embedding", embedding_}});

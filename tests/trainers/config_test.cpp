@@ -10,6 +10,7 @@
 #include "trainers/config/pattern.h"
 #include "trainers/config/schema.h"
 #include "trainers/config/translate.h"
+#include "trainers/run/facts.h"
 #include "weft/core/allocator.h"
 
 namespace weft::config {
@@ -120,6 +121,31 @@ TEST(Config, ATaskStandsInPlaceOfTexts) {
   const std::string resolved = to_text(config.experiment);
   EXPECT_EQ(to_text(load_string(resolved).experiment), resolved);
   EXPECT_TRUE(load_string(kTiny, {"data={task{}}"}).experiment.data().task().has_mqar());
+}
+
+TEST(Config, InitialWeightsHaveAScaleEach) {
+  const Loaded plain = load_string(kTiny, {"model.init.std=0.05"});
+  LanguageModelOptions o = train::model_options(plain, 256);
+  EXPECT_EQ(o.std, 0.05);
+  EXPECT_FALSE(o.embedding_std);
+  EXPECT_FALSE(o.out_std);
+  expect_parts(explain("model.init.embedding_std", &plain), {"tied output head", "default:  std", "is not set"});
+  const Loaded own =
+      load_string(kTiny, {"model.init={embedding_std:1 out_std:0.03 scale_by_depth:false}", "model.ffn={none{}}"});
+  o = train::model_options(own, 256);
+  EXPECT_EQ(o.std, 0.02);
+  EXPECT_EQ(o.embedding_std, 1);
+  EXPECT_EQ(o.out_std, 0.03);
+  EXPECT_FALSE(o.scales_init_by_depth);
+  EXPECT_FALSE(o.has_ffn);
+  EXPECT_DOUBLE_EQ(mixer_args(o, 0).out_std, 0.03);
+  expect_parts(explain("model.init.out_std", &own), {"model.init.out_std = 0.03", "(0, inf)"});
+  const std::string resolved = to_text(own.experiment);
+  expect_parts(resolved, {"none {", "embedding_std: 1", "out_std: 0.03", "scale_by_depth: false"});
+  EXPECT_EQ(resolved.find("swiglu"), std::string::npos);
+  EXPECT_EQ(to_text(load_string(resolved).experiment), resolved);
+  expect_parts(reference(), {"| `model.init.out_std` | number | std | (0, inf) |", "| `model.ffn.none` | message |"});
+  expect_parts(str(train::run_facts(own.experiment, "")[1].second), {"context 32, rope", "no feed-forward network"});
 }
 
 TEST(Config, PresetsOfResidualStreamsCountTheSublayersOfMixersAlone) {

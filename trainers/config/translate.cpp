@@ -184,6 +184,8 @@ LanguageModelOptions model_options(const Loaded& loaded, int64_t vocab) {
   o.residual = residual_maker(loaded);
   o.residual_dropout = residual_dropout(m.residual());
   o.std = m.init().std();
+  if (m.init().has_embedding_std()) o.embedding_std = m.init().embedding_std();
+  if (m.init().has_out_std()) o.out_std = m.init().out_std();
   o.scales_init_by_depth = m.init().scale_by_depth();
   o.recompute = library_value<config::Recompute, Recompute>(loaded.experiment.train().recompute());
   return o;

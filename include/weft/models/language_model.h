@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "weft/nn/mixers.h"
@@ -28,9 +29,11 @@ struct LanguageModelOptions {
   ResidualMaker residual = StandardResidualOptions{};
   double residual_dropout = 0;
   std::vector<int32_t> fixed_text =
-      {};  // of mixers that read one: at least `context` ids; under learned positions at 0, 1, ..
-  double std = 0.02;
-  bool scales_init_by_depth = true;  // output projections start smaller by sqrt(num_sublayers())
+      {};             // of mixers that read one: at least `context` ids; under learned positions at 0, 1, ..
+  double std = 0.02;  // of all initial weights for which nothing else is said
+  std::optional<double> embedding_std = {};  // of the token embedding, which a tied output head is; otherwise std
+  std::optional<double> out_std = {};        // of output projections, the last ones into the stream; otherwise std
+  bool scales_init_by_depth = true;          // that of output projections is divided by sqrt(num_sublayers())
   Recompute recompute = Recompute::none;
   NormMaker own_norm = {};  // of the blocks and before the output head, in place of `norm`, whose eps it is given
   FfnMaker own_ffn = {};    // in place of `ffn`

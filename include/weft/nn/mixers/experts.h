@@ -6,7 +6,7 @@
 namespace weft {
 
 // Mixture of attention heads (MoA, 2210.05144). Each expert is a head with its own query and output projection. All experts share one key
-// and one value head.
+// and one value head. Projections begin uniform as published (Xavier), whatever the model's std and out_std are.
 struct MoaOptions {
   int64_t experts = 1, active = 1;
   int64_t head_dim = 0;  // 0: dim / active
