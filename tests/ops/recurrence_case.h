@@ -6,6 +6,7 @@
 
 #include "tests/ops/row_check.h"
 #include "tests/reference/recurrence.h"
+#include "weft/core/stream.h"
 #include "weft/ops/elementwise.h"
 #include "weft/ops/recurrence.h"
 
@@ -152,6 +153,23 @@ struct RecurrenceCase {
     check("q", got.dq, r.q), check("k", got.dk, r.k), check("v", got.dv, r.v);
     check("log_decay", got.dlog_decay, r.log_decay), check("beta", got.dbeta, r.beta);
     check("state", got.dstate, r.state);
+  }
+};
+
+// The edge cases, of one device: recurrence_test runs them on the CPU, recurrence_device_test on the GPU.
+class RecurrenceEdges : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+    if (device().is_cuda() && num_cuda_devices() == 0) GTEST_SKIP() << "no GPU: " << cuda_problem();
+  }
+  static Device device() { return GetParam(); }
+  static Tensor there(const Tensor& t) { return ops::to(t, device()); }
+  static Tensor full(const Shape& shape, double x, DType dtype) { return Tensor::full(shape, x, dtype, device()); }
+  static RecurrenceCase make_case(const RecurrenceSize& size, Gate gate, bool is_delta, DType dtype = kF64,
+                                  double decay = 0.3) {
+    RecurrenceCase c(size, gate, is_delta, dtype, decay);
+    c.device = device();
+    return c;
   }
 };
 

@@ -1,10 +1,11 @@
 // The gated linear recurrence and the element-wise one on GPUs against the float64 loops and differences of them: the cases of the CPU's
 // tests, at lengths and widths around those of steps, chunks and tiles.
 #include "tests/ops/recurrence_case.h"
-#include "weft/core/stream.h"
 
 namespace weft::test {
 namespace {
+
+INSTANTIATE_TEST_SUITE_P(OfGpu, RecurrenceEdges, testing::Values(Device::cuda()));
 
 // A case that is computed on the GPU.
 RecurrenceCase on_gpu(const RecurrenceSize& size, Gate gate, bool is_delta, DType dtype = kF64, double decay = 0.3) {

@@ -7,6 +7,8 @@ namespace {
 
 constexpr int64_t kChunk = 8;
 
+INSTANTIATE_TEST_SUITE_P(OfCpu, RecurrenceEdges, testing::Values(Device::cpu()));
+
 TEST(Recurrence, EqualsTheLoopAtEveryLength) {
   for_each_kind([](Gate gate, bool is_delta) {
     for (int64_t T : {int64_t{0}, int64_t{1}, int64_t{2}, kChunk - 1, kChunk, kChunk + 1, int64_t{65}})
@@ -81,45 +83,6 @@ TEST(Recurrence, DeltaRuleAtTheEdgesOfBetaAndWithRepeatedKeys) {
         c.expect_forward(dtype == kF32 ? 2e-4 : 0);
         if (dtype == kF64) c.expect_gradients(1e-6);
       }
-}
-
-// One document cut into segments, the state and its gradient handed on.
-TEST(Recurrence, SegmentsWithTheStateHandedOnEqualTheWhole) {
-  for_each_kind([](Gate gate, bool is_delta) {
-    const RecurrenceSize size{.B = 2, .T = 29, .G = 1, .H = 2, .K = 3, .V = 4};
-    RecurrenceCase whole(size, gate, is_delta);
-    if (gate == Gate::head) return;  // below, the same as per token
-    whole.use_state(), whole.use_documents(), whole.use_writes();
-    ops::Recurrence want = ops::recur(whole.in, whole.options);
-    ops::RecurrenceGrads grads = ops::recur_backward(whole.dout, whole.dstate, whole.in, whole.options);
-    const int64_t cuts[] = {0, 1, 12, 12, 28, 29};
-    std::vector<ops::RecurrenceInput> parts;
-    Tensor state = whole.in.state, document;
-    for (int i = 0; i + 1 < 6; ++i) {
-      auto part = [&](const Tensor& t) { return t.defined() ? t.slice(1, cuts[i], cuts[i + 1]) : t; };
-      const ops::RecurrenceInput& in = whole.in;
-      parts.push_back({part(in.q_BTGK), part(in.k_BTGK), part(in.v_BTHV), part(in.log_decay), part(in.beta),
-                       part(in.writes), state, part(in.documents), document});
-      ops::Recurrence got = ops::recur(parts.back(), whole.options);
-      expect_close(got.out, values(part(want.out)), whole.name() + " out");
-      document = ops::state_documents(parts.back().documents, document);
-      state = got.state;
-    }
-    expect_close(state, values(want.state), whole.name() + " state");
-    Tensor dstate = whole.dstate;
-    for (int i = 4; i >= 0; --i) {
-      auto part = [&](const Tensor& t) { return t.slice(1, cuts[i], cuts[i + 1]); };
-      ops::RecurrenceGrads got =
-          ops::recur_backward(part(whole.dout), dstate, parts[static_cast<size_t>(i)], whole.options);
-      expect_close(got.dq, values(part(grads.dq)), whole.name() + " dq");
-      expect_close(got.dk, values(part(grads.dk)), whole.name() + " dk");
-      expect_close(got.dv, values(part(grads.dv)), whole.name() + " dv");
-      if (got.dlog_decay.defined()) expect_close(got.dlog_decay, values(part(grads.dlog_decay)), whole.name() + " dg");
-      if (got.dbeta.defined()) expect_close(got.dbeta, values(part(grads.dbeta)), whole.name() + " dbeta");
-      dstate = got.dstate;
-    }
-    expect_close(dstate, values(grads.dstate), whole.name() + " dstate");
-  });
 }
 
 // f32 and bf16 at the widths and lengths of models, in every instruction set.

@@ -69,10 +69,12 @@ __device__ __forceinline__ T relative(const Chunk<T>& chunk, int r, int i) {
 
 // tile(r, i) = sum over c < width of x(r, c) y(i, c) D(r, i, c) for i <= r, or i < r if kStrict; else 0.
 // has_channels: D is a number per channel c. Otherwise load_factors() has been called if decays are one number per token.
-template <class A, bool kStrict, class X, class Y>
+// Operands::split is for x and y that are elements of tensors: they are rounded only where they are multiplied by decays.
+template <class A, bool kStrict, Operands kOperands = Operands::rounded, class X, class Y>
 __device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A>& tile, int64_t width,
                                        bool has_channels, X&& x, Y&& y) {
   using T = typename A::T;
+  static_assert(kStrip <= kSplitDepth);
   Strips<T>& strips = chunk.s.strips;
   tile.clear();
   if (!has_channels) {
@@ -84,11 +86,11 @@ __device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A
     const int count = static_cast<int>(smaller(kStrip, width - c0)), steps = in_steps(count);
     load_decays(chunk, c0, width, kStrip);
     for (int h = kStrict ? 1 : 0; h < kRows; h = h ? 2 * h : 1) {
-      stage<A, Along::depth>(strip<A>(strips, 0), kRows, steps, [&](int r, int c) {
+      stage<A, Along::depth, kOperands>(strip<A>(strips, 0), kRows, steps, [&](int r, int c) {
         if (c >= count || (h && !(r & h))) return T(0);
         return x(r, c0 + c) * (h ? chunk.s.before[r][c] : T(1));
       });
-      stage<A, Along::depth>(strip<A>(strips, 1), kRows, steps, [&](int i, int c) {
+      stage<A, Along::depth, kOperands>(strip<A>(strips, 1), kRows, steps, [&](int i, int c) {
         return c >= count || (i & h) ? T(0) : y(i, c0 + c) * (h ? chunk.s.after[i][c] : T(1));
       });
       __syncthreads();
@@ -96,7 +98,7 @@ __device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A
       rows_met(h, true, first, last);
       Tile<A> part;
       part.clear();
-      A::multiply_add(part.at, strip<A>(strips, 0), strip<A>(strips, 1), {first / 8, last / 8, 0, steps});
+      multiply_strips<A, kOperands>(part, strip<A>(strips, 0), strip<A>(strips, 1), {first / 8, last / 8, 0, steps});
       tile.add(part, [&](int r, int i, T p) { return meet(r, i, h) ? p : T(0); });
       if (h) join_blocks(chunk.s, h, kStrip);
       else __syncthreads();

@@ -4,6 +4,8 @@
 // Then chunk after chunk, in parts of the value columns, with the state S:
 //   delta rule: errors -= keys_seen S;   S' = total S + (after k)^T u
 // Then every chunk by itself:  O = (scale before q) S + P u.  With decays of value channels before, after and D stand at the values.
+// Errors may be small differences of large numbers, v and what the state answers. So the operands of M, keys_seen and errors are split
+// (product.cuh): rounded to bf16 they would lose what is to be written.
 #pragma once
 
 #include <vector>
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ W
       chunk, tile, w.p.key_width, w.p.decay == Decay::key, [&](int r, int64_t c) { return chunk.q(r, c); }, key);
   put(w.pairs, tile);
   if (!w.is_delta) return;
-  scores<A, true>(chunk, tile, w.p.key_width, w.p.decay == Decay::key, key, key);
+  scores<A, true, Operands::split>(chunk, tile, w.p.key_width, w.p.decay == Decay::key, key, key);
   put(w.strict, tile);
   __syncthreads();
   invert(chunk, chunk.matrix(w.strict));
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ W
     for (int64_t c0 = 0; c0 < width; c0 += kColumns) {
       const int64_t columns = smaller(kColumns, width - c0);
       tile.clear();
-      multiply<A, Along::depth, Along::rows>(
+      multiply<A, Along::depth, Along::rows, Operands::split>(
           tile, chunk.s.strips, columns, chunk.count, [&](int r, int64_t i) { return inverse[r * kRows + i]; },
           [&](int c, int64_t i) { return x(static_cast<int>(i), c0 + c); });
       tile.each([&](int r, int c, T sum) {
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(kBlock) advance_states(const __grid_constant__
     T* next = chunk.state(w.states, 1);
     if (w.is_delta) {
       tile.clear();
-      multiply<A, Along::depth, Along::rows>(
+      multiply<A, Along::depth, Along::rows, Operands::split>(
           tile, chunk.s.strips, at.count, K, [&](int r, int64_t c) { return chunk.kept(w.keys_seen, K, r, c); },
           [&](int j, int64_t c) { return state[c * V + v0 + j]; });
       tile.each([&](int r, int j, T sum) {

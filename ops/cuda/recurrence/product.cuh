@@ -1,5 +1,6 @@
 // Products of a block's 64 rows with up to 64 columns, summed over any depth. Elements of both sides are given by functions, pass
 // through shared memory in strips of the depth and are summed in registers: on tensor cores for bf16 tensors, else in plain arithmetic.
+// Tensor cores multiply numbers of bf16. Where that loses what is wanted, an operand is two of them: itself rounded, and what that leaves.
 #pragma once
 
 #include "ops/cuda/ptx.cuh"
@@ -8,7 +9,8 @@
 namespace weft::cuda::recurrence {
 
 inline constexpr int kColumns = 64, kDepth = 64;
-inline constexpr int kBlock = 128;  // threads
+inline constexpr int kSplitDepth = kDepth / 2;  // the second half of a strip has what rounding left
+inline constexpr int kBlock = 128;              // threads
 
 __host__ __device__ constexpr int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
 __host__ __device__ constexpr int in_steps(int64_t n) { return static_cast<int>((n + 15) / 16 * 16); }
@@ -25,6 +27,7 @@ template <class T_>
 struct Plain {
   using T = T_;
   using Stored = T;
+  static constexpr bool kRounds = false;
   static constexpr int kPitch = kDepth + 1;
 
   static __device__ __forceinline__ int row(int i) { return 16 * warp_of() + lane_of() / 8 + 4 * i; }
@@ -49,11 +52,13 @@ struct Plain {
 struct TensorCores {
   using T = float;
   using Stored = uint16_t;
+  static constexpr bool kRounds = true;
   static constexpr int kPitch = kDepth + 8;  // the same group of eight rows lies in different banks
 
   static __device__ __forceinline__ int row(int i) { return 16 * warp_of() + lane_of() / 4 + i / 2 * 8; }
   static __device__ __forceinline__ int column(int n, int i) { return 8 * n + 2 * (lane_of() % 4) + i % 2; }
   static __device__ __forceinline__ uint16_t stored(float x) { return BFloat16(x).bits; }
+  static __device__ __forceinline__ float left(float x) { return x - static_cast<float>(BFloat16(x)); }
   static __device__ __forceinline__ void multiply_add(float (&at)[8][4], const uint16_t* x, const uint16_t* y,
                                                       const Range& range) {
     const int lane = lane_of();
@@ -110,30 +115,50 @@ __device__ __forceinline__ typename A::Stored* strip(Strips<typename A::T>& s, i
 
 // Which of an operand's elements are neighbours in memory.
 enum class Along { depth, rows };
+// Whether operands are rounded to what the arithmetic multiplies, or are split in two where it rounds.
+enum class Operands { rounded, split };
+template <class A, Operands kOperands>
+inline constexpr bool kIsSplit = kOperands == Operands::split&& A::kRounds;
 
-// Elements f(row, k) of `rows` x `depth`, both multiples of 16.
-template <class A, Along kAlong, class F>
+// Elements f(row, k) of `rows` x `depth`, both multiples of 16; `depth` at most kSplitDepth if they are split.
+template <class A, Along kAlong, Operands kOperands = Operands::rounded, class F>
 __device__ __forceinline__ void stage(typename A::Stored* to, int rows, int depth, F&& f) {
   for (int i = static_cast<int>(threadIdx.x); i < rows * depth; i += kBlock) {
     const int r = kAlong == Along::depth ? i / depth : i % rows, k = kAlong == Along::depth ? i % depth : i / rows;
-    to[r * A::kPitch + k] = A::stored(f(r, k));
+    const typename A::T x = f(r, k);
+    to[r * A::kPitch + k] = A::stored(x);
+    if constexpr (kIsSplit<A, kOperands>) to[r * A::kPitch + kSplitDepth + k] = A::stored(A::left(x));
+  }
+}
+
+// Of strips that stage() has filled. The product of what rounding left of both sides is left out: split operands lose parts in 2^18, rounded
+// ones in 2^9.
+template <class A, Operands kOperands>
+__device__ __forceinline__ void multiply_strips(Tile<A>& tile, const typename A::Stored* x, const typename A::Stored* y,
+                                                const Range& range) {
+  A::multiply_add(tile.at, x, y, range);
+  if constexpr (kIsSplit<A, kOperands>) {
+    A::multiply_add(tile.at, x, y + kSplitDepth, range);
+    A::multiply_add(tile.at, x + kSplitDepth, y, range);
   }
 }
 
 // tile(r, c) += sum over k < depth of x(r, k) y(c, k), for columns below `columns`. All threads come here; barriers are inside.
-template <class A, Along kX, Along kY, class X, class Y>
+template <class A, Along kX, Along kY, Operands kOperands = Operands::rounded, class X, class Y>
 __device__ __forceinline__ void multiply(Tile<A>& tile, Strips<typename A::T>& s, int64_t columns, int64_t depth, X&& x,
                                          Y&& y) {
   using T = typename A::T;
+  constexpr int kStep = kIsSplit<A, kOperands> ? kSplitDepth : kDepth;
   const int wide = in_steps(columns);
-  for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
-    const int count = static_cast<int>(smaller(kDepth, depth - k0)), steps = in_steps(count);
+  for (int64_t k0 = 0; k0 < depth; k0 += kStep) {
+    const int count = static_cast<int>(smaller(kStep, depth - k0)), steps = in_steps(count);
     __syncthreads();
-    stage<A, kX>(strip<A>(s, 0), kRows, steps, [&](int r, int k) { return k < count ? x(r, k0 + k) : T(0); });
-    stage<A, kY>(strip<A>(s, 1), wide, steps,
-                 [&](int c, int k) { return k < count && c < columns ? y(c, k0 + k) : T(0); });
+    stage<A, kX, kOperands>(strip<A>(s, 0), kRows, steps,
+                            [&](int r, int k) { return k < count ? x(r, k0 + k) : T(0); });
+    stage<A, kY, kOperands>(strip<A>(s, 1), wide, steps,
+                            [&](int c, int k) { return k < count && c < columns ? y(c, k0 + k) : T(0); });
     __syncthreads();
-    A::multiply_add(tile.at, strip<A>(s, 0), strip<A>(s, 1), {0, wide / 8, 0, steps});
+    multiply_strips<A, kOperands>(tile, strip<A>(s, 0), strip<A>(s, 1), {0, wide / 8, 0, steps});
   }
 }
 
