@@ -1,5 +1,5 @@
 // What went wrong in recurrences elsewhere, and forms of the recurrence that must be the same, on the CPU and on GPUs: gates of exactly 0, lengths
-// behind 2^16, memory behind the inputs, expanded gradients, residuals of nearly equal numbers, segments, the matrix form of the
+// behind 2^16, memory behind the inputs and in padding, expanded gradients, residuals of nearly equal numbers, segments, the matrix form of the
 // delta rule.
 #include <gtest/gtest.h>
 
@@ -86,6 +86,43 @@ TEST_P(RecurrenceEdges, MemoryBehindTheInputsIsNotRead) {
       for (Tensor* t : {&c.in.q_BTGK, &c.in.k_BTGK, &c.in.v_BTHV, &c.in.log_decay, &c.in.beta, &c.dout})
         *t = before_nan(c.there(*t));
       expect_same_bits(results_of(c), want, c.name());
+    }
+  });
+}
+
+// x [B, T, ...] with NaN at tokens of padding.
+Tensor with_nan_in_padding(const Tensor& x, const Tensor& documents) {
+  if (!x.defined()) return x;
+  Numbers numbers = values(x);
+  const std::vector<int64_t> of_token = integers(documents);
+  const size_t width = numbers.size() / of_token.size();
+  for (size_t i = 0; i < numbers.size(); ++i)
+    if (of_token[i / width] < 0) numbers[i] = std::nan("");
+  return reference::make(x.shape(), numbers, x.dtype());
+}
+
+// At lengths of steps on the CPU, on GPUs, and of chunks.
+TEST_P(RecurrenceEdges, InputsOfPaddingAreNotRead) {
+  for_each_kind([&](Gate gate, bool is_delta) {
+    for (int64_t T : {2, 7, 65}) {
+      const DType dtype = T == 65 ? kBF16 : kF64;
+      RecurrenceCase c = make_case({.B = 2, .T = T, .G = 1, .H = 1, .K = 4, .V = 3}, gate, is_delta, dtype);
+      c.use_state(), c.use_documents();
+      if (T == 7) c.use_writes();
+      auto two_passes = [&] {
+        if (is_delta) return Results();
+        const ops::RecurrenceStates kept = ops::recur_states(c.there(), c.options);
+        Tensor out;
+        const Tensor state = ops::recur_into(out, c.there(), c.options, &kept);
+        return Results{values(out), values(state)};
+      };
+      const std::vector<int64_t> documents = integers(c.in.documents);
+      ASSERT_LT(*std::min_element(documents.begin(), documents.end()), 0) << "padding";
+      const Results want = results_of(c), of_passes = two_passes();
+      for (Tensor* t : {&c.in.q_BTGK, &c.in.k_BTGK, &c.in.v_BTHV, &c.in.beta, &c.dout})
+        *t = with_nan_in_padding(*t, c.in.documents);
+      expect_same_bits(results_of(c), want, c.name());
+      expect_same_bits(two_passes(), of_passes, c.name() + " two passes");
     }
   });
 }

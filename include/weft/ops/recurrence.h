@@ -17,10 +17,12 @@ namespace weft::ops {
 enum class DecaySide { key, value };
 
 struct RecurrenceOptions {
-  double scale = 1;                   // of what is read
-  DecaySide side = DecaySide::key;    // of a decay per channel; value: without beta
-  std::optional<int64_t> chunk = {};  // tokens, 1 to 1024; chosen if it is not given
-  bool checks_decay = true;           // false: log_decay is known to be finite and at most 0
+  double scale = 1;                 // of what is read
+  DecaySide side = DecaySide::key;  // of a decay per channel; value: without beta
+  // Tokens, 1 to 1024; chosen if it is not given. Kernels take at most as many as they can hold: 64 on a GPU; on the CPU 128, and 16 with a
+  // decay per channel.
+  std::optional<int64_t> chunk = {};
+  bool checks_decay = true;  // false: log_decay is known to be finite and at most 0
 };
 
 // f32, bf16 or f64; "wide" is f32, or f64 for f64. G divides H: head h reads and writes with the q and k of head h / (H / G).
@@ -33,7 +35,7 @@ struct RecurrenceInput {
   Tensor writes = {};
   Tensor state = {};  // wide [B, H, K, V]: before the first token. Undefined: zeros
   // i32 [B, T]: where the number changes the state begins with zeros. A negative number is padding: such a token leaves the state alone,
-  // its output and its gradients are 0, and its q, k, v and beta are not read.
+  // its output and its gradients are 0, and its q, k, v, beta and dout have no effect, whatever they are.
   Tensor documents = {};
   Tensor state_document =
       {};  // i32 [B]: which document `state` is of. Undefined: that of the first token that is no padding
