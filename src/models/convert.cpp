@@ -94,7 +94,8 @@ ConvertedModel to_gated_slots(const LanguageModel& trained, const GatedSlotsConv
     pattern[static_cast<size_t>(l)] = static_cast<int>(o.mixers.size()) - 1;
   }
   o.pattern = pattern;
-  ConvertedModel out{std::make_unique<LanguageModel>(o, rng), {.lost = lost}};
+  ConvertedModel out{std::make_unique<LanguageModel>(o, rng), {}};
+  out.report.lost = lost;
   std::map<std::string, const Param*> theirs;
   for (const NamedParam& p : trained.params()) theirs[p.name] = p.param;
   for (const NamedParam& p : out.model->params()) {

@@ -112,7 +112,7 @@ TEST(RecurrentInitial, AllElseIsNormalZeroOrOne) {
       const std::vector<double> values = values_of(*mixer, p.name);
       for (double v : values) {
         square += v * v;
-        if (is_gain || is_bias) ASSERT_EQ(v, is_gain ? 1 : 0);
+        if (is_gain || is_bias) { ASSERT_EQ(v, is_gain ? 1 : 0); }
       }
       if (is_gain || is_bias) continue;
       const double count = static_cast<double>(values.size()), std = std::sqrt(square / count);
