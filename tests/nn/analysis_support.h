@@ -45,11 +45,13 @@ inline AnalysisRows analysed(const data::Batch& batch, bool has_documents, const
   return out;
 }
 
-// Between them: a window, sinks, grouped heads, a mixture of heads, latents that are sent, weights of pairs, weights with signs.
+// Between them: a window, sinks, grouped heads, a mixture of heads, latents that are sent, weights of pairs, weights with signs, documents that
+// choose how far they see.
 inline std::vector<LanguageModelOptions> models() {
   SoftmaxOptions sink{.heads = 4, .kv_heads = 2, .window = 7}, mixture{.heads = 4};
   sink.sink.kind = SinkKind::logit;
   mixture.head_mixture = {.active = 1, .shared = 1, .path = HeadPath::grouped};
+  const FluxOptions flux{.heads = 4, .window = 5, .prompt = 1, .hidden = 8};
   auto of = [](std::vector<MixerMaker> mixers) {
     return LanguageModelOptions{.vocab = kVocab,
                                 .dim = 16,
@@ -61,7 +63,7 @@ inline std::vector<LanguageModelOptions> models() {
   };
   return {of({sink, mixture}),
           of({MlaOptions{.heads = 4, .head_dim = 8, .rope_dim = 2, .kv_rank = 3}, TapaOptions{.heads = 4}}),
-          of({NapOptions{.heads = 4, .window = 5}, GlaOptions{.heads = 4}})};
+          of({NapOptions{.heads = 4, .window = 5}, GlaOptions{.heads = 4}}), of({flux, NapOptions{.heads = 4}})};
 }
 
 inline std::unique_ptr<LanguageModel> make_model(const LanguageModelOptions& options) {

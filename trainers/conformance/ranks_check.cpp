@@ -127,6 +127,9 @@ Outcome few_bits(const Subject& subject) {
   return {has_passed ? Verdict::passed : Verdict::failed, text + " on 2, 4, 8"};
 }
 
+// Outside training too: what a rank records must not depend on what its own tokens chose.
+constexpr SpreadCase kUntrained = {LayoutKind::contiguous, Scheme::ring, 3, true};
+
 // What is declared missing must be refused, not computed wrong.
 Outcome refused(const Subject& subject, std::string_view missing) {
   for (const SpreadCase& c : cases_for(subject)) {
@@ -157,6 +160,16 @@ Outcome check_ranks(const Subject& narrow) {
   std::string worst_case = "none";
   std::map<std::pair<int, bool>, SpreadNumbers> of_one;
   size_t number = 0;
+  auto compare = [&](const SpreadCase& c, const SpreadNumbers& got, const SpreadNumbers& expected, bool is_watched) {
+    const double differences[] = {difference(got.out, expected.out), difference(got.dx, expected.dx),
+                                  difference(got.of_parameters, expected.of_parameters),
+                                  is_watched ? difference(got.shown, expected.shown) : 0};
+    const double largest = *std::max_element(std::begin(differences), std::end(differences));
+    if (largest > worst)
+      worst = largest, worst_case = fmt::format(
+                           "{}: outputs {:.2g}, input gradients {:.2g}, parameters {:.2g}, weights and heads {:.2g}",
+                           to_string(c), differences[0], differences[1], differences[2], differences[3]);
+  };
   for (SpreadCase c : cases_for(subject)) {
     const SpreadSequence sequence(c);
     const Subject longer(row, subject.args().dim, sequence.length);
@@ -174,15 +187,14 @@ Outcome check_ranks(const Subject& narrow) {
       got = run_spread(longer, c, sequence, how);
     }
     outcome.spreads.push_back({c});
-    const double differences[] = {difference(got.out, expected->second.out), difference(got.dx, expected->second.dx),
-                                  difference(got.of_parameters, expected->second.of_parameters),
-                                  how.is_watched ? difference(got.shown, expected->second.shown) : 0};
-    const double largest = *std::max_element(std::begin(differences), std::end(differences));
-    if (largest > worst)
-      worst = largest, worst_case = fmt::format(
-                           "{}: outputs {:.2g}, input gradients {:.2g}, parameters {:.2g}, weights and heads {:.2g}",
-                           to_string(c), differences[0], differences[1], differences[2], differences[3]);
+    compare(c, got, expected->second, how.is_watched);
   }
+  SpreadCase untrained = kUntrained;
+  untrained.has_documents = row.lacks.documents.empty();
+  const SpreadSequence sequence(untrained);
+  const Subject longer(row, subject.args().dim, sequence.length);
+  const SpreadRun how{.is_watched = true, .is_training = false};
+  compare(untrained, run_spread(longer, untrained, sequence, how), run_whole(longer, sequence, how), true);
   const auto num_refused =
       std::count_if(outcome.spreads.begin(), outcome.spreads.end(), [](const Spread& s) { return !s.refused.empty(); });
   const Outcome equal =

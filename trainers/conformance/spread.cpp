@@ -104,7 +104,10 @@ void run_rank(const Subject& subject, const SpreadSequence& s, const std::vector
                           return y;
                         }};
   Tokens tokens(data_at(s, positions),
-                {.is_training = true, .rng = Rng(11), .probe = how.is_watched ? &probe : nullptr, .context = group});
+                {.is_training = how.is_training,
+                 .rng = Rng(11),
+                 .probe = how.is_watched ? &probe : nullptr,
+                 .context = group});
   tokens.share("embedding", x * 0.5);
   tokens.share(fixed_sequence_name(subject.args().layer),
                normal_input({1, subject.args().context, D}, how.compute, 77));

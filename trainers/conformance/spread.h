@@ -21,6 +21,7 @@ struct SpreadSequence {
 struct SpreadRun {
   DType compute = kF64, inputs = kF64;  // inputs are rounded to one dtype, so that runs in several see the same
   bool is_watched = false;              // by a probe of weights and heads
+  bool is_training = true;  // backward follows in any case: analyses and fixed sequences record what is not in training
 };
 
 struct SpreadNumbers {

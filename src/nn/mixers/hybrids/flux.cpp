@@ -2,11 +2,13 @@
 //   r = silu(mean of x over the first P tokens of the document A) B,  c = (1, 0) where r_0 >= r_1, else (0, 1)
 //   y = c_0 attend(rot(q), rot(k), v; all) + c_1 attend(rot(q), rot(k), v; last W),  from token P - 1 on
 // Tokens before it take the window, through which they see all, since P <= W. So no token depends on a later one.
-// In training both branches run, Gumbel noise of the document is added to r, and c has the gradient of softmax(r). Otherwise only the branches that
-// some document chose run. lambda (mean of c_0 - target)^2 is an auxiliary loss.
+// In training Gumbel noise of the document is added to r, and c has the gradient of softmax(r). Where gradients are recorded both branches run,
+// whatever the documents here chose: c stands on the tape of every rank, so that all send the same messages in backward. Otherwise only the
+// branches that some document chose run. lambda (mean of c_0 - target)^2 is an auxiliary loss.
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width.
 #include "src/nn/mixers/hybrids/all_tokens.h"
 #include "src/nn/mixers/recurrent/parts.h"
+#include "weft/autograd/recompute.h"
 #include "weft/core/dry_run.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/hybrids.h"
@@ -51,12 +53,13 @@ class Flux final : public ProjectedMixer {
     const Var choice_BT2 = choice(x_BTD, tokens);
     auto branch = [&](int64_t window) { return tokens.attend_part(all, keys_of, {.mask = {.window = window}})[0]; };
     auto part = [&](int64_t i) { return unsqueeze(slice(cast(choice_BT2, x_BTD.dtype()), -1, i, i + 1), -1); };
-    if (tokens.is_training()) return written(branch(0) * part(0) + branch(o_.window) * part(1), tokens);
+    auto both = [&] { return written(branch(0) * part(0) + branch(o_.window) * part(1), tokens); };
+    if (tokens.is_training() || is_recording() || is_first_forward_of_recompute()) return both();
     const double num_full = is_dry_run() ? 1 : sum_all(select(cast(choice_BT2, kF64), -1, 0)).value().item();
     const double most = static_cast<double>(tokens.batch() * tokens.num_tokens());
     if (num_full == most) return written(branch(0), tokens);
     if (num_full == 0) return written(branch(o_.window), tokens);
-    return written(branch(0) * part(0) + branch(o_.window) * part(1), tokens);
+    return both();
   }
 
   double flops_per_token(double keys) const override {
