@@ -185,6 +185,7 @@ void LanguageModel::share_fixed_sequence(Tokens& tokens) {
                                                : embedding_(cast(part(fixed_->value()), kI32).value());
   x = at_positions(unsqueeze(x, 0), alone);
   alone.share("embedding", x);
+  alone.share("fixed_sequence", x);  // by which mixers know that they read the sequence itself
   run_blocks(x, alone, false);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     if (blocks_[i]->mixer->fixed_sequence() == FixedSequence::none) continue;

@@ -68,7 +68,12 @@ Var Sharing::recomputed(const std::function<Var(const Var&)>& f, const Var& x_BT
   for (const auto& [name, value] : outside) inputs.push_back(value);
   std::vector<Var> out = weft::recompute(block, inputs);
   size_t next = 1;
-  for (const std::string& name : std::vector<std::string>(left->shared)) share(name, out[next++]);
+  for (const std::string& name : std::vector<std::string>(left->shared)) {
+    check_recorded("share", name);
+    auto known = std::ranges::find_if(shared_, [&](const auto& of) { return of.first == name; });
+    if (known != shared_.end()) known->second = out[next++];  // what an earlier layer left, as the block gives it back
+    else shared_.emplace_back(name, out[next++]);
+  }
   for (const Loss& loss : left->losses) losses_.push_back({loss.name, out[next++], loss.weight});
   left->losses.clear();  // their values are not needed for backward
   return out[0];
@@ -76,11 +81,9 @@ Var Sharing::recomputed(const std::function<Var(const Var&)>& f, const Var& x_BT
 
 void Sharing::share(std::string_view name, const Var& value) {
   check_recorded("share", name);
-  for (auto& [known, var] : shared_)
-    if (known == name) {
-      var = value;
-      return;
-    }
+  WEFT_CHECK(!has_shared(name),
+             str("share: '", name, "' is there already: another layer's, or that of an earlier forward"),
+             "name values by the layer that leaves them, and make Tokens for each forward");
   shared_.emplace_back(std::string(name), value);
 }
 

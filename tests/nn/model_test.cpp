@@ -212,6 +212,49 @@ TEST(LanguageModel, FixedSequencesRunThroughLayersThatReadTheEmbedding) {
   EXPECT_EQ(model.hidden(test::tiny_ids(1, 5), tokens).shape(), Shape({1, 5, 16}));
 }
 
+TEST(LanguageModel, AMixerOfAFixedSequenceIsRefusedWithoutOne) {
+  const auto mixer = DeconstructedOptions{DeconstructedKind::random_embedding, 2}({.dim = 8, .context = 4}, Rng(1));
+  Tokens tokens(plain_tokens(1, 3));
+  EXPECT_EQ(error_of(
+                [&] {
+                  mixer->forward(Tensor::zeros({1, 3, 8}), tokens);
+                },
+                {"deconstructed: no fixed sequence to read", "LanguageModel"}),
+            "");
+}
+
+// Groups of layers with other lengths: each sparse layer reads the keys of its own group's first layer.
+TEST(LanguageModel, SchedulesOfHySparseBesideEachOtherStayApart) {
+  LanguageModelOptions options = test::tiny_model();
+  options.layers = 10;
+  const HySparseOptions short_one{.heads = 4, .kv_heads = 2, .sparse = 3, .block = 8, .blocks = 1, .window = 4},
+      long_one{.heads = 4, .kv_heads = 4, .sparse = 4, .block = 4, .blocks = 3, .window = 4};
+  options.mixers = {short_one, long_one};
+  options.pattern = {0, 0, 0, 0, 0, 1, 0, 1, 1, 1};
+  LanguageModel model(options, Rng(1));
+  Tokens tokens(plain_tokens(1, 9));
+  EXPECT_EQ(model.hidden(test::tiny_ids(1, 9), tokens).shape(), Shape({1, 9, 16}));
+  for (auto [name, heads] : {std::pair("hysparse.0.k", 2), {"hysparse.4.k", 2}, {"hysparse.5.k", 4}})
+    EXPECT_EQ(tokens.shared(name).size(2), heads) << name;
+}
+
+// A program may make such a pattern without a config, which refuses it.
+TEST(LanguageModel, ASparseLayerBehindTheFullLayerOfAnotherScheduleIsRefused) {
+  LanguageModelOptions options = test::tiny_model();
+  options.layers = 2;
+  HySparseOptions one{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 2, .blocks = 3, .window = 4}, other = one;
+  auto error = [&](std::initializer_list<std::string_view> parts) {
+    options.mixers = {one, other};
+    LanguageModel model(options, Rng(1));
+    Tokens tokens(plain_tokens(1, 9));
+    return error_of([&] { model.hidden(test::tiny_ids(1, 9), tokens); }, parts);
+  };
+  other.block = 8;
+  EXPECT_EQ(error({"block ", " of 2 blocks of 8 tokens", "cut to the same length"}), "");
+  other.kv_heads = 4;
+  EXPECT_EQ(error({"hysparse: 4 key heads", "give all layers of a schedule the same options"}), "");
+}
+
 TEST(LanguageModel, PackedDocumentsEqualSeparateOnes) {
   LanguageModel model(test::tiny_model(), Rng(1));
   Tensor packed = test::tiny_ids(1, 9);

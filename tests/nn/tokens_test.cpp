@@ -205,6 +205,17 @@ TEST(Tokens, RecomputedCarriesSharedValuesAndLossesInAndOut) {
   EXPECT_EQ(grads(true), grads(false));
 }
 
+TEST(Tokens, AValueThatIsSharedStays) {
+  Tokens tokens(plain_tokens(2, 4));
+  tokens.share("keys", Var(Tensor::zeros({2, 4, 3})));
+  EXPECT_EQ(test::error_of(
+                [&] {
+                  tokens.share("keys", Var(Tensor::zeros({2, 4, 3})));
+                },
+                {"share: 'keys' is there already", "by the layer that leaves them"}),
+            "");
+}
+
 TEST(Buffer, MovesToTheMeanOfWhatWasAdded) {
   Buffer mean(Tensor::full({2}, 1, kF32), 0.75);
   mean.update();

@@ -1,7 +1,11 @@
 // N tokens, K choices per token, E experts, C input and O output width.
 #include "src/nn/experts/experts.h"
 
+#include "weft/core/error.h"
+
 namespace weft {
+
+std::string shared_experts(std::string_view block, std::string_view what) { return str("umoe.", block, ".", what); }
 
 ExpertOrder order_by_expert(const Tensor& chosen_NK, int64_t experts) {
   auto chosen = cast(Var(chosen_NK), kI32).value().to_vector<int32_t>();

@@ -3,11 +3,16 @@
 
 #include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "weft/autograd/functions.h"
 
 namespace weft {
+
+// Under which name a mixer leaves its experts for the feed-forward network of its block: "up" [E, F, D] and "down" [E, D, F].
+std::string shared_experts(std::string_view block, std::string_view what);
 
 // Slots (token n, choice k) sorted by expert, then by slot: each expert sees its rows together.
 struct ExpertOrder {

@@ -4,6 +4,7 @@
 // Decoding keeps k and x. B batch, T tokens, N = B T, D model width, E experts, A active, K head width, F expert width.
 #include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
+#include "weft/core/scope.h"
 #include "weft/nn/experts/router.h"
 #include "weft/nn/mixers/experts.h"
 #include "weft/nn/mixers/projected.h"
@@ -55,11 +56,12 @@ class Umoe final : public Mixer {
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
+    const std::string block = Scope::path();  // whose feed-forward network reads them
+    tokens.share(shared_experts(block, "up"), up_);
+    tokens.share(shared_experts(block, "down"), down_);
     Scope scope(name());
     const int64_t B = x_BTD.size(0), T = x_BTD.size(1), D = args_.dim, K = o_.head_dim, A = o_.active, N = B * T;
     const DType dtype = x_BTD.dtype();
-    tokens.share("umoe_up", up_);
-    tokens.share("umoe_down", down_);
     Routing r = router_(x_BTD, tokens);
     Tensor chosen_NA = r.chosen_BTK.reshape({N, A});
     auto of = [&](const Param& weights, int64_t e) { return cast(select(weights, 0, e), dtype); };

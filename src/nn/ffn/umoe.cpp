@@ -1,10 +1,11 @@
 // UMoE's feed-forward network (2505.07260): y = sum of p_e F_e(x) over the chosen + F_shared(x),  F(u) = silu(u W1) W2
-// with the experts that the block's mixer shares as "umoe_up" [E, F, D] and "umoe_down" [E, D, F].
+// with the experts that the block's mixer shares.
 // B batch, T tokens, N = B T, D model width, K chosen.
 #include "src/nn/ffn/umoe.h"
 
 #include "src/nn/experts/experts.h"
 #include "weft/core/error.h"
+#include "weft/core/scope.h"
 #include "weft/nn/experts/router.h"
 
 namespace weft {
@@ -28,7 +29,9 @@ class UmoeFfn final : public Ffn {
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
-    Var w1 = tokens.shared("umoe_up"), w2 = tokens.shared("umoe_down");
+    const std::string path = Scope::path(),
+                      block = path.substr(0, path.rfind('.') == std::string::npos ? 0 : path.rfind('.'));
+    Var w1 = tokens.shared(shared_experts(block, "up")), w2 = tokens.shared(shared_experts(block, "down"));
     WEFT_CHECK(w1.size(0) == router_.options().experts,
                str("umoe: the feed-forward network routes to ", router_.options().experts, " experts, the mixer has ",
                    w1.size(0)),

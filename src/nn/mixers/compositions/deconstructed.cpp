@@ -47,9 +47,11 @@ class OtherScores final : public ProjectedMixer {
                      tokens);
     }
     const std::string name = fixed_sequence_name(args_.layer);
-    Var source_BTD = x_BTD;
-    if (tokens.has_shared(name)) source_BTD = at_positions(tokens.shared(name), tokens);
-    else tokens.share(name, x_BTD);  // this is the sequence itself
+    const bool is_sequence = tokens.has_shared("fixed_sequence");
+    if (is_sequence) tokens.share(name, x_BTD);
+    WEFT_CHECK(tokens.has_shared(name), "deconstructed: no fixed sequence to read",
+               "use it in a LanguageModel, which makes one, or share fixed_sequence_name(layer) before");
+    const Var source_BTD = is_sequence ? x_BTD : at_positions(tokens.shared(name), tokens);
     Var q = rotated(queries(source_BTD), args_, tokens), k = rotated(keys(source_BTD), args_, tokens);
     return written(tokens.attend(q, k, v)[0], tokens);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "weft/core/dry_run.h"
+#include "weft/core/error.h"
 
 namespace weft::hybrid {
 
@@ -97,6 +98,9 @@ std::array<Var, 2> attend_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var
   std::vector<std::vector<size_t>> asked(static_cast<size_t>(B * G * blocks.most()));
   for (size_t c = 0; c < chosen.size(); ++c) {
     if (chosen[c] < 0) continue;
+    WEFT_CHECK(chosen[c] < static_cast<float>(blocks.most()),
+               str("attend_blocks: block ", chosen[c], " of ", blocks.most(), " blocks of ", length, " tokens"),
+               "choose blocks of the same tokens, cut to the same length");
     const int64_t number = static_cast<int64_t>(c) / N, row = number / (T * G) * G + number % G;
     asked[static_cast<size_t>(row * blocks.most() + static_cast<int64_t>(chosen[c]))].push_back(c);
   }

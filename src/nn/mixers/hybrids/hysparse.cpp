@@ -43,8 +43,12 @@ class HySparse final : public ProjectedMixer {
     if (block_k_)
       full(q_BTHK, split_heads((*block_k_)(x_BTD), s_.kv_heads), split_heads((*block_v_)(x_BTD), s_.kv_heads), tokens);
     const AllTokens all = all_tokens(tokens);
-    Var far = attend_blocks(q_BTHK, tokens.shared(named("k")), tokens.shared(named("v")),
-                            tokens.shared(named("blocks")).value(), all, o_.block)[0];
+    const Var &k = tokens.shared(named("k")), &v = tokens.shared(named("v"));
+    WEFT_CHECK(
+        k.size(2) == s_.kv_heads && k.size(3) == s_.head_dim,
+        str("hysparse: ", s_.kv_heads, " key heads of ", s_.head_dim, ", and the layer that it reads has ", k.value()),
+        "give all layers of a schedule the same options");
+    Var far = attend_blocks(q_BTHK, k, v, tokens.shared(named("blocks")).value(), all, o_.block)[0];
     Var near =
         tokens.attend(q_BTHK, rotated(keys(x_BTD), args_, tokens), values(x_BTD), {.mask = {.window = o_.window}})[0];
     Var gates_BT2H = sigmoid((*gates_)(x_BTD));
@@ -62,8 +66,10 @@ class HySparse final : public ProjectedMixer {
   }
 
  private:
-  // Of the group of layers that share.
-  std::string named(std::string_view what) const { return str("hysparse.", args_.layer / (o_.sparse + 1), ".", what); }
+  // Of the group of layers that share: by the first of them, which no other schedule has.
+  std::string named(std::string_view what) const {
+    return str("hysparse.", args_.layer - args_.layer % (o_.sparse + 1), ".", what);
+  }
 
   // Attention on all keys [B, T, H, K]; leaves them and the chosen blocks for the layers behind.
   Var full(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGK, Tokens& tokens) const {
