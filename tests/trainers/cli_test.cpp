@@ -139,6 +139,18 @@ TEST_F(Cli, EndsUsageAndConfigErrorsWithCode2AndNothingOnStdout) {
       {"config --explain model.dmi", {"error: model.dmi: model has no field 'dmi'. Did you mean 'dim'?"}},
       {"task trigger --piecewise", {"error: weft task trigger: --piecewise, but", "run weft task regression"}},
       {"task circuits --mixer mha", {"error: weft task circuits: --mixer, but", "run weft task regression"}},
+      {"task circuits --layers 1", {"error: weft task circuits: --layers, but", "run weft task regression"}},
+      {"task circuits --piecewise", {"error: weft task circuits: --piecewise, but", "run weft task regression"}},
+      {"task circuits --text no.txt", {"error: weft task circuits: --text, but", "run weft task backcopy"}},
+      {"task trigger --text no.txt", {"error: weft task trigger: --text, but", "run weft task backcopy"}},
+      {"task regression --text no.txt", {"error: weft task regression: --text, but", "run weft task backcopy"}},
+      {"task backcopy --piecewise", {"error: weft task backcopy: --piecewise, but", "run weft task regression"}},
+      {"task regression --mixer random_embedding", {"weft task regression: --mixer random_embedding reads what a"}},
+      {"task regression --mixer static_embedding", {"weft task regression: --mixer static_embedding reads what a"}},
+      {"task trigger --mixer random_embedding", {"weft task trigger: --mixer random_embedding", "weft task backcopy"}},
+      {"task trigger --mixer static_embedding", {"weft task trigger: --mixer static_embedding", "weft task backcopy"}},
+      {"task trigger --mixer fixed_text", {"weft task trigger: --mixer fixed_text reads a fixed text"}},
+      {"task backcopy --mixer fixed_text", {"weft task backcopy: --mixer fixed_text reads a fixed text"}},
       {"doctor extra", {"error: weft doctor: ", "extra"}},
       {"", {"Usage: weft", "config", "doctor"}},
   };
@@ -348,6 +360,9 @@ TEST_F(Cli, TasksPrintATableOfMixers) {
   run = weft("task backcopy --mixer softmax --steps 1 --seeds 1");
   EXPECT_EQ(run.code, 0) << run.err;
   expect_parts(run.out, {"first token at plain", "| softmax | 1 |"});
+  EXPECT_EQ(run.out.find("+-"), std::string::npos) << "one seed has no error: " << run.out;
+  run = weft("task trigger --mixer relu --steps 1 --seeds 1 --json");
+  EXPECT_TRUE(nlohmann::json::parse(run.out)["rows"][0]["loss"]["standard_error"].is_null()) << run.out;
   run = weft("task trigger --mixer nothing");
   EXPECT_EQ(run.code, 2);
   expect_parts(run.err, {"--mixer nothing: no such mixer", "softmax, relu", "mha"});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
@@ -26,6 +27,7 @@ struct Options {
   std::string task, text;
   std::vector<std::string> mixers;
   int64_t seeds = 3;
+  std::optional<int> layers = {};
   tasks::Options each = {};
 };
 
@@ -43,11 +45,49 @@ std::vector<tasks::Arm> chosen(const std::vector<std::string>& names, const Exte
   return found;
 }
 
+// An option that the task does not read is no part of what it did.
+void check_options(const Options& o) {
+  struct Own {
+    const char* name;
+    bool is_given;
+    std::vector<std::string> readers;  // the tasks that read it
+    const char* why;
+  };
+  const Own all[] = {
+      {"--mixer", !o.mixers.empty(), {"backcopy", "trigger", "regression"}, "it trains heads of softmax attention"},
+      {"--layers", o.layers.has_value(), {"backcopy", "trigger", "regression"}, "it trains one layer"},
+      {"--piecewise", o.each.is_piecewise, {"regression"}, "only regression has maps"},
+      {"--text", !o.text.empty(), {"backcopy"}, "only backcopy reads a text"}};
+  for (const Own& own : all)
+    if (own.is_given && std::ranges::find(own.readers, o.task) == own.readers.end())
+      throw config::ConfigError(str("weft task ", o.task, ": ", own.name, ", but ", own.why, "."),
+                                str("Leave ", own.name, " out, or run weft task ", own.readers.back(), "."));
+}
+
+// Backcopy trains a language model. The others train mixers alone, to which no model gives its embedding or a fixed sequence.
+void check_mixers(const std::string& task, const std::vector<tasks::Arm>& arms) {
+  for (const tasks::Arm& arm : arms) {
+    const int64_t dim = task == "trigger" ? 16 : task == "regression" ? 32 : 64;
+    const std::unique_ptr<Mixer> mixer = arm.make({.dim = dim, .context = 64, .layers = 1}, Rng(1));
+    if (mixer->fixed_sequence() == FixedSequence::text)
+      throw config::ConfigError(
+          str("weft task ", task, ": --mixer ", arm.name, " reads a fixed text, of which the task has none."),
+          "Choose another mixer, or train a model with it (weft train).");
+    if (task == "backcopy") continue;
+    const bool reads_model = mixer->fixed_sequence() != FixedSequence::none || arm.name == "static_embedding";
+    if (reads_model)
+      throw config::ConfigError(str("weft task ", task, ": --mixer ", arm.name,
+                                    " reads what a language model gives it, and the task trains mixers alone."),
+                                "Choose another mixer, or run weft task backcopy.");
+  }
+}
+
 std::vector<tasks::Arm> numbers_of_heads() { return {{"1", {}}, {"2", {}}, {"4", {}}}; }
 
-// Mean over seeds and its standard error.
+// Mean over seeds and its standard error, which one seed does not have.
 struct Estimate {
-  double mean = 0, error = 0;
+  double mean = 0;
+  std::optional<double> error = {};
 };
 Estimate estimate(const std::vector<double>& values) {
   auto n = static_cast<double>(values.size());
@@ -55,8 +95,18 @@ Estimate estimate(const std::vector<double>& values) {
   for (double x : values) e.mean += x / n;
   double squares = 0;
   for (double x : values) squares += (x - e.mean) * (x - e.mean);
-  e.error = values.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0;
+  if (values.size() > 1) e.error = std::sqrt(squares / (n - 1) / n);
   return e;
+}
+
+std::string to_text(const Estimate& e) {
+  return fmt::format("{:.4g}", e.mean) + (e.error ? fmt::format(" +- {:.2g}", *e.error) : "");
+}
+
+nlohmann::ordered_json to_json(const Estimate& e) {
+  nlohmann::ordered_json json{{"mean", e.mean}, {"standard_error", nullptr}};
+  if (e.error) json["standard_error"] = *e.error;
+  return json;
 }
 
 std::string text_of(const std::string& path) {
@@ -100,8 +150,7 @@ std::string tables_of(const std::vector<ArmFigures>& arms, const std::string& ki
   for (const ArmFigures& arm : arms) {
     text += fmt::format("| {} | {} |", arm.name, seeds);
     for (size_t i = 0; i < arm.names.size(); ++i)
-      if (!is_by_pairs(arm.names[i]))
-        text += fmt::format(" {:.4g} +- {:.2g} |", arm.values[i].mean, arm.values[i].error);
+      if (!is_by_pairs(arm.names[i])) text += " " + to_text(arm.values[i]) + " |";
     text += "\n";
   }
   if (pairs.empty()) return text;
@@ -114,25 +163,23 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   const std::string tasks[] = {"backcopy", "trigger", "regression", "circuits"};
   config::check_choice("weft task", options.task, tasks, "task");
   const bool is_backcopy = options.task == "backcopy", is_circuits = options.task == "circuits";
-  if (is_circuits && !options.mixers.empty())
-    throw config::ConfigError("weft task circuits: --mixer, but it trains heads of softmax attention.",
-                              "Leave --mixer out, or run weft task regression.");
-  if (options.each.is_piecewise && options.task != "regression")
-    throw config::ConfigError("weft task " + options.task + ": --piecewise, but only regression has maps.",
-                              "Leave --piecewise out, or run weft task regression.");
+  check_options(options);
   const std::string kind = is_circuits ? "heads" : "mixer";
   tasks::Bigram bigram;
   if (is_backcopy)
     bigram = options.text.empty() ? tasks::random_bigram(64, Rng(1)["bigram"])
                                   : tasks::bigram_of_text(text_of(options.text));
+  const std::vector<tasks::Arm> all = is_circuits ? numbers_of_heads() : chosen(options.mixers, extensions);
+  if (!is_circuits) check_mixers(options.task, all);
   auto rows = nlohmann::ordered_json::array();
   std::vector<ArmFigures> arms;
-  for (const tasks::Arm& arm : is_circuits ? numbers_of_heads() : chosen(options.mixers, extensions)) {
+  for (const tasks::Arm& arm : all) {
     ArmFigures& found = arms.emplace_back(ArmFigures{.name = arm.name, .names = {}, .values = {}});
     std::vector<std::vector<double>> values;
     for (int64_t seed = 1; seed <= options.seeds; ++seed) {
       tasks::Options each = options.each;
       each.seed = static_cast<uint64_t>(seed);
+      each.layers = options.layers.value_or(1);
       tasks::Figures figures = is_backcopy                 ? tasks::backcopy(arm.make, bigram, each)
                                : options.task == "trigger" ? tasks::trigger(arm.make, each)
                                : is_circuits               ? tasks::circuits(std::stoll(arm.name), each)
@@ -146,10 +193,8 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
       console.detail(fmt::format("{}, seed {}", arm.name, seed));
     }
     nlohmann::ordered_json row{{kind, arm.name}, {"seeds", options.seeds}};
-    for (size_t i = 0; i < values.size(); ++i) {
-      const Estimate e = found.values.emplace_back(estimate(values[i]));
-      row[found.names[i]] = {{"mean", e.mean}, {"standard_error", e.error}};
-    }
+    for (size_t i = 0; i < values.size(); ++i)
+      row[found.names[i]] = to_json(found.values.emplace_back(estimate(values[i])));
     rows.push_back(row);
   }
   console.result(console.is_json() ? json_text(nlohmann::ordered_json{{"task", options.task}, {"rows", rows}})
@@ -178,7 +223,9 @@ Action define_task(Arguments& app) {
   app.add_option("--steps", o->each.steps, "Training steps (2000; trigger 5000; regression and circuits 3000)")
       .range(int64_t{1}, int64_t{1000000})
       .type_name("N");
-  app.add_option("--layers", o->each.layers, "Layers (1)").range(int64_t{1}, int64_t{16}).type_name("N");
+  app.add_option("--layers", o->layers, "Layers (1), of all but circuits")
+      .range(int64_t{1}, int64_t{16})
+      .type_name("N");
   app.add_option("--lr", o->each.lr, "Learning rate (3e-3; regression 1e-3; circuits 1e-2)")
       .range(1e-8, 1.0)
       .type_name("X");
