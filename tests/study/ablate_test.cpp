@@ -395,6 +395,16 @@ TEST_F(Ablate, RefusesGridsThatAreWrong) {
   expect_refused(
       str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 } set: \"model.position={learned{}}\"", kArms),
       {"eval: length 48: gate=none has learned positions for 32 tokens"});
+  auto mixer = [](const std::string& text) {
+    return str("axis { name: \"m\" arm { name: \"plain\" } arm { name: \"own\" set: \"model.mixer=[{", text,
+               "}]\" } }");
+  };
+  for (const char* kind : {"random_embedding", "fixed_text"})
+    expect_refused(str(kRuns, "seeds: 1 eval { length: 64 }", mixer(str("deconstructed{heads:4 kind:", kind, "}"))),
+                   {"eval: length 64: m=own reads a fixed sequence (model.mixer[0]) for 32 tokens"});
+  expect_refused(
+      str(kRuns, "seeds: 1 eval { task: \"mqar\" task_length: 48 }", mixer("simplified{heads:4 kind:super}")),
+      {"eval: length 48: m=own mixes values by a triangle (model.mixer[0]) for 32 tokens"});
   expect_refused(
       str(kRuns, kArms, tune, "value: \"1\" value: \"2\" value: \"3\" seeds: 2 metric: \"task/mqar/accuracy\" }"),
       {"tune: metric task/mqar/accuracy", "the same test rows", "val/loss@LENGTH"});

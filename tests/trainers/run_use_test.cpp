@@ -252,6 +252,22 @@ TEST_F(RunUse, TheFieldOfJsonlIsSaidInTheConfig) {
   EXPECT_EQ(right.exit_code, 0) << right.err;
 }
 
+// Before a length is evaluated: a list that fails at its second one would lose the first one's result.
+TEST_F(RunUse, LengthsThatAModelHasNothingForAreRefused) {
+  auto refused = [&](const std::string& run, const std::string& model, const std::string& why) {
+    const auto trained = test::run_weft(train(run, {model, "model.layers=2", "train.tokens=640"}));
+    ASSERT_EQ(trained.exit_code, 0) << trained.err;
+    const auto got = test::run_weft({"eval", path(run), "--lengths", "16,64"});
+    EXPECT_EQ(got.exit_code, 2) << got.out;
+    EXPECT_EQ(got.out, "");
+    EXPECT_NE(got.err.find("--lengths 64: the model " + why + " for 32 tokens"), std::string::npos) << got.err;
+  };
+  refused("a", "model.position={learned{}}", "has learned positions");
+  refused("b", "model.mixer=[{softmax{heads:2}},{deconstructed{kind:random_embedding heads:2}}]",
+          "reads a fixed sequence (model.mixer[1])");
+  refused("c", "model.mixer=[{simplified{kind:super heads:2}}]", "mixes values by a triangle (model.mixer[0])");
+}
+
 TEST(Tasks, RegressionPrintsErrorsByTheNumberOfPairs) {
   const std::vector<std::string> words{"task", "regression", "--steps", "1", "--seeds", "1", "--mixer", "gla"};
   const auto linear = test::run_weft(words);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,6 +12,7 @@
 #include "trainers/command/command.h"
 #include "trainers/command/stored_result.h"
 #include "trainers/config/config_error.h"
+#include "trainers/config/row_bound.h"
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
 #include "trainers/run/evaluate.h"
@@ -38,7 +40,9 @@ struct Options {
 
 nlohmann::ordered_json to_json(const Evaluation& e, int64_t length) {
   nlohmann::ordered_json row{{"length", length}};
-  if (e.has_targets()) row.update({{"loss", e.loss()}, {"loss_se", e.standard_error}, {"ppl", e.perplexity()}});
+  if (e.has_targets()) row["loss"] = e.loss();
+  if (e.has_targets() && !std::isnan(e.standard_error)) row["loss_se"] = e.standard_error;
+  if (e.has_targets()) row["ppl"] = e.perplexity();
   if (e.num_bytes > 0) row["bpb"] = e.bits_per_byte();
   row["targets"] = e.num_targets;
   return row;
@@ -76,10 +80,9 @@ nlohmann::ordered_json to_json(const RecallScore& score, const std::string& name
                                int64_t size, bool by_row) {
   nlohmann::ordered_json row{{"task", name}, {"length", task.context()}};
   if (size > 0) row[task.size_name()] = size;
-  row.update({{"rows", score.rows},
-              {"accuracy", score.all.share()},
-              {"accuracy_se", score.standard_error},
-              {"whole_rows", static_cast<double>(score.whole_rows) / static_cast<double>(score.rows)},
+  row.update({{"rows", score.rows}, {"accuracy", score.all.share()}});
+  if (!std::isnan(score.standard_error)) row["accuracy_se"] = score.standard_error;
+  row.update({{"whole_rows", static_cast<double>(score.whole_rows) / static_cast<double>(score.rows)},
               {"loss", score.nats},
               {"targets", score.all.targets}});
   for (const auto& [name, count] : score.groups)
@@ -91,10 +94,11 @@ nlohmann::ordered_json to_json(const RecallScore& score, const std::string& name
 }
 
 std::string to_text(const RecallScore& score, const std::string& name, const data::RecallTask& task, int64_t size) {
-  std::string text = fmt::format(
-      "{} of {} tokens{}: accuracy {:.4f} +- {:.4f}, whole rows {:.4f}, loss {:.4f} ({} rows)\n", name, task.context(),
-      size > 0 ? fmt::format(", {} {}", size, task.size_name()) : "", score.all.share(), score.standard_error,
-      static_cast<double>(score.whole_rows) / static_cast<double>(score.rows), score.nats, score.rows);
+  std::string text =
+      fmt::format("{} of {} tokens{}: accuracy {:.4f}{}, whole rows {:.4f}, loss {:.4f} ({} rows)\n", name,
+                  task.context(), size > 0 ? fmt::format(", {} {}", size, task.size_name()) : "", score.all.share(),
+                  std::isnan(score.standard_error) ? "" : fmt::format(" +- {:.4f}", score.standard_error),
+                  static_cast<double>(score.whole_rows) / static_cast<double>(score.rows), score.nats, score.rows);
   if (score.groups.size() < 2) return text;
   for (const auto& [name, count] : score.groups)
     text += fmt::format("  {:<24} {:.4f} ({} targets)\n", name, count.share(), count.targets);
@@ -120,14 +124,15 @@ void score_tasks(const Options& options, train::LoadedRun& run, const std::vecto
 void check(const Options& options, const config::Loaded& config) {
   const config::Experiment& e = config.experiment;
   for (const std::string& name : options.tasks) config::check_choice("--tasks", name, train::task_names(), "task");
+  const std::string bound = config::bound_of_rows(e.model());
   for (int64_t length : options.lengths) {
     constexpr int64_t kLongest = (int64_t{1} << 31) - 1;  // as model.context
     if (length < 1 || length > kLongest)
       throw config::ConfigError(fmt::format("--lengths {}: not a length.", length),
                                 fmt::format("Use lengths of 1 to {} tokens.", kLongest));
-    if (e.model().position().has_learned() && length > e.model().context())
+    if (!bound.empty() && length > e.model().context())
       throw config::ConfigError(
-          fmt::format("--lengths {}: the model has learned positions for {} tokens.", length, e.model().context()),
+          fmt::format("--lengths {}: the model {} for {} tokens.", length, bound, e.model().context()),
           "Use lengths between 1 and the training context.");
   }
   for (const std::string& name : options.tasks)

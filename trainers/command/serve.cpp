@@ -7,6 +7,7 @@
 #include "trainers/command/arguments.h"
 #include "trainers/command/command.h"
 #include "trainers/config/config_error.h"
+#include "trainers/config/row_bound.h"
 #include "trainers/console/console.h"
 #include "trainers/console/json_text.h"
 #include "trainers/console/stop_signal.h"
@@ -69,10 +70,10 @@ std::string name_of(const std::string& folder) {
 serve::ServedModel served(const Options& options, const train::LoadedRun& run) {
   const LanguageModelOptions& model = run.model->options();
   const int64_t context = options.context > 0 ? options.context : model.context;
-  if (context > model.context && (model.position == PositionKind::learned || !model.fixed_text.empty()))
-    throw config::ConfigError(
-        str("--context ", context, ": the model has learned positions for ", model.context, " tokens."),
-        str("Use at most ", model.context, "."));
+  const std::string bound = config::bound_of_rows(run.config.experiment.model());
+  if (context > model.context && !bound.empty())
+    throw config::ConfigError(str("--context ", context, ": the model ", bound, " for ", model.context, " tokens."),
+                              str("Use at most ", model.context, "."));
   const std::optional<int32_t> start = train::prompt_start(run.config.experiment.data());
   return {.name = name_of(run.folder),
           .address = options.run.file(),

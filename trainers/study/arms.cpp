@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "trainers/config/field_path.h"
+#include "trainers/config/row_bound.h"
 #include "trainers/run/named_tasks.h"
 #include "trainers/study/arm_checks.h"
 #include "trainers/study/grid.h"
@@ -148,8 +149,8 @@ void check_metrics(const Grid& grid, const Combination& one) {
   }
 }
 
-// Found before anything is trained: a task may need longer rows, and a learned position is of one place in the context, so longer rows have
-// none.
+// Found before anything is trained: a task may need longer rows, and some models have something of their own for each place of the context, so
+// longer rows have none.
 void check_eval_lengths(const Grid& grid, const Combination& one) {
   const config::Model& model = one.experiment.model();
   for (const std::string& task : grid.evals.tasks)
@@ -157,13 +158,15 @@ void check_eval_lengths(const Grid& grid, const Combination& one) {
          grid.evals.task_lengths.empty() ? std::vector<int64_t>{model.context()} : grid.evals.task_lengths)
       train::rows_of(task, train::named_task(task, one.experiment.data(), train::kUnknownVocab), length,
                      {.task = str(grid.file, ": ", one.name, ": eval: task: "), .length = "task_length: "});
-  if (!model.position().has_learned()) return;
+  const std::string bound = config::bound_of_rows(model);
+  if (bound.empty()) return;
   for (const std::vector<int64_t>* lengths : {&grid.evals.lengths, &grid.evals.task_lengths})
     for (int64_t length : *lengths)
       if (length > model.context())
-        throw ConfigError(str(grid.file, ": eval: length ", length, ": ", one.name, " has learned positions for ",
-                              model.context(), " tokens."),
-                          "Ask for lengths up to the training context, or give that arm rope.");
+        throw ConfigError(
+            str(grid.file, ": eval: length ", length, ": ", one.name, " ", bound, " for ", model.context(), " tokens."),
+            model.position().has_learned() ? "Ask for lengths up to the training context, or give that arm rope."
+                                           : "Ask for lengths up to the training context.");
 }
 
 void check_batches(const Grid& grid, const Arms& arms) {
