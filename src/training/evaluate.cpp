@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -39,10 +40,10 @@ struct Counter {
   void add_at_position(double loss);
 };
 
-// Standard error of a ratio of sums over independent clusters: sqrt(n/(n-1) sum (nats_c - loss targets_c)^2) / targets.
+// Standard error of a ratio of sums over independent clusters: sqrt(n/(n-1) sum (nats_c - loss targets_c)^2) / targets. One cluster has none.
 double clustered_error(const std::vector<Cluster>& clusters, double loss, int64_t num_targets) {
   double n = static_cast<double>(clusters.size()), sum = 0;
-  if (n < 2 || num_targets == 0) return 0;
+  if (n < 2 || num_targets == 0) return std::numeric_limits<double>::quiet_NaN();
   for (const Cluster& c : clusters) {
     double residual = c.nats - loss * static_cast<double>(c.targets);
     sum += residual * residual;
@@ -171,8 +172,8 @@ std::string Evaluation::text() const {
 
 std::string validation_text(double loss, double standard_error, double perplexity,
                             std::optional<double> bits_per_byte) {
-  std::string out = fmt::format("validation loss {:.4f} +- {:.4f} nats per token, perplexity {:.4g}", loss,
-                                standard_error, perplexity);
+  const std::string error = std::isnan(standard_error) ? "" : fmt::format(" +- {:.4f}", standard_error);
+  std::string out = fmt::format("validation loss {:.4f}{} nats per token, perplexity {:.4g}", loss, error, perplexity);
   if (bits_per_byte) out += fmt::format(", {:.4f} bits per byte", *bits_per_byte);
   return out;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "weft/core/error.h"
@@ -60,7 +61,8 @@ RecallScore Counter::finished(const std::vector<std::string>& names) {
     squares += residual * residual;
   }
   const auto n = static_cast<double>(rows.size()), targets = static_cast<double>(score.all.targets);
-  if (rows.size() > 1) score.standard_error = std::sqrt(n / (n - 1) * squares) / targets;
+  score.standard_error =
+      rows.size() > 1 ? std::sqrt(n / (n - 1) * squares) / targets : std::numeric_limits<double>::quiet_NaN();
   score.nats /= targets;
   for (size_t g = 0; g < names.size(); ++g)
     if (groups[g].targets > 0) score.groups.emplace_back(names[g], groups[g]);

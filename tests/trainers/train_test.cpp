@@ -312,6 +312,16 @@ TEST(Evaluation, LooksAtNoMoreTokensThanAskedAndReportsProgress) {
   EXPECT_EQ(progress, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 2}}));
 }
 
+TEST(Evaluation, OfOneWindowHasNoStandardError) {
+  LanguageModel model = tiny_model();
+  Windows data;
+  const Evaluation one = evaluate(model, data.windows, {.max_tokens = 4});
+  EXPECT_TRUE(std::isnan(one.standard_error));
+  EXPECT_EQ(one.text().find("+-"), std::string::npos) << one.text();
+  EXPECT_NE(one.text().find(" nats per token"), std::string::npos);
+  EXPECT_NE(validation_text(1, 0, 2, {}).find("1.0000 +- 0.0000 nats"), std::string::npos) << "an error of 0 is one";
+}
+
 TEST(Evaluation, WithoutTargetsSaysSoInsteadOfALoss) {
   LanguageModel model = tiny_model();
   data::ValidationWindows windows(
@@ -320,7 +330,7 @@ TEST(Evaluation, WithoutTargetsSaysSoInsteadOfALoss) {
   Evaluation got = evaluate(model, windows, {.batch = 2, .keeps_documents_apart = true});
   EXPECT_FALSE(got.has_targets());
   EXPECT_EQ(got.loss(), 0);
-  EXPECT_EQ(got.standard_error, 0);
+  EXPECT_TRUE(std::isnan(got.standard_error));
   EXPECT_EQ(got.bits_per_byte(), 0);
   EXPECT_EQ(got.text(), "no validation loss: none of the tokens has a target");
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <numbers>
 #include <set>
 
@@ -172,9 +173,9 @@ void Recorder::validation(const Evaluation& evaluation, int64_t step, double tim
   status_.val = evaluation.loss();
   status_.val_step = step;
   if (is_best) status_.best_val = evaluation.loss();
-  std::vector<std::pair<std::string, double>> values{{"val/loss", evaluation.loss()},
-                                                     {"val/loss_se", evaluation.standard_error},
-                                                     {"val/ppl", evaluation.perplexity()}};
+  std::vector<std::pair<std::string, double>> values{{"val/loss", evaluation.loss()}};
+  if (!std::isnan(evaluation.standard_error)) values.emplace_back("val/loss_se", evaluation.standard_error);
+  values.emplace_back("val/ppl", evaluation.perplexity());
   if (evaluation.num_bytes > 0) values.emplace_back("val/bpb", evaluation.bits_per_byte());
   values.emplace_back("val/targets", num_targets);
   write("val", step, time_s, std::move(values));

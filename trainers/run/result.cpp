@@ -23,7 +23,8 @@ std::optional<double> value(const Recorder& recorder, const char* kind, const ch
 }
 
 std::string validation(const RunResult& r) {
-  return validation_text(*r.val_loss, r.val_loss_se.value_or(0), r.val_ppl.value_or(std::exp(*r.val_loss)), r.val_bpb);
+  return validation_text(*r.val_loss, r.val_loss_se.value_or(std::nan("")), r.val_ppl.value_or(std::exp(*r.val_loss)),
+                         r.val_bpb);
 }
 
 // 1234567 as "1 234 567".
@@ -82,8 +83,8 @@ void read_measured(RunResult& r, const std::string& file) {
 std::vector<std::pair<std::string, std::string>> facts(const RunResult& r) {
   std::vector<std::pair<std::string, std::string>> facts;
   if (r.val_loss) {
-    facts.emplace_back("validation loss",
-                       fmt::format("{:.4f} +- {:.4f} nats per token", *r.val_loss, r.val_loss_se.value_or(0)));
+    const std::string error = r.val_loss_se ? fmt::format(" +- {:.4f}", *r.val_loss_se) : "";
+    facts.emplace_back("validation loss", fmt::format("{:.4f}{} nats per token", *r.val_loss, error));
     if (r.val_ppl) facts.emplace_back("perplexity", fmt::format("{:.4g}", *r.val_ppl));
     if (r.val_bpb) facts.emplace_back("bits per byte", fmt::format("{:.4f}", *r.val_bpb));
   }

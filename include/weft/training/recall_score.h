@@ -20,7 +20,7 @@ struct RecallScore {
   int64_t rows = 0, whole_rows = 0;  // whole: every target of the row is a hit
   HitCount all;
   double nats = 0;                                            // mean loss per target
-  double standard_error = 0;                                  // of all.share(), over rows
+  double standard_error = 0;                                  // of all.share(), over rows; NaN of one row
   std::vector<std::pair<std::string, HitCount>> groups = {};  // in the order of group_names(); those with targets
   std::vector<HitCount> by_row = {};
 };
