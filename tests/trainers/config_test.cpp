@@ -56,7 +56,7 @@ TEST(Config, ASparseLayerWithoutItsFullLayerIsRefused) {
   expect_parts(error_of(kTiny, with("model.pattern=0 1 1 1")),
                {"sparse is 1", "layer 1 reads the keys of layer 0", "model.mixer[0]"});
   EXPECT_EQ(layers_text(load_string(kTiny, with("model.pattern=1 1 0 0")).experiment.model()),
-            "0 hysparse full (mixer 1), 1 hysparse sparse (mixer 1), 2-3 softmax (mixer 0)");
+            "0 hysparse full (mixer 1), 1 hysparse window 128 sparse (mixer 1), 2-3 softmax (mixer 0)");
   load_string(kTiny, {"model.mixer=[{softmax{heads:4}},{hysparse{heads:4,sparse:0}}]", "model.pattern=0 1 0 1"});
   expect_parts(error_of(kTiny, {"model.mixer=[{flux{heads:4,window:8,prompt:9}}]"}), {"a prompt of 9 tokens"});
   expect_parts(error_of(kTiny, {"model.mixer=[{nats_l{heads:4,softmax_heads:3}}]"}), {"softmax_heads 3"});
@@ -77,7 +77,7 @@ TEST(Config, SharedKeysWithoutLayersThatShareThemAreRefused) {
   load_string(kTiny, {mixers, "model.pattern=0 1 1 0"});
   expect_parts(error_of(kTiny, {mixers, "model.pattern=0 1 0 1"}),
                {"model.mixer[1].hymba.sharing", "is 2", "no two layers in a row",
-                "1 3 hymba with keys of its own (mixer 1)", "sharing: 1"});
+                "1 3 hymba window 4 with keys of its own (mixer 1)", "sharing: 1"});
 }
 
 // Placements go over the pattern, in their order.
@@ -107,7 +107,15 @@ TEST(Config, PlacementsSayWhichLayersHaveAMixer) {
   const Model hybrid =
       load_string(kTwoMixers, {"model.layers=8", "model.placement=[{mixer:1,ratio:3}]"}).experiment.model();
   EXPECT_EQ(hybrid.pattern(), "0 0 0 1") << "a pattern stays";
-  EXPECT_EQ(layers_text(hybrid), "0-2 4-6 softmax (mixer 0), 3 7 softmax (mixer 1)");
+  EXPECT_EQ(layers_text(hybrid), "0-2 4-6 softmax window 8 (mixer 0), 3 7 softmax (mixer 1)");
+  const Model alike =
+      load_string(kTiny,
+                  {"model.mixer=[{delta{heads:4 decay:channel}},{delta{heads:4 decay:head}},{softmax{heads:4 position:"
+                   "none}},{deconstructed{heads:4 kind:key_only}}]"})
+          .experiment.model();
+  EXPECT_EQ(layers_text(alike),
+            "0 delta decay channel (mixer 0), 1 delta decay head (mixer 1), 2 softmax position none (mixer 2), "
+            "3 deconstructed key_only (mixer 3)");
   const std::string resolved = to_text(load_string(kTwoMixers, {"model.placement=[{mixer:1,ratio:3}]"}).experiment);
   EXPECT_EQ(to_text(load_string(resolved).experiment), resolved);
 }

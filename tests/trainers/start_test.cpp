@@ -231,26 +231,27 @@ TEST_F(StartRun, PlacedHybridsTrainAndSayTheirLayers) {
   };
   for (const char* kind : {"key_only", "random_embedding", "fixed_text", "static_embedding", "none"})
     EXPECT_EQ(layers_of(str("[{deconstructed{heads:2,kind:", kind, "}},{softmax{heads:2}}]"), "0 1", kind),
-              "layers: 0 2 deconstructed (mixer 0), 1 3 softmax (mixer 1)");
+              str("layers: 0 2 deconstructed ", kind, " (mixer 0), 1 3 softmax (mixer 1)"));
   EXPECT_EQ(layers_of("[{hysparse{heads:2,sparse:2,block:4,blocks:2,window:4}},{nats_l{heads:2,head_dim:4,chunk:8}}]",
                       "0 0 0 1", "sparse"),
-            "layers: 0 hysparse full (mixer 0), 1-2 hysparse sparse (mixer 0), 3 nats_l (mixer 1)");
+            "layers: 0 hysparse full (mixer 0), 1-2 hysparse window 4 sparse (mixer 0), 3 nats_l (mixer 1)");
   const std::string meta = "hymba{heads:2,meta:2}", shared = "hymba{heads:2,window:4,meta:2,sharing:2}";
-  EXPECT_EQ(layers_of("[{" + meta + "},{" + shared + "}]", "0 1 1 0", "hymba"),
-            "layers: 0 3 hymba (mixer 0), 1 hymba with keys of its own (mixer 1), 2 hymba with keys of an earlier "
-            "layer (mixer 1)");
+  EXPECT_EQ(
+      layers_of("[{" + meta + "},{" + shared + "}]", "0 1 1 0", "hymba"),
+      "layers: 0 3 hymba (mixer 0), 1 hymba window 4 with keys of its own (mixer 1), 2 hymba window 4 with keys of "
+      "an earlier layer (mixer 1)");
   EXPECT_EQ(layers_of("[{rat{heads:2,chunk:4}},{softmax{heads:2,window:8}}]", "0 1", "rat"),
-            "layers: 0 2 rat (mixer 0), 1 3 softmax (mixer 1)");
+            "layers: 0 2 rat (mixer 0), 1 3 softmax window 8 (mixer 1)");
   EXPECT_EQ(layers_of("[{nats{heads:2,window:4}},{nats_l{heads:2,head_dim:4,chunk:8}}]", "0 1", "types"),
-            "layers: 0 2 nats (mixer 0), 1 3 nats_l (mixer 1)");
+            "layers: 0 2 nats window 4 (mixer 0), 1 3 nats_l (mixer 1)");
   EXPECT_EQ(
       layers_of("[{softmax{heads:2}},{tlinformer{heads:2,depth:2,window:8,rows:4,hidden:16}}]", "0 1", "tlinformer"),
-      "layers: 0 2 softmax (mixer 0), 1 3 tlinformer (mixer 1)");
+      "layers: 0 2 softmax (mixer 0), 1 3 tlinformer window 8 (mixer 1)");
   EXPECT_EQ(layers_of("[{flux{heads:2,window:8,prompt:4}},{hymba{heads:2}}]", "0 1", "flux"),
-            "layers: 0 2 flux (mixer 0), 1 3 hymba (mixer 1)");
+            "layers: 0 2 flux window 8 (mixer 0), 1 3 hymba (mixer 1)");
   // Of one mixer, whose layers differ by themselves.
   EXPECT_EQ(layers_of("[{hysparse{heads:2,sparse:1,block:4,blocks:2,window:4}}]", "0", "one"),
-            "layers: 0 2 hysparse full, 1 3 hysparse sparse");
+            "layers: 0 2 hysparse full, 1 3 hysparse window 4 sparse");
 }
 
 TEST_F(StartRun, WhatDoesNotFitIsOneError) {

@@ -1,5 +1,7 @@
 #include "trainers/config/pattern.h"
 
+#include <google/protobuf/descriptor.h>
+
 #include <algorithm>
 #include <charconv>
 #include <functional>
@@ -7,11 +9,14 @@
 #include <utility>
 
 #include "trainers/config/check.h"
+#include "trainers/config/scalar.h"
 #include "trainers/config/text_place.h"
 
 namespace weft::config {
 
 namespace {
+
+using google::protobuf::FieldDescriptor;
 
 void check_indices(const Loaded& config) {
   const Model& model = config.experiment.model();
@@ -60,10 +65,27 @@ bool names(const Placement& placement, int64_t layer, int64_t layers) {
   return group > layers ? layer == layers / 2 : (layer + 1) % group == 0;
 }
 
+const FieldDescriptor* kind_field(const Mixer& mixer) {
+  return mixer.GetReflection()->GetOneofFieldDescriptor(mixer, mixer.GetDescriptor()->oneof_decl(0));
+}
+
 std::string kind_of(const Mixer& mixer) {
   if (mixer.has_custom()) return mixer.custom().type();
-  const auto* kind = mixer.GetReflection()->GetOneofFieldDescriptor(mixer, mixer.GetDescriptor()->oneof_decl(0));
-  return kind ? kind->name() : "mixer";
+  return kind_field(mixer) ? kind_field(mixer)->name() : "mixer";
+}
+
+// What mixers of one kind differ in most often, where it is set: " window 8", " position none", " decay channel", " random_embedding".
+std::string told_apart(const Mixer& mixer) {
+  if (mixer.has_custom() || !kind_field(mixer)) return "";
+  const google::protobuf::Message& options = mixer.GetReflection()->GetMessage(mixer, kind_field(mixer));
+  std::string text;
+  for (const std::string name : {"kind", "decay", "window", "position"}) {
+    const FieldDescriptor* field = options.GetDescriptor()->FindFieldByName(name);
+    const std::string value = field ? scalar_or_empty(options, *field) : "";
+    if (value.empty() || value == "0" || value == "unset" || value == "model") continue;
+    text += " " + (name == "kind" ? value : name + " " + value);
+  }
+  return text;
 }
 
 // "0-2 4 6-7"
@@ -111,8 +133,9 @@ std::string layers_text(const Model& model) {
   std::vector<std::pair<std::string, std::vector<int>>> kinds;  // in the order of their first layers
   for (int64_t layer = 0; layer < model.layers(); ++layer) {
     const int mixer = mixer_of(layer);
-    const std::string kind = str(kind_of(model.mixer(mixer)), role_of(model, mixer_of, layer),
-                                 model.mixer_size() > 1 ? str(" (mixer ", mixer, ")") : "");
+    const std::string role = role_of(model, mixer_of, layer);
+    const std::string kind = str(kind_of(model.mixer(mixer)), role == " full" ? "" : told_apart(model.mixer(mixer)),
+                                 role, model.mixer_size() > 1 ? str(" (mixer ", mixer, ")") : "");
     auto known = std::ranges::find_if(kinds, [&](const auto& of) { return of.first == kind; });
     if (known == kinds.end()) known = kinds.insert(known, {kind, {}});
     known->second.push_back(static_cast<int>(layer));
