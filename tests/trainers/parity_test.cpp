@@ -68,8 +68,9 @@ TEST(Parity, OfPatternsResidualsRecomputeAndExperts) {
   expect_parity({"model.layers=6", "model.mixer=[" + hysparse + "," + hymba + "]", "model.pattern=\"0 0 0 1 1 1\"",
                  "train.recompute=blocks"});
   // A fixed sequence passes layers whose choice ranks do not share, outside training.
-  expect_parity({"model.mixer=[{flux{heads:2 window:6 prompt:3 hidden:5}},{deconstructed{kind:random_embedding heads:2}}]",
-                 "model.layers=5", "model.pattern=\"0 0 0 0 1\""});
+  expect_parity(
+      {"model.mixer=[{flux{heads:2 window:6 prompt:3 hidden:5}},{deconstructed{kind:random_embedding heads:2}}]",
+       "model.layers=5", "model.pattern=\"0 0 0 0 1\""});
   expect_parity({"model.mixer=[{umoe{experts:4 active:2 query_rank:4}}]", "model.ffn={umoe{active:3}}"});
   expect_parity({"model.position={learned{}}"});
 }

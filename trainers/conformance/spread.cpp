@@ -103,11 +103,9 @@ void run_rank(const Subject& subject, const SpreadSequence& s, const std::vector
                           shown.push_back({y.value(), false});
                           return y;
                         }};
-  Tokens tokens(data_at(s, positions),
-                {.is_training = how.is_training,
-                 .rng = Rng(11),
-                 .probe = how.is_watched ? &probe : nullptr,
-                 .context = group});
+  Tokens tokens(
+      data_at(s, positions),
+      {.is_training = how.is_training, .rng = Rng(11), .probe = how.is_watched ? &probe : nullptr, .context = group});
   tokens.share("embedding", x * 0.5);
   tokens.share(fixed_sequence_name(subject.args().layer),
                normal_input({1, subject.args().context, D}, how.compute, 77));
