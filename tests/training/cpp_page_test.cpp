@@ -40,6 +40,35 @@ TEST(CppPage, TrainsEvaluatesAndGoesOn) {
   EXPECT_GT(held_out.num_targets, 0);
 }
 
+TEST(CppPage, MakesAHybrid) {
+  LanguageModelOptions hybrid{
+      .vocab = 256,
+      .dim = 64,
+      .layers = 8,
+      .context = 128,
+      .mixers = {DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, SoftmaxOptions{.heads = 2}},
+      .pattern = {0, 0, 0, 1},
+      .ffn = {.hidden = 128}};
+  LanguageModel model(hybrid, Rng(1));
+  const std::vector<NamedParam> params = model.params();
+  const auto layers_with = [&](const std::string& part) {
+    std::vector<int> layers;
+    for (int l = 0; l < 8; ++l)
+      if (std::ranges::any_of(
+              params, [&](const NamedParam& p) { return p.name.starts_with(str("layers.", l, ".mixer.") + part); }))
+        layers.push_back(l);
+    return layers;
+  };
+  EXPECT_EQ(layers_with("q"), (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(layers_with("strength"), (std::vector<int>{0, 1, 2, 4, 5, 6})) << "strengths of the delta rule";
+  Training training(model, {.groups = {{.algorithm = AdamWOptions{.lr = 3e-3}}}});
+  double first = training.step(my_samples(0, 8)).loss, last = first;
+  for (int step = 0; step < 10; ++step) last = training.step(my_samples(0, 8)).loss;
+  EXPECT_LT(last, first);
+  hybrid.mixers = {HymbaOptions{.heads = 2}}, hybrid.pattern = {};
+  EXPECT_GT(LanguageModel(hybrid, Rng(1)).num_matmul_params(), 0);
+}
+
 TEST(CppPage, MovesFreezesAndKeepsAModel) {
   test::TempFolder run;
   const std::string path = run / "model.safetensors";
@@ -165,6 +194,15 @@ TEST(Docs, CodeOfTheCppPageIsCompiled) {
         << block;
   }
   EXPECT_GE(num_blocks, 8);
+  // What is indented would be code too, and nothing would compile it.
+  std::istringstream lines(page);
+  bool is_fenced = false;
+  for (std::string line, before; std::getline(lines, line); before = line) {
+    if (line.starts_with("```")) is_fenced = !is_fenced;
+    EXPECT_FALSE(!is_fenced && before.empty() && line.starts_with("    ")) << "a block that is indented:\n" << line;
+  }
+  for (const auto& header : std::filesystem::directory_iterator(root + "/include/weft/nn/mixers"))
+    EXPECT_NE(page.find(header.path().filename().string()), std::string::npos) << "the page does not name " << header;
 }
 
 }  // namespace
