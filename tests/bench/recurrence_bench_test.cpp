@@ -38,9 +38,14 @@ TEST(RecurrenceBench, EveryFormHasItsRows) {
     }
     ASSERT_EQ(of("both " + form, "f32").size(), 1u);
     EXPECT_NE(extra_of(of("both " + form, "f32")[0], "time").find(" ms"), std::string::npos);
-    EXPECT_EQ(of("both " + form + " against f32", "bf16").size(), 1u);
-    EXPECT_EQ(of("both " + form + " against softmax", "f32").size(), 1u);
-    EXPECT_EQ(of("time per token " + form, "f32").size(), 2u);
+    for (const auto& [name, dtype] : {std::pair(" against f32", "bf16"), std::pair(" against softmax", "f32")}) {
+      ASSERT_EQ(of("both " + form + name, dtype).size(), 1u);
+      EXPECT_EQ(extra_of(of("both " + form + name, dtype)[0], "goal"), "1") << name;
+    }
+    const std::vector<Row> lengths = of("time per token " + form, "f32");
+    ASSERT_EQ(lengths.size(), 2u);
+    EXPECT_EQ(extra_of(lengths[0], "goal"), "") << "the shortest is the limit";
+    EXPECT_EQ(extra_of(lengths[1], "goal"), "0.909");
     EXPECT_EQ(of("step " + form, "f32").size(), 1u);
     const std::vector<Row> decodings = of("decode " + form, "f32"), memories = of("memory " + form, "f32");
     ASSERT_EQ(decodings.size(), 2u);
