@@ -1,7 +1,9 @@
 // Which results of a folder a report takes, where the configs of its cells have other checksums than the runs had.
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "tests/study/study_fixture.h"
+#include "tests/support/errors.h"
 
 namespace weft::study {
 namespace {
@@ -45,6 +47,38 @@ TEST_F(FoundResults, ResultsOfAnotherConfigAreNotTheStudys) {
   ASSERT_EQ(taken.size(), 2u);
   EXPECT_EQ(taken[1]["run"], cells[1].folder);
   EXPECT_EQ(taken[1]["is"], meant[1].folder);
+}
+
+// A word that is none of ours would else count as a number or as a lost run.
+TEST_F(FoundResults, DamagedResultsAreRefusedWithTheirFile) {
+  make(str(kSeeds, kArms));
+  io::make_folders(study_folder + "/results");
+  const std::string file = "study/results/" + cells[0].folder + ".json";
+  const auto result = [](const std::string& state, const std::string& loss, const std::string& more = "") {
+    return R"({"state": )" + state + R"(, "problem": "", "metrics": {"val/loss": )" + loss + "}" + more + "}";
+  };
+  const std::string sound = R"("complete")";
+  for (const std::string& text :
+       {result(sound, R"("abc")"), result(sound, R"("")"), result(sound, R"("3.0")"), result(sound, R"("NaN")"),
+        result(sound, "true"), result(sound, "[3]"), result(sound, "{}"), result(sound, "1e999"),
+        result(R"("complet")", "3"), result(R"("")", "3"), result("1", "3"), result("null", "3"),
+        result(sound, "3", R"(, "asked": 3)"), result(sound, "3", R"(, "answers": "a")"),
+        result(sound, "3", R"(, "answers": [3])"), std::string("[]"), std::string(""), std::string("{}")}) {
+    write(file, text);
+    EXPECT_EQ(test::error_of([&] { found_results(study_folder, cells); },
+                             {file, ": is not the result of a cell", "remove the file"}),
+              "")
+        << text;
+  }
+  const auto loss_of = [&](const std::string& text) {
+    write(file, text);
+    return found_results(study_folder, cells)[0].value().metrics.at("val/loss");
+  };
+  EXPECT_EQ(loss_of(result(sound, "3")), 3);
+  EXPECT_EQ(loss_of(result(R"("diverged")", R"("inf")")), INFINITY);
+  EXPECT_EQ(loss_of(result(R"("failed")", R"("-inf")")), -INFINITY);
+  EXPECT_TRUE(std::isnan(loss_of(result(sound, R"("nan")"))));
+  EXPECT_TRUE(std::isnan(loss_of(result(sound, "null", R"(, "asked": "--lengths 16", "answers": ["{}"])"))));
 }
 
 TEST_F(FoundResults, TriesOfAnotherConfigAreNotTheTunings) {

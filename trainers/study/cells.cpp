@@ -196,6 +196,20 @@ std::optional<CellResult> run_cell(const Grid& grid, const Cell& cell, const Cel
   return lost;
 }
 
+std::optional<State> state_of(const std::string& name) {
+  for (State state : {State::complete, State::diverged, State::failed})
+    if (name == to_string(state)) return state;
+  return {};
+}
+// As store() writes it; null is no number either.
+std::optional<double> number_of(const Json& value) {
+  if (value.is_number()) return value.get<double>();
+  if (value.is_null() || value == "nan") return NAN;
+  if (value == "inf") return INFINITY;
+  if (value == "-inf") return -INFINITY;
+  return {};
+}
+
 struct Stored {
   CellResult result;
   std::string asked;
@@ -206,21 +220,25 @@ std::optional<Stored> read_stored(const std::string& study_folder, const Cell& c
   const Json in = Json::parse(io::read_file(file, uint64_t{1} << 26), nullptr, false);
   Stored stored;
   const auto is_text = [&](const char* key) { return in.contains(key) && in[key].is_string(); };
-  const bool is_sound =
-      in.is_object() && is_text("state") && is_text("problem") && in.contains("metrics") && in["metrics"].is_object();
+  const auto state = in.is_object() && is_text("state") ? state_of(in["state"].get<std::string>()) : std::nullopt;
+  bool is_sound = state && is_text("problem") && in.contains("metrics") && in["metrics"].is_object() &&
+                  (!in.contains("asked") || is_text("asked")) && (!in.contains("answers") || in["answers"].is_array());
+  if (is_sound) {
+    stored.result.state = *state;
+    stored.result.problem = in["problem"].get<std::string>();
+    for (const auto& [key, value] : in["metrics"].items()) {
+      const std::optional<double> number = number_of(value);
+      is_sound = is_sound && number;
+      if (number) stored.result.metrics[key] = *number;
+    }
+  }
+  if (is_sound && in.contains("answers"))
+    for (const Json& answer : in["answers"]) {
+      is_sound = is_sound && answer.is_string();
+      if (answer.is_string()) stored.result.answers.push_back(answer.get<std::string>());
+    }
   WEFT_CHECK(is_sound, str(file, ": is not the result of a cell"), "remove the file, and the cell is looked at again");
-  for (State state : {State::complete, State::diverged, State::failed})
-    if (in["state"] == to_string(state)) stored.result.state = state;
-  stored.result.problem = in["problem"].get<std::string>();
-  for (const auto& [key, value] : in["metrics"].items())
-    stored.result.metrics[key] = value.is_number() ? value.get<double>()
-                                 : value == "inf"  ? INFINITY
-                                 : value == "-inf" ? -INFINITY
-                                                   : NAN;
-  if (is_text("asked")) stored.asked = in["asked"].get<std::string>();
-  if (in.contains("answers"))
-    for (const Json& answer : in["answers"])
-      stored.result.answers.push_back(answer.is_string() ? answer.get<std::string>() : "");
+  if (in.contains("asked")) stored.asked = in["asked"].get<std::string>();
   return stored;
 }
 
