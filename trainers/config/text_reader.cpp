@@ -245,4 +245,13 @@ void read_text(pb::Message& message, std::string_view text, const TextSource& so
   Finisher(source, origins).walk(message, source.path, &tree);
 }
 
+std::string parse_record(pb::Message& message, const std::string& text, bool passes_unknown) {
+  FirstError error;
+  pb::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&error);
+  parser.AllowUnknownField(passes_unknown);
+  if (parser.ParseFromString(text, &message)) return {};
+  return str(error.line_ + 1, ":", error.column_ + 1, ": ", error.text_);
+}
+
 }  // namespace weft::config

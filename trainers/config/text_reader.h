@@ -24,6 +24,10 @@ struct TextSource {
 // each field stood. ConfigError on the first mistake.
 void read_text(google::protobuf::Message& message, std::string_view text, const TextSource& source, Origins* origins);
 
+// Of a text that Weft wrote beside a run and nobody edits. Returns what is wrong with it, such as "3:7: Expected identifier, got: }", or "".
+// `passes_unknown`: over fields of a younger version. Nothing is printed, as protobuf's own functions would.
+std::string parse_record(google::protobuf::Message& message, const std::string& text, bool passes_unknown = false);
+
 // Makes every relative path of the message absolute; for values that came without a text around them.
 std::string resolve_path(const std::string& path, const std::string& folder);
 

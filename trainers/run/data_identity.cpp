@@ -1,11 +1,10 @@
 #include "trainers/run/data_identity.h"
 
-#include <google/protobuf/text_format.h>
-
 #include <algorithm>
 #include <filesystem>
 
 #include "trainers/config/config.h"
+#include "trainers/config/text_reader.h"
 #include "trainers/run/state.pb.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
@@ -169,8 +168,8 @@ std::shared_ptr<const DataIdentity> read_data_identity(const std::string& run_fo
   const std::string path = run_folder + "/data.txtpb";
   if (!io::file_exists(path)) return nullptr;
   auto identity = std::make_shared<DataIdentity>();
-  WEFT_CHECK(google::protobuf::TextFormat::ParseFromString(io::read_file(path), identity.get()),
-             str(path, ": the list of the run's files cannot be read"),
+  const std::string fault = config::parse_record(*identity, io::read_file(path));
+  WEFT_CHECK(fault.empty(), str(path, ":", fault, ": the list of the run's files cannot be read"),
              "restore it; without it the run goes on with whatever its patterns match");
   return identity;
 }

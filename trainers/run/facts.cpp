@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
-#include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/message.h>
-#include <google/protobuf/text_format.h>
 
 #include "trainers/config/pattern.h"
 #include "trainers/config/scalar.h"
 #include "trainers/config/schema.h"
+#include "trainers/config/text_reader.h"
 #include "trainers/run/state.pb.h"
 #include "weft/core/device.h"
 
@@ -17,12 +16,6 @@ namespace weft::train {
 namespace {
 
 namespace pb = google::protobuf;
-
-// The parser would print what it passes over.
-class Silence : public pb::io::ErrorCollector {
-  void AddError(int, pb::io::ColumnNumber, const std::string&) override {}
-  void AddWarning(int, pb::io::ColumnNumber, const std::string&) override {}
-};
 
 std::string brief_field(const pb::Message& message, const config::FieldDescriptor& field, int index) {
   if (field.cpp_type() != config::FieldDescriptor::CPPTYPE_MESSAGE)
@@ -79,11 +72,7 @@ std::vector<std::string> group_labels(const config::Experiment& experiment) {
 
 Facts run_facts(const config::Experiment& experiment, const std::string& environment) {
   Environment e;
-  Silence silence;
-  pb::TextFormat::Parser parser;
-  parser.RecordErrorsTo(&silence);
-  parser.AllowUnknownField(true);  // of a younger version
-  parser.ParseFromString(environment, &e);
+  config::parse_record(e, environment, true);  // of a text that is damaged, what stands before the fault
   const config::Model& m = experiment.model();
   std::string groups;
   for (const std::string& label : group_labels(experiment)) groups += (groups.empty() ? "" : "; ") + label;

@@ -1,11 +1,10 @@
 #include "trainers/run/start_model.h"
 
-#include <google/protobuf/text_format.h>
-
 #include <algorithm>
 #include <filesystem>
 
 #include "trainers/config/config_error.h"
+#include "trainers/config/text_reader.h"
 #include "trainers/run/address.h"
 #include "trainers/run/state.pb.h"
 #include "weft/core/error.h"
@@ -112,8 +111,9 @@ std::string recorded_start(const config::Loaded& config, const std::string& run_
   const std::string path = record_of(run_folder);
   if (!io::file_exists(path)) return first_record(config.experiment).checkpoint();
   StartRecord record;
-  WEFT_CHECK(google::protobuf::TextFormat::ParseFromString(io::read_file(path), &record),
-             str(path, ": the checkpoint that the run began as cannot be read"), "restore the file");
+  const std::string fault = config::parse_record(record, io::read_file(path));
+  WEFT_CHECK(fault.empty(), str(path, ":", fault, ": the checkpoint that the run began as cannot be read"),
+             "restore the file");
   if (!io::file_exists(record.checkpoint() + "/manifest"))
     throw config::ConfigError(str("start.from: the run began as ", record.checkpoint(), ", which is gone."),
                               "Put that checkpoint back, or begin another run with --run.");
