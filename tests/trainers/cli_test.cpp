@@ -225,7 +225,15 @@ TEST_F(Cli, RanksAreThoseOfTheConfig) {
       {"parity run.txtpb --ranks 2 --block 0", {"--block", "0"}},
       {"parity run.txtpb --layouts zigzig", {"--layouts zigzig: no such value. Did you mean 'zigzag'?"}},
       {"bench gemm --plan", {"--plan: weft bench gemm has no plan"}},
-      {"bench gemm --masks causal", {"weft bench gemm has no ranks, schemes or masks", "weft bench ring"}}};
+      {"bench gemm --masks causal", {"--masks: an option of weft bench ring alone", "weft bench gemm has no ranks"}},
+      {"bench gemm --kernels all", {"--kernels: an option"}},
+      {"bench all --schemes all", {"--schemes: an option", "weft bench all has no"}},
+      {"bench train --layouts all", {"--layouts: an option"}},
+      {"bench recurrence --tokens 1024", {"--tokens: an option of weft bench ring", "weft bench recurrence has no"}},
+      {"bench recurrence --ranks 2", {"--ranks: an option"}},
+      {"bench recurrence --documents x.csv", {"--documents: an option"}},
+      {"bench recurrence --tokens 1024 --picture x.svg",
+       {"--tokens, --picture: options of weft bench ring alone", "Leave them out"}}};
   for (const Row& row : rows) {
     Outcome run = weft(row.arguments);
     EXPECT_EQ(run.code, kUsageError) << row.arguments;

@@ -98,14 +98,30 @@ void check_mixer(const Options& options, const Extensions& extensions) {
   config::check_choice("--mixer", options.mixer, names, "mixer");
 }
 
+// The options of `ring` that were given.
+std::vector<std::string> given_of(const bench::RingOptions& ring) {
+  std::vector<std::string> names;
+  for (const auto& [name, is_given] : {std::pair("--kernels", !ring.kernels.empty()),
+                                       {"--schemes", !ring.schemes.empty()},
+                                       {"--masks", !ring.masks.empty()},
+                                       {"--layouts", !ring.layouts.empty()},
+                                       {"--tokens", !ring.tokens.empty()},
+                                       {"--ranks", !ring.ranks.empty()},
+                                       {"--documents", !ring.documents.empty()},
+                                       {"--picture", !ring.picture.empty()}})
+    if (is_given) names.emplace_back(name);
+  return names;
+}
+
 // Options that a family does not read, and names that it does not have.
 void check_options(const Options& options, const bench::BenchOptions& how) {
   if (options.plan && options.name != "ring")
     throw config::ConfigError(str("--plan: weft bench ", options.name, " has no plan."), "Use weft bench ring --plan.");
-  if (options.name != "ring" &&
-      (options.ring.has_axis() || !options.ring.documents.empty() || !options.ring.picture.empty()))
-    throw config::ConfigError(str("weft bench ", options.name, " has no ranks, schemes or masks."),
-                              "Use these options with weft bench ring.");
+  if (const std::vector<std::string> given = given_of(options.ring); options.name != "ring" && !given.empty())
+    throw config::ConfigError(str(config::join(given, ", "), given.size() > 1 ? ": options" : ": an option",
+                                  " of weft bench ring alone; weft bench ", options.name,
+                                  " has no ranks, schemes or masks, and lengths of its own."),
+                              str("Leave ", given.size() > 1 ? "them" : "it", " out, or use weft bench ring."));
   if (!options.rows.empty() && options.name != "train")
     throw config::ConfigError(str("--rows ", options.rows, ": weft bench ", options.name, " measures all its rows."),
                               "Use weft bench train --rows TEXT.");
