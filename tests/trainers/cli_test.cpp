@@ -307,13 +307,24 @@ TEST_F(Cli, SuggestsTheNameThatWasMeant) {
 TEST_F(Cli, SaysWhatAFileIsThatIsNoConfig) {
   std::ofstream(folder_ / "binary.txtpb") << std::string("PAR1\0\x15", 6);
   std::ofstream(folder_ / "json.txtpb") << "{\"model\": {\"dim\": 64}}";
+  std::ofstream(folder_ / "large.txtpb") << std::string((size_t{1} << 20) + 1, '#');
   fs::create_directories(folder_ / "run");
   fs::copy_file(folder_ / "run.txtpb", folder_ / "run" / "config.txtpb");
   for (const Row& row : std::initializer_list<Row>{
            {"train binary.txtpb",
             {"binary.txtpb: is a binary file, not a config: byte 4 is 0.", "protobuf text format"}},
            {"config json.txtpb", {"begins with '{' like JSON", "without outer braces"}},
-           {"train run", {"run: is a folder", "Name its run/config.txtpb."}}}) {
+           {"train run", {"run: is a folder", "Name its run/config.txtpb."}},
+           {"config binary.txtpb", {"binary.txtpb: is a binary file, not a config: byte 4 is 0."}},
+           {"parity binary.txtpb --ranks 2", {"binary.txtpb: is a binary file, not a config: byte 4 is 0."}},
+           {"plan binary.txtpb --hardware h200", {"binary.txtpb: is a binary file, not a config: byte 4 is 0."}},
+           {"ablate binary.txtpb",
+            {"binary.txtpb: is a binary file, not the grid of a study: byte 4 is 0.", "trainers/recipes/studies"}},
+           {"claims binary.txtpb", {"binary.txtpb: is a binary file, not the grid of a study: byte 4 is 0."}},
+           {"ablate json.txtpb", {"json.txtpb: begins with '{' like JSON; the grid of a study is in protobuf text"}},
+           {"ablate large.txtpb", {"large.txtpb: is larger than 1 MiB.", "Name the grid of a study"}},
+           {"ablate run", {"run: is a folder", "Name a grid"}},
+           {"ablate nosuch.txtpb", {"nosuch.txtpb: no such file", "Name a grid"}}}) {
     Outcome run = weft(row.arguments);
     EXPECT_EQ(run.code, 2) << run.err;
     expect_parts(run.err, row.parts);

@@ -21,27 +21,29 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
 
 // The parser would find a curious character and call it that.
-void check_text(const std::string& text, const std::string& file) {
-  constexpr const char* kFix = "Name a config in protobuf text format, such as those in trainers/recipes.";
+void check_text(const std::string& text, const std::string& file, const TextKind& kind) {
   for (size_t i = 0; i < text.size(); ++i) {
     auto byte = static_cast<unsigned char>(text[i]);
     bool is_text =
         byte >= 0x20 ? byte != 0x7F : byte == '\t' || byte == '\n' || byte == '\r' || byte == '\f' || byte == '\v';
     if (!is_text)
-      throw ConfigError(str(file, ": is a binary file, not a config: byte ", i, " is ", int64_t{byte}, "."), kFix);
+      throw ConfigError(str(file, ": is a binary file, not ", kind.name, ": byte ", i, " is ", int64_t{byte}, "."),
+                        str("Name ", kind.name, " in protobuf text format, such as those in ", kind.examples, "."));
   }
   size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '{')
-    throw ConfigError(file + ": begins with '{' like JSON; a config is in protobuf text format.",
-                      "Write fields without outer braces and quotes: model { dim: 64 }.");
+    throw ConfigError(str(file, ": begins with '{' like JSON; ", kind.name, " is in protobuf text format."),
+                      str("Write fields without outer braces and quotes: ", kind.field, "."));
 }
 
-std::string read_whole(const std::string& file) {
+}  // namespace
+
+std::string read_text_file(const std::string& file, const TextKind& kind) {
   std::error_code code;
   if (fs::is_directory(file, code)) {
     bool is_run = fs::exists(fs::path(file) / "config.txtpb", code);
     throw ConfigError(
-        file + ": is a folder, not a config file.",
+        str(file, ": is a folder, not a ", kind.short_name, " file."),
         is_run ? str("Name its ", (fs::path(file) / "config.txtpb").string(), ".") : "Name a .txtpb file.");
   }
   // Any kind of file: a config may come from a pipe. An error while reading is no end of the file.
@@ -57,14 +59,14 @@ std::string read_whole(const std::string& file) {
   const int error = errno;
   if (descriptor >= 0) ::close(descriptor);
   if (count < 0)
-    throw ConfigError(str(file, ": cannot be read: ", std::strerror(error), "."), "Check the path of the config.");
+    throw ConfigError(str(file, ": cannot be read: ", std::strerror(error), "."),
+                      str("Check the path of the ", kind.short_name, "."));
   text.resize(size);
-  if (text.size() > kMaxFileBytes) throw ConfigError(file + ": is larger than 1 MiB.", "Name a config in text format.");
-  check_text(text, file);
+  if (text.size() > kMaxFileBytes)
+    throw ConfigError(file + ": is larger than 1 MiB.", str("Name ", kind.name, " in text format."));
+  check_text(text, file, kind);
   return text;
 }
-
-}  // namespace
 
 Loaded read_string(std::string_view text, const std::string& name, const std::string& folder,
                    const std::vector<std::string>& overrides) {
@@ -78,7 +80,7 @@ Loaded read_string(std::string_view text, const std::string& name, const std::st
 
 Loaded read(const std::string& file, const std::vector<std::string>& overrides) {
   std::string folder = fs::absolute(file).parent_path().string();
-  return read_string(read_whole(file), file, folder, overrides);
+  return read_string(read_text_file(file, kConfigText), file, folder, overrides);
 }
 
 void resolve(Loaded& config) {

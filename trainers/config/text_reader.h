@@ -13,6 +13,15 @@ namespace weft::config {
 
 class Origins;
 
+// What a file should be, in the words of errors.
+struct TextKind {
+  const char *name, *short_name, *examples, *field;
+};
+inline constexpr TextKind kConfigText{"a config", "config", "trainers/recipes", "model { dim: 64 }"},
+    kGridText{"the grid of a study", "grid", "trainers/recipes/studies", "seeds: 3"};
+// All of a text of at most 1 MiB, from a file or a pipe. ConfigError if it is none: binary, JSON, a folder.
+std::string read_text_file(const std::string& file, const TextKind& kind);
+
 struct TextSource {
   std::string name;     // file or argument, for errors
   bool is_file = true;  // errors then carry line and column

@@ -21,7 +21,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr uint64_t kMostGridBytes = uint64_t{1} << 20, kMostReportBytes = uint64_t{1} << 28;
+constexpr uint64_t kMostReportBytes = uint64_t{1} << 28;
 
 // On one line. Bytes that are no UTF-8 are replaced.
 std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
@@ -130,7 +130,7 @@ ClaimRuns read_claim_runs(const Grid& grid, const std::string& folder) {
   ClaimRuns runs;
   const std::string grid_file = folder + "/grid.txtpb", report_file = folder + "/report.json";
   if (!io::file_exists(grid_file)) return runs;
-  const std::string text = io::read_file(grid_file, kMostGridBytes);
+  const std::string text = config::read_text_file(grid_file, config::kGridText);
   require_same_grid(grid, grid.text, grid_file, text, "");
   for (const std::string& override : overrides_in(text)) runs.set.push_back(from_json(override_text(override)));
   if (!io::file_exists(report_file)) return runs;  // killed before its first report

@@ -259,7 +259,7 @@ Grid read_grid(const std::string& file, const std::optional<std::string>& study_
   if (!io::file_exists(file) || io::is_folder(file))
     throw ConfigError(file + (io::is_folder(file) ? ": is a folder." : ": no such file."),
                       "Name a grid: see weft ablate --help.");
-  Grid grid{.file = file, .text = io::read_file(file, uint64_t{1} << 20)};
+  Grid grid{.file = file, .text = config::read_text_file(file, config::kGridText)};
   if (!study_of && grid.text.find(kOverridesBegin) != std::string::npos)
     throw ConfigError(file + ": has overrides that weft ablate has written behind the grid of a study.",
                       "Give them with --set, or as set: \"path=value\", and remove those lines.");
