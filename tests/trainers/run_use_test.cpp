@@ -1,5 +1,6 @@
 // What is done with runs: naming their checkpoints, the best one, reports, analyses, texts that do not serve.
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
 #include "tests/trainers/process.h"
 #include "tests/trainers/run_fixture.h"
@@ -216,6 +217,35 @@ TEST_F(RunUse, AnalyseGroupsItsLinesAndDrawsThem) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.err.find("no picture: gnuplot: cannot be started"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("install gnuplot"), std::string::npos) << result.err;
+}
+
+// Beside its numbers, where they make a curve.
+TEST_F(RunUse, EvalDrawsLossesOverLengthsAndPositions) {
+  ASSERT_EQ(test::run_weft(train("a")).exit_code, 0);
+  const auto picture_of = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", path("a"), "--json"});
+    const auto result = test::run_weft(more);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const auto json = nlohmann::json::parse(result.out);
+    return json.contains("picture") ? io::read_file(json["picture"].get<std::string>()) : std::string();
+  };
+  EXPECT_EQ(picture_of({}), "") << "one number";
+  EXPECT_EQ(picture_of({"--lengths", "16"}), "");
+  const std::string lengths = picture_of({"--lengths", "16,32,64"}), positions = picture_of({"--by-position"}),
+                    both = picture_of({"--lengths", "16,64", "--by-position"});
+  for (const std::string* svg : {&lengths, &positions, &both}) EXPECT_NE(svg->find("<svg"), std::string::npos);
+  EXPECT_NE(lengths.find("Loss by length of the rows"), std::string::npos);
+  EXPECT_EQ(lengths.find("Loss by position"), std::string::npos);
+  EXPECT_NE(positions.find("Loss by position"), std::string::npos);
+  for (const char* part : {"Loss by length of the rows", "Loss by position", "length 16", "length 64"})
+    EXPECT_NE(both.find(part), std::string::npos) << part;
+  int num_pictures = 0;
+  for (const std::string& name : io::list_folder(path("a/eval")))
+    if (name.ends_with(".svg")) {
+      ++num_pictures;
+      EXPECT_TRUE(io::file_exists(path("a/eval/") + name.substr(0, name.size() - 4) + ".json")) << name;
+    }
+  EXPECT_EQ(num_pictures, 3);
 }
 
 TEST_F(RunUse, ATextThatIsTooShortIsNamed) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/trainers/config_text.h"
 #include "trainers/run/facts.h"
@@ -81,6 +82,25 @@ TEST(ValuePictures, AnAnalysisIsTablesOfLayersAndHeads) {
   ASSERT_EQ(pictures.size(), 4u) << "what is one number is no picture";
   EXPECT_EQ(std::get<io::HeatMap>(pictures[0]).rows.size(), 3u);
   EXPECT_EQ(std::get<io::Plot>(pictures[1]).series[0].points.back(), (std::pair<double, double>{100, 3}));
+}
+
+TEST(ValuePictures, LossesOverLengthAndPosition) {
+  const std::vector<LengthLosses> lengths = {
+      {.length = 64, .loss = 3, .standard_error = 0.25, .by_seen = {{0, 4}, {1, 3.5}, {2.5, 2}}},
+      {.length = 16, .loss = 2, .standard_error = 0.5, .by_seen = {{0, 4}}},
+      {.length = 32, .loss = NAN}};
+  const auto pictures = loss_pictures(lengths);
+  ASSERT_EQ(pictures.size(), 2u);
+  const auto& by_length = std::get<io::Plot>(pictures[0]);
+  using Points = std::vector<std::pair<double, double>>;
+  EXPECT_EQ(by_length.series[0].points, (Points{{16, 2}, {64, 3}}));
+  EXPECT_EQ(by_length.series[0].band, (Points{{1.5, 2.5}, {2.75, 3.25}}));
+  const auto& by_seen = std::get<io::Plot>(pictures[1]);
+  ASSERT_EQ(by_seen.series.size(), 1u) << "one place is no curve";
+  EXPECT_EQ(by_seen.series[0].name, "length 64");
+  EXPECT_EQ(by_seen.series[0].points, lengths[0].by_seen);
+  EXPECT_TRUE(loss_pictures({{.length = 16, .loss = 2}}).empty()) << "one length is no curve";
+  EXPECT_TRUE(loss_pictures({}).empty());
 }
 
 TEST(RunFacts, SayMixerSeedBuildAndMachine) {

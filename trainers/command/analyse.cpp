@@ -16,7 +16,6 @@
 #include "trainers/run/session.h"
 #include "trainers/run/team.h"
 #include "trainers/run/value_pictures.h"
-#include "weft/io/files.h"
 #include "weft/trainers/cli.h"
 
 namespace weft::cli {
@@ -28,21 +27,6 @@ struct Options {
   int64_t rows = 8;
   std::optional<int> ranks = {};
 };
-
-// The picture's path; without gnuplot a line of advice in its place, since the numbers are all there.
-std::string draw(const train::NamedValues& values, const std::string& folder, const std::string& name,
-                 Console& console) {
-  const std::string path = folder + "/" + name;
-  try {
-    io::make_folders(folder);
-    io::write_picture(path, train::value_pictures(values));
-    console.message("picture " + path);
-    return path;
-  } catch (const Error& error) {
-    console.message(str("no picture: ", error.problem(), "; ", error.fix()));
-    return "";
-  }
-}
 
 // On every rank; the first one speaks.
 int analyse_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
@@ -63,7 +47,7 @@ int analyse_run(const Options& options, const config::Loaded& config, dist::Comm
   std::vector<std::string> arguments = options.run.overrides();
   if (options.rows != Options().rows) arguments.push_back(fmt::format("--rows {}", options.rows));
   const std::string name = result_name(fmt::format("analysis-{:08}", run.step), arguments);
-  std::string picture = draw(values, run.folder + "/eval", name + ".svg", console);
+  const std::string picture = draw_result(train::value_pictures(values), run.folder, name, console);
   if (!picture.empty()) out["picture"] = picture;
   print_and_store(console, std::move(out), train::value_tables(values), run.folder, name, arguments);
   return kSuccess;

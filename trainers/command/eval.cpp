@@ -1,4 +1,5 @@
-// weft eval RUN [path=value]... [--lengths 1024,4096] [--by-position] [--ranks N]: validation loss of a run's checkpoint.
+// weft eval RUN [path=value]... [--lengths 1024,4096] [--by-position] [--ranks N]: validation loss of a run's checkpoint, over several lengths
+// and by position with a picture.
 // weft eval RUN --tasks mqar,copy [--lengths 64,256]: what it recalls.
 #include <fmt/format.h>
 
@@ -21,6 +22,7 @@
 #include "trainers/run/run_mesh.h"
 #include "trainers/run/session.h"
 #include "trainers/run/team.h"
+#include "trainers/run/value_pictures.h"
 #include "weft/core/error.h"
 #include "weft/trainers/cli.h"
 #include "weft/training/recall_score.h"
@@ -65,12 +67,13 @@ std::vector<SeenGroup> by_tokens_seen(const Evaluation& e) {
   return groups;
 }
 
-void add_positions(const Evaluation& e, nlohmann::ordered_json& row, std::string& text) {
+void add_positions(const Evaluation& e, nlohmann::ordered_json& row, std::string& text, train::LengthLosses& drawn) {
   row["by_position"] = nlohmann::ordered_json::array();
   for (const SeenGroup& group : by_tokens_seen(e)) {
     const double loss = group.sum.nats / static_cast<double>(group.sum.targets);
     row["by_position"].push_back(
         {{"from", group.from}, {"to", group.to}, {"loss", loss}, {"targets", group.sum.targets}});
+    drawn.by_seen.emplace_back(0.5 * static_cast<double>(group.from + group.to), loss);
     const std::string range = group.to > group.from ? fmt::format("{}-{}", group.from, group.to) : str(group.from);
     text += fmt::format("  after {:>13} tokens: {:.4f} ({} targets)\n", range, loss, group.sum.targets);
   }
@@ -152,6 +155,7 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
   std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{e.model().context()} : options.lengths;
   auto rows = nlohmann::ordered_json::array();
   std::string text;
+  std::vector<train::LengthLosses> drawn;
   if (!options.tasks.empty()) score_tasks(options, run, lengths, rows, text);
   WEFT_CHECK(run.data.validation || !options.tasks.empty(), "eval: the run's config names no validation data",
              "add data.val.path=FILE after the run");
@@ -165,7 +169,10 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
                         team ? &*team : nullptr);
     rows.push_back(to_json(result, length));
     text += fmt::format("length {}: {} ({} targets)\n", length, result.text(), result.num_targets);
-    if (options.by_position) add_positions(result, rows.back(), text);
+    drawn.push_back({.length = length});
+    drawn.back().loss = result.has_targets() ? result.loss() : NAN;
+    drawn.back().standard_error = result.standard_error;
+    if (options.by_position) add_positions(result, rows.back(), text, drawn.back());
   }
   if (!speaks) return kSuccess;
   nlohmann::ordered_json out{
@@ -179,6 +186,8 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
     arguments.push_back(fmt::format("--tasks {} --rows {}", fmt::join(options.tasks, ","), options.rows));
   if (options.by_row) arguments.push_back("--by-row");
   const std::string name = result_name(fmt::format("step-{:08}", run.step), arguments);
+  const std::string picture = draw_result(train::loss_pictures(drawn), run.folder, name, console);
+  if (!picture.empty()) out["picture"] = picture;
   print_and_store(console, std::move(out), text, run.folder, name, arguments);
   return kSuccess;
 }

@@ -34,4 +34,19 @@ void print_and_store(Console& console, nlohmann::ordered_json json, const std::s
   }
 }
 
+std::string draw_result(const std::vector<io::Picture>& pictures, const std::string& run, const std::string& name,
+                        Console& console) {
+  if (pictures.empty()) return "";
+  const std::string path = run + "/eval/" + name + ".svg";
+  try {
+    io::make_folders(run + "/eval");
+    io::write_picture(path, pictures);
+    console.message("picture " + path);
+    return path;
+  } catch (const Error& error) {
+    console.message(str("no picture: ", error.problem(), "; ", error.fix()));
+    return "";
+  }
+}
+
 }  // namespace weft::cli

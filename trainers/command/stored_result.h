@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "weft/io/report.h"
+
 namespace weft::cli {
 
 class Console;
@@ -17,5 +19,10 @@ std::string result_name(const std::string& stem, const std::vector<std::string>&
 // folder that cannot be written (another user's run, a full disk) costs a warning: the result has been printed.
 void print_and_store(Console& console, nlohmann::ordered_json json, const std::string& text, const std::string& run,
                      const std::string& name, const std::vector<std::string>& arguments);
+
+// Draws `run`/eval/`name`.svg. Returns its path, or "" where there is nothing to draw or it fails: without gnuplot a line of advice in its
+// place, since the numbers are all there.
+std::string draw_result(const std::vector<io::Picture>& pictures, const std::string& run, const std::string& name,
+                        Console& console);
 
 }  // namespace weft::cli

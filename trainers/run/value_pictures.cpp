@@ -330,6 +330,31 @@ std::vector<io::Picture> value_pictures(const NamedValues& values) {
   return pictures;
 }
 
+std::vector<io::Picture> loss_pictures(const std::vector<LengthLosses>& lengths) {
+  constexpr const char* kUnit = "nats per token";
+  io::PlotSeries losses{.name = "validation loss"};
+  io::Plot by_seen{.title = "Loss by position", .x_label = "tokens that the model has seen", .y_label = kUnit};
+  std::vector<const LengthLosses*> ascending;
+  for (const LengthLosses& one : lengths) ascending.push_back(&one);
+  std::ranges::stable_sort(ascending, {}, [](const LengthLosses* one) { return one->length; });
+  for (const LengthLosses* one : ascending) {
+    if (std::isfinite(one->loss)) {
+      losses.points.emplace_back(static_cast<double>(one->length), one->loss);
+      const double by = std::isfinite(one->standard_error) ? one->standard_error : 0;
+      losses.band.emplace_back(one->loss - by, one->loss + by);
+    }
+    if (one->by_seen.size() > 1) by_seen.series.push_back({fmt::format("length {}", one->length), one->by_seen});
+  }
+  std::vector<io::Picture> pictures;
+  if (losses.points.size() > 1)
+    pictures.emplace_back(io::Plot{.title = "Loss by length of the rows, and its standard error",
+                                   .x_label = "tokens of a row",
+                                   .y_label = kUnit,
+                                   .series = {std::move(losses)}});
+  if (!by_seen.series.empty()) pictures.emplace_back(std::move(by_seen));
+  return pictures;
+}
+
 std::string value_tables(const NamedValues& values) {
   Families all;
   add(all, values, 0);

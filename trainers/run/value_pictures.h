@@ -21,7 +21,17 @@ std::vector<io::HeatMap> head_maps(const std::vector<io::MetricsRecord>& records
 // Values of one analysis: a picture per kind, over layers, heads, tokens or shares of heads.
 std::vector<io::Picture> value_pictures(const NamedValues& values);
 
-// The same as tables for people: layers down, heads or kinds across.
+// Validation losses of windows of one length.
+struct LengthLosses {
+  int64_t length = 0;
+  double loss = 0, standard_error = 0;
+  std::vector<std::pair<double, double>> by_seen = {};  // tokens that the model has seen, loss; may be empty
+};
+// The loss over the length, with its standard error, of two lengths or more; the loss over the tokens seen, a curve per length. Empty where
+// nothing makes a curve.
+std::vector<io::Picture> loss_pictures(const std::vector<LengthLosses>& lengths);
+
+// value_pictures() as tables for people: layers down, heads or kinds across.
 std::string value_tables(const NamedValues& values);
 
 }  // namespace weft::train
