@@ -137,6 +137,17 @@ claim { title: "Gates calm the stream" text: "A mean over keys." part: gates pap
   EXPECT_EQ(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs")}).out, page.out);
   EXPECT_EQ(
       nlohmann::json::parse(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs"), "--json"}).out).size(), 2u);
+  // A folder that is not there is no reason for a page on which nothing was run, but where numbers are kept apart.
+  for (const char* nosuch : {"nosuch", "grid.txtpb"}) {
+    const ProcessResult missing = run_weft({"claims", path("grid.txtpb"), "--runs", path(nosuch)});
+    EXPECT_EQ(missing.exit_code, 2) << missing.out;
+    EXPECT_EQ(missing.out, "");
+    EXPECT_NE(missing.err.find(str("--runs ", path(nosuch), " is no folder")), std::string::npos) << missing.err;
+  }
+  ASSERT_EQ(run_weft({"claims", path("grid.txtpb"), "--runs", path("runs"), "--keep", path("kept")}).exit_code, 0);
+  const ProcessResult kept = run_weft({"claims", path("grid.txtpb"), "--runs", path("nosuch"), "--keep", path("kept")});
+  EXPECT_EQ(kept.exit_code, 0) << kept.err;
+  EXPECT_NE(kept.out.find("| gates | 2505.06708 | reproduced |"), std::string::npos) << kept.out;
   write_grid(str(kRuns, "seeds: 3", kArms));
   EXPECT_NE(run_weft({"claims", path("grid.txtpb")}).err.find("has no claims"), std::string::npos);
 }
