@@ -16,10 +16,9 @@ namespace weft {
 struct Evaluation {
   double nats = 0;  // sum over targets
   int64_t num_targets = 0;
-  int64_t num_bytes = 0;  // of the targets' texts; special ids count neither here nor in byte_nats
-  double byte_nats = 0;   // sum over targets that have bytes
-  double standard_error =
-      0;  // of loss(), over documents; over windows where documents are not kept apart. NaN: fewer than two
+  int64_t num_bytes = 0;      // of the targets' texts; special ids count neither here nor in byte_nats
+  double byte_nats = 0;       // sum over targets that have bytes
+  double standard_error = 0;  // of loss(), over documents, or windows if those are not apart; NaN: fewer than two
   struct AtPosition {
     double nats = 0;
     int64_t targets = 0;
