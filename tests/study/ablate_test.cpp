@@ -123,6 +123,24 @@ tune { path: "optim.group[1].adamw.lr" value: "1e-4" value: "3e-4" value: "9e-4"
   EXPECT_EQ(io::list_folder(path("study") + "/tuning/cells").size(), 6u);
 }
 
+TEST_F(Ablate, AChangedBaseIsAnotherStudy) {
+  write_grid(str(kRuns, "seeds: 3", kArms));
+  ASSERT_EQ(ablate("study", {"--only", "gate=none"}).exit_code, 0);
+  const std::string before = whole_report("study"), base = io::read_file(path("tiny.txtpb"));
+  std::string other = base;
+  other.replace(other.find("dim: 16"), 7, "dim: 32");
+  write("tiny.txtpb", other);
+  const ProcessResult refused = ablate("study");
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("holds 1 finished run of another base config"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("--out"), std::string::npos) << refused.err;
+  EXPECT_EQ(whole_report("study"), before);
+  write("tiny.txtpb", base);
+  const ProcessResult rest = ablate("study");
+  ASSERT_EQ(rest.exit_code, 0) << rest.err;
+  EXPECT_NE(rest.out.find("2 of 2 runs complete"), std::string::npos) << rest.out;
+}
+
 // A run whose loss is not finite, or whose guard gives up, would end so again: it is run once.
 TEST_F(Ablate, RunsThatDivergeAreShownAndNotRunAgain) {
   write_grid(str(kRuns, "seeds: 3 seeds: 4 seeds: 5", R"(

@@ -234,11 +234,11 @@ TEST_F(GridArms, OverridesOfTheCommandLineAreNoComments) {
   const std::string text = kRuns + std::string(kArms) + "\n# --set train.tokens=640";
   Grid one = grid(text);
   io::make_folders(path("plain"));
-  claim_folder(path("plain"), one);
+  claim_folder(path("plain"), one, {});
   EXPECT_EQ(stored_grid(path("plain")).set, std::vector<std::string>{"train.tokens=1280"});
   add_override(one, "model.layers=2"), add_override(one, "eval.every=0");
   io::make_folders(path("study"));
-  claim_folder(path("study"), one);
+  claim_folder(path("study"), one, {});
   EXPECT_EQ(stored_grid(path("study")).set,
             (std::vector<std::string>{"train.tokens=1280", "model.layers=2", "eval.every=0"}));
   EXPECT_EQ(overrides_in(one.text), (std::vector<std::string>{"model.layers=2", "eval.every=0"}));
@@ -246,6 +246,62 @@ TEST_F(GridArms, OverridesOfTheCommandLineAreNoComments) {
                      {"study/grid.txtpb: has overrides that weft ablate has written", "--set"}),
             "");
   EXPECT_EQ(error_of([&] { add_override(one, "name=a\nb"); }, {"has a line break"}), "");
+}
+
+// A report of runs that begin with another config would be of none of those that are finished.
+TEST_F(GridArms, AChangedBaseDoesNotReplaceAStudy) {
+  const std::string text = kRuns + std::string(kArms), base = io::read_file(path("tiny.txtpb")), study = path("study");
+  const auto claim = [&](const std::string& grid_text) {
+    const Grid one = grid(grid_text);
+    claim_folder(study, one, cells_of(one, resolve_arms(one, {})));
+  };
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string other = base;
+    other.replace(other.find(from), from.size(), to);
+    write("tiny.txtpb", other);
+  };
+  const auto store = [&](const std::string& folder, const std::string& name, const std::string& state) {
+    io::make_folders(study + folder + "/results");
+    write("study" + folder + "/results/" + name + ".json",
+          R"({"state": ")" + state + R"(", "problem": "", "metrics": {"val/loss": 3}})");
+  };
+  io::make_folders(study);
+  claim(text);
+  const Grid one = grid(text);
+  const std::vector<Cell> cells = cells_of(one, resolve_arms(one, {}));
+  with("dim: 16", "dim: 32");
+  claim(text);  // nothing is finished
+  write("tiny.txtpb", base);
+  claim(text);
+
+  store("", cells[0].folder, "complete"), store("", cells[1].folder, "failed");
+  for (const Cell& cell : cells) {
+    io::make_folders(study + "/cells/" + cell.folder);
+    write("study/cells/" + cell.folder + "/config.txtpb", config::to_text(cell.experiment));
+  }
+  const std::string kept = io::read_file(study + "/base.txtpb");
+  for (const auto& [from, to] : {std::pair("dim: 16", "dim: 32"), std::pair("path: \"text.txt\"", "path: \"b.txt\""),
+                                 std::pair("log { every: 5", "log { every: 6")}) {
+    with(from, to);
+    for (const std::string& grid_text : {text, text + "seeds: 4"})
+      EXPECT_EQ(
+          error_of([&] { claim(grid_text); }, {study + " holds 1 finished run of another base config than", "--out"}),
+          "")
+          << to;
+    EXPECT_EQ(io::read_file(study + "/base.txtpb"), kept);
+    EXPECT_EQ(io::read_file(study + "/grid.txtpb"), text);
+  }
+  with("dim: 16", "dim: 32");
+  store("", cells[1].folder, "diverged"), store("/tuning", "gate=none,tune=1e-3,seed=8-00000000", "complete");
+  EXPECT_EQ(error_of([&] { claim(text); }, {"holds 3 finished runs of another", "(model.dim was 16 and is 32)"}), "");
+  std::filesystem::remove_all(study + "/tuning");
+
+  with("train { tokens: 5120", "train { tokens: 2560");  // which the grid sets for all its runs
+  claim(text);
+  with("path: \"text.txt\"", str("path: \"", path(""), "/other/text.txt\""));  // moved: what is in it the runs see
+  claim(text + "seeds: 4");
+  write("tiny.txtpb", "# The same.\nname: \"other\" " + base);
+  claim(text + "seeds: 4");
 }
 
 TEST_F(GridArms, PathsInOverridesAreRelativeToTheGrid) {
@@ -264,7 +320,7 @@ TEST_F(GridArms, PathsInOverridesAreRelativeToTheGrid) {
   EXPECT_EQ(resolve_arms(one, {}).all[0].experiment.data().train(0).path(), path("other.txt"));
   io::make_folders(path("study"));
   add_override(one, "data.val={path:'val.txt'}");  // of the command line
-  claim_folder(path("study"), one);
+  claim_folder(path("study"), one, {});
   const Arms kept = resolve_arms(stored_grid(path("study")), {});
   EXPECT_EQ(kept.all[0].experiment.data().train(0).path(), path("other.txt"));
   EXPECT_EQ(kept.all[0].experiment.data().val().path(), (std::filesystem::current_path() / "val.txt").string());

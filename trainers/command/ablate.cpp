@@ -182,7 +182,7 @@ int run(const Options& options, Console& console, const Extensions& extensions) 
   }
   io::make_folders(folder);
   const study::StudyLock lock(folder);
-  study::claim_folder(folder, grid);
+  study::claim_folder(folder, grid, cells);
   train::StopSignal signals(console.verbosity() != Verbosity::quiet);
   train::StopSignal::waits_for("saving the runs at work; the same command goes on");
   LiveLines live(live_options(console.verbosity() == Verbosity::quiet ? -1 : STDERR_FILENO));

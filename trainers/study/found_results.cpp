@@ -1,9 +1,12 @@
 // Which results of a study's folder are those of its cells, where paths or defaults have given a config another checksum.
+#include "trainers/study/found_results.h"
+
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "trainers/config/config.h"
@@ -38,14 +41,9 @@ void strip_folders(pb::Message& message) {
 bool is_of_config(const std::string& run_folder, const config::Experiment& meant) {
   const std::string file = run_folder + "/config.txtpb";
   if (!io::file_exists(file)) return false;
-  config::Experiment stored, here = meant;
   try {
-    stored = config::read(file, {}).experiment;
+    return differences_but_for_folders(config::read(file, {}).experiment, meant).empty();
   } catch (const config::ConfigError&) { return false; }  // of a version that had other fields
-  config::fill_presets(stored);
-  stored.clear_name(), here.clear_name();
-  strip_folders(stored), strip_folders(here);
-  return config::differences(stored, here).empty();
 }
 
 // Cells in whose names the checksum alone is another one, and whose runs had this config.
@@ -70,6 +68,33 @@ std::vector<std::string> names_of_results(const std::string& study_folder) {
 }
 
 }  // namespace
+
+std::vector<config::Difference> differences_but_for_folders(config::Experiment a, config::Experiment b) {
+  for (config::Experiment* one : {&a, &b}) {
+    config::fill_presets(*one);
+    one->clear_name();
+    strip_folders(*one);
+  }
+  return config::differences(a, b);
+}
+
+int64_t num_finished_of_others(const std::string& study_folder, const std::vector<Cell>& cells) {
+  const std::string ending = ".json";
+  const std::vector<std::string> names = names_of_results(study_folder);
+  std::set<std::string> own;
+  for (const Cell& cell : cells) {
+    own.insert(cell.folder);
+    for (const std::string& name : same_but_for_paths(study_folder, names, cell)) own.insert(name);
+  }
+  int64_t count = 0;
+  for (const std::string& name : names) {
+    if (!name.ends_with(ending)) continue;
+    Cell other;
+    other.folder = name.substr(0, name.size() - ending.size());
+    if (!own.contains(other.folder) && stored_result(study_folder, other)->state != CellResult::State::failed) ++count;
+  }
+  return count;
+}
 
 std::vector<std::optional<CellResult>> found_results(const std::string& study_folder, std::vector<Cell>& cells) {
   const std::vector<std::string> names = names_of_results(study_folder);

@@ -10,6 +10,7 @@
 #include "src/core/file_lock.h"
 #include "trainers/config/grid.pb.h"
 #include "trainers/config/text_reader.h"
+#include "trainers/study/found_results.h"
 #include "weft/core/error.h"
 #include "weft/io/files.h"
 
@@ -76,6 +77,25 @@ bool adds_alone(const Grid& grid, const std::string& file, const std::string& pl
   return has_all && baseline_of(old) == baseline_of(grid) && kept.SerializeAsString() == more.SerializeAsString();
 }
 
+// What the base config says is no part of the grid's text. If it says other things than that of the study did, finished runs would be left
+// behind, and the report would be of none of them.
+void require_same_base(const std::string& folder, const Grid& grid, const config::Experiment& base,
+                       const std::vector<Cell>& cells) {
+  if (!io::file_exists(base_file(folder))) return;  // a study that is older than this file
+  std::string first;
+  try {
+    const auto found = differences_but_for_folders(config::read(base_file(folder), {}).experiment, base);
+    if (found.empty()) return;
+    const auto value = [](const std::string& text) { return text.empty() ? std::string("not set") : text; };
+    first = str(" (", found[0].path, " was ", value(found[0].a), " and is ", value(found[0].b), ")");
+  } catch (const ConfigError&) {}  // of a version that had other fields: the runs tell
+  const int64_t others = num_finished_of_others(folder, cells) + num_finished_of_others(folder + "/tuning", cells);
+  if (others > 0)
+    throw ConfigError(str(folder, " holds ", others, others == 1 ? " finished run" : " finished runs",
+                          " of another base config than ", grid.base, first, "."),
+                      "Give this study --out of its own, or put the base config back as it was.");
+}
+
 }  // namespace
 
 StudyLock::StudyLock(const std::string& folder) : descriptor_(open_locked(folder + "/lock", 0)) {
@@ -92,7 +112,7 @@ bool holds_grid(const std::string& folder, const Grid& grid) {
   return io::file_exists(file) && io::read_file(file) == grid.text;
 }
 
-void claim_folder(const std::string& folder, const Grid& grid) {
+void claim_folder(const std::string& folder, const Grid& grid, const std::vector<Cell>& cells) {
   const std::string file = grid_file(folder);
   const bool is_other = io::file_exists(file) && !holds_grid(folder, grid);
   if (is_other && !adds_alone(grid, file, place_of(folder)))
@@ -102,6 +122,7 @@ void claim_folder(const std::string& folder, const Grid& grid) {
                       "of it, write its text over " +
                           file + ": cells whose config is the same are not run again.");
   config::Experiment base = config::read(grid.base, {}).experiment;
+  require_same_base(folder, grid, base, cells);
   base.set_name(grid.name);  // of the study, which may be no more than the name of the grid's file
   io::write_file_atomically(base_file(folder), config::to_text(base));
   io::write_file_atomically(place_file(folder), fs::absolute(grid.file).parent_path().string() + "\n");

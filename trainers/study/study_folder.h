@@ -21,8 +21,9 @@ class StudyLock {
 
 // Whether the folder holds the study of this grid, to the letter.
 bool holds_grid(const std::string& folder, const Grid& grid);
-// Writes grid.txtpb and base.txtpb. A folder holds one study, since the report is of one grid: ConfigError if another one is there.
-void claim_folder(const std::string& folder, const Grid& grid);
+// Writes grid.txtpb and base.txtpb. A folder holds one study, since the report is of one grid: ConfigError if another one is there, or finished
+// runs of another base config, which are none of `cells`. Tries of a tuning are none.
+void claim_folder(const std::string& folder, const Grid& grid, const std::vector<Cell>& cells);
 // The grid that a folder holds, whatever became of the files that it was read from.
 Grid stored_grid(const std::string& folder);
 
