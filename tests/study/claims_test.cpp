@@ -236,7 +236,9 @@ TEST_F(Claims, BytesThatAreNoUtf8AreKept) {
   study("done", kReport, grid);
   std::ofstream(path("runs/done/grid.txtpb"), std::ios::app) << "# --set log.sample_prompt=\xe9l\n";
   const std::string kept = path("kept");
+  ::testing::internal::CaptureStderr();
   const ClaimsPage first = page({"done"}, kept);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "") << "the library prints nothing, nor does what it uses";
   EXPECT_FALSE(nlohmann::json::parse(first.json).empty());
   expect_on(first.text, {"| reproduced |", "--set log.sample_prompt=\xEF\xBF\xBDl"});
   io::remove_folder(path("runs"));

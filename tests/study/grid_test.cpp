@@ -248,6 +248,19 @@ TEST_F(GridArms, OverridesOfTheCommandLineAreNoComments) {
   EXPECT_EQ(error_of([&] { add_override(one, "name=a\nb"); }, {"has a line break"}), "");
 }
 
+// Protobuf would print that they are none.
+TEST_F(GridArms, BytesThatAreNoUtf8MakeNoNoiseInAStudy) {
+  const std::string set = "set: \"log.sample_prompt=l\xe9\" ",
+                    arm =
+                        "axis { name: \"a\" arm { name: \"x\" } arm { name: \"y\" set: \"log.sample_prompt=\xe9\" } } ";
+  io::make_folders(path("study"));
+  ::testing::internal::CaptureStderr();
+  for (const std::string& text : {kRuns + set + arm, kRuns + set + arm + "seeds: 4"})
+    claim_folder(path("study"), grid(text), {});
+  EXPECT_EQ(error_of([&] { claim_folder(path("study"), grid(kRuns + arm), {}); }, {"holds the study of another"}), "");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
 // A report of runs that begin with another config would be of none of those that are finished.
 TEST_F(GridArms, AChangedBaseDoesNotReplaceAStudy) {
   const std::string text = kRuns + std::string(kArms), base = io::read_file(path("tiny.txtpb")), study = path("study");

@@ -251,7 +251,9 @@ std::string parse_record(pb::Message& message, const std::string& text, bool pas
   parser.RecordErrorsTo(&error);
   parser.AllowUnknownField(passes_unknown);
   if (parser.ParseFromString(text, &message)) return {};
-  return str(error.line_ + 1, ":", error.column_ + 1, ": ", error.text_);
+  std::string fault = str(error.line_ + 1, ":", error.column_ + 1, ": ", error.text_);
+  if (fault.ends_with('.')) fault.pop_back();
+  return fault;
 }
 
 }  // namespace weft::config

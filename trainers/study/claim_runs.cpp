@@ -39,7 +39,7 @@ std::string essence_of(const std::string& text, const std::string& name) {
   for (config::Claim& claim : *grid.mutable_claim()) {
     claim.clear_title(), claim.clear_text(), claim.clear_paper(), claim.clear_part();
   }
-  return grid.SerializeAsString();
+  return config::to_text(grid);  // the wire format takes no bytes that are no UTF-8
 }
 
 // `own`: the grid's text, as the file would have it.

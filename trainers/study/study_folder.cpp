@@ -37,7 +37,8 @@ std::string place_of(const std::string& folder) {
 template <class Repeated>
 bool without_additions(const Repeated& kept, Repeated& more) {
   const auto text_of = [](const auto& one) {
-    if constexpr (requires { one.SerializeAsString(); }) return one.SerializeAsString();
+    // Not in the wire format, which takes no bytes that are no UTF-8.
+    if constexpr (requires { one.SerializeAsString(); }) return config::to_text(one);
     else return str(one);
   };
   std::set<std::string> missing;
@@ -74,7 +75,7 @@ bool adds_alone(const Grid& grid, const std::string& file, const std::string& pl
   }
   kept.clear_base(), more.clear_base();  // where it stands; what it says is seen in the configs of the cells
   kept.clear_minutes(), more.clear_minutes();
-  return has_all && baseline_of(old) == baseline_of(grid) && kept.SerializeAsString() == more.SerializeAsString();
+  return has_all && baseline_of(old) == baseline_of(grid) && config::to_text(kept) == config::to_text(more);
 }
 
 // What the base config says is no part of the grid's text. If it says other things than that of the study did, finished runs would be left
