@@ -80,6 +80,18 @@ class RunData : public ::testing::Test {
   fs::path folder_;
 };
 
+TEST_F(RunData, GoesOnWithFilesWhoseNamesAreNotUtf8) {
+  for (const char* shard : {"0.bin", "1.bin"})
+    fs::rename(path(std::string("s_") + shard), path(std::string("s\xe9_") + shard));
+  const std::string files = "data.train.path=" + path("s\xe9_*.bin");
+  expect(train("a", {files}), 0, {});
+  const std::string expected = weights("a", 20);
+  go_back("a");
+  expect(train("a", {files}), 0, {"resumed at step 10"});
+  EXPECT_TRUE(weights("a", 20) == expected);
+  expect(train("b", {files, "--resume", path("a/checkpoints/step-00000010")}), 0, {"resumed at step 10"});
+}
+
 TEST_F(RunData, GoesOnOnlyWithTheFilesThatItBeganWith) {
   expect(train("a"), 0, {});
   const std::string expected = weights("a", 20);
