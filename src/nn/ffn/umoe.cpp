@@ -29,8 +29,9 @@ class UmoeFfn final : public Ffn {
   }
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
-    const std::string path = Scope::path(),
-                      block = path.substr(0, path.rfind('.') == std::string::npos ? 0 : path.rfind('.'));
+    const std::string path = Scope::path();
+    const size_t dot = path.rfind('.');
+    const std::string block = dot == std::string::npos ? "" : path.substr(0, dot);
     Var w1 = tokens.shared(shared_experts(block, "up")), w2 = tokens.shared(shared_experts(block, "down"));
     WEFT_CHECK(w1.size(0) == router_.options().experts,
                str("umoe: the feed-forward network routes to ", router_.options().experts, " experts, the mixer has ",

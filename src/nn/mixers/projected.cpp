@@ -30,13 +30,9 @@ ProjectedMixer::ProjectedMixer(std::string_view what, const HeadSizes& sizes, co
   name_parts({{"q", q_}, {"k", k_}, {"v", v_}, {"out", out_}});
 }
 
-Var ProjectedMixer::per_query_head(const Var& x_BTGK) const {
-  const int64_t each = s_.heads / s_.kv_heads;
-  if (each == 1) return x_BTGK;
-  Shape shape = x_BTGK.shape();
-  shape[2] = s_.heads;
-  const int64_t B = shape[0], T = shape[1], K = x_BTGK.size(-1);
-  return reshape(expand(unsqueeze(x_BTGK, 3), {B, T, s_.kv_heads, each, K}), shape);
+Var per_query_head(const Var& x_BTGK, int64_t heads) {
+  const int64_t B = x_BTGK.size(0), T = x_BTGK.size(1), G = x_BTGK.size(2), K = x_BTGK.size(3);
+  return heads == G ? x_BTGK : reshape(expand(unsqueeze(x_BTGK, 3), {B, T, G, heads / G, K}), {B, T, heads, K});
 }
 
 Var rotated(const Var& x_BTHK, const MixerArgs& args, Tokens& tokens) {

@@ -20,6 +20,9 @@ struct HeadSizes {
 // The sizes with every 0 filled in. Error that begins with `name` if heads, kv_heads and args.dim do not divide each other.
 HeadSizes completed(std::string_view name, HeadSizes sizes, const MixerArgs& args);
 
+// Repeats the groups for the `heads` of queries that share them: [B, T, G, K] -> [B, T, H, K].
+Var per_query_head(const Var& x_BTGK, int64_t heads);
+
 // Four projections: q [D -> H K], k and v [D -> G K], out [H K -> D], named like that in checkpoints.
 class ProjectedMixer : public Mixer {
  protected:
@@ -32,8 +35,7 @@ class ProjectedMixer : public Mixer {
   // Queries and keys in the dtype `wide`. With f32, products of bf16 x and weights are not rounded to bf16.
   Var queries(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, q_, wide), s_.heads); }
   Var keys(const Var& x_BTD, DType wide) { return split_heads(wide_linear(x_BTD, k_, wide), s_.kv_heads); }
-  // Repeats the groups for the query heads that share them: [B, T, G, ...] -> [B, T, H, ...].
-  Var per_query_head(const Var& x_BTGK) const;
+  Var per_query_head(const Var& x_BTGK) const { return weft::per_query_head(x_BTGK, s_.heads); }
 
   HeadSizes s_;
   MixerArgs args_;

@@ -36,11 +36,12 @@ class GatedSlots final : public Mixer {
     Scope scope(name());
     constexpr double kRoot = 8;  // of the gate
     auto made = [&](const Linear& projection, const ShortConv& conv, int64_t heads) {
-      return for_queries(split_heads(silu(conv(projection(x_BTD), tokens)), heads));
+      return per_query_head(split_heads(silu(conv(projection(x_BTD), tokens)), heads), s_.heads);
     };
     Var f_BTGM = split_heads(floored(log_sigmoid(wide_linear(x_BTD, decay_)) * (1.0 / kRoot)), s_.kv_heads);
-    Var f_BTHM = for_queries(f_BTGM);
-    Var write_BTHM = for_queries(cast(-elu(f_BTGM), x_BTD.dtype()));  // 1 - f, as a difference 0 where f is near 1
+    Var f_BTHM = per_query_head(f_BTGM, s_.heads);
+    Var write_BTGM = cast(-elu(f_BTGM), x_BTD.dtype());  // 1 - f, as a difference 0 where f is near 1
+    Var write_BTHM = per_query_head(write_BTGM, s_.heads);
     Var q_BTHK = made(q_, q_conv_, s_.heads), k_BTHK = made(k_, k_conv_, s_.kv_heads);
     Var choice_BTHM = softmax(tokens.recur({q_BTHK, k_BTHK, write_BTHM, f_BTHM}, {.side = ops::DecaySide::value}));
     Var o = tokens.recur({choice_BTHM, write_BTHM, made(v_, v_conv_, s_.kv_heads), f_BTHM});
@@ -50,12 +51,6 @@ class GatedSlots final : public Mixer {
   double flops_per_token(double) const override { return 2 * recurrence_flops(s_.heads, s_.head_dim, slots_); }
 
  private:
-  // Heads [B, T, H or G, N], each of the G repeated for the H / G that share it.
-  Var for_queries(const Var& x) const {
-    const int64_t B = x.size(0), T = x.size(1), heads = x.size(2), N = x.size(3), each = s_.heads / heads;
-    return each == 1 ? x : reshape(expand(unsqueeze(x, 3), {B, T, heads, each, N}), {B, T, s_.heads, N});
-  }
-
   HeadSizes s_;
   int64_t slots_;
   Linear q_, k_, v_;
