@@ -31,6 +31,12 @@ inline TokenData part_of(const TokenData& all, int64_t begin, int64_t end) {
   return {.positions = part(all.positions), .documents = part(all.documents)};
 }
 
+inline Tensor rows_of(const Tensor& x, std::span<const int32_t> rows) {
+  std::vector<Var> parts;
+  for (int32_t row : rows) parts.push_back(cast(Var(x.slice(0, row, row + 1)), kF64));
+  return cast(concatenate(parts, 0), x.dtype()).value();
+}
+
 // Prompts of 5 and 3 tokens, padded, then 8 more tokens each, in which a document ends; a finished row goes on with padding.
 inline TokenData prompts() {
   const Ints documents{0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0, -1, -1, 0, 0, 0, 5, 5, -1, -1, -1};

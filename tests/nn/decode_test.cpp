@@ -175,6 +175,65 @@ TEST(Decode, MixersThatGatherInAWindowKeepNoMoreThanTheyRead) {
     }
 }
 
+// Rows that have ended leave the batch. The others get what they get beside them, and windows do not grow.
+TEST(Decode, RowsThatEndLeaveTheBatch) {
+  NoGrad no_grad;
+  constexpr int32_t kLong = 60;
+  constexpr int64_t kDim = 12;
+  std::vector<std::pair<std::string, MixerMaker>> mixers{
+      {"softmax", SoftmaxOptions{.heads = 2}},
+      {"window", SoftmaxOptions{.heads = 2, .window = 3}},
+      {"fox", ForgettingOptions{.heads = 2}},
+      {"tapa", TapaOptions{.heads = 2, .window = 3}},
+      {"delta", DeltaOptions{.decay = DeltaDecay::head, .heads = 2, .head_dim = 4}},
+      {"hgrn", HgrnOptions{.heads = 0, .kernel = 4}},
+      {"miras", MirasOptions{.kind = MirasKind::moneta, .heads = 2, .chunk = 5}},
+      {"pooling", PoolingOptions{.heads = 2}},
+      {"nats", NatsOptions{.heads = 2}}};
+  for (bool are_padded : {false, true})
+    for (const auto& [name, make] : mixers) {
+      SCOPED_TRACE(str(name, are_padded ? ", padded" : ""));
+      auto mixer = make({.dim = kDim, .context = kLong}, Rng(3));
+      mixer->set_compute(kF64);
+      const Tensor x = random_normal({3, kLong, kDim}, "x", kF64);
+      TokenData data = plain_tokens(3, kLong);
+      if (are_padded) {  // prompts of 7, 5 and 6 tokens
+        Ints positions, documents;
+        for (int32_t b = 0; b < 3; ++b)
+          for (int32_t t = 0, next = 0; t < kLong; ++t) {
+            const bool is_padding = (b == 1 && (t == 5 || t == 6)) || (b == 2 && t == 6);
+            positions.push_back(is_padding ? kLong + t : next++), documents.push_back(is_padding ? -1 : 0);
+          }
+        data = {.positions = Tensor::from(std::span<const int32_t>(positions), {3, kLong}),
+                .documents = Tensor::from(std::span<const int32_t>(documents), {3, kLong})};
+      }
+      Tokens whole(data);
+      const Tensor expected = mixer->forward(x, whole).value();
+      auto cache = make_cache(3, kLong);
+      Ints going{0, 1, 2};
+      int64_t of_three = 0;
+      for (int64_t begin = 0, end = 7; begin < kLong; begin = end, end += 1) {
+        const Tensor some = rows_of(x.slice(1, begin, end), going);
+        TokenData part = part_of(data, begin, end);
+        for (Tensor* of : {&part.positions, &part.documents})
+          if (of->defined()) *of = rows_of(*of, going);
+        Tokens tokens(part, {.cache = cache});
+        const Var y = mixer->forward(some, tokens);
+        tokens.finish_decode_step();
+        if (begin > 0)
+          expect_near(doubles(y.value()), doubles(rows_of(expected.slice(1, begin, end), going)), 1e-11, str(begin));
+        if (end == 20) of_three = cached_bytes(*cache);
+        if (end == 20) keep_rows(*cache, Ints{2, 0}), going = {2, 0};
+        if (end == 30) keep_rows(*cache, Ints{1}), going = {0};
+      }
+      EXPECT_LT(2 * cached_bytes(*cache), of_three);
+    }
+  auto cache = make_cache(2, 4);
+  EXPECT_EQ(error_of([&] { keep_rows(*cache, {}); }, {"keep_rows: no rows"}), "");
+  EXPECT_EQ(error_of([&] { keep_rows(*cache, Ints{2}); }, {"row 2 of a batch of 2"}), "");
+  EXPECT_EQ(error_of([&] { keep_rows(*cache, Ints{1, 1}); }, {"row 1 twice"}), "");
+}
+
 TEST(Decode, RefusesWhatItCannotKeep) {
   NoGrad no_grad;
   Var x = Tensor::full({1, 1, 2, 4}, 1, kF32);

@@ -40,7 +40,8 @@ TokenScore score_of(std::span<const float> logits, int32_t id, int64_t top, int6
 class Batch {
  public:
   Batch(LanguageModel& model, std::span<const GenerationRow> rows, const GenerationOptions& options)
-      : model_(model), rows_(rows), options_(options), made_(rows.size()), is_done_(rows.size(), false) {
+      : model_(model), rows_(rows), options_(options), made_(rows.size()), going_(rows.size()) {
+    std::iota(going_.begin(), going_.end(), size_t{0});
     int64_t most = 0;
     for (const GenerationRow& row : rows) {
       WEFT_CHECK(!row.prompt.empty(), "generate: a prompt has no tokens", "give at least one");
@@ -49,7 +50,7 @@ class Batch {
     }
     is_padded_ = std::any_of(rows.begin(), rows.end(), [&](const GenerationRow& r) { return length(r) < longest_; });
     slots_ = longest_ + std::max<int64_t>(0, most - 1);
-    if (most > 1) cache_ = make_cache(batch(), slots_);
+    if (most > 1) cache_ = make_cache(static_cast<int64_t>(rows.size()), slots_);
   }
 
   std::vector<Generation> run() {
@@ -58,26 +59,25 @@ class Batch {
     Tensor hidden_BTD = read_prompts();
     score_prompts(hidden_BTD);
     std::vector<int32_t> last;
-    for (int64_t b = 0; b < batch(); ++b)
-      last.push_back(static_cast<int32_t>(b * longest_ + length(rows_[static_cast<size_t>(b)]) - 1));
+    for (size_t b = 0; b < rows_.size(); ++b)
+      last.push_back(static_cast<int32_t>(static_cast<int64_t>(b) * longest_ + length(rows_[b]) - 1));
     for (int64_t step = 0;; ++step) {
       take(step, logits(hidden_BTD, last));
-      if (std::all_of(is_done_.begin(), is_done_.end(), [](bool done) { return done; })) return std::move(made_);
+      if (going_.empty()) return std::move(made_);
       check_stop();
       hidden_BTD = read_new(step);
-      last.resize(rows_.size());
+      last.resize(going_.size());
       std::iota(last.begin(), last.end(), 0);
     }
   }
 
  private:
   static int64_t length(const GenerationRow& row) { return static_cast<int64_t>(row.prompt.size()); }
-  int64_t batch() const { return static_cast<int64_t>(rows_.size()); }
   void check_stop() const {
     if (options_.should_stop && options_.should_stop()) throw train::Stopped{};
   }
 
-  // What is known of a step's tokens. Padding stands at positions of its own, behind all that a row may reach.
+  // What is known of a step's tokens, of the rows that go on. Padding stands at positions of its own, behind all that a row may reach.
   struct Step {
     std::vector<int32_t> ids, positions, documents, document_positions;
 
@@ -95,10 +95,8 @@ class Batch {
 
   // Slots are columns of the cache; `first_slot` is that of the step's first token.
   Tensor read(const Step& step, int64_t first_slot) {
-    const int64_t T = static_cast<int64_t>(step.ids.size()) / batch();
-    auto on_cpu = [&](const std::vector<int32_t>& x) {
-      return Tensor::from(std::span<const int32_t>(x), {batch(), T});
-    };
+    const auto B = static_cast<int64_t>(going_.size()), T = static_cast<int64_t>(step.ids.size()) / B;
+    auto on_cpu = [&](const std::vector<int32_t>& x) { return Tensor::from(std::span<const int32_t>(x), {B, T}); };
     auto on_device = [](const Tensor& x) { return to(x, default_device()).value(); };
     TokenData data;
     if (is_padded_) {
@@ -107,7 +105,7 @@ class Batch {
       data.positions = on_device(data.cpu_positions), data.documents = on_device(data.cpu_documents);
       data.document_positions = on_device(data.cpu_document_positions);
     } else {
-      data = plain_tokens(batch(), T, first_slot);
+      data = plain_tokens(B, T, first_slot);
     }
     Tokens tokens(std::move(data), {.cache = cache_});
     return model_.hidden(on_device(on_cpu(step.ids)), tokens).value();
@@ -123,13 +121,10 @@ class Batch {
     return read(step, 0);
   }
 
-  // The token that each row got in the last step. A finished row goes on with padding, or without documents with its last token again.
+  // The token that each row got in the last step.
   Tensor read_new(int64_t number) {
     Step step;
-    for (size_t b = 0; b < rows_.size(); ++b) {
-      if (is_done_[b] && is_padded_) step.pad(slots_ + longest_ + number);
-      else step.add(made_[b].ids.empty() ? rows_[b].prompt.back() : made_[b].ids.back(), length(rows_[b]) + number);
-    }
+    for (size_t b : going_) step.add(made_[b].ids.back(), length(rows_[b]) + number);
     return read(step, longest_ + number);
   }
 
@@ -169,14 +164,15 @@ class Batch {
     for (Target& target : targets) made_[target.row].prompt_scores.push_back(std::move(target.score));
   }
 
-  // Draws the next token of each row that goes on.
+  // Draws the next token of each row that goes on. Those that end leave the batch.
   void take(int64_t step, const Tensor& logits_BV) {
-    for (size_t b = 0; b < rows_.size(); ++b) {
-      const GenerationRow& row = rows_[b];
-      Generation& made = made_[b];
-      if (row.max_tokens <= step) is_done_[b] = true;
-      if (is_done_[b]) continue;
-      const std::span<const float> all = row_of(logits_BV, static_cast<int64_t>(b));
+    std::vector<int32_t> kept;  // of the batch
+    std::vector<size_t> going;
+    for (size_t i = 0; i < going_.size(); ++i) {
+      const GenerationRow& row = rows_[going_[i]];
+      Generation& made = made_[going_[i]];
+      if (row.max_tokens <= step) continue;
+      const std::span<const float> all = row_of(logits_BV, static_cast<int64_t>(i));
       const auto uniform = static_cast<double>(Rng(row.seed)["sample"].uniform(static_cast<uint64_t>(step)));
       const int32_t id = draw(all.first(static_cast<size_t>(options_.vocab)), row.temperature, row.top_p, uniform);
       made.ended = options_.end_of_text && id == *options_.end_of_text;
@@ -189,15 +185,18 @@ class Batch {
         if (score) made.scores.push_back(std::move(*score));
         made.ended = row.goes_on && !row.goes_on(id);
       }
-      is_done_[b] = made.ended || step + 1 == row.max_tokens;
+      if (made.ended || step + 1 == row.max_tokens) continue;
+      kept.push_back(static_cast<int32_t>(i)), going.push_back(going_[i]);
     }
+    if (!kept.empty() && kept.size() < going_.size()) keep_rows(*cache_, kept);
+    going_ = std::move(going);
   }
 
   LanguageModel& model_;
   std::span<const GenerationRow> rows_;
   const GenerationOptions& options_;
   std::vector<Generation> made_;
-  std::vector<bool> is_done_;
+  std::vector<size_t> going_;        // the rows of the batch, by their numbers
   int64_t longest_ = 0, slots_ = 0;  // of prompts; columns of the cache
   bool is_padded_ = false;
   std::shared_ptr<Cache> cache_;

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "weft/autograd/functions.h"
@@ -36,6 +37,11 @@ class Cache;
 std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens);
 int64_t cached_tokens(const Cache& cache);
 int64_t cached_bytes(const Cache& cache);  // of keys, values and sums
+// Goes on with these rows of the batch alone, in this order: the others have ended. A row that goes on as padding instead costs as much as any
+// other, and windows keep what stands between its tokens. With ranks, each calls it.
+void keep_rows(Cache& cache, std::span<const int32_t> rows);
+// Whether some layer has kept or read all tokens so far: a decoding that needs a bound on its length.
+bool keeps_all_tokens(const Cache& cache);
 
 class Mixing;
 struct ContextGroup;

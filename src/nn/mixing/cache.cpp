@@ -18,6 +18,35 @@ std::shared_ptr<Cache> make_cache(int64_t batch, int64_t max_tokens, dist::Commu
 int64_t cached_tokens(const Cache& cache) { return cache.num_tokens(); }
 int64_t cached_bytes(const Cache& cache) { return cache.bytes(); }
 
+void keep_rows(Cache& cache, std::span<const int32_t> rows) { cache.keep_rows(rows); }
+bool keeps_all_tokens(const Cache& cache) { return cache.keeps_all_tokens(); }
+
+namespace {
+
+Tensor rows_of(const Tensor& x, std::span<const int32_t> rows) {
+  if (!x.defined()) return x;
+  Shape shape = x.shape();
+  shape[0] = static_cast<int64_t>(rows.size());
+  Tensor kept = Tensor::empty(shape, x.dtype(), x.device());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Tensor place = kept.slice(0, static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
+    assign(place, x.slice(0, rows[i], rows[i] + 1));
+  }
+  return kept;
+}
+
+template <class T>
+void keep_rows_of(std::vector<T>& all, std::span<const int32_t> rows) {
+  if (all.empty()) return;
+  std::vector<T> kept;
+  for (int32_t row : rows) kept.push_back(all[static_cast<size_t>(row)]);
+  all = std::move(kept);
+}
+
+}  // namespace
+
+void CachedRows::keep_rows(std::span<const int32_t> rows) { store_ = rows_of(store_, rows); }
+
 int64_t CachedRows::bytes() const { return static_cast<int64_t>(store_.num_bytes()); }
 
 void CachedRows::replace(const Tensor& kept, int64_t room, const Tensor& like) {
@@ -158,6 +187,35 @@ void Cache::forget() {
       row.erase(row.begin(), row.begin() + (stored_ - kept));
     }
   stored_ = kept;
+}
+
+void Cache::keep_rows(std::span<const int32_t> rows) {
+  WEFT_CHECK(!rows.empty(), "keep_rows: no rows", "name those that go on; a decoding without any has ended");
+  std::vector<bool> is_kept(static_cast<size_t>(batch_));
+  for (int32_t row : rows) {
+    WEFT_CHECK(row >= 0 && row < batch_, str("keep_rows: row ", row, " of a batch of ", batch_), "rows count from 0");
+    WEFT_CHECK(!is_kept[static_cast<size_t>(row)], str("keep_rows: row ", row, " twice"), "name each once");
+    is_kept[static_cast<size_t>(row)] = true;
+  }
+  for (Tensor* all : {&positions_, &documents_, &document_positions_, &my_positions_, &my_documents_})
+    *all = rows_of(*all, rows);
+  keep_rows_of(cpu_positions_, rows), keep_rows_of(cpu_documents_, rows), keep_rows_of(rows_, rows);
+  for (auto& [name, entry] : slots_) {
+    if (auto* keys = std::get_if<Keys>(&entry.slot))
+      for (CachedRows* x : {&keys->k, &keys->v, &keys->bias}) x->keep_rows(rows);
+    if (auto* tail = std::get_if<Tail>(&entry.slot))
+      for (CachedRows& x : tail->values) x.keep_rows(rows);
+    if (auto* sum = std::get_if<Sum>(&entry.slot))
+      sum->total = rows_of(sum->total, rows), keep_rows_of(sum->documents, rows);
+    if (auto* chosen = std::get_if<Chosen>(&entry.slot)) {
+      for (Var* x : {&chosen->keys.k, &chosen->keys.v}) *x = rows_of(x->value(), rows);
+      for (Tensor* x : {&chosen->keys.tokens.positions, &chosen->keys.tokens.documents}) *x = rows_of(*x, rows);
+      chosen->rows = chosen_rows(chosen->keys), keep_rows_of(chosen->counts, rows);
+    }
+    if (auto* kept = std::get_if<Recurrent>(&entry.slot))
+      kept->state = rows_of(kept->state, rows), kept->document = rows_of(kept->document, rows);
+  }
+  batch_ = static_cast<int64_t>(rows.size());
 }
 
 Cache::AnySlot& Cache::used(const std::string& name, AnySlot fresh) {

@@ -20,6 +20,7 @@ class CachedRows {
  public:
   // Returns what is kept with these [B, T, ...] behind it, then keeps the last `keep` of that. All memory is for `most` tokens.
   Tensor append(const Tensor& fresh, int64_t keep, int64_t most);
+  void keep_rows(std::span<const int32_t> rows);
   int64_t bytes() const;
 
  private:
@@ -49,7 +50,7 @@ class Cache {
   };
 
   struct Recurrent {
-    Tensor state;     // of the document that each row is in
+    Tensor state;     // [B, ...] of the document that each row is in
     Tensor document;  // i32 [B]: that document; undefined without documents
   };
 
@@ -75,6 +76,9 @@ class Cache {
   // Notes where the tokens of a step stand, before any slot is asked for, and goes on to the next step.
   void begin_step(const TokenTable& table);
   void finish_step() { num_tokens_ += step_, stored_ += step_, rows_ = rows_after_; }
+  void keep_rows(std::span<const int32_t> rows);  // between steps
+  void note_all_tokens() { keeps_all_ = true; }   // of a layer that reads them
+  bool keeps_all_tokens() const { return keeps_all_; }
 
   // The slot `name` of tokens before this step, for one use in it. Error if some earlier step did not use it.
   template <class Slot>
@@ -117,7 +121,7 @@ class Cache {
   dist::Communicator* ranks_;
   int64_t stored_ = 0;   // of the tokens before this step it is known where they stand
   int64_t longest_ = 0;  // how many tokens back any slot looks
-  bool has_documents_ = false;
+  bool has_documents_ = false, keeps_all_ = false;
   Tensor positions_, documents_, document_positions_;
   Tensor my_positions_, my_documents_;                               // of keys that are shared out
   std::vector<std::vector<int32_t>> cpu_positions_, cpu_documents_;  // [B][tokens], with documents only

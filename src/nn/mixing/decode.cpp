@@ -84,13 +84,13 @@ class Decode final : public Local {
     if (slot.document.defined()) before = slot.document.to_vector<int32_t>();
     else if (slot.state.defined()) before.assign(static_cast<size_t>(table_.batch()), 0);
     ChunkStates states;
-    if (slot.state.defined()) states = {select(Var(slot.state), 0, 0), select(Var(slot.state), 0, 1)};
+    if (slot.state.defined()) states = {select(Var(slot.state), 1, 0), select(Var(slot.state), 1, 1)};
     Var y = recur_in_pieces(
         input, options, chunks.keeps_BTH,
         pieces_of(table_.batch(), table_.cpu_document_positions(), table_.cpu_documents(), chunks.length, before),
         states);
     const Var both[] = {states.written, states.other};
-    keep_state(slot, stack(both, 0));
+    keep_state(slot, stack(both, 1));
     return y;
   }
 
@@ -112,6 +112,7 @@ class Decode final : public Local {
 
   const GatheredTokens& gathered(int64_t window) override {
     if (auto known = gathered_.find(window); known != gathered_.end()) return known->second;
+    if (window == 0) cache_->note_all_tokens();
     WEFT_CHECK(window > 0 || cache_->is_bounded(),
                "gathered: all tokens of a decoding without a bound on its length, which forgets them",
                "make_cache(batch, max_tokens), or a window");
@@ -146,6 +147,7 @@ class Decode final : public Local {
     WEFT_CHECK(!is_recording(), str(what, ": decoding with a cache has no gradient"), "decode under NoGrad");
   }
   int64_t kept_for(std::string_view what, int64_t window) {
+    if (window == 0) cache_->note_all_tokens();
     WEFT_CHECK(window > 0 || cache_->is_bounded(),
                str(what, ": all tokens of a decoding without a bound on its length"),
                "make_cache(batch, max_tokens), or a window");
