@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "weft/comm/communicator.h"
@@ -63,6 +64,15 @@ int32_t agreed(int32_t id, dist::Communicator* ranks, Device device) {
 
 }  // namespace
 
+bool forgets_beyond_context(LanguageModel& model) {
+  if (model.options().position == PositionKind::learned) return true;
+  NoGrad no_grad;
+  const std::shared_ptr<Cache> cache = make_cache(1, 1);
+  Tokens tokens(plain_tokens(1, 1), {.cache = cache});
+  model.hidden(Tensor::zeros({1, 1}, kI32, tokens.positions().device()), tokens);
+  return keeps_all_tokens(*cache);
+}
+
 std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> prompt, const SampleOptions& options) {
   WEFT_CHECK(!prompt.empty(), "sample: the prompt has no tokens", "give at least one");
   WEFT_CHECK(options.temperature >= 0 && options.top_p > 0 && options.top_p <= 1 && options.tokens >= 0,
@@ -82,13 +92,17 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     fresh.assign(ids.end() - std::min(static_cast<int64_t>(ids.size()), std::max<int64_t>(most - extra, 1)), ids.end());
     if (extra) fresh.insert(fresh.begin(), *options.first_token);
   };
-  restart(context);
   if (options.ranks) check_same(prompt, options, *options.ranks, default_device());
-  auto new_cache = [&] { return options.ranks ? make_cache(1, context, *options.ranks) : make_cache(1, context); };
+  const bool is_bounded = forgets_beyond_context(model);
+  restart(is_bounded ? context : std::numeric_limits<int64_t>::max());
+  auto new_cache = [&] {
+    const int64_t most = is_bounded ? context : 0;
+    return options.ranks ? make_cache(1, most, *options.ranks) : make_cache(1, most);
+  };
   std::shared_ptr<Cache> cache = new_cache();
   for (int64_t i = 0; i < options.tokens; ++i) {
     int64_t seen = cached_tokens(*cache), count = static_cast<int64_t>(fresh.size());
-    if (seen + count > context) {
+    if (is_bounded && seen + count > context) {
       cache = new_cache();
       seen = 0;
       restart(context / 2);
@@ -97,7 +111,8 @@ std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> promp
     Tokens tokens(plain_tokens(1, count, seen), {.cache = cache});
     Tensor fresh_ids =
         to(Tensor::from(std::span<const int32_t>(fresh), {1, count}), tokens.positions().device()).value();
-    Tensor logits = cast(Var(model.logits(fresh_ids, tokens).slice(1, count - 1, count)), kF32).value().cpu();
+    const Var last = slice(model.hidden(fresh_ids, tokens), 1, count - 1, count);
+    Tensor logits = cast(model.output(last), kF32).value().cpu();
     int32_t id = draw({logits.data<float>(), static_cast<size_t>(vocab)}, options.temperature, options.top_p,
                       static_cast<double>(rng.uniform(static_cast<uint64_t>(i))));
     id = agreed(id, options.ranks, fresh_ids.device());

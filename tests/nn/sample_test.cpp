@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "tests/support/errors.h"
+#include "weft/nn/mixers.h"
 
 namespace weft {
 namespace {
@@ -94,6 +95,44 @@ TEST(Sample, GoesOnBeyondTheContextFromItsLastHalf) {
   std::vector<int32_t> half{1, 2, 3, made[0]};
   std::vector<int32_t> rest = sample(model, half, {.tokens = 5, .temperature = 0});
   EXPECT_EQ(rest, std::vector<int32_t>(made.begin() + 1, made.begin() + 6));
+}
+
+// States and windows have no bound: each id is the argmax of a forward over all tokens before it. Other models go on from half of their context.
+TEST(Sample, StatesAndWindowsOutgrowTheContext) {
+  const auto is_unbounded = [](const MixerMaker& mixer, PositionKind position) {
+    LanguageModel model({.vocab = 9,
+                         .dim = 16,
+                         .layers = 2,
+                         .context = 8,
+                         .position = position,
+                         .mixers = {mixer},
+                         .ffn = {.hidden = 16},
+                         .std = 0.5},
+                        Rng(4));
+    model.set_compute(kF64);
+    std::vector<int32_t> ids{1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3};
+    const std::vector<int32_t> made = sample(model, ids, {.tokens = 30, .temperature = 0});
+    EXPECT_EQ(made.size(), 30u);
+    NoGrad no_grad;
+    for (int32_t id : made) {
+      const auto count = static_cast<int64_t>(ids.size());
+      if (position == PositionKind::learned) return false;
+      Tokens tokens(plain_tokens(1, count));
+      const Tensor all = model.logits(Tensor::from(std::span<const int32_t>(ids), {1, count}), tokens);
+      const auto logits = all.to_vector<double>();
+      const auto last = logits.end() - 9;
+      if (id != static_cast<int32_t>(std::max_element(last, logits.end()) - last)) return false;
+      ids.push_back(id);
+    }
+    return true;
+  };
+  for (PositionKind position : {PositionKind::rotary, PositionKind::none}) {
+    EXPECT_TRUE(is_unbounded(GlaOptions{.heads = 2}, position));
+    EXPECT_TRUE(is_unbounded(DeltaOptions{.decay = DeltaDecay::head, .heads = 2}, position));
+    EXPECT_TRUE(is_unbounded(SoftmaxOptions{.heads = 2, .window = 3}, position));
+  }
+  EXPECT_FALSE(is_unbounded(SoftmaxOptions{.heads = 2}, PositionKind::rotary));
+  EXPECT_FALSE(is_unbounded(GlaOptions{.heads = 2}, PositionKind::learned));
 }
 
 TEST(Sample, RepeatsForASeedKeepsBelowVocabAndStopsAtTheEnd) {

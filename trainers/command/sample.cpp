@@ -65,6 +65,14 @@ int sample_run(const Options& options, const config::Loaded& config, dist::Commu
       train::load_on_ranks(options.run.file(), options.run.overrides(), speaks ? console : silent, config, world);
   const Prompt prompt = prompt_of(run, options.prompt);
   if (!options.logits.empty()) return write_logits(run, prompt, options.logits, console);
+  const int64_t context = run.model->options().context;
+  const int64_t given = static_cast<int64_t>(prompt.ids.size()) + (prompt.first ? 1 : 0);
+  std::string warning = run.warning;
+  if (given > context && forgets_beyond_context(*run.model)) {
+    const std::string cut = str("warning: the prompt has ", given, " tokens, and the model reads the last ", context);
+    if (speaks) console.message(cut);
+    warning += str(warning.empty() ? "" : "; ", cut);
+  }
   auto samples = nlohmann::ordered_json::array();
   std::string shown_prompt = data::show_utf8(run.data.tokenizer->decode(prompt.ids));
   for (int64_t i = 0; i < options.count; ++i) {
@@ -82,9 +90,11 @@ int sample_run(const Options& options, const config::Loaded& config, dist::Commu
     samples.push_back(text);
     if (!console.is_json()) console.result((i ? "---\n" : "") + shown_prompt + text + "\n");
   }
-  if (speaks && console.is_json())
-    console.result(json_text(nlohmann::ordered_json{
-        {"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}}));
+  if (speaks && console.is_json()) {
+    nlohmann::ordered_json out{{"run", run.folder}, {"step", run.step}, {"prompt", shown_prompt}, {"samples", samples}};
+    if (!warning.empty()) out["warning"] = warning;
+    console.result(json_text(out));
+  }
   return kSuccess;
 }
 

@@ -26,8 +26,12 @@ struct SampleOptions {
   dist::Communicator* ranks = nullptr;
 };
 
-// New ids after `prompt` (at least one id). When the model's context is full, the last half of it is kept and read again.
+// New ids after `prompt` (at least one id). When the model's context is full, the last half of it is kept and read again. A model whose layers keep
+// states and windows alone, under positions that have no end (rotary or none), reads all of the prompt and goes on without a bound.
 std::vector<int32_t> sample(LanguageModel& model, std::span<const int32_t> prompt, const SampleOptions& options);
+
+// Whether it does so: some layer keeps all tokens, as a step with one token shows, or positions are learned.
+bool forgets_beyond_context(LanguageModel& model);
 
 // Draws one id from logits with a uniform number in [0, 1).
 int32_t draw(std::span<const float> logits, double temperature, double top_p, double uniform);
