@@ -110,17 +110,21 @@ std::string to_text(const RecallScore& score, const std::string& name, const dat
 
 void score_tasks(const Options& options, train::LoadedRun& run, const std::vector<int64_t>& lengths,
                  nlohmann::ordered_json& rows, std::string& text) {
-  const config::Data& data = run.config.experiment.data();
+  const int64_t vocab = run.model->options().vocab;
+  std::vector<std::pair<std::string, data::RecallTask>> tasks;  // each is known to fit before any is computed
   for (const std::string& name : options.tasks)
-    for (int64_t length : lengths) {
-      const data::RecallTask task =
-          train::rows_of(name, train::named_task(name, data, run.model->options().vocab), length);
-      for (int64_t size : task.sizes()) {
-        const data::RecallTask sized = task.with_size(size);
-        const RecallScore score = score_recall(*run.model, sized, options.rows);
-        rows.push_back(to_json(score, name, sized, size, options.by_row));
-        text += to_text(score, name, sized, size);
+    for (int64_t length : lengths) try {
+        const data::RecallOptions task = train::named_task(name, run.config.experiment.data(), vocab);
+        tasks.emplace_back(name, train::rows_of(name, task, length));
+      } catch (const config::ConfigError& e) {
+        throw config::ConfigError(e.problem(), fmt::format("{} The model has {} ids.", e.fix(), vocab));
       }
+  for (const auto& [name, task] : tasks)
+    for (int64_t size : task.sizes()) {
+      const data::RecallTask sized = task.with_size(size);
+      const RecallScore score = score_recall(*run.model, sized, options.rows);
+      rows.push_back(to_json(score, name, sized, size, options.by_row));
+      text += to_text(score, name, sized, size);
     }
 }
 
@@ -143,6 +147,17 @@ void check(const Options& options, const config::Loaded& config) {
       train::rows_of(name, train::named_task(name, e.data(), train::kUnknownVocab), length);
 }
 
+// A shorter text would give the loss of shorter rows. Each token but the last has a target.
+void check_rows(const std::vector<int64_t>& lengths, const train::RunData& data) {
+  for (int64_t length : lengths)
+    if (!data.task && data.validation->num_tokens() <= length)
+      throw config::ConfigError(
+          fmt::format("--lengths {}: the validation text has {} tokens, so no row of {} with its targets.", length,
+                      data.validation->num_tokens(), length),
+          fmt::format("Use lengths up to {}, or a longer text, data.val.path=FILE.",
+                      data.validation->num_tokens() - 1));
+}
+
 // On every rank; the first one speaks.
 int evaluate_run(const Options& options, const config::Loaded& config, dist::Communicator* world, Console& console) {
   std::optional<train::Team> team;
@@ -159,6 +174,7 @@ int evaluate_run(const Options& options, const config::Loaded& config, dist::Com
   if (!options.tasks.empty()) score_tasks(options, run, lengths, rows, text);
   WEFT_CHECK(run.data.validation || !options.tasks.empty(), "eval: the run's config names no validation data",
              "add data.val.path=FILE after the run");
+  if (options.tasks.empty()) check_rows(options.lengths, run.data);
   for (int64_t length : options.tasks.empty() ? lengths : std::vector<int64_t>()) {
     const Evaluation result =
         train::validate(*run.model, run.data,

@@ -8,6 +8,7 @@
 #include "trainers/console/console.h"
 #include "trainers/run/address.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/run/facts.h"
 #include "trainers/run/rank_launch.h"
 #include "weft/core/allocator.h"
 #include "weft/core/dry_run.h"
@@ -127,11 +128,10 @@ std::unique_ptr<LanguageModel> make_model(const config::Loaded& config, const Ru
 
 namespace {
 
-io::Checkpoint open_checkpoint(const RunAddress& address, cli::Console& console) {
+// `messages`: of damaged checkpoints that were passed over.
+io::Checkpoint open_checkpoint(const RunAddress& address, std::vector<std::string>& messages) {
   if (!address.checkpoint.empty()) return io::load_checkpoint(address.checkpoint);
-  std::vector<std::string> messages;
   auto checkpoint = io::load_latest_checkpoint(address.folder + "/checkpoints", messages);
-  for (const std::string& message : messages) console.message(message);
   WEFT_CHECK(checkpoint, str(address.folder, " holds no checkpoint"), "continue the run until it saves one");
   return std::move(*checkpoint);
 }
@@ -148,9 +148,25 @@ io::Checkpoint checkpoint_of_first(int rank, const std::string& path) {
 
 }  // namespace
 
+// An override of all of `data` may leave the tokenizer out. Ids of another one are another text to the model.
+static void check_tokenizer(const config::Experiment& now, const std::string& path,
+                            const std::vector<std::string>& overrides) {
+  if (now.data().has_task()) return;
+  if (std::ranges::none_of(overrides, [](const std::string& o) { return o.starts_with("data"); })) return;
+  const config::Data before = config::load(path, {}).experiment.data();
+  if (!before.has_task() && brief(before.tokenizer()) == brief(now.data().tokenizer())) return;
+  const std::string was = before.has_task() ? "ids of a task" : brief(before.tokenizer());
+  throw config::ConfigError(str("data: a trained model keeps its tokenizer; that of the run is ", was,
+                                ", with these overrides it is ", brief(now.data().tokenizer()), "."),
+                            before.has_task() ? "Give another task, data.task={..}."
+                                              : "Name the text alone: data.val.path=FILE, or data.val={..}.");
+}
+
 config::Loaded config_of_run(const std::string& reference, const std::vector<std::string>& overrides,
                              const cli::Extensions& own) {
-  config::Loaded config = config::load(find_run(reference).folder + "/config.txtpb", overrides);
+  const std::string path = find_run(reference).folder + "/config.txtpb";
+  config::Loaded config = config::load(path, overrides);
+  check_tokenizer(config.experiment, path, overrides);
   config.own = own;
   return config;
 }
@@ -159,13 +175,14 @@ LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::str
                         config::Loaded config, dist::Communicator* world) {
   const bool is_first = !world || world->rank() == 0;
   LoadedRun run;
+  std::vector<std::string> warnings;
   run.config = std::move(config);
   io::Checkpoint checkpoint;
   if (is_first) {
     const RunAddress found = find_run(reference);
     run.folder = found.folder;
     run.data = prepare_data(run.config, run.folder, data_of(run.config, run.folder, overrides));
-    checkpoint = open_checkpoint(found, console);
+    checkpoint = open_checkpoint(found, warnings);
     if (world) first_text(*world, run.folder), first_text(*world, checkpoint.info.path);
   } else {
     run.folder = first_text(*world, {});
@@ -179,8 +196,10 @@ LoadedRun load_on_ranks(const std::string& reference, const std::vector<std::str
   run.step = checkpoint.info.step;
   if (!is_first) return run;
   console.message(str("checkpoint: step ", run.step, " of ", folder));
-  run.warning = finite_warning(checkpoint.info, folder + "/checkpoints");
-  if (!run.warning.empty()) console.message(run.warning);
+  if (const std::string warning = finite_warning(checkpoint.info, folder + "/checkpoints"); !warning.empty())
+    warnings.push_back(warning);
+  for (const std::string& warning : warnings) console.message(warning);
+  run.warning = config::join(warnings, "; ");
   return run;
 }
 

@@ -134,6 +134,18 @@ std::string find_start(const config::Loaded& config, const RunFolder& folder) {
   return recorded_start(config, folder.path());
 }
 
+// Rows of an embedding, and a teacher's ids, are those of one tokenizer. A task has no text, so its ids may take any rows.
+static void check_same_ids(const RunData& data, const std::string& source, bool has_teacher) {
+  const auto of_source = read_data_identity(find_run(source).folder);  // null for imported weights
+  if (!of_source || of_source->tokenizer() == data.tokenizer->fingerprint() || (data.task && !has_teacher)) return;
+  throw config::ConfigError(
+      str("start.from: the run of ", source,
+          " has another tokenizer, so its ids stand for other "
+          "texts than those here (",
+          data.tokenizer->name(), ", ", data.tokenizer->vocab_size(), " ids)."),
+      "Use the tokenizer of that run; that of characters is made of the characters of its texts.");
+}
+
 StartModel make_start(const config::Loaded& config, const RunData& data, const std::string& source) {
   StartModel start{.model = make_model(config, data), .teacher = nullptr};
   const config::Experiment& e = config.experiment;
@@ -141,6 +153,7 @@ StartModel make_start(const config::Loaded& config, const RunData& data, const s
   const StartOptions options = start_options(e);
   std::optional<io::Checkpoint> checkpoint;
   if (!source.empty()) {
+    check_same_ids(data, source, options.distill.has_value());
     checkpoint = io::load_checkpoint(source);
     const std::vector<io::NamedTensor> targets = model_tensors(*start.model);
     const io::LoadReport report = io::load_into(checkpoint->model, targets, io::LoadRule::partial);
