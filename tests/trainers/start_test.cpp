@@ -105,6 +105,10 @@ TEST_F(StartRun, BoostSaysWhichOptionsOfALayerAreLeftOut) {
   const size_t linear = config.find("kind: linear");
   ASSERT_NE(linear, std::string::npos) << config;
   EXPECT_LT(config.find("position: none", linear), config.find("}", linear)) << config;
+  const auto windowed = boost("window:5", "windowed");  // --window is 8
+  EXPECT_EQ(windowed.exit_code, 0) << windowed.err;
+  EXPECT_NE(io::read_file(path("windowed.txtpb")).find("kind: linear"), std::string::npos);
+  EXPECT_EQ(io::read_file(path("windowed.txtpb")).find("window: 8"), std::string::npos);
   const auto refused = boost("position:alibi", "sloped");
   EXPECT_NE(refused.exit_code, 0);
   for (const char* words : {"boost: layer ", "which has no alibi", "position: model or none"})

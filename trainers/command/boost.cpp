@@ -66,7 +66,7 @@ void replace(config::Model& model, const std::vector<Layer>& layers, int64_t win
       to.set_heads(from.heads());
       to.set_kv_heads(from.kv_heads());
       to.set_head_dim(from.head_dim());
-      to.set_window(window);
+      to.set_window(from.window() > 0 ? std::min(window, from.window()) : window);
       if (layer.use == Use::linear) to.set_position(from.position());
       config::fill_presets(to);
     }
@@ -218,7 +218,8 @@ Action define_boost(Arguments& app) {
       .capture_default_str()
       .type_name("N")
       .takes_size();
-  app.add_option("--window", options->window, "Tokens that a layer of linear attention sees")
+  app.add_option("--window", options->window,
+                 "Tokens that a layer of linear attention sees, or its own window if that is smaller")
       .range(int64_t{1}, int64_t{2147483647})
       .capture_default_str()
       .type_name("W")

@@ -16,7 +16,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> grids;
-  std::string runs = "runs/claims", kept;
+  std::string runs = "studies", kept;
 };
 
 // Grids with claims: those that are named, and those in folders.
@@ -42,14 +42,15 @@ std::vector<study::Grid> grids_of(const std::vector<std::string>& names) {
   return grids;
 }
 
-int run(const Options& options, bool names_runs, Console& console) {
-  if (names_runs && options.kept.empty() && !io::is_folder(options.runs))
+int run(const Options& options, Console& console) {
+  const std::vector<study::Grid> grids = grids_of(options.grids);
+  if (options.kept.empty() && !io::is_folder(options.runs))
     throw config::ConfigError("weft claims: --runs " + options.runs + " is no folder, and no study was read.",
                               "Name the folder that holds the studies' folders, or add --keep DIR to read the numbers "
                               "that were kept.");
   const std::string command = "weft claims " + config::join(options.grids, " ") + " --runs DIR" +
                               (options.kept.empty() ? "" : " --keep " + options.kept);
-  const study::ClaimsPage page = study::claims_page(grids_of(options.grids), {options.runs, options.kept}, command);
+  const study::ClaimsPage page = study::claims_page(grids, {options.runs, options.kept}, command);
   console.result(console.is_json() ? page.json : page.text);
   return kSuccess;
 }
@@ -66,9 +67,7 @@ Action define_claims(Arguments& app) {
                  "Folder of small files with the numbers of complete studies: written from --runs, read where that "
                  "lacks a study")
       .type_name("DIR");
-  return [options, app](Console& console, const Extensions&) {
-    return run(*options, !app.order_of({"--runs"}).empty(), console);
-  };
+  return [options](Console& console, const Extensions&) { return run(*options, console); };
 }
 
 }  // namespace weft::cli

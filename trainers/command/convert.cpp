@@ -57,12 +57,12 @@ Action define_convert(Arguments& app) {
       .type_name("path=value");
   app.add_option("--to", *kind, "gates, moh, delta_residual or gated_slots").type_name("KIND");
   app.add_option("--out", options->out, "Run folder to make").type_name("RUN");
-  app.add_option("--slots", options->slots, "Slots of each head of gated slot attention")
+  app.add_option("--slots", options->slots, "gated_slots: slots of each head")
       .range(int64_t{1}, int64_t{1} << 20)
       .capture_default_str()
       .type_name("N")
       .takes_size();
-  return [options, kind](Console& console, const Extensions& extensions) {
+  return [options, kind, app](Console& console, const Extensions& extensions) {
     refuse_other_words(options->run);
     for (const auto& [option, value] : {std::pair("--to", kind.get()), std::pair("--out", &options->out)})
       if (value->empty())
@@ -70,6 +70,9 @@ Action define_convert(Arguments& app) {
     const std::vector<std::string> names(std::begin(train::kConversionNames), std::end(train::kConversionNames));
     config::check_choice("--to", *kind, names, "conversion");
     options->kind = static_cast<train::ConversionKind>(std::find(names.begin(), names.end(), *kind) - names.begin());
+    if (options->kind != train::ConversionKind::gated_slots && !app.order_of({"--slots"}).empty())
+      throw config::ConfigError(fmt::format("--slots: --to {} makes no slots.", *kind),
+                                "Leave it out, or use --to gated_slots.");
     options->own = extensions;
     return convert(*options, console);
   };

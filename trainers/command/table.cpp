@@ -17,7 +17,7 @@ std::span<const Command> commands() {
        "  weft ablate gates.txtpb --jobs 2",
        define_ablate},
       {"claims", "A page of what papers claim and what studies of small models make of it",
-       "  weft claims trainers/recipes/studies --runs runs/claims --keep docs/claims > docs/claims.md\n"
+       "  weft claims trainers/recipes/studies --runs studies --keep docs/claims > docs/claims.md\n"
        "  weft claims claim_gates.txtpb --runs studies --json",
        define_claims},
       {"eval", "Validation loss of a run's checkpoint: the newest, or RUN@STEP, RUN@best",

@@ -44,12 +44,17 @@ void check_tokens(const Loaded& config) {
 // A task makes its own ids: what texts need has no meaning beside it.
 void check_task(const Loaded& config) {
   const Data& data = config.experiment.data();
-  const std::pair<bool, const char*> of_texts[] = {{data.train_size() > 0, "data.train"},
-                                                   {data.val().source_case() != Validation::SOURCE_NOT_SET, "data.val"},
-                                                   {!data.tokenizer().has_bytes(), "data.tokenizer"},
-                                                   {data.has_end_of_text(), "data.end_of_text"},
-                                                   {data.first_token(), "data.first_token"},
-                                                   {data.keep_files(), "data.keep_files"}};
+  const std::pair<bool, const char*> of_texts[] = {
+      {data.train_size() > 0, "data.train"},
+      {data.val().source_case() != Validation::SOURCE_NOT_SET, "data.val"},
+      {data.val().has_tokens(), "data.val.tokens"},
+      {data.val().has_half(), "data.val.half"},
+      {!data.document_mask(), "data.document_mask"},
+      {data.end_of_text_at() != EndOfTextPlace::automatic, "data.end_of_text_at"},
+      {!data.tokenizer().has_bytes(), "data.tokenizer"},
+      {data.has_end_of_text(), "data.end_of_text"},
+      {data.first_token(), "data.first_token"},
+      {data.keep_files(), "data.keep_files"}};
   for (const auto& [is_set, path] : of_texts)
     if (is_set)
       refuse(config, path, "stands beside data.task, which needs no text.",

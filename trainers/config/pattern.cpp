@@ -156,6 +156,18 @@ static void check_shared(const Loaded& config, int mixer, const std::function<in
          "Give layers in a row this mixer, or use sharing: 1.");
 }
 
+// Without a sparse layer it is plain attention.
+static void check_sparse(const Loaded& config, int mixer, const std::function<int(int64_t)>& mixer_of) {
+  const Model& model = config.experiment.model();
+  const int64_t sparse = model.mixer(mixer).hysparse().sparse();
+  for (int64_t layer = 0; layer < model.layers(); ++layer)
+    if (mixer_of(layer) == mixer && layer % (sparse + 1) != 0) return;
+  refuse(config, element_path("model.mixer", mixer) + ".hysparse.sparse",
+         str("is ", sparse, ", but every layer of model.mixer[", mixer,
+             "] begins a group and has full attention: the layers are ", layers_text(model), "."),
+         "Give the layers behind those this mixer too, or use sparse: 0.");
+}
+
 // A sparse layer of HySparse reads what the first layer of its group leaves.
 static void check_schedules(const Loaded& config) {
   const Model& model = config.experiment.model();
@@ -171,6 +183,7 @@ static void check_schedules(const Loaded& config) {
              str("is ", group - 1, ": layer ", layer, " reads the keys of layer ", first, ", which is model.mixer[",
                  mixer_of(first), "]."),
              "Give both layers this mixer, change sparse, or use sparse: 0.");
+    if (group > 1) check_sparse(config, mixer, mixer_of);
   }
 }
 

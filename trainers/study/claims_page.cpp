@@ -272,8 +272,8 @@ ClaimsPage claims_page(const std::vector<Grid>& grids, const ClaimFolders& folde
   for (const Grid& grid : grids) minutes += grid.minutes.value_or(0);
   ClaimsPage page{.text = kHead, .json = {}};
   page.text += fmt::format(
-      "`{}` makes this page of the studies' folders. {} claims in {} studies, {:.1f} hours on one core:", command,
-      entries.size(), grids.size(), minutes / 60);
+      "`{}` makes this page of the studies' folders. {} claims in {} studies, stated time {:.1f} hours on one core:",
+      command, entries.size(), grids.size(), minutes / 60);
   for (const char* verdict : {"reproduced", "not reproduced", "too small to tell", "not run"})
     page.text += fmt::format("{} {} {}", verdict == std::string_view("reproduced") ? "" : ",",
                              std::ranges::count(entries, verdict, &Entry::verdict), verdict);
