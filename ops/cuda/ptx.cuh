@@ -5,6 +5,41 @@
 
 namespace weft::cuda {
 
+// x, computed here. Otherwise the compiler computes what follows from x before all loops, and holds it in registers until the last one.
+__device__ __forceinline__ int made_here(int x) {
+#ifndef WEFT_CUDA_EMULATED
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+// *from in global memory, or 0 if it is not wanted, without a branch: so that several loads are on their way together.
+template <class T>
+__device__ __forceinline__ T load_if(const T* from, bool is_wanted) {
+#ifdef WEFT_CUDA_EMULATED
+  return is_wanted ? *from : T(0);
+#else
+  const int p = is_wanted;
+  T x;
+  if constexpr (sizeof(T) == 2)
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; mov.b16 %0, 0; @p ld.global.b16 %0, [%1];}"
+                 : "=h"(reinterpret_cast<uint16_t&>(x))
+                 : "l"(from), "r"(p)
+                 : "memory");
+  else if constexpr (sizeof(T) == 4)
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; mov.b32 %0, 0; @p ld.global.b32 %0, [%1];}"
+                 : "=r"(reinterpret_cast<uint32_t&>(x))
+                 : "l"(from), "r"(p)
+                 : "memory");
+  else
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; mov.b64 %0, 0; @p ld.global.b64 %0, [%1];}"
+                 : "=l"(reinterpret_cast<uint64_t&>(x))
+                 : "l"(from), "r"(p)
+                 : "memory");
+  return x;
+#endif
+}
+
 // 16 bytes from global to shared memory without passing registers; complete after copy_wait. Zeros if !is_valid.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool is_valid = true) {
 #ifdef WEFT_CUDA_EMULATED

@@ -16,16 +16,17 @@ namespace weft::cuda::recurrence {
 
 // du of the chunk's own outputs. Blocks are [B, H, chunks, parts].
 template <class A>
-__global__ void __launch_bounds__(kBlock) begin_du(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
+    begin_du(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const int64_t V = w.p.value_width, step = value_step(w);
-  const Place place = place_of(w, (V + step - 1) / step);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  const Place place = place_of(w, value_parts(w));
+  ChunkOf<A> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   const int64_t v0 = place.part * step, columns = smaller(step, V - v0);
   Tile<A> tile;
   tile.clear();
   apply<A, true>(chunk, tile, v0, columns, chunk.is_of_values(), chunk.matrix(w.pairs),
-                 [&](int r, int64_t j) { return chunk.dout(r, j); });
+                 [&](int r, int64_t j, bool is_wanted) { return chunk.dout(r, j, is_wanted); });
   tile.each([&](int i, int j, T x) {
     if (i < chunk.count && j < columns) w.du[chunk.token(i) * V + v0 + j] = x;
   });
@@ -33,7 +34,8 @@ __global__ void __launch_bounds__(kBlock) begin_du(const __grid_constant__ Work<
 
 // Gradients of the states before every chunk, and behind the last one.
 template <class A>
-__global__ void __launch_bounds__(kBlock) retreat_states(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
+    retreat_states(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const int64_t K = w.p.key_width, V = w.p.value_width;
   const StateColumns at = state_columns(w);
@@ -43,41 +45,47 @@ __global__ void __launch_bounds__(kBlock) retreat_states(const __grid_constant__
              w.p.dlast_state ? static_cast<const T*>(w.p.dlast_state) + at.head * K * V : nullptr);
   Tile<A> tile;
   for (int n = w.chunks - 1; n >= 0; --n) {
-    Chunk<T> chunk(w, shared_of<T>(), at.head / w.p.heads, at.head % w.p.heads, n);
+    const int head = made_here(static_cast<int>(at.head)), heads = static_cast<int>(w.p.heads);
+    ChunkOf<A> chunk(w, shared_of<T>(), head / heads, head % heads, n);
     const T* dstate = chunk.state(w.dstates, 1);
     T* previous = chunk.state(w.dstates);
     tile.clear();
     multiply<A, Along::depth, Along::rows>(
         tile, chunk.s.strips, columns, K,
-        [&](int i, int64_t c) { return chunk.k(i, c) * chunk.of_keys(w.after, i, c); },
-        [&](int j, int64_t c) { return dstate[c * V + v0 + j]; });
-    tile.each([&](int i, int j, T x) {
-      if (i < chunk.count && j < columns) w.du[chunk.token(i) * V + v0 + j] += x * chunk.of_values(w.after, i, v0 + j);
-    });
+        [&](int i, int64_t c, bool is_wanted) {
+          return chunk.k(i, c, is_wanted) * chunk.of_keys(w.after, i, c, is_wanted);
+        },
+        [&](int j, int64_t c, bool is_wanted) { return load_if(dstate + (c * V + v0 + j), is_wanted); });
+    tile.each(
+        columns,
+        [&](int i, int j, T& x) {
+          const bool is_there = j < columns;
+          x = chunk.kept(w.du, V, i, v0 + j, is_there) + x * chunk.of_values(w.after, i, v0 + j, is_there);
+        },
+        [&](int i, int j, T x) {
+          if (i < chunk.count && j < columns) w.du[chunk.token(i) * V + v0 + j] = x;
+        });
     for (int64_t k0 = 0; k0 < K; k0 += kRows) {
       tile.clear();
       multiply<A, Along::rows, Along::rows>(
           tile, chunk.s.strips, columns, chunk.count,
-          [&](int c, int64_t i) {
+          [&](int c, int64_t i, bool is_wanted) {
             const int r = static_cast<int>(i);
-            return k0 + c < K ? chunk.q(r, k0 + c) * chunk.of_keys(w.before, r, k0 + c) : T(0);
+            is_wanted = is_wanted && k0 + c < K;
+            return chunk.q(r, k0 + c, is_wanted) * chunk.of_keys(w.before, r, k0 + c, is_wanted);
           },
-          [&](int j, int64_t i) {
+          [&](int j, int64_t i, bool is_wanted) {
             const int r = static_cast<int>(i);
-            return chunk.dout(r, v0 + j) * chunk.of_values(w.before, r, v0 + j);
+            return chunk.dout(r, v0 + j, is_wanted) * chunk.of_values(w.before, r, v0 + j, is_wanted);
           });
       if (w.is_delta)
         multiply<A, Along::rows, Along::rows>(
             tile, chunk.s.strips, columns, chunk.count,
-            [&](int c, int64_t i) {
-              return k0 + c < K ? -chunk.kept(w.keys_seen, K, static_cast<int>(i), k0 + c) : T(0);
+            [&](int c, int64_t i, bool is_wanted) {
+              return -chunk.kept(w.keys_seen, K, static_cast<int>(i), k0 + c, is_wanted && k0 + c < K);
             },
-            [&](int j, int64_t i) { return chunk.beta_du(static_cast<int>(i), v0 + j); });
-      tile.each([&](int c, int j, T sum) {
-        if (k0 + c >= K || j >= columns) return;
-        const int64_t element = (k0 + c) * V + v0 + j;
-        previous[element] = chunk.total(k0 + c, v0 + j) * dstate[element] + sum;
-      });
+            [&](int j, int64_t i, bool is_wanted) { return chunk.beta_du(static_cast<int>(i), v0 + j, is_wanted); });
+      give_state(chunk, tile, at, k0, previous, dstate);
     }
   }
   __syncthreads();
@@ -86,11 +94,12 @@ __global__ void __launch_bounds__(kBlock) retreat_states(const __grid_constant__
 
 // dv and dbeta. Blocks are [B, H, chunks].
 template <class A>
-__global__ void __launch_bounds__(kBlock) give_values(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
+    give_values(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const int64_t V = w.p.value_width;
   const Place place = place_of(w, 1);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  ChunkOf<A> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   const int thread = static_cast<int>(threadIdx.x);
   const Operand to = w.p.dv.at(place.b, place.h);
   auto give = [&](int r, int64_t j, T x) {
@@ -111,8 +120,9 @@ __global__ void __launch_bounds__(kBlock) give_values(const __grid_constant__ Wo
     const int64_t columns = smaller(kColumns, V - v0);
     tile.clear();
     multiply<A, Along::rows, Along::rows>(
-        tile, chunk.s.strips, columns, chunk.count, [&](int i, int64_t r) { return inverse[r * kRows + i]; },
-        [&](int j, int64_t r) { return chunk.beta_du(static_cast<int>(r), v0 + j); });
+        tile, chunk.s.strips, columns, chunk.count,
+        [&](int i, int64_t r, bool is_wanted) { return load_if(inverse + (r * kRows + i), is_wanted); },
+        [&](int j, int64_t r, bool is_wanted) { return chunk.beta_du(static_cast<int>(r), v0 + j, is_wanted); });
     tile.each([&](int r, int j, T x) {
       if (r >= chunk.count || j >= columns) return;
       w.dv[chunk.token(r) * V + v0 + j] = x;
@@ -120,13 +130,18 @@ __global__ void __launch_bounds__(kBlock) give_values(const __grid_constant__ Wo
     });
     tile.clear();
     multiply<A, Along::rows, Along::rows>(
-        tile, chunk.s.strips, columns, chunk.count, [&](int i, int64_t r) { return strict[r * kRows + i]; },
-        [&](int j, int64_t r) { return chunk.dv(static_cast<int>(r), v0 + j); });
+        tile, chunk.s.strips, columns, chunk.count,
+        [&](int i, int64_t r, bool is_wanted) { return load_if(strict + (r * kRows + i), is_wanted); },
+        [&](int j, int64_t r, bool is_wanted) { return chunk.dv(static_cast<int>(r), v0 + j, is_wanted); });
     __syncthreads();
-    tile.each([&](int r, int j, T x) {
-      const bool is_there = r < chunk.count && j < columns;
-      products[r][j] = is_there ? (chunk.kept(w.du, V, r, v0 + j) - x) * chunk.e(r, v0 + j) : T(0);
-    });
+    tile.each(
+        columns,
+        [&](int r, int j, T& x) {
+          const bool is_there = r < chunk.count && j < columns;
+          const T du = chunk.kept(w.du, V, r, v0 + j, is_there), e = chunk.kept(w.errors, V, r, v0 + j, is_there);
+          x = is_there ? (du - x) * e : T(0);
+        },
+        [&](int r, int j, T x) { products[r][j] = x; });
     __syncthreads();
     if (thread < kRows)
       for (int j = 0; j < columns; ++j) dbeta += products[thread][j];
@@ -140,56 +155,63 @@ __global__ void __launch_bounds__(kBlock) give_values(const __grid_constant__ Wo
   store(of_beta, t * of_beta.token_stride, is_writing ? dbeta : T(0));
 }
 
-// Gradients of q, and of k as reader and as writer, for every value head. Blocks are [B, H, chunks].
+// Gradients of q, and of k as reader and as writer, for every value head. Blocks are [B, H, chunks]. Plain arithmetic needs the registers of
+// two blocks.
 template <class A>
-__global__ void __launch_bounds__(kBlock) give_keys(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, A::kRounds ? kBlocks<typename A::T> : 1)
+    give_keys(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const int64_t K = w.p.key_width, V = w.p.value_width;
   const Place place = place_of(w, 1);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  ChunkOf<A> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   Strips<T>& strips = chunk.s.strips;
   const bool has_channels = w.p.decay == Decay::key;
   if (w.p.decay == Decay::scalar) load_factors(chunk);
   T *dpairs = chunk.matrix(w.dpairs), *dstrict = w.is_delta ? chunk.matrix(w.dstrict) : nullptr;
-  auto dout = [&](int r, int64_t j) { return chunk.dout(r, j); };
-  auto u = [&](int i, int64_t j) { return chunk.u(i, j); };
+  auto dout = [&](int r, int64_t j, bool is_wanted) { return chunk.dout(r, j, is_wanted); };
+  auto u = [&](int i, int64_t j, bool is_wanted) { return chunk.u(i, j, is_wanted); };
+  auto dv = [&](int r, int64_t j, bool is_wanted) { return chunk.dv(r, j, is_wanted); };
   Tile<A> tile;
   scores<A, false>(chunk, tile, V, chunk.is_of_values(), dout, u);
   tile.each([&](int r, int i, T x) { dpairs[r * kRows + i] = x; });
   if (w.is_delta) {
-    scores<A, true>(
-        chunk, tile, V, false, [&](int r, int64_t j) { return chunk.dv(r, j); }, u);
+    scores<A, true>(chunk, tile, V, false, dv, u);
     tile.each([&](int r, int i, T x) { dstrict[r * kRows + i] = -x; });
   }
   const T *state = chunk.state(w.states), *dstate = chunk.state(w.dstates, 1);
-  const int64_t step = has_channels ? kStrip : kColumns;
-  for (int64_t c0 = 0; c0 < K; c0 += step) {
-    const int64_t columns = smaller(step, K - c0);
+  const int width = static_cast<int>(K), step = has_channels ? kStrip : kColumns;
+  for (int c0 = 0; c0 < width; c0 += step) {
+    const int columns = static_cast<int>(smaller(step, width - c0));
     // tile = of_values x (r, j) times a state, summed over its value channels, times factors of keys.
     auto times_state = [&](const T* of, const T* factors, T sign, auto&& x) {
       tile.clear();
       multiply<A, Along::depth, Along::depth>(
-          tile, strips, columns, V, [&](int r, int64_t j) { return x(r, j) * chunk.of_values(factors, r, j); },
-          [&](int c, int64_t j) { return of[(c0 + c) * V + j]; });
-      tile.each([&](int r, int c, T& y) {
-        if (c < columns) y *= sign * chunk.of_keys(factors, r, c0 + c);
-      });
+          tile, strips, columns, V,
+          [&](int r, int64_t j, bool is_wanted) {
+            return x(r, j, is_wanted) * chunk.of_values(factors, r, j, is_wanted);
+          },
+          [&](int c, int64_t j, bool is_wanted) { return load_if(of + ((c0 + c) * V + j), is_wanted); });
+      if (!has_channels) return tile.scale_rows([&](int r) { return sign * chunk.of_keys(factors, r, 0); });
+      tile.each(
+          columns, [&](int r, int c, T& y) { y *= sign * chunk.of_keys(factors, r, c0 + c, c < columns); },
+          [](int, int, T) {});
     };
     auto put = [&](T* to) {
       tile.each([&](int r, int c, T y) {
         if (r < chunk.count && c < columns) to[chunk.token(r) * K + c0 + c] = y;
       });
     };
-    auto key = [&](int i, int64_t c) { return chunk.k(i, c); };
+    auto key = [&](int i, int64_t c, bool is_wanted) { return chunk.k(i, c, is_wanted); };
     times_state(state, w.before, T(1), dout);
     apply<A, false>(chunk, tile, c0, columns, has_channels, dpairs, key);
     put(w.dq);
     times_state(dstate, w.after, T(1), u);
-    apply<A, true>(chunk, tile, c0, columns, has_channels, dpairs, [&](int r, int64_t c) { return chunk.q(r, c); });
+    apply<A, true>(chunk, tile, c0, columns, has_channels, dpairs,
+                   [&](int r, int64_t c, bool is_wanted) { return chunk.q(r, c, is_wanted); });
     if (w.is_delta) apply<A, true>(chunk, tile, c0, columns, has_channels, dstrict, key);
     put(w.dwriter);
     if (!w.is_delta) continue;
-    times_state(state, w.before, T(-1), [&](int r, int64_t j) { return chunk.dv(r, j); });
+    times_state(state, w.before, T(-1), dv);
     apply<A, false>(chunk, tile, c0, columns, has_channels, dstrict, key);
     put(w.dreader);
   }

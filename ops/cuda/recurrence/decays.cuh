@@ -10,7 +10,9 @@ namespace weft::cuda::recurrence {
 
 // Whether rows i < r are neighbours in blocks of h rows; h = 0: whether they are the same.
 __device__ __forceinline__ bool meet(int r, int i, int h) {
-  return h == 0 ? r == i : (r & h) != 0 && ((r ^ i) & ~(h - 1)) == h;
+  const int block = h == 0 ? -1 : -h;  // bits that are the same in rows of a block
+  const int left = h == 0 ? r : (r & h) != 0 ? (r & block) - h : -1;
+  return left == (i & block);
 }
 // The rows that meet the 16 of this warp from before, or from behind; wider below 16.
 __device__ __forceinline__ void rows_met(int h, bool is_from_before, int& first, int& last) {
@@ -22,14 +24,29 @@ __device__ __forceinline__ void rows_met(int h, bool is_from_before, int& first,
   last = is_right == is_from_before ? first + h : first;
 }
 
-// before and after of blocks of one row, of channels [c0, c0 + channels) below `width`.
-template <class T>
-__device__ __forceinline__ void load_decays(const Chunk<T>& chunk, int64_t c0, int64_t width, int channels) {
+// before and after of blocks of one row, of channels [c0, c0 + kStrip) below `width`. A thread loads eight before it uses the first.
+template <class T, class E>
+__device__ __forceinline__ void load_decays(const Chunk<T, E>& chunk, int64_t c0, int64_t width) {
+  constexpr int kBatch = 8, kWarps = kBlock / 32;
+  static_assert(kStrip == 32 && kRows % (kBatch * kWarps) == 0);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * channels; i += kBlock) {
-    const int r = i / channels, c = i % channels;
-    chunk.s.before[r][c] = c0 + c < width ? chunk.alpha(r, c0 + c) : T(1);
-    chunk.s.after[r][c] = 1;
+  const int c = lane_of();
+  const bool is_channel = c0 + c < width;
+#pragma unroll 1
+  for (int first = made_here(warp_of()); first < kRows; first += kBatch * kWarps) {
+    T g[kBatch];
+    auto load = [&]<class G>() {
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) g[n] = chunk.template log_decay<G>(first + n * kWarps, c0 + c, is_channel);
+    };
+    if (chunk.decays.is_bf16) load.template operator()<BFloat16>();
+    else load.template operator()<T>();
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int r = first + n * kWarps;
+      chunk.s.before[r][c] = is_channel ? chunk.alpha(r, g[n]) : T(1);
+      chunk.s.after[r][c] = 1;
+    }
   }
   __syncthreads();
 }
@@ -51,17 +68,23 @@ __device__ __forceinline__ void join_blocks(Shared<T>& s, int h, int channels) {
 
 // Of decays that are one number per token, the factors of every level, which stand in the other channels of `before`; before and after of
 // the whole chunk are left in channel 0.
-template <class T>
-__device__ __forceinline__ void load_factors(const Chunk<T>& chunk) {
-  load_decays(chunk, 0, 1, 1);
+template <class T, class E>
+__device__ __forceinline__ void load_factors(const Chunk<T, E>& chunk) {
   const int r = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  if (r < kRows) {
+    const T g =
+        chunk.decays.is_bf16 ? chunk.template log_decay<BFloat16>(r, 0, true) : chunk.template log_decay<T>(r, 0, true);
+    chunk.s.before[r][0] = chunk.alpha(r, g), chunk.s.after[r][0] = 1;
+  }
+  __syncthreads();
   for (int level = 0, h = 1; level < kLevels; ++level, h *= 2) {
     if (r < kRows) chunk.s.before[r][1 + level] = r & h ? chunk.s.before[r][0] : chunk.s.after[r][0];
     join_blocks(chunk.s, h, 1);
   }
 }
-template <class T>
-__device__ __forceinline__ T relative(const Chunk<T>& chunk, int r, int i) {
+template <class T, class E>
+__device__ __forceinline__ T relative(const Chunk<T, E>& chunk, int r, int i) {
   if (r == i || chunk.w.p.decay != Decay::scalar) return 1;
   const int level = 31 - __clz(r ^ i);
   return chunk.s.before[r][1 + level] * chunk.s.before[i][1 + level];
@@ -71,8 +94,8 @@ __device__ __forceinline__ T relative(const Chunk<T>& chunk, int r, int i) {
 // has_channels: D is a number per channel c. Otherwise load_factors() has been called if decays are one number per token.
 // Operands::split is for x and y that are elements of tensors: they are rounded only where they are multiplied by decays.
 template <class A, bool kStrict, Operands kOperands = Operands::rounded, class X, class Y>
-__device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A>& tile, int64_t width,
-                                       bool has_channels, X&& x, Y&& y) {
+__device__ __forceinline__ void scores(const ChunkOf<A>& chunk, Tile<A>& tile, int64_t width, bool has_channels, X&& x,
+                                       Y&& y) {
   using T = typename A::T;
   static_assert(kStrip <= kSplitDepth);
   Strips<T>& strips = chunk.s.strips;
@@ -84,14 +107,17 @@ __device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A
   }
   for (int64_t c0 = 0; c0 < width; c0 += kStrip) {
     const int count = static_cast<int>(smaller(kStrip, width - c0)), steps = in_steps(count);
-    load_decays(chunk, c0, width, kStrip);
+    load_decays(chunk, c0, width);
     for (int h = kStrict ? 1 : 0; h < kRows; h = h ? 2 * h : 1) {
-      stage<A, Along::depth, kOperands>(strip<A>(strips, 0), kRows, steps, [&](int r, int c) {
-        if (c >= count || (h && !(r & h))) return T(0);
-        return x(r, c0 + c) * (h ? chunk.s.before[r][c] : T(1));
+      stage<A, Along::depth, kOperands>(strip<A>(strips, 0), kRows, steps, [&](int r, int c, bool is_wanted) {
+        is_wanted = is_wanted && c < count && (h == 0 || (r & h) != 0);
+        const T value = x(r, c0 + c, is_wanted), factor = h ? chunk.s.before[r][c] : T(1);
+        return is_wanted ? value * factor : T(0);
       });
-      stage<A, Along::depth, kOperands>(strip<A>(strips, 1), kRows, steps, [&](int i, int c) {
-        return c >= count || (i & h) ? T(0) : y(i, c0 + c) * (h ? chunk.s.after[i][c] : T(1));
+      stage<A, Along::depth, kOperands>(strip<A>(strips, 1), kRows, steps, [&](int i, int c, bool is_wanted) {
+        is_wanted = is_wanted && c < count && (i & h) == 0;
+        const T value = y(i, c0 + c, is_wanted), factor = h ? chunk.s.after[i][c] : T(1);
+        return is_wanted ? value * factor : T(0);
       });
       __syncthreads();
       int first, last;
@@ -109,27 +135,29 @@ __device__ __forceinline__ void scores(const Chunk<typename A::T>& chunk, Tile<A
 // tile(r, c) += sum over i <= r of m(r, i) x(i, c0 + c) D(r, i, c0 + c), of at most kStrip columns if has_channels; otherwise m has D in it.
 // kTransposed: tile(i, c) += sum over r >= i of m(r, i) x(r, c0 + c) D(r, i, c0 + c).
 template <class A, bool kTransposed, class X>
-__device__ __forceinline__ void apply(const Chunk<typename A::T>& chunk, Tile<A>& tile, int64_t c0, int64_t columns,
+__device__ __forceinline__ void apply(const ChunkOf<A>& chunk, Tile<A>& tile, int64_t c0, int64_t columns,
                                       bool has_channels, const typename A::T* m, X&& x) {
   using T = typename A::T;
   Strips<T>& strips = chunk.s.strips;
-  auto at = [&](int own, int other) { return kTransposed ? m[other * kRows + own] : m[own * kRows + other]; };
+  auto at = [&](int own, int other, bool is_wanted) {
+    return load_if(m + (kTransposed ? other * kRows + own : own * kRows + other), is_wanted);
+  };
   constexpr Along kAlong = kTransposed ? Along::rows : Along::depth;
   if (!has_channels)
     return multiply<A, kAlong, Along::rows>(
-        tile, strips, columns, chunk.count, [&](int r, int64_t i) { return at(r, static_cast<int>(i)); },
-        [&](int c, int64_t i) { return x(static_cast<int>(i), c0 + c); });
-  load_decays(chunk, c0, c0 + columns, kStrip);
+        tile, strips, columns, chunk.count,
+        [&](int r, int64_t i, bool is_wanted) { return at(r, static_cast<int>(i), is_wanted); },
+        [&](int c, int64_t i, bool is_wanted) { return x(static_cast<int>(i), c0 + c, is_wanted); });
+  load_decays(chunk, c0, c0 + columns);
   for (int h = 0; h < kRows; h = h ? 2 * h : 1) {
-    stage<A, kAlong>(strip<A>(strips, 0), kRows, kRows, [&](int own, int other) {
-      const bool is_met = kTransposed ? meet(other, own, h) : meet(own, other, h);
-      return is_met ? at(own, other) : T(0);
+    stage<A, kAlong>(strip<A>(strips, 0), kRows, kRows, [&](int own, int other, bool is_wanted) {
+      return at(own, other, is_wanted && (kTransposed ? meet(other, own, h) : meet(own, other, h)));
     });
-    stage<A, Along::rows>(strip<A>(strips, 1), kStrip, kRows, [&](int c, int other) {
-      const bool is_on_side = h == 0 || ((other & h) != 0) == kTransposed;
-      if (c >= columns || !is_on_side) return T(0);
+    stage<A, Along::rows>(strip<A>(strips, 1), kStrip, kRows, [&](int c, int other, bool is_wanted) {
+      is_wanted = is_wanted && c < columns && (h == 0 || ((other & h) != 0) == kTransposed);
+      const T value = x(other, c0 + c, is_wanted);
       const T factor = h == 0 ? T(1) : kTransposed ? chunk.s.before[other][c] : chunk.s.after[other][c];
-      return x(other, c0 + c) * factor;
+      return is_wanted ? value * factor : T(0);
     });
     __syncthreads();
     int first, last;

@@ -7,8 +7,8 @@ namespace weft::cuda::recurrence {
 namespace {
 
 // The reverse sums of one channel; `width` numbers per token are given.
-template <class T, class F>
-__device__ __forceinline__ void give_sums(const Chunk<T>& chunk, T sum, int64_t channel, F&& share) {
+template <class T, class E, class F>
+__device__ __forceinline__ void give_sums(const Chunk<T, E>& chunk, T sum, int64_t channel, F&& share) {
   const Operand to = chunk.w.p.dlog_decay.at(chunk.b, chunk.h);
   for (int r = chunk.count - 1; r >= 0; --r) {
     sum += share(r);
@@ -19,10 +19,10 @@ __device__ __forceinline__ void give_sums(const Chunk<T>& chunk, T sum, int64_t 
 }
 
 // Blocks are [B, H, chunks].
-template <class T>
+template <class T, class E>
 __global__ void __launch_bounds__(kBlock) give_decays(const __grid_constant__ Work<T> w) {
   const Place place = place_of(w, 1);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  Chunk<T, E> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   const int64_t K = w.p.key_width, V = w.p.value_width;
   const T *state = chunk.state(w.states, 1), *dstate = chunk.state(w.dstates, 1);
   const int thread = static_cast<int>(threadIdx.x), warp = warp_of(), lane = lane_of();
@@ -133,8 +133,12 @@ void finish_backward(const Work<T>& w) {
   constexpr std::string_view op = "recur_backward";
   const int64_t blocks = w.p.batch * w.p.heads * w.chunks;
   cudaStream_t s = stream(w.p.device);
-  if (w.p.dlog_decay.data)
-    launch(op, give_decays<T>, dim3(static_cast<unsigned>(blocks)), dim3(kBlock), sizeof(Shared<T>), s, w);
+  if (w.p.dlog_decay.data) {
+    auto* give = give_decays<T, T>;
+    if constexpr (std::is_same_v<T, float>)
+      if (w.p.v.is_bf16) give = give_decays<T, BFloat16>;
+    launch(op, give, dim3(static_cast<unsigned>(blocks)), dim3(kBlock), sizeof(Shared<T>), s, w);
+  }
   const unsigned grid = grid_of(w.p.batch * w.p.key_heads * w.p.tokens * w.p.key_width);
   if (w.p.dq.data)
     launch(op, sum_groups<T>, dim3(grid), dim3(kThreads), 0, s, w, w.p.dq, static_cast<const T*>(w.dq),

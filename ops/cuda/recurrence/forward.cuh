@@ -17,15 +17,28 @@ namespace weft::cuda::recurrence {
 
 // (I + M Diag(beta))^-1 in shared memory, by blocks: of [[A, 0], [B, D]] it is [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. Above the diagonal of the
 // inverse stands B A^-1 meanwhile.
-template <class T>
-__device__ __forceinline__ void invert(const Chunk<T>& chunk, const T* strict) {
+template <class T, class E>
+__device__ __forceinline__ void invert(const Chunk<T, E>& chunk, const T* strict) {
   T(&m)[kRows][kDepth + 1] = chunk.s.strips.at[0];
   T(&inverse)[kRows][kDepth + 1] = chunk.s.strips.at[1];
   const int thread = static_cast<int>(threadIdx.x);
-  for (int i = thread; i < kRows * kRows; i += kBlock) {
-    const int r = i / kRows, c = i % kRows;
-    m[r][c] = c < r && chunk.s.beta[c] != 0 ? strict[i] * chunk.s.beta[c] : T(0);
-    inverse[r][c] = r == c ? 1 : 0;
+  constexpr int kBatch = 8, kStep = kBlock / kRows;  // a thread loads eight, so many rows apart, before it stores one
+  const int c = thread % kRows;
+  const T beta = chunk.s.beta[c];
+#pragma unroll 1
+  for (int first = made_here(thread / kRows); first < kRows; first += kBatch * kStep) {
+    T x[kBatch];
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int r = first + n * kStep;
+      x[n] = load_if(strict + (r * kRows + c), c < r && beta != 0);
+    }
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int r = first + n * kStep;
+      m[r][c] = c < r && beta != 0 ? x[n] * beta : T(0);
+      inverse[r][c] = r == c ? 1 : 0;
+    }
   }
   __syncthreads();
   for (int h = 1; h < kRows; h *= 2) {
@@ -53,10 +66,11 @@ __device__ __forceinline__ void invert(const Chunk<T>& chunk, const T* strict) {
 
 // What does not depend on states. Blocks are [B, H, chunks].
 template <class A>
-__global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
+    enter_chunks(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const Place place = place_of(w, 1);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  ChunkOf<A> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   const int thread = static_cast<int>(threadIdx.x);
   const bool is_scalar = w.p.decay == Decay::scalar;
   for (int64_t c0 = 0; c0 < w.decay_width; c0 += kStrip) {
@@ -64,7 +78,7 @@ __global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ W
     if (is_scalar) {
       load_factors(chunk);
     } else {
-      load_decays(chunk, c0, w.decay_width, kStrip);
+      load_decays(chunk, c0, w.decay_width);
       for (int h = 1; h < kRows; h *= 2) join_blocks(chunk.s, h, kStrip);
     }
     for (int i = thread; i < chunk.count * channels; i += kBlock) {
@@ -79,10 +93,11 @@ __global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ W
     T* to = chunk.matrix(all);
     tile.each([&](int r, int i, T x) { to[r * kRows + i] = x; });
   };
-  auto key = [&](int r, int64_t c) { return chunk.k(r, c); };
+  auto key = [&](int r, int64_t c, bool is_wanted) { return chunk.k(r, c, is_wanted); };
   Tile<A> tile;
   scores<A, false>(
-      chunk, tile, w.p.key_width, w.p.decay == Decay::key, [&](int r, int64_t c) { return chunk.q(r, c); }, key);
+      chunk, tile, w.p.key_width, w.p.decay == Decay::key,
+      [&](int r, int64_t c, bool is_wanted) { return chunk.q(r, c, is_wanted); }, key);
   put(w.pairs, tile);
   if (!w.is_delta) return;
   scores<A, true, Operands::split>(chunk, tile, w.p.key_width, w.p.decay == Decay::key, key, key);
@@ -97,40 +112,72 @@ __global__ void __launch_bounds__(kBlock) enter_chunks(const __grid_constant__ W
       const int64_t columns = smaller(kColumns, width - c0);
       tile.clear();
       multiply<A, Along::depth, Along::rows, Operands::split>(
-          tile, chunk.s.strips, columns, chunk.count, [&](int r, int64_t i) { return inverse[r * kRows + i]; },
-          [&](int c, int64_t i) { return x(static_cast<int>(i), c0 + c); });
+          tile, chunk.s.strips, columns, chunk.count,
+          [&](int r, int64_t i, bool is_wanted) { return load_if(inverse + (r * kRows + i), is_wanted); },
+          [&](int c, int64_t i, bool is_wanted) { return x(static_cast<int>(i), c0 + c, is_wanted); });
       tile.each([&](int r, int c, T sum) {
         if (r < chunk.count && c < columns) to[chunk.token(r) * width + c0 + c] = sum;
       });
     }
   };
-  of_inverse(w.keys_seen, w.p.key_width,
-             [&](int i, int64_t c) { return chunk.k(i, c) * chunk.of_keys(w.before, i, c); });
-  of_inverse(w.errors, w.p.value_width, [&](int i, int64_t c) { return chunk.v(i, c); });
+  of_inverse(w.keys_seen, w.p.key_width, [&](int i, int64_t c, bool is_wanted) {
+    return chunk.k(i, c, is_wanted) * chunk.of_keys(w.before, i, c, is_wanted);
+  });
+  of_inverse(w.errors, w.p.value_width, [&](int i, int64_t c, bool is_wanted) { return chunk.v(i, c, is_wanted); });
 }
 
 // A block's value columns [first, first + count) of the states of one head; blocks are [B, H, parts].
 struct StateColumns {
-  int64_t head, first, count;
+  int64_t head;
+  int first, count;
 };
 template <class T>
 __device__ __forceinline__ StateColumns state_columns(const Work<T>& w) {
-  const int64_t parts = (w.p.value_width + w.state_step - 1) / w.state_step, first = blockIdx.x % parts * w.state_step;
-  return {blockIdx.x / parts, first, smaller(w.state_step, w.p.value_width - first)};
+  const auto width = static_cast<unsigned>(w.p.value_width), step = static_cast<unsigned>(w.state_step);
+  const unsigned parts = (width + step - 1) / step, first = blockIdx.x % parts * step;
+  return {blockIdx.x / parts, static_cast<int>(first), static_cast<int>(smaller(step, width - first))};
 }
 // Those columns of one state, which may be null for zeros, to another.
 template <class T>
 __device__ __forceinline__ void copy_state(const Work<T>& w, const StateColumns& at, T* to, const T* from) {
-  const int64_t V = w.p.value_width;
-  for (int64_t i = threadIdx.x; i < w.p.key_width * at.count; i += kBlock) {
-    const int64_t element = i / at.count * V + at.first + i % at.count;
-    to[element] = from ? from[element] : T(0);
-  }
+  constexpr int kNear = 16, kFar = kBlock / kNear, kBatch = 8;
+  const int64_t K = w.p.key_width, V = w.p.value_width;
+  const int far = static_cast<int>(threadIdx.x) / kNear, near = static_cast<int>(threadIdx.x) % kNear;
+#pragma unroll 1
+  for (int j = near; j < at.count; j += kNear)
+#pragma unroll 1
+    for (int64_t c = far; c < K; c += kBatch * kFar) {
+      T x[kBatch];
+      const int64_t first = c * V + at.first + j;
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) x[n] = load_if(from + (first + n * kFar * V), from && c + n * kFar < K);
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n)
+        if (c + n * kFar < K) to[first + n * kFar * V] = x[n];
+    }
+}
+
+// Rows from k0 of the next state: what the decays of the chunk leave of this one, and the tile.
+template <class A>
+__device__ __forceinline__ void give_state(const ChunkOf<A>& chunk, Tile<A>& tile, const StateColumns& at, int64_t k0,
+                                           typename A::T* next, const typename A::T* state) {
+  using T = typename A::T;
+  const int64_t K = chunk.w.p.key_width, V = chunk.w.p.value_width, v0 = at.first;
+  tile.each(
+      at.count,
+      [&](int c, int j, T& sum) {
+        const bool is_there = k0 + c < K && j < at.count;
+        sum += chunk.total(k0 + c, v0 + j, is_there) * load_if(state + ((k0 + c) * V + v0 + j), is_there);
+      },
+      [&](int c, int j, T sum) {
+        if (k0 + c < K && j < at.count) next[(k0 + c) * V + v0 + j] = sum;
+      });
 }
 
 // States before every chunk, and behind the last one.
 template <class A>
-__global__ void __launch_bounds__(kBlock) advance_states(const __grid_constant__ Work<typename A::T> w) {
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
+    advance_states(const __grid_constant__ Work<typename A::T> w) {
   using T = typename A::T;
   const int64_t K = w.p.key_width, V = w.p.value_width;
   const StateColumns at = state_columns(w);
@@ -139,35 +186,36 @@ __global__ void __launch_bounds__(kBlock) advance_states(const __grid_constant__
   copy_state(w, at, states, w.p.state ? static_cast<const T*>(w.p.state) + at.head * K * V : nullptr);
   Tile<A> tile;
   for (int n = 0; n < w.chunks; ++n) {
-    Chunk<T> chunk(w, shared_of<T>(), at.head / w.p.heads, at.head % w.p.heads, n);
+    const int head = made_here(static_cast<int>(at.head)), heads = static_cast<int>(w.p.heads);
+    ChunkOf<A> chunk(w, shared_of<T>(), head / heads, head % heads, n);
     const T* state = chunk.state(w.states);
     T* next = chunk.state(w.states, 1);
     if (w.is_delta) {
       tile.clear();
       multiply<A, Along::depth, Along::rows, Operands::split>(
-          tile, chunk.s.strips, at.count, K, [&](int r, int64_t c) { return chunk.kept(w.keys_seen, K, r, c); },
-          [&](int j, int64_t c) { return state[c * V + v0 + j]; });
-      tile.each([&](int r, int j, T sum) {
-        if (r < chunk.count && j < at.count) w.errors[chunk.token(r) * V + v0 + j] -= sum;
-      });
+          tile, chunk.s.strips, at.count, K,
+          [&](int r, int64_t c, bool is_wanted) { return chunk.kept(w.keys_seen, K, r, c, is_wanted); },
+          [&](int j, int64_t c, bool is_wanted) { return load_if(state + (c * V + v0 + j), is_wanted); });
+      tile.each(
+          at.count, [&](int r, int j, T& x) { x = chunk.kept(w.errors, V, r, v0 + j, j < at.count) - x; },
+          [&](int r, int j, T x) {
+            if (r < chunk.count && j < at.count) w.errors[chunk.token(r) * V + v0 + j] = x;
+          });
     }
     for (int64_t k0 = 0; k0 < K; k0 += kRows) {
       tile.clear();
       multiply<A, Along::rows, Along::rows>(
           tile, chunk.s.strips, at.count, chunk.count,
-          [&](int c, int64_t i) {
+          [&](int c, int64_t i, bool is_wanted) {
             const int r = static_cast<int>(i);
-            return k0 + c < K ? chunk.k(r, k0 + c) * chunk.of_keys(w.after, r, k0 + c) : T(0);
+            is_wanted = is_wanted && k0 + c < K;
+            return chunk.k(r, k0 + c, is_wanted) * chunk.of_keys(w.after, r, k0 + c, is_wanted);
           },
-          [&](int j, int64_t i) {
+          [&](int j, int64_t i, bool is_wanted) {
             const int r = static_cast<int>(i);
-            return chunk.u(r, v0 + j) * chunk.of_values(w.after, r, v0 + j);
+            return chunk.u(r, v0 + j, is_wanted) * chunk.of_values(w.after, r, v0 + j, is_wanted);
           });
-      tile.each([&](int c, int j, T sum) {
-        if (k0 + c >= K || j >= at.count) return;
-        const int64_t element = (k0 + c) * V + v0 + j;
-        next[element] = chunk.total(k0 + c, v0 + j) * state[element] + sum;
-      });
+      give_state(chunk, tile, at, k0, next, state);
     }
   }
   __syncthreads();
@@ -180,31 +228,32 @@ __host__ __device__ int64_t value_step(const Work<T>& w) {
   return w.p.decay == Decay::value ? kStrip : kColumns;
 }
 template <class T>
-int64_t value_parts(const Work<T>& w) {
+__host__ __device__ int64_t value_parts(const Work<T>& w) {
   return (w.p.value_width + value_step(w) - 1) / value_step(w);
 }
 
 // Outputs, to `out` or, if it is given, to wide rows [B, H, T, V]. Blocks are [B, H, chunks, parts].
 template <class A>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, kBlocks<typename A::T>)
     read_states(const __grid_constant__ Work<typename A::T> w, typename A::T* wide) {
   using T = typename A::T;
   const int64_t V = w.p.value_width, step = value_step(w);
-  const Place place = place_of(w, (V + step - 1) / step);
-  Chunk<T> chunk(w, shared_of<T>(), place.b, place.h, place.n);
+  const Place place = place_of(w, value_parts(w));
+  ChunkOf<A> chunk(w, shared_of<T>(), place.b, place.h, place.n);
   const int64_t v0 = place.part * step, columns = smaller(step, V - v0);
   const T* state = chunk.state(w.states);
   Tile<A> tile;
   tile.clear();
   multiply<A, Along::depth, Along::rows>(
       tile, chunk.s.strips, columns, w.p.key_width,
-      [&](int r, int64_t c) { return chunk.q(r, c) * chunk.of_keys(w.before, r, c); },
-      [&](int j, int64_t c) { return state[c * V + v0 + j]; });
-  tile.each([&](int r, int j, T& x) {
-    if (j < columns) x *= chunk.of_values(w.before, r, v0 + j);
-  });
+      [&](int r, int64_t c, bool is_wanted) {
+        return chunk.q(r, c, is_wanted) * chunk.of_keys(w.before, r, c, is_wanted);
+      },
+      [&](int j, int64_t c, bool is_wanted) { return load_if(state + (c * V + v0 + j), is_wanted); });
+  if (chunk.is_of_values())
+    tile.each([&](int r, int j, T& x) { x *= chunk.of_values(w.before, r, v0 + j, j < columns); });
   apply<A, false>(chunk, tile, v0, columns, chunk.is_of_values(), chunk.matrix(w.pairs),
-                  [&](int i, int64_t j) { return chunk.u(i, j); });
+                  [&](int i, int64_t j, bool is_wanted) { return chunk.u(i, j, is_wanted); });
   const Operand out = w.p.out.at(place.b, place.h);
   tile.each([&](int r, int j, T x) {
     if (r >= chunk.count || j >= columns) return;

@@ -26,22 +26,25 @@ struct Range {
 template <class T_>
 struct Plain {
   using T = T_;
+  using Element = T;  // of the tensors
   using Stored = T;
   static constexpr bool kRounds = false;
   static constexpr int kPitch = kDepth + 1;
 
-  static __device__ __forceinline__ int row(int i) { return 16 * warp_of() + lane_of() / 8 + 4 * i; }
-  static __device__ __forceinline__ int column(int n, int) { return 8 * n + lane_of() % 8; }
+  static __device__ __forceinline__ int first_row() { return 16 * warp_of() + lane_of() / 8; }
+  static __device__ __forceinline__ int first_column() { return lane_of() % 8; }
+  static __device__ __forceinline__ int row_step(int i) { return 4 * i; }
+  static __device__ __forceinline__ int column_step(int n, int) { return 8 * n; }
   static __device__ __forceinline__ T stored(T x) { return x; }
   static __device__ __forceinline__ void multiply_add(T (&at)[8][4], const T* x, const T* y, const Range& range) {
     for (int k = range.first; k < range.last; ++k) {
       T a[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = x[row(i) * kPitch + k];
+      for (int i = 0; i < 4; ++i) a[i] = x[(first_row() + row_step(i)) * kPitch + k];
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
         if (n < range.first_group || n >= range.last_group) continue;
-        const T b = y[column(n, 0) * kPitch + k];
+        const T b = y[(first_column() + column_step(n, 0)) * kPitch + k];
 #pragma unroll
         for (int i = 0; i < 4; ++i) at[n][i] += a[i] * b;
       }
@@ -51,12 +54,15 @@ struct Plain {
 
 struct TensorCores {
   using T = float;
+  using Element = BFloat16;
   using Stored = uint16_t;
   static constexpr bool kRounds = true;
   static constexpr int kPitch = kDepth + 8;  // the same group of eight rows lies in different banks
 
-  static __device__ __forceinline__ int row(int i) { return 16 * warp_of() + lane_of() / 4 + i / 2 * 8; }
-  static __device__ __forceinline__ int column(int n, int i) { return 8 * n + 2 * (lane_of() % 4) + i % 2; }
+  static __device__ __forceinline__ int first_row() { return 16 * warp_of() + lane_of() / 4; }
+  static __device__ __forceinline__ int first_column() { return 2 * (lane_of() % 4); }
+  static __device__ __forceinline__ int row_step(int i) { return i / 2 * 8; }
+  static __device__ __forceinline__ int column_step(int n, int i) { return 8 * n + i % 2; }
   static __device__ __forceinline__ uint16_t stored(float x) { return BFloat16(x).bits; }
   static __device__ __forceinline__ float left(float x) { return x - static_cast<float>(BFloat16(x)); }
   static __device__ __forceinline__ void multiply_add(float (&at)[8][4], const uint16_t* x, const uint16_t* y,
@@ -88,18 +94,50 @@ struct Tile {
   // Calls f(row, column, element) for the thread's elements.
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
+    const int row = made_here(A::first_row()), column = made_here(A::first_column());
 #pragma unroll
     for (int n = 0; n < 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) f(A::row(i), A::column(n, i), at[n][i]);
+      for (int i = 0; i < 4; ++i) f(row + A::row_step(i), column + A::column_step(n, i), at[n][i]);
+  }
+  // Of columns below `columns` calls change(row, column, element), then put(row, column, element), in groups of 16 columns: what change loads
+  // does not wait behind what put stores.
+  template <class F, class G>
+  __device__ __forceinline__ void each(int64_t columns, F&& change, G&& put) {
+    const int row = made_here(A::first_row()), column = made_here(A::first_column());
+#pragma unroll
+    for (int first = 0; first < 8; first += 2) {
+      if (8 * first >= columns) return;
+#pragma unroll
+      for (int n = first; n < first + 2; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) change(row + A::row_step(i), column + A::column_step(n, i), at[n][i]);
+#pragma unroll
+      for (int n = first; n < first + 2; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) put(row + A::row_step(i), column + A::column_step(n, i), at[n][i]);
+    }
+  }
+  // Elements of a row times f(row).
+  template <class F>
+  __device__ __forceinline__ void scale_rows(F&& f) {
+    const int row = made_here(A::first_row());
+    typename A::T factors[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) factors[i] = f(row + A::row_step(i));
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) at[n][i] *= factors[i];
   }
   // to += from(row, column, element of the other tile).
   template <class F>
   __device__ __forceinline__ void add(const Tile& other, F&& from) {
+    const int row = made_here(A::first_row()), column = made_here(A::first_column());
 #pragma unroll
     for (int n = 0; n < 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) at[n][i] += from(A::row(i), A::column(n, i), other.at[n][i]);
+      for (int i = 0; i < 4; ++i) at[n][i] += from(row + A::row_step(i), column + A::column_step(n, i), other.at[n][i]);
   }
 };
 
@@ -120,14 +158,31 @@ enum class Operands { rounded, split };
 template <class A, Operands kOperands>
 inline constexpr bool kIsSplit = kOperands == Operands::split&& A::kRounds;
 
-// Elements f(row, k) of `rows` x `depth`, both multiples of 16; `depth` at most kSplitDepth if they are split.
+// Elements f(row, k, true) of `rows` x `depth`, both multiples of 16 up to 64; `depth` at most kSplitDepth if they are split. Half a warp has 16
+// neighbours in memory. A thread loads eight elements before it stores the first one, so that it does not wait for each of them.
 template <class A, Along kAlong, Operands kOperands = Operands::rounded, class F>
 __device__ __forceinline__ void stage(typename A::Stored* to, int rows, int depth, F&& f) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows * depth; i += kBlock) {
-    const int r = kAlong == Along::depth ? i / depth : i % rows, k = kAlong == Along::depth ? i % depth : i / rows;
-    const typename A::T x = f(r, k);
-    to[r * A::kPitch + k] = A::stored(x);
-    if constexpr (kIsSplit<A, kOperands>) to[r * A::kPitch + kSplitDepth + k] = A::stored(A::left(x));
+  constexpr int kNear = 16, kFar = kBlock / kNear, kBatch = 8;
+  static_assert(kFar * kBatch == kRows && kRows == kDepth && kColumns <= kRows);
+  constexpr bool kIsDepth = kAlong == Along::depth;
+  const int near_end = kIsDepth ? depth : rows, far_end = kIsDepth ? rows : depth;
+  // The two halves of a warp are four apart: their rows are in different banks.
+  const int far = made_here(warp_of() + lane_of() / kNear * (kFar / 2));
+#pragma unroll 1
+  for (int near = lane_of() % kNear; near < near_end; near += kNear) {
+    typename A::T x[kBatch];
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int other = far + n * kFar;
+      x[n] = f(kIsDepth ? other : near, kIsDepth ? near : other, n * kFar < far_end);
+    }
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      if (n * kFar >= far_end) break;
+      const int other = far + n * kFar, r = kIsDepth ? other : near, k = kIsDepth ? near : other;
+      to[r * A::kPitch + k] = A::stored(x[n]);
+      if constexpr (kIsSplit<A, kOperands>) to[r * A::kPitch + kSplitDepth + k] = A::stored(A::left(x[n]));
+    }
   }
 }
 
@@ -143,20 +198,21 @@ __device__ __forceinline__ void multiply_strips(Tile<A>& tile, const typename A:
   }
 }
 
-// tile(r, c) += sum over k < depth of x(r, k) y(c, k), for columns below `columns`. All threads come here; barriers are inside.
+// tile(r, c) += sum over k < depth of x(r, k) y(c, k), for columns below `columns`. x and y have a third argument: whether the element is
+// wanted; they give 0 if it is not, without a branch. All threads come here; barriers are inside.
 template <class A, Along kX, Along kY, Operands kOperands = Operands::rounded, class X, class Y>
 __device__ __forceinline__ void multiply(Tile<A>& tile, Strips<typename A::T>& s, int64_t columns, int64_t depth, X&& x,
                                          Y&& y) {
-  using T = typename A::T;
   constexpr int kStep = kIsSplit<A, kOperands> ? kSplitDepth : kDepth;
-  const int wide = in_steps(columns);
-  for (int64_t k0 = 0; k0 < depth; k0 += kStep) {
-    const int count = static_cast<int>(smaller(kStep, depth - k0)), steps = in_steps(count);
+  const int wide = in_steps(columns), all = static_cast<int>(depth);
+  for (int k0 = 0; k0 < all; k0 += kStep) {
+    const int count = static_cast<int>(smaller(kStep, all - k0)), steps = in_steps(count);
     __syncthreads();
     stage<A, kX, kOperands>(strip<A>(s, 0), kRows, steps,
-                            [&](int r, int k) { return k < count ? x(r, k0 + k) : T(0); });
-    stage<A, kY, kOperands>(strip<A>(s, 1), wide, steps,
-                            [&](int c, int k) { return k < count && c < columns ? y(c, k0 + k) : T(0); });
+                            [&](int r, int k, bool is_wanted) { return x(r, k0 + k, is_wanted && k < count); });
+    stage<A, kY, kOperands>(strip<A>(s, 1), wide, steps, [&](int c, int k, bool is_wanted) {
+      return y(c, k0 + k, is_wanted && k < count && c < columns);
+    });
     __syncthreads();
     multiply_strips<A, kOperands>(tile, strip<A>(s, 0), strip<A>(s, 1), {0, wide / 8, 0, steps});
   }
