@@ -21,7 +21,14 @@ __device__ __forceinline__ T load_if(const T* from, bool is_wanted) {
 #else
   const int p = is_wanted;
   T x;
-  if constexpr (sizeof(T) == 2)
+  if constexpr (sizeof(T) == 1) {
+    uint16_t wide;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; mov.b16 %0, 0; @p ld.global.u8 %0, [%1];}"
+                 : "=h"(wide)
+                 : "l"(from), "r"(p)
+                 : "memory");
+    x = static_cast<T>(wide);
+  } else if constexpr (sizeof(T) == 2)
     asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; mov.b16 %0, 0; @p ld.global.b16 %0, [%1];}"
                  : "=h"(reinterpret_cast<uint16_t&>(x))
                  : "l"(from), "r"(p)

@@ -10,6 +10,7 @@ namespace recurrence {
 namespace {
 
 constexpr int64_t kSegment = 64;  // tokens
+constexpr int kBatch = 8;         // loaded before the first is used: a load would wait behind what was stored before it
 
 template <class T>
 struct Scan {
@@ -18,17 +19,40 @@ struct Scan {
   T *products, *sums;  // [B, segments, D]; sums: of a segment, then what comes before it
   T* y_before;         // backward: [B, T, D], y before each token
 
-  __device__ __forceinline__ T at(const Operand& x, int64_t b, int64_t t, int64_t c) const {
-    return element<T>(x, b * x.batch_stride + t * x.token_stride + c);
+  // 0 if it is not wanted, or there are no data.
+  __device__ __forceinline__ T at(const Operand& x, int64_t b, int64_t t, int64_t c, bool is_wanted) const {
+    const int64_t place = b * x.batch_stride + t * x.token_stride + c;
+    is_wanted = is_wanted && x.data;
+    const BFloat16 narrow = load_if(static_cast<const BFloat16*>(x.data) + place, is_wanted && x.is_bf16);
+    const T wide = load_if(static_cast<const T*>(x.data) + place, is_wanted && !x.is_bf16);
+    return x.is_bf16 ? static_cast<T>(static_cast<float>(narrow)) : wide;
   }
   __device__ __forceinline__ void put(const Operand& x, int64_t b, int64_t t, int64_t c, T value) const {
     if (x.data) store(x, b * x.batch_stride + t * x.token_stride + c, value);
   }
-  __device__ __forceinline__ Mark mark(int64_t b, int64_t t) const {
-    return p.marks ? p.marks[b * p.tokens + t] : Mark::token;
+  __device__ __forceinline__ T before(int64_t b, int64_t t, int64_t c, bool is_wanted) const {
+    return load_if(y_before + ((b * p.tokens + t) * p.dim + c), is_wanted && y_before);
   }
-  __device__ __forceinline__ T decay(int64_t b, int64_t t, int64_t c, Mark m) const {
-    return m == Mark::first ? T(0) : decay_of(at(p.log_decay, b, t, c));
+};
+
+// Tokens t, t + way, .. of one channel, `left` of them at most; those that are missing are padding. x is an operand of the problem.
+template <class T>
+struct Batch {
+  Mark marks[kBatch];
+  T decays[kBatch], x[kBatch];
+
+  __device__ __forceinline__ Batch(const Scan<T>& s, const Operand& of, int64_t b, int64_t c, int64_t t, int64_t left,
+                                   int way) {
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const bool is_there = n < left;
+      const Mark mark = load_if(s.p.marks + (b * s.p.tokens + t + n * way), is_there && s.p.marks);
+      marks[n] = s.p.marks || !is_there ? mark : Mark::token;
+      decays[n] = s.at(s.p.log_decay, b, t + n * way, c, is_there);
+      x[n] = s.at(of, b, t + n * way, c, is_there);
+    }
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) decays[n] = marks[n] == Mark::first ? T(0) : decay_of(decays[n]);
   }
 };
 
@@ -46,13 +70,18 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) sum_segments(Scan<T> s, bool is_backward) {
   for_segments(s, [&](int64_t i, int64_t b, int64_t c, int64_t first, int64_t last) {
     T sum = 0, product = 1;
-    for (int64_t step = 0; step < last - first; ++step) {
+    const int way = is_backward ? -1 : 1;
+    for (int next = 0; first + next < last; next += kBatch) {
+      const int step = made_here(next);
       const int64_t t = is_backward ? last - 1 - step : first + step;
-      const Mark m = s.mark(b, t);
-      if (m == Mark::padding) continue;
-      const T a = s.decay(b, t, c, m);
-      product *= a;
-      sum = is_backward ? a * (sum + (s.p.dy.data ? s.at(s.p.dy, b, t, c) : T(0))) : a * sum + s.at(s.p.x, b, t, c);
+      const Batch<T> tokens(s, is_backward ? s.p.dy : s.p.x, b, c, t, last - first - step, way);
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        if (tokens.marks[n] == Mark::padding) continue;
+        const T a = tokens.decays[n], x = tokens.x[n];
+        product *= a;
+        sum = is_backward ? a * (sum + x) : a * sum + x;
+      }
     }
     s.products[i] = product, s.sums[i] = sum;
   });
@@ -63,12 +92,24 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) join_segments(Scan<T> s, const T* given, T* end, bool is_backward) {
   for (int64_t i = thread_index(); i < s.p.batch * s.p.dim; i += thread_count()) {
     T y = given ? given[i] : T(0);
-    for (int64_t step = 0; step < s.segments; ++step) {
-      const int64_t n = is_backward ? s.segments - 1 - step : step;
-      const int64_t at = (i / s.p.dim * s.segments + n) * s.p.dim + i % s.p.dim;
-      const T sum = s.sums[at];
-      s.sums[at] = y;
-      y = s.products[at] * y + sum;
+    const int64_t row = i / s.p.dim * s.segments, c = i % s.p.dim;
+    for (int64_t first = 0; first < s.segments; first += kBatch) {
+      T products[kBatch], sums[kBatch];
+      auto place = [&](int n) {
+        const int64_t step = first + n;
+        return (row + (is_backward ? s.segments - 1 - step : step)) * s.p.dim + c;
+      };
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        products[n] = load_if(s.products + place(n), first + n < s.segments);
+        sums[n] = load_if(s.sums + place(n), first + n < s.segments);
+      }
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        if (first + n >= s.segments) break;
+        s.sums[place(n)] = y;
+        y = products[n] * y + sums[n];
+      }
     }
     if (end) end[i] = y;
   }
@@ -78,11 +119,18 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) give_y(Scan<T> s) {
   for_segments(s, [&](int64_t i, int64_t b, int64_t c, int64_t first, int64_t last) {
     T y = s.sums[i];
-    for (int64_t t = first; t < last; ++t) {
-      const Mark m = s.mark(b, t);
-      if (s.y_before) s.y_before[(b * s.p.tokens + t) * s.p.dim + c] = y;
-      if (m != Mark::padding) y = s.decay(b, t, c, m) * y + s.at(s.p.x, b, t, c);
-      s.put(s.p.y, b, t, c, m == Mark::padding ? T(0) : y);
+    for (int step = 0; first + step < last; step += kBatch) {
+      const int64_t begin = first + made_here(step);
+      const Batch<T> tokens(s, s.p.x, b, c, begin, last - begin, 1);
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        const int64_t t = begin + n;
+        if (t >= last) break;
+        const bool is_padding = tokens.marks[n] == Mark::padding;
+        if (s.y_before) s.y_before[(b * s.p.tokens + t) * s.p.dim + c] = y;
+        if (!is_padding) y = tokens.decays[n] * y + tokens.x[n];
+        s.put(s.p.y, b, t, c, is_padding ? T(0) : y);
+      }
     }
   });
 }
@@ -91,16 +139,26 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) give_gradients(Scan<T> s) {
   for_segments(s, [&](int64_t i, int64_t b, int64_t c, int64_t first, int64_t last) {
     T d = s.sums[i];
-    for (int64_t t = last - 1; t >= first; --t) {
-      const Mark m = s.mark(b, t);
-      T dx = 0, dg = 0;
-      if (m != Mark::padding) {
-        if (s.p.dy.data) d += s.at(s.p.dy, b, t, c);
-        dx = d;
-        d *= s.decay(b, t, c, m);
-        if (m != Mark::first) dg = d * s.y_before[(b * s.p.tokens + t) * s.p.dim + c];
+    for (int step = 0; last - step > first; step += kBatch) {
+      const int64_t end = last - made_here(step);
+      T y_before[kBatch];
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) y_before[n] = s.before(b, end - 1 - n, c, n < end - first);
+      const Batch<T> tokens(s, s.p.dy, b, c, end - 1, end - first, -1);
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        const int64_t t = end - 1 - n;
+        if (t < first) break;
+        const Mark m = tokens.marks[n];
+        T dx = 0, dg = 0;
+        if (m != Mark::padding) {
+          d += tokens.x[n];
+          dx = d;
+          d *= tokens.decays[n];
+          if (m != Mark::first) dg = d * y_before[n];
+        }
+        s.put(s.p.dx, b, t, c, dx), s.put(s.p.dlog_decay, b, t, c, dg);
       }
-      s.put(s.p.dx, b, t, c, dx), s.put(s.p.dlog_decay, b, t, c, dg);
     }
   });
 }

@@ -6,15 +6,26 @@ namespace weft::cuda::recurrence {
 
 namespace {
 
-// The reverse sums of one channel; `width` numbers per token are given.
+constexpr int kBatch =
+    8;  // numbers loaded before the first is used: a load would wait behind what was stored before it
+
+// The reverse sums of one channel.
 template <class T, class E, class F>
 __device__ __forceinline__ void give_sums(const Chunk<T, E>& chunk, T sum, int64_t channel, F&& share) {
   const Operand to = chunk.w.p.dlog_decay.at(chunk.b, chunk.h);
-  for (int r = chunk.count - 1; r >= 0; --r) {
-    sum += share(r);
-    const auto mark = static_cast<Mark>(chunk.s.marks[r]);
-    if (mark == Mark::first) sum = 0;
-    store(to, (chunk.first + r) * to.token_stride + channel, mark == Mark::token ? sum : T(0));
+  for (int last = chunk.count - 1; last >= 0; last -= kBatch) {
+    T shares[kBatch];
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) shares[n] = share(last < n ? 0 : last - n);
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const int r = last - n;
+      if (r < 0) break;
+      sum += shares[n];
+      const auto mark = static_cast<Mark>(chunk.s.marks[r]);
+      if (mark == Mark::first) sum = 0;
+      store(to, (chunk.first + r) * to.token_stride + channel, mark == Mark::token ? sum : T(0));
+    }
   }
 }
 
@@ -86,9 +97,17 @@ __global__ void __launch_bounds__(kThreads) multiply_decays(const __grid_constan
   for (int64_t i = thread_index(); i < heads * width; i += thread_count()) {
     const int64_t head = i / width, c = i % width, channel = w.p.decay == Decay::scalar ? 0 : c;
     T product = 1;
-    for (int64_t n = 0; n <= w.chunks; ++n) {
-      to[(head * (w.chunks + 1) + n) * width + c] = product;
-      if (n < w.chunks) product *= w.total[(head * w.chunks + n) * w.decay_width + channel];
+    for (int64_t first = 0; first <= w.chunks; first += kBatch) {
+      T totals[kBatch];
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n)
+        totals[n] = load_if(w.total + ((head * w.chunks + first + n) * w.decay_width + channel), first + n < w.chunks);
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        if (first + n > w.chunks) break;
+        to[(head * (w.chunks + 1) + first + n) * width + c] = product;
+        product *= totals[n];
+      }
     }
   }
 }
