@@ -37,10 +37,11 @@ __global__ void __launch_bounds__(kBlock) give_decays(const __grid_constant__ Wo
   const int64_t K = w.p.key_width, V = w.p.value_width;
   const T *state = chunk.state(w.states, 1), *dstate = chunk.state(w.dstates, 1);
   const int thread = static_cast<int>(threadIdx.x), warp = warp_of(), lane = lane_of();
-  auto of_keys = [&](int r, int64_t c) {
-    T dkey = -chunk.kept(w.dwriter, K, r, c);
-    if (w.is_delta) dkey += chunk.kept(w.dreader, K, r, c);
-    return chunk.q(r, c) * chunk.kept(w.dq, K, r, c) + chunk.k(r, c) * dkey;
+  auto of_keys = [&](int r, int64_t c, bool is_wanted) {
+    const T dwriter = chunk.kept(w.dwriter, K, r, c, is_wanted);
+    const T dreader = chunk.kept(w.dreader, K, r, c, is_wanted && w.is_delta);
+    return chunk.q(r, c, is_wanted) * chunk.kept(w.dq, K, r, c, is_wanted) +
+           chunk.k(r, c, is_wanted) * (dreader - dwriter);
   };
   if (chunk.is_of_values()) {
     for (int64_t j = thread; j < V; j += kBlock) {
@@ -53,9 +54,12 @@ __global__ void __launch_bounds__(kBlock) give_decays(const __grid_constant__ Wo
     return;
   }
   if (w.p.decay == Decay::key) {
-    // A strip of channels at a time: a warp adds up each one's row of the states.
+    // A strip of channels at a time: a warp adds up each one's row of the states. All warps make the shares, a lane of a channel, so that the
+    // one that adds them up reads shared memory alone. The order of the sums is the same on any device.
+    constexpr int kWarps = kBlock / 32, kRowsAtATime = 4;
+    static_assert(kStrip == 32 && kStrip <= kRows && kRows % (kWarps * kRowsAtATime) == 0);
     T* first = chunk.s.beta;  // not needed any more
-    static_assert(kStrip <= kRows);
+    T(&shares)[kRows][kStrip + 1] = chunk.s.before;
     for (int64_t c0 = 0; c0 < K; c0 += kStrip) {
       const int channels = static_cast<int>(smaller(kStrip, K - c0));
       __syncthreads();
@@ -65,9 +69,16 @@ __global__ void __launch_bounds__(kBlock) give_decays(const __grid_constant__ Wo
         sum = warp_reduce(sum, AddOf{});
         if (lane == 0) first[c] = sum;
       }
+#pragma unroll 1
+      for (int row = warp; row < chunk.count; row += kWarps * kRowsAtATime) {
+        T x[kRowsAtATime];
+#pragma unroll
+        for (int n = 0; n < kRowsAtATime; ++n) x[n] = of_keys(row + n * kWarps, c0 + lane, lane < channels);
+#pragma unroll
+        for (int n = 0; n < kRowsAtATime; ++n) shares[row + n * kWarps][lane] = x[n];
+      }
       __syncthreads();
-      if (thread < channels)
-        give_sums(chunk, first[thread], c0 + thread, [&](int r) { return of_keys(r, c0 + thread); });
+      if (thread < channels) give_sums(chunk, first[thread], c0 + thread, [&](int r) { return shares[r][thread]; });
     }
     return;
   }
@@ -76,7 +87,7 @@ __global__ void __launch_bounds__(kBlock) give_decays(const __grid_constant__ Wo
   sum = block_sum(sum);
   for (int r = warp; r < chunk.count; r += kBlock / 32) {
     T share = 0;
-    for (int64_t c = lane; c < K; c += 32) share += of_keys(r, c);
+    for (int64_t c = lane; c < K; c += 32) share += of_keys(r, c, true);
     share = warp_reduce(share, AddOf{});
     if (lane == 0) chunk.s.beta[r] = share;
   }
