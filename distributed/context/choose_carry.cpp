@@ -5,31 +5,6 @@
 
 namespace weft::dist {
 
-SegmentCounts counts_of(const SegmentPlan& plan) {
-  SegmentCounts counts{.all = static_cast<int64_t>(plan.segments.size()), .longest = 0, .most = plan.most};
-  int64_t length = 0;
-  for (const SegmentPlan::Segment& s : plan.segments) {
-    length = s.comes_in ? length + 1 : 1;
-    counts.longest = std::max(counts.longest, length);
-  }
-  return counts;
-}
-
-SegmentCounts counts_of(const Layout& layout, int64_t rows) {
-  std::vector<int64_t> of_ranks(static_cast<size_t>(layout.ranks()), 0);
-  SegmentCounts counts{.all = 0, .longest = 0, .most = 0};
-  int last = -1;
-  for (int64_t position = 0; position < layout.tokens(); position += layout.block()) {
-    const int owner = layout.owner(position);
-    if (owner == last) continue;
-    ++counts.longest, ++of_ranks[static_cast<size_t>(owner)];
-    last = owner;
-  }
-  counts.all = rows * counts.longest;
-  counts.most = rows * *std::ranges::max_element(of_ranks);
-  return counts;
-}
-
 CarryBytes carry_bytes(const CarryShape& shape) {
   const int64_t bytes = static_cast<int64_t>(size_of(shape.dtype)), others = shape.ranks - 1;
   const int64_t state = shape.key_width * shape.value_width,

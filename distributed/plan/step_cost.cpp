@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "weft/core/error.h"
+#include "weft/distributed/segment_counts.h"
 
 namespace weft::dist {
 
@@ -199,8 +200,10 @@ SchemeCost StepPlanner::neighbours(const MeshChoice& choice, size_t kind) const 
   if (choice.context == 1) return {};
   const NeighbourCalls& of = training_.neighbours[kind];
   const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
-  // From the ends of each of its segments, but for those that follow each other, to other ranks.
-  const auto numbers = static_cast<double>(counts_of(layout, choice.micro_batch).most * of.tokens * of.numbers);
+  // From the ends of each of its runs to other ranks; where a run is cut into segments, nothing is sent.
+  int64_t runs = 0;
+  for (const RankSegments& rank : segments_of(layout)) runs = std::max(runs, choice.micro_batch * rank.runs);
+  const auto numbers = static_cast<double>(runs * of.tokens * of.numbers);
   const double sent = static_cast<double>(of.calls) * numbers * static_cast<double>(size_of(of.dtype));
   const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
   const double time = static_cast<double>(of.calls) * link.latency_s + sent / link.bytes_per_s;

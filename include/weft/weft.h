@@ -35,6 +35,7 @@
 #include "weft/distributed/context_attention.h"
 #include "weft/distributed/context_recurrence.h"
 #include "weft/distributed/cost_model.h"
+#include "weft/distributed/segment_counts.h"
 #include "weft/distributed/step_cost.h"
 #include "weft/io/events.h"
 #include "weft/io/metrics.h"

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "weft/distributed/segment_counts.h"
+
 namespace weft {
 
 namespace {
@@ -15,7 +17,8 @@ struct Segment {
   std::vector<int32_t> tokens, documents;
 };
 
-std::vector<Segment> segments_of(const ContextTokens& all, int rank) {
+// Stretches of the rank in which positions follow each other; padding stands behind the last token of its row.
+std::vector<Segment> stretches_of(const ContextTokens& all, int rank) {
   const dist::RankTokens& of = all.of_ranks()[static_cast<size_t>(rank)];
   const Runs runs(all.batch(), all.tokens(), of.positions, of.documents);
   std::vector<Segment> segments;
@@ -24,23 +27,40 @@ std::vector<Segment> segments_of(const ContextTokens& all, int rank) {
     const bool is_padding = run.document < 0;
     const bool follows = !segments.empty() && segments.back().row == run.row && (is_padding || run.position == end);
     if (!follows)
-      segments.push_back({.rank = rank,
-                          .index = static_cast<int32_t>(segments.size()),
-                          .row = run.row,
-                          .position = run.position,
-                          .tokens = {},
-                          .documents = {}});
+      segments.push_back({.rank = rank, .row = run.row, .position = run.position, .tokens = {}, .documents = {}});
     Segment& segment = segments.back();
-    if (!is_padding) {
-      end = run.position + (run.end - run.begin);
-      if (segment.first_document < 0) segment.first_document = run.document;
-      segment.last_document = run.document;
-    }
+    if (!is_padding) end = run.position + (run.end - run.begin);
     for (int64_t i = run.begin; i < run.end; ++i) {
       segment.tokens.push_back(static_cast<int32_t>(i));
       segment.documents.push_back(run.document);
     }
   }
+  return segments;
+}
+
+// Every rank cuts those of every rank alike. Of a document that is cut, the later segment gets the state of the earlier one.
+std::vector<Segment> segments_of(const ContextTokens& all, int rank) {
+  const std::vector<Segment> stretches = stretches_of(all, rank);
+  std::vector<int64_t> lengths;
+  for (const Segment& s : stretches) lengths.push_back(std::ssize(s.tokens));
+  const int64_t length = dist::segment_length(lengths);
+  std::vector<Segment> segments;
+  for (const Segment& s : stretches)
+    for (int64_t begin = 0, size = std::ssize(s.tokens); begin < size; begin += length) {
+      const int64_t end = std::min(size, begin + length);
+      Segment& piece =
+          segments.emplace_back(Segment{.rank = rank,
+                                        .index = static_cast<int32_t>(segments.size()),
+                                        .row = s.row,
+                                        .position = s.position + static_cast<int32_t>(begin),
+                                        .tokens = {s.tokens.begin() + begin, s.tokens.begin() + end},
+                                        .documents = {s.documents.begin() + begin, s.documents.begin() + end}});
+      for (int32_t document : piece.documents) {
+        if (document < 0) break;  // padding stands last
+        if (piece.first_document < 0) piece.first_document = document;
+        piece.last_document = document;
+      }
+    }
   return segments;
 }
 

@@ -1,5 +1,6 @@
-// Recurrences whose tokens are on several ranks. A segment is a stretch of one rank and row in which positions follow each other; it may hold
-// several documents. If its first document began before it, a state comes in, from the segment before it on whatever rank that is.
+// Recurrences whose tokens are on several ranks. A segment is a stretch of one rank and row in which positions follow each other, or a part of one
+// where others are much shorter; it may hold several documents. If its first document began before it, a state comes in, from the segment before it
+// on whatever rank that is.
 #pragma once
 
 #include "src/nn/mixing/context_tokens.h"
