@@ -128,26 +128,33 @@ const ContextTokens::Carries& ContextTokens::carries() const {
   return *carries_;
 }
 
-// What `rank` needs: where in order() it is, and its number. A token is wanted if one of the rank's stands at most so far behind or before it.
-std::vector<std::pair<int32_t, int32_t>> ContextTokens::wanted(int rank, int64_t before, int64_t after) const {
+// A token is wanted by a rank if one of the rank's stands at most so far behind or before it. One walk each way: it remembers at which step it last
+// met each rank, and asks of all ranks only for tokens that are here.
+ContextTokens::Wanted ContextTokens::wanted(int64_t before, int64_t after) const {
   const int64_t of_rank = batch_ * tokens_;
-  std::vector<bool> is_wanted(order_.size());
+  Wanted wanted{.from_here = std::vector<std::vector<bool>>(of_ranks_.size()),
+                .by_us = std::vector<bool>(order_.size())};
+  for (std::vector<bool>& of : wanted.from_here) of.resize(static_cast<size_t>(of_rank));
   auto walk = [&](int64_t reach, bool is_forward) {
-    int64_t left = 0;
-    for (size_t step = 0; step < order_.size(); ++step) {
-      const size_t i = is_forward ? step : order_.size() - 1 - step;
-      const bool continues = step > 0 && chains_[i] == chains_[is_forward ? i - 1 : i + 1];
-      if (!continues) left = 0;
-      if (order_[i] / of_rank == rank) left = reach;
-      else if (left-- > 0) is_wanted[i] = true;
+    std::vector<int64_t> met(of_ranks_.size(), -1);
+    int64_t chain_began = 0;
+    for (int64_t step = 0; step < std::ssize(order_); ++step) {
+      const auto i = static_cast<size_t>(is_forward ? step : std::ssize(order_) - 1 - step);
+      if (step > 0 && chains_[i] != chains_[is_forward ? i - 1 : i + 1]) chain_began = step;
+      auto is_near = [&](size_t rank) { return met[rank] >= chain_began && step - met[rank] <= reach; };
+      const auto owner = static_cast<size_t>(order_[i] / of_rank), mine = static_cast<size_t>(rank_);
+      if (owner != mine) {
+        if (is_near(mine)) wanted.by_us[i] = true;
+      } else {
+        for (size_t r = 0; r < of_ranks_.size(); ++r)
+          if (r != mine && is_near(r)) wanted.from_here[r][static_cast<size_t>(order_[i] % of_rank)] = true;
+      }
+      met[owner] = step;
     }
   };
   walk(before, false);
   walk(after, true);
-  std::vector<std::pair<int32_t, int32_t>> tokens;
-  for (size_t i = 0; i < order_.size(); ++i)
-    if (is_wanted[i]) tokens.emplace_back(static_cast<int32_t>(i), order_[i]);
-  return tokens;
+  return wanted;
 }
 
 const ContextTokens::Halo& ContextTokens::halo(int64_t before, int64_t after) const {
@@ -157,13 +164,16 @@ const ContextTokens::Halo& ContextTokens::halo(int64_t before, int64_t after) co
   const int64_t count = batch_ * tokens_;
   halo.sends.resize(of_ranks_.size()), halo.receives.resize(of_ranks_.size());
   halo.places.resize(static_cast<size_t>(count));
-  for (int r = 0; r < ranks(); ++r) {
-    if (r == rank_) continue;
-    for (const auto& [place, number] : wanted(r, before, after))
-      if (number / count == rank_) halo.sends[static_cast<size_t>(r)].push_back(static_cast<int32_t>(number % count));
+  const Wanted wanted = this->wanted(before, after);
+  // What comes stands by rank, and of a rank in the order of all; so does what goes to one.
+  std::vector<std::pair<int32_t, int32_t>> coming;  // place in order(), number
+  for (size_t i = 0; i < order_.size(); ++i) {
+    if (wanted.by_us[i]) coming.emplace_back(static_cast<int32_t>(i), order_[i]);
+    if (order_[i] / count != rank_) continue;
+    const auto here = static_cast<int32_t>(order_[i] % count);
+    for (size_t r = 0; r < of_ranks_.size(); ++r)
+      if (wanted.from_here[r][static_cast<size_t>(here)]) halo.sends[r].push_back(here);
   }
-  // What comes stands by rank, and of a rank in the order of all.
-  std::vector<std::pair<int32_t, int32_t>> coming = wanted(rank_, before, after);
   std::stable_sort(coming.begin(), coming.end(),
                    [&](const auto& a, const auto& b) { return a.second / count < b.second / count; });
   std::vector<std::pair<int32_t, int32_t>> all;  // place in order(), index here

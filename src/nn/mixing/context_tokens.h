@@ -61,7 +61,11 @@ class ContextTokens {
   const Halo& halo(int64_t before, int64_t after) const;
 
  private:
-  std::vector<std::pair<int32_t, int32_t>> wanted(int rank, int64_t before, int64_t after) const;
+  struct Wanted {
+    std::vector<std::vector<bool>> from_here;  // by rank: of the B T here
+    std::vector<bool> by_us;                   // of the B P T in order()
+  };
+  Wanted wanted(int64_t before, int64_t after) const;
 
   int rank_, threads_;
   int64_t batch_, tokens_;
