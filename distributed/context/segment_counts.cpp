@@ -2,6 +2,7 @@
 #include "weft/distributed/segment_counts.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "weft/distributed/context_recurrence.h"
@@ -62,18 +63,22 @@ SegmentCounts counts_of(const Layout& layout, int64_t rows) {
 }
 
 std::vector<RankSegments> segments_of(const Layout& layout) {
-  std::vector<std::vector<int64_t>> runs(static_cast<size_t>(layout.ranks()));
+  std::vector<std::vector<int64_t>> runs(static_cast<size_t>(layout.ranks())), padded = runs;
   int last = -1;
   for (int64_t position = 0; position < layout.padded_tokens(); position += layout.block()) {
     const int owner = layout.owner(position);
-    std::vector<int64_t>& of_owner = runs[static_cast<size_t>(owner)];
-    const bool is_padding = position >= layout.tokens();  // it follows whatever stands before it
-    if (!is_padding && owner != last) of_owner.push_back(0);
-    if (!of_owner.empty()) of_owner.back() += layout.block();
+    std::vector<int64_t>&of_owner = runs[static_cast<size_t>(owner)],
+    &with_padding = padded[static_cast<size_t>(owner)];
+    const int64_t tokens = std::clamp<int64_t>(layout.tokens() - position, 0, layout.block());
+    if (tokens > 0 && owner != last) of_owner.push_back(0), with_padding.push_back(0);
+    if (!of_owner.empty()) of_owner.back() += tokens, with_padding.back() += layout.block();
     last = owner;
   }
   std::vector<RankSegments> ranks;
-  for (const std::vector<int64_t>& of_rank : runs) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    // Padding stands behind the last run of its rank, and is computed only where that makes all runs equally long.
+    const bool are_equal = std::ranges::adjacent_find(padded[r], std::ranges::not_equal_to()) == padded[r].end();
+    const std::vector<int64_t>& of_rank = are_equal ? padded[r] : runs[r];
     const int64_t length = segment_length(of_rank);
     ranks.push_back({.runs = std::ssize(of_rank), .segments = count_of(of_rank, length), .length = length});
   }

@@ -15,12 +15,14 @@ constexpr double kOptimizerBytes =
 
 bool is_scan(const CarryShape& shape) { return !shape.is_elementwise && choose_carry(shape).carry == Carry::scan; }
 
-// Bytes of the states of chunks that a layer of plain recurrences keeps between forward and backward, from `tokens` of each of so many segments. A
-// scan keeps none.
-double kept_states(const CarryShape& shape, int64_t tokens, int64_t segments) {
+// Bytes of the states of chunks that a layer of plain recurrences keeps between forward and backward, of the rank that has most of them. A scan keeps
+// none.
+double kept_states(const CarryShape& shape, std::span<const RankSegments> ranks, int64_t rows) {
   constexpr int64_t kTokens = 64;  // that ops::recur_states() keeps a state for
   if (shape.ranks == 1 || shape.is_delta || shape.is_elementwise || is_scan(shape)) return 0;
-  const int64_t states = segments * shape.heads * ((tokens + kTokens - 1) / kTokens + 1);
+  int64_t states = 0;
+  for (const RankSegments& of : ranks)
+    states = std::max(states, rows * of.segments * shape.heads * ((of.length + kTokens - 1) / kTokens + 1));
   return static_cast<double>(states * shape.key_width * shape.value_width * static_cast<int64_t>(size_of(shape.dtype)));
 }
 
@@ -54,6 +56,12 @@ Layout layout_of(LayoutKind kind, int64_t tokens, int ranks, const TokenMask& ma
     case LayoutKind::balanced: return Layout::balanced(tokens, ranks, mask, block);
   }
   fail("step cost: no such layout", "use one of LayoutKind");
+}
+
+// Of a row that is one document.
+std::vector<RankSegments> segments_of_ranks(const TrainingShape& training, const MeshChoice& choice) {
+  if (choice.context == 1) return {};
+  return segments_of(layout_of(choice.layout, training.tokens, choice.context, {}, training.block));
 }
 
 // Of a micro-batch over the ranks of the choice.
@@ -199,10 +207,10 @@ SchemeCost StepPlanner::carry(const MeshChoice& choice, size_t kind) const {
 SchemeCost StepPlanner::neighbours(const MeshChoice& choice, size_t kind) const {
   if (choice.context == 1) return {};
   const NeighbourCalls& of = training_.neighbours[kind];
-  const Layout layout = layout_of(choice.layout, training_.tokens, choice.context, {}, training_.block);
   // From the ends of each of its runs to other ranks; where a run is cut into segments, nothing is sent.
   int64_t runs = 0;
-  for (const RankSegments& rank : segments_of(layout)) runs = std::max(runs, choice.micro_batch * rank.runs);
+  for (const RankSegments& rank : segments_of_ranks(training_, choice))
+    runs = std::max(runs, choice.micro_batch * rank.runs);
   const auto numbers = static_cast<double>(runs * of.tokens * of.numbers);
   const double sent = static_cast<double>(of.calls) * numbers * static_cast<double>(size_of(of.dtype));
   const Link& link = choice.context <= hardware_.ranks_per_node ? hardware_.inside : hardware_.between;
@@ -241,10 +249,8 @@ StepCost StepPlanner::cost(const MeshChoice& choice) {
     const SchemeCost one = carry(choice, kind);
     const double count = micro_batches * static_cast<double>(training_.recurrences[kind].layers);
     const CarryShape shape = carry_shape(training_, choice, hardware_, kind);
-    const int64_t segments = choice.micro_batch * (choice.layout == LayoutKind::contiguous ? 1 : 2),
-                  of_row = (training_.tokens + choice.context - 1) / choice.context;
     const double layers = choice.recomputes ? 1 : static_cast<double>(training_.recurrences[kind].layers);
-    cost.context_bytes += layers * kept_states(shape, of_row * choice.micro_batch / segments, segments);
+    cost.context_bytes += layers * kept_states(shape, segments_of_ranks(training_, choice), choice.micro_batch);
     cost.carry_s += count * (one.forward_s + one.backward_s);
     cost.context_sent += count * (one.forward_sent + one.backward_sent);
   }

@@ -67,6 +67,10 @@ TEST(StepCost, CountsTheStatesOfRecurrences) {
             3.0 * static_cast<double>(ops::recur_states({.q_BTGK = q, .k_BTGK = q, .v_BTHV = q}).states.num_bytes()));
   choice.layout = LayoutKind::zigzag;  // 7 segments, 2 of a rank
   EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 2 * cost.context_sent, 1);
+  choice.layout = LayoutKind::striped, shape.block = 1024;  // 2 segments of a rank and row, of 17 states each
+  EXPECT_EQ(step_cost(shape, choice, h200()).context_bytes, 3 * 2 * 2 * 17 * 4 * 64 * 64 * 4.0);
+  shape.block = 512;
+  EXPECT_EQ(step_cost(shape, choice, h200()).context_bytes, 3 * 2 * 4 * 9 * 4 * 64 * 64 * 4.0);
   shape.recurrences[0].shape.is_delta = true;  // matrices of 64 x 64 beside the states
   choice.layout = LayoutKind::contiguous;
   EXPECT_NEAR(step_cost(shape, choice, h200()).context_sent, 4 * 3 * 3 * states, 1);

@@ -47,11 +47,27 @@ std::vector<Segments> plans_of(const Rows& rows) {
 TEST(Segments, TakeAboutTwiceThePlacesOfTheirTokens) {
   for (uint64_t seed = 0; seed < 120; ++seed) {
     const Rows rows = random_rows(seed, seed % 2 == 0 ? 5 : 150);
-    for (const Segments& plan : plans_of(rows)) {
-      const int64_t tokens = rows.batch * rows.of_rank;
-      EXPECT_LE(plan.count * plan.longest, 2 * tokens + plan.count) << "seed " << seed;
+    const std::vector<Segments> plans = plans_of(rows);
+    for (int r = 0; r < rows.ranks(); ++r) {
+      SCOPED_TRACE(str("seed ", seed, ", rank ", r));
+      const Segments& plan = plans[static_cast<size_t>(r)];
+      const int64_t all = rows.batch * rows.of_rank, places = plan.count * plan.longest;
+      int64_t tokens = 0;  // but padding
+      for (int64_t i = 0; i < all; ++i) tokens += rows.documents[static_cast<size_t>(rows.at(r, i))] >= 0;
+      if (plan.have_all_tokens()) { EXPECT_TRUE(tokens == all || places == all); }
+      EXPECT_LE(places, places == all ? all : 2 * tokens + plan.count);
     }
   }
+}
+
+// 4000 tokens in 64 blocks: the last one of the second rank is padding.
+TEST(Segments, OfPaddedStripesAreTheBlocks) {
+  const std::vector<Segments> plans = plans_of(rows_of(dist::Layout::striped(4000, 2, 64), 1));
+  EXPECT_TRUE(plans[0].are_tokens_in_order());
+  EXPECT_EQ(plans[0].count, 32);
+  EXPECT_EQ(plans[1].count, 31);
+  EXPECT_EQ(plans[0].longest, 64);
+  EXPECT_EQ(plans[1].longest, 64);
 }
 
 TEST(Segments, HoldEveryTokenOnceInTheOrderOfPositions) {
@@ -218,6 +234,7 @@ TEST(Segments, HandOnTheirStateWhereADocumentIsCut) {
           run(rows, comm.rank(), c, &group, got, mutex);
         });
         for (size_t i = 0; i < expected.y.size(); ++i) {
+          if (rows.documents[i / kWidth] < 0) { ASSERT_EQ(got.y[i], 0) << "padding, output " << i; }
           ASSERT_NEAR(got.y[i], expected.y[i], 1e-11) << "output " << i;
           ASSERT_NEAR(got.dx[i], expected.dx[i], 1e-11) << "gradient of x " << i;
         }

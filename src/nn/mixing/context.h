@@ -51,8 +51,8 @@ class Context final : public Local {
   };
   struct SegmentIndex {
     int64_t count, longest, most;
-    Tensor tokens, documents, is_reached, places, order, chains, before, goes_on;
-    bool are_tokens_in_order;
+    Tensor tokens, documents, is_reached, places, is_in_segment, order, chains, before, goes_on;
+    bool are_tokens_in_order, have_all_tokens;
     std::shared_ptr<const dist::SegmentPlan> plan;
   };
   const CarryIndex& carry_index();

@@ -39,19 +39,22 @@ const Context::SegmentIndex& Context::segment_index() {
   const Tensor& like = table_.positions();
   auto mask = [&](const std::vector<int32_t>& numbers) { return cast(Var(index_on(like, numbers)), kBool).value(); };
   const auto count = static_cast<int64_t>(s.chains.size());
-  return segment_index_.emplace(SegmentIndex{.count = s.count,
-                                             .longest = s.longest,
-                                             .most = s.most,
-                                             .tokens = index_on(like, s.tokens),
-                                             .documents = index_on(like, s.documents).reshape({s.count, s.longest}),
-                                             .is_reached = mask(s.is_reached).reshape({s.count, s.longest}),
-                                             .places = index_on(like, s.places),
-                                             .order = index_on(like, s.order),
-                                             .chains = index_on(like, s.chains).reshape({1, count}),
-                                             .before = index_on(like, s.before),
-                                             .goes_on = mask(s.goes_on),
-                                             .are_tokens_in_order = s.are_tokens_in_order(),
-                                             .plan = std::make_shared<const dist::SegmentPlan>(s.plan)});
+  return segment_index_.emplace(
+      SegmentIndex{.count = s.count,
+                   .longest = s.longest,
+                   .most = s.most,
+                   .tokens = index_on(like, s.tokens),
+                   .documents = index_on(like, s.documents).reshape({s.count, s.longest}),
+                   .is_reached = mask(s.is_reached).reshape({s.count, s.longest}),
+                   .places = index_on(like, s.places),
+                   .is_in_segment = mask(s.is_in_segment).reshape({table_.batch(), table_.num_tokens()}),
+                   .order = index_on(like, s.order),
+                   .chains = index_on(like, s.chains).reshape({1, count}),
+                   .before = index_on(like, s.before),
+                   .goes_on = mask(s.goes_on),
+                   .are_tokens_in_order = s.are_tokens_in_order(),
+                   .have_all_tokens = s.have_all_tokens(),
+                   .plan = std::make_shared<const dist::SegmentPlan>(s.plan)});
 }
 
 // [B, T, ...] -> [J, L, ...]
@@ -64,13 +67,15 @@ Var Context::in_segments(const Var& x) {
   return reshape(take_rows(reshape(x, {n, x.value().num_elements() / n}), at.tokens), shape);
 }
 
+// Padding that is in no segment reads zeros.
 Var Context::from_segments(const Var& y) {
   const SegmentIndex& at = segment_index();
   Shape shape = y.shape();
   const int64_t n = shape[0] * shape[1];
   shape[0] = table_.batch(), shape[1] = table_.num_tokens();
   if (at.are_tokens_in_order) return shape == y.shape() ? y : reshape(y, shape);
-  return reshape(take_rows(reshape(y, {n, y.value().num_elements() / n}), at.places), shape);
+  const Var tokens = reshape(take_rows(reshape(y, {n, y.value().num_elements() / n}), at.places), shape);
+  return at.have_all_tokens ? tokens : kept(at.is_in_segment, tokens);
 }
 
 // Numbers of the segments here [J, ...] -> of all, by row and position [S, channels].

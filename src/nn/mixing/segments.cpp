@@ -38,9 +38,22 @@ std::vector<Segment> stretches_of(const ContextTokens& all, int rank) {
   return segments;
 }
 
+// Where all stretches are equally long with it, padding is computed as the tokens stand; elsewhere it is in no segment.
+void leave_out_padding(std::vector<Segment>& stretches) {
+  auto differs = [&](const Segment& s) { return s.tokens.size() != stretches[0].tokens.size(); };
+  if (std::ranges::none_of(stretches, differs)) return;
+  for (Segment& s : stretches) {
+    const auto end = std::ranges::find_if(s.documents, [](int32_t document) { return document < 0; });
+    s.documents.erase(end, s.documents.end());
+    s.tokens.resize(s.documents.size());
+  }
+  std::erase_if(stretches, [](const Segment& s) { return s.tokens.empty(); });
+}
+
 // Every rank cuts those of every rank alike. Of a document that is cut, the later segment gets the state of the earlier one.
 std::vector<Segment> segments_of(const ContextTokens& all, int rank) {
-  const std::vector<Segment> stretches = stretches_of(all, rank);
+  std::vector<Segment> stretches = stretches_of(all, rank);
+  leave_out_padding(stretches);
   std::vector<int64_t> lengths;
   for (const Segment& s : stretches) lengths.push_back(std::ssize(s.tokens));
   const int64_t length = dist::segment_length(lengths);
@@ -81,6 +94,7 @@ Segments plan_segments(const ContextTokens& all, int rank) {
   const auto places = static_cast<size_t>(plan.count * plan.longest);
   plan.tokens.resize(places), plan.documents.assign(places, -1), plan.is_reached.resize(places);
   plan.places.resize(static_cast<size_t>(all.batch() * all.tokens()));
+  plan.is_in_segment.resize(plan.places.size());
   plan.before.resize(static_cast<size_t>(plan.count)), plan.goes_on.resize(static_cast<size_t>(plan.count));
   std::sort(of_all.begin(), of_all.end(), [](const Segment& a, const Segment& b) {
     auto key = [](const Segment& s) { return std::tuple(s.row, s.first_document < 0, s.position, s.rank, s.index); };
@@ -105,6 +119,7 @@ Segments plan_segments(const ContextTokens& all, int rank) {
       plan.tokens[place] = s.tokens[t], plan.documents[place] = s.documents[t];
       plan.is_reached[place] = goes_on && s.documents[t] == s.first_document;
       plan.places[static_cast<size_t>(s.tokens[t])] = static_cast<int32_t>(place);
+      plan.is_in_segment[static_cast<size_t>(s.tokens[t])] = 1;
     }
   }
   return plan;

@@ -3,6 +3,9 @@
 // on whatever rank that is.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "src/nn/mixing/context_tokens.h"
 #include "weft/distributed/context_recurrence.h"
 
@@ -15,7 +18,9 @@ struct Segments {
   std::vector<int32_t> tokens;      // which of the B T here stands there; any behind the segment's last
   std::vector<int32_t> documents;   // -1 behind the segment's last
   std::vector<int32_t> is_reached;  // 1 where the state that comes in is read
-  std::vector<int32_t> places;      // of the B T here: which of the J L
+  // Of the B T here.
+  std::vector<int32_t> places;         // which of the J L; any of padding that is in no segment
+  std::vector<int32_t> is_in_segment;  // 0: such padding
   // Of the S segments, by row and position.
   std::vector<int32_t> order;   // rank * most + segment of that rank
   std::vector<int32_t> chains;  // changes where the state at the end of a segment does not depend on the one before it
@@ -24,6 +29,7 @@ struct Segments {
   std::vector<int32_t> goes_on;  // 1 if its first document began before it
   dist::SegmentPlan plan;        // the same for recurrences with states of their own exchange
 
+  bool have_all_tokens() const { return std::ranges::find(is_in_segment, 0) == is_in_segment.end(); }
   // The J L places are the B T tokens in their order.
   bool are_tokens_in_order() const {
     for (size_t i = 0; i < tokens.size(); ++i)
