@@ -1,6 +1,7 @@
 // Reports of layers against what they must be.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -63,6 +64,31 @@ TEST(Diagnostics, OfUniformAttention) {
         EXPECT_GT(values.at(std::string(at) + "value_drain" + head), 0.0);
         EXPECT_NEAR(values.at(std::string(at) + "max_score" + head), kind == WeightKind::softmax ? 0 : 1.0 / 13, 1e-6);
       }
+  }
+}
+
+// Meta tokens stand before the first token, through every window, and take their share: with scores of 0 that of their number.
+TEST(Diagnostics, OfMetaTokensAreThoseOfASink) {
+  constexpr int64_t T = 12, kMeta = 16;
+  for (int64_t window : {0, 5}) {
+    LanguageModel model(options_of(HymbaOptions{.heads = 2, .window = window, .meta = kMeta}), Rng(1));
+    for (const NamedParam& p : model.params())
+      if (p.name.ends_with("mixer.q.weight")) p.param->set_value(Tensor::zeros({16, 16}, kF32));
+    double entropy = 0, first = 0, sink = 0;
+    for (int64_t t = 0; t < T; ++t) {
+      const int64_t keys = window > 0 ? std::min(t + 1, window) : t + 1;
+      const double each = 1 / static_cast<double>(keys + kMeta);
+      entropy -= static_cast<double>(keys) * each * std::log(each) / T;
+      first += t < keys ? each / T : 0;
+      sink += kMeta * each / T;
+    }
+    const auto values = run(model, plain_tokens(1, T));
+    for (const char* at : {"model.layers.0.mixer.", "model.layers.1.mixer."}) {
+      EXPECT_NEAR(values.at(std::string(at) + "entropy/1"), entropy, 1e-5);
+      EXPECT_NEAR(values.at(std::string(at) + "first_token_mass/1"), first, 1e-6);
+      EXPECT_NEAR(values.at(std::string(at) + "sink_mass/1"), sink, 1e-6);
+      EXPECT_EQ(values.at(std::string(at) + "sink_rate/1"), 0);
+    }
   }
 }
 

@@ -93,23 +93,25 @@ class Hymba final : public Mixer {
   Var attention(const Var& x_BTD, Tokens& tokens) {
     Var q_BTHK = rotated(split_heads(q_(x_BTD), o_.heads), args_, tokens);
     const ops::AttentionOptions core{.mask = {.window = o_.window}};
+    // Attention on the meta tokens: to the tokens it is a sink, which is joined afterwards by the share of weight that it gets.
+    Var scores_BHTM, sink_BTH;
+    if (meta_k_) {
+      scores_BHTM = matmul(transpose(q_BTHK, 1, 2), per_head(*meta_k_, q_BTHK.dtype()),
+                           {.transpose_b = true, .out = wide(x_BTD)}) *
+                    (1 / std::sqrt(static_cast<double>(o_.head_dim)));
+      sink_BTH = transpose(logsumexp(scores_BHTM), 1, 2);
+    }
     std::array<Var, 2> attended;
     if (o_.sharing > 1 && tokens.is_decoding()) {
       attended = tokens.attend_part(tokens.queries(q_BTHK), cached_keys(x_BTD, tokens), core);
     } else {
       const auto [k_BTGK, v_BTGK] = keys_and_values(x_BTD, tokens);
-      attended = tokens.attend(q_BTHK, k_BTGK, v_BTGK, core, {});
+      attended = tokens.attend(q_BTHK, k_BTGK, v_BTGK, core, sink_BTH);
     }
     const auto& [y_BTHK, lse_BTH] = attended;
     if (!meta_k_) return y_BTHK;
-    // Attention on the meta tokens, joined by the share of weight that they get.
-    const DType wide = lse_BTH.dtype();
-    Var scores_BHTM =
-        matmul(transpose(q_BTHK, 1, 2), per_head(*meta_k_, q_BTHK.dtype()), {.transpose_b = true, .out = wide}) *
-        (1 / std::sqrt(static_cast<double>(o_.head_dim)));
     Var meta_BHTK = matmul(cast(softmax(scores_BHTM), q_BTHK.dtype()), per_head(*meta_v_, q_BTHK.dtype()));
-    Var share_BTH = sigmoid(transpose(logsumexp(scores_BHTM), 1, 2) - lse_BTH);
-    Var share = unsqueeze(cast(share_BTH, y_BTHK.dtype()), -1);
+    Var share = unsqueeze(cast(sigmoid(sink_BTH - lse_BTH), y_BTHK.dtype()), -1);
     return y_BTHK + (transpose(meta_BHTK, 1, 2) - y_BTHK) * share;
   }
 
