@@ -55,17 +55,23 @@ void Observation::report_attention(const ops::AttentionStatistics& seen, const V
   std::vector<int64_t> counted;
   for (int64_t i = 0; i < table_.batch() * table_.num_tokens(); ++i)
     if (!table_.is_padding(i)) counted.push_back(i);
+  std::vector<float> has_keys(top.size(), 0);  // of queries; those without keys have no weights
   for (int64_t h = 0; h < H; ++h) {
-    double entropies = 0, largest = -HUGE_VAL;
+    double entropies = 0, largest = -HUGE_VAL, count = 0;
     for (int64_t token : counted) {
       const auto at = static_cast<size_t>(token * H + h);
+      if (top[at] == -HUGE_VALF) continue;
+      has_keys[at] = 1, ++count;
       entropies += static_cast<double>(entropy[at]);
       largest = std::max(largest, static_cast<double>(top[at]));
     }
-    reports_.report(str("entropy/", h), entropies, static_cast<double>(counted.size()));
-    if (!counted.empty()) reports_.report_max(str("max_score/", h), largest);
+    reports_.report(str("entropy/", h), entropies, count);
+    if (count > 0) reports_.report_max(str("max_score/", h), largest);
   }
-  report_documents(seen.column_mass, v_BTGV);
+  report_documents(
+      seen.column_mass,
+      to(Tensor::from(std::span<const float>(has_keys), seen.max_score.shape()), seen.max_score.device()).value(),
+      v_BTGV);
 }
 
 namespace {
@@ -95,23 +101,26 @@ std::vector<GatheredDocument> documents_of(const Mixing::GatheredTokens& tokens)
 }  // namespace
 
 // A document may stand on several ranks: all of them see it whole, and report the same.
-void Observation::report_documents(const Tensor& mass_BTH, const Var& v_BTGV) {
+void Observation::report_documents(const Tensor& mass_BTH, const Tensor& has_keys_BTH, const Var& v_BTGV) {
   constexpr double kSink = 0.3;
   NoGrad no_grad;
-  const Var here[] = {mass_BTH, sqrt(weft::sum(square(cast(v_BTGV, kF32)), -1))};
+  const Var here[] = {mass_BTH, has_keys_BTH, sqrt(weft::sum(square(cast(v_BTGV, kF32)), -1))};
   const std::vector<Var> all = mixing_->gather(here, 0);
-  const auto mass = all[0].value().to_vector<float>(), norms = all[1].value().to_vector<float>();
+  const auto mass = all[0].value().to_vector<float>(), has_keys = all[1].value().to_vector<float>(),
+             norms = all[2].value().to_vector<float>();
   const std::vector<GatheredDocument> documents = documents_of(mixing_->gathered(0));
   const int64_t H = mass_BTH.size(2), G = v_BTGV.size(2);
-  double count = 0;
-  for (const GatheredDocument& d : documents) count += static_cast<double>(d.end - d.begin);
   for (int64_t h = 0; h < H; ++h) {
-    double first = 0, sinks = 0, whole = 0;
+    double first = 0, count = 0, sinks = 0, whole = 0;
     for (const GatheredDocument& d : documents) {
-      if (!d.has_first) continue;
+      double queries = 0;
+      for (int64_t i = d.begin; i < d.end; ++i)
+        queries += static_cast<double>(has_keys[static_cast<size_t>(i * H + h)]);
+      count += queries;
+      if (!d.has_first || queries == 0) continue;
       const auto mass_of_first = static_cast<double>(mass[static_cast<size_t>(d.begin * H + h)]);
       first += mass_of_first, whole += 1;
-      sinks += mass_of_first / static_cast<double>(d.end - d.begin) > kSink ? 1 : 0;
+      sinks += mass_of_first / queries > kSink ? 1 : 0;
     }
     reports_.report(str("first_token_mass/", h), first, count);
     reports_.report(str("sink_rate/", h), sinks, whole);

@@ -16,8 +16,9 @@ class Observation {
   Observation(const Observation&) = delete;
   Observation& operator=(const Observation&) = delete;
 
+  bool is_watched() const;  // whether anybody wants to see attention; never in decoding
   // For a mixer that computes its weights itself: statistics of the queries and keys here if takes_reports(), weights [B, T, H, S] if
-  // shows_weights(). Every rank calls it.
+  // shows_weights(). Every rank calls it. A query whose max_score is -infinity sees no key: it has no say in means of weights.
   bool shows_weights() const;
   void report_attention(const ops::AttentionStatistics& statistics, const Var& v_BTGV);
   Tensor sum_of_ranks(
@@ -31,7 +32,6 @@ class Observation {
   bool shows_states() const;  // whether a probe sees them
 
  protected:
-  bool is_watched() const;  // whether anybody wants to see attention
   void look_through(Mixing& mixing) { mixing_ = &mixing; }
 
  private:
@@ -41,7 +41,7 @@ class Observation {
   const Probe* probe_;        // null in decoding
   Mixing* mixing_ = nullptr;  // where documents of which other ranks have a part are seen whole
 
-  void report_documents(const Tensor& mass_BTH, const Var& v_BTGV);
+  void report_documents(const Tensor& mass_BTH, const Tensor& has_keys_BTH, const Var& v_BTGV);
 };
 
 }  // namespace weft

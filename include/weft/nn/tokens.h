@@ -39,6 +39,7 @@ class Tokens : public TokenTable, public Sharing, public Observation {
                             const Var& sink = {}, const AttentionBias& bias = {});
   // For a mixer that computes its heads or queries in several parts: keys once, then any queries of these tokens. These parts are not shown
   // to diagnostics and probes. The mixer shows all of it once, by observe() with all queries and keys; `lse` may then be undefined.
+  // A key that was not chosen is hidden there by a bias of -infinity.
   KeySet keys(const Var& k_BTGK, const Var& v_BTGV, const KeyOptions& options = {});
   QuerySet queries(const Var& q_BTHK, const Var& bias = {}) const;
   QuerySet queries(const Var& q_1NHK, int64_t row, std::span<const int32_t> which) const;  // of these tokens of a row

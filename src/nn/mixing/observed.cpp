@@ -23,7 +23,7 @@ void Observed::show(const QuerySet& queries, const KeySet& keys, const State& st
   const int64_t num_tokens = keys.is_of_this_rank ? queries.q.size(1) : inner_->gathered(0).positions.size(1);
   WEFT_CHECK(keys.k.size(1) == num_tokens,
              str("observe: keys are ", keys.k.value(), ", the tokens ", num_tokens, " of each row"),
-             "show the keys of all tokens, and hide those that are not chosen by a bias");
+             "show the keys of all tokens, and hide those that are not chosen by a bias of -infinity");
   Call how{.options = call.options, .sink = call.sink, .is_shown = false};
   how.options.dropout = 0, how.options.backend = ops::AttentionBackend::automatic;
   if (reports_.takes_reports()) report(queries, inner_->keys_here(keys), state, how);

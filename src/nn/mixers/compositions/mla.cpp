@@ -112,8 +112,7 @@ class Mla final : public Mixer {
     const KeySet latents =
         tokens.keys(concatenate(k_parts, -1), {}, {.value_width = o_.kv_rank, .serves_one_call = true});
     auto [mixed_BTHC, lse_BTH] = tokens.attend_part(queries, latents, core);
-    if (!tokens.is_decoding() && (tokens.takes_reports() || tokens.shows_weights()))
-      show(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, lse_BTH, tokens, core);
+    if (tokens.is_watched()) show(qc_BTHN, qr_BTHR, c_BTC, kr_BT1R, lse_BTH, tokens, core);
     Var y_BHTN = matmul(permute(mixed_BTHC, {0, 2, 1, 3}), per_head(value_up_), {.transpose_b = true});
     return permute(y_BHTN, {0, 2, 1, 3});
   }

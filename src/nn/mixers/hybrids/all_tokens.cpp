@@ -35,6 +35,12 @@ Pieces AllTokens::pieces(int64_t length) const {
                    has_documents ? keys.documents.to_vector<int32_t>() : std::vector<int32_t>(), length);
 }
 
+Tensor AllTokens::distances(int64_t begin, int64_t end) const {
+  NoGrad no_grad;
+  const Var of_queries = queries.positions.slice(1, begin, end).unsqueeze(1).unsqueeze(3);
+  return (of_queries - Var(keys.positions.unsqueeze(1).unsqueeze(2))).value();
+}
+
 ops::AttentionOptions AllTokens::options(int64_t window) const {
   return {.mask = {.window = window, .same_document = keys.documents.defined()}};
 }

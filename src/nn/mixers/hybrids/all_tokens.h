@@ -18,6 +18,8 @@ struct AllTokens {
   int64_t count() const { return keys.positions.size(1); }
   Var here(const Var& x_BS) const;  // [B, S, ...] -> [B, T, ...]
   Pieces pieces(int64_t length) const;
+  // From the queries begin .. end - 1 here back to all keys: [B, 1, end - begin, S] i32, of pairs in one document.
+  Tensor distances(int64_t begin, int64_t end) const;
   // Options under which documents do not see each other.
   ops::AttentionOptions options(int64_t window = 0) const;
 };

@@ -7,6 +7,7 @@
 // B batch, T tokens, D model width, H heads, K head width, E = H K, N groups of queries and keys.
 #include <cmath>
 
+#include "src/nn/mixers/hybrids/shown_pairs.h"
 #include "src/nn/mixers/recurrent/parts.h"
 #include "src/nn/mixing/chosen_keys.h"
 #include "weft/core/dry_run.h"
@@ -20,8 +21,7 @@ namespace {
 
 using namespace recurrent;
 
-constexpr double kReset = -1e4;   // log of a decay that is 0 in every dtype
-constexpr double kHidden = -1e9;  // added to the score of a key that has no weight
+constexpr double kReset = -1e4;  // log of a decay that is 0 in every dtype
 
 RatOptions completed(RatOptions o, const MixerArgs& args) {
   o.head_dim = completed("rat", {o.heads, 0, o.head_dim}, args).head_dim;
@@ -124,23 +124,20 @@ class Rat final : public Mixer {
     return chosen_keys(flat(k_BTHK), flat(v_BTHK), rows, have_documents);
   }
 
-  // Whoever watches has keys of all tokens, of which those inside of chunks are hidden.
+  // To whoever watches, a key is the token up to which its mean goes: the last of an earlier chunk, or the query itself.
   void show(const Var& q_BTHK, const Var& k_BTHK, const Var& v_BTHK, Tokens& tokens) const {
-    if (tokens.is_decoding() || !(tokens.takes_reports() || tokens.shows_weights())) return;
+    if (!tokens.is_watched()) return;
     NoGrad no_grad;
-    const int64_t B = tokens.batch(), T = tokens.num_tokens();
-    const DType dtype = wide(q_BTHK);
-    Tensor hidden = Tensor::full({B, T, 1}, kHidden, kF32, Device::cpu());
-    const auto local = is_dry_run() ? std::span<const int32_t>() : tokens.cpu_document_positions();
-    for (size_t i = 0; i < local.size(); ++i)
-      if (local[i] > 0 && local[i] % o_.chunk == 0) hidden.mutable_data<float>()[i] = 0;
-    const Device device = tokens.positions().device();
-    const Var zeros_BTH = Tensor::zeros({B, T, o_.heads}, dtype, device),
-              hidden_BTH = expand(cast(weft::to(hidden, device), dtype), {B, T, o_.heads});
-    tokens.observe(
-        tokens.queries(q_BTHK, zeros_BTH),
-        tokens.keys(tokens.shift(k_BTHK, 1), tokens.shift(v_BTHK, 1), {.bias = hidden_BTH, .serves_one_call = true}),
-        {}, {}, {});
+    const Var here[] = {k_BTHK};
+    const Var k_BSHK = tokens.gather(here)[0];
+    const hybrid::AllTokens all = hybrid::all_tokens(tokens);
+    std::vector<int32_t> ends;
+    for (int32_t position : hybrid::on_cpu(all.keys.positions)) ends.push_back((position + 1) % o_.chunk == 0 ? 1 : 0);
+    const Tensor is_end_B11S =
+        equal(hybrid::on_device_of(all.keys.positions, ends, {all.batch(), 1, 1, all.count()}), 1);
+    hybrid::show_pairs(tokens, q_BTHK, k_BSHK, v_BTHK, [&](int64_t begin, int64_t end) {
+      return logical_or(is_end_B11S, equal(all.distances(begin, end), 0));
+    });
   }
 
   // The gated means of values and of keys, [B, T, H, K] each.

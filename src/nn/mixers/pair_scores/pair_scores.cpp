@@ -24,18 +24,16 @@ Tensor distances(const Tensor& positions_BT, const Tensor& gathered_BS, const Te
 
 }  // namespace
 
-PairObserver::PairObserver(Tokens& tokens)
-    : tokens_(tokens), is_on_(!tokens.is_decoding() && (tokens.takes_reports() || tokens.shows_weights())) {}
+PairObserver::PairObserver(Tokens& tokens) : tokens_(tokens), is_on_(tokens.is_watched()) {}
 
-void PairObserver::add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Var& weights_BHIS) {
+void PairObserver::add(const Var& scores_BHIS, const Tensor& seen, const Var& weights_BHIS) {
   if (!is_on_) return;
   NoGrad no_grad;
   Var weights = cast(weights_BHIS, kF32), sizes = abs(weights);
   Var shares = sizes / maximum(sum(sizes, -1, true), Tensor::full({}, 1e-30, kF32, sizes.device()));
   Var nothing = Tensor::full({}, -HUGE_VAL, kF32, sizes.device());
-  Tensor seen = seen_B1IS.expand(scores_BHIS.shape());
   entropy_.push_back(sum(shares * log(maximum(shares, Tensor::full({}, 1e-30, kF32, sizes.device()))), -1) * -1.0);
-  top_.push_back(max(where(seen, cast(scores_BHIS, kF32), nothing), -1));
+  top_.push_back(max(where(seen.expand(scores_BHIS.shape()), cast(scores_BHIS, kF32), nothing), -1));
   const int64_t num_keys = tokens_.gathered_positions().size(1);
   auto to_all_keys = [&](const Var& x) {  // zeros for keys behind the tile's
     Shape rest = x.shape();

@@ -34,8 +34,9 @@ Var attend_pairs(Tokens& tokens, std::span<const Var> queries, std::span<const V
 class PairObserver {
  public:
   explicit PairObserver(Tokens& tokens);
-  // Of the next I queries, all [B, H, I, S]: scores as they entered the softmax, who sees whom, weights that multiply values.
-  void add(const Var& scores_BHIS, const Tensor& seen_B1IS, const Var& weights_BHIS);
+  // Of the next I queries: scores as they entered the softmax and weights that multiply values, [B, H, I, S]; who sees whom, the same for all
+  // heads or of each.
+  void add(const Var& scores_BHIS, const Tensor& seen, const Var& weights_BHIS);
   void finish(const Var& v_BTGV, bool is_softmax);  // after all queries
 
  private:
