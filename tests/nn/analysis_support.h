@@ -46,7 +46,7 @@ inline AnalysisRows analysed(const data::Batch& batch, bool has_documents, const
 }
 
 // Between them: a window, sinks, grouped heads, a mixture of heads, latents that are sent, weights of pairs, weights with signs, documents that
-// choose how far they see.
+// choose how far they see, chunks, meta tokens, blocks.
 inline std::vector<LanguageModelOptions> models() {
   SoftmaxOptions sink{.heads = 4, .kv_heads = 2, .window = 7}, mixture{.heads = 4};
   sink.sink.kind = SinkKind::logit;
@@ -63,7 +63,11 @@ inline std::vector<LanguageModelOptions> models() {
   };
   return {of({sink, mixture}),
           of({MlaOptions{.heads = 4, .head_dim = 8, .rope_dim = 2, .kv_rank = 3}, TapaOptions{.heads = 4}}),
-          of({NapOptions{.heads = 4, .window = 5}, GlaOptions{.heads = 4}}), of({flux, NapOptions{.heads = 4}})};
+          of({NapOptions{.heads = 4, .window = 5}, GlaOptions{.heads = 4}}),
+          of({flux, NapOptions{.heads = 4}}),
+          of({RatOptions{.heads = 4, .chunk = 3}, HymbaOptions{.heads = 4, .window = 5, .meta = 3}}),
+          of({NatsLinearOptions{.heads = 4, .chunk = 4},
+              HySparseOptions{.heads = 4, .sparse = 0, .block = 3, .blocks = 2, .window = 4}})};
 }
 
 inline std::unique_ptr<LanguageModel> make_model(const LanguageModelOptions& options) {

@@ -157,5 +157,111 @@ TEST(HybridWeights, QueriesWithoutKeysHaveNoSay) {
     EXPECT_FALSE(none.contains(name)) << name;
 }
 
+// The weights that are shown, times the values, are what the heads give.
+TEST(HybridWeights, GiveTheirShownWeightsTimesTheirValues) {
+  const NatsOptions nats{.heads = 4, .kv_heads = 2, .window = 2, .global_bias = 0};
+  const FluxOptions flux{.heads = 4, .kv_heads = 2, .window = 3, .prompt = 2, .hidden = 5};
+  for (const MixerMaker& make : {MixerMaker(nats), MixerMaker(flux)})
+    for (bool has_documents : {false, true})
+      for (uint64_t seed = 0; seed < 6; ++seed) {
+        auto mixer = mixer_of(make);
+        const Var x = input(seed);
+        const Alone seen = run(*mixer, x, data_of(has_documents));
+        ASSERT_EQ(seen.weights.size(), 1u);
+        expect_near(mixed(seen.weights[0], heads_of(*mixer, "v.weight", x, 2)), seen.heads.to_vector<double>());
+      }
+}
+
+// Value drain is of the values alone, whatever else a mixer hands to the core beside them.
+TEST(HybridWeights, ReportTheDrainOfTheirOwnValues) {
+  for (const char* name : {"mha", "nap", "nats", "flux", "linear_window"}) {
+    SCOPED_TRACE(name);
+    auto mixer = mixer_of(mixer_row(name).make);
+    const Var x = input(1);
+    const Alone seen = run(*mixer, x, data_of(false));
+    const Var v = linear(x, cast(Var(param(*mixer, "v.weight")), kF64));
+    const int64_t heads = v.size(-1) / 2;  // of width 2
+    const auto norms = sqrt(sum(square(reshape(v, {kTokens, heads, 2})), -1)).value().to_vector<double>();
+    for (int64_t g = 0; g < heads; ++g) {
+      double others = 0;
+      for (int64_t t = 1; t < kTokens; ++t) others += norms[static_cast<size_t>(t * heads + g)] / (kTokens - 1);
+      EXPECT_NEAR(value_of(seen, str("value_drain/", g)), norms[static_cast<size_t>(g)] / others, 1e-5);
+    }
+  }
+}
+
+// Flux's documents choose both branches, or the test above is of one.
+TEST(HybridWeights, OfFluxHaveBothBranches) {
+  auto mixer = mixer_of(FluxOptions{.heads = 4, .kv_heads = 2, .window = 3, .prompt = 2, .hidden = 5});
+  double full = 0;
+  for (uint64_t seed = 0; seed < 6; ++seed) full += value_of(run(*mixer, input(seed), data_of(false)), "full_share/0");
+  EXPECT_GT(full, 0);
+  EXPECT_LT(full, 6);
+}
+
+// Both attentions of a sparse layer are shown, and the full layer whose keys it reads.
+TEST(HybridWeights, OfHySparseAreItsBlocksAndItsWindow) {
+  for (bool has_documents : {false, true}) {
+    HySparseOptions options{.heads = 4, .kv_heads = 2, .sparse = 1, .block = 2, .blocks = 2, .window = 3};
+    auto full = mixer_of(options, 0), sparse = mixer_of(options, 1);
+    const Var x = input(1), z = input(2);
+    const TokenData data = data_of(has_documents);
+    Alone seen = run(*full, x, data);
+    ASSERT_EQ(seen.weights.size(), 1u);
+    expect_near(mixed(seen.weights[0], heads_of(*full, "v.weight", x, 2)), seen.heads.to_vector<double>());
+
+    auto expect_gated = [&](Mixer& mixer, const Alone& of, const Var& block_values) {
+      ASSERT_EQ(of.weights.size(), 2u);
+      const auto far = mixed(of.weights[0], block_values),
+                 near = mixed(of.weights[1], heads_of(mixer, "v.weight", z, 2));
+      const auto gates = sigmoid(linear(z, cast(Var(param(mixer, "gates.weight")), kF64))).value().to_vector<double>();
+      std::vector<double> want;
+      for (size_t i = 0; i < far.size(); ++i) {
+        const size_t token = i / 8, head = i / 2 % 4;  // heads of width 2
+        want.push_back(far[i] * gates[token * 8 + head] + near[i] * gates[token * 8 + 4 + head]);
+      }
+      expect_near(of.heads.to_vector<double>(), want);
+    };
+    seen = run(*sparse, z, data, [&](Tokens& tokens) { full->forward(x, tokens); });
+    expect_gated(*sparse, seen, heads_of(*full, "v.weight", x, 2));
+
+    options.sparse = 0;
+    auto alone = mixer_of(options);
+    seen = run(*alone, z, data);
+    expect_gated(*alone, seen, heads_of(*alone, "block_v.weight", z, 2));
+  }
+}
+
+// With scores of 0 weights are uniform over the chunk so far and over the earlier chunks that were kept as keys.
+TEST(HybridWeights, OfNatsLinearAreOfItsChunkAndOfSoftmaxChunks) {
+  constexpr int64_t kChunk = 3;
+  for (bool has_documents : {false, true}) {
+    auto mixer = mixer_of(
+        NatsLinearOptions{.heads = 1, .head_dim = 4, .value_dim = 4, .softmax_heads = 2, .chunk = kChunk, .kernel = 2});
+    zero(*mixer, "q.weight");
+    Tensor type = Tensor::zeros({2, 8}, kF64, Device::cpu());
+    type.mutable_data<double>()[0] = 1;  // softmax where channel 0 is positive
+    param(*mixer, "type.weight").set_value(type);
+    Tensor x = input(1).value().cpu();
+    auto chunk_of = [&](int64_t t) { return (t - start_of(has_documents, t)) / kChunk; };
+    for (int64_t t = 0; t < kTokens; ++t) x.mutable_data<double>()[t * 8] = chunk_of(t) % 2 == 0 ? 1 : -1;
+    const Alone seen = run(*mixer, x, data_of(has_documents));
+    ASSERT_EQ(seen.weights.size(), 1u);
+    ASSERT_EQ(seen.weights[0].shape(), Shape({1, kTokens, 2, kTokens}));
+    const auto w = seen.weights[0].to_vector<double>();
+    for (int64_t t = 0; t < kTokens; ++t) {
+      auto attends = [&](int64_t j) {
+        return j <= t && j >= start_of(has_documents, t) && (chunk_of(j) == chunk_of(t) || chunk_of(j) % 2 == 0);
+      };
+      double count = 0;
+      for (int64_t j = 0; j < kTokens; ++j) count += attends(j) ? 1 : 0;
+      for (int64_t j = 0; j < kTokens; ++j)
+        for (int64_t h = 0; h < 2; ++h)
+          EXPECT_NEAR(w[static_cast<size_t>((t * 2 + h) * kTokens + j)], attends(j) ? 1 / count : 0, 1e-12)
+              << t << " " << j;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft

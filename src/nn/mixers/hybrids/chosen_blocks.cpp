@@ -81,6 +81,15 @@ Tensor choose_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, c
   return where(less_equal(values, kUnseen), -1, cast(Var(indices), kF32)).value();
 }
 
+Tensor blocks_of_keys(const AllTokens& all, int64_t length) {
+  const Shape shape{all.batch(), all.count()};
+  std::vector<float> numbers(static_cast<size_t>(shape[0] * shape[1]), -2);
+  for (const auto& row : all.pieces(length).rows)
+    for (size_t i = 0; i < row.size(); ++i)
+      for (int32_t token : row[i].tokens) numbers[static_cast<size_t>(token)] = static_cast<float>(i);
+  return to(Tensor::from(std::span<const float>(numbers), shape), all.keys.positions.device()).value();
+}
+
 std::array<Var, 2> attend_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGK, const Tensor& blocks_BTGN,
                                  const AllTokens& all, int64_t length) {
   const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1), H = q_BTHK.size(2), K = q_BTHK.size(3), G = k_BSGK.size(2),

@@ -17,5 +17,7 @@ Tensor choose_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& lse_BTH, c
 // row and group, with the queries that chose it. Each chosen block must hold a key that the query sees.
 std::array<Var, 2> attend_blocks(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGK, const Tensor& blocks_BTGN,
                                  const AllTokens& all, int64_t length);
+// The number of each key's block [B, S] f32, -2 for padding, which is in none.
+Tensor blocks_of_keys(const AllTokens& all, int64_t length);
 
 }  // namespace weft::hybrid

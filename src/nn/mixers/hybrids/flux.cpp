@@ -6,7 +6,7 @@
 // whatever the documents here chose: c stands on the tape of every rank, so that all send the same messages in backward. Otherwise only the
 // branches that some document chose run. lambda (mean of c_0 - target)^2 is an auxiliary loss.
 // B batch, T tokens, D model width, H heads, G key/value heads, K head width.
-#include "src/nn/mixers/hybrids/all_tokens.h"
+#include "src/nn/mixers/hybrids/shown_pairs.h"
 #include "src/nn/mixers/recurrent/parts.h"
 #include "weft/autograd/recompute.h"
 #include "weft/core/dry_run.h"
@@ -47,10 +47,12 @@ class Flux final : public ProjectedMixer {
 
   Var forward(const Var& x_BTD, Tokens& tokens) override {
     Scope scope(name());
-    const Var q_BTHK = rotated(queries(x_BTD), args_, tokens);
-    const KeySet keys_of = tokens.keys(rotated(keys(x_BTD), args_, tokens), values(x_BTD));
+    const Var q_BTHK = rotated(queries(x_BTD), args_, tokens), k_BTGK = rotated(keys(x_BTD), args_, tokens),
+              v_BTGK = values(x_BTD);
+    const KeySet keys_of = tokens.keys(k_BTGK, v_BTGK);
     const QuerySet all = tokens.queries(q_BTHK);
     const Var choice_BT2 = choice(x_BTD, tokens);
+    show(q_BTHK, k_BTGK, v_BTGK, choice_BT2, tokens);
     auto branch = [&](int64_t window) { return tokens.attend_part(all, keys_of, {.mask = {.window = window}})[0]; };
     auto part = [&](int64_t i) { return unsqueeze(slice(cast(choice_BT2, x_BTD.dtype()), -1, i, i + 1), -1); };
     auto both = [&] { return written(branch(0) * part(0) + branch(o_.window) * part(1), tokens); };
@@ -67,6 +69,19 @@ class Flux final : public ProjectedMixer {
   }
 
  private:
+  // To whoever watches, the branch that was chosen is the attention.
+  void show(const Var& q_BTHK, const Var& k_BTGK, const Var& v_BTGK, const Var& choice_BT2, Tokens& tokens) const {
+    if (!tokens.is_watched()) return;
+    NoGrad no_grad;
+    const Var here[] = {k_BTGK};
+    const Var k_BSGK = tokens.gather(here)[0];
+    const AllTokens all = all_tokens(tokens);
+    const Tensor is_full_B1T1 = greater(unsqueeze(slice(choice_BT2, -1, 0, 1), 1), 0.5);
+    show_pairs(tokens, q_BTHK, k_BSGK, v_BTGK, [&](int64_t begin, int64_t end) {
+      return logical_or(is_full_B1T1.slice(2, begin, end), less(all.distances(begin, end), o_.window));
+    });
+  }
+
   // [B, T, 2] f32 or wider: 1 for the branch that the token's document takes, 0 for the other.
   Var choice(const Var& x_BTD, Tokens& tokens) {
     const int64_t B = tokens.batch(), T = tokens.num_tokens();

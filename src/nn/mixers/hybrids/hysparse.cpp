@@ -6,6 +6,7 @@
 // N = 0: every layer is sparse, with keys, values and weights of its own to choose by.
 // B batch, T tokens here, S tokens of the row, D model width, H heads, G key/value heads, K head width.
 #include "src/nn/mixers/hybrids/chosen_blocks.h"
+#include "src/nn/mixers/hybrids/shown_pairs.h"
 #include "weft/core/error.h"
 #include "weft/nn/mixers/hybrids.h"
 #include "weft/nn/mixers/projected.h"
@@ -48,7 +49,9 @@ class HySparse final : public ProjectedMixer {
         k.size(2) == s_.kv_heads && k.size(3) == s_.head_dim,
         str("hysparse: ", s_.kv_heads, " key heads of ", s_.head_dim, ", and the layer that it reads has ", k.value()),
         "give all layers of a schedule the same options");
-    Var far = attend_blocks(q_BTHK, k, v, tokens.shared(named("blocks")).value(), all, o_.block)[0];
+    const Tensor blocks = tokens.shared(named("blocks")).value();
+    Var far = attend_blocks(q_BTHK, k, v, blocks, all, o_.block)[0];
+    show(q_BTHK, k, v, blocks, all, tokens);
     Var near =
         tokens.attend(q_BTHK, rotated(keys(x_BTD), args_, tokens), values(x_BTD), {.mask = {.window = o_.window}})[0];
     Var gates_BT2H = sigmoid((*gates_)(x_BTD));
@@ -77,10 +80,27 @@ class HySparse final : public ProjectedMixer {
     const std::vector<Var> values = tokens.gather(here);
     const AllTokens all = all_tokens(tokens);
     auto [out, lse] = attend(q_BTHK, values[0], values[1], all.queries, all.keys, all.options());
+    if (is_full_ && tokens.is_watched())
+      tokens.observe(tokens.queries(q_BTHK), tokens.keys(here[0], here[1], {.serves_one_call = true}), lse, {}, {});
     tokens.share(named("k"), values[0]);
     tokens.share(named("v"), values[1]);
     tokens.share(named("blocks"), choose_blocks(q_BTHK, values[0], lse, all, o_.block, o_.blocks));
     return out;
+  }
+
+  // Attention in the chosen blocks, to whoever watches.
+  void show(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BSGK, const Tensor& blocks_BTGN, const AllTokens& all,
+            Tokens& tokens) const {
+    if (!tokens.is_watched()) return;
+    NoGrad no_grad;
+    const Tensor of_keys_B11S = blocks_of_keys(all, o_.block).unsqueeze(1).unsqueeze(2);
+    const Var chosen_BGTN = transpose(Var(blocks_BTGN), 1, 2);
+    show_pairs(tokens, q_BTHK, k_BSGK, all.here(v_BSGK), [&](int64_t begin, int64_t end) {
+      Tensor attended = Tensor::full({all.batch(), 1, 1, 1}, 0, kBool, of_keys_B11S.device());
+      for (int64_t n = 0; n < chosen_BGTN.size(3); ++n)
+        attended = logical_or(attended, equal(slice(slice(chosen_BGTN, 2, begin, end), 3, n, n + 1), of_keys_B11S));
+      return attended;
+    });
   }
 
   HySparseOptions o_;

@@ -13,7 +13,7 @@
 #include <limits>
 
 #include "src/nn/mixers/chunks.h"
-#include "src/nn/mixers/hybrids/all_tokens.h"
+#include "src/nn/mixers/hybrids/shown_pairs.h"
 #include "src/nn/mixers/recurrent/parts.h"
 #include "weft/autograd/attention_merge.h"
 #include "weft/core/error.h"
@@ -68,6 +68,7 @@ class Nats final : public ProjectedMixer {
     auto near = attend(q_BTHK, k, v, all.queries, all.keys, all.options(o_.window));
     auto far = attend(q_BTHK, k, v, all.queries, behind, all.options(), {.query = {}, .key = seen(global_BSG)});
     auto y = merge(merge(near, far), local(q_BTHK, k, v, all, behind.positions, global_BSG, local_BSG));
+    show(q_BTHK, k, values_here[1], all, global_BSG, local_BSG, tokens);
     return written(cast(y[0], x_BTD.dtype()), tokens);
   }
 
@@ -125,6 +126,21 @@ class Nats final : public ProjectedMixer {
                {.query = {}, .key = reshape(transpose(seen(local_BSG), 1, 2), {B * G, S, 1})});
     auto unfolded = [&](const Var& x, int64_t width) { return transpose(reshape(x, {B, G, T, each * width}), 1, 2); };
     return {reshape(unfolded(out, K), {B, T, s_.heads, K}), reshape(unfolded(lse, 1), {B, T, s_.heads})};
+  }
+
+  // The three calls as the one attention that they are, to whoever watches.
+  void show(const Var& q_BTHK, const Var& k_BSGK, const Var& v_BTGK, const AllTokens& all, const Var& global_BSG,
+            const Var& local_BSG, Tokens& tokens) const {
+    if (!tokens.is_watched()) return;
+    NoGrad no_grad;
+    auto of_keys = [](const Tensor& x_BSG) { return x_BSG.transpose(1, 2).unsqueeze(2); };  // [B, G, 1, S]
+    const Tensor numbers = stretches(all, global_BSG), here = all.here(numbers).value();
+    const Tensor global = greater(of_keys(global_BSG.value()), 0.5), local = greater(of_keys(local_BSG.value()), 0.5);
+    show_pairs(tokens, q_BTHK, k_BSGK, v_BTGK, [&](int64_t begin, int64_t end) {
+      const Tensor of_queries = here.slice(1, begin, end).transpose(1, 2).unsqueeze(3);
+      const Tensor is_alive = logical_and(local, equal(of_queries, of_keys(numbers)));
+      return logical_or(less(all.distances(begin, end), o_.window), logical_or(global, is_alive));
+    });
   }
 
   // The number of each token's stretch, [B, S, G] f64: one more at each global token and at each document's start; -1 for padding.

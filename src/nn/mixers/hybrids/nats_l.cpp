@@ -9,7 +9,7 @@
 // B batch, T tokens here, S tokens of the row, D model width, H heads of the state, N heads of attention, K key width, V value width of H.
 #include <limits>
 
-#include "src/nn/mixers/hybrids/all_tokens.h"
+#include "src/nn/mixers/hybrids/shown_pairs.h"
 #include "src/nn/mixers/recurrent/parts.h"
 #include "weft/autograd/attention_merge.h"
 #include "weft/core/dry_run.h"
@@ -149,7 +149,21 @@ class NatsLinear final : public Mixer {
     Var bias_BSH = where(greater(type_BSH, 0.5), type_BSH - 1.0, -std::numeric_limits<double>::infinity());
     Var bias_BSN = reshape(expand(unsqueeze(bias_BSH, 3), {B, S, o_.heads, N / o_.heads}), {B, S, N});
     auto across = attend(q_BTNK, values[0], values[1], queries, keys, all.options(), {.query = {}, .key = bias_BSN});
+    show(q_BTNK, values[0], here[1], own, own_here, type_BSH, tokens);
     return cast(merge(inside, across)[0], v.dtype());
+  }
+
+  // Both calls as the one attention that they are, to whoever watches: of the chunk's own keys and of earlier softmax chunks.
+  static void show(const Var& q_BTNK, const Var& k_BSNK, const Var& v_BTNV, const Tensor& own_BS,
+                   const Tensor& own_here_BT, const Var& type_BSH, Tokens& tokens) {
+    if (!tokens.is_watched()) return;
+    NoGrad no_grad;
+    const Tensor is_softmax_BH1S = greater(type_BSH.value().transpose(1, 2).unsqueeze(2), 0.5),
+                 own_B11S = own_BS.unsqueeze(1).unsqueeze(2);
+    show_pairs(tokens, q_BTNK, k_BSNK, v_BTNV, [&](int64_t begin, int64_t end) {
+      const Tensor of_queries = own_here_BT.slice(1, begin, end).unsqueeze(1).unsqueeze(3);
+      return logical_or(equal(of_queries, own_B11S), is_softmax_BH1S);
+    });
   }
 
   Var recurrence(const Var& x_BTD, const Var& q, const Var& k, const Var& v, const Var& type_BTH, Tokens& tokens) {

@@ -26,8 +26,12 @@ class LinearWindow final : public ProjectedMixer {
     Shape one = v_BTGK.shape();
     one[3] = 1;
     const Var parts[] = {v_BTGK, Tensor::full(one, 1, v_BTGK.dtype(), v_BTGK.device())};  // and the sum of weights
-    Var sums = tokens.attend(features(queries(x_BTD)), features(keys(x_BTD)), concatenate(parts, -1),
-                             {.scale = 1, .mask = {.window = window_}, .normaliser = ops::Normaliser::sum})[0];
+    const Var q_BTHK = features(queries(x_BTD)), k_BTGK = features(keys(x_BTD));
+    const ops::AttentionOptions core{.scale = 1, .mask = {.window = window_}, .normaliser = ops::Normaliser::sum};
+    Var sums = tokens.attend_part(q_BTHK, k_BTGK, concatenate(parts, -1), core)[0];
+    if (tokens.is_watched())  // with values as whoever watches knows them
+      tokens.observe(tokens.queries(q_BTHK), tokens.keys(k_BTGK, v_BTGK, {.window = window_, .serves_one_call = true}),
+                     {}, core, {});
     return written(slice(sums, -1, 0, s_.head_dim) / (slice(sums, -1, s_.head_dim, s_.head_dim + 1) + 1e-8), tokens);
   }
 
