@@ -1,6 +1,8 @@
 // States of a model: rank collapse, secondary sinks, how far a change of one token spreads. T tokens, D width, L layers.
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "src/models/analysis_rows.h"
@@ -102,6 +104,24 @@ AnalysisRows short_row(const AnalysisRows& rows) {
   return {.ids = some(all.gather(rows.ids)),
           .targets = some(all.gather(rows.targets)),
           .tokens = {some(all.gather(rows.tokens.positions)), some(all.documents), some(all.document_positions)}};
+}
+
+// "model.layers.2.mixer": 2.
+int64_t layer_of(std::string_view path) {
+  constexpr std::string_view kLayers = "layers.";
+  const size_t at = path.find(kLayers);
+  int64_t layer = -1;
+  if (at != std::string_view::npos)
+    std::from_chars(path.data() + at + kLayers.size(), path.data() + path.size(), layer);
+  WEFT_CHECK(layer >= 0, str("analysis: weights of '", path, "'"), "show weights in the layers of a model");
+  return layer;
+}
+
+// Of equal tensors in f64.
+Tensor mean_of(std::span<const Tensor> all) {
+  Var sum = all[0];
+  for (const Tensor& x : all.subspan(1)) sum = sum + Var(x);
+  return (sum / static_cast<double>(all.size())).value();
 }
 
 }  // namespace
@@ -243,14 +263,13 @@ std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const 
   const AnalysisRows one = short_row(rows);
   const int64_t T = one.ids.size(1);
   std::vector<std::pair<std::string, Tensor>> states;
-  std::vector<Tensor> layers;
+  std::map<int64_t, std::vector<Tensor>> shares;  // of a layer's calls
   Probe probe;
   probe.state = [&](std::string_view path, const Var& x) {
     states.emplace_back(std::string(path), cast(select(x, 0, 0), kF64).value());
   };
-  probe.weights = [&](std::string_view, const Tensor& weights, bool is_softmax) {
-    Tensor shares = weight_shares(weights, is_softmax);
-    layers.push_back(shares.reshape({T, T}));
+  probe.weights = [&](std::string_view path, const Tensor& weights, bool is_softmax) {
+    shares[layer_of(path)].push_back(weight_shares(weights, is_softmax).reshape({T, T}));
   };
   NoGrad no_grad;
   Tokens tokens(one.tokens, {.probe = &probe});
@@ -270,6 +289,10 @@ std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const 
     out.emplace_back(str("secondary_sink/", sink.token, ".first_layer"), static_cast<double>(sink.first_layer));
     out.emplace_back(str("secondary_sink/", sink.token, ".lifetime"), static_cast<double>(sink.lifetime));
   }
+  std::vector<Tensor> layers;
+  for (const auto& [layer, of_calls] : shares) layers.push_back(mean_of(of_calls));
+  for (int64_t l = 0; l < std::ssize(spread); ++l)
+    if (!shares.contains(l)) out.emplace_back(str("model.layers.", l, ".left_out_of_rollout"), 1);
   if (layers.empty()) return out;
   auto rollout = attention_rollout(layers).slice(0, T - 1, T).to_vector<double>();
   auto flow = attention_flow(layers, T - 1).to_vector<double>();

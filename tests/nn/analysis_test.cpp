@@ -281,6 +281,38 @@ TEST(Analyse, GivesEveryFigureOnce) {
   EXPECT_FALSE(analyse(other, rows_of(2, 12)).empty());
 }
 
+// A layer of two calls is one layer, whose matrix is their mean; one without weights is left out, and named.
+TEST(Analyse, RolloutGoesThroughLayersAndNamesThoseLeftOut) {
+  LanguageModelOptions o = tiny_model_of(DifferentialOptions{.heads = 2}, 4);
+  o.mixers.push_back(GlaOptions{.heads = 2});
+  o.mixers.push_back(SoftmaxOptions{.heads = 2});
+  o.pattern = {0, 1, 2, 1};
+  LanguageModel model(o, Rng(5));
+  const AnalysisRows rows = rows_of(1, 12);
+  std::map<std::string, double> values;
+  for (const auto& [name, value] : analyse(model, rows)) values[name] = value;
+  std::map<std::string, std::vector<Tensor>> calls;
+  const Probe probe{.weights = [&](std::string_view path, const Tensor& weights, bool is_softmax) {
+    calls[std::string(path)].push_back(weight_shares(weights, is_softmax).reshape({12, 12}));
+  }};
+  NoGrad no_grad;
+  Tokens tokens(rows.tokens, {.probe = &probe});
+  model.hidden(rows.ids, tokens);
+  ASSERT_EQ(calls.size(), 2u);
+  const auto &first = calls["model.layers.0.mixer"], &third = calls["model.layers.2.mixer"];
+  ASSERT_EQ(first.size(), 2u);
+  ASSERT_EQ(third.size(), 1u);
+  const Tensor layers[] = {((Var(first[0]) + Var(first[1])) * 0.5).value(), third[0]};
+  const auto rollout = attention_rollout(layers).slice(0, 11, 12).to_vector<double>(),
+             flow = attention_flow(layers, 11).to_vector<double>();
+  for (size_t t = 0; t < 12; ++t) {
+    EXPECT_NEAR(values.at(str("rollout/", t)), rollout[t], 1e-12);
+    EXPECT_NEAR(values.at(str("flow/", t)), flow[t], 1e-12);
+  }
+  for (int layer = 0; layer < 4; ++layer)
+    EXPECT_EQ(values.contains(str("model.layers.", layer, ".left_out_of_rollout")), layer % 2 == 1) << layer;
+}
+
 // Each forward is one rank's, so the bits are those of one rank.
 TEST(Analyse, RanksShareItsForwards) {
   const int threads = num_threads();

@@ -84,6 +84,18 @@ TEST(ValuePictures, AnAnalysisIsTablesOfLayersAndHeads) {
   EXPECT_EQ(std::get<io::Plot>(pictures[1]).series[0].points.back(), (std::pair<double, double>{100, 3}));
 }
 
+TEST(ValuePictures, LayersLeftOutOfRolloutAreNamedInWords) {
+  const NamedValues values{{"rollout/0", 0.25},
+                           {"rollout/1", 0.75},
+                           {"model.layers.1.left_out_of_rollout", 1},
+                           {"model.layers.12.left_out_of_rollout", 1}};
+  const std::string text = value_tables(values);
+  expect_parts(text, {"Rollout and flow leave out layers 1, 12: their mixers show no weights\n"});
+  EXPECT_EQ(text.find("left_out_of_rollout"), std::string::npos);
+  EXPECT_EQ(value_pictures(values).size(), 1u);
+  EXPECT_EQ(value_tables({values[0], values[1]}).find("leave out"), std::string::npos);
+}
+
 TEST(ValuePictures, LossesOverLengthAndPosition) {
   const std::vector<LengthLosses> lengths = {
       {.length = 64, .loss = 3, .standard_error = 0.25, .by_seen = {{0, 4}, {1, 3.5}, {2.5, 2}}},

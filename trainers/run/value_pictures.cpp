@@ -108,9 +108,13 @@ Family& family_of(Families& all, const std::string& name) {
   return found != all.end() ? found->second : all.emplace_back(name, Family{}).second;
 }
 
+// Which layers are left out of rollout and flow is said in words.
+constexpr std::string_view kLeftOut = "left_out_of_rollout";
+
 void add(Families& all, const NamedValues& values, int64_t step) {
   for (const auto& [key, value] : values) {
     Name name = parse(key);
+    if (name.family == kLeftOut) continue;
     Family& family = family_of(all, name.family);
     if (!name.unit.empty()) family.unit = name.unit;
     family.rows[{name.unit_number, name.index}][step] = value;
@@ -384,6 +388,11 @@ std::string value_tables(const NamedValues& values) {
     for (std::string& column : columns) column = column.substr(column.rfind('.') + 1);
     text += "States behind the layers\n" + table_text(unit, columns, rows) + "\n";
   }
+  std::string left_out;
+  for (const auto& [key, value] : values)
+    if (const Name name = parse(key); name.family == kLeftOut)
+      left_out += fmt::format("{} {}", left_out.empty() ? "" : ",", name.unit_number);
+  if (!left_out.empty()) single += "Rollout and flow leave out layers" + left_out + ": their mixers show no weights\n";
   return text + single;
 }
 

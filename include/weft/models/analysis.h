@@ -77,7 +77,8 @@ std::vector<std::pair<std::string, double>> layer_sensitivity(LanguageModel& mod
 std::vector<double> perturbation_spread(LanguageModel& model, const AnalysisRows& rows, int64_t token = 0);
 
 // All of the above by name, on `rows`; what needs T x T matrices or states of a sequence uses the first 64 tokens, up to padding, of the
-// first row that begins with a token. Of ranks that share rows each has a copy of those.
+// first row that begins with a token. Of ranks that share rows each has a copy of those. Rollout and flow take the mean of the shares of a layer's
+// calls of attention; a layer that shows no weights is left out of them and named: model.layers.L.left_out_of_rollout is 1.
 std::vector<std::pair<std::string, double>> analyse(LanguageModel& model, const AnalysisRows& rows,
                                                     dist::Communicator* comm = nullptr);
 
