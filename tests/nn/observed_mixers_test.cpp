@@ -9,6 +9,7 @@
 #include "src/nn/mixers/rows/rows.h"
 #include "tests/nn/model_support.h"
 #include "tests/nn/observed_support.h"
+#include "weft/core/dry_run.h"
 
 namespace weft {
 namespace {
@@ -121,6 +122,20 @@ TEST(ObservedMixers, WithoutReportsAreThoseThatTheDocsName) {
       }
   }
   EXPECT_EQ(silent, documented);
+}
+
+// An estimate of memory counts the diagnostics of a step without numbers.
+TEST(ObservedMixers, ReportInADryRun) {
+  for (const MixerRow& row : mixer_table()) {
+    SCOPED_TRACE(row.name);
+    DryRun dry;
+    LanguageModelOptions options = test::tiny_model_of(row.make);
+    for (int32_t i = 0; i < 12; ++i) options.fixed_text.push_back(i % 11);
+    LanguageModel model(options, Rng(6));
+    const Tensor ids = test::tiny_ids(1, kTokens);
+    Tokens tokens(data_of(false), {.is_training = true, .takes_diagnostics = true});
+    EXPECT_NO_THROW(backward(model.loss(ids, ids, tokens, 0.1).loss));
+  }
 }
 
 }  // namespace
