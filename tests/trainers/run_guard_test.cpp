@@ -104,7 +104,8 @@ TEST_F(RunGuard, OptionsWithoutEffectAreRefused) {
   expect(test::run_weft({"convert", path("a"), "--to", "gates", "--slots", "3", "--out", path("b")}), 2,
          {"--slots: --to gates makes no slots"});
   EXPECT_FALSE(io::is_folder(path("b")));
-  expect(test::run_weft({"claims", path("tiny.txtpb"), "--runs", path("none")}), 2, {"none is no folder"});
+  expect(test::run_weft({"claims", std::string(WEFT_RECIPES) + "/studies/claim_gates.txtpb", "--runs", path("none")}),
+         2, {"none is no folder"});
 }
 
 // Each task is known to fit before one is computed.
