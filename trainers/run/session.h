@@ -28,8 +28,8 @@ struct LoadedRun {
   std::unique_ptr<LanguageModel> model;
   std::string folder, checkpoint;  // paths
   int64_t step = 0;
-  std::string warning =
-      {};  // damaged checkpoints that were passed over, weights that are NaN or infinite; the console has been told
+  // Of damaged checkpoints that were passed over, and of weights that are NaN or infinite. The console has been told.
+  std::string warning = {};
 };
 // `reference` as in trainers/run/address.h. Without a step: the newest good checkpoint, and the console is told which damaged ones were passed
 // over; one that is named must be good.

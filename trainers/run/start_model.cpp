@@ -140,9 +140,8 @@ static void check_same_ids(const RunData& data, const std::string& source, bool 
   if (!of_source || of_source->tokenizer() == data.tokenizer->fingerprint() || (data.task && !has_teacher)) return;
   throw config::ConfigError(
       str("start.from: the run of ", source,
-          " has another tokenizer, so its ids stand for other "
-          "texts than those here (",
-          data.tokenizer->name(), ", ", data.tokenizer->vocab_size(), " ids)."),
+          " has another tokenizer, so its ids stand for other texts than those here (", data.tokenizer->name(), ", ",
+          data.tokenizer->vocab_size(), " ids)."),
       "Use the tokenizer of that run; that of characters is made of the characters of its texts.");
 }
 
